@@ -1,0 +1,8 @@
+"""The learner: multi-task soft actor-critic, its networks, its replay buffer and its random streams."""
+
+from agents.networks import NetworkSpec
+from agents.replay import Batch, Replay
+from agents.sac import SAC, SACSpec
+from agents.streams import Streams
+
+__all__ = ["SAC", "Batch", "NetworkSpec", "Replay", "SACSpec", "Streams"]

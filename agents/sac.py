@@ -1,0 +1,337 @@
+"""Multi-task soft actor-critic (Haarnoja et al., 2018), all seeds stacked, task gradients combined by a method.
+
+Each loss is written once, for one task of one seed; `mtrl_fairgrad.gradients.combine` lifts it over both axes. The
+update has fixed shapes, draws no numbers and never waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from agents import networks
+from agents.networks import NetworkSpec, Tensors
+from agents.replay import Batch
+from mtrl_fairgrad.gradients import Combined, combine, gramian, lift, task_gradients
+from mtrl_fairgrad.weighting import Method
+
+
+@dataclass(frozen=True)
+class SACSpec:
+    """Hyper-parameters of the learner, defaults as in the Meta-World+ baselines."""
+
+    network: NetworkSpec
+    discount: float = 0.99
+    polyak: float = 0.005
+    learning_rate: float = 3e-4
+    temperature_learning_rate: float = 3e-4
+    adam_epsilon: float = 1e-5
+    max_gradient_norm: float | None = 1.0
+    """Clips the combined gradient of each seed's actor and critics; `None` leaves it alone."""
+    initial_temperature: float = 1.0
+    target_entropy: float | None = None
+    """`None`: minus the number of action dimensions."""
+
+
+class Noise(NamedTuple):
+    """The numbers of one update, drawn outside it."""
+
+    next_actions: Tensor
+    """Standard normal `[S, K, B, A]`, for the actions of the critics' targets."""
+    actions: Tensor
+    """Standard normal `[S, K, B, A]`, for the actions of the actor's loss."""
+    critic_method: Tensor | None = None
+    actor_method: Tensor | None = None
+    """What the methods' `draw` returned."""
+
+
+class _Learned:
+    """Parameters of one network with their optimiser: `shared` `[S, ...]` and `own` `[S, K, ...]`."""
+
+    def __init__(self, shared: Tensors, own: Tensors, learning_rate: float, epsilon: float) -> None:
+        self.shared, self.own = shared, own
+        self.optimizer = torch.optim.Adam([*shared.values(), *own.values()], learning_rate, eps=epsilon, fused=True)
+
+    def step(self, shared: Tensors, own: Tensors) -> None:
+        """One Adam step along the given gradients."""
+        for group, gradients in ((self.shared, shared), (self.own, own)):
+            for name, parameter in group.items():
+                # Fused Adam on CPU reads a gradient in memory order, whatever its strides (PyTorch 2.13).
+                parameter.grad = gradients[name].contiguous()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def state(self) -> Tensors:
+        named = {**{f"shared.{n}": p for n, p in self.shared.items()}, **{f"own.{n}": p for n, p in self.own.items()}}
+        optimizer = self.optimizer.state_dict()["state"]
+        moments = {
+            f"adam.{entry}.{name}": value
+            for index, name in enumerate(named)
+            for entry, value in optimizer.get(index, {}).items()
+        }
+        return {**named, **moments}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        named = [("shared." + n, p) for n, p in self.shared.items()] + [("own." + n, p) for n, p in self.own.items()]
+        for name, parameter in named:
+            if name not in state or state[name].shape != parameter.shape:
+                found = tuple(state[name].shape) if name in state else "nothing"
+                raise ValueError(
+                    f"the checkpoint holds {found} for {name} where this agent has {tuple(parameter.shape)}: "
+                    "use the configuration the run was started with."
+                )
+            parameter.copy_(state[name])
+        restored = {
+            index: {
+                entry: state[f"adam.{entry}.{name}"].clone()
+                for entry in ("step", "exp_avg", "exp_avg_sq")
+                if f"adam.{entry}.{name}" in state
+            }
+            for index, (name, _) in enumerate(named)
+        }
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict(
+            {"state": {index: entries for index, entries in restored.items() if entries}, "param_groups": groups}
+        )
+
+
+def clip_by_norm(shared: Tensors, own: Tensors, max_norm: float | None) -> tuple[Tensors, Tensors, Tensor]:
+    """Scale each *seed's* whole gradient down to `max_norm`, and say how long it was.
+
+    `torch.nn.utils.clip_grad_norm_` over stacked parameters would mix the seeds.
+
+    Args:
+        shared: name -> `[S, ...]`.
+        own: name -> `[S, K, ...]`.
+
+    Returns:
+        both, scaled, and the norms `[S]` before scaling.
+    """
+    parts = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in (*shared.values(), *own.values())]
+    norm = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    if max_norm is None:
+        return shared, own, norm
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+
+    def scaled(group: Tensors) -> Tensors:
+        return {name: g * factor.view(-1, *(1,) * (g.ndim - 1)) for name, g in group.items()}
+
+    return scaled(shared), scaled(own), norm
+
+
+class SAC:
+    """The agent of S seeds and K tasks.
+
+    Args:
+        spec: hyper-parameters.
+        seeds: the run's seeds; seed s initialises its networks from its own generator.
+        tasks: K.
+        critic_method: combines the critics' task gradients.
+        actor_method: combines the actor's task gradients; another instance, since methods may have state.
+        device: where parameters live.
+        dtype: of parameters and arithmetic.
+    """
+
+    def __init__(
+        self,
+        spec: SACSpec,
+        seeds: Sequence[int],
+        tasks: int,
+        critic_method: Method,
+        actor_method: Method,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.spec, self.tasks, self.device = spec, tasks, torch.device(device)
+        actors, critics = [], []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            actors.append(networks.init_actor(spec.network, generator))
+            critics.append(networks.init_critics(spec.network, generator))
+
+        def learned(parameters: Sequence[Tensors]) -> _Learned:
+            stacked = networks.stack_seeds(parameters, self.device, dtype)
+            return _Learned(stacked, {}, spec.learning_rate, spec.adam_epsilon)
+
+        self.actor, self.critics = learned(actors), learned(critics)
+        self.target_critics = {name: value.clone() for name, value in self.critics.shared.items()}
+        initial = torch.full((len(seeds), tasks), spec.initial_temperature, device=self.device, dtype=dtype).log()
+        self.temperature = _Learned(
+            {}, {"log_temperature": initial}, spec.temperature_learning_rate, spec.adam_epsilon
+        )
+        self.critic_method = critic_method.init(tasks, (len(seeds),), self.critics.shared).to(self.device)
+        self.actor_method = actor_method.init(tasks, (len(seeds),), self.actor.shared).to(self.device)
+        self.updates = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.first_fault = torch.full((len(seeds), tasks), -1, dtype=torch.int64, device=self.device)
+        """`[S, K]`: the first update in which a task's loss or gradient was not finite, −1 where none was."""
+        self._target_entropy = -spec.network.action_dim if spec.target_entropy is None else spec.target_entropy
+
+    # ---- acting -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def act(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Actions `[S, K, A]` for observations `[S, K, O]`: sampled with `noise` `[S, K, A]`, else the mode."""
+
+        def one(parameters: Tensors, observation: Tensor, noise: Tensor) -> Tensor:
+            return networks.sample(parameters, observation.unsqueeze(0), noise, self.spec.network)[0].squeeze(0)
+
+        def mode(parameters: Tensors, observation: Tensor) -> Tensor:
+            return networks.policy(parameters, observation.unsqueeze(0), self.spec.network)[0].squeeze(0).tanh()
+
+        if noise is None:
+            return lift(mode, per_seed=1)(self.actor.shared, observations)
+        return lift(one, per_seed=1)(self.actor.shared, observations, noise)
+
+    # ---- the three losses, each for one task of one seed ----------------------------------------------------------
+
+    def _critic_loss(
+        self, critics: Tensors, context: Tensors, own: Tensors, obs: Tensor, actions: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Squared error of both critics against `targets` `[B]`, averaged over twins and batch."""
+        predictions = networks.values(critics, obs, actions)
+        return (predictions - targets).square().mean(), predictions.mean()
+
+    def _actor_loss(
+        self, actor: Tensors, critics: Tensors, own: Tensors, obs: Tensor, noise: Tensor, temperature: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """E[temperature · log π(a|s) − min Q(s, a)], and the policy's entropy."""
+        actions, log_density = networks.sample(actor, obs, noise, self.spec.network)
+        value = networks.values(critics, obs, actions).amin(0)
+        return (temperature * log_density - value).mean(), -log_density.mean()
+
+    def _targets(
+        self,
+        parameters: tuple[Tensors, Tensors],
+        next_obs: Tensor,
+        noise: Tensor,
+        temperature: Tensor,
+        rewards: Tensor,
+        terminated: Tensor,
+    ) -> Tensor:
+        """r + γ·(min Q'(s', a') − temperature · log π(a'|s')) with a' from the policy *at s'*; 0 beyond termination.
+
+        A time limit is no termination: the value of the state it cut off still counts.
+        """
+        actor, target_critics = parameters
+        actions, log_density = networks.sample(actor, next_obs, noise, self.spec.network)
+        value = networks.values(target_critics, next_obs, actions).amin(0) - temperature * log_density
+        return rewards + self.spec.discount * (1 - terminated) * value
+
+    # ---- learning -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def update(self, batch: Batch, noise: Noise) -> Tensors:
+        """One gradient step of everything; metrics stay on the device.
+
+        Returns:
+            `critic/loss`, `actor/loss`, `critic/value`, `entropy`, `temperature` `[S, K]`; per network
+            `gradient_norm` `[S]`, `weights` `[S, K]`, `gramian` `[S, K, K]` where the method built one, and
+            whatever else the method reports, under `critic/` and `actor/`.
+        """
+        # Compute targets.
+        temperature = self.temperature.own["log_temperature"].exp()
+        targets = self._compute_targets(batch, noise, temperature)
+        # Update critics.
+        critic = self._combine_critic(batch, targets, noise.critic_method)
+        metrics = self._step("critic", self.critics, critic)
+        # Update actor.
+        actor = self._combine_actor(batch, noise, temperature)
+        metrics |= self._step("actor", self.actor, actor)
+        # Update temperatures: each task's own −log(temperature)·(target entropy − entropy), by its plain gradient.
+        entropy = actor.auxiliary
+        self.temperature.step({}, {"log_temperature": entropy - self._target_entropy})
+        # Update targets.
+        for name, target in self.target_critics.items():
+            target.lerp_(self.critics.shared[name], self.spec.polyak)
+        self._record_faults(critic, actor)
+        return metrics | {"critic/value": critic.auxiliary, "entropy": entropy, "temperature": temperature}
+
+    def _compute_targets(self, batch: Batch, noise: Noise, temperature: Tensor) -> Tensor:
+        return lift(self._targets, per_seed=1)(
+            (self.actor.shared, self.target_critics),
+            batch.next_observations,
+            noise.next_actions,
+            temperature,
+            batch.rewards,
+            batch.terminated,
+        )
+
+    def _combine_critic(self, batch: Batch, targets: Tensor, noise: Tensor | None) -> Combined:
+        inputs = (batch.observations, batch.actions, targets)
+        learned = self.critics
+        return combine(self.critic_method, self._critic_loss, learned.shared, {}, learned.own, *inputs, noise=noise)
+
+    def _combine_actor(self, batch: Batch, noise: Noise, temperature: Tensor) -> Combined:
+        inputs = (batch.observations, noise.actions, temperature)
+        learned, critics = self.actor, self.critics.shared
+        return combine(
+            self.actor_method, self._actor_loss, learned.shared, critics, learned.own, *inputs, noise=noise.actor_method
+        )
+
+    def _step(self, name: str, learned: _Learned, combined: Combined) -> Tensors:
+        shared, own, norm = clip_by_norm(combined.direction, combined.own, self.spec.max_gradient_norm)
+        learned.step(shared, own)
+        reported = {"loss": combined.losses, "gradient_norm": norm, **combined.diagnostics}
+        return {f"{name}/{key}": value for key, value in reported.items()}
+
+    def _record_faults(self, *networks_: Combined) -> None:
+        finite = torch.ones_like(self.first_fault, dtype=torch.bool)
+        for combined in networks_:
+            finite &= combined.losses.isfinite()
+            if "gramian" in combined.diagnostics:
+                finite &= combined.diagnostics["gramian"].diagonal(dim1=-2, dim2=-1).isfinite()
+        new = ~finite & (self.first_fault < 0)
+        self.first_fault = torch.where(new, self.updates, self.first_fault)
+        self.updates = self.updates + 1
+
+    @torch.no_grad()
+    def conflicts(self, batch: Batch, noise: Noise) -> Tensors:
+        """Gramians `[S, K, K]` of critics and actor on a batch, without an update, for methods that build none."""
+        temperature = self.temperature.own["log_temperature"].exp()
+        targets = self._compute_targets(batch, noise, temperature)
+        inputs = (batch.observations, batch.actions, targets)
+        critic = task_gradients(self._critic_loss, self.critics.shared, {}, self.critics.own, *inputs)
+        inputs = (batch.observations, noise.actions, temperature)
+        actor = task_gradients(self._actor_loss, self.actor.shared, self.critics.shared, self.actor.own, *inputs)
+        return {"critic/gramian": gramian(critic.jacobian, 1), "actor/gramian": gramian(actor.jacobian, 1)}
+
+    # ---- persistence ----------------------------------------------------------------------------------------------
+
+    def state(self) -> Tensors:
+        """Everything the agent needs to go on, as flat named tensors."""
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "actor": self.actor.state(),
+            "critics": self.critics.state(),
+            "temperature": self.temperature.state(),
+            "targets": self.target_critics,
+            "critic_method": self.critic_method.state_dict(),
+            "actor_method": self.actor_method.state_dict(),
+        }
+        flat = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
+        return {**flat, "updates": self.updates, "first_fault": self.first_fault}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned for an agent of the same configuration.
+
+        Raises:
+            ValueError: the state belongs to an agent of another shape.
+        """
+
+        def part(name: str) -> Tensors:
+            prefix = f"{name}/"
+            return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+        self.actor.load_state(part("actor"))
+        self.critics.load_state(part("critics"))
+        self.temperature.load_state(part("temperature"))
+        for name, target in part("targets").items():
+            self.target_critics[name].copy_(target)
+        self.critic_method.load_state_dict(part("critic_method"))
+        self.actor_method.load_state_dict(part("actor_method"))
+        self.updates = state["updates"].to(self.device)
+        self.first_fault = state["first_fault"].to(self.device)

@@ -1,0 +1,40 @@
+"""A small agent and random transitions for it, seeds and data fixed."""
+
+import pytest
+import torch
+
+from agents import SAC, Batch, NetworkSpec, SACSpec, Streams
+from agents.sac import Noise
+from mtrl_fairgrad import make
+
+TASKS, BATCH, OBSERVATION, ACTION = 3, 16, 6, 2
+
+
+def make_agent(seeds=(0,), method="fairgrad", dtype=torch.float64, tasks=TASKS, options=None, **changes):
+    spec = SACSpec(NetworkSpec(OBSERVATION, ACTION, width=24, depth=2), **changes)
+    options = options or {}
+    return SAC(spec, seeds, tasks, make(method, **options), make(method, **options), dtype=dtype)
+
+
+def draw_update(streams, dtype=torch.float64, tasks=TASKS):
+    """A batch and noise from each seed's own stream."""
+
+    def normal(*shape):
+        return streams.normal(tasks, BATCH, *shape).to(dtype)
+
+    batch = Batch(
+        normal(OBSERVATION), normal(ACTION).tanh(), normal(), normal(OBSERVATION), (normal() > 1).to(dtype)
+    )
+    return batch, Noise(normal(ACTION), normal(ACTION))
+
+
+def train(agent, seeds, updates, dtype=torch.float64):
+    streams = Streams(seeds)
+    for _ in range(updates):
+        metrics = agent.update(*draw_update(streams, dtype))
+    return metrics
+
+
+@pytest.fixture
+def build():
+    return make_agent
