@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def init_mlp(sizes: Sequence[int], head_bound: float, generator: torch.Generator
 
     parameters: Tensors = {}
     last = len(sizes) - 2
-    for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         bound = head_bound if layer == last else math.sqrt(6 / fan_in)
         parameters[f"weight{layer}"] = uniform(bound, fan_out, fan_in)
         parameters[f"bias{layer}"] = uniform(head_bound, fan_out) if layer == last else torch.zeros(fan_out)
@@ -62,7 +63,8 @@ def mlp(parameters: Tensors, inputs: Tensor, prefix: str = "") -> Tensor:
     layers = sum(name.startswith(f"{prefix}weight") for name in parameters)
     hidden = inputs
     for layer in range(layers):
-        hidden = F.linear(hidden, parameters[f"{prefix}weight{layer}"], parameters[f"{prefix}bias{layer}"])
+        weight, bias = parameters[f"{prefix}weight{layer}"], parameters[f"{prefix}bias{layer}"]
+        hidden = F.linear(hidden, weight, bias)
         if layer < layers - 1:
             hidden = F.relu(hidden)
     return hidden
@@ -91,7 +93,10 @@ def sample(parameters: Tensors, observations: Tensor, noise: Tensor, spec: Netwo
     """A squashed Gaussian action and its log-density (Haarnoja et al., 2018, appendix C).
 
     Args:
+        parameters: one seed's actor.
+        observations: `[B, O]`.
         noise: standard normal `[B, A]`.
+        spec: shape and range of the policy.
 
     Returns:
         actions `[B, A]` in (−1, 1) and log-probabilities `[B]`.
@@ -112,6 +117,4 @@ def values(parameters: Tensors, observations: Tensor, actions: Tensor) -> Tensor
 
 def stack_seeds(parameters: Sequence[Tensors], device: torch.device, dtype: torch.dtype) -> Tensors:
     """One mapping of tensors `[S, *shape]` from one mapping per seed."""
-    return {
-        name: torch.stack([seed[name] for seed in parameters]).to(device, dtype) for name in parameters[0]
-    }
+    return {name: torch.stack([seed[name] for seed in parameters]).to(device, dtype) for name in parameters[0]}

@@ -16,7 +16,7 @@ from torch import Tensor
 from agents import networks
 from agents.networks import NetworkSpec, Tensors
 from agents.replay import Batch
-from mtrl_fairgrad.gradients import Combined, combine, gramian, lift, task_gradients
+from mtrl_fairgrad.gradients import Combined, combine, gramian, lift, over_seeds, task_gradients
 from mtrl_fairgrad.weighting import Method
 
 
@@ -66,7 +66,10 @@ class _Learned:
         self.optimizer.zero_grad()
 
     def state(self) -> Tensors:
-        named = {**{f"shared.{n}": p for n, p in self.shared.items()}, **{f"own.{n}": p for n, p in self.own.items()}}
+        named = {
+            **{f"shared.{n}": p for n, p in self.shared.items()},
+            **{f"own.{n}": p for n, p in self.own.items()},
+        }
         optimizer = self.optimizer.state_dict()["state"]
         moments = {
             f"adam.{entry}.{name}": value
@@ -95,7 +98,10 @@ class _Learned:
         }
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict(
-            {"state": {index: entries for index, entries in restored.items() if entries}, "param_groups": groups}
+            {
+                "state": {index: entries for index, entries in restored.items() if entries},
+                "param_groups": groups,
+            }
         )
 
 
@@ -107,6 +113,7 @@ def clip_by_norm(shared: Tensors, own: Tensors, max_norm: float | None) -> tuple
     Args:
         shared: name -> `[S, ...]`.
         own: name -> `[S, K, ...]`.
+        max_norm: the longest a seed's gradient may be; `None` leaves all as they are.
 
     Returns:
         both, scaled, and the norms `[S]` before scaling.
@@ -160,9 +167,7 @@ class SAC:
         self.actor, self.critics = learned(actors), learned(critics)
         self.target_critics = {name: value.clone() for name, value in self.critics.shared.items()}
         initial = torch.full((len(seeds), tasks), spec.initial_temperature, device=self.device, dtype=dtype).log()
-        self.temperature = _Learned(
-            {}, {"log_temperature": initial}, spec.temperature_learning_rate, spec.adam_epsilon
-        )
+        self.temperature = _Learned({}, {"log_temperature": initial}, spec.temperature_learning_rate, spec.adam_epsilon)
         self.critic_method = critic_method.init(tasks, (len(seeds),), self.critics.shared).to(self.device)
         self.actor_method = actor_method.init(tasks, (len(seeds),), self.actor.shared).to(self.device)
         self.updates = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -170,23 +175,21 @@ class SAC:
         """`[S, K]`: the first update in which a task's loss or gradient was not finite, −1 where none was."""
         self._target_entropy = -spec.network.action_dim if spec.target_entropy is None else spec.target_entropy
 
-    # ---- acting -----------------------------------------------------------------------------------------------
+    # ---- acting ----
 
     @torch.no_grad()
     def act(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
         """Actions `[S, K, A]` for observations `[S, K, O]`: sampled with `noise` `[S, K, A]`, else the mode."""
-
-        def one(parameters: Tensors, observation: Tensor, noise: Tensor) -> Tensor:
-            return networks.sample(parameters, observation.unsqueeze(0), noise, self.spec.network)[0].squeeze(0)
-
-        def mode(parameters: Tensors, observation: Tensor) -> Tensor:
-            return networks.policy(parameters, observation.unsqueeze(0), self.spec.network)[0].squeeze(0).tanh()
-
+        network = self.spec.network
         if noise is None:
-            return lift(mode, per_seed=1)(self.actor.shared, observations)
-        return lift(one, per_seed=1)(self.actor.shared, observations, noise)
+            return over_seeds(lambda actor, obs: networks.policy(actor, obs, network)[0].tanh())(
+                self.actor.shared, observations
+            )
+        return over_seeds(lambda actor, obs, noise: networks.sample(actor, obs, noise, network)[0])(
+            self.actor.shared, observations, noise
+        )
 
-    # ---- the three losses, each for one task of one seed ----------------------------------------------------------
+    # ---- the three losses, each for one task of one seed ----
 
     def _critic_loss(
         self, critics: Tensors, context: Tensors, own: Tensors, obs: Tensor, actions: Tensor, targets: Tensor
@@ -212,7 +215,7 @@ class SAC:
         rewards: Tensor,
         terminated: Tensor,
     ) -> Tensor:
-        """r + γ·(min Q'(s', a') − temperature · log π(a'|s')) with a' from the policy *at s'*; 0 beyond termination.
+        """R + γ·(min Q'(s', a') − temperature · log π(a'|s')) with a' from the policy *at s'*; 0 beyond termination.
 
         A time limit is no termination: the value of the state it cut off still counts.
         """
@@ -221,7 +224,7 @@ class SAC:
         value = networks.values(target_critics, next_obs, actions).amin(0) - temperature * log_density
         return rewards + self.spec.discount * (1 - terminated) * value
 
-    # ---- learning -------------------------------------------------------------------------------------------------
+    # ---- learning ----
 
     @torch.no_grad()
     def update(self, batch: Batch, noise: Noise) -> Tensors:
@@ -269,7 +272,13 @@ class SAC:
         inputs = (batch.observations, noise.actions, temperature)
         learned, critics = self.actor, self.critics.shared
         return combine(
-            self.actor_method, self._actor_loss, learned.shared, critics, learned.own, *inputs, noise=noise.actor_method
+            self.actor_method,
+            self._actor_loss,
+            learned.shared,
+            critics,
+            learned.own,
+            *inputs,
+            noise=noise.actor_method,
         )
 
     def _step(self, name: str, learned: _Learned, combined: Combined) -> Tensors:
@@ -299,7 +308,7 @@ class SAC:
         actor = task_gradients(self._actor_loss, self.actor.shared, self.critics.shared, self.actor.own, *inputs)
         return {"critic/gramian": gramian(critic.jacobian, 1), "actor/gramian": gramian(actor.jacobian, 1)}
 
-    # ---- persistence ----------------------------------------------------------------------------------------------
+    # ---- persistence ----
 
     def state(self) -> Tensors:
         """Everything the agent needs to go on, as flat named tensors."""

@@ -60,7 +60,9 @@ def test_contract_is_the_weighted_sum_of_rows():
     found = task_gradients(loss, *make_problem())
     weights = torch.rand(S, K, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for name, direction in contract(weights, found.jacobian).items():
-        expected = sum(weights[:, k].view(S, *(1,) * (direction.ndim - 1)) * found.jacobian[name][:, k] for k in range(K))
+        expected = sum(
+            weights[:, k].view(S, *(1,) * (direction.ndim - 1)) * found.jacobian[name][:, k] for k in range(K)
+        )
         torch.testing.assert_close(direction, expected)
 
 
@@ -144,7 +146,7 @@ def test_no_graph_survives():
         assert not any(t.requires_grad for t in (*tensors, *found.diagnostics.values()))
 
 
-# ---- backward: one shared graph ----------------------------------------------------------------------------------
+# ---- backward: one shared graph ----
 
 
 class TwoHeads(torch.nn.Module):

@@ -22,9 +22,7 @@ def draw_update(streams, dtype=torch.float64, tasks=TASKS):
     def normal(*shape):
         return streams.normal(tasks, BATCH, *shape).to(dtype)
 
-    batch = Batch(
-        normal(OBSERVATION), normal(ACTION).tanh(), normal(), normal(OBSERVATION), (normal() > 1).to(dtype)
-    )
+    batch = Batch(normal(OBSERVATION), normal(ACTION).tanh(), normal(), normal(OBSERVATION), (normal() > 1).to(dtype))
     return batch, Noise(normal(ACTION), normal(ACTION))
 
 

@@ -18,7 +18,7 @@ def seed_slice(agent, index):
     return {name: value[index] for name, value in parts.items()}
 
 
-# ---- seeds side by side -------------------------------------------------------------------------------------------
+# ---- seeds side by side ----
 
 
 @pytest.mark.parametrize(("method", "options"), METHODS)
@@ -51,7 +51,10 @@ def test_initialisation_is_per_layer_he_uniform():
 
 
 def test_clipping_works_on_each_seeds_whole_gradient():
-    shared = {"a": torch.tensor([[3.0, 0.0], [0.3, 0.0]]), "b": torch.tensor([[[0.0], [4.0]], [[0.0], [0.4]]])}
+    shared = {
+        "a": torch.tensor([[3.0, 0.0], [0.3, 0.0]]),
+        "b": torch.tensor([[[0.0], [4.0]], [[0.0], [0.4]]]),
+    }
     own = {"h": torch.zeros(2, TASKS, 1)}
     clipped, _, norm = clip_by_norm(shared, own, 1.0)
     torch.testing.assert_close(norm, torch.tensor([5.0, 0.5]))
@@ -68,7 +71,7 @@ def test_clipping_counts_own_gradients_too():
     torch.testing.assert_close(clipped_own["h"][0, 0], torch.tensor([0.8]), rtol=1e-5, atol=0)
 
 
-# ---- equations ----------------------------------------------------------------------------------------------------
+# ---- equations ----
 
 
 def test_log_density_is_that_of_the_squashed_gaussian():
@@ -207,7 +210,7 @@ def test_the_critics_learn_a_known_value():
     torch.testing.assert_close(metrics["critic/value"], torch.ones(1, TASKS).double(), rtol=0, atol=0.1)
 
 
-# ---- acting ---------------------------------------------------------------------------------------------------------
+# ---- acting ----
 
 
 def test_act_is_per_seed_and_the_mode_is_deterministic():
@@ -222,7 +225,7 @@ def test_act_is_per_seed_and_the_mode_is_deterministic():
     assert (sampled > mode).all()
 
 
-# ---- faults -----------------------------------------------------------------------------------------------------------
+# ---- faults ----
 
 
 @pytest.mark.parametrize(("method", "options"), METHODS)
@@ -240,7 +243,7 @@ def test_a_fault_is_recorded_with_its_update_seed_and_task(method, options):
     assert all(torch.isfinite(value).all() for value in seed_slice(agent, 0).values())
 
 
-# ---- persistence --------------------------------------------------------------------------------------------------
+# ---- persistence ----
 
 
 @pytest.mark.parametrize(("method", "options"), METHODS)

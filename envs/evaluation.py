@@ -1,0 +1,75 @@
+"""Which goals an evaluation plays, and playing them on environments of its own: training notices nothing."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs import checks
+from envs.metaworld import GOALS, stream
+from envs.tasks import check_tasks
+from envs.workers import MetaworldVectorEnv
+
+Policy = Callable[[NDArray[np.float32]], NDArray[np.floating]]
+"""Observations [N, O] → actions [N, 4]; it also sees the rows that are idle, whose actions are ignored."""
+
+
+class Evaluation(NamedTuple):
+    """What each episode gave; all [S, K, E], in the order of the goals."""
+
+    success: NDArray[np.bool_]  # whether any step succeeded
+    returns: NDArray[np.float64]  # undiscounted sum of rewards, up to the first success if that ends the episode
+    lengths: NDArray[np.int64]  # steps
+
+
+def evaluation_goals(seeds: Sequence[int], tasks: Sequence[str], episodes: int, env_steps: int) -> NDArray[np.int64]:
+    """`episodes` (1 to 50) distinct goals for each (seed, task), int [S, K, episodes].
+
+    Drawn afresh for each `env_steps`, and by nothing but seed, task and env_steps: a resumed run evaluates on
+    the same goals, and a seed or task on the same ones whatever runs beside it. ValueError for numbers out of
+    range.
+    """
+    fix = "each of a task's goals is played at most once in an evaluation"
+    episodes = checks.integer("episodes", episodes, 1, GOALS, fix)
+    env_steps = checks.integer("env_steps", env_steps, 0, 2**63 - 1, "it counts the training steps so far")
+    rows = [
+        [stream(seed, task, "goals", env_steps).permutation(GOALS)[:episodes] for task in check_tasks(tasks)]
+        for seed in checks.seeds(seeds)
+    ]
+    return np.array(rows, np.int64)
+
+
+def all_goals(seeds: Sequence[int], tasks: Sequence[str]) -> NDArray[np.int64]:
+    """Each of the 50 goals exactly once for each (seed, task), int [S, K, 50]."""
+    shape = (len(checks.seeds(seeds)), len(check_tasks(tasks)), GOALS)
+    return np.broadcast_to(np.arange(GOALS, dtype=np.int64), shape).copy()
+
+
+def evaluate(envs: MetaworldVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> Evaluation:
+    """Play one episode for each of `goals` [S, K, E] on `envs` (role `eval`) with the actions of `policy`.
+
+    An episode counts as success when any of its steps does; make `envs` with `terminate_on_success` and it
+    also ends there, which changes no success and saves most of the simulation. ValueError when goals do not
+    fit `envs`.
+    """
+    expected = (len(envs.seeds), len(envs.tasks))
+    if goals.ndim != 3 or goals.shape[:2] != expected:
+        raise ValueError(
+            f"goals of shape {list(goals.shape)} do not fit {expected[0]} seeds × {expected[1]} tasks: give"
+            f" [{expected[0]}, {expected[1]}, E], as evaluation_goals does."
+        )
+    rows, episodes = envs.num_envs, goals.shape[2]
+    success = np.zeros((rows, episodes), np.bool_)
+    returns = np.zeros((rows, episodes), np.float64)
+    lengths = np.zeros((rows, episodes), np.int64)
+    played = np.zeros(rows, np.int64)
+    observations, infos = envs.reset(options={"goals": goals.reshape(rows, episodes)})
+    while not infos["idle"].all():
+        observations, _, _, _, infos = envs.step(policy(observations))
+        ended = np.flatnonzero(infos["_episode"])
+        at = ended, played[ended]
+        success[at], returns[at] = infos["episode"]["s"][ended], infos["episode"]["r"][ended]
+        lengths[at] = infos["episode"]["l"][ended]
+        played[ended] += 1
+    return Evaluation(success.reshape(goals.shape), returns.reshape(goals.shape), lengths.reshape(goals.shape))

@@ -1,0 +1,100 @@
+"""Runs several sub-environments one after the other, in a worker process or in the learner's own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from envs.buffers import Buffers
+from envs.metaworld import Settings, SubEnvironment
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sub-environment's place: its row in the buffers, its task, that task's place among all, its seed."""
+
+    index: int
+    task: str
+    identity: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"task {self.task}, seed {self.seed}"
+
+
+class SubEnvironmentError(RuntimeError):
+    """A sub-environment raised: the original exception is the cause, the message names task and seed."""
+
+
+class Host:
+    """The sub-environments of some rows; a command goes through all and leaves its results in the buffers."""
+
+    def __init__(self, rows: list[Row], settings: Settings, role: str, buffers: Buffers) -> None:
+        self._buffers = buffers
+        self._environments: dict[Row, SubEnvironment] = {}
+        for row in rows:
+            with _naming(row):
+                self._environments[row] = SubEnvironment(row.task, row.seed, row.identity, settings, role)
+
+    def run(self, command: str, payload: Any = None) -> Any:
+        """Carry out `step`, `reset` (payload row → goals, or None), `get_state` or `set_state` (row → state).
+
+        SubEnvironmentError, from the original exception, when a sub-environment raises.
+        """
+        return getattr(self, f"_{command}")(payload)
+
+    def _step(self, _: None) -> None:
+        self._each(self._step_one)
+
+    def _step_one(self, row: Row, environment: SubEnvironment) -> None:
+        buffers, i = self._buffers, row.index
+        if environment.idle:
+            buffers.rewards[i] = 0.0
+            buffers.terminated[i] = buffers.truncated[i] = buffers.success[i] = False
+            return
+        if environment.elapsed == 0:
+            buffers.returns[i], buffers.successes[i] = 0.0, False
+        reward, terminated, truncated, success = environment.step(buffers.actions[i])
+        buffers.rewards[i] = reward
+        buffers.returns[i] += reward
+        buffers.terminated[i], buffers.truncated[i], buffers.success[i] = terminated, truncated, success
+        buffers.successes[i] |= success
+        if terminated or truncated:
+            buffers.final_observations[i] = environment.observation
+            buffers.lengths[i] = environment.elapsed
+            environment.begin()
+        self._publish(row, environment)
+
+    def _reset(self, goals: dict[int, list[int]] | None) -> None:
+        self._each(lambda row, environment: environment.play(None if goals is None else goals[row.index]))
+        self._each(self._publish)
+
+    def _get_state(self, _: None) -> dict[int, dict[str, Any]]:
+        return {row.index: environment.get_state() for row, environment in self._environments.items()}
+
+    def _set_state(self, states: dict[int, dict[str, Any]]) -> None:
+        self._each(lambda row, environment: environment.set_state(states[row.index]))
+        self._each(self._publish)
+
+    def _publish(self, row: Row, environment: SubEnvironment) -> None:
+        self._buffers.observations[row.index] = environment.observation
+        self._buffers.goals[row.index] = environment.goal
+        self._buffers.elapsed[row.index] = environment.elapsed
+
+    def _each(self, visit: Callable[[Row, SubEnvironment], None]) -> None:
+        for row, environment in self._environments.items():
+            with _naming(row):
+                visit(row, environment)
+
+
+class _naming:  # noqa: N801 (reads as a statement)
+    """Let exceptions through as SubEnvironmentError; a class, since it is entered for every transition."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            raise SubEnvironmentError(str(self._row)) from error

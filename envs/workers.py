@@ -1,0 +1,286 @@
+"""S seeds × K tasks of Metaworld as one Gymnasium vector environment, spread over worker processes."""
+
+import atexit
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any, Self
+from weakref import ref
+
+import numpy as np
+from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError, ResetNeeded
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+
+from envs import checks
+from envs.host import Row
+from envs.metaworld import ACTION_SIZE, OBSERVATION_SIZE
+from envs.processes import Inline, WorkerError, Workers
+from envs.tasks import check_tasks, step_cost
+
+Observations = NDArray[np.float32]
+Infos = dict[str, Any]
+Step = tuple[Observations, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Infos]
+
+STATE_FORMAT = 1
+
+
+class MetaworldVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
+    """N = S·K sub-environments; that of seed s and task k has row s·K + k.
+
+    Observations are float32 [N, O], O = 39 + K with `one_hot`; actions float32 [N, 4], clipped to [−1, 1] by
+    Metaworld. An episode ends after `horizon` steps (truncated) or, with `terminate_on_success`, at its first
+    success (terminated); the next one starts in the same step. `infos` then and always holds, one row each:
+
+    - `success` bool [N]: this step counts as success;
+    - `final_obs` float32 [N, O]: the true next observation, the ended episode's last one where `_final_obs`
+      is set and the returned one elsewhere (bootstrap from it everywhere);
+    - `episode`: `r` return float64, `l` steps int64, `s` any success bool, each [N], valid where `_episode`
+      is set;
+    - `goal` int64 [N]: goal index (0 to 49) of the episode that the returned observation belongs to, −1 when
+      idle;
+    - `idle` bool [N]: no goal is left (see `reset`): this row's actions are ignored from now on.
+
+    Each episode draws one of its (seed, task)'s 50 goals, from a stream that depends on nothing but seed,
+    task and `role`. `workers` is the number of processes: 0 simulates in this one, None takes the cores less
+    one; never more than N. Wrong arguments raise ValueError; a sub-environment that raises, or a worker that
+    dies, WorkerError.
+    """
+
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        seeds: Sequence[int],
+        workers: int | None = None,
+        horizon: int = 500,
+        one_hot: bool = True,
+        reward_version: str = "v2",
+        terminate_on_success: bool = False,
+        role: str = "train",
+    ) -> None:
+        # Gymnasium closes a vector environment when it is collected, also one that was never finished.
+        self._team: Inline | Workers | None = None
+        self.tasks, self.seeds = check_tasks(tasks), checks.seeds(seeds)
+        self.role = checks.role(role)
+        self.settings = checks.settings(
+            horizon, reward_version, terminate_on_success, len(self.tasks) if one_hot else 0
+        )
+        self.num_envs = len(self.seeds) * len(self.tasks)
+        self.workers = min(_worker_count(workers), self.num_envs)
+        self._define_spaces()
+        self._rows = [
+            Row(s * len(self.tasks) + k, task, k, seed)
+            for s, seed in enumerate(self.seeds)
+            for k, task in enumerate(self.tasks)
+        ]
+        self._started = self._pending = self._scheduled = False
+        if self.workers:
+            self._team = Workers(spread(self._rows, self.workers), self.settings, role)
+        else:
+            self._team = Inline(self._rows, self.settings, role)
+        self._buffers = self._team.buffers
+        self._leave = _close_at_exit(self)
+
+    def _define_spaces(self) -> None:
+        low = np.full(self.settings.observation_size, -np.inf, np.float32)
+        high = -low
+        low[OBSERVATION_SIZE:], high[OBSERVATION_SIZE:] = 0.0, 1.0
+        self.single_observation_space = Box(low, high, dtype=np.float32)
+        self.single_action_space = Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+        rows = (self.num_envs, 1)
+        self.observation_space = Box(np.tile(low, rows), np.tile(high, rows), dtype=np.float32)
+        self.action_space = Box(-1.0, 1.0, (self.num_envs, ACTION_SIZE), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observations, Infos]:
+        """Start a new episode everywhere; `infos` holds `goal` and `idle`.
+
+        With `options={"goals": int [N, E]}` (role `eval` only) each sub-environment plays exactly these goals
+        in order, one an episode, and then idles: nothing is simulated, its reward is 0, its observation stays
+        the last one. Streams go on where they are; `seed` is refused because `seeds` at construction
+        determine everything.
+        """
+        if seed is not None:
+            raise ValueError(
+                f"reset(seed={seed}) would change nothing: give seeds=[{seed}] when making the environment."
+            )
+        unknown = set(options or {}) - {"goals"}
+        if unknown:
+            raise ValueError(f"reset has no option {min(unknown)!r}: it takes goals.")
+        goals = (options or {}).get("goals")
+        if goals is not None and self.role != "eval":
+            raise ValueError(
+                "role='train' draws its goals itself: make an environment with role='eval' to choose them."
+            )
+        plan = None if goals is None else dict(enumerate(checks.goals(goals, self.num_envs).tolist()))
+        self._command("reset", plan)
+        self._started, self._scheduled = True, goals is not None
+        return self._buffers.observations.copy(), self._position()
+
+    def step(self, actions: NDArray[np.floating[Any]]) -> Step:
+        """`step_async` and `step_wait` in one."""
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: NDArray[np.floating[Any]]) -> None:
+        """Let the workers simulate one step with `actions` [N, 4] (finite), and return at once.
+
+        ValueError for another shape or a number that is not finite; Gymnasium's AlreadyPendingCallError when
+        a step is already running and ResetNeeded before the first reset.
+        """
+        team = self._free_team("step_async")
+        if not self._started:
+            raise ResetNeeded("step_async before the first reset: call reset first.")
+        array = np.asarray(actions, np.float32)
+        if array.shape != (self.num_envs, ACTION_SIZE):
+            raise ValueError(
+                f"actions of shape {list(array.shape)} do not fit: give [{self.num_envs}, {ACTION_SIZE}],"
+                " one row per sub-environment."
+            )
+        if not np.isfinite(array).all():
+            row = self._rows[int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])]
+            raise ValueError(
+                f"the action {array[row.index].tolist()} for {row} is not finite: the policy has diverged."
+            )
+        self._buffers.actions[:] = array
+        self._carry(lambda: team.start("step"))
+        self._pending = True
+
+    def step_wait(self) -> Step:
+        """Wait for the step; (observations, rewards, terminated, truncated, infos), all fresh arrays.
+
+        Gymnasium's NoAsyncCallError when no step is running; WorkerError when it failed.
+        """
+        if not self._pending or self._team is None:
+            raise NoAsyncCallError("step_wait without a running step: call step_async first.", "step")
+        self._carry(self._team.finish)
+        self._pending = False
+        buffers = self._buffers
+        observations = buffers.observations.copy()
+        terminated, truncated = buffers.terminated.copy(), buffers.truncated.copy()
+        ended = terminated | truncated
+        final = np.where(ended[:, None], buffers.final_observations, observations)
+        episode = {"r": buffers.returns.copy(), "l": buffers.lengths.copy(), "s": buffers.successes.copy()}
+        infos = {
+            "success": buffers.success.copy(),
+            "final_obs": final,
+            "_final_obs": ended,
+            **self._position(),
+        }
+        infos |= {"episode": episode, "_episode": ended}
+        return observations, buffers.rewards.copy(), terminated, truncated, infos
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether every sub-environment is at the first step of an episode: where `get_state` is allowed."""
+        return self._started and not self._pending and not self._scheduled and not self._buffers.elapsed.any()
+
+    def get_state(self) -> dict[str, Any]:
+        """All that later episodes depend on, JSON-serialisable. RuntimeError away from a boundary."""
+        if not self.at_boundary:
+            raise RuntimeError("get_state before reset, inside an episode or with chosen goals: wait for at_boundary.")
+        states = self._command("get_state")
+        return {"made": self._made(), "rows": [states[row.index] for row in self._rows]}
+
+    def set_state(self, state: dict[str, Any]) -> Observations:
+        """Continue bit for bit where `get_state` was called, with any number of workers; observations [N, O].
+
+        ValueError when the state is damaged or comes from other tasks, seeds, settings or versions.
+        """
+        rows = checks.state(state, self._made(), self.num_envs)
+        self._command("set_state", dict(enumerate(rows)))
+        self._started, self._scheduled = True, False
+        return self._buffers.observations.copy()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the workers; called by Gymnasium's `close`, which does nothing the second time."""
+        if self._team is not None:
+            self._team.close()
+            self._team = None
+            atexit.unregister(self._leave)
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close, whatever happened."""
+        self.close()
+
+    def _made(self) -> dict[str, Any]:
+        """What must agree for a state to mean the same episodes."""
+        settings = self.settings
+        return {
+            "format": STATE_FORMAT,
+            "tasks": list(self.tasks),
+            "seeds": list(self.seeds),
+            "role": self.role,
+            "horizon": settings.horizon,
+            "one_hot": bool(settings.identities),
+            "reward_version": settings.reward_version,
+            "terminate_on_success": settings.terminate_on_success,
+            "metaworld": version("metaworld"),
+            "mujoco": version("mujoco"),
+        }
+
+    def _free_team(self, name: str) -> Inline | Workers:
+        """Who can take the next command; Gymnasium's errors when closed or when a step is still running."""
+        if self._team is None:
+            raise ClosedEnvironmentError(f"{name} on closed environments: make new ones.")
+        if self._pending:
+            raise AlreadyPendingCallError(f"{name} while a step is running: call step_wait first.", "step")
+        return self._team
+
+    def _command(self, name: str, payload: Any = None) -> dict[int, Any]:
+        team = self._free_team(name)
+        self._carry(lambda: team.start(name, payload))
+        return self._carry(team.finish)
+
+    def _carry(self, action: Callable[[], Any]) -> Any:
+        """Do `action`; after a WorkerError nothing can go on, so the other workers are let go."""
+        try:
+            return action()
+        except WorkerError:
+            self._pending = False
+            self.close()
+            raise
+
+    def _position(self) -> Infos:
+        goals = self._buffers.goals.copy()
+        return {"goal": goals, "idle": goals < 0}
+
+
+def spread(rows: Sequence[Row], workers: int) -> list[list[Row]]:
+    """Shares of about equal simulation time: costliest rows first, each to the worker with least to do."""
+    shares: list[list[Row]] = [[] for _ in range(workers)]
+    load = [0.0] * workers
+    for row in sorted(rows, key=lambda row: -step_cost(row.task)):
+        lightest = load.index(min(load))
+        shares[lightest].append(row)
+        load[lightest] += step_cost(row.task)
+    return shares
+
+
+def _worker_count(workers: int | None) -> int:
+    """`workers` from 0 up; None: the cores this process may use less one for the learner, at least 1."""
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores - 1)
+    return checks.integer(
+        "workers", workers, 0, 1024, "0 simulates in this process, and the cores less one is a good number"
+    )
+
+
+def _close_at_exit(envs: MetaworldVectorEnv) -> Callable[[], None]:
+    """Close at interpreter exit, before multiprocessing waits for its children, unless collected earlier."""
+    alive = ref(envs)
+
+    def leave() -> None:
+        envs = alive()
+        if envs is not None:
+            envs.close()
+
+    atexit.register(leave)
+    return leave

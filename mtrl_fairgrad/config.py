@@ -1,0 +1,270 @@
+"""The typed configuration: one dataclass per group, one line of documentation per field, and `validate`.
+
+The YAML files under `configs/` compose to exactly these defaults (a test says so); `preset=` and the command line
+change them. Mistakes end here, before anything starts, in one sentence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mtrl_fairgrad.weighting import make, options
+
+
+class ConfigError(ValueError):
+    """A configuration mistake, told in one sentence with the value, what is allowed and the fix."""
+
+
+@dataclass
+class EnvConfig:
+    """What is trained on, and so the protocol of every number a run reports."""
+
+    name: str = "mt10"
+    """The protocol's name; stands in every result."""
+    suite: str = "mt10"
+    """mt10, mt50 or mt1."""
+    tasks: list[str] | None = None
+    """Only these of the suite's tasks, in this order; null: all."""
+    task: str | None = None
+    """The one task of mt1."""
+    horizon: int = 500
+    """Steps of an episode, 1 to 500."""
+    one_hot: bool = True
+    """Append the one-hot task id to observations."""
+    reward_version: str = "v2"
+    """v2, or v1 as in 2021."""
+    workers: int | None = None
+    """Simulator processes; 0: inside the learner's process; null: the cores less one."""
+
+
+@dataclass
+class AgentConfig:
+    """Multi-task SAC; defaults as in the Meta-World+ baselines."""
+
+    name: str = "mtsac"
+    """mtsac: one actor and twin critics for all tasks."""
+    width: int = 400
+    """Units of each hidden layer."""
+    depth: int = 3
+    """Hidden layers."""
+    batch_size: int = 128
+    """Transitions of EACH task in an update."""
+    buffer_size: int = 100_000
+    """Transitions of EACH task that are remembered."""
+    warmup_steps: int = 4_000
+    """Vector steps of uniformly random actions before the first update."""
+    updates_per_step: float = 1.0
+    """Updates per vector step; below 1, some steps have none."""
+    discount: float = 0.99
+    """γ."""
+    polyak: float = 0.005
+    """Share of the critics that flows into their targets at each update."""
+    learning_rate: float = 3e-4
+    """Adam, actor and critics."""
+    temperature_learning_rate: float = 3e-4
+    """Adam, temperatures."""
+    adam_epsilon: float = 1e-5
+    """Adam's denominator term."""
+    max_gradient_norm: float | None = 1.0
+    """Clips each seed's combined gradient; null: no clipping."""
+    initial_temperature: float = 1.0
+    """SAC's entropy coefficient at the start, one per task."""
+    target_entropy: float | None = None
+    """null: minus the number of action dimensions."""
+
+
+@dataclass
+class EvalConfig:
+    """When and how success is measured."""
+
+    every: int = 10_000
+    """Vector steps between evaluations; there is one before training, too."""
+    episodes: int = 10
+    """Episodes per task then, 1 to 50, each with another goal; the last evaluation plays all 50 goals."""
+    workers: int | None = None
+    """Simulator processes of the evaluation; null: one per core."""
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    method: dict[str, Any] = field(default_factory=lambda: {"name": "fairgrad", **FAIRGRAD_IN_RL})
+    """`name` and the method's own options."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    preset: str = "none"
+    """Name of the preset that changed the defaults, for the record."""
+    alpha: float | None = None
+    """Fairness of FairGrad, α ≥ 0; short for method.alpha."""
+    seeds: list[int] = field(default_factory=lambda: [0])
+    """Trained side by side in one process; each is a run of its own."""
+    steps: int = 2_000_000
+    """Vector steps: transitions of each task."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """Learner threads on CPU; null: PyTorch's choice."""
+    run_dir: str | None = None
+    """Folder of this run; null: runs/<env>-<method>-<time>."""
+    resume: str | None = None
+    """Folder of a run to continue."""
+    log_every: int = 500
+    """Vector steps between TensorBoard entries."""
+    grace_seconds: float = 60.0
+    """After Ctrl-C or SIGTERM, how long to go on to the next common episode boundary for a checkpoint."""
+    progress: bool = True
+    """Show the progress bar."""
+
+
+FAIRGRAD_IN_RL: dict[str, Any] = {**options("fairgrad"), "solver": "sgd"}
+"""FairGrad's options in reinforcement learning: the paper solves its equation by 20 SGD steps there."""
+
+RESUMABLE = frozenset({"steps", "env.workers", "eval.workers", "threads", "resume", "grace_seconds", "progress"})
+"""What may differ when a run is resumed: it changes how long and how fast the run goes, never its course."""
+
+
+def from_hydra(composed: DictConfig) -> Config:
+    """The typed and validated configuration of what Hydra composed.
+
+    Raises:
+        ConfigError: anything unknown, of the wrong type, out of range or contradictory.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config(method={})), composed)
+        config = cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"{error.full_key or 'the configuration'}: {reason}; see configs/ for what is allowed."
+        ) from None
+    resolve_alpha(config)
+    validate(config)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dictionaries, as written to config.yaml."""
+    return asdict(config)
+
+
+def resolve_alpha(config: Config) -> None:
+    """Move the top-level `alpha` into the method it belongs to."""
+    if config.alpha is None:
+        return
+    name = config.method.get("name")
+    if "alpha" not in config.method:
+        raise ConfigError(
+            f"alpha={config.alpha:g} was given but method={name} has no alpha: drop it, or choose method=fairgrad."
+        )
+    default = FAIRGRAD_IN_RL["alpha"]
+    if config.method["alpha"] not in (default, config.alpha):
+        raise ConfigError(
+            f"alpha={config.alpha:g} and method.alpha={config.method['alpha']} disagree: give only one of them."
+        )
+    config.method["alpha"] = config.alpha
+
+
+def validate(config: Config) -> None:
+    """Check everything that can be checked without starting anything.
+
+    Raises:
+        ConfigError: with the value, what is allowed and the fix.
+    """
+    agent, env, evaluation = config.agent, config.env, config.eval
+    _one_of("agent", agent.name, ("mtsac",))
+    _one_of("env.reward_version", env.reward_version, ("v2", "v1"))
+    _within("env.horizon", env.horizon, 1, 500)
+    for name in ("width", "depth", "batch_size", "buffer_size"):
+        _within(f"agent.{name}", getattr(agent, name), 1)
+    _within("agent.warmup_steps", agent.warmup_steps, 1)
+    for name in (
+        "updates_per_step",
+        "learning_rate",
+        "temperature_learning_rate",
+        "adam_epsilon",
+        "initial_temperature",
+    ):
+        _positive(f"agent.{name}", getattr(agent, name))
+    for name in ("discount", "polyak"):
+        _within(f"agent.{name}", getattr(agent, name), 0.0, 1.0)
+    if agent.max_gradient_norm is not None:
+        _positive("agent.max_gradient_norm", agent.max_gradient_norm, "or null for no clipping")
+    if agent.target_entropy is not None and not math.isfinite(agent.target_entropy):
+        raise ConfigError(f"agent.target_entropy={agent.target_entropy} is not a number: give one, or null for −|A|.")
+    if agent.batch_size > agent.buffer_size:
+        raise ConfigError(
+            f"agent.batch_size={agent.batch_size} exceeds agent.buffer_size={agent.buffer_size}: a task's batch is "
+            "drawn from its buffer, so make the batch smaller or the buffer larger."
+        )
+    _within("eval.every", evaluation.every, 1)
+    _within("eval.episodes", evaluation.episodes, 1, 50)
+    for name, workers in (("env.workers", env.workers), ("eval.workers", evaluation.workers)):
+        if workers is not None:
+            _within(name, workers, 0)
+    _within("steps", config.steps, 1)
+    _within("log_every", config.log_every, 1)
+    if config.threads is not None:
+        _within("threads", config.threads, 1)
+    if not config.grace_seconds >= 0:
+        raise ConfigError(f"grace_seconds={config.grace_seconds} is negative: give seconds ≥ 0.")
+    _check_seeds(config.seeds)
+    _check_method(config.method)
+
+
+def _check_seeds(seeds: list[int]) -> None:
+    if not seeds:
+        raise ConfigError("seeds=[] trains nothing: give at least one seed, such as seeds=[0].")
+    for seed in seeds:
+        _within("seeds", seed, 0, 2**31 - 1)
+    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if twice:
+        raise ConfigError(f"seeds={seeds} names {twice[0]} twice: each seed is one run, so give different ones.")
+
+
+def _check_method(method: dict[str, Any]) -> None:
+    given = dict(method)
+    name = given.pop("name", None)
+    try:
+        make(str(name), **given)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:
+    allowed = tuple(allowed)
+    if value not in allowed:
+        close = difflib.get_close_matches(value, allowed, n=1)
+        hint = f"did you mean {close[0]}?" if close else "choose one of them."
+        raise ConfigError(f"{key}={value} is unknown; allowed: {', '.join(allowed)}; {hint}")
+
+
+def _within(key: str, value: float, low: float, high: float = math.inf) -> None:
+    if not low <= value <= high:
+        allowed = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise ConfigError(f"{key}={value} is out of range: give a value {allowed}.")
+
+
+def _positive(key: str, value: float, other: str = "") -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise ConfigError(f"{key}={value} is out of range: give a finite number above 0{' ' + other if other else ''}.")
+
+
+def changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Dotted keys whose values differ between two plain configurations, with both values, in order."""
+    found: list[tuple[str, Any, Any]] = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += changed_keys(cast(dict[str, Any], old), cast(dict[str, Any], new), f"{prefix}{key}.")
+        elif old != new:
+            found.append((f"{prefix}{key}", old, new))
+    return found

@@ -1,0 +1,175 @@
+"""Evaluate a run's policy: `python -m mtrl_fairgrad.evaluate RUN`, each task's 50 goals exactly once.
+
+`--video DIR` also films one episode of every task (needs the `video` extra).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from mtrl_fairgrad.config import Config, ConfigError, from_hydra
+from mtrl_fairgrad.launch import check_own_packages, fail
+from mtrl_fairgrad.metrics import over_seeds
+from mtrl_fairgrad.runs import RunFolder, RunFolderError, write_atomic
+
+if TYPE_CHECKING:
+    from agents import SAC
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Evaluate, print the table, write it beside the run; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        check_own_packages()
+        evaluate_run(options)
+    except (ConfigError, RunFolderError) as error:
+        return fail(error)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mtrl_fairgrad.evaluate", description=__doc__)
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("--step", type=int, help="env_steps of the checkpoint (default: the newest)")
+    parser.add_argument("--goals", type=int, default=50, help="how many of each task's 50 goals (default: all)")
+    parser.add_argument("--workers", type=int, help="simulator processes (default: one per core)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--video", type=Path, metavar="DIR", help="film one episode of every task into DIR")
+    return parser
+
+
+def evaluate_run(options: argparse.Namespace) -> Path:
+    """Play the goals, print and write `evaluation-<env_steps>.csv`; returns its path."""
+    from envs import evaluate
+    from mtrl_fairgrad.training import make_envs, resolve_device
+
+    if not 1 <= options.goals <= 50:
+        raise ConfigError(f"--goals {options.goals} is out of range: a task has 50 goals, give 1 to 50.")
+    if options.workers is not None and options.workers < 0:
+        raise ConfigError(f"--workers {options.workers} is out of range: give 0 or more.")
+    folder = RunFolder.open(options.run)
+    config = from_hydra(OmegaConf.create(folder.config))
+    config.eval.workers = options.workers
+    tasks = tuple(config.env.tasks or ())
+    device = resolve_device(options.device)
+    if options.video:
+        check_video()
+    agent, env_steps = load_agent(folder, config, tasks, device, options.step)
+
+    def policy(observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        import torch
+
+        shaped = torch.from_numpy(observations.reshape(len(config.seeds), len(tasks), -1)).to(device)
+        return agent.act(shaped).flatten(0, 1).cpu().numpy()
+
+    goals = np.broadcast_to(np.arange(options.goals), (len(config.seeds), len(tasks), options.goals)).copy()
+    with make_envs(config, tasks, evaluation=True) as envs:
+        found = evaluate(envs, policy, goals)
+    rows = [
+        (env_steps, seed, task, options.goals, found.success[s, k].mean(), found.returns[s, k].mean())
+        for s, seed in enumerate(config.seeds)
+        for k, task in enumerate(tasks)
+    ]
+    _print_table(config, tasks, found.success.mean(-1), env_steps, options.goals)
+    path = _write(folder, env_steps, rows)
+    if options.video:
+        film(config, tasks, agent, options.video)
+    return path
+
+
+def load_agent(
+    folder: RunFolder, config: Config, tasks: tuple[str, ...], device: Any, step: int | None
+) -> tuple[SAC, int]:
+    """The agent of a checkpoint, and the checkpoint's env_steps."""
+    from envs.metaworld import ACTION_SIZE, OBSERVATION_SIZE
+    from mtrl_fairgrad.training import make_agent
+
+    saved = folder.load_checkpoint(step, groups=("agent",))
+    observation_dim = OBSERVATION_SIZE + (len(tasks) if config.env.one_hot else 0)
+    agent = make_agent(config, len(tasks), observation_dim, ACTION_SIZE, device)
+    try:
+        agent.load_state(saved.groups["agent"])
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ConfigError(f"the checkpoint in {folder.path} does not fit its own configuration: {error}") from None
+    return agent, saved.env_steps
+
+
+def _print_table(
+    config: Config, tasks: tuple[str, ...], success: NDArray[np.floating], env_steps: int, goals: int
+) -> None:
+    """Success rates `[S, K]` as a table, seeds side by side."""
+    print(f"{config.env.name}, {config.method['name']}, env_steps {env_steps}, {goals} goals per task")
+    width = max(len(task) for task in (*tasks, "mean"))
+    print(f"{'task':<{width}}" + "".join(f"  seed {seed:<4}" for seed in config.seeds))
+    for k, task in enumerate(tasks):
+        print(f"{task:<{width}}" + "".join(f"  {value:<9.2f}" for value in success[:, k]))
+    print(f"{'mean':<{width}}" + "".join(f"  {value:<9.3f}" for value in success.mean(1)))
+    if len(config.seeds) > 1:
+        mean, error = over_seeds(success.mean(1), axis=0)
+        print(f"mean over {len(config.seeds)} seeds: {mean:.3f} ± {error:.3f}")
+
+
+def _write(folder: RunFolder, env_steps: int, rows: list[tuple[Any, ...]]) -> Path:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("env_steps", "seed", "task", "episodes", "success", "return"))
+    writer.writerows(rows)
+    path = folder.path / f"evaluation-{env_steps}.csv"
+    try:
+        write_atomic(path, text.getvalue().encode())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}): restore access to the run folder.") from None
+    print(f"written: {path}")
+    return path
+
+
+def check_video() -> None:
+    """Refuse to promise a film that cannot be made.
+
+    Raises:
+        ConfigError: imageio is missing.
+    """
+    try:
+        import imageio.v3  # noqa: F401
+        import imageio_ffmpeg  # noqa: F401
+    except ImportError:
+        raise ConfigError('--video needs imageio: pip install "mtrl-fairgrad[video]".') from None
+
+
+def film(config: Config, tasks: tuple[str, ...], agent: SAC, directory: Path) -> None:
+    """One episode of every task, of the first seed and its first goal, as DIR/<task>.mp4."""
+    import imageio.v3 as iio
+    import torch
+
+    from envs.metaworld import Settings
+    from envs.rendering import RenderingError, frames
+
+    directory.mkdir(parents=True, exist_ok=True)
+    identities = len(tasks) if config.env.one_hot else 0
+    settings = Settings(config.env.horizon, config.env.reward_version, identities=identities)
+    for k, task in enumerate(tasks):
+
+        def policy(observation: NDArray[np.float32], k: int = k) -> NDArray[np.float32]:
+            every = torch.zeros(len(config.seeds), len(tasks), len(observation), device=agent.device)
+            every[0, k] = torch.from_numpy(observation)
+            return agent.act(every)[0, k].cpu().numpy()
+
+        try:
+            film = frames(task, config.seeds[0], policy, goal=0, identity=k, settings=settings)
+        except RenderingError as error:
+            raise ConfigError(str(error)) from None
+        iio.imwrite(directory / f"{task}.mp4", film, fps=40, codec="libx264")
+        print(f"filmed: {directory / task}.mp4")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

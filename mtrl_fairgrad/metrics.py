@@ -1,0 +1,95 @@
+"""Statistics of success rates, each a plain function of one array.
+
+`success` is always `[T, S, K]`: T evaluations, S seeds, K tasks; rates in [0, 1], at least one of each.
+
+A seed's number is its mean over tasks, and seeds are the independent samples: standard errors are over S
+values, never over S·K. Every function raises `ValueError` when the shape or a value is not as stated.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds and how far to trust it."""
+
+    mean: Array
+    stderr: Array
+    """Standard error of `mean`, NaN where there is only one seed; same shape."""
+
+
+class Score(NamedTuple):
+    """One number for a method, and the evaluation it was read at."""
+
+    evaluation: int
+    """Index into T."""
+    mean: float
+    stderr: float
+    """NaN for one seed."""
+
+
+def over_seeds(values: ArrayLike, axis: int) -> Estimate:
+    """Mean and standard error `s / √S` over the axis of length S, `s` with S−1 in its denominator.
+
+    Args:
+        values: `[..., S, ...]`, any shape with at least one seed.
+        axis: the axis of the seeds, which the answer lacks.
+
+    Returns:
+        Both NaN wherever a value is NaN; the standard error NaN everywhere when S = 1.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    seeds = array.shape[axis]
+    if seeds == 0:
+        raise ValueError(f"values of shape {array.shape} hold no seed on axis {axis}: give at least one.")
+    mean = np.mean(array, axis=axis)
+    if seeds == 1:
+        return Estimate(mean, np.full_like(mean, np.nan))
+    return Estimate(mean, np.std(array, axis=axis, ddof=1) / np.sqrt(seeds))
+
+
+def learning_curve(success: ArrayLike) -> Estimate:
+    """Mean over tasks, then mean and standard error over seeds: `[T, S, K]` → `[T]`."""
+    return over_seeds(_checked(success).mean(axis=2), axis=1)
+
+
+def task_curves(success: ArrayLike) -> Estimate:
+    """Each task's mean and standard error over seeds: `[T, S, K]` → `[T, K]`."""
+    return over_seeds(_checked(success), axis=1)
+
+
+def final(success: ArrayLike) -> Score:
+    """The success of the last evaluation, averaged over tasks and seeds: `[T, S, K]` → one number."""
+    curve = learning_curve(success)
+    return _score(curve, len(curve.mean) - 1)
+
+
+def best_over_course(success: ArrayLike) -> Score:
+    """The number of the paper's Table 4: the highest seed-mean among all evaluations, the earliest of equals.
+
+    `[T, S, K]` → one number. As a maximum over noisy measurements it is biased upwards, the more so the more
+    there are: read it beside `final`. Its standard error is that of the evaluation it comes from.
+    """
+    curve = learning_curve(success)
+    return _score(curve, int(np.argmax(curve.mean)))
+
+
+def _score(curve: Estimate, evaluation: int) -> Score:
+    return Score(evaluation, float(curve.mean[evaluation]), float(curve.stderr[evaluation]))
+
+
+def _checked(success: ArrayLike) -> Array:
+    array = np.asarray(success, dtype=np.float64)
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(f"success has shape {array.shape}: give [evaluations, seeds, tasks], none of them empty.")
+    wrong = ~((array >= 0) & (array <= 1))
+    if wrong.any():
+        t, s, k = np.argwhere(wrong)[0].tolist()
+        raise ValueError(f"success[{t}, {s}, {k}] is {array[t, s, k]}: give rates between 0 and 1.")
+    return array

@@ -1,0 +1,183 @@
+"""Which runs belong together: those whose configurations agree apart from seeds and from where they ran."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtrl_fairgrad.metrics import Array, Estimate, Score, best_over_course, final, learning_curve, task_curves
+from mtrl_fairgrad.runs import Evaluation, RunFolder, RunFolderError
+
+NOT_COMPARED = frozenset(
+    {"seeds", "run_dir", "resume", "device", "threads", "env.workers", "eval.workers"}
+    | {"log_every", "grace_seconds", "progress", "preset", "alpha"}
+)
+"""Options that do not change what a number means: seeds, where and how a run ran, and the shorthands `preset`
+and `alpha`, whose effect stands in other options."""
+
+
+class ReportError(RunFolderError):
+    """No report can be made of these runs; the message is one sentence."""
+
+
+@dataclass
+class Group:
+    """Runs of one method under one protocol, their seeds pooled."""
+
+    protocol: str
+    """What was measured, in words."""
+    config: dict[str, Any]
+    """Dotted options that the runs share."""
+    folders: list[RunFolder]
+    seeds: list[int]
+    tasks: list[str]
+    env_steps: list[int]
+    """`[T]`, the evaluations that all seeds have."""
+    success: Array
+    """`[T, S, K]`."""
+    episodes: int
+    """Per task and seed, in the last evaluation."""
+    left_out: int
+    """Evaluations that only some seeds have."""
+    label: str = ""
+
+    @cached_property
+    def curve(self) -> Estimate:
+        """Mean over tasks: `[T]`."""
+        return learning_curve(self.success)
+
+    @cached_property
+    def per_task(self) -> Estimate:
+        """`[T, K]`."""
+        return task_curves(self.success)
+
+    @cached_property
+    def final(self) -> Score:
+        """Mean over tasks, last evaluation."""
+        return final(self.success)
+
+    @cached_property
+    def best(self) -> Score:
+        """Mean over tasks, best evaluation."""
+        return best_over_course(self.success)
+
+    @property
+    def untrained(self) -> int | None:
+        """Index of the evaluation before training, if there was one."""
+        return 0 if self.env_steps[0] == 0 else None
+
+
+def pool(folders: Sequence[RunFolder]) -> list[Group]:
+    """The groups, runs of one protocol next to each other, otherwise in the order given."""
+    if not folders:
+        raise ReportError("no runs were given: name at least one run folder.")
+    together: dict[tuple[str, str], list[RunFolder]] = {}
+    for folder in folders:
+        options = {key: value for key, value in flatten(folder.config).items() if key not in NOT_COMPARED}
+        protocol = {key: value for key, value in options.items() if key.startswith("env.")}
+        protocol["protocol"] = folder.manifest.get("protocol")
+        together.setdefault((_canonical(protocol), _canonical(options)), []).append(folder)
+    first = {protocol: place for place, (protocol, _) in reversed(list(enumerate(together)))}
+    groups = [_group(together[key]) for key in sorted(together, key=lambda key: first[key[0]])]
+    _name(groups)
+    return groups
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _group(folders: list[RunFolder]) -> Group:
+    measured: dict[tuple[int, int, str], Evaluation] = {}
+    home: dict[int, Path] = {}
+    for folder in folders:
+        rows = folder.evaluations()
+        for seed in sorted({row.seed for row in rows}):
+            if seed in home:
+                raise ReportError(
+                    f"seed {seed} is in both {home[seed]} and {folder.path} but counts once: leave one out."
+                )
+            home[seed] = folder.path
+        for row in rows:
+            if measured.setdefault((row.env_steps, row.seed, row.task), row) is not row:
+                raise ReportError(
+                    f"{folder.path / 'evaluations.csv'} has two rows for env_steps {row.env_steps}, "
+                    f"seed {row.seed}, task {row.task}: delete the wrong one."
+                )
+    config = flatten(folders[0].config)
+    tasks = list(dict.fromkeys([*(config.get("env.tasks") or ()), *(row.task for row in measured.values())]))
+    seeds, steps = sorted(home), sorted({env_steps for env_steps, _, _ in measured})
+    common = [t for t in steps if all((t, s, k) in measured for s in seeds for k in tasks)]
+    if not common:
+        names = ", ".join(str(folder.path) for folder in folders)
+        raise ReportError(f"{names} has no evaluation of all its seeds and tasks yet: train longer, or leave it out.")
+    table = [[[measured[t, s, k] for k in tasks] for s in seeds] for t in common]
+    return Group(
+        protocol=_protocol(config, folders[0].manifest, tasks),
+        config={key: value for key, value in config.items() if key not in NOT_COMPARED},
+        folders=folders,
+        seeds=seeds,
+        tasks=tasks,
+        env_steps=common,
+        success=np.array([[[row.success for row in seed] for seed in step] for step in table]),
+        episodes=min(row.episodes for seed in table[-1] for row in seed),
+        left_out=len(steps) - len(common),
+    )
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _protocol(config: dict[str, Any], manifest: dict[str, Any], tasks: list[str]) -> str:
+    """One line such as `mt10 · 10 tasks · horizon 500 · one hot · reward version v2`."""
+    env = {key.removeprefix("env."): value for key, value in config.items() if key.startswith("env.")}
+    env = {key: value for key, value in env.items() if f"env.{key}" not in NOT_COMPARED}
+    name = env.pop("name", "unnamed protocol")
+    words = [str(name), f"{len(tasks)} tasks" if len(tasks) > 1 else tasks[0]]
+    details = env | {key: value for key, value in flatten(manifest.get("protocol") or {}).items() if key not in env}
+    for key, value in details.items():
+        if key in ("tasks", "task", "name") or value is None or value == name:
+            continue
+        text = key.replace("_", " ").replace(".", " ")
+        words.append((text if value else f"no {text}") if isinstance(value, bool) else f"{text} {value}")
+    return " · ".join(words)
+
+
+def _name(groups: list[Group]) -> None:
+    """Label each group by its method and by what sets it apart from the others."""
+    for group in groups:
+        method = group.config.get("method.name", "unnamed method")
+        rivals = [other for other in groups if other.protocol == group.protocol and other.tasks == group.tasks]
+        rivals = [other for other in rivals if other.config.get("method.name", method) == method]
+        words: list[str] = []
+        for key, value in group.config.items():
+            differs = any(other.config.get(key) != value for other in rivals)
+            if key == "method.alpha":
+                words.append(f"α={value:g}" if isinstance(value, (int, float)) else f"α={value}")
+            elif key == "method.solver":
+                words.append(str(value))
+            elif differs and key != "method.name":
+                words.append(f"{key.removeprefix('method.')}={value}")
+        group.label = f"{method} ({', '.join(words)})" if words else str(method)
+
+
+def blocks_of(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups of one protocol together, for one table and one part of the figure each."""
+    blocks: list[list[Group]] = []
+    for group in groups:
+        if blocks and (blocks[-1][0].protocol, blocks[-1][0].tasks) == (group.protocol, group.tasks):
+            blocks[-1].append(group)
+        else:
+            blocks.append([group])
+    return blocks

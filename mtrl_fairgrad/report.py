@@ -1,0 +1,165 @@
+"""Report on runs: `python -m mtrl_fairgrad.report RUNS... [--out DIR]`.
+
+Prints a table and writes report.csv and report.png. Runs whose configurations differ only in seeds and in
+where they ran are pooled; runs of different protocols stand in blocks of their own and are never averaged.
+
+report.csv has a row per method and task, and one with task "mean" for the mean over tasks: success rates of
+the evaluation before training (`untrained`), of the last one (`final`), and of the one where the mean over
+tasks and seeds was highest (`best`, the paper's number); `*_stderr` is over seeds and empty for one seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from mtrl_fairgrad.figures import draw
+from mtrl_fairgrad.pooling import Group, ReportError, blocks_of, pool
+from mtrl_fairgrad.runs import RunFolder, write_atomic
+
+
+def report(paths: Iterable[str | Path], out: str | Path | None = None) -> Path:
+    """Print the table and write report.csv and report.png; returns their folder.
+
+    Args:
+        paths: run folders, at least one.
+        out: where to write; by default the run's folder if it is only one, else ./report.
+
+    Raises:
+        ValueError: no report can be made of these runs, or it cannot be written.
+    """
+    folders = [RunFolder.open(path) for path in paths]
+    groups = pool(folders)
+    folder = Path(out) if out is not None else folders[0].path if len(folders) == 1 else Path("report")
+    print(as_text(groups))
+    image = io.BytesIO()
+    draw(groups).savefig(image, format="png")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "report.csv", as_csv(groups).encode())
+        write_atomic(folder / "report.png", image.getvalue())
+    except OSError as error:
+        raise ReportError(
+            f"the report cannot be written to {folder} ({error.strerror}): give another folder with --out."
+        ) from error
+    print(f"\nwritten: {folder / 'report.csv'}, {folder / 'report.png'}")
+    return folder
+
+
+# ---- table ----
+
+CSV_COLUMNS = (
+    *("protocol", "method", "task", "seeds", "episodes", "env_steps", "untrained"),
+    *("final", "final_stderr", "best", "best_stderr", "best_env_steps"),
+)
+
+
+def as_text(groups: Sequence[Group]) -> str:
+    """The tables for the terminal."""
+    return "\n\n".join(_block_text(block) for block in blocks_of(groups))
+
+
+def _block_text(block: list[Group]) -> str:
+    numbered = len(block) > 3  # their labels would not fit side by side
+    names = [f"[{n}] {group.label}" if numbered else group.label for n, group in enumerate(block, start=1)]
+    overview = [["method", "seeds", "env_steps", "untrained", "final", "best over course"]]
+    for name, group in zip(names, block, strict=True):
+        untrained = "–" if group.untrained is None else f"{group.curve.mean[group.untrained]:.3f}"
+        best = f"{_value(group.best.mean, group.best.stderr)} at {group.env_steps[group.best.evaluation]:,}"
+        last = _value(group.final.mean, group.final.stderr)
+        overview.append([name, str(len(group.seeds)), f"{group.env_steps[-1]:,}", untrained, last, best])
+    lines = [block[0].protocol, "", *_aligned(overview)]
+    if len(block[0].tasks) > 1:
+        lines += ["", *_aligned(_task_table(block, numbered))]
+    return "\n".join([*lines, "", *_notes(block)])
+
+
+def _task_table(block: list[Group], numbered: bool) -> list[list[str]]:
+    rows = [["final, by task", *(f"[{n}]" if numbered else group.label for n, group in enumerate(block, start=1))]]
+    for k, task in enumerate(block[0].tasks):
+        last = [(group.per_task.mean[-1, k], group.per_task.stderr[-1, k]) for group in block]
+        rows.append([task, *(_value(mean, math.nan if numbered else stderr) for mean, stderr in last)])
+    return rows
+
+
+def _notes(block: list[Group]) -> list[str]:
+    episodes = " or ".join(str(n) for n in sorted({group.episodes for group in block}))
+    notes = [
+        f"Success rates; the final ones over {episodes} episodes of each task and seed.",
+        "Best over course: the highest mean over seeds among all evaluations, hence optimistic.",
+    ]
+    if any(len(group.seeds) > 1 for group in block):
+        notes.insert(1, "±: one standard error over seeds.")
+    notes += [
+        f"{group.label}: {group.left_out} evaluations that not all its seeds have are left out."
+        for group in block
+        if group.left_out
+    ]
+    return notes
+
+
+def _value(mean: float, stderr: float) -> str:
+    return f"{mean:.3f}" if math.isnan(stderr) else f"{mean:.3f} ± {stderr:.3f}"
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Columns of equal width, the first flush left, the others flush right, a rule under the heading."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return [lines[0], "─" * len(lines[0]), *lines[1:]]
+
+
+def as_csv(groups: Sequence[Group]) -> str:
+    """The rows of report.csv, described at the top of this file."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for group in groups:
+        at = (group.untrained, len(group.env_steps) - 1, group.best.evaluation)
+        curves = [("mean", group.curve.mean, group.curve.stderr)]
+        curves += [(t, group.per_task.mean[:, k], group.per_task.stderr[:, k]) for k, t in enumerate(group.tasks)]
+        for task, mean, stderr in curves:
+            untrained = "" if at[0] is None else _cell(mean[at[0]])
+            numbers = [_cell(values[t]) for t in at[1:] for values in (mean, stderr)]
+            counts = [len(group.seeds), group.episodes, group.env_steps[-1]]
+            writer.writerow([group.protocol, group.label, task, *counts, untrained, *numbers, group.env_steps[at[2]]])
+    return text.getvalue()
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+# ---- command ----
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ReportError(f"{message}; python -m mtrl_fairgrad.report --help shows the usage.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Report on the runs of the command line; returns the exit code, 2 after a mistake told in one line."""
+    parser = _Parser("python -m mtrl_fairgrad.report", description="Tables and learning curves of training runs.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, as training printed it")
+    parser.add_argument("--out", metavar="DIR", help="where to write (default: the run if only one, else report/)")
+    try:
+        given = parser.parse_args(arguments)
+        report(given.runs, given.out)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

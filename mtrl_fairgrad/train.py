@@ -1,0 +1,165 @@
+"""Train: `python -m mtrl_fairgrad.train env=mt10 alpha=2`.
+
+Continue a run with `resume=FOLDER`, list everything with `--help`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig
+
+from mtrl_fairgrad.config import RESUMABLE, Config, ConfigError, changed_keys, from_hydra, to_dict
+from mtrl_fairgrad.launch import check_own_packages, fail, run_with_hydra
+from mtrl_fairgrad.runs import RunFolder, manifest
+
+if TYPE_CHECKING:
+    from mtrl_fairgrad.training import Trainer
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compose the configuration, check it, open the run's folder and train; returns the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    outcome = 0
+
+    def task(composed: DictConfig) -> None:
+        nonlocal outcome
+        check_own_packages()
+        outcome = start(from_hydra(composed), overrides)
+
+    try:
+        overrides = _with_stored_overrides(given)
+    except ValueError as error:
+        return fail(error)
+    return run_with_hydra(task, overrides) or outcome
+
+
+def _with_stored_overrides(given: list[str]) -> list[str]:
+    """When resuming, the command line the run was started with, then what is given now."""
+    resumed = [argument.partition("=")[2] for argument in given if argument.startswith("resume=")]
+    if not resumed or resumed[-1] in ("", "null"):
+        return given
+    return [*RunFolder.open(Path(resumed[-1])).manifest["overrides"], *given]
+
+
+def start(config: Config, overrides: list[str]) -> int:
+    """Train one configuration to its end; returns the exit code (0, 1 after a fault, 128 + signal after a stop)."""
+    from mtrl_fairgrad.training import Trainer, TrainingFault, resolve_device, task_names
+
+    device = resolve_device(config.device)
+    config.env.tasks = list(task_names(config))
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    folder = open_folder(config, overrides, str(device))
+    with folder.lock():
+        try:
+            with Trainer(config, folder) as trainer, stopping(trainer):
+                run(trainer)
+                code = 128 + trainer.stop_signal if trainer.stop_signal else 0
+        except TrainingFault as fault:
+            print(f"error: {fault}", file=sys.stderr)
+            return 1
+    if code == 0:
+        finish(folder)
+    return code
+
+
+def run(trainer: Trainer) -> None:
+    """The whole story of a training run."""
+    from mtrl_fairgrad.training import StopRequested
+
+    checkpoint_due = False
+    while True:
+        if trainer.stop_signal is None and trainer.evaluation_due():
+            try:
+                trainer.evaluate()
+            except StopRequested:
+                trainer.tracker.say("the evaluation was abandoned; resuming will repeat it")
+            checkpoint_due = True
+        done = trainer.env_steps >= trainer.config.steps
+        stopping_now = trainer.stop_signal is not None
+        if (checkpoint_due or stopping_now) and (trainer.envs.at_boundary or done):
+            trainer.checkpoint()
+            checkpoint_due = False
+            if stopping_now:
+                trainer.tracker.say(f"stopped at env_steps {trainer.env_steps}, with a checkpoint")
+                return
+        if done:
+            return
+        if trainer.out_of_grace:
+            trainer.tracker.say("stopped before the next common episode boundary; the last checkpoint stands")
+            return
+        trainer.step()
+
+
+def open_folder(config: Config, overrides: list[str], device: str) -> RunFolder:
+    """The run's folder: a new one, or with `resume` the old one once the configuration is found unchanged.
+
+    Raises:
+        ConfigError: a changed configuration; anything `RunFolder` refuses.
+    """
+    if config.resume is None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        path = Path(config.run_dir or f"runs/{config.env.name}-{config.method['name']}-{stamp}")
+        return RunFolder.create(path, to_dict(config), manifest(overrides, device, protocol(config)))
+    folder = RunFolder.open(Path(config.resume))
+    changes = [
+        f"{key} ({old} before, {new} now)"
+        for key, old, new in changed_keys(folder.config, to_dict(config))
+        if key not in RESUMABLE | {"run_dir"}
+    ]
+    if changes:
+        raise ConfigError(
+            f"resume={config.resume} would change {'; '.join(changes)}: leave those as they were, or start a new run "
+            f"(only {', '.join(sorted(RESUMABLE - {'resume'}))} may differ)."
+        )
+    return folder
+
+
+def protocol(config: Config) -> dict[str, Any]:
+    """What a success rate of this run means; rates of different protocols are never averaged."""
+    return {
+        "simulators": "Meta-World v3",
+        "goals": "random, one of 50 per episode",
+        "success": "any step of the episode",
+        "policy": "deterministic",
+        "episodes_during_training": config.eval.episodes,
+        "episodes_at_the_end": 50,
+    }
+
+
+@contextmanager
+def stopping(trainer: Trainer) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the run with a checkpoint; a second one leaves at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if trainer.stop_signal is not None:
+            raise KeyboardInterrupt
+        trainer.request_stop(number)
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def finish(folder: RunFolder) -> None:
+    """Write the report of a finished run and say where everything is."""
+    from mtrl_fairgrad.report import report
+
+    report([folder.path])
+    print(f"run folder: {folder.path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

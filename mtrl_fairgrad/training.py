@@ -1,0 +1,365 @@
+"""The training of all seeds and tasks in one process: building the parts, one step, evaluation, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents import SAC, Batch, NetworkSpec, Replay, SACSpec, Streams
+from agents.sac import Noise
+from envs import MetaworldVectorEnv, all_goals, evaluate, evaluation_goals, resolve_tasks
+from mtrl_fairgrad.config import AgentConfig, Config, ConfigError
+from mtrl_fairgrad.runs import Evaluation, RunFolder
+from mtrl_fairgrad.tracking import Tracker
+from mtrl_fairgrad.weighting import LossWeighting, Method, make
+
+
+class TrainingFault(RuntimeError):
+    """A loss or gradient stopped being a number; the message names step, task and seed."""
+
+
+class StopRequested(Exception):
+    """Someone asked the run to stop while it was evaluating."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise ConfigError(f"device={name} is unknown: choose auto, cpu, cuda or cuda:N.")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device={name} was asked for but this machine has {torch.cuda.device_count()} CUDA devices that PyTorch "
+            f"{torch.__version__} can use: choose device=cpu, or install a CUDA build of PyTorch."
+        )
+    return torch.device(name)
+
+
+def task_names(config: Config) -> tuple[str, ...]:
+    """The tasks of the run, in order.
+
+    Raises:
+        ConfigError: unknown suite or task.
+    """
+    try:
+        return resolve_tasks(config.env.suite, tasks=config.env.tasks, task=config.env.task)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def make_method(config: Config) -> Method:
+    """A fresh instance of the configured method."""
+    options = {key: value for key, value in config.method.items() if key != "name"}
+    return make(config.method["name"], **options)
+
+
+def make_agent(config: Config, tasks: int, observation_dim: int, action_dim: int, device: torch.device) -> SAC:
+    """The agent of a configuration, untrained."""
+    agent: AgentConfig = config.agent
+    spec = SACSpec(
+        network=NetworkSpec(observation_dim, action_dim, agent.width, agent.depth),
+        discount=agent.discount,
+        polyak=agent.polyak,
+        learning_rate=agent.learning_rate,
+        temperature_learning_rate=agent.temperature_learning_rate,
+        adam_epsilon=agent.adam_epsilon,
+        max_gradient_norm=agent.max_gradient_norm,
+        initial_temperature=agent.initial_temperature,
+        target_entropy=agent.target_entropy,
+    )
+    return SAC(spec, config.seeds, tasks, make_method(config), make_method(config), device)
+
+
+def make_envs(config: Config, tasks: tuple[str, ...], evaluation: bool) -> MetaworldVectorEnv:
+    """The simulators of training, or the separate ones of evaluation."""
+    return MetaworldVectorEnv(
+        tasks,
+        config.seeds,
+        workers=config.eval.workers if evaluation else config.env.workers,
+        horizon=config.env.horizon,
+        one_hot=config.env.one_hot,
+        reward_version=config.env.reward_version,
+        terminate_on_success=evaluation,
+        role="eval" if evaluation else "train",
+    )
+
+
+class Trainer:
+    """A run in progress; `mtrl_fairgrad.train.run` tells the story, this holds the parts.
+
+    Args:
+        config: validated.
+        folder: the run's folder, new or to be resumed.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder) -> None:
+        self.config, self.folder = config, folder
+        self.device = resolve_device(config.device)
+        self.tasks = task_names(config)
+        self.shape = (len(config.seeds), len(self.tasks))
+        self.env_steps = 0
+        self.stop_signal: int | None = None
+        """The signal that asked for a stop, if any."""
+        self._stop_deadline = math.inf
+        self._step_seconds = 0.0
+        self._updates_done, self._speed_since = 0, time.monotonic()
+        self.envs = make_envs(config, self.tasks, evaluation=False)
+        try:
+            self.eval_envs = make_envs(config, self.tasks, evaluation=True)
+            self._build_learner()
+            self.observations = self._load() if folder.has_checkpoint() else self._begin()
+        except BaseException:
+            self.close()
+            raise
+        sgd = config.method["name"] == "fairgrad" and config.method["solver"] == "sgd"
+        self.tracker = Tracker(
+            folder.path,
+            self.tasks,
+            config.steps,
+            self.env_steps,
+            config.progress,
+            "method.solver=newton solves it exactly at about the same cost." if sgd else None,
+        )
+
+    def _build_learner(self) -> None:
+        agent = self.config.agent
+        observation_dim = self.envs.single_observation_space.shape[0]
+        action_dim = self.envs.single_action_space.shape[0]
+        self.replay = Replay(agent.buffer_size, *self.shape, observation_dim, action_dim, self.device)
+        self.agent = make_agent(self.config, len(self.tasks), observation_dim, action_dim, self.device)
+        self.streams = Streams(self.config.seeds, self.device)
+        self._action_dim = action_dim
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End simulators and files; may be called twice."""
+        for part in ("envs", "eval_envs", "tracker"):
+            if hasattr(self, part):
+                getattr(self, part).close()
+
+    # ---- one step ----
+
+    def step(self) -> None:
+        """One step of every simulator, and meanwhile the updates it is worth."""
+        started = time.monotonic()
+        actions = self._choose_actions()
+        self.envs.step_async(actions)
+        metrics = self._learn()
+        next_observations, rewards, terminated, _, infos = self.envs.step_wait()
+        self._remember(actions, rewards, infos["final_obs"], terminated)
+        self.observations = next_observations
+        self.env_steps += 1
+        self.tracker.advance()
+        self._step_seconds += 0.05 * (time.monotonic() - started - self._step_seconds)
+        if "episode" in infos:
+            self._track_episodes(infos)
+        if self.device.type == "cpu" or self.env_steps % self.config.log_every == 0:
+            self.check_faults()
+        if metrics is not None and self.env_steps % self.config.log_every == 0:
+            self._track_update(metrics)
+
+    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        """`[S·K, ...]` from the simulators as float32 `[S, K, ...]` on the learner's device."""
+        shaped = torch.from_numpy(array.reshape(*self.shape, *array.shape[1:]))
+        return shaped.to(self.device, torch.float32, non_blocking=True)
+
+    def _choose_actions(self) -> NDArray[np.float32]:
+        if self.env_steps < self.config.agent.warmup_steps:
+            actions = self.streams.uniform(len(self.tasks), self._action_dim)
+        else:
+            noise = self.streams.normal(len(self.tasks), self._action_dim)
+            actions = self.agent.act(self._tensor(self.observations), noise)
+        found = actions.flatten(0, 1).cpu().numpy()
+        if not np.isfinite(found).all():
+            self.check_faults()
+            raise TrainingFault(f"at env_steps={self.env_steps} the policy's actions are not finite.")
+        return found
+
+    def _updates_due(self) -> int:
+        """Updates of this step: as many as `updates_per_step` owes by now, none before the warm-up is over."""
+        since = self.env_steps - self.config.agent.warmup_steps
+        if since < 0:
+            return 0
+        ratio = self.config.agent.updates_per_step
+        return math.floor((since + 1) * ratio) - math.floor(since * ratio)
+
+    def _learn(self) -> dict[str, torch.Tensor] | None:
+        """The updates of this step; metrics of the last one, still on the device."""
+        metrics = None
+        for _ in range(self._updates_due()):
+            batch, noise = self._draw()
+            metrics = self.agent.update(batch, noise)
+            self._updates_done += 1
+        if metrics is not None and self._logs_next() and isinstance(self.agent.critic_method, LossWeighting):
+            metrics |= self.agent.conflicts(batch, noise)
+        return metrics
+
+    def _logs_next(self) -> bool:
+        return (self.env_steps + 1) % self.config.log_every == 0
+
+    def _draw(self) -> tuple[Batch, Noise]:
+        """Everything random about one update, from each seed's own stream."""
+        size = (len(self.tasks), self.config.agent.batch_size)
+        batch = self.replay.sample(self.streams.integers(self.replay.size, *size))
+        noise = Noise(
+            self.streams.normal(*size, self._action_dim),
+            self.streams.normal(*size, self._action_dim),
+            self.agent.critic_method.draw(self.streams.generators),
+            self.agent.actor_method.draw(self.streams.generators),
+        )
+        return batch, noise
+
+    def _remember(
+        self,
+        actions: NDArray[np.float32],
+        rewards: NDArray[Any],
+        next_observations: NDArray[np.float32],
+        terminated: NDArray[np.bool_],
+    ) -> None:
+        arrays = (self.observations, actions, rewards, next_observations, terminated)
+        self.replay.add(Batch(*(self._tensor(array) for array in arrays)))
+
+    def check_faults(self) -> None:
+        """Stop when a task's loss or gradient was not finite.
+
+        Raises:
+            TrainingFault: naming the first such update with its step, task and seed.
+        """
+        first = self.agent.first_fault.cpu()
+        if not (first >= 0).any():
+            return
+        update = int(first[first >= 0].min())
+        places = [
+            f"task {self.tasks[k]} of seed {self.config.seeds[s]}" for s, k in (first == update).nonzero().tolist()
+        ]
+        raise TrainingFault(
+            f"at env_steps={self.env_steps} (update {update}) the loss or gradient of {', '.join(places)} is not "
+            f"finite, so the run stopped; the last checkpoint in {self.folder.path} is untouched."
+        )
+
+    # ---- what is shown ----
+
+    def _track_episodes(self, infos: dict[str, Any]) -> None:
+        ended = infos["_episode"].reshape(self.shape)
+        if ended.any():
+            success, returns = (
+                np.where(ended, infos["episode"][key].reshape(self.shape), np.nan) for key in ("s", "r")
+            )
+            self.tracker.episodes(success, returns, self.env_steps)
+
+    def _track_update(self, metrics: dict[str, torch.Tensor]) -> None:
+        now = time.monotonic()
+        speed = self._updates_done / max(now - self._speed_since, 1e-9)
+        self._updates_done, self._speed_since = 0, now
+        self.tracker.update(metrics, self.env_steps, speed)
+
+    # ---- evaluation ----
+
+    def evaluation_due(self) -> bool:
+        """Every `eval.every` steps, before the first and after the last one, unless it has been done."""
+        scheduled = self.env_steps % self.config.eval.every == 0 or self.env_steps >= self.config.steps
+        return scheduled and all(row.env_steps != self.env_steps for row in self.folder.evaluations())
+
+    def evaluate(self) -> None:
+        """Measure success on the evaluation's own simulators; training does not notice.
+
+        Raises:
+            StopRequested: a stop was asked for meanwhile; nothing is recorded.
+        """
+        last = self.env_steps >= self.config.steps
+        seeds, episodes = self.config.seeds, self.config.eval.episodes
+        goals = all_goals(seeds, self.tasks) if last else evaluation_goals(seeds, self.tasks, episodes, self.env_steps)
+        started = time.monotonic()
+        self.tracker.show(evaluating=f"{goals.shape[-1]} episodes/task")
+        found = evaluate(self.eval_envs, self._greedy, goals)
+        success, returns = found.success.mean(-1), found.returns.mean(-1)
+        self.folder.append_evaluation(
+            [
+                Evaluation(self.env_steps, seed, task, goals.shape[-1], float(success[s, k]), float(returns[s, k]))
+                for s, seed in enumerate(seeds)
+                for k, task in enumerate(self.tasks)
+            ]
+        )
+        self.tracker.evaluation(success, returns, self.env_steps)
+        self.tracker.show(evaluating="")
+        self.tracker.say(
+            f"env_steps {self.env_steps}: success {success.mean():.3f} over {goals.shape[-1]} episodes of each of "
+            f"{len(self.tasks)} tasks ({time.monotonic() - started:.0f} s)"
+        )
+        self._speed_since = time.monotonic()
+        self._updates_done = 0
+
+    def _greedy(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.stop_signal is not None:
+            raise StopRequested
+        return self.agent.act(self._tensor(observations)).flatten(0, 1).cpu().numpy()
+
+    # ---- checkpoints ----
+
+    def checkpoint(self) -> None:
+        """Save everything; inside an episode (only at a run's very end) it can be evaluated but not continued."""
+        self.check_faults()
+        self.tracker.flush()
+        environments = self.envs.get_state() if self.envs.at_boundary else None
+        groups = {
+            "agent": self.agent.state(),
+            "replay": self.replay.state(),
+            "streams": {"generators": self.streams.state()},
+        }
+        self.folder.save_checkpoint(self.env_steps, groups, {"environments": environments})
+
+    def _begin(self) -> NDArray[np.float32]:
+        """Start from nothing, also where a predecessor died before its first checkpoint."""
+        self.folder.rewind(-1)
+        return self.envs.reset()[0]
+
+    def _load(self) -> NDArray[np.float32]:
+        """Go back to the last checkpoint; returns the observations training continues from."""
+        saved = self.folder.load_checkpoint()
+        environments = saved.state["environments"]
+        if environments is None:
+            raise ConfigError(
+                f"the run in {self.folder.path} ended at env_steps={saved.env_steps}, inside an episode, so it cannot "
+                f"be continued: choose steps as a multiple of env.horizon={self.config.env.horizon} in a new run."
+            )
+        self.env_steps = saved.env_steps
+        self.agent.load_state(saved.groups["agent"])
+        self.replay.load_state(saved.groups["replay"])
+        self.streams.load_state(saved.groups["streams"]["generators"])
+        self.folder.rewind(saved.env_steps)
+        return self.envs.set_state(environments)
+
+    # ---- stopping ----
+
+    def request_stop(self, signal: int) -> None:
+        """Ask the run to end: at the next common episode boundary, if `grace_seconds` allow, else at once."""
+        self.stop_signal = signal
+        self._stop_deadline = time.monotonic() + self.config.grace_seconds
+
+    @property
+    def out_of_grace(self) -> bool:
+        """Whether a stop was requested and the next boundary is farther than the grace that is left."""
+        if self.stop_signal is None:
+            return False
+        horizon = self.config.env.horizon
+        steps_left = horizon - self.env_steps % horizon
+        return time.monotonic() + steps_left * self._step_seconds > self._stop_deadline

@@ -1,0 +1,116 @@
+"""The YAML files say what the dataclasses say, and mistakes end in one sentence."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from mtrl_fairgrad.config import FAIRGRAD_IN_RL, Config, ConfigError, changed_keys, from_hydra, to_dict
+from mtrl_fairgrad.launch import config_dir
+from mtrl_fairgrad.weighting import names, options
+
+CONFIGS = Path(config_dir())
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return from_hydra(compose("config", overrides=list(overrides)))
+
+
+def test_the_yaml_files_compose_to_the_python_defaults():
+    assert changed_keys(to_dict(Config()), to_dict(composed())) == []
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_every_option_of_every_group_composes(path):
+    needs_task = ["env.task=reach-v3"] if path.stem == "mt1" else []
+    config = composed(f"{path.parent.name}={path.stem}", *needs_task)
+    assert (config.preset if path.parent.name == "preset" else getattr(config, path.parent.name)) is not None
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_key_is_explained(path):
+    if path.parent.name == "preset":
+        pytest.skip("presets only set what groups explain")
+    lines = path.read_text().splitlines()
+    own = lines[: next((i for i, line in enumerate(lines) if line.startswith("hydra:")), len(lines))]
+    bare = [line for line in own if ":" in line and "#" not in line and not line.endswith(":")]
+    assert [line for line in bare if not line.strip().startswith(("-", "name:"))] == []
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_method_has_a_yaml_with_all_its_options(name):
+    written = yaml.safe_load((CONFIGS / "method" / f"{name}.yaml").read_text())
+    assert written.pop("name") == name
+    assert list(written) == list(options(name))
+
+
+def test_fairgrads_yaml_holds_its_defaults_but_for_the_solver_of_the_papers_rl_experiments():
+    written = yaml.safe_load((CONFIGS / "method" / "fairgrad.yaml").read_text())
+    assert (
+        written
+        == {"name": "fairgrad", **options("fairgrad"), "solver": "sgd"}
+        == {"name": "fairgrad", **FAIRGRAD_IN_RL}
+    )
+
+
+def test_alpha_at_the_top_belongs_to_fairgrad():
+    assert composed("alpha=1").method["alpha"] == 1
+    assert composed("method.alpha=3").method["alpha"] == 3
+    assert composed("alpha=3", "method.alpha=3").method["alpha"] == 3
+
+
+def test_a_preset_changes_defaults_and_the_command_line_wins():
+    quick = composed("preset=quick")
+    assert quick.preset == "quick" and quick.steps == 5000 and quick.agent.width == 256
+    assert composed("preset=quick", "steps=7", "agent.width=8").agent.width == 8
+    assert composed("preset=quick", "steps=7").steps == 7
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["method=ls", "alpha=2"], "alpha=2 was given but method=ls has no alpha"),
+        (["alpha=2.5", "method.alpha=3"], "disagree"),
+        (["alpha=-1"], "alpha=-1"),
+        (["alpha=nan"], "alpha=nan"),
+        (["alpha=two"], "alpha: "),
+        (["method.solver=simplex"], "simplex"),
+        (["+method.beta=1"], "beta"),
+        (
+            ["agent.batch_size=200", "agent.buffer_size=100"],
+            "agent.batch_size=200 exceeds agent.buffer_size=100",
+        ),
+        (["agent.width=0"], "agent.width=0"),
+        (["agent.learning_rate=0"], "agent.learning_rate=0"),
+        (["agent.learning_rate=inf"], "agent.learning_rate=inf"),
+        (["agent.discount=1.5"], "agent.discount=1.5"),
+        (["agent.polyak=nan"], "agent.polyak=nan"),
+        (["agent.initial_temperature=-1"], "agent.initial_temperature=-1"),
+        (["agent.target_entropy=inf"], "agent.target_entropy=inf"),
+        (["agent.max_gradient_norm=0"], "or null for no clipping"),
+        (["env.horizon=501"], "env.horizon=501"),
+        (["env.reward_version=v3"], "env.reward_version=v3 is unknown; allowed: v2, v1"),
+        (["eval.episodes=51"], "eval.episodes=51"),
+        (["eval.every=0"], "eval.every=0"),
+        (["env.workers=-1"], "env.workers=-1"),
+        (["steps=0"], "steps=0"),
+        (["seeds=[]"], "seeds=[] trains nothing"),
+        (["seeds=[1,2,1]"], "names 1 twice"),
+        (["seeds=[-1]"], "seeds=-1"),
+        (["grace_seconds=-2"], "grace_seconds=-2"),
+        (["steps=many"], "steps: "),
+        (["+agent.depht=2"], "agent.depht"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(overrides, said):
+    with pytest.raises(ConfigError) as caught:
+        composed(*overrides)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_changed_keys_names_leaves():
+    before, after = to_dict(Config()), to_dict(Config(steps=5))
+    after["agent"]["width"] = 8
+    assert changed_keys(before, after) == [("agent.width", 400, 8), ("steps", 2_000_000, 5)]

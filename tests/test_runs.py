@@ -1,0 +1,288 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtrl_fairgrad import runs
+from mtrl_fairgrad.durable import remove
+from mtrl_fairgrad.runs import RunFolder, RunFolderError, manifest
+from tests.run_folders import CONFIG, Fault, fork, one_sentence, rows
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder.create(tmp_path / "run", CONFIG, {"overrides": ["alpha=2"]})
+
+
+# ---- making and finding a folder ----
+
+
+def test_what_is_created_is_what_is_opened(folder):
+    again = RunFolder.open(folder.path)
+    assert again.config == folder.config == json.loads(json.dumps(CONFIG))
+    assert again.config["agent"] == CONFIG["agent"]
+    assert again.manifest == {"overrides": ["alpha=2"]}
+    assert again.evaluations() == [] and not again.has_checkpoint()
+
+
+def test_a_folder_with_other_files_is_used_and_they_stay(tmp_path):
+    (tmp_path / "train.log").write_text("mine")
+    RunFolder.create(tmp_path, CONFIG, {})
+    assert (tmp_path / "train.log").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "manifest.json", "evaluations.csv", "checkpoints"])
+def test_a_folder_that_holds_any_part_of_a_run_is_refused_untouched(tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(RunFolderError, match=f"already holds a run .{name}") as error:
+        RunFolder.create(tmp_path, CONFIG, {})
+    assert one_sentence(error)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_an_impossible_folder_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("x" * 300)):
+        with pytest.raises(RunFolderError, match="cannot be created") as error:
+            RunFolder.create(path, CONFIG, {})
+        assert one_sentence(error)
+
+
+def test_a_disk_that_fills_while_creating_leaves_nothing_in_the_way(tmp_path, monkeypatch):
+    for allowed in range(6):  # three files, each synced with its folder
+        monkeypatch.setattr(os, "fsync", Fault(os.fsync, allowed))
+        with pytest.raises(RunFolderError, match=os.strerror(errno.ENOSPC)) as error:
+            RunFolder.create(tmp_path / "run", CONFIG, {})
+        monkeypatch.undo()
+        assert one_sentence(error)
+        assert list((tmp_path / "run").iterdir()) == []
+    monkeypatch.setattr(os, "fsync", Fault(os.fsync, 6))
+    RunFolder.create(tmp_path / "run", CONFIG, {})
+
+
+def test_opening_what_is_no_run(tmp_path):
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(RunFolderError, match="holds no run") as error:
+            RunFolder.open(path)
+        assert one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", b"env: [1, 2"),
+        ("config.yaml", b"- a list"),
+        ("config.yaml", b""),
+        ("config.yaml", b"\xff\xfe\xfa"),
+        ("manifest.json", b'{"versions": '),
+        ("manifest.json", b"[]"),
+    ],
+)
+def test_damaged_files_are_named_in_one_sentence(folder, name, content):
+    (folder.path / name).write_bytes(content)
+    with pytest.raises(RunFolderError, match=name) as error:
+        RunFolder.open(folder.path)
+    assert one_sentence(error)
+
+
+def test_opening_a_strangers_folder_runs_no_code(folder, tmp_path):
+    (folder.path / "config.yaml").write_text(f"a: !!python/object/apply:os.mkdir ['{tmp_path / 'ran'}']")
+    with pytest.raises(RunFolderError, match=r"config\.yaml is damaged"):
+        RunFolder.open(folder.path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_manifest_is_named(folder):
+    (folder.path / "manifest.json").unlink()
+    with pytest.raises(RunFolderError, match=r"manifest\.json cannot be read"):
+        RunFolder.open(folder.path)
+
+
+# ---- evaluations ----
+
+
+def test_evaluations_come_back_exactly_and_in_order(folder):
+    first, second = rows(0, "reach-v3", 'odd, "name"'), rows(500)
+    folder.append_evaluation(first)
+    folder.append_evaluation(second)
+    assert RunFolder.open(folder.path).evaluations() == first + second
+    header = (folder.path / "evaluations.csv").read_text().splitlines()[0]
+    assert header == "env_steps,seed,task,episodes,success,return"
+
+
+def test_every_torn_end_of_the_file_loses_only_the_torn_line(folder):
+    file = folder.path / "evaluations.csv"
+    folder.append_evaluation(rows(0))
+    before = len(file.read_bytes())
+    folder.append_evaluation(rows(500, "reach-v3"))
+    whole = file.read_bytes()
+    for length in range(before, len(whole)):
+        file.write_bytes(whole[:length])
+        assert folder.evaluations() == rows(0)
+        assert len(file.read_bytes()) == length  # reading changes nothing
+        folder.append_evaluation(rows(500, "reach-v3"))
+        assert file.read_bytes() == whole
+    file.write_bytes(whole[:before] + b"7" * 300)  # longer than what is appended over it
+    folder.append_evaluation(rows(500, "reach-v3"))
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "500,0,reach-v3,10",
+        "a,0,reach-v3,10,0.1,1",
+        "5,0,reach-v3,10,1.5,1",
+        "5,0,reach-v3,10,-0.1,1",
+        "5,0,reach-v3,10,nan,1",
+        "",
+    ],
+)
+def test_a_damaged_row_is_named(folder, line):
+    with (folder.path / "evaluations.csv").open("a") as file:
+        file.write(f"{line}\n0,0,reach-v3,10,0.1,1\n")
+    with pytest.raises(RunFolderError, match=r"line 2 of .*evaluations\.csv is damaged") as error:
+        folder.evaluations()
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"env_steps,seed\n", b"env_steps,seed,task,episodes,success,return"])
+def test_a_file_without_its_header_is_refused(folder, content):
+    (folder.path / "evaluations.csv").write_bytes(content)
+    with pytest.raises(RunFolderError, match="does not begin with") as error:
+        folder.evaluations()
+    assert one_sentence(error)
+
+
+def test_rows_appended_on_a_full_disk_are_all_or_none(folder, monkeypatch):
+    folder.append_evaluation(rows(0))
+    before = (folder.path / "evaluations.csv").read_bytes()
+    monkeypatch.setattr(os, "fsync", Fault(os.fsync, 0))
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        folder.append_evaluation(rows(500))
+    assert (folder.path / "evaluations.csv").read_bytes() == before
+
+
+def test_rewind_drops_what_comes_later_and_a_torn_line(folder):
+    for env_steps in (0, 500, 1000):
+        folder.append_evaluation(rows(env_steps))
+    with (folder.path / "evaluations.csv").open("a") as file:
+        file.write("1500,0,rea")
+    assert folder.rewind(500) == 2
+    assert folder.evaluations() == rows(0) + rows(500)
+    assert folder.rewind(500) == 0
+    folder.append_evaluation(rows(1000))
+    assert [row.env_steps for row in folder.evaluations()] == [0, 0, 500, 500, 1000, 1000]
+
+
+def test_a_rewind_that_fails_changes_nothing(folder, monkeypatch):
+    folder.append_evaluation(rows(0) + rows(500))
+    monkeypatch.setattr(Path, "replace", Fault(Path.replace, 0))
+    with pytest.raises(OSError):
+        folder.rewind(0)
+    assert folder.evaluations() == rows(0) + rows(500)
+
+
+# ---- lock ----
+
+
+def try_to_lock(path, answer):
+    try:
+        with RunFolder.open(path).lock():
+            answer.put("locked")
+    except RunFolderError as error:
+        answer.put(str(error))
+
+
+def attempt_elsewhere(path):
+    answer = fork.Queue()
+    process = fork.Process(target=try_to_lock, args=(path, answer))
+    process.start()
+    found = answer.get(timeout=30)
+    process.join()
+    return found
+
+
+def test_two_processes_cannot_train_in_one_folder(folder):
+    with folder.lock():
+        refusal = attempt_elsewhere(folder.path)
+        assert "another process is training" in refusal and "\n" not in refusal
+    assert attempt_elsewhere(folder.path) == "locked"
+
+
+def own_a_worker(path, ready):
+    with RunFolder.open(path).lock():
+        worker = fork.Process(target=time.sleep, args=(20,))
+        worker.start()
+        ready.put(worker.pid)
+        time.sleep(20)
+
+
+def test_a_killed_owner_frees_the_lock_even_if_its_workers_live_on(folder):
+    ready = fork.Queue()
+    owner = fork.Process(target=own_a_worker, args=(folder.path, ready))
+    owner.start()
+    worker = ready.get(timeout=30)
+    assert "another process" in attempt_elsewhere(folder.path)
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.join()
+    os.kill(worker, 0)  # alive
+    assert attempt_elsewhere(folder.path) == "locked"
+    os.kill(worker, signal.SIGKILL)
+
+
+def test_the_lock_of_a_folder_that_vanished(folder):
+    for path in sorted(folder.path.rglob("*"), reverse=True):
+        remove(path)
+    folder.path.rmdir()
+    with pytest.raises(RunFolderError, match="is not writable") as error, folder.lock():
+        pass
+    assert one_sentence(error)
+
+
+# ---- manifest ----
+
+
+def test_the_manifest_tells_what_the_numbers_depend_on():
+    found = manifest(["alpha=2"], "cpu", {"name": "mt10"})
+    assert json.loads(json.dumps(found)) == found
+    assert found["overrides"] == ["alpha=2"] and found["device"] == "cpu" and found["protocol"] == {"name": "mt10"}
+    assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert {"python", "numpy", "metaworld", "mujoco", "gymnasium"} <= found["versions"].keys()
+    assert found["started"].endswith("+00:00") and found["cpus"] == os.cpu_count()
+
+
+def test_the_manifest_names_no_home_host_or_user(monkeypatch):
+    monkeypatch.setenv("HOME", "/srv/people/ada")
+    given = ["run_dir=/srv/people/ada/runs/a", "x=[/home/bob/data,/Users/eve]", "y=/srv/people/adaptive"]
+    found = manifest(given, "cpu")
+    assert found["overrides"] == ["run_dir=~/runs/a", "x=[~/data,~]", "y=/srv/people/adaptive"]
+    assert os.uname().nodename not in json.dumps({**found, "platform": found["platform"].split("-")})
+
+
+def test_the_manifest_does_without_git(monkeypatch):
+    def absent(*_, **__):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", absent)
+    assert manifest([], "cpu")["git"] is None
+
+
+def test_commit_and_dirty_flag_come_from_the_checkout(monkeypatch, tmp_path):
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "runs.py").write_text("")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "package" / "runs.py"))
+    assert manifest([], "cpu")["git"] == {"commit": commit, "dirty": False}
+    (tmp_path / "package" / "runs.py").write_text("changed")
+    assert manifest([], "cpu")["git"] == {"commit": commit, "dirty": True}
