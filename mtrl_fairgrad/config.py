@@ -262,9 +262,9 @@ def changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = ""
     """Dotted keys whose values differ between two plain configurations, with both values, in order."""
     found: list[tuple[str, Any, Any]] = []
     for key in sorted(before.keys() | after.keys()):
-        old, new = before.get(key), after.get(key)
+        name, old, new = f"{prefix}{key}", before.get(key), after.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += changed_keys(cast(dict[str, Any], old), cast(dict[str, Any], new), f"{prefix}{key}.")
+            found += changed_keys(cast(dict[str, Any], old), cast(dict[str, Any], new), f"{name}.")
         elif old != new:
-            found.append((f"{prefix}{key}", old, new))
+            found.append((name, cast(Any, old), cast(Any, new)))
     return found

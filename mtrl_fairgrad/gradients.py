@@ -16,7 +16,7 @@ task embeddings) serve one task and receive that task's plain gradient, whatever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -60,6 +60,14 @@ class Combined(NamedTuple):
     """What the method reports (`weights`, FairGrad's `residual`, ...) and, where a Jacobian was built, `gramian`."""
 
 
+def _first(tensor: Tensor) -> Tensor:
+    return tensor[0]
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor.unsqueeze(0)
+
+
 def over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
     """Lift a function of one seed over the seed axis: every argument and result gains a leading `[S]`.
 
@@ -70,8 +78,8 @@ def over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
     def lifted(*args: Any) -> Any:
         if args[-1].shape[0] > 1:
             return vmap(function)(*args)
-        first: tuple[Any, ...] = tree_map(lambda tensor: tensor[0], args)
-        return tree_map(lambda tensor: tensor.unsqueeze(0), function(*first))
+        first: tuple[Any, ...] = tree_map(_first, args)
+        return tree_map(_alone, function(*first))
 
     return lifted
 
@@ -177,7 +185,7 @@ def _aggregate(
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def _full_precision() -> Generator[None]:
     """Keep TF32 and bfloat16 shortcuts out of matrix products: the solvers need every bit of float32."""
     precision = torch.get_float32_matmul_precision()
     if precision == "highest":
@@ -227,7 +235,7 @@ def _self_products(rows: Tensor) -> Tensor:
     rest = rows[..., whole:]
     product = rest @ rest.mT
     if whole:
-        pieces = rows[..., :whole].unflatten(-1, (-1, GRAMIAN_CHUNK)).transpose(-2, -3)
+        pieces = rows[..., :whole].reshape(*rows.shape[:-1], -1, GRAMIAN_CHUNK).transpose(-2, -3)
         product = product + (pieces @ pieces.mT).sum(-3)
     return product
 
@@ -285,10 +293,10 @@ def backward(
     vector = _loss_vector(losses)
     shared, own = _trainable(shared, "shared"), _trainable(own, "own", may_be_empty=True)
     if own:
-        _accumulate(own, torch.autograd.grad(vector.sum(), own, retain_graph=True, allow_unused=True))
+        _accumulate(own, torch.autograd.grad(vector.sum(), own, retain_graph=True, materialize_grads=True))
     if isinstance(method, LossWeighting):
         found = method(vector.detach(), noise=noise)
-        _accumulate(shared, torch.autograd.grad((found.weights * vector).sum(), shared, allow_unused=True))
+        _accumulate(shared, torch.autograd.grad((found.weights * vector).sum(), shared, materialize_grads=True))
         return {**found.diagnostics, "weights": found.weights}
     jacobian = _shared_graph_jacobian(vector, shared)
     direction, diagnostics = _aggregate(method, jacobian, vector.detach(), noise, batch_dims=0)
@@ -317,18 +325,16 @@ def _trainable(parameters: Iterable[Tensor], group: str, may_be_empty: bool = Fa
 
 def _shared_graph_jacobian(losses: Tensor, parameters: Sequence[Tensor]) -> Tensors:
     """Rows of K backward passes through one graph: position of the parameter -> `[K, *shape]`."""
-    rows: list[list[Tensor]] = []
-    for task, loss in enumerate(losses):
-        last = task == len(losses) - 1
-        found = torch.autograd.grad(loss, parameters, retain_graph=not last, allow_unused=True)
-        rows.append([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)])
+    last = len(losses) - 1
+    rows = [
+        torch.autograd.grad(loss, parameters, retain_graph=task != last, materialize_grads=True)
+        for task, loss in enumerate(losses)
+    ]
     return {str(i): torch.stack(column) for i, column in enumerate(zip(*rows, strict=True))}
 
 
-def _accumulate(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+def _accumulate(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is None:
-            continue
         if parameter.grad is None:
             # In the parameter's own memory layout, which fused optimisers rely on.
             parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(gradient)

@@ -6,7 +6,7 @@ import difflib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,8 @@ def check_own_packages() -> None:
         origin = Path(spec.origin).resolve() if spec and spec.origin else None
         if origin is None or origin.parent.parent != PACKAGE.parent:
             raise ConfigError(
-                f"the package '{name}' found at {origin or 'nowhere'} is not mtrl-fairgrad's (expected beside {PACKAGE}): "
-                "run from another folder, or in a virtual environment of its own without the package that shadows it."
+                f"the package '{name}' found at {origin or 'nowhere'} is not mtrl-fairgrad's: run from another folder, "
+                "or in a virtual environment of its own without the package that shadows it."
             )
 
 
@@ -109,7 +109,7 @@ def _explain(error: Exception, arguments: list[str]) -> str:
     return f"{lines[0].rstrip('.')}; python -m mtrl_fairgrad.train --help lists what is allowed."
 
 
-def _closest(value: str, known: list[str]) -> str:
+def _closest(value: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(value, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 

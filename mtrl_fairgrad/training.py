@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from gymnasium.spaces import flatdim
 from numpy.typing import NDArray
 
 from agents import SAC, Batch, NetworkSpec, Replay, SACSpec, Streams
@@ -135,8 +136,8 @@ class Trainer:
 
     def _build_learner(self) -> None:
         agent = self.config.agent
-        observation_dim = self.envs.single_observation_space.shape[0]
-        action_dim = self.envs.single_action_space.shape[0]
+        observation_dim = flatdim(self.envs.single_observation_space)
+        action_dim = flatdim(self.envs.single_action_space)
         self.replay = Replay(agent.buffer_size, *self.shape, observation_dim, action_dim, self.device)
         self.agent = make_agent(self.config, len(self.tasks), observation_dim, action_dim, self.device)
         self.streams = Streams(self.config.seeds, self.device)
@@ -204,17 +205,15 @@ class Trainer:
 
     def _learn(self) -> dict[str, torch.Tensor] | None:
         """The updates of this step; metrics of the last one, still on the device."""
-        metrics = None
+        metrics = drawn = None
         for _ in range(self._updates_due()):
-            batch, noise = self._draw()
-            metrics = self.agent.update(batch, noise)
+            drawn = self._draw()
+            metrics = self.agent.update(*drawn)
             self._updates_done += 1
-        if metrics is not None and self._logs_next() and isinstance(self.agent.critic_method, LossWeighting):
-            metrics |= self.agent.conflicts(batch, noise)
+        logs = (self.env_steps + 1) % self.config.log_every == 0
+        if logs and drawn is not None and isinstance(self.agent.critic_method, LossWeighting):
+            return {**(metrics or {}), **self.agent.conflicts(*drawn)}
         return metrics
-
-    def _logs_next(self) -> bool:
-        return (self.env_steps + 1) % self.config.log_every == 0
 
     def _draw(self) -> tuple[Batch, Noise]:
         """Everything random about one update, from each seed's own stream."""

@@ -165,8 +165,9 @@ def ours(solver: str, device: torch.device) -> SAC:
 def filled_replay(device: torch.device) -> tuple[Replay, Streams]:
     replay, streams = Replay(1000, 1, TASKS, OBSERVATION, ACTION, device), Streams([0], device)
     for _ in range(replay.capacity):
-        step = [streams.normal(TASKS, *shape) for shape in ((OBSERVATION,), (ACTION,), (), (OBSERVATION,))]
-        replay.add(Batch(*step, torch.zeros(1, TASKS, device=device)))
+        observations, next_observations = (streams.normal(TASKS, OBSERVATION) for _ in range(2))
+        actions, rewards = streams.uniform(TASKS, ACTION), streams.normal(TASKS)
+        replay.add(Batch(observations, actions, rewards, next_observations, torch.zeros_like(rewards)))
     return replay, streams
 
 

@@ -12,10 +12,8 @@ def step(number, seeds=SEEDS):
     """A step whose every entry tells its number, seed and task."""
     label = torch.arange(seeds * TASKS).view(seeds, TASKS) + 100.0 * number
     wide = label.unsqueeze(-1)
-    return Batch(
-        wide.expand(-1, -1, OBSERVATION), wide.expand(-1, -1, ACTION) + 0.25, label + 0.5, wide.expand(-1, -1, OBSERVATION) + 1,
-        label % 2,
-    )  # fmt: skip
+    observation = wide.expand(-1, -1, OBSERVATION)
+    return Batch(observation, wide.expand(-1, -1, ACTION) + 0.25, label + 0.5, observation + 1, label % 2)
 
 
 def filled(steps, capacity=5):

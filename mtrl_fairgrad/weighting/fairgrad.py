@@ -1,0 +1,181 @@
+"""FairGrad, α-fair combination of task gradients.
+
+Ban and Ji, "Fair Resource Allocation in Multi-Task Learning", 2024, arXiv 2402.15638.
+
+Among the directions d of a given length, FairGrad takes the one of greatest α-fair utility of the tasks'
+rates of progress `g_iᵀd` (the paper's Eq. 2),
+
+    max_d Σ_i (g_iᵀd)^(1−α) / (1−α)      (log for α = 1)
+
+whose solution is `d = Σ_i w_i g_i` with the weights of Eq. 4,
+
+    GᵀG w = w^(−1/α),   that is   g_iᵀd = w_i^(−1/α) > 0:
+
+every task improves, and the slower ones weigh more, the more so the larger α:
+
+| α | fairness | direction |
+|---|---|---|
+| 0 | none, utilitarian | linear scalarisation, w = 1 |
+| 1 | proportional | Nash-MTL's bargaining solution; rescaling a task changes nothing |
+| 2 | minimum potential delay, `min Σ 1/(g_iᵀd)` | the paper's choice for reinforcement learning |
+| ∞ | max-min | parallel to MGDA's |
+
+Two laws show what to expect of a step's size. `‖d‖² = Σ w_i^(1−1/α)`, which at α = 1 is K whatever the
+gradients. Scaling all gradients by c scales w by `c^(−2α/(1+α))` and d by `c^((1−α)/(1+α))`.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+from mtrl_fairgrad.weighting import solvers
+from mtrl_fairgrad.weighting.base import GramianWeighting, Weights, register
+
+SOLVERS = ("newton", "sgd", "least_squares")
+
+
+@register
+class FairGrad(GramianWeighting):
+    """α-fair weights from the Gramian. Stateless; costs one Jacobian and the solution of a K×K equation.
+
+    Args:
+        alpha: the fairness, at least 0 and finite.
+        solver: `"newton"` is exact; `"sgd"` and `"least_squares"` are those of the paper's
+            reinforcement-learning and supervised code, for comparison. See
+            `mtrl_fairgrad.weighting.solvers`.
+        min_relative_norm: tasks whose gradient norm is at most this part of the largest one are left out,
+            with weight 0; in [0, 1). Tasks without any gradient always are, the equation having no finite
+            weight for them. For α > 1 a vanishing gradient would otherwise dominate: its share of d grows
+            as `‖g_i‖^((1−α)/(1+α))`.
+        sgd_steps: steps of the sgd solver, at least 1.
+        sgd_learning_rate: its step size, positive.
+        sgd_momentum: its momentum, in [0, 1).
+        sgd_max_norm: the norm its gradients are clipped to, positive.
+
+    Raises:
+        ValueError: a value that is not allowed.
+    """
+
+    name = "fairgrad"
+
+    def __init__(
+        self,
+        alpha: float = 2.0,
+        solver: str = "newton",
+        min_relative_norm: float = 1e-6,
+        sgd_steps: int = 20,
+        sgd_learning_rate: float = 0.1,
+        sgd_momentum: float = 0.5,
+        sgd_max_norm: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.alpha = _number("alpha", alpha, "a finite number of at least 0, such as alpha=2", at_least=0)
+        if solver not in SOLVERS:
+            raise ValueError(f"solver={solver!r} is not allowed: give one of {', '.join(SOLVERS)}.")
+        self.solver = solver
+        self.min_relative_norm = _number(
+            "min_relative_norm",
+            min_relative_norm,
+            "a number in [0, 1), such as 1e-6, or 0 to leave out only tasks without gradient",
+            at_least=0,
+            below=1,
+        )
+        if isinstance(sgd_steps, bool) or not isinstance(sgd_steps, Integral) or sgd_steps < 1:
+            raise ValueError(f"sgd_steps={sgd_steps!r} is not allowed: give a whole number such as 20.")
+        self.sgd_steps = int(sgd_steps)
+        positive = "a finite positive number, such as "
+        self.sgd_learning_rate = _number("sgd_learning_rate", sgd_learning_rate, positive + "0.1", above=0)
+        self.sgd_momentum = _number(
+            "sgd_momentum", sgd_momentum, "a number in [0, 1), such as 0.5", at_least=0, below=1
+        )
+        self.sgd_max_norm = _number("sgd_max_norm", sgd_max_norm, positive + "1", above=0)
+
+    @torch.no_grad()
+    def forward(self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None) -> Weights:
+        """Weights for Gramians.
+
+        Args:
+            gramian: `[..., K, K]`, symmetric positive semi-definite.
+            losses: ignored.
+            noise: ignored.
+
+        Returns:
+            Weights `[..., K]` in the Gramian's dtype (float32 for half precision), positive for active
+            tasks and 0 for others, with the diagnostics
+
+            * `residual` `[...]`, see `solvers.relative_residual`;
+            * `min_progress` `[...]`, the smallest `g_iᵀd` of an active task;
+            * `converged` `[...]` bool, whether the solver solved its equation;
+            * `active` `[..., K]` bool, False for tasks left out.
+
+            If no task has a gradient, all weights are 0. Where a Gramian has a non-finite entry, weights and
+            numbers are NaN and bools False, for this element of the leading axes only.
+
+        Raises:
+            ValueError: a Gramian that is not `[..., K, K]`.
+        """
+        everything = solvers.prepare(gramian, None)
+        squares = everything.gramian.diagonal(dim1=-2, dim2=-1)
+        active = squares > self.min_relative_norm**2 * squares.amax(-1, keepdim=True)
+        active = active & everything.valid[..., None]
+        weights, residual, converged = self._solve(gramian, active)
+        progress = (everything.gramian @ weights.double()[..., None])[..., 0]
+        smallest = torch.where(active, progress, torch.inf).amin(-1)
+        smallest = torch.where(active.any(-1), smallest, 0.0)
+        diagnostics = {
+            "residual": residual,
+            "min_progress": torch.where(everything.valid, smallest, torch.nan),
+            "converged": converged,
+            "active": active,
+        }
+        return Weights(weights, diagnostics)
+
+    def _solve(self, gramian: Tensor, active: Tensor) -> solvers.Solution:
+        if self.alpha == 0:
+            return _equal(gramian, active)
+        if self.solver == "sgd":
+            return solvers.sgd(
+                gramian,
+                self.alpha,
+                active,
+                steps=self.sgd_steps,
+                learning_rate=self.sgd_learning_rate,
+                momentum=self.sgd_momentum,
+                max_norm=self.sgd_max_norm,
+            )
+        if self.solver == "least_squares":
+            return solvers.least_squares(gramian, self.alpha, active)
+        return solvers.newton(gramian, self.alpha, active)
+
+    def extra_repr(self) -> str:
+        """What `print` shows between the parentheses."""
+        return f"alpha={self.alpha:g}, solver={self.solver}, min_relative_norm={self.min_relative_norm:g}"
+
+
+def _equal(gramian: Tensor, active: Tensor) -> solvers.Solution:
+    """The answer for α = 0, known without solving: weight 1 for active tasks."""
+    valid = solvers.prepare(gramian, active).valid
+    weights = torch.where(valid[..., None], active.double(), torch.nan)
+    residual = torch.where(valid, 0.0, torch.nan).double()
+    return solvers.Solution(weights.to(torch.promote_types(gramian.dtype, torch.float32)), residual, valid)
+
+
+def _number(
+    name: str,
+    value: object,
+    allowed: str,
+    *,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> float:
+    """`value` as a float if it is a finite number within the bounds, else a ValueError."""
+    if not isinstance(value, bool) and isinstance(value, Real):
+        number = float(value)
+        if math.isfinite(number) and at_least <= number and above < number < below:
+            return number
+    raise ValueError(f"{name}={value!r} is not allowed: give {allowed}.")
