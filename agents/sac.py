@@ -26,6 +26,8 @@ class SACSpec:
 
     network: NetworkSpec
     discount: float = 0.99
+    reward_scale: float = 1.0
+    """Multiplies every reward the critics see, and so all values; returns are reported unscaled."""
     polyak: float = 0.005
     learning_rate: float = 3e-4
     temperature_learning_rate: float = 3e-4
@@ -215,14 +217,14 @@ class SAC:
         rewards: Tensor,
         terminated: Tensor,
     ) -> Tensor:
-        """R + γ·(min Q'(s', a') − temperature · log π(a'|s')) with a' from the policy *at s'*; 0 beyond termination.
+        """Bellman targets, scale·r + γ·(min Q'(s', a') − temperature · log π(a'|s')), a' from the policy *at s'*.
 
-        A time limit is no termination: the value of the state it cut off still counts.
+        Nothing follows a termination. A time limit is no termination: the value of the state it cut off still counts.
         """
         actor, target_critics = parameters
         actions, log_density = networks.sample(actor, next_obs, noise, self.spec.network)
         value = networks.values(target_critics, next_obs, actions).amin(0) - temperature * log_density
-        return rewards + self.spec.discount * (1 - terminated) * value
+        return self.spec.reward_scale * rewards + self.spec.discount * (1 - terminated) * value
 
     # ---- learning ----
 

@@ -64,6 +64,8 @@ class AgentConfig:
     """Updates per vector step; below 1, some steps have none."""
     discount: float = 0.99
     """γ."""
+    reward_scale: float = 1.0
+    """Multiplies every reward the critics see; Meta-World's are 0 to 10 a step."""
     polyak: float = 0.005
     """Share of the critics that flows into their targets at each update."""
     learning_rate: float = 3e-4
@@ -187,6 +189,7 @@ def validate(config: Config) -> None:
         _within(f"agent.{name}", getattr(agent, name), 1)
     _within("agent.warmup_steps", agent.warmup_steps, 1)
     for name in (
+        "reward_scale",
         "updates_per_step",
         "learning_rate",
         "temperature_learning_rate",

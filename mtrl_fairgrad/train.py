@@ -52,6 +52,7 @@ def _with_stored_overrides(given: list[str]) -> list[str]:
 
 def start(config: Config, overrides: list[str]) -> int:
     """Train one configuration to its end; returns the exit code (0, 1 after a fault, 128 + signal after a stop)."""
+    from envs import WorkerError
     from mtrl_fairgrad.training import Trainer, TrainingFault, resolve_device, task_names
 
     device = resolve_device(config.device)
@@ -64,9 +65,12 @@ def start(config: Config, overrides: list[str]) -> int:
             with Trainer(config, folder) as trainer, stopping(trainer):
                 run(trainer)
                 code = 128 + trainer.stop_signal if trainer.stop_signal else 0
-        except TrainingFault as fault:
+        except (TrainingFault, WorkerError) as fault:
             print(f"error: {fault}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("stopped at once; the last checkpoint stands", file=sys.stderr)
+            return 130
     if code == 0:
         finish(folder)
     return code

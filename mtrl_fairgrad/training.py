@@ -72,6 +72,7 @@ def make_agent(config: Config, tasks: int, observation_dim: int, action_dim: int
     spec = SACSpec(
         network=NetworkSpec(observation_dim, action_dim, agent.width, agent.depth),
         discount=agent.discount,
+        reward_scale=agent.reward_scale,
         polyak=agent.polyak,
         learning_rate=agent.learning_rate,
         temperature_learning_rate=agent.temperature_learning_rate,
@@ -115,6 +116,7 @@ class Trainer:
         """The signal that asked for a stop, if any."""
         self._stop_deadline = math.inf
         self._step_seconds = 0.0
+        self._latest: tuple[tuple[Batch, Noise], dict[str, torch.Tensor]] | None = None
         self._updates_done, self._speed_since = 0, time.monotonic()
         self.envs = make_envs(config, self.tasks, evaluation=False)
         try:
@@ -164,7 +166,7 @@ class Trainer:
         started = time.monotonic()
         actions = self._choose_actions()
         self.envs.step_async(actions)
-        metrics = self._learn()
+        self._learn()
         next_observations, rewards, terminated, _, infos = self.envs.step_wait()
         self._remember(actions, rewards, infos["final_obs"], terminated)
         self.observations = next_observations
@@ -175,8 +177,8 @@ class Trainer:
             self._track_episodes(infos)
         if self.device.type == "cpu" or self.env_steps % self.config.log_every == 0:
             self.check_faults()
-        if metrics is not None and self.env_steps % self.config.log_every == 0:
-            self._track_update(metrics)
+        if self.env_steps % self.config.log_every == 0:
+            self._track_update()
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         """`[S·K, ...]` from the simulators as float32 `[S, K, ...]` on the learner's device."""
@@ -203,17 +205,12 @@ class Trainer:
         ratio = self.config.agent.updates_per_step
         return math.floor((since + 1) * ratio) - math.floor(since * ratio)
 
-    def _learn(self) -> dict[str, torch.Tensor] | None:
-        """The updates of this step; metrics of the last one, still on the device."""
-        metrics = drawn = None
+    def _learn(self) -> None:
+        """The updates of this step; what the last one drew and reported stays on the device until it is logged."""
         for _ in range(self._updates_due()):
             drawn = self._draw()
-            metrics = self.agent.update(*drawn)
+            self._latest = drawn, self.agent.update(*drawn)
             self._updates_done += 1
-        logs = (self.env_steps + 1) % self.config.log_every == 0
-        if logs and drawn is not None and isinstance(self.agent.critic_method, LossWeighting):
-            return {**(metrics or {}), **self.agent.conflicts(*drawn)}
-        return metrics
 
     def _draw(self) -> tuple[Batch, Noise]:
         """Everything random about one update, from each seed's own stream."""
@@ -265,7 +262,13 @@ class Trainer:
             )
             self.tracker.episodes(success, returns, self.env_steps)
 
-    def _track_update(self, metrics: dict[str, torch.Tensor]) -> None:
+    def _track_update(self) -> None:
+        if self._latest is None:
+            return
+        drawn, metrics = self._latest
+        if isinstance(self.agent.critic_method, LossWeighting):
+            metrics = {**metrics, **self.agent.conflicts(*drawn)}
+        self._latest = None
         now = time.monotonic()
         speed = self._updates_done / max(now - self._speed_since, 1e-9)
         self._updates_done, self._speed_since = 0, now

@@ -103,7 +103,7 @@ def targets_by_hand(agent, batch, noise, s, k):
     first, second = networks.mlp(critics, inputs, "first."), networks.mlp(critics, inputs, "second.")
     temperature = agent.temperature.own["log_temperature"][s, k].exp()
     value = torch.minimum(first, second).squeeze(-1) - temperature * log_density
-    return batch.rewards[s, k] + agent.spec.discount * (1 - batch.terminated[s, k]) * value
+    return agent.spec.reward_scale * batch.rewards[s, k] + agent.spec.discount * (1 - batch.terminated[s, k]) * value
 
 
 def test_targets_are_the_bellman_equation_with_actions_sampled_at_the_next_observation():
@@ -170,7 +170,9 @@ def plain_sac_step(agent, batch, noise):
 
 
 def test_an_ls_update_is_the_textbook_update():
-    agent = make_agent(method="ls", options={"reduction": "mean"}, learning_rate=1e-3, max_gradient_norm=0.2)
+    agent = make_agent(
+        method="ls", options={"reduction": "mean"}, learning_rate=1e-3, max_gradient_norm=0.2, reward_scale=0.3
+    )
     batch, noise = draw_update(Streams((0,)))
     leaf, log_temperature = plain_sac_step(agent, batch, noise)
     before = {name: value.clone() for name, value in agent.target_critics.items()}
