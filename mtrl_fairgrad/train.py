@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from omegaconf import DictConfig
@@ -23,6 +23,9 @@ from mtrl_fairgrad.runs import RunFolder, manifest
 
 if TYPE_CHECKING:
     from mtrl_fairgrad.training import Trainer
+
+PROTOCOL = {"simulators": "Meta-World v3", "goals": "50 at random", "success": "any step"}
+"""With `env` in the configuration, what a success rate means; rates of different protocols are never averaged."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -113,7 +116,7 @@ def open_folder(config: Config, overrides: list[str], device: str) -> RunFolder:
     if config.resume is None:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         path = Path(config.run_dir or f"runs/{config.env.name}-{config.method['name']}-{stamp}")
-        return RunFolder.create(path, to_dict(config), manifest(overrides, device, protocol(config)))
+        return RunFolder.create(path, to_dict(config), manifest(overrides, device, PROTOCOL))
     folder = RunFolder.open(Path(config.resume))
     changes = [
         f"{key} ({old} before, {new} now)"
@@ -126,18 +129,6 @@ def open_folder(config: Config, overrides: list[str], device: str) -> RunFolder:
             f"(only {', '.join(sorted(RESUMABLE - {'resume'}))} may differ)."
         )
     return folder
-
-
-def protocol(config: Config) -> dict[str, Any]:
-    """What a success rate of this run means; rates of different protocols are never averaged."""
-    return {
-        "simulators": "Meta-World v3",
-        "goals": "random, one of 50 per episode",
-        "success": "any step of the episode",
-        "policy": "deterministic",
-        "episodes_during_training": config.eval.episodes,
-        "episodes_at_the_end": 50,
-    }
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def test_alpha_at_the_top_belongs_to_fairgrad():
 
 def test_a_preset_changes_defaults_and_the_command_line_wins():
     quick = composed("preset=quick")
-    assert quick.preset == "quick" and quick.steps == 5000 and quick.agent.width == 256
+    assert quick.preset == "quick" and quick.steps == 5000 and quick.agent.width == 128
     assert composed("preset=quick", "steps=7", "agent.width=8").agent.width == 8
     assert composed("preset=quick", "steps=7").steps == 7
 
