@@ -1,4 +1,4 @@
-"""The learner: multi-task soft actor-critic, its networks, its replay buffer and its random streams."""
+"""mtrl-fairgrad: the learner: multi-task soft actor-critic, its networks, its replay buffer and its random streams."""
 
 from agents.networks import NetworkSpec
 from agents.replay import Batch, Replay

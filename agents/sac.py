@@ -6,7 +6,7 @@ update has fixed shapes, draws no numbers and never waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -170,8 +170,13 @@ class SAC:
         self.target_critics = {name: value.clone() for name, value in self.critics.shared.items()}
         initial = torch.full((len(seeds), tasks), spec.initial_temperature, device=self.device, dtype=dtype).log()
         self.temperature = _Learned({}, {"log_temperature": initial}, spec.temperature_learning_rate, spec.adam_epsilon)
-        self.critic_method = critic_method.init(tasks, (len(seeds),), self.critics.shared).to(self.device)
-        self.actor_method = actor_method.init(tasks, (len(seeds),), self.actor.shared).to(self.device)
+
+        def ready(method: Method, shared: Tensors) -> Method:
+            rows = {name: value.unsqueeze(1).expand(-1, tasks, *value.shape[1:]) for name, value in shared.items()}
+            return method.init(tasks, (len(seeds),), rows).to(self.device)
+
+        self.critic_method = ready(critic_method, self.critics.shared)
+        self.actor_method = ready(actor_method, self.actor.shared)
         self.updates = torch.zeros((), dtype=torch.int64, device=self.device)
         self.first_fault = torch.full((len(seeds), tasks), -1, dtype=torch.int64, device=self.device)
         """`[S, K]`: the first update in which a task's loss or gradient was not finite, −1 where none was."""
@@ -252,7 +257,7 @@ class SAC:
         # Update targets.
         for name, target in self.target_critics.items():
             target.lerp_(self.critics.shared[name], self.spec.polyak)
-        self._record_faults(critic, actor)
+        self._record_faults(metrics)
         return metrics | {"critic/value": critic.auxiliary, "entropy": entropy, "temperature": temperature}
 
     def _compute_targets(self, batch: Batch, noise: Noise, temperature: Tensor) -> Tensor:
@@ -289,12 +294,16 @@ class SAC:
         reported = {"loss": combined.losses, "gradient_norm": norm, **combined.diagnostics}
         return {f"{name}/{key}": value for key, value in reported.items()}
 
-    def _record_faults(self, *networks_: Combined) -> None:
+    def _record_faults(self, metrics: Tensors) -> None:
+        """Remember the first update with a loss or gradient that is no number; without a Gramian, for all tasks."""
         finite = torch.ones_like(self.first_fault, dtype=torch.bool)
-        for combined in networks_:
-            finite &= combined.losses.isfinite()
-            if "gramian" in combined.diagnostics:
-                finite &= combined.diagnostics["gramian"].diagonal(dim1=-2, dim2=-1).isfinite()
+        for name in ("critic", "actor"):
+            finite &= metrics[f"{name}/loss"].isfinite()
+            gramians = metrics.get(f"{name}/gramian")
+            if gramians is not None:
+                finite &= gramians.diagonal(dim1=-2, dim2=-1).isfinite()
+            else:
+                finite &= metrics[f"{name}/gradient_norm"].isfinite().unsqueeze(-1)
         new = ~finite & (self.first_fault < 0)
         self.first_fault = torch.where(new, self.updates, self.first_fault)
         self.updates = self.updates + 1
@@ -332,6 +341,15 @@ class SAC:
         Raises:
             ValueError: the state belongs to an agent of another shape.
         """
+
+        def named(keys: Iterable[str]) -> set[str]:
+            return {key for key in keys if "/adam." not in key}
+
+        trained = bool(state.get("updates", torch.zeros(())) > 0)
+        if named(state) != named(self.state()) or trained != any("/adam." in key for key in state):
+            raise ValueError(
+                "the checkpoint does not hold the parts of this agent: use the configuration the run was started with."
+            )
 
         def part(name: str) -> Tensors:
             prefix = f"{name}/"

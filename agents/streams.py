@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,9 @@ class Streams:
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.generators = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+        # Not the seeds themselves: those initialise the networks, and the two must not repeat each other.
+        derived = [int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0] >> 1) for seed in seeds]
+        self.generators = [torch.Generator(self.device).manual_seed(number) for number in derived]
 
     def _stack(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
         return torch.stack([draw(generator) for generator in self.generators])

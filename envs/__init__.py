@@ -1,4 +1,4 @@
-"""Metaworld's tasks behind Gymnasium's vector API: S seeds × K tasks environments, in worker processes.
+"""mtrl-fairgrad: Metaworld behind Gymnasium's vector API, S seeds × K tasks of sub-environments in worker processes.
 
 The name is imported by everything, so nothing heavy is loaded here: each name below is fetched at its first
 use.

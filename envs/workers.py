@@ -43,9 +43,9 @@ class MetaworldVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[An
     - `idle` bool [N]: no goal is left (see `reset`): this row's actions are ignored from now on.
 
     Each episode draws one of its (seed, task)'s 50 goals, from a stream that depends on nothing but seed,
-    task and `role`. `workers` is the number of processes: 0 simulates in this one, None takes the cores less
-    one; never more than N. Wrong arguments raise ValueError; a sub-environment that raises, or a worker that
-    dies, WorkerError.
+    task and `role`. `workers` is the number of processes: 0 simulates in this one, None takes the cores, in
+    training less one for the learner; never more than N. Wrong arguments raise ValueError; a sub-environment that
+    raises, or a worker that dies, WorkerError.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -69,7 +69,7 @@ class MetaworldVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[An
             horizon, reward_version, terminate_on_success, len(self.tasks) if one_hot else 0
         )
         self.num_envs = len(self.seeds) * len(self.tasks)
-        self.workers = min(_worker_count(workers), self.num_envs)
+        self.workers = min(_worker_count(workers, role), self.num_envs)
         self._define_spaces()
         self._rows = [
             Row(s * len(self.tasks) + k, task, k, seed)
@@ -263,11 +263,11 @@ def spread(rows: Sequence[Row], workers: int) -> list[list[Row]]:
     return shares
 
 
-def _worker_count(workers: int | None) -> int:
-    """`workers` from 0 up; None: the cores this process may use less one for the learner, at least 1."""
+def _worker_count(workers: int | None, role: str) -> int:
+    """`workers` from 0 up; None: the cores this process may use, in training less one for the learner, at least 1."""
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores - 1)
+        return cores if role == "eval" else max(1, cores - 1)
     return checks.integer(
         "workers", workers, 0, 1024, "0 simulates in this process, and the cores less one is a good number"
     )

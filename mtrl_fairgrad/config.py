@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -130,12 +130,16 @@ class Config:
 FAIRGRAD_IN_RL: dict[str, Any] = {**options("fairgrad"), "solver": "sgd"}
 """FairGrad's options in reinforcement learning: the paper solves its equation by 20 SGD steps there."""
 
-RESUMABLE = frozenset({"steps", "env.workers", "eval.workers", "threads", "resume", "grace_seconds", "progress"})
+RESUMABLE = frozenset({"steps", "env.workers", "eval.workers", "resume", "grace_seconds", "progress"})
 """What may differ when a run is resumed: it changes how long and how fast the run goes, never its course."""
 
 
-def from_hydra(composed: DictConfig) -> Config:
+def from_hydra(composed: DictConfig, overrides: Sequence[str] = ()) -> Config:
     """The typed and validated configuration of what Hydra composed.
+
+    Args:
+        composed: the whole configuration.
+        overrides: the command line, to tell a value that was asked for from a default.
 
     Raises:
         ConfigError: anything unknown, of the wrong type, out of range or contradictory.
@@ -148,7 +152,7 @@ def from_hydra(composed: DictConfig) -> Config:
         raise ConfigError(
             f"{error.full_key or 'the configuration'}: {reason}; see configs/ for what is allowed."
         ) from None
-    resolve_alpha(config)
+    resolve_alpha(config, asked=any(override.startswith("method.alpha=") for override in overrides))
     validate(config)
     return config
 
@@ -158,8 +162,8 @@ def to_dict(config: Config) -> dict[str, Any]:
     return asdict(config)
 
 
-def resolve_alpha(config: Config) -> None:
-    """Move the top-level `alpha` into the method it belongs to."""
+def resolve_alpha(config: Config, asked: bool = False) -> None:
+    """Move the top-level `alpha` into the method it belongs to; `asked`: method.alpha was given, too."""
     if config.alpha is None:
         return
     name = config.method.get("name")
@@ -167,8 +171,7 @@ def resolve_alpha(config: Config) -> None:
         raise ConfigError(
             f"alpha={config.alpha:g} was given but method={name} has no alpha: drop it, or choose method=fairgrad."
         )
-    default = FAIRGRAD_IN_RL["alpha"]
-    if config.method["alpha"] not in (default, config.alpha):
+    if asked and config.method["alpha"] != config.alpha:
         raise ConfigError(
             f"alpha={config.alpha:g} and method.alpha={config.method['alpha']} disagree: give only one of them."
         )
@@ -184,6 +187,8 @@ def validate(config: Config) -> None:
     agent, env, evaluation = config.agent, config.env, config.eval
     _one_of("agent", agent.name, ("mtsac",))
     _one_of("env.reward_version", env.reward_version, ("v2", "v1"))
+    if env.name != env.suite:
+        raise ConfigError(f"env.suite={env.suite} would be reported as {env.name}: choose env={env.suite} instead.")
     _within("env.horizon", env.horizon, 1, 500)
     for name in ("width", "depth", "batch_size", "buffer_size"):
         _within(f"agent.{name}", getattr(agent, name), 1)
@@ -212,7 +217,7 @@ def validate(config: Config) -> None:
     _within("eval.episodes", evaluation.episodes, 1, 50)
     for name, workers in (("env.workers", env.workers), ("eval.workers", evaluation.workers)):
         if workers is not None:
-            _within(name, workers, 0)
+            _within(name, workers, 0, 1024)
     _within("steps", config.steps, 1)
     _within("log_every", config.log_every, 1)
     if config.threads is not None:

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from mtrl_fairgrad.cli import Parser, fail
 from mtrl_fairgrad.config import Config, ConfigError, from_hydra
-from mtrl_fairgrad.launch import check_own_packages, fail
+from mtrl_fairgrad.launch import check_own_packages
 from mtrl_fairgrad.metrics import over_seeds
 from mtrl_fairgrad.runs import RunFolder, RunFolderError, write_atomic
 
@@ -27,17 +28,23 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate, print the table, write it beside the run; returns the exit code."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         check_own_packages()
-        evaluate_run(options)
+        from envs import WorkerError
+
+        try:
+            evaluate_run(options)
+        except WorkerError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
     except (ConfigError, RunFolderError) as error:
         return fail(error)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mtrl_fairgrad.evaluate", description=__doc__)
+    parser = Parser(prog="python -m mtrl_fairgrad.evaluate", description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--step", type=int, help="env_steps of the checkpoint (default: the newest)")
     parser.add_argument("--goals", type=int, default=50, help="how many of each task's 50 goals (default: all)")
@@ -48,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def evaluate_run(options: argparse.Namespace) -> Path:
-    """Play the goals, print and write `evaluation-<env_steps>.csv`; returns its path."""
+    """Play the goals, print and write `evaluation-<env_steps>-<goals>-goals.csv`; returns its path."""
     from envs import evaluate
     from mtrl_fairgrad.training import make_envs, resolve_device
 
@@ -62,7 +69,7 @@ def evaluate_run(options: argparse.Namespace) -> Path:
     tasks = tuple(config.env.tasks or ())
     device = resolve_device(options.device)
     if options.video:
-        check_video()
+        check_video(options.video)
     agent, env_steps = load_agent(folder, config, tasks, device, options.step)
 
     def policy(observations: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -80,7 +87,7 @@ def evaluate_run(options: argparse.Namespace) -> Path:
         for k, task in enumerate(tasks)
     ]
     _print_table(config, tasks, found.success.mean(-1), env_steps, options.goals)
-    path = _write(folder, env_steps, rows)
+    path = _write(folder.path / f"evaluation-{env_steps}-{options.goals}-goals.csv", rows)
     if options.video:
         film(config, tasks, agent, options.video)
     return path
@@ -118,12 +125,11 @@ def _print_table(
         print(f"mean over {len(config.seeds)} seeds: {mean:.3f} ± {error:.3f}")
 
 
-def _write(folder: RunFolder, env_steps: int, rows: list[tuple[Any, ...]]) -> Path:
+def _write(path: Path, rows: list[tuple[Any, ...]]) -> Path:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("env_steps", "seed", "task", "episodes", "success", "return"))
     writer.writerows(rows)
-    path = folder.path / f"evaluation-{env_steps}.csv"
     try:
         write_atomic(path, text.getvalue().encode())
     except OSError as error:
@@ -132,17 +138,21 @@ def _write(folder: RunFolder, env_steps: int, rows: list[tuple[Any, ...]]) -> Pa
     return path
 
 
-def check_video() -> None:
-    """Refuse to promise a film that cannot be made.
+def check_video(directory: Path) -> None:
+    """Make the folder of the films, and refuse to promise one that cannot be made.
 
     Raises:
-        ConfigError: imageio is missing.
+        ConfigError: imageio is missing, or the folder cannot be made.
     """
     try:
         import imageio.v3  # noqa: F401
         import imageio_ffmpeg  # noqa: F401
     except ImportError:
         raise ConfigError('--video needs imageio: pip install "mtrl-fairgrad[video]".') from None
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--video {directory} cannot be made ({error.strerror}): choose another folder.") from None
 
 
 def film(config: Config, tasks: tuple[str, ...], agent: SAC, directory: Path) -> None:
@@ -153,7 +163,6 @@ def film(config: Config, tasks: tuple[str, ...], agent: SAC, directory: Path) ->
     from envs.metaworld import Settings
     from envs.rendering import RenderingError, frames
 
-    directory.mkdir(parents=True, exist_ok=True)
     identities = len(tasks) if config.env.one_hot else 0
     settings = Settings(config.env.horizon, config.env.reward_version, identities=identities)
     for k, task in enumerate(tasks):

@@ -108,7 +108,8 @@ def task_gradients(loss: TaskLoss, shared: Tensors, context: Any, own: Tensors, 
         inputs: the tasks' data, each `[S, K, ...]`; at least one.
     """
     differentiated = grad_and_value(loss, argnums=(0, 2), has_aux=True)
-    (jacobian, own_gradients), (losses, auxiliary) = lift(differentiated, per_seed=2)(shared, context, own, *inputs)
+    arguments: tuple[Any, ...] = tree_map(Tensor.detach, (shared, context, own, *inputs))  # they may be nn.Parameters
+    (jacobian, own_gradients), (losses, auxiliary) = lift(differentiated, per_seed=2)(*arguments)
     return TaskGradients(losses, jacobian, own_gradients, auxiliary)
 
 
@@ -187,15 +188,16 @@ def _aggregate(
 @contextmanager
 def _full_precision() -> Generator[None]:
     """Keep TF32 and bfloat16 shortcuts out of matrix products: the solvers need every bit of float32."""
-    precision = torch.get_float32_matmul_precision()
-    if precision == "highest":
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
+    known: Any = torch.backends  # its attributes lack annotations
+    backends = (known.cuda.matmul, known.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
     try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
         yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def gramian(jacobian: Mapping[str, Tensor], batch_dims: int = 0) -> Tensor:

@@ -19,6 +19,7 @@ from hydra.errors import (
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from mtrl_fairgrad.cli import fail
 from mtrl_fairgrad.config import Config, ConfigError, to_dict
 from mtrl_fairgrad.runs import RunFolderError
 
@@ -44,7 +45,9 @@ def check_own_packages() -> None:
     for name in ("agents", "envs"):
         spec = importlib.util.find_spec(name)
         origin = Path(spec.origin).resolve() if spec and spec.origin else None
-        if origin is None or origin.parent.parent != PACKAGE.parent:
+        # Beside us is not enough: in a shared site-packages a stranger may have overwritten ours.
+        ours = origin is not None and origin.parent.parent == PACKAGE.parent and b"mtrl-fairgrad" in origin.read_bytes()
+        if not ours:
             raise ConfigError(
                 f"the package '{name}' found at {origin or 'nowhere'} is not mtrl-fairgrad's: run from another folder, "
                 "or in a virtual environment of its own without the package that shadows it."
@@ -82,12 +85,6 @@ def run_with_hydra(task: Callable[[DictConfig], None], arguments: list[str]) -> 
             raise
         return fail(_explain(error, arguments))
     return 0 if mistake is None else fail(mistake)
-
-
-def fail(error: object) -> int:
-    """Print the one sentence and return exit code 2."""
-    print(f"error: {error}", file=sys.stderr)
-    return 2
 
 
 def _explain(error: Exception, arguments: list[str]) -> str:

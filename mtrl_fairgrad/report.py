@@ -10,15 +10,14 @@ tasks and seeds was highest (`best`, the paper's number); `*_stderr` is over see
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from mtrl_fairgrad.cli import Parser, fail
 from mtrl_fairgrad.figures import draw
 from mtrl_fairgrad.pooling import Group, ReportError, blocks_of, pool
 from mtrl_fairgrad.runs import RunFolder, write_atomic
@@ -142,22 +141,16 @@ def _cell(value: float) -> str:
 # ---- command ----
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ReportError(f"{message}; python -m mtrl_fairgrad.report --help shows the usage.")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Report on the runs of the command line; returns the exit code, 2 after a mistake told in one line."""
-    parser = _Parser("python -m mtrl_fairgrad.report", description="Tables and learning curves of training runs.")
+    parser = Parser("python -m mtrl_fairgrad.report", description="Tables and learning curves of training runs.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, as training printed it")
     parser.add_argument("--out", metavar="DIR", help="where to write (default: the run if only one, else report/)")
     try:
         given = parser.parse_args(arguments)
         report(given.runs, given.out)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return fail(error)
     return 0
 
 

@@ -117,6 +117,18 @@ class RunFolder:
             raise RunFolderError(f"{path} holds no run (no config.yaml): give the folder that training wrote to.")
         return cls(path, _mapping(path / "config.yaml"), _mapping(path / "manifest.json"))
 
+    def discard(self) -> None:
+        """Take back what `create` made, for a run that could not be started; other files stay."""
+        for name in (*PARTS, "run.lock"):
+            remove(self.path / name)
+        with contextlib.suppress(OSError):  # not empty
+            self.path.rmdir()
+
+    def extend(self, steps: int) -> None:
+        """Have the run's configuration say that it now goes on to `steps`; call under `lock`."""
+        self.config["steps"] = steps
+        write_atomic(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False).encode())
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from training here, and sweep away what a killed one left half-written.

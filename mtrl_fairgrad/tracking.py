@@ -35,7 +35,8 @@ class Tracker:
         folder: where the event files go.
         tasks: names, in the order of the task axis.
         steps: vector steps of the whole run.
-        first_step: where this process begins; entries a crashed predecessor wrote beyond it are dropped.
+        first_step: where this process begins.
+        resumed: whether it goes on from a checkpoint there; entries a predecessor wrote beyond are dropped.
         progress: show the bar.
         alternative: what to advise when FairGrad's equation stays unsolved; `None`: say nothing.
     """
@@ -46,12 +47,13 @@ class Tracker:
         tasks: Sequence[str],
         steps: int,
         first_step: int,
+        resumed: bool,
         progress: bool,
         alternative: str | None,
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+        self._writer = SummaryWriter(str(folder), purge_step=first_step + resumed)
         self._tasks = tuple(tasks)
         self._bar = tqdm(
             total=steps,

@@ -15,10 +15,12 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from mtrl_fairgrad.cli import fail
 from mtrl_fairgrad.config import RESUMABLE, Config, ConfigError, changed_keys, from_hydra, to_dict
-from mtrl_fairgrad.launch import check_own_packages, fail, run_with_hydra
+from mtrl_fairgrad.launch import check_own_packages, run_with_hydra
 from mtrl_fairgrad.runs import RunFolder, manifest
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 PROTOCOL = {"simulators": "Meta-World v3", "goals": "50 at random", "success": "any step"}
 """With `env` in the configuration, what a success rate means; rates of different protocols are never averaged."""
+
+_OF_THE_PLACE = ("run_dir", "resume")
+"""Words that say where a run is, not what it does."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,27 +41,30 @@ def main(arguments: list[str] | None = None) -> int:
     def task(composed: DictConfig) -> None:
         nonlocal outcome
         check_own_packages()
-        outcome = start(from_hydra(composed), overrides)
+        overrides = list(HydraConfig.get().overrides.task)
+        outcome = start(from_hydra(composed, overrides), overrides) or outcome
 
     try:
-        overrides = _with_stored_overrides(given)
+        arguments = _with_stored_overrides(given)
     except ValueError as error:
         return fail(error)
-    return run_with_hydra(task, overrides) or outcome
+    return run_with_hydra(task, arguments) or outcome
 
 
 def _with_stored_overrides(given: list[str]) -> list[str]:
-    """When resuming, the command line the run was started with, then what is given now."""
+    """When resuming, the command line the run was started with and how far it has been extended, then what is given."""
     resumed = [argument.partition("=")[2] for argument in given if argument.startswith("resume=")]
     if not resumed or resumed[-1] in ("", "null"):
         return given
-    return [*RunFolder.open(Path(resumed[-1])).manifest["overrides"], *given]
+    folder = RunFolder.open(Path(resumed[-1]))
+    stored = [word for word in folder.manifest.get("overrides", []) if word.partition("=")[0] not in _OF_THE_PLACE]
+    return [*stored, f"steps={folder.config.get('steps')}", *given]
 
 
 def start(config: Config, overrides: list[str]) -> int:
     """Train one configuration to its end; returns the exit code (0, 1 after a fault, 128 + signal after a stop)."""
     from envs import WorkerError
-    from mtrl_fairgrad.training import Trainer, TrainingFault, resolve_device, task_names
+    from mtrl_fairgrad.training import TrainingFault, resolve_device, task_names
 
     device = resolve_device(config.device)
     config.env.tasks = list(task_names(config))
@@ -65,7 +73,7 @@ def start(config: Config, overrides: list[str]) -> int:
     folder = open_folder(config, overrides, str(device))
     with folder.lock():
         try:
-            with Trainer(config, folder) as trainer, stopping(trainer):
+            with build(config, folder) as trainer, stopping(trainer):
                 run(trainer)
                 code = 128 + trainer.stop_signal if trainer.stop_signal else 0
         except (TrainingFault, WorkerError) as fault:
@@ -79,11 +87,26 @@ def start(config: Config, overrides: list[str]) -> int:
     return code
 
 
+def build(config: Config, folder: RunFolder) -> Trainer:
+    """The trainer of a run; a new run that cannot be started leaves no folder behind."""
+    from mtrl_fairgrad.training import Trainer
+
+    if config.resume is not None:
+        if config.steps != folder.config["steps"]:
+            folder.extend(config.steps)
+        return Trainer(config, folder)
+    try:
+        return Trainer(config, folder)
+    except BaseException:
+        folder.discard()
+        raise
+
+
 def run(trainer: Trainer) -> None:
     """The whole story of a training run."""
     from mtrl_fairgrad.training import StopRequested
 
-    checkpoint_due = False
+    checkpoint_due = told = False
     while True:
         if trainer.stop_signal is None and trainer.evaluation_due():
             try:
@@ -101,6 +124,9 @@ def run(trainer: Trainer) -> None:
                 return
         if done:
             return
+        if stopping_now and not told:
+            trainer.tracker.say("stopping at the next common episode boundary; asking again leaves at once")
+            told = True
         if trainer.out_of_grace:
             trainer.tracker.say("stopped before the next common episode boundary; the last checkpoint stands")
             return
@@ -123,6 +149,9 @@ def open_folder(config: Config, overrides: list[str], device: str) -> RunFolder:
         for key, old, new in changed_keys(folder.config, to_dict(config))
         if key not in RESUMABLE | {"run_dir"}
     ]
+    before = folder.manifest.get("device", device)
+    if torch.device(before).type != torch.device(device).type:
+        changes.append(f"the device ({before} before, {device} now)")
     if changes:
         raise ConfigError(
             f"resume={config.resume} would change {'; '.join(changes)}: leave those as they were, or start a new run "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,7 @@ from agents import SAC, Batch, NetworkSpec, Replay, SACSpec, Streams
 from agents.sac import Noise
 from envs import MetaworldVectorEnv, all_goals, evaluate, evaluation_goals, resolve_tasks
 from mtrl_fairgrad.config import AgentConfig, Config, ConfigError
-from mtrl_fairgrad.runs import Evaluation, RunFolder
+from mtrl_fairgrad.runs import Checkpoint, Evaluation, RunFolder, RunFolderError
 from mtrl_fairgrad.tracking import Tracker
 from mtrl_fairgrad.weighting import LossWeighting, Method, make
 
@@ -38,7 +39,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ConfigError(f"device={name} is unknown: choose auto, cpu, cuda or cuda:N.")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ConfigError(
@@ -109,7 +110,7 @@ class Trainer:
     def __init__(self, config: Config, folder: RunFolder) -> None:
         self.config, self.folder = config, folder
         self.device = resolve_device(config.device)
-        self.tasks = task_names(config)
+        self.tasks = tuple(config.env.tasks or task_names(config))
         self.shape = (len(config.seeds), len(self.tasks))
         self.env_steps = 0
         self.stop_signal: int | None = None
@@ -122,7 +123,11 @@ class Trainer:
         try:
             self.eval_envs = make_envs(config, self.tasks, evaluation=True)
             self._build_learner()
-            self.observations = self._load() if folder.has_checkpoint() else self._begin()
+            resumed = folder.has_checkpoint()
+            self.observations = self._load() if resumed else self._begin()
+        except (ValueError, MemoryError) as error:
+            self.close()
+            raise error if isinstance(error, ConfigError | RunFolderError) else ConfigError(str(error)) from None
         except BaseException:
             self.close()
             raise
@@ -132,6 +137,7 @@ class Trainer:
             self.tasks,
             config.steps,
             self.env_steps,
+            resumed,
             config.progress,
             "method.solver=newton solves it exactly at about the same cost." if sgd else None,
         )
@@ -287,6 +293,7 @@ class Trainer:
         Raises:
             StopRequested: a stop was asked for meanwhile; nothing is recorded.
         """
+        self.check_faults()
         last = self.env_steps >= self.config.steps
         seeds, episodes = self.config.seeds, self.config.eval.episodes
         goals = all_goals(seeds, self.tasks) if last else evaluation_goals(seeds, self.tasks, episodes, self.env_steps)
@@ -294,13 +301,18 @@ class Trainer:
         self.tracker.show(evaluating=f"{goals.shape[-1]} episodes/task")
         found = evaluate(self.eval_envs, self._greedy, goals)
         success, returns = found.success.mean(-1), found.returns.mean(-1)
-        self.folder.append_evaluation(
-            [
-                Evaluation(self.env_steps, seed, task, goals.shape[-1], float(success[s, k]), float(returns[s, k]))
-                for s, seed in enumerate(seeds)
-                for k, task in enumerate(self.tasks)
-            ]
-        )
+        rows = [
+            Evaluation(self.env_steps, seed, task, goals.shape[-1], float(success[s, k]), float(returns[s, k]))
+            for s, seed in enumerate(seeds)
+            for k, task in enumerate(self.tasks)
+        ]
+        try:
+            self.folder.append_evaluation(rows)
+        except OSError as error:
+            raise RunFolderError(
+                f"the evaluation could not be written to {self.folder.path} ({error.strerror or error}): make room, "
+                f"then continue with resume={self.folder.path}."
+            ) from error
         self.tracker.evaluation(success, returns, self.env_steps)
         self.tracker.show(evaluating="")
         self.tracker.say(
@@ -318,7 +330,7 @@ class Trainer:
     # ---- checkpoints ----
 
     def checkpoint(self) -> None:
-        """Save everything; inside an episode (only at a run's very end) it can be evaluated but not continued."""
+        """Save everything. Inside an episode, only at a run's very end, the checkpoint before is kept to go on from."""
         self.check_faults()
         self.tracker.flush()
         environments = self.envs.get_state() if self.envs.at_boundary else None
@@ -327,7 +339,9 @@ class Trainer:
             "replay": self.replay.state(),
             "streams": {"generators": self.streams.state()},
         }
-        self.folder.save_checkpoint(self.env_steps, groups, {"environments": environments})
+        self.folder.save_checkpoint(
+            self.env_steps, groups, {"environments": environments}, keep=1 if environments else 2
+        )
 
     def _begin(self) -> NDArray[np.float32]:
         """Start from nothing, also where a predecessor died before its first checkpoint."""
@@ -335,20 +349,31 @@ class Trainer:
         return self.envs.reset()[0]
 
     def _load(self) -> NDArray[np.float32]:
-        """Go back to the last checkpoint; returns the observations training continues from."""
+        """Go back to the newest checkpoint that can be continued; returns the observations training goes on from."""
         saved = self.folder.load_checkpoint()
-        environments = saved.state["environments"]
-        if environments is None:
-            raise ConfigError(
-                f"the run in {self.folder.path} ended at env_steps={saved.env_steps}, inside an episode, so it cannot "
-                f"be continued: choose steps as a multiple of env.horizon={self.config.env.horizon} in a new run."
-            )
+        if saved.state.get("environments") is None and saved.env_steps < self.config.steps:
+            saved = self._boundary_before(saved)
+        try:
+            self.agent.load_state(saved.groups["agent"])
+            self.replay.load_state(saved.groups["replay"])
+            self.streams.load_state(saved.groups["streams"]["generators"])
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise ConfigError(f"the checkpoint in {self.folder.path} does not fit this run: {error}") from None
         self.env_steps = saved.env_steps
-        self.agent.load_state(saved.groups["agent"])
-        self.replay.load_state(saved.groups["replay"])
-        self.streams.load_state(saved.groups["streams"]["generators"])
         self.folder.rewind(saved.env_steps)
-        return self.envs.set_state(environments)
+        environments = saved.state.get("environments")
+        return self.envs.reset()[0] if environments is None else self.envs.set_state(environments)
+
+    def _boundary_before(self, saved: Checkpoint) -> Checkpoint:
+        """The checkpoint at an episode boundary that was kept beside one inside an episode."""
+        for path in self.folder.checkpoints():
+            older = self.folder.load_checkpoint(int(path.name.partition("-")[0]))
+            if older.env_steps < saved.env_steps and older.state.get("environments") is not None:
+                return older
+        raise ConfigError(
+            f"the run in {self.folder.path} ended at env_steps={saved.env_steps}, inside an episode, and no earlier "
+            f"checkpoint is left: choose steps as a multiple of env.horizon={self.config.env.horizon} in a new run."
+        )
 
     # ---- stopping ----
 

@@ -79,7 +79,12 @@ def test_gramian_ignores_reduced_matmul_precision():
     try:
         found = gramian(rows)
         assert torch.get_float32_matmul_precision() == "medium"
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        assert torch.equal(gramian(rows), found)
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     finally:
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.set_float32_matmul_precision("highest")
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-2)
 
@@ -141,7 +146,9 @@ def test_a_seed_among_others_gets_what_it_gets_alone():
 
 def test_no_graph_survives():
     for method in (LS(), FairGrad(alpha=2)):
-        found = combine(method, loss, *make_problem())
+        shared, context, own, *data = make_problem()
+        shared = {name: torch.nn.Parameter(value) for name, value in shared.items()}
+        found = combine(method, loss, shared, context, own, *data)
         tensors = [found.losses, found.auxiliary, *found.direction.values(), *found.own.values()]
         assert not any(t.requires_grad for t in (*tensors, *found.diagnostics.values()))
 

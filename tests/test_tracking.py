@@ -19,7 +19,9 @@ def test_a_vanished_gradient_has_cosine_zero():
 @pytest.fixture
 def tracker(tmp_path, monkeypatch):
     said = []
-    made = Tracker(tmp_path, ["a", "b"], 10, 0, progress=False, alternative="method.solver=newton solves it.")
+    made = Tracker(
+        tmp_path, ["a", "b"], 10, 0, resumed=False, progress=False, alternative="method.solver=newton solves it."
+    )
     monkeypatch.setattr(made, "say", said.append)
     yield made, said
     made.close()

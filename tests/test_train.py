@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def rows(folder):
 
 
 def checkpoint(folder):
-    [path] = (folder / "checkpoints").iterdir()
+    path = max((folder / "checkpoints").iterdir())
     return {name: load_file(path / f"{name}.safetensors") for name in ("agent", "replay", "streams")}
 
 
@@ -223,22 +224,72 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_killed_before_its_second_checkpoint_leaves_no_double_entries(tmp_path):
+    folder = tmp_path / "r"
+    process = start(folder, "eval.every=4000")
+    wait_for_checkpoint(folder, process, at_least=0)
+    time.sleep(3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert train.main([f"resume={folder}", "steps=40"]) == 0
+    assert [step for step, _ in scalars(folder)["critic/loss/reach-v3"]] == [20, 30, 40]
+
+
+@pytest.mark.slow
 def test_without_grace_the_last_checkpoint_stands(tmp_path):
     process = start(tmp_path / "r", "grace_seconds=0")
     wait_for_checkpoint(tmp_path / "r", process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == 143
-    assert "the last checkpoint stands" in output or "with a checkpoint" in output
+    assert process.returncode == 143, output
+    at_a_boundary = "with a checkpoint" in output
+    assert at_a_boundary != ("the last checkpoint stands" in output), "the signal may have come right at a boundary"
 
 
-def test_a_run_that_ends_inside_an_episode_can_be_evaluated_but_not_continued(tmp_path, capsys):
+def test_a_run_that_ends_inside_an_episode_goes_on_from_the_boundary_before(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train.main([*TINY, *ONE, "steps=80", f"run_dir={whole}"]) == 0
+    assert train.main([*TINY, *ONE, "steps=53", f"run_dir={parts}"]) == 0
+    assert len(list((parts / "checkpoints").iterdir())) == 2
+    assert evaluate.main([str(parts), "--goals", "1", "--workers", "0"]) == 0
+    assert (parts / "evaluation-53-1-goals.csv").exists()
+    assert train.main([f"resume={parts}"]) == 0, "nothing is left to do"
+    assert train.main([f"resume={parts}", "steps=80"]) == 0
+    assert_same_checkpoint(whole, parts)
+    assert [row["env_steps"] for row in rows(parts)] == ["0", "40", "80"]
+
+
+def test_an_extended_run_remembers_how_far_it_goes(tmp_path):
     folder = tmp_path / "r"
-    assert train.main([*TINY, *ONE, "steps=33", f"run_dir={folder}"]) == 0
-    assert evaluate.main([str(folder), "--goals", "1", "--workers", "0"]) == 0
+    assert train.main([*TINY, *ONE, "steps=20", f"run_dir={folder}"]) == 0
+    assert train.main([f"resume={folder}", "steps=40"]) == 0
+    assert "steps: 40" in (folder / "config.yaml").read_text().splitlines()
+    assert train.main([f"resume={folder}"]) == 0
+    assert [row["env_steps"] for row in rows(folder)] == ["0", "20", "40"]
+
+
+def test_one_task_by_its_name(tmp_path):
+    arguments = [a for a in TINY if not a.startswith("env.tasks")]
+    more = ["env=mt1", "env.task=reach-v3", "steps=20", f"run_dir={tmp_path / 'r'}"]
+    assert train.main([*arguments, *more]) == 0
+    assert train.main([f"resume={tmp_path / 'r'}", "steps=40"]) == 0
+    assert evaluate.main([str(tmp_path / "r"), "--goals", "1", "--workers", "0"]) == 0
+
+
+def test_a_run_below_the_home_folder_resumes(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert train.main([*TINY, *ONE, "steps=20", f"run_dir={tmp_path / 'r'}"]) == 0
+    assert train.main([f"resume={tmp_path / 'r'}", "steps=40"]) == 0
+
+
+def test_a_checkpoint_of_another_agent_is_refused(tmp_path, capsys):
+    for name, width in (("small", 8), ("large", 16)):
+        assert train.main([*TINY, *ONE, "steps=20", f"agent.width={width}", f"run_dir={tmp_path / name}"]) == 0
+    shutil.rmtree(tmp_path / "large" / "checkpoints")
+    shutil.move(tmp_path / "small" / "checkpoints", tmp_path / "large" / "checkpoints")
     capsys.readouterr()
-    assert train.main([f"resume={folder}", "steps=80"]) == 2
-    assert "inside an episode" in capsys.readouterr().err
+    assert train.main([f"resume={tmp_path / 'large'}", "steps=40"]) == 2
+    assert "does not fit this run" in capsys.readouterr().err
 
 
 # ---- faults and mistakes ----
@@ -274,6 +325,11 @@ MISTAKES = [
     (["seeds=[3,3]"], "names 3 twice"),
     (["device=tpu"], "device=tpu is unknown"),
     (["device=cuda:99"], "device=cuda:99"),
+    (["device=cpu:1"], "device=cpu:1 is unknown"),
+    (["env.suite=mt50"], "env.suite=mt50 would be reported as mt10"),
+    (["env.workers=5000"], "env.workers=5000"),
+    (["agent.buffer_size=1000000000000"], "agent.buffer_size=1000000000000 needs"),
+    (["alpha=3", "method.alpha=2.0"], "disagree"),
     (["seeds=[1"], "cannot be read"),
     (["resume=/nowhere/at/all"], "holds no run"),
 ]  # fmt: skip
@@ -344,7 +400,7 @@ def test_help_lists_groups_and_keys():
 
 def test_evaluate_repeats_the_runs_last_evaluation(finished, capsys):
     assert evaluate.main([str(finished), "--workers", "1"]) == 0
-    with (finished / "evaluation-100.csv").open() as file:
+    with (finished / "evaluation-100-50-goals.csv").open() as file:
         again = list(csv.DictReader(file))
     last = [row for row in rows(finished) if row["env_steps"] == "100"]
     assert [(r["seed"], r["task"], r["success"], r["return"]) for r in again] == [

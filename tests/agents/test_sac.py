@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from agents import Batch, Streams, networks
-from agents.sac import Noise, clip_by_norm
+from agents import Streams, networks
+from agents.sac import clip_by_norm
 from tests.agents.conftest import ACTION, BATCH, OBSERVATION, TASKS, draw_update, make_agent, train
 
 METHODS = [("ls", {}), ("fairgrad", {"solver": "newton"}), ("fairgrad", {"solver": "sgd"})]
@@ -268,6 +268,23 @@ def test_a_restored_agent_goes_on_bit_for_bit(method, options):
         assert torch.equal(value, restored.state()[name]), name
 
 
+def test_an_incomplete_state_is_refused():
+    agent = make_agent((0,))
+    train(agent, (0,), 2)
+    whole = agent.state()
+    for part in ("targets/", "adam.", "updates"):
+        with pytest.raises(ValueError, match="configuration the run was started with"):
+            make_agent((0,)).load_state({name: value for name, value in whole.items() if part not in name})
+
+
+def test_a_gradient_that_is_no_number_under_a_finite_loss_is_a_fault():
+    agent = make_agent((0, 1), method="ls")
+    metrics = train(agent, (0, 1), 1)
+    metrics["actor/gradient_norm"][1] = math.nan
+    agent._record_faults(metrics)
+    assert (agent.first_fault[0] == -1).all() and (agent.first_fault[1] == 1).all()
+
+
 def test_a_strangers_state_is_refused():
     state = make_agent((0,)).state()
     with pytest.raises(ValueError, match="configuration the run was started with"):
@@ -298,4 +315,3 @@ def test_noise_and_batch_are_the_only_randomness():
     second = make_agent()
     train(second, (0,), 3)
     assert all(torch.equal(v, second.state()[n]) for n, v in first.state().items())
-    assert isinstance(draw_update(Streams((0,)))[1], Noise) and isinstance(draw_update(Streams((0,)))[0], Batch)

@@ -15,6 +15,11 @@ def test_a_seeds_numbers_do_not_depend_on_its_neighbours():
         assert not torch.equal(together[0], together[1])
 
 
+def test_streams_do_not_repeat_the_numbers_of_the_initialisation():
+    initial = torch.rand(20, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    assert not torch.allclose(Streams((3,)).uniform(20)[0], initial)
+
+
 def test_ranges():
     streams = Streams((0,))
     uniform, integers = streams.uniform(10_000), streams.integers(3, 10_000)
