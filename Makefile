@@ -14,13 +14,16 @@ ARGS   ?=
 train: $(READY)
 	$(RUN) -m mtrl_fairgrad.train preset=$(PRESET) method=$(METHOD) $(ARGS)
 
+# Two processes of one thread each; a file's tests stay together because they share what they trained.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+
 # Everything CI runs: style, types, architecture, all tests.
 test: lint
-	$(RUN) -m pytest
+	$(PYTEST)
 
 # The tests that take seconds.
 quicktest: $(READY)
-	$(RUN) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
