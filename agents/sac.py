@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from agents import networks
+from agents.learned import Learned, clip_by_norm
 from agents.networks import NetworkSpec, Tensors
 from agents.replay import Batch
 from mtrl_fairgrad.gradients import Combined, combine, gramian, lift, over_seeds, task_gradients
@@ -51,87 +52,6 @@ class Noise(NamedTuple):
     """What the methods' `draw` returned."""
 
 
-class _Learned:
-    """Parameters of one network with their optimiser: `shared` `[S, ...]` and `own` `[S, K, ...]`."""
-
-    def __init__(self, shared: Tensors, own: Tensors, learning_rate: float, epsilon: float) -> None:
-        self.shared, self.own = shared, own
-        self.optimizer = torch.optim.Adam([*shared.values(), *own.values()], learning_rate, eps=epsilon, fused=True)
-
-    def step(self, shared: Tensors, own: Tensors) -> None:
-        """One Adam step along the given gradients."""
-        for group, gradients in ((self.shared, shared), (self.own, own)):
-            for name, parameter in group.items():
-                # Fused Adam on CPU reads a gradient in memory order, whatever its strides (PyTorch 2.13).
-                parameter.grad = gradients[name].contiguous()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def state(self) -> Tensors:
-        named = {
-            **{f"shared.{n}": p for n, p in self.shared.items()},
-            **{f"own.{n}": p for n, p in self.own.items()},
-        }
-        optimizer = self.optimizer.state_dict()["state"]
-        moments = {
-            f"adam.{entry}.{name}": value
-            for index, name in enumerate(named)
-            for entry, value in optimizer.get(index, {}).items()
-        }
-        return {**named, **moments}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        named = [("shared." + n, p) for n, p in self.shared.items()] + [("own." + n, p) for n, p in self.own.items()]
-        for name, parameter in named:
-            if name not in state or state[name].shape != parameter.shape:
-                found = tuple(state[name].shape) if name in state else "nothing"
-                raise ValueError(
-                    f"the checkpoint holds {found} for {name} where this agent has {tuple(parameter.shape)}: "
-                    "use the configuration the run was started with."
-                )
-            parameter.copy_(state[name])
-        restored = {
-            index: {
-                entry: state[f"adam.{entry}.{name}"].clone()
-                for entry in ("step", "exp_avg", "exp_avg_sq")
-                if f"adam.{entry}.{name}" in state
-            }
-            for index, (name, _) in enumerate(named)
-        }
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict(
-            {
-                "state": {index: entries for index, entries in restored.items() if entries},
-                "param_groups": groups,
-            }
-        )
-
-
-def clip_by_norm(shared: Tensors, own: Tensors, max_norm: float | None) -> tuple[Tensors, Tensors, Tensor]:
-    """Scale each *seed's* whole gradient down to `max_norm`, and say how long it was.
-
-    `torch.nn.utils.clip_grad_norm_` over stacked parameters would mix the seeds.
-
-    Args:
-        shared: name -> `[S, ...]`.
-        own: name -> `[S, K, ...]`.
-        max_norm: the longest a seed's gradient may be; `None` leaves all as they are.
-
-    Returns:
-        both, scaled, and the norms `[S]` before scaling.
-    """
-    parts = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in (*shared.values(), *own.values())]
-    norm = torch.linalg.vector_norm(torch.stack(parts), dim=0)
-    if max_norm is None:
-        return shared, own, norm
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-
-    def scaled(group: Tensors) -> Tensors:
-        return {name: g * factor.view(-1, *(1,) * (g.ndim - 1)) for name, g in group.items()}
-
-    return scaled(shared), scaled(own), norm
-
-
 class SAC:
     """The agent of S seeds and K tasks.
 
@@ -162,14 +82,14 @@ class SAC:
             actors.append(networks.init_actor(spec.network, generator))
             critics.append(networks.init_critics(spec.network, generator))
 
-        def learned(parameters: Sequence[Tensors]) -> _Learned:
+        def learned(parameters: Sequence[Tensors]) -> Learned:
             stacked = networks.stack_seeds(parameters, self.device, dtype)
-            return _Learned(stacked, {}, spec.learning_rate, spec.adam_epsilon)
+            return Learned(stacked, {}, spec.learning_rate, spec.adam_epsilon)
 
         self.actor, self.critics = learned(actors), learned(critics)
         self.target_critics = {name: value.clone() for name, value in self.critics.shared.items()}
         initial = torch.full((len(seeds), tasks), spec.initial_temperature, device=self.device, dtype=dtype).log()
-        self.temperature = _Learned({}, {"log_temperature": initial}, spec.temperature_learning_rate, spec.adam_epsilon)
+        self.temperature = Learned({}, {"log_temperature": initial}, spec.temperature_learning_rate, spec.adam_epsilon)
 
         def ready(method: Method, shared: Tensors) -> Method:
             rows = {name: value.unsqueeze(1).expand(-1, tasks, *value.shape[1:]) for name, value in shared.items()}
@@ -288,7 +208,7 @@ class SAC:
             noise=noise.actor_method,
         )
 
-    def _step(self, name: str, learned: _Learned, combined: Combined) -> Tensors:
+    def _step(self, name: str, learned: Learned, combined: Combined) -> Tensors:
         shared, own, norm = clip_by_norm(combined.direction, combined.own, self.spec.max_gradient_norm)
         learned.step(shared, own)
         reported = {"loss": combined.losses, "gradient_norm": norm, **combined.diagnostics}

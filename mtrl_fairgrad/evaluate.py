@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 def evaluate_run(options: argparse.Namespace) -> Path:
     """Play the goals, print and write `evaluation-<env_steps>-<goals>-goals.csv`; returns its path."""
     from envs import evaluate
-    from mtrl_fairgrad.training import make_envs, resolve_device
+    from mtrl_fairgrad.building import make_envs, resolve_device
 
     if not 1 <= options.goals <= 50:
         raise ConfigError(f"--goals {options.goals} is out of range: a task has 50 goals, give 1 to 50.")
@@ -98,7 +98,7 @@ def load_agent(
 ) -> tuple[SAC, int]:
     """The agent of a checkpoint, and the checkpoint's env_steps."""
     from envs.metaworld import ACTION_SIZE, OBSERVATION_SIZE
-    from mtrl_fairgrad.training import make_agent
+    from mtrl_fairgrad.building import make_agent
 
     saved = folder.load_checkpoint(step, groups=("agent",))
     observation_dim = OBSERVATION_SIZE + (len(tasks) if config.env.one_hot else 0)

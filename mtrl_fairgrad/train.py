@@ -64,7 +64,8 @@ def _with_stored_overrides(given: list[str]) -> list[str]:
 def start(config: Config, overrides: list[str]) -> int:
     """Train one configuration to its end; returns the exit code (0, 1 after a fault, 128 + signal after a stop)."""
     from envs import WorkerError
-    from mtrl_fairgrad.training import TrainingFault, resolve_device, task_names
+    from mtrl_fairgrad.building import resolve_device, task_names
+    from mtrl_fairgrad.training import TrainingFault
 
     device = resolve_device(config.device)
     config.env.tasks = list(task_names(config))
