@@ -255,12 +255,13 @@ def test_calls_in_the_wrong_order():
         envs.step(np.zeros((1, 4)))
 
 
-def test_default_workers_leave_a_core_to_the_learner(monkeypatch):
+def test_default_workers_leave_a_core_to_the_learner_unless_it_waits_for_them(monkeypatch):
     from envs.workers import _worker_count
 
     for cores, expected in [(1, 1), (2, 1), (8, 7)]:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
-        assert _worker_count(None) == expected
+        assert _worker_count(None, "train") == expected
+        assert _worker_count(None, "eval") == cores
 
 
 @pytest.mark.parametrize(("tasks", "workers"), [(MT10, 1), (MT10, 2), (MT10, 3), (MT10, 10), (MT50, 7)])
