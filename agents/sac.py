@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -166,10 +166,10 @@ class SAC:
         temperature = self.temperature.own["log_temperature"].exp()
         targets = self._compute_targets(batch, noise, temperature)
         # Update critics.
-        critic = self._combine_critic(batch, targets, noise.critic_method)
+        critic = combine(self.critic_method, *self._critic_problem(batch, targets), noise=noise.critic_method)
         metrics = self._step("critic", self.critics, critic)
         # Update actor.
-        actor = self._combine_actor(batch, noise, temperature)
+        actor = combine(self.actor_method, *self._actor_problem(batch, noise, temperature), noise=noise.actor_method)
         metrics |= self._step("actor", self.actor, actor)
         # Update temperatures: each task's own −log(temperature)·(target entropy − entropy), by its plain gradient.
         entropy = actor.auxiliary
@@ -190,23 +190,15 @@ class SAC:
             batch.terminated,
         )
 
-    def _combine_critic(self, batch: Batch, targets: Tensor, noise: Tensor | None) -> Combined:
-        inputs = (batch.observations, batch.actions, targets)
+    def _critic_problem(self, batch: Batch, targets: Tensor) -> tuple[Any, ...]:
+        """Loss, parameters and data of the critics, as `combine` and `task_gradients` take them."""
         learned = self.critics
-        return combine(self.critic_method, self._critic_loss, learned.shared, {}, learned.own, *inputs, noise=noise)
+        return self._critic_loss, learned.shared, {}, learned.own, batch.observations, batch.actions, targets
 
-    def _combine_actor(self, batch: Batch, noise: Noise, temperature: Tensor) -> Combined:
-        inputs = (batch.observations, noise.actions, temperature)
+    def _actor_problem(self, batch: Batch, noise: Noise, temperature: Tensor) -> tuple[Any, ...]:
+        """The same of the actor."""
         learned, critics = self.actor, self.critics.shared
-        return combine(
-            self.actor_method,
-            self._actor_loss,
-            learned.shared,
-            critics,
-            learned.own,
-            *inputs,
-            noise=noise.actor_method,
-        )
+        return self._actor_loss, learned.shared, critics, learned.own, batch.observations, noise.actions, temperature
 
     def _step(self, name: str, learned: Learned, combined: Combined) -> Tensors:
         shared, own, norm = clip_by_norm(combined.direction, combined.own, self.spec.max_gradient_norm)
@@ -233,10 +225,8 @@ class SAC:
         """Gramians `[S, K, K]` of critics and actor on a batch, without an update, for methods that build none."""
         temperature = self.temperature.own["log_temperature"].exp()
         targets = self._compute_targets(batch, noise, temperature)
-        inputs = (batch.observations, batch.actions, targets)
-        critic = task_gradients(self._critic_loss, self.critics.shared, {}, self.critics.own, *inputs)
-        inputs = (batch.observations, noise.actions, temperature)
-        actor = task_gradients(self._actor_loss, self.actor.shared, self.critics.shared, self.actor.own, *inputs)
+        critic = task_gradients(*self._critic_problem(batch, targets))
+        actor = task_gradients(*self._actor_problem(batch, noise, temperature))
         return {"critic/gramian": gramian(critic.jacobian, 1), "actor/gramian": gramian(actor.jacobian, 1)}
 
     # ---- persistence ----

@@ -20,7 +20,7 @@ from mtrl_fairgrad.cli import Parser, fail
 from mtrl_fairgrad.config import Config, ConfigError, from_hydra
 from mtrl_fairgrad.launch import check_own_packages
 from mtrl_fairgrad.metrics import over_seeds
-from mtrl_fairgrad.runs import RunFolder, RunFolderError, write_atomic
+from mtrl_fairgrad.runs import COLUMNS, RunFolder, RunFolderError, write_atomic
 
 if TYPE_CHECKING:
     from agents import SAC
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def evaluate_run(options: argparse.Namespace) -> Path:
     """Play the goals, print and write `evaluation-<env_steps>-<goals>-goals.csv`; returns its path."""
-    from envs import evaluate
+    from envs import all_goals, evaluate
     from mtrl_fairgrad.building import make_envs, resolve_device
 
     if not 1 <= options.goals <= 50:
@@ -78,7 +78,7 @@ def evaluate_run(options: argparse.Namespace) -> Path:
         shaped = torch.from_numpy(observations.reshape(len(config.seeds), len(tasks), -1)).to(device)
         return agent.act(shaped).flatten(0, 1).cpu().numpy()
 
-    goals = np.broadcast_to(np.arange(options.goals), (len(config.seeds), len(tasks), options.goals)).copy()
+    goals = all_goals(config.seeds, tasks)[..., : options.goals]
     with make_envs(config, tasks, evaluation=True) as envs:
         found = evaluate(envs, policy, goals)
     rows = [
@@ -128,7 +128,7 @@ def _print_table(
 def _write(path: Path, rows: list[tuple[Any, ...]]) -> Path:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("env_steps", "seed", "task", "episodes", "success", "return"))
+    writer.writerow(COLUMNS)
     writer.writerows(rows)
     try:
         write_atomic(path, text.getvalue().encode())
