@@ -8,7 +8,7 @@ gradient. The update has fixed shapes, draws no numbers and never waits for the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -23,8 +23,16 @@ from agents.replay import Batch
 from agents.spec import Noise, SACSpec
 from agents.streams import derived_seed
 from mtrl_fairgrad.conventions import PLAIN, Convention
-from mtrl_fairgrad.gradients import Combined, combine, lift, over_seeds, task_gradients
+from mtrl_fairgrad.gradients import Combined, Recordable, combine, lift, over_seeds, task_gradients
+from mtrl_fairgrad.recording import Recorded
 from mtrl_fairgrad.weighting import Method, gramian
+
+
+@cache
+def _recordable(spec: SACSpec) -> tuple[Recordable, Recordable, Recorded]:
+    """Critics' loss, actor's loss and targets of all agents with these hyper-parameters, to be recorded but once."""
+    losses = Losses(spec)
+    return Recordable(losses.critics), Recordable(losses.actor), Recorded(lift(losses.targets, per_seed=1))
 
 
 class SAC:
@@ -62,6 +70,7 @@ class SAC:
             )
         self.spec, self.seeds, self.tasks, self.device = spec, tuple(seeds), tasks, torch.device(device)
         self._convention, self.losses = convention, Losses(spec)
+        self._critic_loss, self._actor_loss, self._targets = _recordable(spec)
         actor, critics, temperature = self._untrained(0, dtype)
         self.actor, self.critics = (Learned(n, spec.learning_rate, spec.adam_epsilon) for n in (actor, critics))
         self.temperature = Learned(temperature, spec.temperature_learning_rate, spec.adam_epsilon)
@@ -164,7 +173,7 @@ class SAC:
         return metrics | {"critic/value": critic.auxiliary, "entropy": entropy, "temperature": temperature}
 
     def _compute_targets(self, batch: Batch, noise: Noise, temperature: Tensor) -> Tensor:
-        return lift(self.losses.targets, per_seed=1)(
+        return self._targets(
             (self.actor.shared, self.critics.shared, self.target_critics),
             (self.actor.own, self.critics.own, self.target_own),
             batch.next_observations,
@@ -194,13 +203,13 @@ class SAC:
     def _critic_problem(self, batch: Batch, targets: Tensor) -> tuple[Any, ...]:
         """Loss, parameters and data of the critics, as `combine` and `task_gradients` take them."""
         learned = self.critics
-        return self.losses.critics, learned.shared, {}, learned.own, batch.observations, batch.actions, targets
+        return self._critic_loss, learned.shared, {}, learned.own, batch.observations, batch.actions, targets
 
     def _actor_problem(self, batch: Batch, noise: Noise, temperature: Tensor) -> tuple[Any, ...]:
         """The same of the actor."""
         actor, critics = self.actor, self.critics
         data = critics.own, batch.observations, noise.actions, temperature
-        return self.losses.actor, actor.shared, critics.shared, actor.own, *data
+        return self._actor_loss, actor.shared, critics.shared, actor.own, *data
 
     def _step(self, name: str, learned: Learned, combined: Combined) -> Tensors:
         shared, own, norm = clip_by_norm(combined.direction, combined.own, self.spec.max_gradient_norm)

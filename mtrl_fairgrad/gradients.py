@@ -22,11 +22,28 @@ from torch.func import grad_and_value, vmap  # pyright: ignore[reportPrivateImpo
 from torch.utils._pytree import tree_map
 
 from mtrl_fairgrad.conventions import PLAIN, Convention, times
+from mtrl_fairgrad.recording import Recorded
 from mtrl_fairgrad.weighting import GramianWeighting, JacobianAggregation, LossWeighting, Method, contract, gramian
 
 Tensors = dict[str, Tensor]
 TaskLoss = Callable[..., tuple[Tensor, Any]]
 """`loss(shared, context, own, *inputs) -> (scalar, auxiliary)`, written for one task of one seed."""
+
+
+class Recordable:
+    """A task loss that may be recorded: the operations of all its tasks' gradients are written down once per shape.
+
+    It must be pure, as `mtrl_fairgrad.recording.Recorded` asks; otherwise it is used like the loss it holds, and gives
+    the same numbers to the last bit.
+    """
+
+    def __init__(self, loss: TaskLoss) -> None:
+        self.loss = loss
+        self.gradients = Recorded(_all_gradients(loss))
+
+    def __call__(self, *arguments: Any) -> tuple[Tensor, Any]:
+        """The loss of one task of one seed."""
+        return self.loss(*arguments)
 
 
 class TaskGradients(NamedTuple):
@@ -106,10 +123,16 @@ def task_gradients(
         own: each task's own parameters, name -> `[S, K, *shape]`; may be empty.
         inputs: the tasks' data, each a tensor `[S, K, ...]` or a mapping of such, the last a tensor; at least one.
     """
-    differentiated = grad_and_value(loss, argnums=(0, 2), has_aux=True)
+    gradients = loss.gradients if isinstance(loss, Recordable) else _all_gradients(loss)
     arguments: tuple[Any, ...] = tree_map(Tensor.detach, (shared, context, own, *inputs))  # they may be nn.Parameters
-    (jacobian, own_gradients), (losses, auxiliary) = lift(differentiated, per_seed=2)(*arguments)
+    with torch.no_grad():  # torch.func differentiates all the same
+        (jacobian, own_gradients), (losses, auxiliary) = gradients(*arguments)
     return TaskGradients(losses, jacobian, own_gradients, auxiliary)
+
+
+def _all_gradients(loss: TaskLoss) -> Callable[..., Any]:
+    """Gradients by shared and own parameters, then loss and auxiliary, of all tasks and seeds."""
+    return lift(grad_and_value(loss, argnums=(0, 2), has_aux=True), per_seed=2)
 
 
 def combine(

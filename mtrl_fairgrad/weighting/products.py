@@ -71,6 +71,8 @@ def gramian(jacobian: Mapping[str, Tensor], batch_dims: int = 0) -> Tensor:
 
 
 GRAMIAN_CHUNK = 2048
+MANY_TASKS = 32
+"""From here on three quarters of the arithmetic take less time although in two products."""
 
 
 def _self_products(rows: Tensor) -> Tensor:
@@ -83,8 +85,18 @@ def _self_products(rows: Tensor) -> Tensor:
     product = rest @ rest.mT
     if whole:
         pieces = rows[..., :whole].reshape(*rows.shape[:-1], -1, GRAMIAN_CHUNK).transpose(-2, -3)
-        product = product + (pieces @ pieces.mT).sum(-3)
+        product = product + _of_pieces(pieces)
     return product
+
+
+def _of_pieces(pieces: Tensor) -> Tensor:
+    """Sum of `piece @ piece.mT` over `[..., pieces, K, length]`; of many tasks, one of two equal corners is spared."""
+    half = pieces.shape[-2] // 2
+    if half < MANY_TASKS // 2:
+        return (pieces @ pieces.mT).sum(-3)
+    first, second = pieces[..., :half, :], pieces[..., half:, :]
+    left, right = (pieces @ first.mT).sum(-3), (second @ second.mT).sum(-3)
+    return torch.cat([left, torch.cat([left[..., half:, :].mT, right], -2)], -1)
 
 
 def contract(weights: Tensor, jacobian: Mapping[str, Tensor]) -> dict[str, Tensor]:

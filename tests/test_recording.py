@@ -1,0 +1,95 @@
+"""Recorded functions: the same numbers to the last bit, with every agent, however often they are called."""
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+from agents import SAC, Batch, NetworkSpec, Noise, SACSpec
+from agents.networks import ARCHITECTURES
+from mtrl_fairgrad import FairGrad
+from mtrl_fairgrad.gradients import Recordable, lift, task_gradients
+from mtrl_fairgrad.recording import Recorded, aten
+
+
+def equal(one, other):
+    return all(torch.equal(a, b) for a, b in zip(tree_leaves(one), tree_leaves(other), strict=True))
+
+
+def problems(spec, seeds, tasks=3, batch=5):
+    """The three recorded functions of an agent, with arguments."""
+    agent = SAC(spec, list(range(seeds)), tasks, FairGrad(alpha=1.0), FairGrad(alpha=1.0))
+    shape, network = (seeds, tasks, batch), spec.network
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*last):
+        return torch.randn(*shape, *last, generator=generator)
+
+    observations = [normal(network.observation_dim) for _ in range(2)]
+    actions = normal(network.action_dim).tanh()
+    batch = Batch(observations[0], actions, normal(), observations[1], torch.zeros(shape))
+    noise = Noise(normal(network.action_dim), normal(network.action_dim))
+    temperature = agent.temperature.own["log_temperature"].exp()
+    targets = agent._compute_targets(batch, noise, temperature)
+    return [agent._critic_problem(batch, targets), agent._actor_problem(batch, noise, temperature)]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("architecture", ["mtsac", "mtsac_te", "mhsac"])
+def test_task_gradients_are_bit_for_bit_those_of_torch_func(architecture, seeds):
+    spec = SACSpec(NetworkSpec(7, 2, 8, architecture=ARCHITECTURES[architecture]))
+    for loss, *arguments in problems(spec, seeds):
+        plain = task_gradients(loss.loss, *arguments)
+        recorded = Recordable(loss.loss)
+        recorded.gradients.after = 0
+        before = [each.clone() for each in tree_leaves(arguments)]
+        for _ in range(2):
+            assert equal(task_gradients(recorded, *arguments), plain)
+        assert equal(before, tree_leaves(arguments))
+        assert len(recorded.gradients._recordings) == 1
+
+
+def test_an_update_is_recorded_once_for_all_agents_of_its_shapes():
+    def loss(shared, context, own, x):
+        return (shared["w"] * x).square().mean(), x.sum()
+
+    recordable = Recordable(loss)
+    for seeds in (1, 1, 2):
+        arguments = {"w": torch.randn(seeds, 4)}, {}, {}, torch.randn(seeds, 3, 4)
+        for _ in range(recordable.gradients.after + 1):
+            assert equal(task_gradients(recordable, *arguments), task_gradients(loss, *arguments))
+    assert len(recordable.gradients._recordings) == 2
+
+
+def test_memory_that_is_read_again_is_not_overwritten():
+    """The sum, the product and the matrix product of this chain all have another reader, or are an argument."""
+
+    def function(x, y):
+        product = x @ y
+        summed = product + 1
+        positive = summed.relu()
+        return product, positive * summed, x + y, (x @ y).relu() + summed
+
+    recorded = Recorded(lift(function, per_seed=1), after=0)
+    arguments = torch.randn(1, 4, 4), torch.randn(1, 3, 4, 4)
+    with torch.no_grad():
+        for _ in range(2):
+            assert equal(recorded(*arguments), recorded.function(*arguments))
+
+
+def test_spare_memory_is_overwritten():
+    recorded = Recorded(lambda x: ((x @ x + x).relu() * 2.0).relu(), after=0)
+    x = torch.randn(4, 4)
+    with torch.no_grad():
+        assert torch.equal(recorded(x), recorded.function(x))
+    ((forward, _),) = recorded._recordings.values()
+    targets = [node.target for node in forward.__self__.graph.nodes]
+    assert aten.add_.Tensor in targets
+    assert targets.count(aten.relu_.default) == 2
+
+
+def test_where_autograd_records_nothing_else_does():
+    recorded = Recorded(lambda x: (x @ x).relu(), after=0)
+    x = torch.randn(3, 3, requires_grad=True)
+    recorded(x).sum().backward()
+    assert x.grad is not None
+    assert not recorded._recordings
