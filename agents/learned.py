@@ -16,7 +16,9 @@ class Learned:
     def __init__(self, parameters: Parameters, learning_rate: float, epsilon: float) -> None:
         self.shared, self.own = parameters
         learned = [*self.shared.values(), *self.own.values()]
-        self.optimizer = torch.optim.Adam(learned, learning_rate, eps=epsilon, fused=True)
+        self.optimizer = torch.optim.Adam(
+            learned, learning_rate, eps=epsilon, fused=True, capturable=learned[0].is_cuda
+        )
 
     def step(self, shared: Tensors, own: Tensors) -> None:
         """One Adam step along the given gradients."""

@@ -29,10 +29,11 @@ from mtrl_fairgrad.weighting import Method, gramian
 
 
 @cache
-def _recordable(spec: SACSpec) -> tuple[Recordable, Recordable, Recorded]:
+def _recordable(spec: SACSpec, compile: bool) -> tuple[Recordable, Recordable, Recorded]:
     """Critics' loss, actor's loss and targets of all agents with these hyper-parameters, to be recorded but once."""
     losses = Losses(spec)
-    return Recordable(losses.critics), Recordable(losses.actor), Recorded(lift(losses.targets, per_seed=1))
+    targets = Recorded(lift(losses.targets, per_seed=1), compile=compile)
+    return Recordable(losses.critics, compile), Recordable(losses.actor, compile), targets
 
 
 class SAC:
@@ -47,6 +48,7 @@ class SAC:
         device: where parameters live.
         dtype: of parameters and arithmetic.
         convention: what the methods' answers become before clipping; see `mtrl_fairgrad.conventions`.
+        compile: whether task gradients and targets go through `torch.compile`.
 
     Raises:
         ValueError: an actor's method that needs positive losses.
@@ -62,6 +64,7 @@ class SAC:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         convention: Convention = PLAIN,
+        compile: bool = False,
     ) -> None:
         if actor_method.needs_positive_losses:
             raise ValueError(
@@ -70,7 +73,7 @@ class SAC:
             )
         self.spec, self.seeds, self.tasks, self.device = spec, tuple(seeds), tasks, torch.device(device)
         self._convention, self.losses = convention, Losses(spec)
-        self._critic_loss, self._actor_loss, self._targets = _recordable(spec)
+        self._critic_loss, self._actor_loss, self._targets = _recordable(spec, compile)
         actor, critics, temperature = self._untrained(0, dtype)
         self.actor, self.critics = (Learned(n, spec.learning_rate, spec.adam_epsilon) for n in (actor, critics))
         self.temperature = Learned(temperature, spec.temperature_learning_rate, spec.adam_epsilon)
@@ -232,8 +235,8 @@ class SAC:
             combined = metrics[f"{name}/gradient_norm"].isfinite().unsqueeze(-1)
             finite &= tasks & (combined | ~tasks.all(-1, keepdim=True))
         new = ~finite & (self.first_fault < 0)
-        self.first_fault = torch.where(new, self.updates, self.first_fault)
-        self.updates = self.updates + 1
+        self.first_fault.copy_(torch.where(new, self.updates, self.first_fault))
+        self.updates += 1
 
     @torch.no_grad()
     def conflicts(self, batch: Batch, noise: Noise) -> Tensors:
@@ -290,5 +293,5 @@ class SAC:
             targets[name].copy_(target)
         self.critic_method.load_state_dict(part("critic_method"))
         self.actor_method.load_state_dict(part("actor_method"))
-        self.updates = state["updates"].to(self.device)
-        self.first_fault = state["first_fault"].to(self.device)
+        self.updates.copy_(state["updates"])
+        self.first_fault.copy_(state["first_fault"])

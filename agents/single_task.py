@@ -30,6 +30,7 @@ class SingleTaskSAC:
         device: where parameters live.
         dtype: of parameters and arithmetic.
         convention: as of `SAC`; its K is 1 here.
+        compile: as of `SAC`.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class SingleTaskSAC:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         convention: Convention = PLAIN,
+        compile: bool = False,
     ) -> None:
         lanes = [seed for seed in seeds for _ in range(tasks)]
-        self.lanes = SAC(spec, lanes, 1, LS(), LS(), device, dtype, convention)
+        self.lanes = SAC(spec, lanes, 1, LS(), LS(), device, dtype, convention, compile)
         self.spec, self.tasks, self.device = spec, tasks, self.lanes.device
         self._shape = (len(seeds), tasks)
         self.critic_method, self.actor_method = self.lanes.critic_method, self.lanes.actor_method

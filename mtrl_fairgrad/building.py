@@ -150,8 +150,9 @@ def make_agent(config: Config, tasks: int, observation_dim: int, action_dim: int
     chosen = config.convention
     convention = Convention(chosen.own, chosen.scale, chosen.max_norm)
     if agent.name == "stl":
-        return SingleTaskSAC(spec, config.seeds, tasks, device, convention=convention)
-    return SAC(spec, config.seeds, tasks, *make_methods(config), device, convention=convention)
+        return SingleTaskSAC(spec, config.seeds, tasks, device, convention=convention, compile=config.compile)
+    methods = make_methods(config)
+    return SAC(spec, config.seeds, tasks, *methods, device, convention=convention, compile=config.compile)
 
 
 def make_envs(config: Config, tasks: tuple[str, ...], evaluation: bool) -> TaskVectorEnv:

@@ -64,6 +64,12 @@ class Config:
     """auto, cpu, cuda or cuda:N."""
     threads: int | None = None
     """Learner threads on CPU; null: PyTorch's choice."""
+    compile: bool = False
+    """Hand the task gradients to torch.compile, which takes a C++ compiler, or on a GPU Triton, and some seconds."""
+    cuda_graph: bool = False
+    """Replay updates from a CUDA graph; not yet tried on a GPU."""
+    updates_per_launch: int = 1
+    """Updates replayed by one call, where at least as many are due."""
     run_dir: str | None = None
     """Folder of this run; null: runs/<env>-<method>-<time>, in a sweep hydra.sweep.dir/<words of the run>."""
     resume: str | None = None
@@ -157,6 +163,7 @@ def validate(config: Config) -> None:
     within("log_every", config.log_every, 1)
     if config.threads is not None:
         within("threads", config.threads, 1)
+    within("updates_per_launch", config.updates_per_launch, 1)
     if not config.grace_seconds >= 0:
         raise ConfigError(f"grace_seconds={config.grace_seconds} is negative: give seconds ≥ 0.")
     check_seeds(config.seeds)

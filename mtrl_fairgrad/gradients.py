@@ -34,12 +34,12 @@ class Recordable:
     """A task loss that may be recorded: the operations of all its tasks' gradients are written down once per shape.
 
     It must be pure, as `mtrl_fairgrad.recording.Recorded` asks; otherwise it is used like the loss it holds, and gives
-    the same numbers to the last bit.
+    the same numbers to the last bit, unless it is compiled.
     """
 
-    def __init__(self, loss: TaskLoss) -> None:
+    def __init__(self, loss: TaskLoss, compile: bool = False) -> None:
         self.loss = loss
-        self.gradients = Recorded(_all_gradients(loss))
+        self.gradients = Recorded(_all_gradients(loss), compile=compile)
 
     def __call__(self, *arguments: Any) -> tuple[Tensor, Any]:
         """The loss of one task of one seed."""

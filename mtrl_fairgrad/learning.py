@@ -9,9 +9,20 @@ from torch import Tensor
 
 from agents import Batch, Noise, Replay, RewardScale, Streams
 from mtrl_fairgrad.building import make_agent
-from mtrl_fairgrad.config import Config
+from mtrl_fairgrad.config import Config, ConfigError
+from mtrl_fairgrad.launches import Launches, cuda_graph
 
 Groups = dict[str, dict[str, Tensor]]
+
+
+def check_launches(config: Config, device: torch.device) -> None:
+    """Refuse a CUDA graph of updates that are made elsewhere.
+
+    Raises:
+        ConfigError: they are.
+    """
+    if config.cuda_graph and device.type != "cuda":
+        raise ConfigError(f"cuda_graph=true but the learner is on device={device.type}: drop it, or give device=cuda.")
 
 
 class Learner:
@@ -37,6 +48,9 @@ class Learner:
         self.streams = Streams(config.seeds, device)
         scaling = self.config.reward_normalization == "running_std"
         self.rewards = RewardScale(seeds, tasks, device) if scaling else None
+        check_launches(config, device)
+        self._launch = Launches(self._update, cuda_graph if config.cuda_graph else None)
+        self._per_launch = config.updates_per_launch
         self.updates = 0
         """Made so far; the agent counts them, too, but asking it would wait for the device."""
         self._latest: tuple[tuple[Batch, Noise], dict[str, Tensor]] | None = None
@@ -55,23 +69,31 @@ class Learner:
 
     def learn(self, env_steps: int) -> None:
         """The updates of this step; what the last one drew and reported stays on the device until it is asked for."""
-        for _ in range(self.updates_due(env_steps)):
-            drawn = self._draw()
-            self._latest = drawn, self.agent.update(*drawn)
-            self.updates += 1
-            if self.config.reset_every is not None and self.updates % self.config.reset_every == 0:
-                self.agent.reset(self.updates // self.config.reset_every)
+        due, every = self.updates_due(env_steps), self.config.reset_every
+        while due:
+            before_reset = due if every is None else every - self.updates % every
+            size = self._per_launch if self._per_launch <= min(due, before_reset) else 1
+            self._latest = self._launch([self._draw() for _ in range(size)])
+            self.updates, due = self.updates + size, due - size
+            if size == before_reset and every is not None:
+                self.agent.reset(self.updates // every)
 
-    def _draw(self) -> tuple[Batch, Noise]:
-        """Everything random about one update, from each seed's own stream."""
-        batch = self.replay.sample(self.streams.integers(self.replay.size, *self._size))
+    def _update(self, drawn: tuple[Tensor, Noise]) -> tuple[tuple[Batch, Noise], dict[str, Tensor]]:
+        """One update, and what it saw."""
+        indices, noise = drawn
+        batch = self.replay.sample(indices)
+        return (batch, noise), self.agent.update(batch, noise)
+
+    def _draw(self) -> tuple[Tensor, Noise]:
+        """Everything random about one update, from each seed's own stream: indices `[S, K, B]`, and noise."""
+        indices = self.streams.integers(self.replay.size, *self._size)
         noise = Noise(
             self.streams.normal(*self._size, self._action_dim),
             self.streams.normal(*self._size, self._action_dim),
             self.agent.critic_method.draw(self.streams.generators),
             self.agent.actor_method.draw(self.streams.generators),
         )
-        return batch, noise
+        return indices, noise
 
     def remember(self, step: Batch) -> None:
         """Store one step of every task, fields `[S, K, ...]`, its rewards scaled if the configuration says so."""

@@ -40,12 +40,13 @@ class Recorded:
         function: of any nesting of dicts and tuples of tensors, giving the same. It must be pure: its answer depends
             on nothing but its arguments' values, by the same operations for equal shapes, and it changes no argument.
         after: how many calls come before the recording.
+        compile: hand what was recorded to `torch.compile`, which fuses more and rounds differently.
 
     Where autograd records, or `torch.compile` does, the function itself is called.
     """
 
-    def __init__(self, function: Callable[..., Any], after: int = CALLS_BEFORE) -> None:
-        self.function, self.after = function, after
+    def __init__(self, function: Callable[..., Any], after: int = CALLS_BEFORE, compile: bool = False) -> None:
+        self.function, self.after, self.compile = function, after, compile
         self._calls: Counter[Any] = Counter()
         self._recordings: dict[Any, tuple[Callable[..., list[Tensor]], Any]] = {}
 
@@ -72,6 +73,8 @@ class Recorded:
             return found
 
         module = make_fx(flat)(*leaves)
+        if self.compile:
+            return torch.compile(module, dynamic=False), answers
         overwrite(module.graph)
         module.recompile()
         return module.forward, answers
