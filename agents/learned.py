@@ -16,9 +16,8 @@ class Learned:
     def __init__(self, parameters: Parameters, learning_rate: float, epsilon: float) -> None:
         self.shared, self.own = parameters
         learned = [*self.shared.values(), *self.own.values()]
-        self.optimizer = torch.optim.Adam(
-            learned, learning_rate, eps=epsilon, fused=True, capturable=learned[0].is_cuda
-        )
+        on_gpu = learned[0].is_cuda  # where a CUDA graph may hold its step
+        self.optimizer = torch.optim.Adam(learned, learning_rate, eps=epsilon, fused=True, capturable=on_gpu)
 
     def step(self, shared: Tensors, own: Tensors) -> None:
         """One Adam step along the given gradients."""

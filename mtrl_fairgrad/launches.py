@@ -36,8 +36,8 @@ class Launches:
     """Does `update` with all of a launch's draws, in order; answers what the last one answers.
 
     Args:
-        update: takes one draw, any nesting of tensors and None. To be captured it must keep what it changes where it is, draw
-            no numbers and never wait for the device.
+        update: takes one draw, any nesting of tensors and None. To be captured it must keep what it changes where it
+            is, draw no numbers and never wait for the device.
         capture: how, after `WARM_UP` launches of the usual way; `None` keeps that way for ever.
     """
 
