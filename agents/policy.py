@@ -1,4 +1,4 @@
-"""One seed's policy as a module that holds its own parameters: what `torch.export` turns into a program."""
+"""What acting needs of the networks, as named tensors, and one seed's of it as a module that `torch.export` takes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,32 @@ Mode = Callable[[Tensors, Tensors, Tensor], Tensor]
 """Shared parameters, one task's own parameters, observations `[B, O]` → actions `[B, A]`; pure, one seed's."""
 
 
+def merge(**groups: Tensors) -> Tensors:
+    """All groups in one mapping: each name behind its group's, `group.*`."""
+    return {f"{group}.{name}": value for group, members in groups.items() for name, value in members.items()}
+
+
+def split(merged: Tensors, *groups: str) -> tuple[Tensors, ...]:
+    """These groups of what `merge` returned, by the names they had."""
+    return tuple(
+        {name.removeprefix(f"{group}."): value for name, value in merged.items() if name.startswith(f"{group}.")}
+        for group in groups
+    )
+
+
 def for_acting(actor: Tensors, critics: Tensors) -> Tensors:
     """What acting needs of both networks' shared or own parameters, in one mapping: `actor.*`, `critics.*`."""
-    networks = {"actor": actor, "critics": of_encoder(critics)}
-    return {f"{network}.{name}": value for network, group in networks.items() for name, value in group.items()}
+    return merge(actor=actor, critics=of_encoder(critics))
+
+
+def by_network(group: Tensors) -> tuple[Tensors, ...]:
+    """What `for_acting` returned, the actor's and the critics' apart."""
+    return split(group, "actor", "critics")
 
 
 def mode(losses: Losses, shared: Tensors, own: Tensors, observations: Tensor) -> Tensor:
     """The mode of the action `[B, A]` for observations `[B, O]` of one task; parameters as `for_acting` names them."""
-    return losses.action(_by_network(shared), _by_network(own), observations)
-
-
-def _by_network(group: Tensors) -> tuple[Tensors, Tensors]:
-    split: dict[str, Tensors] = {"actor": {}, "critics": {}}
-    for name, value in group.items():
-        network, _, rest = name.partition(".")
-        split[network][rest] = value
-    return split["actor"], split["critics"]
+    return losses.action(by_network(shared), by_network(own), observations)
 
 
 class PolicyModule(nn.Module):

@@ -18,7 +18,7 @@ from agents import networks
 from agents.learned import Learned, clip_by_norm
 from agents.losses import Losses
 from agents.networks import Parameters, Tensors
-from agents.policy import PolicyModule, for_acting, mode
+from agents.policy import PolicyModule, by_network, for_acting, merge, mode, split
 from agents.replay import Batch
 from agents.spec import Noise, SACSpec
 from agents.streams import derived_seed
@@ -122,18 +122,28 @@ class SAC:
     # ---- acting ----
 
     @torch.no_grad()
-    def act(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Actions `[S, K, A]` for observations `[S, K, O]`: sampled with `noise` `[S, K, A]`, else the mode."""
+    def act(self, observations: Tensor, noise: Tensor | None = None, policy: Tensors | None = None) -> Tensor:
+        """Actions `[S, K, A]` for observations `[S, K, O]`: sampled with `noise` `[S, K, A]`, else the mode.
+
+        With `policy`, they are those of the agent of which it is the `policy`, bit for bit.
+        """
         drawn = () if noise is None else (noise,)
         shared, own = (self.actor.shared, self.critics.shared), (self.actor.own, self.critics.own)
+        if policy is not None:
+            shared, own = map(by_network, split(policy, "shared", "own"))
         # Without own parameters the tasks are a batch like any other, which takes a third of the time.
         lifted = lift(self.losses.action, per_seed=1) if any(own) else over_seeds(self.losses.action)
         return lifted(shared, own, observations, *drawn)
 
-    def policy_module(self, seed: int) -> PolicyModule:
-        """The policy of the seed at place `seed` (0 … S − 1) with a copy of its parameters, for export."""
+    def policy(self) -> Tensors:
+        """A copy of all parameters that acting needs, of all seeds: `shared.*` `[S, ...]`, `own.*` `[S, K, ...]`."""
         shared = for_acting(self.actor.shared, self.critics.shared)
         own = for_acting(self.actor.own, self.critics.own)
+        return {name: value.detach().clone() for name, value in merge(shared=shared, own=own).items()}
+
+    def policy_module(self, seed: int) -> PolicyModule:
+        """The policy of the seed at place `seed` (0 … S − 1) with a copy of its parameters, for export."""
+        shared, own = split(self.policy(), "shared", "own")
         return PolicyModule(
             partial(mode, self.losses),
             {name: value[seed] for name, value in shared.items()},

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agents.networks import Tensors
-from agents.policy import PolicyModule, for_acting, mode
+from agents.policy import PolicyModule, mode, split
 from agents.replay import Batch
 from agents.sac import SAC
 from agents.spec import Noise, SACSpec
@@ -59,14 +59,18 @@ class SingleTaskSAC:
         """As of `SAC`: `[S, K]`."""
         return self.lanes.first_fault.view(self._shape)
 
-    def act(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Actions `[S, K, A]` for observations `[S, K, O]`: sampled with `noise` `[S, K, A]`, else the mode."""
+    def act(self, observations: Tensor, noise: Tensor | None = None, policy: Tensors | None = None) -> Tensor:
+        """As of `SAC`."""
         apart = None if noise is None else _apart(noise)
-        return self.lanes.act(_apart(observations), apart).view(*self._shape, -1)
+        return self.lanes.act(_apart(observations), apart, policy).view(*self._shape, -1)
+
+    def policy(self) -> Tensors:
+        """As of `SAC`; all of it belongs to lanes, `shared.*` `[S·K, ...]`."""
+        return self.lanes.policy()
 
     def policy_module(self, seed: int) -> PolicyModule:
         """As of `SAC`; everything in it belongs to one task."""
-        lanes = for_acting(self.lanes.actor.shared, {})
+        (lanes,) = split(self.policy(), "shared")
         own = {name: value.unflatten(0, self._shape)[seed] for name, value in lanes.items()}
         return PolicyModule(partial(mode, self.lanes.losses), {}, own)
 

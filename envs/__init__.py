@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from envs.episodes import Suite
-    from envs.evaluation import Evaluation, all_goals, evaluate, evaluation_goals
+    from envs.evaluation import Evaluation, Playing, all_goals, evaluate, evaluation_goals
     from envs.gymnasium_tasks import GymnasiumSuite, gymnasium_suite
     from envs.inspection import gymnasium_names
     from envs.metaworld import MetaworldSuite, MetaworldVectorEnv
@@ -25,6 +25,7 @@ __all__ = [
     "GymnasiumSuite",
     "MetaworldSuite",
     "MetaworldVectorEnv",
+    "Playing",
     "Suite",
     "TaskVectorEnv",
     "WorkerError",
@@ -38,7 +39,7 @@ __all__ = [
 
 _HOME = {
     **dict.fromkeys(("MT10", "MT50", "SUITES", "resolve_tasks"), "envs.tasks"),
-    **dict.fromkeys(("Evaluation", "evaluate", "evaluation_goals", "all_goals"), "envs.evaluation"),
+    **dict.fromkeys(("Evaluation", "Playing", "evaluate", "evaluation_goals", "all_goals"), "envs.evaluation"),
     **dict.fromkeys(("MetaworldSuite", "MetaworldVectorEnv"), "envs.metaworld"),
     **dict.fromkeys(("GymnasiumSuite", "gymnasium_suite"), "envs.gymnasium_tasks"),
     "Suite": "envs.episodes",

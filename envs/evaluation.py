@@ -1,4 +1,8 @@
-"""Which goals an evaluation plays, and playing them on environments of its own: training notices nothing."""
+"""Which goals an evaluation plays, and playing them on environments of its own: training notices nothing.
+
+`evaluate` plays them at one go; `Playing` a step at a time, between which its caller may do something else while worker
+processes simulate. Both give the same numbers.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,7 +13,7 @@ from numpy.typing import NDArray
 from envs import checks
 from envs.episodes import Suite
 from envs.streams import stream
-from envs.workers import TaskVectorEnv
+from envs.workers import Infos, TaskVectorEnv
 
 Policy = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 """Observations [N, O] → actions [N, A]; it also sees the rows that are idle, whose actions are ignored."""
@@ -60,29 +64,64 @@ def evaluate(envs: TaskVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> E
     also ends there, which changes no success and saves most of the simulation. ValueError when goals do not
     fit `envs`.
     """
-    expected = (len(envs.seeds), len(envs.tasks))
-    if goals.ndim != 3 or goals.shape[:2] != expected:
-        raise ValueError(
-            f"goals of shape {list(goals.shape)} do not fit {expected[0]} seeds × {expected[1]} tasks: give"
-            f" [{expected[0]}, {expected[1]}, E], as evaluation_goals does."
-        )
-    rows, episodes = envs.num_envs, goals.shape[2]
-    success = np.zeros((rows, episodes), np.bool_)
-    returns = np.zeros((rows, episodes), np.float64)
-    lengths = np.zeros((rows, episodes), np.int64)
-    played = np.zeros(rows, np.int64)
-    observations, infos = envs.reset(options={"goals": goals.reshape(rows, episodes)})
-    starts = np.repeat(observations[:, None], episodes, axis=1)
-    while not infos["idle"].all():
-        observations, _, _, _, infos = envs.step(policy(observations))
-        ended = np.flatnonzero(infos["_episode"])
-        at = ended, played[ended]
-        success[at], returns[at] = infos["episode"]["s"][ended], infos["episode"]["r"][ended]
-        lengths[at] = infos["episode"]["l"][ended]
+    playing = Playing(envs, policy, goals)
+    while not playing.done:
+        playing.advance(wait=True)
+    return playing.found
+
+
+class Playing:
+    """An evaluation in progress, begun here and continued by `advance`; arguments and errors are those of `evaluate`.
+
+    Until it is `done`, `envs` are its own.
+    """
+
+    def __init__(self, envs: TaskVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> None:
+        expected = (len(envs.seeds), len(envs.tasks))
+        if goals.ndim != 3 or goals.shape[:2] != expected:
+            raise ValueError(
+                f"goals of shape {list(goals.shape)} do not fit {expected[0]} seeds × {expected[1]} tasks: give"
+                f" [{expected[0]}, {expected[1]}, E], as evaluation_goals does."
+            )
+        self._envs, self._policy, self._shape = envs, policy, goals.shape
+        self.done = False
+        """Whether all episodes are over."""
+        rows, episodes = envs.num_envs, goals.shape[2]
+        self._success = np.zeros((rows, episodes), np.bool_)
+        self._returns = np.zeros((rows, episodes), np.float64)
+        self._lengths = np.zeros((rows, episodes), np.int64)
+        self._played = np.zeros(rows, np.int64)
+        observations, infos = envs.reset(options={"goals": goals.reshape(rows, episodes)})
+        self._starts = np.repeat(observations[:, None], episodes, axis=1)
+        self._go_on(observations, infos)
+
+    def advance(self, wait: bool = False) -> bool:
+        """Take the simulators' step and start the next one, if it is over or `wait` says to wait; whether it was."""
+        if self.done or not (wait or self._envs.ready()):
+            return False
+        observations, _, _, _, infos = self._envs.step_wait()
+        played, ended = self._played, np.flatnonzero(infos["_episode"])
+        at, episode = (ended, played[ended]), infos["episode"]
+        self._success[at], self._returns[at] = episode["s"][ended], episode["r"][ended]
+        self._lengths[at] = episode["l"][ended]
         played[ended] += 1
-        begun = ended[played[ended] < episodes]
-        starts[begun, played[begun]] = observations[begun]
-    shape = goals.shape
-    return Evaluation(
-        success.reshape(shape), returns.reshape(shape), lengths.reshape(shape), starts.reshape(*shape, -1)
-    )
+        begun = ended[played[ended] < self._shape[2]]
+        self._starts[begun, played[begun]] = observations[begun]
+        self._go_on(observations, infos)
+        return True
+
+    def _go_on(self, observations: NDArray[np.float32], infos: Infos) -> None:
+        self.done = bool(infos["idle"].all())
+        if not self.done:
+            self._envs.step_async(self._policy(observations))
+
+    @property
+    def found(self) -> Evaluation:
+        """What the episodes gave; zeros and false for those that are not over."""
+        shape = self._shape
+        return Evaluation(
+            self._success.reshape(shape),
+            self._returns.reshape(shape),
+            self._lengths.reshape(shape),
+            self._starts.reshape(*shape, -1),
+        )

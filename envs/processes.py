@@ -50,6 +50,10 @@ class Inline:
         """Remember the command."""
         self._command = command, payload
 
+    def ready(self, timeout: float) -> bool:
+        """Always: nobody else is at work on it."""
+        return True
+
     def finish(self) -> dict[int, Any]:
         """Carry it out. Answers row → what the command answers, if it answers anything. WorkerError."""
         with _raising():
@@ -109,17 +113,28 @@ class Workers:
         When Ctrl-C interrupts the waiting, a second call goes on where the first one stopped.
         """
         while self._waiting:
-            number = self._waiting[0]
-            try:
-                error, answer = self._connections[number].recv()
-            except (EOFError, OSError):
-                raise self._death(number) from None
-            self._waiting.pop(0)
-            if error is not None:
-                raise WorkerError(error)
-            self._answers.update(answer or {})
+            self._take()
         answers, self._answers = self._answers, {}
         return answers
+
+    def ready(self, timeout: float) -> bool:
+        """Whether all workers answer within `timeout` seconds, so that `finish` does not wait. WorkerError as there."""
+        deadline = time.monotonic() + timeout
+        while self._waiting and self._connections[self._waiting[0]].poll(max(0.0, deadline - time.monotonic())):
+            self._take()
+        return not self._waiting
+
+    def _take(self) -> None:
+        """The answer of the first worker that owes one."""
+        number = self._waiting[0]
+        try:
+            error, answer = self._connections[number].recv()
+        except (EOFError, OSError):
+            raise self._death(number) from None
+        self._waiting.pop(0)
+        if error is not None:
+            raise WorkerError(error)
+        self._answers.update(answer or {})
 
     def close(self) -> None:
         """Let the workers go: at end of file they leave by themselves, after the grace they are killed."""

@@ -137,6 +137,16 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         self._carry(lambda: team.start("step"))
         self._pending = True
 
+    def ready(self, timeout: float = 0.0) -> bool:
+        """Whether the running step ends within `timeout` seconds, so that `step_wait` does not wait.
+
+        Always so without workers, when no step is running and when closed. WorkerError when the step failed.
+        """
+        if not self._pending or self._team is None:
+            return True
+        team = self._team
+        return self._carry(lambda: team.ready(timeout))
+
     def step_wait(self) -> Step:
         """Wait for the step; (observations, rewards, terminated, truncated, infos), all fresh arrays.
 

@@ -67,6 +67,8 @@ class EvalConfig:
     are frozen."""
     workers: int | None = None
     """Simulator processes of the evaluation; null: one per core."""
+    background: bool = True
+    """Train on meanwhile; the numbers are the same. Not with workers=0, nor at the end of training."""
 
 
 def check_env(env: EnvConfig, evaluation: EvalConfig) -> None:

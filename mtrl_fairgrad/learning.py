@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from agents import Batch, Noise, Replay, RewardScale, Streams
@@ -42,7 +44,7 @@ class Learner:
     def __init__(self, config: Config, tasks: int, observation_dim: int, action_dim: int, device: torch.device) -> None:
         self.config = config.agent
         seeds, self._size = len(config.seeds), (tasks, config.agent.batch_size)
-        self._action_dim = action_dim
+        self._shape, self._device, self._action_dim = (seeds, tasks), device, action_dim
         self.replay = Replay(self.config.buffer_size, seeds, tasks, observation_dim, action_dim, device)
         self.agent = make_agent(config, tasks, observation_dim, action_dim, device)
         self.streams = Streams(config.seeds, device)
@@ -94,6 +96,11 @@ class Learner:
             self.agent.actor_method.draw(self.streams.generators),
         )
         return indices, noise
+
+    def tensor(self, array: NDArray[Any]) -> Tensor:
+        """`[S·K, ...]` from the simulators as float32 `[S, K, ...]` on the learner's device."""
+        shaped = torch.from_numpy(array.reshape(*self._shape, *array.shape[1:]))
+        return shaped.to(self._device, torch.float32, non_blocking=True)
 
     def remember(self, step: Batch) -> None:
         """Store one step of every task, fields `[S, K, ...]`, its rewards scaled if the configuration says so."""

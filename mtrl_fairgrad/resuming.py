@@ -36,8 +36,10 @@ def settle(config: Config) -> bool:
 
 
 def finished(folder: RunFolder, steps: int) -> bool:
-    """Whether the run has a checkpoint at `steps` or beyond; that comes after its last evaluation."""
-    return any(int(path.name.partition("-")[0]) >= steps for path in folder.checkpoints())
+    """Whether the run has a checkpoint at `steps` or beyond, and its last evaluation, which a stop may have cut off."""
+    return any(int(path.name.partition("-")[0]) >= steps for path in folder.checkpoints()) and any(
+        row.env_steps >= steps for row in folder.evaluations()
+    )
 
 
 def _clear_unborn(path: Path) -> None:

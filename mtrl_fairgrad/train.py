@@ -80,6 +80,7 @@ def start(config: Config, overrides: list[str]) -> int:
                 for remark in [*remarks(config), *trainer.envs.suite.remarks()]:
                     trainer.tracker.say(f"note: {remark}")
                 run(trainer)
+                trainer.evaluating.sum_up()
                 code = 128 + trainer.stop_signal if trainer.stop_signal else 0
         except (TrainingFault, WorkerError) as fault:
             print(f"error: {fault}", file=sys.stderr)
@@ -110,16 +111,10 @@ def build(config: Config, folder: RunFolder) -> Trainer:
 
 def run(trainer: Trainer) -> None:
     """The whole story of a training run."""
-    from mtrl_fairgrad.training import StopRequested
-
     checkpoint_due = told = False
     while True:
-        if trainer.stop_signal is None and trainer.evaluation_due():
-            try:
-                trainer.evaluate()
-            except StopRequested:
-                trainer.tracker.say("the evaluation was abandoned; resuming will repeat it")
-            checkpoint_due = True
+        if trainer.stop_signal is None:
+            checkpoint_due |= trainer.evaluate()
         done = trainer.env_steps >= trainer.config.steps
         stopping_now = trainer.stop_signal is not None
         if (checkpoint_due or stopping_now) and (trainer.envs.resumable or done):

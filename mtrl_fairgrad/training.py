@@ -1,4 +1,4 @@
-"""The training of all seeds and tasks in one process: building the parts, one step, evaluation, checkpoints."""
+"""The training of all seeds and tasks in one process: building the parts, one step, checkpoints, stopping."""
 
 from __future__ import annotations
 
@@ -8,25 +8,20 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import torch
 from gymnasium.spaces import flatdim
 from numpy.typing import NDArray
 
 from agents import Batch
-from envs import all_goals, evaluate, evaluation_goals
 from mtrl_fairgrad.building import make_envs, resolve_device, task_names
 from mtrl_fairgrad.config import Config, ConfigError
+from mtrl_fairgrad.evaluating import Evaluating
 from mtrl_fairgrad.learning import Learner
-from mtrl_fairgrad.runs import Checkpoint, Evaluation, RunFolder, RunFolderError
+from mtrl_fairgrad.runs import Checkpoint, RunFolder, RunFolderError
 from mtrl_fairgrad.tracking import Tracker
 
 
 class TrainingFault(RuntimeError):
     """A loss or gradient stopped being a number; the message names step, task and seed."""
-
-
-class StopRequested(Exception):
-    """Someone asked the run to stop while it was evaluating."""
 
 
 class Trainer:
@@ -51,18 +46,34 @@ class Trainer:
         try:
             self.eval_envs = make_envs(config, self.tasks, evaluation=True)
             self._build_learner()
-            resumed = folder.has_checkpoint()
-            self.observations = self._load() if resumed else self._begin()
-            self._speed_since = self.learner.updates, time.monotonic()
+            saved = self._load() if folder.has_checkpoint() else None
+            environments = saved and saved.state.get("environments")
+            self.observations = self.envs.set_state(environments) if environments else self.envs.reset()[0]
+            self._build_tracker(resumed=saved is not None)
+            self.evaluating = Evaluating(
+                *(config, self.tasks, self.eval_envs, self.learner, folder, self.tracker),
+                stopping=lambda: self.stop_signal is not None,
+            )
+            self.evaluating.go_back_to(saved)
+            self._speed_since = self.learner.updates, self._learning_seconds()
         except (ValueError, MemoryError) as error:
             self.close()
             raise error if isinstance(error, ConfigError | RunFolderError) else ConfigError(str(error)) from None
         except BaseException:
             self.close()
             raise
+
+    def _build_learner(self) -> None:
+        spaces = self.envs.single_observation_space, self.envs.single_action_space
+        observation_dim, self._action_dim = map(flatdim, spaces)
+        self.learner = Learner(self.config, len(self.tasks), observation_dim, self._action_dim, self.device)
+        self.agent, self.replay, self.streams = self.learner.agent, self.learner.replay, self.learner.streams
+
+    def _build_tracker(self, resumed: bool) -> None:
+        config = self.config
         sgd = config.method["name"] == "fairgrad" and config.method["solver"] == "sgd"
         self.tracker = Tracker(
-            folder.path,
+            self.folder.path,
             self.tasks,
             config.steps,
             self.env_steps,
@@ -70,12 +81,6 @@ class Trainer:
             config.progress,
             "method.solver=newton solves it exactly at about the same cost." if sgd else None,
         )
-
-    def _build_learner(self) -> None:
-        spaces = self.envs.single_observation_space, self.envs.single_action_space
-        observation_dim, self._action_dim = map(flatdim, spaces)
-        self.learner = Learner(self.config, len(self.tasks), observation_dim, self._action_dim, self.device)
-        self.agent, self.replay, self.streams = self.learner.agent, self.learner.replay, self.learner.streams
 
     def __enter__(self) -> Self:
         return self
@@ -94,11 +99,15 @@ class Trainer:
     # ---- one step ----
 
     def step(self) -> None:
-        """One step of every simulator, and meanwhile the updates it is worth."""
+        """One step of every simulator, and meanwhile the updates it is worth and a part of the running evaluation."""
         started = time.monotonic()
         actions = self._choose_actions()
         self.envs.step_async(actions)
+        self.evaluating.advance()
         self.learner.learn(self.env_steps)
+        if self.device.type == "cpu":  # on another device its actions would wait for the updates just queued there
+            self.evaluating.advance()
+        self.evaluating.advance_until(self.envs.ready)
         next_observations, rewards, terminated, _, infos = self.envs.step_wait()
         self._remember(actions, rewards, infos["final_obs"], terminated)
         self.observations = next_observations
@@ -112,17 +121,12 @@ class Trainer:
         if self.env_steps % self.config.log_every == 0:
             self._track_update()
 
-    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        """`[S·K, ...]` from the simulators as float32 `[S, K, ...]` on the learner's device."""
-        shaped = torch.from_numpy(array.reshape(*self.shape, *array.shape[1:]))
-        return shaped.to(self.device, torch.float32, non_blocking=True)
-
     def _choose_actions(self) -> NDArray[np.float32]:
         if self.env_steps < self.config.agent.warmup_steps:
             actions = self.streams.uniform(len(self.tasks), self._action_dim)
         else:
             noise = self.streams.normal(len(self.tasks), self._action_dim)
-            actions = self.agent.act(self._tensor(self.observations), noise)
+            actions = self.agent.act(self.learner.tensor(self.observations), noise)
         found = actions.flatten(0, 1).cpu().numpy()
         if not np.isfinite(found).all():
             self.check_faults()
@@ -137,7 +141,7 @@ class Trainer:
         terminated: NDArray[np.bool_],
     ) -> None:
         arrays = (self.observations, actions, rewards, next_observations, terminated)
-        self.learner.remember(Batch(*(self._tensor(array) for array in arrays)))
+        self.learner.remember(Batch(*map(self.learner.tensor, arrays)))
 
     def check_faults(self) -> None:
         """Stop when a task's loss or gradient was not finite.
@@ -171,57 +175,29 @@ class Trainer:
         metrics = self.learner.report()
         if not metrics:
             return
-        (updates, since), now = self._speed_since, time.monotonic()
+        (updates, since), now = self._speed_since, self._learning_seconds()
         speed = (self.learner.updates - updates) / max(now - since, 1e-9)
         self._speed_since = self.learner.updates, now
         self.tracker.update(metrics, self.env_steps, speed)
 
+    def _learning_seconds(self) -> float:
+        """A clock that stands still while training waits for an evaluation."""
+        return time.monotonic() - self.evaluating.waited
+
     # ---- evaluation ----
 
-    def evaluation_due(self) -> bool:
-        """Every `eval.every` steps, before the first and after the last one, unless it has been done."""
-        scheduled = self.env_steps % self.config.eval.every == 0 or self.env_steps >= self.config.steps
-        return scheduled and all(row.env_steps != self.env_steps for row in self.folder.evaluations())
+    def evaluate(self) -> bool:
+        """Begin the evaluation that is due, if any, and wait for what cannot go on beside training; whether it was due.
 
-    def evaluate(self) -> None:
-        """Measure success on the evaluation's own simulators; training does not notice.
-
-        Raises:
-            StopRequested: a stop was asked for meanwhile; nothing is recorded.
+        A stop that is asked for meanwhile ends the waiting.
         """
-        self.check_faults()
-        last = self.env_steps >= self.config.steps
-        seeds, episodes = self.config.seeds, self.config.eval.episodes
-        suite = self.eval_envs.suite
-        goals = all_goals(suite, seeds) if last else evaluation_goals(suite, seeds, episodes, self.env_steps)
-        started = time.monotonic()
-        self.tracker.show(evaluating=f"{goals.shape[-1]} episodes/task")
-        found = evaluate(self.eval_envs, self._greedy, goals)
-        success, returns = found.success.mean(-1), found.returns.mean(-1)
-        rows = [
-            Evaluation(self.env_steps, seed, task, goals.shape[-1], float(success[s, k]), float(returns[s, k]))
-            for s, seed in enumerate(seeds)
-            for k, task in enumerate(self.tasks)
-        ]
-        try:
-            self.folder.append_evaluation(rows)
-        except OSError as error:
-            raise RunFolderError(
-                f"the evaluation could not be written to {self.folder.path} ({error.strerror or error}): make room, "
-                f"then continue with resume={self.folder.path}."
-            ) from error
-        self.tracker.evaluation(success, returns, self.env_steps)
-        self.tracker.show(evaluating="")
-        self.tracker.say(
-            f"env_steps {self.env_steps}: success {success.mean():.3f} over {goals.shape[-1]} episodes of each of "
-            f"{len(self.tasks)} tasks ({time.monotonic() - started:.0f} s)"
-        )
-        self._speed_since = self.learner.updates, time.monotonic()
-
-    def _greedy(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self.stop_signal is not None:
-            raise StopRequested
-        return self.agent.act(self._tensor(observations)).flatten(0, 1).cpu().numpy()
+        due = self.evaluating.due(self.env_steps)
+        if due:
+            self.check_faults()
+            self.evaluating.begin(self.env_steps)
+        if self.env_steps >= self.config.steps or not self.evaluating.background:
+            self.evaluating.finish()
+        return due
 
     # ---- checkpoints ----
 
@@ -230,17 +206,12 @@ class Trainer:
         self.check_faults()
         self.tracker.flush()
         environments = self.envs.get_state() if self.envs.resumable else None
-        self.folder.save_checkpoint(
-            self.env_steps, self.learner.state(), {"environments": environments}, keep=1 if environments else 2
-        )
+        policy, evaluation = self.evaluating.state()
+        groups, state = {**self.learner.state(), **policy}, {"environments": environments, "evaluation": evaluation}
+        self.folder.save_checkpoint(self.env_steps, groups, state, keep=1 if environments else 2)
 
-    def _begin(self) -> NDArray[np.float32]:
-        """Start from nothing, also where a predecessor died before its first checkpoint."""
-        self.folder.rewind(-1)
-        return self.envs.reset()[0]
-
-    def _load(self) -> NDArray[np.float32]:
-        """Go back to the newest checkpoint that can be continued; returns the observations training goes on from."""
+    def _load(self) -> Checkpoint:
+        """Let the learner go back to the newest checkpoint that can be continued."""
         saved = self.folder.load_checkpoint()
         if saved.state.get("environments") is None and saved.env_steps < self.config.steps:
             saved = self._boundary_before(saved)
@@ -249,9 +220,7 @@ class Trainer:
         except (ValueError, KeyError, RuntimeError) as error:
             raise ConfigError(f"the checkpoint in {self.folder.path} does not fit this run: {error}") from None
         self.env_steps = saved.env_steps
-        self.folder.rewind(saved.env_steps)
-        environments = saved.state.get("environments")
-        return self.envs.reset()[0] if environments is None else self.envs.set_state(environments)
+        return saved
 
     def _boundary_before(self, saved: Checkpoint) -> Checkpoint:
         """The checkpoint at an episode boundary that was kept beside one inside an episode."""

@@ -1,6 +1,7 @@
 """Which runs belong together, and what they are called."""
 
-from mtrl_fairgrad.pooling import blocks_of, flatten
+from mtrl_fairgrad.config import RESUMABLE
+from mtrl_fairgrad.pooling import NOT_COMPARED, blocks_of, flatten
 from mtrl_fairgrad.report import as_text
 from tests.reported import FAIRGRAD, METHOD, PROTOCOL, groups_of
 
@@ -32,6 +33,10 @@ def test_runs_of_one_way_to_evaluate_stand_together(make):
     rarely = {"eval": {"every": 5000, "episodes": 1}}
     groups = groups_of(make("a"), make("b", **rarely), make("c", method={"name": "ls"}))
     assert [len(block) for block in blocks_of(groups)] == [2, 1]
+
+
+def test_what_may_differ_when_a_run_is_resumed_sets_no_runs_apart():
+    assert {"steps"} == RESUMABLE - NOT_COMPARED
 
 
 def test_labels_tell_what_sets_methods_apart(make):

@@ -21,16 +21,29 @@ def together(architecture):
     return SAC(SACSpec(network), SEEDS, TASKS, LS(), LS(), dtype=torch.float64)
 
 
-@pytest.mark.parametrize(
-    ("make", "needs_tasks"),
-    [
-        (lambda: make_agent(SEEDS), False),
-        (lambda: together("mhsac"), True),
-        (lambda: together("mtsac_te"), True),
-        (single_tasks, True),
-    ],
-    ids=["mtsac", "mhsac", "mtsac_te", "stl"],
-)
+AGENTS = {
+    "mtsac": (lambda: make_agent(SEEDS), False),
+    "mhsac": (lambda: together("mhsac"), True),
+    "mtsac_te": (lambda: together("mtsac_te"), True),
+    "stl": (single_tasks, True),
+}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_copied_policy_acts_as_the_agent_did(name):
+    agent, observations = AGENTS[name][0](), torch.randn(len(SEEDS), TASKS, OBSERVATION, dtype=torch.float64)
+    train(agent, SEEDS, updates=2)
+    noise = torch.randn(len(SEEDS), TASKS, ACTION, dtype=torch.float64)
+    expected, policy = (agent.act(observations), agent.act(observations, noise)), agent.policy()
+    train(agent, SEEDS, updates=2)
+    agent.reset(1)
+    assert not torch.equal(agent.act(observations), expected[0])
+    assert torch.equal(agent.act(observations, policy=policy), expected[0])
+    assert torch.equal(agent.act(observations, noise, policy), expected[1])
+    assert (name == "mtsac_te") == any(".critics." in key for key in policy), "only the task encoder is the critics'"
+
+
+@pytest.mark.parametrize(("make", "needs_tasks"), AGENTS.values(), ids=AGENTS)
 def test_the_module_of_each_seed_acts_like_the_agent(make, needs_tasks):
     agent = make()
     train(agent, SEEDS, updates=3)

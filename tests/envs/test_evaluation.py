@@ -5,7 +5,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from envs import MT10, Evaluation, MetaworldSuite, MetaworldVectorEnv, all_goals, evaluate, evaluation_goals
+from envs import MT10, Evaluation, MetaworldSuite, MetaworldVectorEnv, Playing, all_goals, evaluate, evaluation_goals
 from tests.envs import official
 
 SEED = 1
@@ -95,6 +95,20 @@ def test_episodes_are_filed_under_their_goals():
         with MetaworldVectorEnv(["reach-v3"], [seed], **options) as envs:
             for e in range(2):
                 assert evaluate(envs, policy, goals[s : s + 1, :, e : e + 1]).returns == together.returns[s, 0, e]
+
+
+def test_played_step_by_step_it_finds_the_same(monkeypatch):
+    goals, policy = np.array([[[4, 9, 31]]]), experts(["reach-v3"])
+    with MetaworldVectorEnv(["reach-v3"], [SEED], 0, 30, role="eval", terminate_on_success=True) as envs:
+        at_one_go = evaluate(envs, policy, goals)
+        answers = []
+        monkeypatch.setattr(envs, "ready", lambda: answers.append(len(answers) % 3 == 2) or answers[-1])
+        playing, moved = Playing(envs, policy, goals), []
+        while not playing.done:
+            moved.append(playing.advance())
+        assert moved == answers and sum(moved) == at_one_go.lengths.sum()
+        assert not playing.advance(wait=True), "it is over"
+    assert all(np.array_equal(*pair) for pair in zip(playing.found, at_one_go, strict=True))
 
 
 def test_evaluation_goals_are_distinct_and_depend_only_on_seed_task_and_steps():

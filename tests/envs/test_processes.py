@@ -92,6 +92,25 @@ def test_an_interrupted_wait_can_be_taken_up_again():
         assert np.isfinite(first).all() and np.isfinite(envs.step(np.zeros((2, 4)))[0]).all()
 
 
+def test_readiness_is_asked_without_waiting_for_a_busy_worker():
+    with MetaworldVectorEnv(["reach-v3", "drawer-close-v3"], [3], workers=2) as envs:
+        envs.reset()
+        assert envs.ready(), "no step is running"
+        worker = next(each for each in active_children() if each.name == "envs-1")
+        os.kill(worker.pid, signal.SIGSTOP)
+        envs.step_async(np.zeros((2, 4)))
+        start = time.monotonic()
+        assert not envs.ready(0.3) and not envs.ready() and 0.3 <= time.monotonic() - start < 2
+        os.kill(worker.pid, signal.SIGCONT)
+        assert envs.ready(60) and envs.ready(), "asked again, it is so still"
+        assert np.isfinite(envs.step_wait()[0]).all()
+        envs.step_async(np.zeros((2, 4)))
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(WorkerError, match=r"worker 1 .*\(SIGKILL\)"):
+            envs.ready(60)
+    assert envs.ready(), "nothing is left to wait for"
+
+
 def program(folder, body):
     """Start a program file without the usual main guard; its first line of output holds the workers' pids."""
     text = f"""

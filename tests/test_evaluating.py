@@ -1,0 +1,211 @@
+"""Evaluations beside training: the numbers of waiting ones, in order, whatever happens to the run meanwhile."""
+
+import json
+import os
+import shutil
+import signal
+from multiprocessing import active_children
+
+import pytest
+
+from envs import Playing, TaskVectorEnv
+from mtrl_fairgrad import train
+from mtrl_fairgrad.evaluating import Evaluating
+from mtrl_fairgrad.runs import RunFolder
+from mtrl_fairgrad.training import Trainer
+from tests.test_protocols import WALKS
+from tests.tiny_runs import assert_same_checkpoint, rows, scalars
+
+RUN = [
+    *WALKS,
+    *("env.task_options=[{edge: 50},{edge: 60}]", "env.horizon=12"),
+    *("method=ls", "eval.every=20", "steps=60", "log_every=60"),
+]
+DUE = ["0", "20", "40", "60"]
+
+
+class Killed(BaseException):
+    """Ends a run like a signal that cannot be caught: it does nothing more."""
+
+
+def kill(*_):
+    raise Killed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_reports():
+    """They take longer than the runs."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(train, "finish", lambda folder: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory):
+    """The run whose training waits for each evaluation."""
+    folder = tmp_path_factory.mktemp("runs") / "waiting"
+    assert train.main([*RUN, "eval.background=false", f"run_dir={folder}"]) == 0
+    assert list(dict.fromkeys(row["env_steps"] for row in rows(folder))) == DUE
+    assert len({row["return"] for row in rows(folder)}) == 8
+    return folder
+
+
+class Beside:
+    """Lets evaluations run beside training without processes, and their simulators answer when it says so."""
+
+    def __init__(self):
+        self.answers, self.happens = lambda env_steps: True, {}
+        """When the simulators answer, and what happens before which step."""
+        self.env_steps, self.taken = None, 0
+        """Of the training step under way, None between two; and how many steps of an evaluation were taken in such."""
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    made, step, step_wait = Beside(), Trainer.step, TaskVectorEnv.step_wait
+
+    def watched_step(trainer):
+        made.happens.get(trainer.env_steps, lambda _: None)(trainer)
+        made.env_steps = trainer.env_steps
+        step(trainer)
+        made.env_steps = None
+
+    def watched_wait(envs):
+        made.taken += envs.role == "eval" and made.env_steps is not None
+        return step_wait(envs)
+
+    monkeypatch.setattr(Trainer, "step", watched_step)
+    monkeypatch.setattr(TaskVectorEnv, "step_wait", watched_wait)
+    monkeypatch.setattr(TaskVectorEnv, "ready", lambda envs, _=0: envs.role == "train" or made.answers(made.env_steps))
+    monkeypatch.setattr(Evaluating, "background", True)
+    return made
+
+
+def never(env_steps):
+    return False
+
+
+def assert_same_run(folder, other):
+    assert (folder / "evaluations.csv").read_bytes() == (other / "evaluations.csv").read_bytes()
+    assert_same_checkpoint(folder, other)
+    shown = dict(scalars(folder)["success_mean/mean"])
+    assert [str(env_steps) for env_steps in shown] == DUE and shown == dict(scalars(other)["success_mean/mean"])
+
+
+# ---- the same numbers ----
+
+
+@pytest.mark.parametrize(
+    ("answers", "taken"),
+    [
+        pytest.param(lambda env_steps: True, 3 * 12, id="at once"),
+        pytest.param(lambda env_steps: env_steps % 7 == 3, 3 * 3 * 2, id="late, so that the next one waits"),
+        pytest.param(never, 0, id="never, which keeps no training step waiting"),
+    ],
+)
+def test_numbers_order_and_training_are_those_of_waiting(answers, taken, waiting, beside, tmp_path, capsys):
+    beside.answers = answers
+    assert train.main([*RUN, f"run_dir={tmp_path / 'r'}"]) == 0
+    assert beside.taken == taken
+    assert_same_run(tmp_path / "r", waiting)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("env_steps ")]
+    assert [line.partition(":")[0].split()[1] for line in lines] == DUE
+    assert all("s, training waited " in line for line in lines)
+
+
+def test_a_worker_that_dies_ends_the_run_and_a_resumed_one_has_the_same_rows(waiting, tmp_path, monkeypatch, capsys):
+    folder, step = tmp_path / "r", Trainer.step
+
+    def killing(trainer):
+        if trainer.env_steps == 3:
+            (worker,) = (each for each in active_children() if each.name == "envs-0")
+            os.kill(worker.pid, signal.SIGKILL)
+        step(trainer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "step", killing)
+        assert train.main([*RUN, "eval.workers=1", f"run_dir={folder}"]) == 1
+    assert "error: environment worker 0 (pid " in capsys.readouterr().err
+    assert rows(folder) == []
+    assert train.main([f"resume={folder}", "env.workers=1", "eval.workers=1"]) == 0
+    assert_same_run(folder, waiting)
+
+
+# ---- killed ----
+
+
+def test_a_killed_run_has_the_same_rows_when_resumed(waiting, beside, tmp_path, monkeypatch):
+    """Killed before, while or after the rows were written of the evaluation that ran when the checkpoint was made."""
+    killed = tmp_path / "killed"
+    with monkeypatch.context() as patched:
+        beside.happens[21] = lambda _: patched.setattr(RunFolder, "append_evaluation", kill)
+        with pytest.raises(Killed):
+            train.main([*RUN, f"run_dir={killed}"])
+    del beside.happens[21]
+    assert state_of(killed, 20)["evaluation"] == 20 and len(rows(killed)) == 2
+    assert list(dict(scalars(killed)["success_mean/mean"])) == [0, 20], "what is written was shown before"
+    lines = (waiting / "evaluations.csv").read_text().splitlines(keepends=True)
+    for written in (0, 1, 2):
+        folder = tmp_path / f"{written} written"
+        shutil.copytree(killed, folder)
+        (folder / "evaluations.csv").write_text("".join(lines[: 1 + 2 + written]))
+        assert train.main([f"resume={folder}"]) == 0
+        assert_same_run(folder, waiting)
+
+
+def state_of(folder, env_steps):
+    return json.loads((folder / "checkpoints" / f"{env_steps:012d}" / "state.json").read_text())
+
+
+def test_a_checkpoint_of_before_is_continued(waiting, tmp_path, monkeypatch):
+    """Of a version that had nothing to say of evaluations."""
+    folder, load = tmp_path / "r", RunFolder.load_checkpoint
+
+    def without(*arguments):
+        found = load(*arguments)
+        assert found.state.pop("evaluation") is None
+        return found
+
+    shutil.copytree(waiting, folder)
+    monkeypatch.setattr(RunFolder, "load_checkpoint", without)
+    assert train.main([f"resume={folder}", "steps=70"]) == 0
+    assert rows(folder)[:-2] == rows(waiting) and {row["env_steps"] for row in rows(folder)[-2:]} == {"70"}
+
+
+# ---- stopped ----
+
+
+def stop(trainer):
+    trainer.request_stop(signal.SIGTERM)
+
+
+def test_a_stop_leaves_the_running_evaluation_to_the_resumed_run(waiting, beside, tmp_path, capsys):
+    folder = tmp_path / "r"
+    beside.answers, beside.happens[31] = never, stop
+    assert train.main([*RUN, f"run_dir={folder}"]) == 128 + signal.SIGTERM
+    assert "the evaluation of env_steps 20 was left; resuming will repeat it" in capsys.readouterr().out
+    assert state_of(folder, 32)["evaluation"] == 20 and len(rows(folder)) == 2
+    assert train.main([f"resume={folder}", "eval.background=false"]) == 0
+    assert_same_run(folder, waiting)
+
+
+def test_a_stop_ends_the_waiting_for_the_last_one(waiting, beside, tmp_path, monkeypatch, capsys):
+    command, advance = [*RUN, "resume=auto", f"run_dir={tmp_path / 'r'}"], Playing.advance
+    asked = []
+
+    def stop_in_the_last(trainer):
+        def asking(playing, wait=False):
+            if trainer.env_steps == 60 and trainer.evaluating.running.env_steps == 60:
+                asked.append(trainer.evaluating.running.env_steps)
+                stop(trainer)
+            return advance(playing, wait)
+
+        monkeypatch.setattr(Playing, "advance", asking)
+
+    beside.happens[59] = stop_in_the_last
+    assert train.main(command) == 128 + signal.SIGTERM
+    assert asked == [60] and len(rows(tmp_path / "r")) == 6
+    monkeypatch.setattr(Playing, "advance", advance)
+    assert train.main(command) == 0
+    assert "nothing is left to do" not in capsys.readouterr().out
+    assert_same_run(tmp_path / "r", waiting)
