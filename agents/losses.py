@@ -5,11 +5,15 @@ Networks come as their shared and their own parameters, because these are lifted
 
 from __future__ import annotations
 
+from functools import cache
+
 from torch import Tensor
 
 from agents import networks
 from agents.networks import Tensors
 from agents.spec import SACSpec
+from mtrl_fairgrad.gradients import Recordable, lift
+from mtrl_fairgrad.recording import Recorded
 
 Groups = tuple[Tensors, ...]
 """One group of parameters, shared or own, of several networks."""
@@ -100,3 +104,11 @@ class Losses:
         if noise:
             return networks.sample(actor, seen, noise[0], self.spec.network)[0]
         return networks.policy(actor, seen, self.spec.network)[0].tanh()
+
+
+@cache
+def recordable(spec: SACSpec, compile: bool) -> tuple[Recordable, Recordable, Recorded]:
+    """Critics' loss, actor's loss and targets, lifted and ready to be recorded once for all agents of this kind."""
+    losses = Losses(spec)
+    targets = Recorded(lift(losses.targets, per_seed=1), compile=compile)
+    return Recordable(losses.critics, compile), Recordable(losses.actor, compile), targets

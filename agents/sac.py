@@ -8,7 +8,7 @@ gradient. The update has fixed shapes, draws no numbers and never waits for the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,24 +16,15 @@ from torch import Tensor
 
 from agents import networks
 from agents.learned import Learned, clip_by_norm
-from agents.losses import Losses
+from agents.losses import Losses, recordable
 from agents.networks import Parameters, Tensors
 from agents.policy import PolicyModule, by_network, for_acting, merge, mode, split
 from agents.replay import Batch
 from agents.spec import Noise, SACSpec
 from agents.streams import derived_seed
 from mtrl_fairgrad.conventions import PLAIN, Convention
-from mtrl_fairgrad.gradients import Combined, Recordable, combine, lift, over_seeds, task_gradients
-from mtrl_fairgrad.recording import Recorded
+from mtrl_fairgrad.gradients import Combined, combine, lift, over_seeds, task_gradients
 from mtrl_fairgrad.weighting import Method, gramian
-
-
-@cache
-def _recordable(spec: SACSpec, compile: bool) -> tuple[Recordable, Recordable, Recorded]:
-    """Critics' loss, actor's loss and targets of all agents with these hyper-parameters, to be recorded but once."""
-    losses = Losses(spec)
-    targets = Recorded(lift(losses.targets, per_seed=1), compile=compile)
-    return Recordable(losses.critics, compile), Recordable(losses.actor, compile), targets
 
 
 class SAC:
@@ -73,7 +64,7 @@ class SAC:
             )
         self.spec, self.seeds, self.tasks, self.device = spec, tuple(seeds), tasks, torch.device(device)
         self._convention, self.losses = convention, Losses(spec)
-        self._critic_loss, self._actor_loss, self._targets = _recordable(spec, compile)
+        self._critic_loss, self._actor_loss, self._targets = recordable(spec, compile)
         actor, critics, temperature = self._untrained(0, dtype)
         self.actor, self.critics = (Learned(n, spec.learning_rate, spec.adam_epsilon) for n in (actor, critics))
         self.temperature = Learned(temperature, spec.temperature_learning_rate, spec.adam_epsilon)
