@@ -20,7 +20,7 @@ class Buffers:
     observations: NDArray[np.float32]  # [N, O], after an end of an episode the first one of the next
     final_observations: NDArray[np.float32]  # [N, O], the last one of the episode that ended
     rewards: NDArray[np.float64]  # [N]
-    returns: NDArray[np.float64]  # [N], undiscounted sum of the running or just ended episode
+    returns: NDArray[np.float64]  # [N], undiscounted sum of the episode
     lengths: NDArray[np.int64]  # [N], its steps
     goals: NDArray[np.int64]  # [N], goal of the running episode, -1 when idle
     elapsed: NDArray[np.int64]  # [N], steps of the running episode

@@ -32,8 +32,10 @@ class Host:
         self._buffers = buffers
         self._environments: dict[Row, SubEnvironment] = {}
         for row in rows:
-            with _naming(row):
+            try:
                 self._environments[row] = suite.make(row.task, row.seed, row.identity, role)
+            except Exception as error:
+                raise SubEnvironmentError(str(row)) from error
 
     def run(self, command: str, payload: Any = None) -> Any:
         """Carry out `step`, `reset` (payload row → goals, or None), `get_state` or `set_state` (row → state).
@@ -55,12 +57,14 @@ class Host:
         reward, terminated, truncated, success = environment.step(buffers.actions[i])
         buffers.rewards[i] = reward
         buffers.terminated[i], buffers.truncated[i], buffers.success[i] = terminated, truncated, success
-        buffers.returns[i], buffers.successes[i] = environment.returned, environment.succeeded
         if terminated or truncated:
             buffers.final_observations[i] = environment.observation
+            buffers.returns[i], buffers.successes[i] = environment.returned, environment.succeeded
             buffers.lengths[i] = environment.elapsed
             environment.begin()
-        self._publish(row, environment)
+            buffers.goals[i] = environment.goal
+        buffers.observations[i] = environment.observation
+        buffers.elapsed[i] = environment.elapsed
 
     def _reset(self, goals: dict[int, list[int]] | None) -> None:
         self._each(lambda row, environment: environment.play(None if goals is None else goals[row.index]))
@@ -87,19 +91,7 @@ class Host:
 
     def _each(self, visit: Callable[[Row, SubEnvironment], None]) -> None:
         for row, environment in self._environments.items():
-            with _naming(row):
+            try:
                 visit(row, environment)
-
-
-class _naming:  # noqa: N801 (reads as a statement)
-    """Let exceptions through as SubEnvironmentError; a class, since it is entered for every transition."""
-
-    def __init__(self, row: Row) -> None:
-        self._row = row
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception):
-            raise SubEnvironmentError(str(self._row)) from error
+            except Exception as error:
+                raise SubEnvironmentError(str(row)) from error

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from envs import checks
 from envs.episodes import SubEnvironment, Suite, Transition
+from envs.fast import unproven
 from envs.streams import stream
 from envs.tasks import MT10, check_tasks
 from envs.workers import TaskVectorEnv
@@ -41,7 +42,8 @@ class MetaworldSuite(Suite):
     `horizon` is in steps, 1 to 500; `reward_version` is "v2" (0 to 10 a step) or "v1" (Metaworld's older,
     unbounded one). `goal_choice` says which of its 50 goals a task plays: "random", each episode of training
     another one; or "frozen", in training and evaluation one that is drawn once for each (seed, task).
-    `observation` is a word of `OBSERVATIONS`.
+    `observation` is a word of `OBSERVATIONS`. `fast` takes the environments of `envs.fast`, which give the same
+    numbers, where that is proven.
     """
 
     tasks: tuple[str, ...] = MT10
@@ -50,6 +52,7 @@ class MetaworldSuite(Suite):
     terminate_on_success: bool = False
     goal_choice: str = "random"
     observation: str = "full"
+    fast: bool = True
 
     goal_count: ClassVar[int] = GOALS
 
@@ -104,6 +107,11 @@ class MetaworldSuite(Suite):
         """What a success rate means, in words."""
         return {"simulators": "Meta-World v3", "success": "any step"}
 
+    def remarks(self) -> list[str]:
+        """Why simulators are slow, where they are and need not be."""
+        reason = unproven() if self.fast else None
+        return [] if reason is None else [reason]
+
 
 class MetaworldTask(SubEnvironment):
     """One task of one seed.
@@ -115,11 +123,8 @@ class MetaworldTask(SubEnvironment):
     def __init__(
         self, task: str, seed: int, identity: int, suite: MetaworldSuite, role: str, drawing: bool = False
     ) -> None:
-        # Metaworld takes a second to import: only who builds an environment pays for it.
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-
         options = DRAWING if drawing else {}
-        self.environment = ALL_V3_ENVIRONMENTS[task](reward_function_version=suite.reward_version, **options)
+        self.environment = _environment(task, suite.fast)(reward_function_version=suite.reward_version, **options)
         self._suite, self._seen = suite, suite.seen
         self._goals = official_goals(self.environment, task, seed)
         super().__init__(task, seed, identity, suite, role)
@@ -165,6 +170,7 @@ class MetaworldVectorEnv(TaskVectorEnv):
         role: str = "train",
         goal_choice: str = "random",
         observation: str = "full",
+        fast: bool = True,
     ) -> None:
         suite = MetaworldSuite(
             tasks=tuple(tasks),
@@ -174,8 +180,21 @@ class MetaworldVectorEnv(TaskVectorEnv):
             terminate_on_success=terminate_on_success,
             goal_choice=goal_choice,
             observation=observation,
+            fast=fast,
         )
         super().__init__(suite, seeds, workers, role)
+
+
+def _environment(task: str, fast: bool) -> Any:
+    """The class of a task's simulator."""
+    # Metaworld takes a second to import: only who builds an environment pays for it.
+    if fast and unproven() is None:
+        from envs.fast.environment import fast_environment
+
+        return fast_environment(task)
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    return ALL_V3_ENVIRONMENTS[task]
 
 
 def official_goals(environment: Any, task: str, seed: int) -> list[Any]:
@@ -186,6 +205,7 @@ def official_goals(environment: Any, task: str, seed: int) -> list[Any]:
     enough here (a test compares all tasks); a RandomState of ours in place of NumPy's global one gives the
     same numbers.
     """
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     from metaworld.types import Task
 
     own_generator = environment.np_random
@@ -201,7 +221,7 @@ def official_goals(environment: Any, task: str, seed: int) -> list[Any]:
         environment.reset()
         # Metaworld passes a goal as pickled bytes; these never leave the process.
         data = {
-            "env_cls": type(environment),
+            "env_cls": ALL_V3_ENVIRONMENTS[task],
             "rand_vec": environment._last_rand_vec,
             "partially_observable": False,
         }

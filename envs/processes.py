@@ -7,6 +7,7 @@ left behind when the learner is killed, and Python's resource tracker has nothin
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -100,9 +101,10 @@ class Workers:
 
     def start(self, command: str, payload: Any = None) -> None:
         """Send the command to all workers. WorkerError when one of them is gone."""
+        message = pickle.dumps((command, payload))  # once for all, and without what `Connection.send` brings along
         for number, connection in enumerate(self._connections):
             try:
-                connection.send((command, payload))
+                connection.send_bytes(message)
             except OSError:
                 raise self._death(number) from None
             self._waiting.append(number)
@@ -128,10 +130,11 @@ class Workers:
         """The answer of the first worker that owes one."""
         number = self._waiting[0]
         try:
-            error, answer = self._connections[number].recv()
+            message = self._connections[number].recv_bytes()
         except (EOFError, OSError):
             raise self._death(number) from None
         self._waiting.pop(0)
+        error, answer = pickle.loads(message)
         if error is not None:
             raise WorkerError(error)
         self._answers.update(answer or {})
@@ -176,12 +179,12 @@ def _serve(connection: Connection, memory: Any, rows: int, share: list[Row], sui
     try:
         try:
             host = Host(share, suite, role, Buffers.over(memory, *_sizes(rows, suite)))
-            connection.send((None, None))
+            connection.send_bytes(pickle.dumps((None, None)))
             while True:
-                command, payload = connection.recv()
-                connection.send((None, host.run(command, payload)))
+                command, payload = pickle.loads(connection.recv_bytes())
+                connection.send_bytes(pickle.dumps((None, host.run(command, payload))))
         except SubEnvironmentError as error:
-            connection.send((_describe(error), None))
+            connection.send_bytes(pickle.dumps((_describe(error), None)))
     except (EOFError, OSError):
         return
 

@@ -68,6 +68,7 @@ def make_suite(config: Config, tasks: tuple[str, ...], evaluation: bool = False)
             terminate_on_success=evaluation,
             goal_choice=str(env.goals),
             observation=str(env.observation),
+            fast=bool(env.fast),
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None

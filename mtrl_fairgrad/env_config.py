@@ -52,6 +52,9 @@ class EnvConfig:
     success_return: Any = None
     """Of gymnasium: the return from which on an episode is a success, for all tasks or a list; null: as infos say
     (success, is_success), else the environments' reward thresholds."""
+    fast: bool | None = True
+    """Simulators about three times as fast as Metaworld's own code, whose numbers they give to the last bit; null for
+    gymnasium."""
     workers: int | None = None
     """Simulator processes; 0: inside the learner's process; null: the cores less one."""
 
@@ -91,7 +94,7 @@ def check_env(env: EnvConfig, evaluation: EvalConfig) -> None:
 
 
 def _check_gymnasium(env: EnvConfig) -> None:
-    for key in (*METAWORLDS, "task"):
+    for key in (*METAWORLDS, "fast", "task"):
         if getattr(env, key) is not None:
             raise ConfigError(f"env.{key}={getattr(env, key)} is Meta-World's and env=gymnasium has none: drop it.")
     if env.horizon is not None:
@@ -109,6 +112,8 @@ def _check_metaworld(env: EnvConfig, evaluation: EvalConfig) -> None:
     for key in ("task_options", "success_return"):
         if getattr(env, key) is not None:
             raise ConfigError(f"env.{key}={getattr(env, key)} is for env=gymnasium: drop it for env={env.name}.")
+    if env.fast is None:
+        raise ConfigError(f"env.fast=null is for env=gymnasium: give env={env.name} true or false.")
     if env.horizon is None:
         raise ConfigError(f"env.horizon=null is for env=gymnasium: give env={env.name} steps from 1 to 500.")
     within("env.horizon", env.horizon, 1, 500)
