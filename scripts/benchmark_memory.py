@@ -28,6 +28,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarking.timing import wait
+
 from mtrl_fairgrad import backward, jacobian_like, make
 from mtrl_fairgrad.supervised.celeba import CelebA
 
@@ -77,11 +79,6 @@ def measure(case: str, device: torch.device, batch_size: int, width: int, steps:
         "step_seconds": min(seconds[1:]),
         "jacobian_bytes": tasks * sum(parameter.numel() * 4 for parameter in shared),
     }
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def in_own_process(case: str, options: list[str]) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarking.timing import wait
+
 from mtrl_fairgrad.weighting import GramianWeighting, LossWeighting, Method, contract, make, names
 
 Reference = Callable[..., Any]
@@ -137,13 +139,12 @@ def call(method: Method, jacobian: Tensor, gramian: Tensor, losses: Tensor, nois
 
 def timed(work: Callable[..., Tensor], *arguments: Any, device: str = "cpu") -> tuple[float, Tensor]:
     """Milliseconds of the second of two calls, once caches are warm, and its result; waits for the device."""
+    place = torch.device(device)
     work(*arguments)
-    if device != "cpu":
-        torch.cuda.synchronize()
+    wait(place)
     started = time.perf_counter()
     result = work(*arguments)
-    if device != "cpu":
-        torch.cuda.synchronize()
+    wait(place)
     return 1e3 * (time.perf_counter() - started), result
 
 

@@ -8,6 +8,8 @@
 Methods go by their names here (`method=…`). In Table 4, `nash_mtl` is the paper's "Nash-MTL (reproduced)" and
 `nash_mtl_original` its "Nash-MTL*", while `mtl_sac`, `mtl_sac_te` (task encoder) and `mh_sac` (multi-headed)
 are agents without a gradient method. `paper/columns.csv` says what each metric is, its unit and which way is better.
+
+`performance/` holds measured speeds; its README says how.
 """
 
 from __future__ import annotations

@@ -1,0 +1,139 @@
+"""Whole training steps against their parts, with updates that take half, as much and twice as long as the simulation.
+
+Ten seeds of MT10 in one worker, the learner on one thread, and the width of the networks chosen by timing. Rounds
+interleave the trainer's real steps, the update alone and the simulation alone.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import torch
+
+from envs import MT10
+from mtrl_fairgrad.config import AgentConfig, EnvConfig
+from mtrl_fairgrad.training import Trainer
+
+from . import machine
+from .runs import configuration, training
+from .settings import Row, Settings, Size
+from .timing import interleaved, milliseconds, ratio
+from .update import learner, updates
+
+SECTION = "end_to_end"
+TARGETS = (0.5, 1.0, 2.0)
+"""Of the update over the simulation."""
+WIDTHS = (8, 16, 32, 48, 64, 96, 128, 192, 256, 400)
+BATCH, SEEDS, WARM_UP = 8, 10, 10
+
+
+class Watched:
+    """A trainer, with its real steps and their two parts alone; of the real steps it knows who waited how long."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.stepping = self.waited = self.simulated = 0.0
+        """Seconds in real steps: by the clock, the learner's waiting for simulators, the simulators' processor time."""
+        self._waiting = 0.0
+        self._wait = trainer.envs.step_wait
+        trainer.envs.step_wait = self._timed_wait
+        self._workers = [child.pid for child in multiprocessing.active_children() if child.pid]
+        shape = trainer.envs.action_space.shape or ()
+        self._actions = cycle(np.random.default_rng(0).uniform(-1, 1, (100, *shape)).astype("f4"))
+
+    def _timed_wait(self) -> Any:
+        started = time.perf_counter()
+        found = self._wait()
+        self._waiting += time.perf_counter() - started
+        return found
+
+    def _busy(self) -> float:
+        return sum(map(machine.cpu_seconds, self._workers)) if machine.KNOWN else math.nan
+
+    def begin(self, width: int) -> None:
+        """Anew with networks of this width, past the warm-up; the simulators, which take long to build, stay."""
+        trainer, agent = self.trainer, replace(self.trainer.config.agent, width=width)
+        trainer.config, trainer.env_steps = replace(trainer.config, agent=agent), 0
+        trainer._build_learner()
+        while not trainer.learner.updates:
+            trainer.step()
+        self.stepping = self.waited = self.simulated = 0.0
+
+    def step(self, number: int) -> None:
+        """Real training steps."""
+        waiting, busy, started = self._waiting, self._busy(), time.perf_counter()
+        for _ in range(number):
+            self.trainer.step()
+        self.stepping += time.perf_counter() - started
+        self.waited += self._waiting - waiting
+        self.simulated += self._busy() - busy
+
+    def update(self, number: int) -> None:
+        """The learner alone, with its draws."""
+        for _ in range(number):
+            self.trainer.learner.learn(self.trainer.env_steps)
+
+    def simulate(self, number: int) -> None:
+        """The simulators alone, with random actions; the training goes on from where they end."""
+        for _ in range(number):
+            self.trainer.observations = self.trainer.envs.step(next(self._actions))[0]
+
+
+def measure(settings: Settings) -> Iterator[Row]:
+    """Rows for each of `TARGETS`."""
+    seeds, tasks = (1, MT10[:1]) if settings.quick else (SEEDS, MT10)
+    targets = TARGETS[:1] if settings.quick else TARGETS
+    agent = AgentConfig(width=WIDTHS[0], batch_size=BATCH, buffer_size=1000, warmup_steps=WARM_UP)
+    config = configuration(settings, agent, EnvConfig(tasks=list(tasks), workers=1), seeds)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with training(config, Trainer) as trainer:
+            watched = Watched(trainer)
+            found = interleaved({"simulation": lambda: watched.simulate(1)}, 20, settings.device)
+            taken = _update_seconds(settings, Size(len(tasks), BATCH, seeds=seeds, observation=39 + len(tasks)))
+            for target in targets:
+                goal = target * statistics.median(found["simulation"])
+                width = min(taken, key=lambda each: abs(math.log(taken[each] / goal)))
+                watched.begin(width)
+                label = f"update ≈ {target:g} × simulation"
+                yield Row(SECTION, f"{label}: width", width, "units")
+                yield from _rows(settings, watched, label)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _update_seconds(settings: Settings, size: Size) -> dict[int, float]:
+    """By width."""
+    widths = WIDTHS[:2] if settings.quick else WIDTHS
+    work = {str(width): updates(learner(replace(size, width=width), settings.device)) for width in widths}
+    found = interleaved(work, settings.few, settings.device)
+    return {width: statistics.median(found[str(width)]) for width in widths}
+
+
+def _rows(settings: Settings, watched: Watched, label: str) -> Iterator[Row]:
+    number = 3 if settings.quick else 20
+    work = {
+        "step": lambda: watched.step(number),
+        "update alone": lambda: watched.update(number),
+        "simulation alone": lambda: watched.simulate(number),
+    }
+    times = interleaved(work, settings.rounds, settings.device)
+    for name, seconds in times.items():
+        yield Row(SECTION, f"{label}: {name}", milliseconds(seconds) / number, "ms")
+    update, simulation = times["update alone"], times["simulation alone"]
+    longer = [max(pair) for pair in zip(update, simulation, strict=True)]
+    yield Row(SECTION, f"{label}: update / simulation", ratio(update, simulation), "×")
+    yield Row(SECTION, f"{label}: step / max(update, simulation)", ratio(times["step"], longer), "×")
+    yield Row(SECTION, f"{label}: learner waits", 100 * watched.waited / watched.stepping, "%")
+    if machine.KNOWN:
+        idle = max(0.0, 1 - watched.simulated / watched.stepping)
+        yield Row(SECTION, f"{label}: simulators wait", 100 * idle, "%")

@@ -1,0 +1,75 @@
+"""Started by `startup`: `python -m mtrl_fairgrad.train WORDS`, up to its first update, with the time of each part.
+
+    python first_step.py SECONDS WORDS…
+
+SECONDS is what `time.monotonic` said when the command was given. The evaluation before training is left out. The last
+line it prints is a JSON object, part -> seconds.
+"""
+
+import time
+
+BORN = time.monotonic()
+
+import json  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
+
+from mtrl_fairgrad import train, training  # noqa: E402
+
+IMPORTED = time.monotonic()
+
+
+class Enough(BaseException):
+    """The first update is done; no handler of errors is to stop this."""
+
+
+def main() -> None:
+    """Put clocks around the parts, then let the command run."""
+    command, words = float(sys.argv[1]), sys.argv[2:]
+    spent = {"interpreter": BORN - command, "imports": IMPORTED - BORN}
+
+    def timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **options: Any) -> Any:
+            started = time.monotonic()
+            found = function(*args, **options)
+            spent[part] = spent.get(part, 0.0) + time.monotonic() - started
+            return found
+
+        return wrapped
+
+    compose = train.from_hydra
+
+    def composed(*args: Any) -> Any:
+        config = compose(*args)
+        spent["configuration"] = time.monotonic() - IMPORTED
+        return config
+
+    real_step = training.Trainer.step
+
+    def step(trainer: training.Trainer) -> None:
+        part = "first update" if trainer.env_steps >= trainer.config.agent.warmup_steps else "first step"
+        timed(part, real_step)(trainer)
+        spent.setdefault("until the first step is done", time.monotonic() - command)
+        if trainer.learner.updates:
+            raise Enough
+
+    train.from_hydra = composed
+    training.make_envs = timed("simulators", training.make_envs)
+    parts: Any = training  # a class in it becomes a function
+    parts.Learner = timed("agent", training.Learner)
+    parts.Trainer.step = step
+    parts.Trainer.evaluate = lambda self: False
+    try:
+        code = train.main(words)
+    except Enough:
+        print(json.dumps(spent))
+    else:
+        sys.exit(code or 1)
+
+
+if __name__ == "__main__":
+    main()

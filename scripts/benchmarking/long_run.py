@@ -1,0 +1,88 @@
+"""Whether memory stays flat: a long training of MT10 with tiny networks and a replay that wraps many times.
+
+The run is a real one, with evaluations and checkpoints. Resident memory of the learner and of all its simulators is
+read every so often once a tenth of the run is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+from envs import MT10
+from mtrl_fairgrad.config import AgentConfig, Config, EnvConfig, EvalConfig
+from mtrl_fairgrad.runs import RunFolder
+from mtrl_fairgrad.train import run
+from mtrl_fairgrad.training import Trainer
+
+from . import machine
+from .runs import configuration, training
+from .settings import Row, Settings
+
+SECTION = "long"
+CAPACITY, HORIZON = 1000, 100
+"""Steps in the replay, and of an episode."""
+EVERY = 1000
+"""Steps between two readings, fewer in a short run."""
+
+
+class Weighed(Trainer):
+    """A trainer that reads memory while it trains, and stops in order an episode before its last step.
+
+    The evaluation at a run's very end, of all goals, would only take time.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder) -> None:
+        super().__init__(config, folder)
+        self.last = config.steps - (config.env.horizon or 0)
+        self.readings: list[tuple[int, int]] = []
+        """Bytes of the learner, and of its simulators together."""
+
+    def step(self) -> None:
+        """As ever."""
+        super().step()
+        if self.env_steps % min(EVERY, max(1, self.last // 20)) == 0 and 10 * self.env_steps >= self.last:
+            workers = [child.pid for child in multiprocessing.active_children() if child.pid]
+            self.readings.append((machine.resident_bytes(os.getpid()), sum(map(machine.resident_bytes, workers))))
+        if self.env_steps >= self.last and self.stop_signal is None:
+            self.request_stop(signal.SIGTERM)
+
+
+def measure(settings: Settings) -> Iterator[Row]:
+    """First, last and largest memory, and the drift from first to last.
+
+    Raises:
+        SystemExit: the system does not tell.
+    """
+    if not machine.KNOWN:
+        raise SystemExit("--sections long reads memory from /proc, which this system does not have.")
+    steps, capacity, horizon = (60, 10, 10) if settings.quick else (settings.steps, CAPACITY, HORIZON)
+    config = configuration(
+        settings,
+        AgentConfig(width=8 if settings.quick else 16, batch_size=8, buffer_size=capacity, warmup_steps=horizon),
+        EnvConfig(tasks=list(MT10[:1] if settings.quick else MT10), horizon=horizon, workers=1),
+        seeds=1,
+        steps=steps + horizon,
+        eval=EvalConfig(every=max(1, steps // 5), episodes=1, workers=0 if settings.quick else 1),
+    )
+    started = time.perf_counter()
+    with contextlib.redirect_stdout(sys.stderr), training(config, Weighed) as trainer:
+        run(trainer)
+        replay = trainer.replay
+    yield Row(SECTION, "vector steps", trainer.env_steps, "steps")
+    yield Row(SECTION, "times the replay was filled", trainer.env_steps / replay.capacity, "times")
+    yield Row(SECTION, "replay, of a transition", replay.rows.shape[-1] * replay.rows.element_size(), "bytes")
+    yield Row(SECTION, "wall time", time.perf_counter() - started, "s")
+    yield from _memory("learner", [own for own, _ in trainer.readings])
+    yield from _memory("simulators", [others for _, others in trainer.readings])
+
+
+def _memory(name: str, readings: list[int]) -> Iterator[Row]:
+    for word, found in (("first", readings[0]), ("last", readings[-1]), ("largest", max(readings))):
+        yield Row(SECTION, f"{name}, {word}", found / 2**20, "MiB")
+    yield Row(SECTION, f"{name}, drift", 100 * (readings[-1] / readings[0] - 1), "%")

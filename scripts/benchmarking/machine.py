@@ -1,0 +1,64 @@
+"""The machine that a measurement was made on, and what Linux tells about processes."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtrl_fairgrad.runs import manifest
+
+from .settings import cores
+
+PROC = Path("/proc")
+KNOWN = (PROC / "self" / "statm").exists()
+"""Whether this system tells what processes use."""
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """CPU, GPU, versions and commit; names no host and no user."""
+    found = manifest([], str(device))
+    return {
+        "cpu": _processor(),
+        "cores": cores(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        **{key: found[key] for key in ("device", "platform", "versions", "git", "started")},
+    }
+
+
+def summary(machine: dict[str, Any]) -> str:
+    """In one line."""
+    versions, git = machine["versions"], machine["git"]
+    commit = "no commit" if git is None else git["commit"][:10] + ("+changes" if git["dirty"] else "")
+    parts = [
+        *([machine["gpu"]] if machine["gpu"] else []),
+        f"{machine['cpu']}, {machine['cores']} cores",
+        *(f"{name} {versions[name]}" for name in ("torch", "mujoco", "metaworld") if name in versions),
+        commit,
+    ]
+    return ", ".join(parts)
+
+
+def _processor() -> str:
+    path = PROC / "cpuinfo"
+    if path.exists():
+        for line in path.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process has now; only where `KNOWN`."""
+    return int((PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used, to a hundredth of a second; only where `KNOWN`."""
+    fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,169 @@
+"""SAC as one would write it with modules, for comparison: over the flat batch, or a loop over tasks as published codes.
+
+Each update does the work of ours: targets, critic and actor gradients, weights, Adam, temperatures, Polyak averaging.
+Only how the task gradients are had and combined differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agents import Batch, Noise, Replay, Streams
+from mtrl_fairgrad import FairGrad
+
+from .settings import Size
+
+GAMMA, POLYAK, RATE, CLIP = 0.99, 0.005, 3e-4, 1.0
+REPLAY = 1000
+"""Steps in the replay that updates are drawn from."""
+
+Gradients = Callable[[Tensor, list[Tensor]], list[Tensor]]
+"""How task losses `[K]` become one gradient per parameter."""
+
+
+def mean_of_losses(losses: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    """One `autograd.grad` of the mean loss: linear scalarisation, the yardstick."""
+    return list(torch.autograd.grad(losses.mean(), parameters))
+
+
+def autograd_loop(losses: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    """One graph, one `autograd.grad` call per task as published codes do, newton weights."""
+    rows = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
+    return weighted(rows, parameters)
+
+
+def weighted(rows: Sequence[Sequence[Tensor]], parameters: list[Tensor]) -> list[Tensor]:
+    """FairGrad of the tasks' gradients."""
+    jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+    weights = FairGrad(alpha=2.0)(jacobian @ jacobian.mT).weights
+    pieces = (weights @ jacobian).split([p.numel() for p in parameters])
+    return [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
+
+
+def torchjd_fairgrad(losses: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    """TorchJD's Jacobian engine and its FairGrad aggregator."""
+    from torchjd.aggregation import FairGrad as Aggregator
+    from torchjd.autojac import backward, jac_to_grad
+
+    backward(losses, inputs=parameters)
+    jac_to_grad(parameters, Aggregator(alpha=2.0))
+    found = [p.grad.clone() for p in parameters if p.grad is not None]
+    for p in parameters:
+        p.grad = None
+    return found
+
+
+def perceptron(inputs: int, outputs: int, size: Size) -> nn.Sequential:
+    """ReLU layers."""
+    sizes = [inputs, *[size.width] * size.depth]
+    hidden = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(size.width, outputs))
+
+
+class PlainSAC:
+    """One seed's agent; `gradients` combines the task losses, with `per_task_forward` each task has its own passes."""
+
+    def __init__(self, gradients: Gradients, size: Size, device: torch.device, per_task_forward: bool = False) -> None:
+        self.gradients, self.size, self.per_task_forward = gradients, size, per_task_forward
+        seen = size.observation + size.action
+        self.actor = perceptron(size.observation, 2 * size.action, size).to(device)
+        self.critics = nn.ModuleList(perceptron(seen, 1, size) for _ in range(2)).to(device)
+        self.targets = nn.ModuleList(perceptron(seen, 1, size) for _ in range(2)).to(device)
+        self.targets.load_state_dict(self.critics.state_dict())
+        self.log_temperature = torch.zeros(size.tasks, device=device, requires_grad=True)
+        self.optimizers = [
+            torch.optim.Adam(parameters, RATE, eps=1e-5, fused=True)
+            for parameters in (self.critics.parameters(), self.actor.parameters(), [self.log_temperature])
+        ]
+
+    def sample(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions and their log-densities."""
+        mean, log_std = self.actor(observations).chunk(2, -1)
+        log_std = log_std.clamp(-20, 2)
+        unsquashed = mean + log_std.exp() * noise
+        density = (
+            -0.5 * noise.square() - log_std - 0.9189385 - 2 * (0.6931472 - unsquashed - F.softplus(-2 * unsquashed))
+        )
+        return unsquashed.tanh(), density.sum(-1)
+
+    @staticmethod
+    def values(critics: nn.ModuleList, observations: Tensor, actions: Tensor) -> Tensor:
+        """Of both critics, `[2, N]`."""
+        inputs = torch.cat([observations, actions], -1)
+        return torch.stack([critic(inputs).squeeze(-1) for critic in critics])
+
+    def step(self, index: int, losses: Tensor | list[Tensor]) -> None:
+        """Adam along the combined gradient of task losses, one graph's or a list of graphs'."""
+        parameters = [p for group in self.optimizers[index].param_groups for p in group["params"]]
+        if isinstance(losses, list):
+            found = weighted([torch.autograd.grad(loss, parameters) for loss in losses], parameters)
+        else:
+            found = self.gradients(losses, parameters)
+        for p, gradient in zip(parameters, found, strict=True):
+            p.grad = gradient
+        nn.utils.clip_grad_norm_(parameters, CLIP)
+        self.optimizers[index].step()
+        self.optimizers[index].zero_grad()
+
+    def per_task(self, loss: Callable[..., Tensor], *data: Tensor) -> Tensor | list[Tensor]:
+        """Mean losses of all tasks: from one pass over the flat batch, or each task's from a pass of its own."""
+        shape = self.size.tasks, self.size.batch
+        if self.per_task_forward:
+            return [loss(*(d[k] for d in data)).mean() for k in range(shape[0])]
+        return loss(*(d.flatten(0, 1) for d in data)).view(shape).mean(-1)
+
+    def update(self, batch: Batch, noise: Noise) -> None:
+        """One gradient step of everything."""
+        obs, actions, rewards, next_obs, terminated = (field[0] for field in batch)
+        shape = self.size.tasks, self.size.batch
+        temperature = self.log_temperature.detach().exp().unsqueeze(-1).expand(shape)
+        with torch.no_grad():
+            flat = next_obs.flatten(0, 1)
+            next_actions, density = self.sample(flat, noise.next_actions[0].flatten(0, 1))
+            value = self.values(self.targets, flat, next_actions).amin(0) - temperature.flatten() * density
+            target = rewards + GAMMA * (1 - terminated) * value.view(shape)
+        self.step(
+            0,
+            self.per_task(lambda o, a, t: (self.values(self.critics, o, a) - t).square().mean(0), obs, actions, target),
+        )
+        densities: list[Tensor] = []
+
+        def actor_loss(o: Tensor, n: Tensor, t: Tensor) -> Tensor:
+            sampled, density = self.sample(o, n)
+            densities.append(density.detach())
+            return t * density - self.values(self.critics, o, sampled).amin(0)
+
+        for p in self.critics.parameters():
+            p.requires_grad_(False)
+        self.step(1, self.per_task(actor_loss, obs, noise.actions[0], temperature))
+        for p in self.critics.parameters():
+            p.requires_grad_(True)
+        entropy = -torch.cat(densities).view(shape).mean(-1)
+        self.log_temperature.grad = entropy + self.size.action
+        self.optimizers[2].step()
+        with torch.no_grad():
+            for target_p, p in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
+                target_p.lerp_(p, POLYAK)
+
+
+class Source:
+    """A filled replay, and what each update draws."""
+
+    def __init__(self, size: Size, device: torch.device) -> None:
+        self.size, self.streams = size, Streams(range(size.seeds), device)
+        self.replay = Replay(REPLAY, size.seeds, size.tasks, size.observation, size.action, device)
+        rows = self.streams.normal(*self.replay.rows.shape[2:], REPLAY).movedim(-1, 0)
+        rows[..., size.observation : size.observation + size.action].tanh_()
+        rows[..., -1] = 0  # nothing terminates
+        self.replay.load_state({"rows": rows, "position": torch.tensor(0)})
+
+    def draw(self) -> tuple[Batch, Noise]:
+        """A batch and the noise of one update."""
+        each = self.size.tasks, self.size.batch
+        batch = self.replay.sample(self.streams.integers(self.replay.size, *each))
+        return batch, Noise(*(self.streams.normal(*each, self.size.action) for _ in range(2)))

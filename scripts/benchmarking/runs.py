@@ -1,0 +1,46 @@
+"""Real training runs for the benchmark to look at: their configuration, and a trainer in a folder of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mtrl_fairgrad.building import task_names
+from mtrl_fairgrad.config import AgentConfig, Config, EnvConfig, EvalConfig, validate
+from mtrl_fairgrad.train import open_folder
+from mtrl_fairgrad.training import Trainer
+from mtrl_fairgrad.weighting import options
+
+from .settings import Settings
+
+Kind = TypeVar("Kind", bound=Trainer)
+
+
+def configuration(settings: Settings, agent: AgentConfig, env: EnvConfig, seeds: int, **others: Any) -> Config:
+    """FairGrad (newton) on the settings' device, on one thread, without a progress bar; validated."""
+    method = {"name": "fairgrad", **options("fairgrad"), "solver": "newton"}
+    config = Config(
+        **{"eval": EvalConfig(workers=0 if settings.quick else 1), **others},
+        agent=agent,
+        env=env,
+        method=method,
+        seeds=list(range(seeds)),
+        device=str(settings.device),
+        threads=1,
+        progress=False,
+    )
+    config.env.tasks = list(task_names(config))
+    validate(config)
+    return config
+
+
+@contextmanager
+def training(config: Config, kind: type[Kind]) -> Iterator[Kind]:
+    """A new run's trainer in a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        config.run_dir = str(Path(folder) / "run")
+        with kind(config, open_folder(config, [], config.device)) as trainer:
+            yield trainer

@@ -1,0 +1,153 @@
+"""Transitions per second: Metaworld's own vector environment, ours, and MuJoCo alone; one worker against two.
+
+What runs in one process is counted per second of processor time, which other processes disturb little; workers per
+second of the clock. Every round goes through whole episodes, so resets are in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+import torch
+
+from envs import MT10, MT50, MetaworldSuite, TaskVectorEnv
+
+from .settings import Row, Settings, cores, plural
+from .timing import Times, interleaved, ratio
+
+SECTION = "simulators"
+ENVIRONMENTS = 20
+"""Hosted by one worker, and by two."""
+FAST_PATH = "fast" in {field.name for field in fields(MetaworldSuite)}
+
+Steps = Callable[[], Any]
+CPU = torch.device("cpu")
+_mujoco: Any = mujoco  # compiled, without type annotations
+
+
+class Episode:
+    """MuJoCo alone: the substeps of one episode of a task, with the controls that an official episode had."""
+
+    def __init__(self, suite: MetaworldSuite, task: str, steps: int, generator: np.random.Generator) -> None:
+        made = suite.make(task, 0, suite.tasks.index(task), "train")
+        made.begin()
+        environment: Any = made.environment
+        self.model, self.data, self.substeps = environment.model, environment.data, environment.frame_skip
+        self._start = copy(self.data)
+        self._controls = []
+        for _ in range(steps):
+            made.step(generator.uniform(-1, 1, 4).astype(np.float32))
+            self._controls.append((self.data.ctrl.copy(), self.data.mocap_pos.copy()))
+        self.recorded = self.data.qpos.copy()
+
+    def run(self) -> None:
+        """The whole episode again."""
+        self.data = data = copy(self._start)
+        model, substeps = self.model, self.substeps
+        for control, hand in self._controls:
+            data.ctrl[:], data.mocap_pos[:] = control, hand
+            _mujoco.mj_step(model, data, substeps)
+
+    @property
+    def substeps_done(self) -> float:
+        """In the last run, for each transition."""
+        return (self.data.time - self._start.time) / self.model.opt.timestep / len(self._controls)
+
+
+def measure(settings: Settings) -> Iterator[Row]:
+    """MT10, MT50, then workers."""
+    if settings.quick:
+        yield from _suite("MT10", MT10[:1], 8, 1, whole=False)
+        yield from _workers(MT10[:1], 2, 8, 1)
+        return
+    yield from _suite("MT10", MT10, 500, settings.few, whole=True)
+    yield from _suite("MT50", MT50, 500, max(1, settings.few // 2), whole=True)
+    yield from _workers(MT10, ENVIRONMENTS, 100, settings.rounds)
+
+
+def _suite(name: str, tasks: Sequence[str], horizon: int, rounds: int, whole: bool) -> Iterator[Row]:
+    """All ways to simulate these tasks, which are Metaworld's suite `name` if they are the `whole` of it."""
+    import metaworld  # noqa: F401 (registers its environments)
+
+    custom: dict[str, Any] = {"envs_list": [*tasks]}
+    kind, chosen = (f"Meta-World/{name}", {}) if whole else ("Meta-World/custom-mt-envs", custom)
+    own = gymnasium.make_vec(
+        kind, vector_strategy="sync", seed=1, use_one_hot=True, max_episode_steps=horizon, **chosen
+    )
+    vectors: dict[str, Any] = {"metaworld": own, **ours(tasks, horizon)}
+    generator = np.random.default_rng(0)
+    episodes = [Episode(_suite_of(tasks, horizon, False), task, horizon, generator) for task in tasks]
+    work = {way: _stepping(envs, horizon, generator) for way, envs in vectors.items()}
+    work["physics only"] = lambda: [episode.run() for episode in episodes]
+    times = interleaved(work, rounds, CPU, warm_up=1, clock=time.process_time)
+    for envs in vectors.values():
+        envs.close()
+    yield from _rates(name, times, horizon * len(tasks))
+    substeps = float(np.mean([episode.substeps_done for episode in episodes]))
+    yield Row(SECTION, f"{name}, substeps of a transition", substeps, "substeps")
+
+
+def _suite_of(tasks: Sequence[str], horizon: int, fast: bool) -> MetaworldSuite:
+    """Ours, with Metaworld's own code or with the fast path."""
+    options: dict[str, Any] = {"fast": fast} if FAST_PATH else {}
+    return MetaworldSuite(tasks=tuple(tasks), horizon=horizon, **options)
+
+
+def ours(tasks: Sequence[str], horizon: int) -> dict[str, TaskVectorEnv]:
+    """Our vector environment in this process, with the official code and, where there is one, with the fast path."""
+    ways = {"ours, official code": False, **({"ours, fast path": True} if FAST_PATH else {})}
+    return {way: TaskVectorEnv(_suite_of(tasks, horizon, fast), [0], workers=0) for way, fast in ways.items()}
+
+
+def _stepping(envs: Any, steps: int, generator: np.random.Generator) -> Steps:
+    """So many steps of random actions."""
+    envs.reset()
+    shape = (steps, envs.num_envs, 4)
+    actions = generator.uniform(-1, 1, shape).astype(np.float32)
+
+    def go() -> None:
+        for action in actions:
+            envs.step(action)
+
+    return go
+
+
+def _rates(name: str, times: Times, transitions: int) -> Iterator[Row]:
+    """Rates and their ratios."""
+    for way, seconds in times.items():
+        rate = transitions / float(np.median(seconds))
+        yield Row(SECTION, f"{name}, {way}", rate, "transitions/s of a core")
+    for way in times:
+        if way.startswith("ours"):
+            gain = ratio(times["metaworld"], times[way])
+            yield Row(SECTION, f"{name}, {way} / metaworld", gain, "×")
+            yield Row(SECTION, f"{name}, {way} / physics only", ratio(times["physics only"], times[way]), "×")
+
+
+def _workers(tasks: Sequence[str], environments: int, steps: int, rounds: int) -> Iterator[Row]:
+    """The same environments hosted by one worker and by several, while this process waits for them."""
+    generator = np.random.default_rng(0)
+    suite, seeds = MetaworldSuite(tasks=tuple(tasks)), range(environments // len(tasks))
+    counts = sorted({1, 2, min(cores(), environments)})
+    teams = {count: TaskVectorEnv(suite, list(seeds), workers=count) for count in counts}
+    try:
+        work = {str(count): _stepping(envs, steps, generator) for count, envs in teams.items()}
+        times = interleaved(work, rounds, CPU, warm_up=1)
+    finally:
+        for envs in teams.values():
+            envs.close()
+    label = partial("{} environments, {}".format, environments)
+    for count in counts:
+        rate = steps * environments / float(np.median(times[str(count)]))
+        yield Row(SECTION, label(plural(count, "worker")), rate, "transitions/s")
+    for count in counts[1:]:
+        gain = ratio(times["1"], times[str(count)])
+        yield Row(SECTION, f"{label(plural(count, 'worker'))} / 1 worker", gain, "×")

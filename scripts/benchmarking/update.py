@@ -1,0 +1,152 @@
+"""How much a fair update costs: whole updates at the paper's size, several ways, and the arithmetic floor.
+
+Every way samples 10×128 transitions and does targets, critic and actor gradients, weights, Adam, temperatures and
+Polyak averaging:
+
+* `plain_ls`: plain modules over the flat batch of 1,280, one `autograd.grad` of the mean loss. The yardstick.
+* `ls`, `fairgrad_newton`, …: this project's agent with that method.
+* `autograd_loop`, `task_loop`: plain modules, FairGrad by one `autograd.grad` call per task through one graph, or by
+  each task's own forward and backward pass over its 128 samples.
+* `torchjd_fairgrad`: TorchJD's Jacobian engine and its FairGrad on the same plain modules.
+* `floor`: the matrix products of `plain_ls` and nothing else, the weights' gradients by task; `floor_flat`: over the
+  flat batch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from mtrl_fairgrad.config import AgentConfig, Config
+from mtrl_fairgrad.learning import Learner
+from mtrl_fairgrad.weighting import options, solvers
+
+from . import floor, profiling
+from .plain import REPLAY, PlainSAC, Source, autograd_loop, mean_of_losses, torchjd_fairgrad
+from .settings import TINY, Row, Settings, Size, plural
+from .timing import Clock, Times, interleaved, milliseconds, ratio, thread_counts
+
+SECTION = "update"
+
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ls": ("ls", {"reduction": "mean"}),
+    "fairgrad_newton": ("fairgrad", {"solver": "newton"}),
+    "fairgrad_sgd": ("fairgrad", {"solver": "sgd"}),
+    "pcgrad": ("pcgrad", {}),
+    "cagrad": ("cagrad", {}),
+    "nash_mtl": ("nash_mtl", {}),
+}
+LOOPS = ("autograd_loop", "task_loop", "torchjd_fairgrad")
+
+
+def learner(size: Size, device: torch.device, way: str = "fairgrad_newton") -> Learner:
+    """Ours, its replay filled, so that `learn(0)` makes one update."""
+    name, chosen = METHODS[way]
+    agent = AgentConfig(width=size.width, depth=size.depth, batch_size=size.batch, buffer_size=REPLAY, warmup_steps=0)
+    config = Config(
+        agent=agent, method={"name": name, **options(name), **chosen}, seeds=list(range(size.seeds)), device=str(device)
+    )
+    made = Learner(config, size.tasks, size.observation, size.action, device)
+    made.replay.load_state(Source(size, device).replay.state())
+    return made
+
+
+def updates(made: Learner) -> Callable[[], None]:
+    """One update."""
+    return lambda: made.learn(0)
+
+
+def plain(size: Size, device: torch.device) -> dict[str, Callable[[], None]]:
+    """One update of each of the ways with plain modules; without TorchJD's where it is not installed."""
+    source = Source(size, device)
+    found = {
+        "plain_ls": PlainSAC(mean_of_losses, size, device),
+        "autograd_loop": PlainSAC(autograd_loop, size, device),
+        "task_loop": PlainSAC(mean_of_losses, size, device, per_task_forward=True),
+    }
+    if importlib.util.find_spec("torchjd") is not None:
+        found["torchjd_fairgrad"] = PlainSAC(torchjd_fairgrad, size, device)
+
+    def once(agent: PlainSAC) -> Callable[[], None]:
+        return lambda: agent.update(*source.draw())
+
+    return {name: once(agent) for name, agent in found.items()}
+
+
+def measure(settings: Settings) -> Iterator[Row]:
+    """Rows for each number of threads."""
+    size, device = TINY if settings.quick else Size(), settings.device
+    made = {way: learner(size, device, way) for way in METHODS}
+    side = 64 if settings.quick else 2048
+    by_task, flat = (floor.Floor(size, device, per_task) for per_task in (True, False))
+    others = plain(size, device)
+    work: dict[str, Callable[[], Any]] = {
+        "plain_ls": others.pop("plain_ls"),
+        **{way: updates(one) for way, one in made.items()},
+        "floor": by_task.run,
+        "floor_flat": flat.run,
+        "square": floor.square(device, side),
+        **others,
+    }
+    yield Row(SECTION, "matrix products of an update", floor.flops(size) / 1e9, "GFLOP")
+    for suffix, clock in thread_counts(settings):
+        times = interleaved(work, settings.rounds, device, clock=clock)
+        rows = [*_rows(times), *_rates(times, size, side), *_solves(settings, times, clock)]
+        rows += profiling.measure(SECTION, "fairgrad_newton", updates(made["fairgrad_newton"]), settings)
+        yield from (row._replace(name=row.name + suffix) for row in rows)
+
+
+def _rows(times: Times) -> Iterator[Row]:
+    for name, seconds in times.items():
+        if name != "square":
+            yield Row(SECTION, name, milliseconds(seconds), "ms")
+    for name in (*METHODS, *LOOPS):
+        if name in times:
+            yield Row(SECTION, f"{name} / plain_ls", ratio(times[name], times["plain_ls"]), "×")
+    for name in (*LOOPS, "ls"):
+        if name in times:
+            yield Row(SECTION, f"{name} / fairgrad_newton", ratio(times[name], times["fairgrad_newton"]), "×")
+    for name, under in (
+        ("plain_ls", "floor_flat"),
+        ("ls", "floor_flat"),
+        ("fairgrad_newton", "floor_flat"),
+        ("fairgrad_newton", "floor"),
+    ):
+        yield Row(SECTION, f"{name} / {under}", ratio(times[name], times[under]), "×")
+
+
+def _rates(times: Times, size: Size, side: int) -> Iterator[Row]:
+    """Speed of matrix products."""
+    for name, flops in (("floor", floor.flops(size)), ("floor_flat", floor.flops(size)), ("square", 2 * side**3)):
+        words = f"matrix products of {name}" if name != "square" else f"matrix product, {side} × {side}"
+        yield Row(SECTION, words, flops / statistics.median(times[name]) / 1e9, "GFLOP/s")
+
+
+def _solves(settings: Settings, times: Times, clock: Clock) -> Iterator[Row]:
+    """The weights alone, from Gramians of a small agent, for one seed and for ten, in each form; α = 2."""
+    size = Size(tasks=TINY.tasks if settings.quick else 10, width=8, batch=8, seeds=10)
+    agent = learner(size, settings.device)
+    for _ in range(3):
+        agent.learn(0)
+    gramians = agent.report()["critic/gramian"]
+    forms: dict[str, Callable[[torch.Tensor], Any]] = {
+        "newton, lapack": lambda gramian: solvers.newton(gramian, 2.0, form="lapack"),
+        "newton, batched": lambda gramian: solvers.newton(gramian, 2.0, form="batched"),
+        "sgd": lambda gramian: solvers.sgd(gramian, 2.0),
+    }
+    work = {
+        f"solve {form}, {plural(seeds, 'seed')}": (lambda solve=solve, given=gramians[:seeds]: solve(given))
+        for form, solve in forms.items()
+        for seeds in (1, 10)
+    }
+    found = interleaved(work, settings.rounds, settings.device, clock=clock)
+    for name, seconds in found.items():
+        yield Row(SECTION, name, milliseconds(seconds), "ms")
+    usual = "newton, lapack" if settings.device.type == "cpu" else "newton, batched"
+    for way, form in (("fairgrad_newton", usual), ("fairgrad_sgd", "sgd")):
+        share = 2 * statistics.median(found[f"solve {form}, 1 seed"]) / statistics.median(times[way])
+        yield Row(SECTION, f"solves' share of {way}", 100 * share, "%")
