@@ -34,7 +34,8 @@ from mtrl_fairgrad.runs import Evaluation, RunFolder, RunFolderError
 from mtrl_fairgrad.telemetry import Telemetry, read_telemetry
 
 NOT_COMPARED = frozenset(
-    {"seeds", "run_dir", "resume", "device", "threads", "env.fast", "env.workers", "eval.workers", "eval.background"}
+    {"seeds", "run_dir", "resume", "device", "threads", "compile", "cuda_graph", "updates_per_launch"}
+    | {"env.fast", "env.workers", "eval.workers", "eval.background"}
     | {"log_every", "grace_seconds", "progress", "preset", "alpha"}
 )
 """Options that do not change what a number means: seeds, where and how a run ran, and the shorthands `preset`
