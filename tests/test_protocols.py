@@ -89,6 +89,8 @@ def test_a_composed_run_reads_back_as_itself():
         (["env.task_options=[{}]"], "env.task_options=[{}] is for env=gymnasium"),
         (["env.name=mine"], "env.suite=mt10 would be reported as mine"),
         (["env=gymnasium", "env.reward_version=v1"], "env.reward_version=v1 is Meta-World's and env=gymnasium has"),
+        (["env.fast=null"], "env.fast=null is for env=gymnasium: give env=mt10 true or false."),
+        (["env=gymnasium", "env.fast=true"], "env.fast=True is Meta-World's and env=gymnasium has none"),
         (["env=gymnasium", "env.goals=frozen"], "env.goals=frozen is Meta-World's"),
         (["env=gymnasium", "env.task=reach-v3"], "env.task=reach-v3 is Meta-World's"),
         (["env=gymnasium", "env.horizon=0"], "env.horizon=0 is out of range: give a value at least 1."),
