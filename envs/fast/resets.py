@@ -29,7 +29,10 @@ class Entry(NamedTuple):
 
 
 class Resets:
-    """What the resets of one environment leave behind, by a key that says all they depend on."""
+    """What the resets of one environment leave behind, by a key that says all they depend on.
+
+    Officially one thing depends on the episode before as well: where push's goal is drawn until the first step.
+    """
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         self._data = data
