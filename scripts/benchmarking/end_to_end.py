@@ -16,7 +16,6 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
-import torch
 
 from envs import MT10
 from mtrl_fairgrad.config import AgentConfig, EnvConfig
@@ -93,22 +92,17 @@ def measure(settings: Settings) -> Iterator[Row]:
     targets = TARGETS[:1] if settings.quick else TARGETS
     agent = AgentConfig(width=WIDTHS[0], batch_size=BATCH, buffer_size=1000, warmup_steps=WARM_UP)
     config = configuration(settings, agent, EnvConfig(tasks=list(tasks), workers=1), seeds)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with training(config, Trainer) as trainer:
-            watched = Watched(trainer)
-            found = interleaved({"simulation": lambda: watched.simulate(1)}, 20, settings.device)
-            taken = _update_seconds(settings, Size(len(tasks), BATCH, seeds=seeds, observation=39 + len(tasks)))
-            for target in targets:
-                goal = target * statistics.median(found["simulation"])
-                width = min(taken, key=lambda each: abs(math.log(taken[each] / goal)))
-                watched.begin(width)
-                label = f"update ≈ {target:g} × simulation"
-                yield Row(SECTION, f"{label}: width", width, "units")
-                yield from _rows(settings, watched, label)
-    finally:
-        torch.set_num_threads(before)
+    with training(config, Trainer) as trainer:
+        watched = Watched(trainer)
+        found = interleaved({"simulation": lambda: watched.simulate(1)}, 20, settings.device)
+        taken = _update_seconds(settings, Size(len(tasks), BATCH, seeds=seeds, observation=39 + len(tasks)))
+        for target in targets:
+            goal = target * statistics.median(found["simulation"])
+            width = min(taken, key=lambda each: abs(math.log(taken[each] / goal)))
+            watched.begin(width)
+            label = f"update ≈ {target:g} × simulation"
+            yield Row(SECTION, f"{label}: width", width, "units")
+            yield from _rows(settings, watched, label)
 
 
 def _update_seconds(settings: Settings, size: Size) -> dict[int, float]:

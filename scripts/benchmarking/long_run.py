@@ -64,7 +64,13 @@ def measure(settings: Settings) -> Iterator[Row]:
     steps, capacity, horizon = (60, 10, 10) if settings.quick else (settings.steps, CAPACITY, HORIZON)
     config = configuration(
         settings,
-        AgentConfig(width=8 if settings.quick else 16, batch_size=8, buffer_size=capacity, warmup_steps=horizon),
+        AgentConfig(
+            width=8 if settings.quick else 16,
+            batch_size=8,
+            buffer_size=capacity,
+            warmup_steps=horizon,
+            updates_per_step=0.5,  # which saves a third of the time
+        ),
         EnvConfig(tasks=list(MT10[:1] if settings.quick else MT10), horizon=horizon, workers=1),
         seeds=1,
         steps=steps + horizon,

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from mtrl_fairgrad.building import task_names
 from mtrl_fairgrad.config import AgentConfig, Config, EnvConfig, EvalConfig, validate
 from mtrl_fairgrad.train import open_folder
@@ -39,8 +41,13 @@ def configuration(settings: Settings, agent: AgentConfig, env: EnvConfig, seeds:
 
 @contextmanager
 def training(config: Config, kind: type[Kind]) -> Iterator[Kind]:
-    """A new run's trainer in a temporary folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        config.run_dir = str(Path(folder) / "run")
-        with kind(config, open_folder(config, [], config.device)) as trainer:
-            yield trainer
+    """A new run's trainer in a temporary folder, on as many threads as the configuration says."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads or before)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            config.run_dir = str(Path(folder) / "run")
+            with kind(config, open_folder(config, [], config.device)) as trainer:
+                yield trainer
+    finally:
+        torch.set_num_threads(before)

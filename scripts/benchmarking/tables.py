@@ -29,7 +29,7 @@ HIGHLIGHTS = {
     "startup": ("until the first step is done",),
     "long": ("vector steps", "*, drift"),
 }
-"""Patterns of names by section; of rows that are there for several numbers of threads, those of more than one."""
+"""Patterns of names by section, without a number of threads."""
 
 
 def number(value: float) -> str:
@@ -53,7 +53,7 @@ def highlights(rows: Iterable[Row]) -> list[Row]:
         row
         for row in rows
         if any(
-            fnmatchcase(row.name, pattern) or fnmatchcase(row.name, f"{pattern}, * threads")
+            fnmatchcase(row.name, pattern) or fnmatchcase(row.name, f"{pattern}, * thread*")
             for pattern in HIGHLIGHTS.get(row.section, ())
         )
     ]
