@@ -40,13 +40,14 @@ class Recorded:
         function: of any nesting of dicts and tuples of tensors, giving the same. It must be pure: its answer depends
             on nothing but its arguments' values, by the same operations for equal shapes, and it changes no argument.
         after: how many calls come before the recording.
-        compile: hand what was recorded to `torch.compile`, which fuses more and rounds differently.
+        compile: hand what was recorded to `torch.compile`, which fuses more and rounds differently; then from the
+            first call on, since a resumed run has to compute what the one before it did.
 
     Where autograd records, or `torch.compile` does, the function itself is called.
     """
 
     def __init__(self, function: Callable[..., Any], after: int = CALLS_BEFORE, compile: bool = False) -> None:
-        self.function, self.after, self.compile = function, after, compile
+        self.function, self.after, self.compile = function, 0 if compile else after, compile
         self._calls: Counter[Any] = Counter()
         self._recordings: dict[Any, tuple[Callable[..., list[Tensor]], Any]] = {}
 
@@ -86,7 +87,7 @@ def overwrite(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.target is aten.threshold_backward.default and _is_spare(node.args[0], node):
             node.target, node.kwargs = aten.threshold_backward.grad_input, {"grad_input": node.args[0]}
-        elif node.target in IN_PLACE:
+        elif node.target in IN_PLACE and not node.kwargs:  # a factor of one operand, `alpha`, would change sides
             spare = next((each for each in node.args if _is_spare(each, node)), None)
             if spare is not None:
                 node.target, node.args = IN_PLACE[node.target], _with_first(spare, node.args)

@@ -93,3 +93,16 @@ def test_where_autograd_records_nothing_else_does():
     recorded(x).sum().backward()
     assert x.grad is not None
     assert not recorded._recordings
+
+
+def test_a_factor_stays_with_its_operand():
+    recorded = Recorded(lambda x: (torch.add(x, x @ x, alpha=3), torch.add(x @ x, x, alpha=3)), after=0)
+    x = torch.randn(4, 4)
+    with torch.no_grad():
+        assert equal(recorded(x), recorded.function(x))
+
+
+def test_what_is_compiled_is_so_from_the_first_call():
+    """Otherwise a resumed run would compute its first updates in another way."""
+    assert Recorded(torch.relu, compile=True).after == 0
+    assert Recorded(torch.relu).after > 0
