@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from agents.networks import Parameters, Tensors
+from agents.policy import merge
 
 
 class Learned:
@@ -38,8 +39,7 @@ class Learned:
                 moment.zero_()
 
     def _named(self) -> Tensors:
-        groups = {"shared": self.shared, "own": self.own}
-        return {f"{group}.{name}": value for group, members in groups.items() for name, value in members.items()}
+        return merge(shared=self.shared, own=self.own)
 
     def state(self) -> Tensors:
         """Parameters `shared.*`, `own.*` and, once a step was made, Adam's moments `adam.<entry>.<parameter>`."""
