@@ -104,6 +104,7 @@ def test_readiness_is_asked_without_waiting_for_a_busy_worker():
         os.kill(worker.pid, signal.SIGCONT)
         assert envs.ready(60) and envs.ready(), "asked again, it is so still"
         assert np.isfinite(envs.step_wait()[0]).all()
+        os.kill(worker.pid, signal.SIGSTOP)  # it might answer before it dies
         envs.step_async(np.zeros((2, 4)))
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(WorkerError, match=r"worker 1 .*\(SIGKILL\)"):
