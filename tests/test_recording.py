@@ -6,13 +6,19 @@ from torch.utils._pytree import tree_leaves
 
 from agents import SAC, Batch, NetworkSpec, Noise, SACSpec
 from agents.networks import ARCHITECTURES
-from mtrl_fairgrad import FairGrad
+from mtrl_fairgrad import FairGrad, recording
 from mtrl_fairgrad.gradients import Recordable, lift, task_gradients
 from mtrl_fairgrad.recording import Recorded, aten
 
 
 def equal(one, other):
     return all(torch.equal(a, b) for a, b in zip(tree_leaves(one), tree_leaves(other), strict=True))
+
+
+def written_down(recorded):
+    """The operations of its only recording."""
+    ((forward, _),) = recorded._recordings.values()
+    return forward.__self__.graph.nodes
 
 
 def problems(spec, seeds, tasks=3, batch=5):
@@ -76,13 +82,32 @@ def test_memory_that_is_read_again_is_not_overwritten():
             assert equal(recorded(*arguments), recorded.function(*arguments))
 
 
+def test_the_memory_of_large_products_lasts_but_is_not_taken_from_who_holds_it(monkeypatch):
+    monkeypatch.setattr(recording, "LARGE", 8 * 8 * 4)
+
+    def function(x):
+        return (x @ x).relu(), x[:4] @ x, (x @ x.mT).unflatten(0, (2, 4))
+
+    recorded = Recorded(function, after=0)
+    inputs = [torch.randn(8, 8) for _ in range(3)]
+    with torch.no_grad():
+        first, held = recorded(inputs[0]), recorded(inputs[1])
+        assert equal(first, function(inputs[0])) and equal(held, function(inputs[1]))
+        part = held[2][1]  # a view is enough
+        places = [each.data_ptr() for each in held[:2]]
+        del first, held
+        again = recorded(inputs[2])
+        assert equal(again, function(inputs[2])) and equal(part, function(inputs[1])[2][1])
+        assert again[0].data_ptr() == places[0], "written over what nobody holds"
+    assert [node.op for node in written_down(recorded)].count("call_module") == 2, "one is too small for it"
+
+
 def test_spare_memory_is_overwritten():
     recorded = Recorded(lambda x: ((x @ x + x).relu() * 2.0).relu(), after=0)
     x = torch.randn(4, 4)
     with torch.no_grad():
         assert torch.equal(recorded(x), recorded.function(x))
-    ((forward, _),) = recorded._recordings.values()
-    targets = [node.target for node in forward.__self__.graph.nodes]
+    targets = [node.target for node in written_down(recorded)]
     assert aten.add_.Tensor in targets
     assert targets.count(aten.relu_.default) == 2
 

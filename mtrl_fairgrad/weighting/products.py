@@ -78,25 +78,28 @@ MANY_TASKS = 32
 def _self_products(rows: Tensor) -> Tensor:
     """`rows @ rows.mT` for few, very long rows `[..., K, P]`, as a batch of products of pieces.
 
-    BLAS splits the short sides of a product, not the long inner one: in pieces it is four times as fast on CPU.
+    BLAS splits the short sides of a product, not the long inner one: in pieces it is four times as fast on CPU. Each
+    problem of a batch goes by itself, since pieces of all of them together would have to be copied.
     """
+    if rows.ndim > 2:
+        return torch.stack([_self_products(each) for each in rows.unbind()])
     whole = rows.shape[-1] // GRAMIAN_CHUNK * GRAMIAN_CHUNK
-    rest = rows[..., whole:]
+    rest = rows[:, whole:]
     product = rest @ rest.mT
     if whole:
-        pieces = rows[..., :whole].reshape(*rows.shape[:-1], -1, GRAMIAN_CHUNK).transpose(-2, -3)
+        pieces = rows[:, :whole].reshape(len(rows), -1, GRAMIAN_CHUNK).transpose(0, 1)
         product = product + _of_pieces(pieces)
     return product
 
 
 def _of_pieces(pieces: Tensor) -> Tensor:
-    """Sum of `piece @ piece.mT` over `[..., pieces, K, length]`; of many tasks, one of two equal corners is spared."""
-    half = pieces.shape[-2] // 2
+    """Sum of `piece @ piece.mT` over `[pieces, K, length]`; of many tasks, one of two equal corners is spared."""
+    half = pieces.shape[1] // 2
     if half < MANY_TASKS // 2:
-        return (pieces @ pieces.mT).sum(-3)
-    first, second = pieces[..., :half, :], pieces[..., half:, :]
-    left, right = (pieces @ first.mT).sum(-3), (second @ second.mT).sum(-3)
-    return torch.cat([left, torch.cat([left[..., half:, :].mT, right], -2)], -1)
+        return (pieces @ pieces.mT).sum(0)
+    first, second = pieces[:, :half], pieces[:, half:]
+    left, right = (pieces @ first.mT).sum(0), (second @ second.mT).sum(0)
+    return torch.cat([left, torch.cat([left[half:].mT, right], 0)], 1)
 
 
 def contract(weights: Tensor, jacobian: Mapping[str, Tensor]) -> dict[str, Tensor]:
