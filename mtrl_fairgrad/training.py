@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from agents import Batch
 from envs import all_goals, evaluate, evaluation_goals
 from mtrl_fairgrad.building import make_envs, resolve_device, task_names
+from mtrl_fairgrad.checkpoints import steps_of
 from mtrl_fairgrad.config import Config, ConfigError
 from mtrl_fairgrad.learning import Learner
 from mtrl_fairgrad.runs import Checkpoint, Evaluation, RunFolder, RunFolderError
@@ -226,13 +227,12 @@ class Trainer:
     # ---- checkpoints ----
 
     def checkpoint(self) -> None:
-        """Save everything. Inside an episode, only at a run's very end, the checkpoint before is kept to go on from."""
+        """Save everything. Inside an episode, only at a run's very end, a run goes on from the checkpoint before."""
         self.check_faults()
         self.tracker.flush()
         environments = self.envs.get_state() if self.envs.resumable else None
-        self.folder.save_checkpoint(
-            self.env_steps, self.learner.state(), {"environments": environments}, keep=1 if environments else 2
-        )
+        state = {"environments": environments}
+        self.folder.save_checkpoint(self.env_steps, self.learner.state(), state, ring=self.replay)
 
     def _begin(self) -> NDArray[np.float32]:
         """Start from nothing, also where a predecessor died before its first checkpoint."""
@@ -241,7 +241,7 @@ class Trainer:
 
     def _load(self) -> NDArray[np.float32]:
         """Go back to the newest checkpoint that can be continued; returns the observations training goes on from."""
-        saved = self.folder.load_checkpoint()
+        saved = self.folder.resume_checkpoint(self.learner.state(), self.replay)
         if saved.state.get("environments") is None and saved.env_steps < self.config.steps:
             saved = self._boundary_before(saved)
         try:
@@ -256,9 +256,10 @@ class Trainer:
     def _boundary_before(self, saved: Checkpoint) -> Checkpoint:
         """The checkpoint at an episode boundary that was kept beside one inside an episode."""
         for path in self.folder.checkpoints():
-            older = self.folder.load_checkpoint(int(path.name.partition("-")[0]))
-            if older.env_steps < saved.env_steps and older.state.get("environments") is not None:
-                return older
+            if steps_of(path) < saved.env_steps:
+                older = self.folder.resume_checkpoint(self.learner.state(), self.replay, steps_of(path))
+                if older.state.get("environments") is not None:
+                    return older
         raise ConfigError(
             f"the run in {self.folder.path} ended at env_steps={saved.env_steps}, inside an episode, and no earlier "
             f"checkpoint is left: choose steps as a multiple of env.horizon={self.config.env.horizon} in a new run."
