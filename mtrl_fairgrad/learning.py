@@ -119,10 +119,10 @@ class Learner:
         return metrics if self.rewards is None else {**metrics, "reward_deviation": self.rewards.deviation}
 
     def state(self) -> Groups:
-        """Everything it needs to go on, as the groups of a checkpoint."""
+        """Everything it needs to go on but its replay, as the groups of a checkpoint."""
         scale = {} if self.rewards is None else {"rewards": self.rewards.state()}
         streams = {"generators": self.streams.state()}
-        return {"agent": self.agent.state(), "replay": self.replay.state(), "streams": streams, **scale}
+        return {"agent": self.agent.state(), "streams": streams, **scale}
 
     def load_state(self, groups: Groups) -> None:
         """Continue from what `state` returned for the same configuration.
@@ -131,7 +131,6 @@ class Learner:
             ValueError, KeyError, RuntimeError: it belongs to another one.
         """
         self.agent.load_state(groups["agent"])
-        self.replay.load_state(groups["replay"])
         self.streams.load_state(groups["streams"]["generators"])
         if self.rewards is not None:
             self.rewards.load_state(groups["rewards"])

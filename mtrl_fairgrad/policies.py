@@ -29,7 +29,7 @@ from torch import Tensor
 
 from mtrl_fairgrad.config import Config, ConfigError, to_dict
 from mtrl_fairgrad.durable import write_atomic
-from mtrl_fairgrad.runs import manifest
+from mtrl_fairgrad.provenance import manifest
 
 if TYPE_CHECKING:
     from agents import PolicyModule

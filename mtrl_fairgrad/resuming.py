@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mtrl_fairgrad.checkpoints import steps_of
 from mtrl_fairgrad.config import Config, ConfigError
 from mtrl_fairgrad.runs import RunFolder
 
@@ -37,7 +38,7 @@ def settle(config: Config) -> bool:
 
 def finished(folder: RunFolder, steps: int) -> bool:
     """Whether the run has a checkpoint at `steps` or beyond, and its last evaluation, which a stop may have cut off."""
-    return any(int(path.name.partition("-")[0]) >= steps for path in folder.checkpoints()) and any(
+    return any(steps_of(path) >= steps for path in folder.checkpoints()) and any(
         row.env_steps >= steps for row in folder.evaluations()
     )
 

@@ -1,9 +1,10 @@
 """A run's folder: what was asked, what was measured, and the checkpoints to go on from.
 
     config.yaml                 the composed configuration
-    manifest.json               versions, commit, machine, evaluation protocol
+    manifest.json               versions, commit, machine, evaluation protocol, the configuration's SHA-256
     evaluations.csv             one row per (env_steps, seed, task)
-    checkpoints/000000010000/   one safetensors file per group, state.json, checksums.json
+    events.out.tfevents.*       what training logged, for TensorBoard
+    checkpoints/                see `mtrl_fairgrad.checkpoints`
     run.lock                    held by the process that trains here
 
 Nothing is pickled, so reading a folder runs no code. A killed process leaves the old state or the new one,
@@ -15,24 +16,21 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.metadata
 import io
 import json
 import logging
 import os
-import platform
-import re
-import subprocess
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from mtrl_fairgrad.checkpoints import Checkpoint, CheckpointError, CheckpointStore
-from mtrl_fairgrad.durable import RunFolderError, remove, write_atomic
+from mtrl_fairgrad.durable import RunFolderError, append, call, remove, sweep, write_atomic
+from mtrl_fairgrad.provenance import config_sha256
+from mtrl_fairgrad.segments import Ring
 from mtrl_fairgrad.tables import csv_text
 
 if TYPE_CHECKING:  # torch takes a second to import, and only checkpoints need it
@@ -48,13 +46,11 @@ __all__ = [
     "Evaluation",
     "RunFolder",
     "RunFolderError",
-    "manifest",
     "write_atomic",
 ]
 
 PARTS = ("config.yaml", "manifest.json", "evaluations.csv", "checkpoints")
 COLUMNS = ("env_steps", "seed", "task", "episodes", "success", "return")
-PACKAGES = ("mtrl-fairgrad", "torch", "numpy", "scipy", "gymnasium", "metaworld", "mujoco", "safetensors")
 _log = logging.getLogger(__name__)
 
 
@@ -77,7 +73,9 @@ class RunFolder:
 
     def __init__(self, path: Path, config: dict[str, Any], manifest: dict[str, Any]) -> None:
         self.path, self.config, self.manifest = path, config, manifest
-        self._rows, self._store = path / "evaluations.csv", CheckpointStore(path)
+        self._rows = path / "evaluations.csv"
+        others = ("manifest.json", "events.out.tfevents.*")
+        self.store = CheckpointStore(path, self._rows.name, others, f"continue with resume={path}")
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> RunFolder:
@@ -86,7 +84,8 @@ class RunFolder:
         `config` and `manifest` are of plain values: mappings, sequences, str, int, float, bool, None.
         """
         # Through JSON, so that they are now what they will be when read: tuples become lists.
-        run = cls(Path(path), json.loads(json.dumps(config)), json.loads(json.dumps(manifest)))
+        plain = json.loads(json.dumps(config))
+        run = cls(Path(path), plain, {**json.loads(json.dumps(manifest)), "config_sha256": config_sha256(plain)})
         for name in PARTS:
             if os.path.lexists(run.path / name):
                 raise RunFolderError(
@@ -94,7 +93,7 @@ class RunFolder:
                     f"choose another run_dir, or continue that run with resume={path}."
                 )
         try:
-            run._store.path.mkdir(parents=True)  # also the claim: of two processes, one fails here
+            call(os.makedirs, run.store.path)  # also the claim: of two processes, one fails here
             try:
                 write_atomic(run._rows, csv_text([COLUMNS]).encode())
                 write_atomic(run.path / "manifest.json", json.dumps(run.manifest, indent=2).encode() + b"\n")
@@ -120,10 +119,10 @@ class RunFolder:
 
     def discard(self) -> None:
         """Take back what `create` made, for a run that could not be started; other files stay."""
-        for name in (*PARTS, "run.lock"):
-            remove(self.path / name)
-        with contextlib.suppress(OSError):  # not empty
-            self.path.rmdir()
+        with contextlib.suppress(OSError):  # the folder is not empty, or nothing can be changed any more
+            for name in (*PARTS, "run.lock"):
+                remove(self.path / name)
+            call(os.rmdir, self.path)
 
     def extend(self, steps: int) -> None:
         """Have the run's configuration say that it now goes on to `steps`; call under `lock`."""
@@ -137,13 +136,18 @@ class RunFolder:
         The system frees the lock when this process ends, however it ends; forked workers do not inherit it.
         """
         try:
-            file = (self.path / "run.lock").open("a")
+            file = call(open, self.path / "run.lock", "a")
         except OSError as error:
             raise RunFolderError(f"{self.path} is not writable ({error.strerror}): restore access to it.") from error
         with file:
             _lock(file, self.path)
-            for leftover in [*self.path.glob(".*.tmp"), *self._store.path.glob(".*.tmp")]:
-                remove(leftover)
+            try:
+                sweep(self.path)
+                self.store.sweep()
+            except OSError as error:
+                raise RunFolderError(
+                    f"{error.filename} cannot be removed ({error.strerror}): restore access to {self.path}."
+                ) from error
             yield
 
     # ---- evaluations ----
@@ -151,16 +155,7 @@ class RunFolder:
     def append_evaluation(self, rows: Iterable[Evaluation]) -> None:
         """Append rows durably, all or none: a full disk leaves the file as it was and raises OSError."""
         block, end = csv_text(astuple(row) for row in rows).encode(), len(self._whole_lines())
-        with self._rows.open("r+b", buffering=0) as file:
-            file.truncate(end)  # what a killed process left of a line goes before new lines come
-            file.seek(end)
-            try:
-                if file.write(block) != len(block):
-                    raise OSError(f"{self._rows}: the disk took only a part of an evaluation")
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(end)
-                raise
+        append(self._rows, end, block)  # what a killed process left of a line goes before new lines come
 
     def evaluations(self) -> list[Evaluation]:
         """All rows in the order of writing; what a killed process left of a last line is not among them."""
@@ -190,47 +185,29 @@ class RunFolder:
         env_steps: int,
         groups: Mapping[str, Mapping[str, Tensor]],
         state: Mapping[str, Any],
-        keep: int = 1,
+        keep: int = 2,
+        ring: Ring | None = None,
     ) -> Path:
         """See `CheckpointStore.save`."""
-        return self._store.save(env_steps, groups, state, keep)
+        return self.store.save(env_steps, groups, state, keep, ring)
+
+    def resume_checkpoint(
+        self, like: Mapping[str, Mapping[str, Tensor]], ring: Ring | None = None, env_steps: int | None = None
+    ) -> Checkpoint:
+        """See `CheckpointStore.resume`."""
+        return self.store.resume(like, ring, env_steps)
 
     def checkpoints(self) -> list[Path]:
         """See `CheckpointStore.all`."""
-        return self._store.all()
+        return self.store.all()
 
     def has_checkpoint(self) -> bool:
         """Whether there is any, sound or not."""
-        return bool(self._store.all())
+        return bool(self.store.all())
 
     def load_checkpoint(self, env_steps: int | None = None, groups: Collection[str] | None = None) -> Checkpoint:
         """See `CheckpointStore.load`."""
-        return self._store.load(env_steps, groups)
-
-
-def manifest(overrides: Sequence[str], device: str, protocol: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a run's numbers depend on beside its configuration; names no host, user or home folder.
-
-    Args:
-        overrides: the command line.
-        device: what the learner runs on.
-        protocol: how success is measured, in any form; runs of different protocols are never averaged.
-    """
-    home = re.compile(rf"{re.escape(str(Path.home()))}(?=/|$)|/(?:home|Users)/[^/,\s\]'\"]+")
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "overrides": [home.sub("~", override) for override in overrides],
-        "protocol": dict(protocol or {}),
-        "versions": versions,
-        "git": _git(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "device": device,
-    }
+        return self.store.load(env_steps, groups)
 
 
 def _evaluation(line: str, place: str) -> Evaluation:
@@ -267,20 +244,3 @@ def _lock(file: io.TextIOWrapper, folder: Path) -> None:
         ) from None
     except OSError as error:  # some cluster file systems have no locks; that must not forbid training
         _log.warning("%s cannot be locked (%s): let only one process train there", folder, error.strerror)
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit and whether anything differs from it; None when this is no checkout or git is not there."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():  # installed: an outer repository's commit would say nothing about us
-        return None
-    answers: list[str] = []
-    for command in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
-        try:
-            answer = subprocess.run(
-                ["git", "-C", str(root), *command], capture_output=True, text=True, timeout=10, check=True
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        answers.append(answer.stdout.strip())
-    return {"commit": answers[0], "dirty": bool(answers[1])}

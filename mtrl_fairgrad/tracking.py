@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from mtrl_fairgrad.events import EventFile
+
 RESIDUAL_LIMIT = 0.1
 """Above this median relative residual FairGrad's equation cannot be called solved."""
 RESIDUAL_WINDOW = 20
@@ -51,9 +53,7 @@ class Tracker:
         progress: bool,
         alternative: str | None,
     ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder), purge_step=first_step + resumed)
+        self._writer = EventFile(folder, purge_step=first_step + resumed)
         self._tasks = tuple(tasks)
         self._bar = tqdm(
             total=steps,

@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 from mtrl_fairgrad.cli import fail
 from mtrl_fairgrad.config import RESUMABLE, Config, ConfigError, changed_keys, from_hydra, to_dict
 from mtrl_fairgrad.launch import check_own_packages, run_with_hydra
+from mtrl_fairgrad.provenance import manifest
 from mtrl_fairgrad.resuming import AUTO, finished, settle
-from mtrl_fairgrad.runs import RunFolder, manifest
+from mtrl_fairgrad.runs import RunFolder, RunFolderError
 from mtrl_fairgrad.stopping import stopping
 from mtrl_fairgrad.sweeps import place
 
@@ -79,9 +80,15 @@ def start(config: Config, overrides: list[str]) -> int:
             with build(config, folder) as trainer, stopping(trainer) as stop:
                 for remark in [*remarks(config), *trainer.envs.suite.remarks()]:
                     trainer.tracker.say(f"note: {remark}")
-                run(trainer)
+                try:
+                    run(trainer)
+                except RunFolderError as error:  # no mistake of the command line any more
+                    raise TrainingFault(str(error)) from error
                 trainer.evaluating.sum_up()
                 code = 128 + trainer.stop_signal if trainer.stop_signal else 0
+        except OSError as error:
+            print(f"error: {folder.store.refusal(str(error.filename or folder.path), error)}", file=sys.stderr)
+            return 1
         except (TrainingFault, WorkerError) as fault:
             print(f"error: {fault}", file=sys.stderr)
             return 1
@@ -146,7 +153,11 @@ def open_folder(config: Config, overrides: list[str], device: str) -> RunFolder:
         suite = make_suite(config, tuple(config.env.tasks or task_names(config)))
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         path = Path(config.run_dir or f"runs/{config.env.name}-{config.method['name']}-{stamp}")
-        record = {**manifest(overrides, device, protocol(config, suite)), "methods": method_names(config)}
+        accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+        record = {
+            **manifest(overrides, device, protocol(config, suite), accelerator),
+            "methods": method_names(config),
+        }
         return RunFolder.create(path, to_dict(config), record)
     folder = RunFolder.open(Path(config.resume))
     changes = [

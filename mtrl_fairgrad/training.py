@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from agents import Batch
 from mtrl_fairgrad.building import make_envs, resolve_device, task_names
+from mtrl_fairgrad.checkpoints import steps_of
 from mtrl_fairgrad.config import Config, ConfigError
 from mtrl_fairgrad.evaluating import Evaluating
 from mtrl_fairgrad.learning import Learner
@@ -202,17 +203,17 @@ class Trainer:
     # ---- checkpoints ----
 
     def checkpoint(self) -> None:
-        """Save everything. Inside an episode, only at a run's very end, the checkpoint before is kept to go on from."""
+        """Save everything. Inside an episode, only at a run's very end, a run goes on from the checkpoint before."""
         self.check_faults()
         self.tracker.flush()
         environments = self.envs.get_state() if self.envs.resumable else None
         policy, evaluation = self.evaluating.state()
         groups, state = {**self.learner.state(), **policy}, {"environments": environments, "evaluation": evaluation}
-        self.folder.save_checkpoint(self.env_steps, groups, state, keep=1 if environments else 2)
+        self.folder.save_checkpoint(self.env_steps, groups, state, ring=self.replay)
 
     def _load(self) -> Checkpoint:
         """Let the learner go back to the newest checkpoint that can be continued."""
-        saved = self.folder.load_checkpoint()
+        saved = self.folder.resume_checkpoint(self.learner.state(), self.replay)
         if saved.state.get("environments") is None and saved.env_steps < self.config.steps:
             saved = self._boundary_before(saved)
         try:
@@ -225,9 +226,10 @@ class Trainer:
     def _boundary_before(self, saved: Checkpoint) -> Checkpoint:
         """The checkpoint at an episode boundary that was kept beside one inside an episode."""
         for path in self.folder.checkpoints():
-            older = self.folder.load_checkpoint(int(path.name.partition("-")[0]))
-            if older.env_steps < saved.env_steps and older.state.get("environments") is not None:
-                return older
+            if steps_of(path) < saved.env_steps:
+                older = self.folder.resume_checkpoint(self.learner.state(), self.replay, steps_of(path))
+                if older.state.get("environments") is not None:
+                    return older
         raise ConfigError(
             f"the run in {self.folder.path} ended at env_steps={saved.env_steps}, inside an episode, and no earlier "
             f"checkpoint is left: choose steps as a multiple of env.horizon={self.config.env.horizon} in a new run."

@@ -14,6 +14,21 @@ CONFIG = {
     "seeds": [0, 7],
 }
 GROUPS = {"agent": {"w": torch.arange(6.0).reshape(2, 3)}, "replay": {"r": torch.arange(4)}}
+
+
+class Rows:
+    """A buffer as `mtrl_fairgrad.segments` wants it."""
+
+    def __init__(self, capacity, *shape):
+        self.rows = torch.zeros(capacity, *shape)
+        self.added = 0
+
+    def add(self, *values):
+        for value in values:
+            self.rows[self.added % len(self.rows)] = value
+            self.added += 1
+
+
 fork = multiprocessing.get_context("fork")
 
 

@@ -46,7 +46,9 @@ def go(learner, first, last, seeds=(0, 1)):
 
 
 def flat(learner):
-    return {f"{group}/{key}": value for group, found in learner.state().items() for key, value in found.items()}
+    """Everything that a learner is."""
+    state = {f"{group}/{key}": value for group, found in learner.state().items() for key, value in found.items()}
+    return {**state, "replay": learner.replay.rows[: learner.replay.added]}
 
 
 @pytest.mark.parametrize(
@@ -101,11 +103,14 @@ def test_a_restored_learner_goes_on_bit_for_bit(agent):
     words, saved = [*ALL, f"agent={agent}", "seeds=[0,1]"], {}
     whole, restored = learner_of(*words), learner_of(*words)
     for step in range(14):
-        saved[step] = {key: {name: v.clone() for name, v in group.items()} for key, group in whole.state().items()}
+        state = {key: {name: v.clone() for name, v in group.items()} for key, group in whole.state().items()}
+        saved[step] = state, whole.replay.rows.clone(), whole.replay.added
         go(whole, step, step + 1)
     expected = flat(whole)
     for step in (12, 3, 6, 8):  # late, warming up, learning, right after the first reset
-        restored.load_state(saved[step])
+        state, rows, restored.replay.added = saved[step]
+        restored.replay.rows.copy_(rows)
+        restored.load_state(state)
         go(restored, step, 14)
         found = flat(restored)
         assert restored.updates == 12

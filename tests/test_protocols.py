@@ -18,7 +18,7 @@ from mtrl_fairgrad.launch import config_dir
 from mtrl_fairgrad.pooling import protocol_of
 from mtrl_fairgrad.runs import RunFolder
 from tests.test_train import ROOT, wait_for_checkpoint
-from tests.tiny_runs import TINY, assert_same_checkpoint, composed, rows
+from tests.tiny_runs import TINY, assert_same_checkpoint, checkpoint_steps, composed, rows
 
 WALKS = [
     *(word for word in TINY if not word.startswith(("env.tasks", "env.horizon"))),
@@ -178,7 +178,7 @@ def test_it_resumes_inside_episodes_bit_for_bit(steps, walked, tmp_path):
     """After an evaluation, and where it ended: both between no two episodes."""
     folder = tmp_path / "parts"
     assert train.main([*WALKS, f"run_dir={folder}", f"steps={steps}"]) == 0
-    [path] = (folder / "checkpoints").iterdir()
+    path = RunFolder.open(folder).checkpoints()[0]
     saved = json.loads((path / "state.json").read_text())["environments"]["rows"]
     assert len({row["actions"] for row in saved}) > 1 and any(row["actions"] for row in saved)
     assert train.main([f"resume={folder}", "steps=100"]) == 0
@@ -206,8 +206,7 @@ def test_a_signal_leaves_a_checkpoint_at_once(tmp_path):
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + signal.SIGTERM and "with a checkpoint" in output, output
-    [path] = (folder / "checkpoints").iterdir()
-    steps = int(path.name.split("-")[0]) + 30
+    steps = checkpoint_steps(folder)[0] + 30
     assert train.main([f"resume={folder}", f"steps={steps}"]) == 0
     assert train.main([*WALKS, f"steps={steps}", f"run_dir={tmp_path / 'whole'}"]) == 0
     assert_same_checkpoint(folder, tmp_path / "whole")

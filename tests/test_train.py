@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from agents import SAC
-from mtrl_fairgrad import evaluate, names, train
-from tests.tiny_runs import ONE, TASKS, TINY, assert_same_checkpoint, checkpoint, rows, scalars
+from mtrl_fairgrad import evaluate, names, train, verify
+from tests.tiny_runs import ONE, TASKS, TINY, assert_same_checkpoint, checkpoint, checkpoint_steps, rows, scalars
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,8 +62,8 @@ def test_a_run_leaves_configuration_report_and_curves(finished):
 
 
 def test_the_checkpoint_is_at_a_common_boundary(finished):
-    [path] = (finished / "checkpoints").iterdir()
-    assert path.name == "000000000100" and checkpoint(finished)["replay"]["rows"].shape[:3] == (90, 2, 2)
+    assert checkpoint_steps(finished) == [100, 80]
+    assert checkpoint(finished)["replay"]["rows"].shape[:3] == (90, 2, 2)
 
 
 def test_ls_reports_cosines_too(tmp_path):
@@ -158,8 +158,7 @@ def test_a_signal_leaves_a_checkpoint_at_the_next_boundary(number, tmp_path):
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + number, output
     assert "with a checkpoint" in output
-    [path] = (tmp_path / "r" / "checkpoints").iterdir()
-    steps = int(path.name)
+    steps = checkpoint_steps(tmp_path / "r")[0]
     assert steps % 20 == 0 and f"stopped at env_steps {steps}" in output
     goal = steps + 60 - steps % 40 if steps % 40 else steps + 40
     assert train.main([f"resume={tmp_path / 'r'}", f"steps={goal}"]) == 0
@@ -207,7 +206,7 @@ def test_a_run_that_ends_inside_an_episode_goes_on_from_the_boundary_before(tmp_
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train.main([*TINY, *ONE, "steps=80", f"run_dir={whole}"]) == 0
     assert train.main([*TINY, *ONE, "steps=53", f"run_dir={parts}"]) == 0
-    assert len(list((parts / "checkpoints").iterdir())) == 2
+    assert checkpoint_steps(parts) == [53, 40]
     assert evaluate.main([str(parts), "--goals", "1", "--workers", "0"]) == 0
     assert (parts / "evaluation-53-1-goals.csv").exists()
     assert train.main([f"resume={parts}"]) == 0, "nothing is left to do"
@@ -264,8 +263,7 @@ def test_a_nan_stops_the_run_naming_step_task_and_seed(tmp_path, monkeypatch, ca
     assert train.main([*TINY, "seeds=[4,7]", f"run_dir={tmp_path / 'r'}"]) == 1
     error = capsys.readouterr().err
     assert "env_steps=46 (update 30)" in error and "task reach-v3 of seed 7" in error and "seed 4" not in error
-    [path] = (tmp_path / "r" / "checkpoints").iterdir()
-    assert path.name == "000000000040"
+    assert checkpoint_steps(tmp_path / "r") == [40, 0]
 
 
 MISTAKES = [
@@ -323,13 +321,25 @@ def test_resuming_with_another_configuration_is_refused(finished, capsys):
     assert "agent.width (16 before, 32 now)" in error and "method.alpha (2.0 before, 1.0 now)" in error
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path, capsys):
+def test_a_damaged_checkpoint_gives_way_and_the_run_ends_as_it_would_have(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "r")
+    newest = folder / "checkpoints" / "000000000100" / "agent.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert train.main([f"resume={folder}"]) == 0
+    said = "".join(capsys.readouterr())
+    assert "agent.safetensors is damaged" in said and "going back 20 steps" in said
+    assert_same_checkpoint(folder, finished)
+    assert rows(folder) == rows(finished) and verify.main([str(folder)]) == 0
+
+
+def test_damaged_checkpoints_are_refused(tmp_path, capsys):
     folder = tmp_path / "r"
     assert train.main([*TINY, *ONE, "steps=40", f"run_dir={folder}"]) == 0
-    [path] = folder.glob("checkpoints/*/agent.safetensors")
-    data = bytearray(path.read_bytes())
-    data[-5] ^= 1
-    path.write_bytes(data)
+    older, newest = sorted(folder.glob("checkpoints/*/agent.safetensors"))
+    for path in (newest, older):
+        data = bytearray(path.read_bytes())
+        data[-5] ^= 1
+        path.write_bytes(data)
     capsys.readouterr()
     assert train.main([f"resume={folder}", "steps=80"]) == 2
     assert "agent.safetensors" in capsys.readouterr().err

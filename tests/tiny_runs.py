@@ -5,10 +5,14 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from safetensors.torch import load_file
 
+from mtrl_fairgrad.checkpoint_index import Index
+from mtrl_fairgrad.checkpoints import steps_of
 from mtrl_fairgrad.config import from_hydra
 from mtrl_fairgrad.launch import config_dir
+from mtrl_fairgrad.runs import RunFolder
+from mtrl_fairgrad.segments import load_rows
+from tests.run_folders import Rows
 
 TINY = [
     "env.tasks=[reach-v3,drawer-close-v3]",
@@ -30,14 +34,25 @@ TASKS = ["reach-v3", "drawer-close-v3"]
 ONE = ["env.tasks=[reach-v3]"]
 
 
+def checkpoint_steps(folder):
+    """Where its checkpoints are, newest first."""
+    return [steps_of(path) for path in RunFolder.open(folder).checkpoints()]
+
+
 def rows(folder):
     with (folder / "evaluations.csv").open() as file:
         return list(csv.DictReader(file))
 
 
 def checkpoint(folder):
-    path = max((folder / "checkpoints").iterdir())
-    return {name: load_file(path / f"{name}.safetensors") for name in ("agent", "replay", "streams")}
+    """The newest one's groups, and its replay: the filled part, as it lay in memory."""
+    run = RunFolder.open(folder)
+    [newest, *_] = run.checkpoints()
+    record = Index.read(newest).ring
+    ring = Rows(*record.shape)
+    load_rows(run.store.segments, record, ring)
+    replay = {"rows": ring.rows[: ring.added], "added": torch.tensor(ring.added)}
+    return {**run.load_checkpoint().groups, "replay": replay}
 
 
 def assert_same_checkpoint(first, second):

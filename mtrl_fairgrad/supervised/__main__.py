@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mtrl_fairgrad.config import ConfigError
-from mtrl_fairgrad.durable import write_atomic
+from mtrl_fairgrad.durable import remedy, write_atomic
 from mtrl_fairgrad.launch import Command, run_with_hydra
 from mtrl_fairgrad.supervised import toy
 from mtrl_fairgrad.supervised.benchmark import DataError
@@ -67,6 +67,10 @@ def start(config: SupervisedConfig, words: Sequence[str] = ()) -> int:
         raise ConfigError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
     except TrainingFault as fault:
         print(f"error: {fault}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        refused = f"{error.filename or folder} could not be written ({error.strerror or error})"
+        print(f"error: {refused}: {remedy(error)}, then give the command again with run_dir={folder}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"stopped; the same command with run_dir={folder} goes on from here", file=sys.stderr)

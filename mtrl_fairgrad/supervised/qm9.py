@@ -61,6 +61,7 @@ energies at 0 and 298.15 K, enthalpy and free energy (meV), heat capacity (cal/(
 _COLUMNS = [task.column for task in PROPERTIES.values()]
 _RAW = ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt")
 _PROCESSED = "processed/data_v3.pt"
+_BROKEN = (AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, UnpicklingError, ValueError)
 _EXPECTED = (
     f"{_PROCESSED} or raw/{', raw/'.join(_RAW)}, "
     "of https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip and, for the last one, "
@@ -256,19 +257,21 @@ def standardise(properties: Tensor, training: Sequence[int]) -> tuple[Tensor, Te
 
 
 def _load(root: Path) -> Any:
-    """PyTorch Geometric's data set, from processed files or else, the first time, from raw ones."""
+    """PyTorch Geometric's data set, from processed files or else, the first time, from raw ones; unpickles nothing."""
     datasets = _geometric("datasets")
     processed = root / _PROCESSED
     if not processed.exists():
         _check_raw(root)
         try:
-            datasets.QM9(str(root))
+            datasets.QM9(str(root), force_reload=True)  # else it unpickles what lies beside
         except (AttributeError, LookupError, OSError, RuntimeError, ValueError) as error:
             raise DataError(f"{root / 'raw'} cannot be made into {_PROCESSED}: {error!r}.") from error
-    data = _geometric("data").InMemoryDataset()  # unlike QM9 it never asks for raw files when it has processed ones
+    graphs = _geometric("data")
+    data = graphs.InMemoryDataset()  # unlike QM9 it never asks for raw files when it has processed ones
     try:
-        data.load(str(processed))
-    except (EOFError, LookupError, OSError, RuntimeError, UnpicklingError, ValueError) as error:
+        contents, slices, _ = torch.load(processed, weights_only=True)  # its own way falls back on unpickling
+        data.data, data.slices = graphs.Data.from_dict(contents), slices
+    except _BROKEN as error:
         raise DataError(f"{processed} is broken: delete it to have it made anew from {root / 'raw'}.") from error
     return data
 

@@ -18,6 +18,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from mtrl_fairgrad.checkpoints import CheckpointStore
 from mtrl_fairgrad.config import ConfigError
 from mtrl_fairgrad.conventions import Convention
 from mtrl_fairgrad.durable import RunFolderError, write_atomic
+from mtrl_fairgrad.events import EventFile
 from mtrl_fairgrad.losses import alpha_fair
 from mtrl_fairgrad.shared_graph import backward
 from mtrl_fairgrad.supervised.benchmark import Benchmark, Schedule
@@ -140,18 +142,18 @@ class _Fit:
         self.history: list[dict[str, Any]] = []
 
     def run(self, progress: bool) -> Outcome:
-        from torch.utils.tensorboard import SummaryWriter
-
         epochs = self.question.schedule.epochs
         self._resume()
-        writer = SummaryWriter(str(self.folder), purge_step=len(self.history))
+        events = EventFile(self.folder, purge_step=len(self.history))
         name = f"{self.question.method['name']} seed {self.question.seed}"
-        with writer, tqdm(total=epochs, initial=len(self.history), desc=name, disable=not progress, leave=False) as bar:
+        progress_bar = tqdm(total=epochs, initial=len(self.history), desc=name, disable=not progress, leave=False)
+        with closing(events), progress_bar as bar:
             for epoch in range(len(self.history), epochs):
                 record = self._epoch(epoch)
                 self.history.append(record)
                 for key, value in _flat(record).items():
-                    writer.add_scalar(key, value, epoch)
+                    events.add_scalar(key, value, epoch)
+                events.flush()
                 self._save()
                 bar.set_postfix({key: f"{value:.4g}" for key, value in list(record["test"].items())[:3]})
                 bar.update()
@@ -275,9 +277,10 @@ class _Fit:
         write_atomic(self.folder / "epochs.csv", csv_text([["epoch", *columns], *lines]).encode())
 
     def _resume(self) -> None:
+        self.store.sweep()
         if not self.store.all():
             return
-        saved = self.store.load()
+        saved = self.store.resume({"model": self.model.state_dict(), "method": self.method.state_dict()})
         self.model.load_state_dict(saved.groups["model"])
         self.method.load_state_dict(saved.groups.get("method", {}))
         _load_optimizer(self.optimizer, saved.groups["optimizer"])

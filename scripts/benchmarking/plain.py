@@ -160,7 +160,8 @@ class Source:
         rows = self.streams.normal(*self.replay.rows.shape[2:], REPLAY).movedim(-1, 0)
         rows[..., size.observation : size.observation + size.action].tanh_()
         rows[..., -1] = 0  # nothing terminates
-        self.replay.load_state({"rows": rows, "position": torch.tensor(0)})
+        self.replay.rows.copy_(rows)
+        self.replay.added = REPLAY
 
     def draw(self) -> tuple[Batch, Noise]:
         """A batch and the noise of one update."""

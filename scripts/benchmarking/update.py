@@ -51,7 +51,8 @@ def learner(size: Size, device: torch.device, way: str = "fairgrad_newton") -> L
         agent=agent, method={"name": name, **options(name), **chosen}, seeds=list(range(size.seeds)), device=str(device)
     )
     made = Learner(config, size.tasks, size.observation, size.action, device)
-    made.replay.load_state(Source(size, device).replay.state())
+    made.replay.rows.copy_(Source(size, device).replay.rows)
+    made.replay.added = REPLAY
     return made
 
 
