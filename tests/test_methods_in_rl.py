@@ -72,7 +72,11 @@ def steps(run, count):
 
 
 def state_of(run):
-    groups = {"agent": run.agent.state(), "replay": run.replay.state(), "streams": {"all": run.streams.state()}}
+    groups = {
+        "agent": run.agent.state(),
+        "replay": {"rows": run.replay.rows[: run.replay.size]},
+        "streams": {"all": run.streams.state()},
+    }
     return {f"{group}/{key}": value.clone() for group, found in groups.items() for key, value in found.items()}
 
 

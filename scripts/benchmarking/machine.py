@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mtrl_fairgrad.runs import manifest
+from mtrl_fairgrad.provenance import manifest
 
 from .settings import cores
 
