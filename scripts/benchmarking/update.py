@@ -23,6 +23,7 @@ import torch
 
 from mtrl_fairgrad.config import AgentConfig, Config
 from mtrl_fairgrad.learning import Learner
+from mtrl_fairgrad.recording import CALLS_BEFORE
 from mtrl_fairgrad.weighting import options, solvers
 
 from . import floor, profiling
@@ -57,7 +58,9 @@ def learner(size: Size, device: torch.device, way: str = "fairgrad_newton") -> L
 
 
 def updates(made: Learner) -> Callable[[], None]:
-    """One update."""
+    """One update, of those after the recording (see `mtrl_fairgrad.recording`)."""
+    for _ in range(CALLS_BEFORE + 1):
+        made.learn(0)
     return lambda: made.learn(0)
 
 
