@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from agents.guard import blank, kept
 from agents.networks import Parameters, Tensors
 from agents.policy import merge
 
@@ -20,14 +21,22 @@ class Learned:
         on_gpu = learned[0].is_cuda  # where a CUDA graph may hold its step
         self.optimizer = torch.optim.Adam(learned, learning_rate, eps=epsilon, fused=True, capturable=on_gpu)
 
-    def step(self, shared: Tensors, own: Tensors) -> None:
-        """One Adam step along the given gradients."""
-        for group, gradients in ((self.shared, shared), (self.own, own)):
-            for name, parameter in group.items():
-                # Fused Adam on CPU reads a gradient in memory order, whatever its strides (PyTorch 2.13).
-                parameter.grad = gradients[name].contiguous()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+    def step(self, shared: Tensors, own: Tensors, left_out: Tensor) -> None:
+        """One Adam step along the given gradients, except for the seeds `left_out`, `[S]` bool."""
+        with kept(left_out, self.tensors()) as any_left_out:
+            if any_left_out:  # the first step makes the moments, which may as well begin without NaN
+                shared, own = blank(left_out, shared), blank(left_out, own)
+            for group, gradients in ((self.shared, shared), (self.own, own)):
+                for name, parameter in group.items():
+                    # Fused Adam on CPU reads a gradient in memory order, whatever its strides (PyTorch 2.13).
+                    parameter.grad = gradients[name].contiguous()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def tensors(self) -> list[Tensor]:
+        """Parameters and, once a step was made, moments: all that belongs to seeds, `[S, ...]`, in place."""
+        moments = (moment for entries in self.optimizer.state.values() for moment in entries.values() if moment.ndim)
+        return [*self.shared.values(), *self.own.values(), *moments]
 
     def restart(self, fresh: Parameters) -> None:
         """Begin anew, in place, with these parameters and an optimiser that remembers nothing."""

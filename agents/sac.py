@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from agents import networks
+from agents.guard import Guard, Incidents, kept
 from agents.learned import Learned, clip_by_norm
 from agents.losses import Losses, recordable
 from agents.networks import Parameters, Tensors
@@ -23,7 +24,8 @@ from agents.replay import Batch
 from agents.spec import Noise, SACSpec
 from agents.streams import derived_seed
 from mtrl_fairgrad.conventions import PLAIN, Convention
-from mtrl_fairgrad.gradients import Combined, combine, lift, over_seeds, task_gradients
+from mtrl_fairgrad.gradients import combine, lift, over_seeds, task_gradients
+from mtrl_fairgrad.guard_config import LS, GuardConfig
 from mtrl_fairgrad.weighting import Method, gramian
 
 
@@ -40,6 +42,7 @@ class SAC:
         dtype: of parameters and arithmetic.
         convention: what the methods' answers become before clipping; see `mtrl_fairgrad.conventions`.
         compile: whether task gradients and targets go through `torch.compile`.
+        guard: what is done when an update goes wrong; by default a seed with a loss that is no number learns no more.
 
     Raises:
         ValueError: an actor's method that needs positive losses.
@@ -56,6 +59,7 @@ class SAC:
         dtype: torch.dtype = torch.float32,
         convention: Convention = PLAIN,
         compile: bool = False,
+        guard: GuardConfig | None = None,
     ) -> None:
         if actor_method.needs_positive_losses:
             raise ValueError(
@@ -76,9 +80,15 @@ class SAC:
 
         self.critic_method = ready(critic_method, critics.shared)
         self.actor_method = ready(actor_method, actor.shared)
+        self._networks = {
+            "critic": (self.critics, self.critic_method, "critic/value"),
+            "actor": (self.actor, self.actor_method, "entropy"),
+        }
+        """What each learns with, and what its loss returns beside its value."""
         self.updates = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.first_fault = torch.full((len(self.seeds), tasks), -1, dtype=torch.int64, device=self.device)
-        """`[S, K]`: the first update in which a task's loss or gradient was not finite, −1 where none was."""
+        guard = guard or GuardConfig()
+        self.guard = Guard(guard, len(self.seeds), tasks, self.device)
+        self._fall_back = guard.unsolved == LS
         self._target_entropy = -spec.network.action_dim if spec.target_entropy is None else spec.target_entropy
 
     def _untrained(self, number: int, dtype: torch.dtype) -> tuple[Parameters, Parameters, Parameters]:
@@ -98,15 +108,18 @@ class SAC:
     def reset(self, number: int) -> None:
         """Begin anew, in place: networks, targets, optimisers, temperatures and what the methods remember.
 
-        The counters go on. Periodic resets free an agent from what it learnt too early (Nikishin et al., 2022).
+        The counters go on; what the guard stopped stays. Periodic resets free an agent from what it learnt too early
+        (Nikishin et al., 2022).
 
         Args:
             number: which reset this is, from 1; each seed's new networks follow from the seed and this alone.
         """
         fresh = self._untrained(number, self.temperature.own["log_temperature"].dtype)
-        for learned, parameters in zip((self.actor, self.critics, self.temperature), fresh, strict=True):
-            learned.restart(parameters)
-        self._move_targets(1.0)
+        learned = self.actor, self.critics, self.temperature
+        with kept(self.guard.stopped, [tensor for each in learned for tensor in each.tensors()]):
+            for each, parameters in zip(learned, fresh, strict=True):
+                each.restart(parameters)
+        self._move_targets(1.0, self.guard.stopped)
         self.critic_method.reset()
         self.actor_method.reset()
 
@@ -155,26 +168,22 @@ class SAC:
         # Compute targets.
         temperature = self.temperature.own["log_temperature"].exp()
         targets = self._compute_targets(batch, noise, temperature)
+        metrics = {"temperature": temperature}
         # Update critics.
         problem = self._critic_problem(batch, targets)
-        critic = self._combine(self.critic_method, problem, noise.critic_method)
-        metrics = self._step("critic", self.critics, critic)
-        self._look_again(self.critic_method, problem)
+        left_out = self._improve("critic", problem, noise.critic_method, metrics, torch.zeros_like(self.guard.stopped))
         # Update actor.
         problem = self._actor_problem(batch, noise, temperature)
-        actor = self._combine(self.actor_method, problem, noise.actor_method)
-        metrics |= self._step("actor", self.actor, actor)
-        self._look_again(self.actor_method, problem)
+        left_out = self._improve("actor", problem, noise.actor_method, metrics, left_out)
         # Update temperatures: each task's own −log(temperature)·(target entropy − entropy), by its plain gradient.
-        entropy = actor.auxiliary
-        surplus = entropy - self._target_entropy
+        surplus = metrics["entropy"] - self._target_entropy
         if self.spec.temperature == "shared":  # kept as K equal entries, which equal gradients keep equal
             surplus = surplus.mean(-1, keepdim=True).expand_as(surplus)
-        self.temperature.step({}, {"log_temperature": surplus})
+        self.temperature.step({}, {"log_temperature": surplus}, left_out)
         # Update targets.
-        self._move_targets(self.spec.polyak)
-        self._record_faults(metrics)
-        return metrics | {"critic/value": critic.auxiliary, "entropy": entropy, "temperature": temperature}
+        self._move_targets(self.spec.polyak, left_out)
+        self.updates += 1
+        return metrics
 
     def _compute_targets(self, batch: Batch, noise: Noise, temperature: Tensor) -> Tensor:
         return self._targets(
@@ -187,14 +196,30 @@ class SAC:
             batch.terminated,
         )
 
-    def _move_targets(self, share: float) -> None:
-        """Let this share of the critics flow into their targets; 1 makes them equal."""
-        for targets, critics in ((self.target_critics, self.critics.shared), (self.target_own, self.critics.own)):
-            for name, target in targets.items():
-                target.lerp_(critics[name], share)
+    def _move_targets(self, share: float, left_out: Tensor) -> None:
+        """Let this share of the critics flow into their targets, 1 makes them equal; not of the seeds `left_out`."""
+        groups = (self.target_critics, self.critics.shared), (self.target_own, self.critics.own)
+        with kept(left_out, [target for targets, _ in groups for target in targets.values()]):
+            for targets, critics in groups:
+                for name, target in targets.items():
+                    target.lerp_(critics[name], share)
 
-    def _combine(self, method: Method, problem: tuple[Any, ...], noise: Tensor | None) -> Combined:
-        return combine(method, *problem, noise=noise, convention=self._convention)
+    def _improve(
+        self, network: str, problem: tuple[Any, ...], noise: Tensor | None, metrics: Tensors, left_out: Tensor
+    ) -> Tensor:
+        """One step of `critic` or `actor`, except for the seeds `left_out` `[S]`; returns them and those it found."""
+        learned, method, auxiliary = self._networks[network]
+        with self.guard.watching(method) as forgotten:
+            combined = combine(method, *problem, noise=noise, convention=self._convention, fall_back=self._fall_back)
+            shared, own, norm = clip_by_norm(combined.direction, combined.own, self.spec.max_gradient_norm)
+            reported = {"loss": combined.losses, "gradient_norm": norm, **combined.diagnostics}
+            metrics |= {f"{network}/{key}": value for key, value in reported.items()}
+            metrics[auxiliary] = combined.auxiliary
+            left_out = left_out | self.guard.look(network, metrics, self.updates)
+            learned.step(shared, own, left_out)
+            self._look_again(method, problem)
+            forgotten.append(left_out)
+        return left_out
 
     @staticmethod
     def _look_again(method: Method, problem: tuple[Any, ...]) -> None:
@@ -215,30 +240,6 @@ class SAC:
         data = critics.own, batch.observations, noise.actions, temperature
         return self._actor_loss, actor.shared, critics.shared, actor.own, *data
 
-    def _step(self, name: str, learned: Learned, combined: Combined) -> Tensors:
-        shared, own, norm = clip_by_norm(combined.direction, combined.own, self.spec.max_gradient_norm)
-        learned.step(shared, own)
-        reported = {"loss": combined.losses, "gradient_norm": norm, **combined.diagnostics}
-        return {f"{name}/{key}": value for key, value in reported.items()}
-
-    def _record_faults(self, metrics: Tensors) -> None:
-        """Remember the first update with a loss or gradient that is no number.
-
-        It is the tasks' whose loss or, where a Gramian tells, gradient is none; all tasks' of a seed where only the
-        combined gradient is none, be it that no Gramian was built or that the method failed.
-        """
-        finite = torch.ones_like(self.first_fault, dtype=torch.bool)
-        for name in ("critic", "actor"):
-            tasks = metrics[f"{name}/loss"].isfinite()
-            gramians = metrics.get(f"{name}/gramian")
-            if gramians is not None:
-                tasks = tasks & gramians.diagonal(dim1=-2, dim2=-1).isfinite()
-            combined = metrics[f"{name}/gradient_norm"].isfinite().unsqueeze(-1)
-            finite &= tasks & (combined | ~tasks.all(-1, keepdim=True))
-        new = ~finite & (self.first_fault < 0)
-        self.first_fault.copy_(torch.where(new, self.updates, self.first_fault))
-        self.updates += 1
-
     @torch.no_grad()
     def conflicts(self, batch: Batch, noise: Noise) -> Tensors:
         """Gramians `[S, K, K]` of critics and actor on a batch, without an update, for methods that build none."""
@@ -247,6 +248,10 @@ class SAC:
         critic = task_gradients(*self._critic_problem(batch, targets))
         actor = task_gradients(*self._actor_problem(batch, noise, temperature))
         return {"critic/gramian": gramian(critic.jacobian, 1), "actor/gramian": gramian(actor.jacobian, 1)}
+
+    def incidents(self) -> Incidents:
+        """What went wrong so far."""
+        return self.guard.incidents()
 
     # ---- persistence ----
 
@@ -259,9 +264,10 @@ class SAC:
             "targets": {**self.target_critics, **self.target_own},
             "critic_method": self.critic_method.state_dict(),
             "actor_method": self.actor_method.state_dict(),
+            "guard": self.guard.state(),
         }
         flat = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
-        return {**flat, "updates": self.updates, "first_fault": self.first_fault}
+        return {**flat, "updates": self.updates}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -295,4 +301,4 @@ class SAC:
         self.critic_method.load_state_dict(part("critic_method"))
         self.actor_method.load_state_dict(part("actor_method"))
         self.updates.copy_(state["updates"])
-        self.first_fault.copy_(state["first_fault"])
+        self.guard.load_state(part("guard"))

@@ -8,12 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from agents.guard import Incidents
 from agents.networks import Tensors
 from agents.policy import PolicyModule, mode, split
 from agents.replay import Batch
 from agents.sac import SAC
 from agents.spec import Noise, SACSpec
 from mtrl_fairgrad.conventions import PLAIN, Convention
+from mtrl_fairgrad.guard_config import GuardConfig
 from mtrl_fairgrad.weighting import LS
 
 
@@ -31,6 +33,7 @@ class SingleTaskSAC:
         dtype: of parameters and arithmetic.
         convention: as of `SAC`; its K is 1 here.
         compile: as of `SAC`.
+        guard: as of `SAC`; each task learns by itself here, so that only it is stopped or left out.
     """
 
     def __init__(
@@ -42,9 +45,10 @@ class SingleTaskSAC:
         dtype: torch.dtype = torch.float32,
         convention: Convention = PLAIN,
         compile: bool = False,
+        guard: GuardConfig | None = None,
     ) -> None:
         lanes = [seed for seed in seeds for _ in range(tasks)]
-        self.lanes = SAC(spec, lanes, 1, LS(), LS(), device, dtype, convention, compile)
+        self.lanes = SAC(spec, lanes, 1, LS(), LS(), device, dtype, convention, compile, guard)
         self.spec, self.tasks, self.device = spec, tasks, self.lanes.device
         self._shape = (len(seeds), tasks)
         self.critic_method, self.actor_method = self.lanes.critic_method, self.lanes.actor_method
@@ -54,10 +58,10 @@ class SingleTaskSAC:
         """Updates made so far, each of all agents."""
         return self.lanes.updates
 
-    @property
-    def first_fault(self) -> Tensor:
-        """As of `SAC`: `[S, K]`."""
-        return self.lanes.first_fault.view(self._shape)
+    def incidents(self) -> Incidents:
+        """As of `SAC`; what is stopped is a task of a seed."""
+        counts, first, stopped = self.lanes.incidents()
+        return Incidents(counts.view(-1, *self._shape), first.view(-1, *self._shape), stopped.view(self._shape))
 
     def act(self, observations: Tensor, noise: Tensor | None = None, policy: Tensors | None = None) -> Tensor:
         """As of `SAC`."""

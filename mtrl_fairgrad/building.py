@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 
@@ -150,10 +151,10 @@ def make_agent(config: Config, tasks: int, observation_dim: int, action_dim: int
     )
     chosen = config.convention
     convention = Convention(chosen.own, chosen.scale, chosen.max_norm)
+    further: dict[str, Any] = {"convention": convention, "compile": config.compile, "guard": config.guard}
     if agent.name == "stl":
-        return SingleTaskSAC(spec, config.seeds, tasks, device, convention=convention, compile=config.compile)
-    methods = make_methods(config)
-    return SAC(spec, config.seeds, tasks, *methods, device, convention=convention, compile=config.compile)
+        return SingleTaskSAC(spec, config.seeds, tasks, device, **further)
+    return SAC(spec, config.seeds, tasks, *make_methods(config), device, **further)
 
 
 def make_envs(config: Config, tasks: tuple[str, ...], evaluation: bool) -> TaskVectorEnv:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mtrl_fairgrad.agent_config import AgentConfig, check_agent
 from mtrl_fairgrad.conventions import CONVENTIONS, Convention
 from mtrl_fairgrad.env_config import EnvConfig, EvalConfig, check_env
+from mtrl_fairgrad.guard_config import GuardConfig, check_guard
 from mtrl_fairgrad.limits import ConfigError, within
 from mtrl_fairgrad.losses import alpha_fair
 from mtrl_fairgrad.weighting import make, names, options
@@ -50,6 +51,7 @@ class Config:
     """`name` and the method's own options; one that needs positive losses serves the critics, ls the actor."""
     convention: ConventionConfig = field(default_factory=ConventionConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     preset: str = "none"
     """Name of the preset that changed the defaults, for the record."""
     alpha: float | None = None
@@ -170,6 +172,7 @@ def validate(config: Config) -> None:
         raise ConfigError(f"grace_seconds={config.grace_seconds} is negative: give seconds ≥ 0.")
     check_seeds(config.seeds)
     check_agent(config.agent)
+    check_guard(config.guard)
     check_method(config.method, config.loss_alpha)
     _check_single_task(config)
     check_convention(config.convention)

@@ -144,18 +144,21 @@ def combine(
     *inputs: Tensor | Tensors,
     noise: Tensor | None = None,
     convention: Convention = PLAIN,
+    fall_back: bool = False,
 ) -> Combined:
     """Combine the task gradients of every seed by `method`; arguments as in `task_gradients`.
 
     Loss weightings cost one ordinary backward pass, the others one Jacobian. `noise` is what `method.draw` returned;
-    `convention` shapes every seed's answer by itself. No loss is refused: a method that needs positive ones answers
-    NaN for the seeds that have another.
+    `convention` shapes every seed's answer by itself; `fall_back` as in `aggregate`. No loss is refused: a method that
+    needs positive ones answers NaN for the seeds that have another.
     """
     method = known(method)
     if isinstance(method, LossWeighting):
         found = _weigh_losses(method, loss, shared, context, own, *inputs, noise=noise, convention=convention)
     else:
-        found = _aggregate_gradients(method, loss, shared, context, own, *inputs, noise=noise, convention=convention)
+        found = _aggregate_gradients(
+            method, loss, shared, context, own, *inputs, noise=noise, convention=convention, fall_back=fall_back
+        )
     return found._replace(direction=convention.apply(found.direction, found.losses.shape[-1], batch_dims=1))
 
 
@@ -202,9 +205,10 @@ def _aggregate_gradients(
     *inputs: Tensor | Tensors,
     noise: Tensor | None,
     convention: Convention,
+    fall_back: bool,
 ) -> Combined:
     losses, jacobian, own_gradients, auxiliary = task_gradients(loss, shared, context, own, *inputs)
-    direction, diagnostics = aggregate(method, jacobian, losses, noise, batch_dims=1)
+    direction, diagnostics = aggregate(method, jacobian, losses, noise, batch_dims=1, fall_back=fall_back)
     weights = convention.own_weights(method, diagnostics)
     if weights is not None:
         own_gradients = {name: times(rows, weights) for name, rows in own_gradients.items()}
@@ -235,6 +239,7 @@ def aggregate(
     noise: Tensor | None,
     batch_dims: int,
     complete: Callable[[Tensor], Tensor] | None = None,
+    fall_back: bool = False,
 ) -> tuple[Tensors, Tensors]:
     """Direction and diagnostics of any method, for a Jacobian that is there already.
 
@@ -245,6 +250,7 @@ def aggregate(
         noise: what `method.draw` returned.
         batch_dims: how many leading axes there are.
         complete: makes the Gramian whole where `jacobian` holds only some of its columns.
+        fall_back: give all tasks the weight 1/K where the method says by `converged` that it solved nothing.
 
     Returns:
         name -> `[*batch, *shape]`, before any convention; and what the method reports, with `weights` and `gramian`
@@ -264,4 +270,7 @@ def aggregate(
             products = gramian(jacobian, batch_dims)
             products = complete(products) if complete else products
             found, seen = method(products, losses=losses, noise=noise), {"gramian": products}
-        return contract(found.weights, jacobian), {**found.diagnostics, "weights": found.weights, **seen}
+        weights, solved = found.weights, found.diagnostics.get("converged")
+        if fall_back and solved is not None:
+            weights = torch.where(solved.unsqueeze(-1), weights, 1 / weights.shape[-1])
+        return contract(weights, jacobian), {**found.diagnostics, "weights": weights, **seen}

@@ -3,6 +3,7 @@
     config.yaml                 the composed configuration
     manifest.json               versions, commit, machine, evaluation protocol, the configuration's SHA-256
     evaluations.csv             one row per (env_steps, seed, task)
+    incidents.csv               see `mtrl_fairgrad.incidents`
     events.out.tfevents.*       what training logged, for TensorBoard
     checkpoints/                see `mtrl_fairgrad.checkpoints`
     run.lock                    held by the process that trains here

@@ -22,3 +22,8 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 update`, `2 updates`, `2,000 updates`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

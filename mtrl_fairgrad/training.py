@@ -16,13 +16,16 @@ from mtrl_fairgrad.building import make_envs, resolve_device, task_names
 from mtrl_fairgrad.checkpoints import steps_of
 from mtrl_fairgrad.config import Config, ConfigError
 from mtrl_fairgrad.evaluating import Evaluating
+from mtrl_fairgrad.guard_config import STOP
+from mtrl_fairgrad.incidents import NAME as INCIDENTS
+from mtrl_fairgrad.incidents import Announcer, Incident, encoded, listed, sentence, together
 from mtrl_fairgrad.learning import Learner
-from mtrl_fairgrad.runs import Checkpoint, RunFolder, RunFolderError
+from mtrl_fairgrad.runs import Checkpoint, RunFolder, RunFolderError, write_atomic
 from mtrl_fairgrad.tracking import Tracker
 
 
 class TrainingFault(RuntimeError):
-    """A loss or gradient stopped being a number; the message names step, task and seed."""
+    """Nothing learns any more; the message names step, seeds and tasks."""
 
 
 class Trainer:
@@ -43,6 +46,7 @@ class Trainer:
         """The signal that asked for a stop, if any."""
         self._stop_deadline = math.inf
         self._step_seconds = 0.0
+        self._known_incidents = 0
         self.envs = make_envs(config, self.tasks, evaluation=False)
         try:
             self.eval_envs = make_envs(config, self.tasks, evaluation=True)
@@ -51,6 +55,8 @@ class Trainer:
             environments = saved and saved.state.get("environments")
             self.observations = self.envs.set_state(environments) if environments else self.envs.reset()[0]
             self._build_tracker(resumed=saved is not None)
+            self.announcer = Announcer(self.tracker.say)
+            self.announcer.know(self.incidents())
             self.evaluating = Evaluating(
                 *(config, self.tasks, self.eval_envs, self.learner, folder, self.tracker),
                 stopping=lambda: self.stop_signal is not None,
@@ -145,22 +151,34 @@ class Trainer:
         self.learner.remember(Batch(*map(self.learner.tensor, arrays)))
 
     def check_faults(self) -> None:
-        """Stop when a task's loss or gradient was not finite.
+        """Say what went wrong since the last time, and stop when nothing learns any more.
 
         Raises:
-            TrainingFault: naming the first such update with its step, task and seed.
+            TrainingFault: naming what happened, with step, seed and task.
         """
-        first = self.agent.first_fault.cpu()
-        if not (first >= 0).any():
+        found = self.agent.incidents()
+        known = int((found.first >= 0).sum())
+        if known == self._known_incidents:
             return
-        update = int(first[first >= 0].min())
-        places = [
-            f"task {self.tasks[k]} of seed {self.config.seeds[s]}" for s, k in (first == update).nonzero().tolist()
-        ]
-        raise TrainingFault(
-            f"at env_steps={self.env_steps} (update {update}) the loss or gradient of {', '.join(places)} is not "
-            f"finite, so the run stopped; the last checkpoint in {self.folder.path} is untouched."
-        )
+        self._known_incidents = known
+        incidents = self.incidents()
+        self.announcer.announce(incidents, self.env_steps)
+        if bool(found.stopped.all()):
+            self.save_incidents()
+            reasons = "; ".join(sentence(group) for group in together(incidents) if group[0].answer == STOP)
+            raise TrainingFault(
+                f"at env_steps={self.env_steps} the run stopped, since no seed learns any more ({reasons}); the last "
+                f"checkpoint in {self.folder.path} is untouched."
+            )
+
+    def incidents(self) -> list[Incident]:
+        """What went wrong in updates so far."""
+        counts, first, _ = (found.tolist() for found in self.agent.incidents())
+        return listed(counts, first, self.learner.updates, self.config.seeds, self.tasks, self.config.guard)
+
+    def save_incidents(self) -> None:
+        """Leave them in the run's folder."""
+        write_atomic(self.folder.path / INCIDENTS, encoded(self.incidents()))
 
     # ---- what is shown ----
 
@@ -210,6 +228,7 @@ class Trainer:
         policy, evaluation = self.evaluating.state()
         groups, state = {**self.learner.state(), **policy}, {"environments": environments, "evaluation": evaluation}
         self.folder.save_checkpoint(self.env_steps, groups, state, ring=self.replay)
+        self.save_incidents()
 
     def _load(self) -> Checkpoint:
         """Let the learner go back to the newest checkpoint that can be continued."""

@@ -47,7 +47,8 @@ class Method(nn.Module):
     """A way to combine task gradients; a module, so that state lives in buffers and moves and saves.
 
     A method with state or randomness must be given its sizes once by `init`; others need no call. State is updated in
-    place, never depends on a value on the host, and keeps every element of the leading axes to itself.
+    place, never depends on a value on the host, and keeps every element of the leading axes to itself: those axes come
+    first in each of its tensors, except in bare counters.
     """
 
     name: ClassVar[str]

@@ -54,7 +54,7 @@ class DWA(PositiveLossWeighting):
     def init(self, tasks: int, batch_shape: tuple[int, ...] = (), template: Mapping[str, Tensor] | None = None) -> Self:
         """Give the method its sizes and an empty history; see `Method.init`."""
         super().init(tasks, batch_shape, template)
-        self._remember("history", (2 * self.window, *self.batch_shape, tasks))
+        self._remember("history", (*self.batch_shape, 2 * self.window, tasks))
         self._remember("calls", (*self.batch_shape, 1), dtype=torch.int64)
         self._remember("rate", (*self.batch_shape, tasks), start=1.0)
         return self
@@ -62,8 +62,9 @@ class DWA(PositiveLossWeighting):
     def _weigh(self, losses: Tensor, valid: Tensor) -> Weights:
         self._expect(losses.shape)
         self.calls += valid
-        self.history.copy_(torch.where(valid, torch.cat((self.history[1:], losses[None])), self.history))
-        before, recent = self.history[: self.window].mean(0), self.history[self.window :].mean(0)
+        longer = torch.cat((self.history[..., 1:, :], losses.unsqueeze(-2)), -2)
+        self.history.copy_(torch.where(valid.unsqueeze(-1), longer, self.history))
+        before, recent = self.history[..., : self.window, :].mean(-2), self.history[..., self.window :, :].mean(-2)
         changes = self.calls >= 2 * self.window
         if not self.sliding:
             changes = changes & (self.calls % self.window == 0)

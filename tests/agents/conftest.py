@@ -6,6 +6,7 @@ import torch
 from agents import SAC, Batch, NetworkSpec, SACSpec, Streams
 from agents.sac import Noise
 from mtrl_fairgrad import make
+from mtrl_fairgrad.guard_config import ALL, CONDITIONS
 
 TASKS, BATCH, OBSERVATION, ACTION = 3, 16, 6, 2
 
@@ -40,6 +41,12 @@ def learn(agent, streams, updates):
         numbers = [method.draw(streams.generators) for method in (agent.critic_method, agent.actor_method)]
         metrics = agent.update(batch, Noise(noise.next_actions, noise.actions, *numbers))
     return metrics
+
+
+def first_faults(agent):
+    """`[S, K]`: the first update in which a task's loss or gradient was not finite, −1 where none was."""
+    first = torch.stack([agent.incidents().first[ALL.index((network, "non_finite"))] for network in CONDITIONS])
+    return torch.where(first < 0, torch.iinfo(first.dtype).max, first).amin(0).where((first >= 0).any(0), -1)
 
 
 @pytest.fixture

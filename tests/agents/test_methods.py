@@ -9,7 +9,7 @@ from agents import SAC, NetworkSpec, SACSpec, Streams
 from mtrl_fairgrad import LS, FairGrad, make, names
 from mtrl_fairgrad.conventions import CONVENTIONS, PLAIN, Convention
 from mtrl_fairgrad.weighting import GramianWeighting, LossWeighting, Weights
-from tests.agents.conftest import ACTION, OBSERVATION, TASKS, draw_update, learn
+from tests.agents.conftest import ACTION, OBSERVATION, TASKS, draw_update, first_faults, learn
 
 SEEDS = (0, 1)
 
@@ -109,17 +109,16 @@ def test_a_convention_scales_and_limits_the_combined_direction():
 def test_a_method_that_answers_no_number_is_a_fault_of_the_whole_seed():
     agent = agent_of(Failing(), LS())
     agent.update(*draw_update(Streams(SEEDS)))
-    assert agent.first_fault.tolist() == [[-1] * TASKS, [0] * TASKS]
+    assert first_faults(agent).tolist() == [[-1] * TASKS, [0] * TASKS]
 
 
 def test_a_fault_that_has_a_name_is_not_everyones():
     agent = agent_of(LS(), LS())
-    fine = {"critic/loss": torch.zeros(2, TASKS), "critic/gradient_norm": torch.zeros(2)}
-    metrics = {**fine, **{name.replace("critic", "actor"): value.clone() for name, value in fine.items()}}
+    metrics = {"actor/loss": torch.zeros(2, TASKS), "actor/gradient_norm": torch.zeros(2)}
     metrics["actor/loss"][1, 2] = math.inf
     metrics["actor/gradient_norm"][1] = math.nan
-    agent._record_faults(metrics)
-    assert agent.first_fault.tolist() == [[-1] * TASKS, [-1, -1, 0]]
+    agent.guard.look("actor", {**metrics, "temperature": torch.ones(2, TASKS)}, agent.updates)
+    assert first_faults(agent).tolist() == [[-1] * TASKS, [-1, -1, 0]]
 
 
 # ---- every registered method ----
@@ -137,7 +136,7 @@ def agent_by(name, seeds=SEEDS):
 def test_every_method_trains_each_seed_as_it_would_alone(name):
     together = agent_by(name)
     metrics = learn(together, Streams(SEEDS), 5)
-    assert (together.first_fault == -1).all()
+    assert (first_faults(together) == -1).all()
     assert all(value.shape[0] == len(SEEDS) and not value.requires_grad for value in metrics.values())
     for index, seed in enumerate(SEEDS):
         alone = agent_by(name, (seed,))

@@ -10,7 +10,7 @@ from agents import ARCHITECTURES, SAC, NetworkSpec, SACSpec, SingleTaskSAC, Stre
 from agents.networks import Architecture, init_actor, init_critics
 from mtrl_fairgrad import LS, make
 from mtrl_fairgrad.gradients import lift
-from tests.agents.conftest import ACTION, BATCH, OBSERVATION, TASKS, draw_update, make_agent, train
+from tests.agents.conftest import ACTION, BATCH, OBSERVATION, TASKS, draw_update, first_faults, make_agent, train
 
 ALL = {"critic_width": 20, "critic_layer_norm": True, "initialization": "xavier", "log_std": "tanh"}
 
@@ -203,7 +203,7 @@ def test_agents_of_one_task_take_the_options_too():
     weights = agent.lanes.actor.shared["weight0"]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[TASKS])
     metrics = train(agent, (0, 1), 1)
-    assert metrics["critic/loss"].shape == (2, TASKS) and (agent.first_fault == -1).all()
+    assert metrics["critic/loss"].shape == (2, TASKS) and (first_faults(agent) == -1).all()
 
 
 def test_the_actors_loss_is_one_graph():

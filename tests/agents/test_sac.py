@@ -7,7 +7,7 @@ import torch
 
 from agents import Streams, networks
 from agents.sac import clip_by_norm
-from tests.agents.conftest import ACTION, BATCH, OBSERVATION, TASKS, draw_update, make_agent, train
+from tests.agents.conftest import ACTION, BATCH, OBSERVATION, TASKS, draw_update, first_faults, make_agent, train
 
 METHODS = [("ls", {}), ("fairgrad", {"solver": "newton"}), ("fairgrad", {"solver": "sgd"})]
 
@@ -239,7 +239,7 @@ def test_a_fault_is_recorded_with_its_update_seed_and_task(method, options):
     batch.rewards[1, 2, 0] = math.nan
     agent.update(batch, noise)
     agent.update(*draw_update(streams))
-    fault = agent.first_fault
+    fault = first_faults(agent)
     assert fault[1, 2] == 1, "the second update, counted from 0"
     assert (fault[0] == -1).all(), "the other seed goes on unharmed"
     assert all(torch.isfinite(value).all() for value in seed_slice(agent, 0).values())
@@ -281,8 +281,8 @@ def test_a_gradient_that_is_no_number_under_a_finite_loss_is_a_fault():
     agent = make_agent((0, 1), method="ls")
     metrics = train(agent, (0, 1), 1)
     metrics["actor/gradient_norm"][1] = math.nan
-    agent._record_faults(metrics)
-    assert (agent.first_fault[0] == -1).all() and (agent.first_fault[1] == 1).all()
+    agent.guard.look("actor", metrics, agent.updates)
+    assert (first_faults(agent)[0] == -1).all() and (first_faults(agent)[1] == 1).all()
 
 
 def test_a_strangers_state_is_refused():
