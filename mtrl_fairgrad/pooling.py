@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from mtrl_fairgrad.incidents import Incident
+from mtrl_fairgrad.incidents import read as read_incidents
 from mtrl_fairgrad.metrics import (
     Array,
     Estimate,
@@ -101,6 +103,14 @@ class Group:
     def telemetry(self) -> list[Telemetry]:
         """What each of the folders logged while it trained."""
         return [read_telemetry(folder.path) for folder in self.folders]
+
+    @cached_property
+    def incidents(self) -> list[Incident]:
+        """What went wrong in the updates of all folders."""
+        try:
+            return [one for folder in self.folders for one in read_incidents(folder.path)]
+        except ValueError as error:
+            raise ReportError(str(error)) from None
 
     @property
     def untrained(self) -> int | None:

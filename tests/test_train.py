@@ -251,18 +251,20 @@ def test_a_checkpoint_of_another_agent_is_refused(tmp_path, capsys):
 # ---- faults and mistakes ----
 
 
-def test_a_nan_stops_the_run_naming_step_task_and_seed(tmp_path, monkeypatch, capsys):
+def test_a_nan_in_the_only_seed_stops_the_run_naming_step_task_and_seed(tmp_path, monkeypatch, capsys):
     update = SAC.update
 
     def poisoned(agent, batch, noise):
         if agent.updates == 30:
-            batch.rewards[1, 0, 0] = float("nan")
+            batch.rewards[0, 0, 0] = float("nan")
         return update(agent, batch, noise)
 
     monkeypatch.setattr(SAC, "update", poisoned)
-    assert train.main([*TINY, "seeds=[4,7]", f"run_dir={tmp_path / 'r'}"]) == 1
+    assert train.main([*TINY, "seeds=[7]", f"run_dir={tmp_path / 'r'}"]) == 1
     error = capsys.readouterr().err
-    assert "env_steps=46 (update 30)" in error and "task reach-v3 of seed 7" in error and "seed 4" not in error
+    assert "at env_steps=46 the run stopped, since no seed learns any more (seed 7, 1 task (reach-v3)" in error
+    assert "a loss or gradient was not finite" in error and "first in number 30" in error
+    assert (tmp_path / "r" / "incidents.csv").read_text().endswith(",30,stop\n")
     assert checkpoint_steps(tmp_path / "r") == [40, 0]
 
 

@@ -6,10 +6,11 @@ import math
 import textwrap
 from collections.abc import Sequence
 
+from mtrl_fairgrad.incidents import sentence, together
 from mtrl_fairgrad.pooling import Group
 from mtrl_fairgrad.reporting import paper
 from mtrl_fairgrad.reporting.blocks import Block, cost, make_blocks
-from mtrl_fairgrad.reporting.tables import Table, by_task, certainty, improvement, overview
+from mtrl_fairgrad.reporting.tables import Table, by_task, certainty, improvement, incidents, overview
 from mtrl_fairgrad.tables import aligned, csv_text
 
 CSV_COLUMNS = (
@@ -40,7 +41,9 @@ def _block_text(block: Block) -> str:
         tables.append(by_task(block))
     tables += [table for table in (certainty(block), improvement(block), paper.beside(block, ours_only=True)) if table]
     parts = [block.protocol, *("\n".join(aligned([table.head, *table.rows])) for table in tables)]
-    notes = [line for table in tables for note in table.notes for line in textwrap.wrap(note, 118)]
+    notes = [note for table in tables for note in table.notes]
+    notes += [f"{group.label}: {sentence(same)}." for group in block.groups for same in together(group.incidents)]
+    notes = [line for note in notes for line in textwrap.wrap(note, 118)]
     return "\n\n".join([*parts, "\n".join(notes)])
 
 
@@ -50,7 +53,7 @@ def _block_text(block: Block) -> str:
 def tables_of(block: Block) -> list[Table]:
     """Everything that Markdown and LaTeX show of a block."""
     wanted = [overview(block), certainty(block), by_task(block), improvement(block)]
-    wanted += [paper.beside(block), paper.differences(block)]
+    wanted += [paper.beside(block), paper.differences(block), incidents(block)]
     return [table for table in wanted if table is not None]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from mtrl_fairgrad.guard_config import STOP
+from mtrl_fairgrad.incidents import DONE, WORDS, together
 from mtrl_fairgrad.metrics import Interval
 from mtrl_fairgrad.pooling import Group
 from mtrl_fairgrad.reporting.blocks import Block, Improvement, cost
@@ -91,6 +93,22 @@ def improvement(block: Block) -> Table | None:
     return Table("Probability of improvement", head, rows, notes)
 
 
+def incidents(block: Block) -> Table | None:
+    """A row for each thing that went wrong in the updates of a seed; None where nothing did."""
+    rows: list[list[str]] = []
+    for name, group in zip(row_names(block), block.groups, strict=True):
+        for same in together(group.incidents):
+            one, share = same[0], max(each.updates / max(each.of_updates, 1) for each in same)
+            tasks = ", ".join(each.task for each in same if each.task) or "all"
+            first = f"{min(each.first_update for each in same):,}"
+            done = DONE.get(one.answer, one.answer)
+            what = WORDS.get(one.condition, one.condition)
+            rows.append([name, str(one.seed), one.network, what, tasks, f"{share:.2%}", first, done])
+    head = ["incidents", "seed", "network", "what", "tasks", "of its updates", "first in", "answer"]
+    notes = ["Of its updates: of the task where it happened most often."]
+    return Table("What went wrong in updates", head, rows, notes, words=True) if rows else None
+
+
 def _chance(cell: Improvement | None, short: bool) -> str:
     if cell is None:
         return NOTHING
@@ -121,12 +139,23 @@ def _notes(block: Block) -> list[str]:
     ]
     if _several_seeds(block):
         notes.insert(1, "±: one standard error over seeds.")
+    notes += [f"{group.label}: {said}" for group in block.groups for said in _stopped(group)]
     notes += [
         f"{group.label}: {group.left_out} evaluations that not all its seeds have are left out."
         for group in block.groups
         if group.left_out
     ]
     return notes
+
+
+def _stopped(group: Group) -> list[str]:
+    """What readers of its numbers must know of its seeds."""
+    alone = group.config.get("agent.name") == "stl"
+    return [
+        f"{f'{one.task} of ' if alone else ''}seed {one.seed} learnt no more from update {one.first_update:,} on; the "
+        "numbers are those of what it had learnt by then."
+        for one in {(each.seed, alone and each.task): each for each in group.incidents if each.answer == STOP}.values()
+    ]
 
 
 # ---- cells ----

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from agents import SAC
 from mtrl_fairgrad.config import AgentConfig, Config
 from mtrl_fairgrad.learning import Learner
 from mtrl_fairgrad.recording import CALLS_BEFORE
@@ -100,6 +101,7 @@ def measure(settings: Settings) -> Iterator[Row]:
     for suffix, clock in thread_counts(settings):
         times = interleaved(work, settings.rounds, device, clock=clock)
         rows = [*_rows(times), *_rates(times, size, side), *_solves(settings, times, clock)]
+        rows.append(_guard(settings, times, clock))
         rows += profiling.measure(SECTION, "fairgrad_newton", updates(made["fairgrad_newton"]), settings)
         yield from (row._replace(name=row.name + suffix) for row in rows)
 
@@ -154,3 +156,22 @@ def _solves(settings: Settings, times: Times, clock: Clock) -> Iterator[Row]:
     for way, form in (("fairgrad_newton", usual), ("fairgrad_sgd", "sgd")):
         share = 2 * statistics.median(found[f"solve {form}, 1 seed"]) / statistics.median(times[way])
         yield Row(SECTION, f"solves' share of {way}", 100 * share, "%")
+
+
+def _guard(settings: Settings, times: Times, clock: Clock) -> Row:
+    """What watching an update costs, which no size of networks or batches changes: found with very small ones."""
+    size = Size(tasks=TINY.tasks if settings.quick else 10, width=8, batch=8)
+    watched, unwatched = learner(size, settings.device), learner(size, settings.device)
+    assert isinstance(unwatched.agent, SAC)
+    nobody = torch.zeros_like(unwatched.agent.guard.stopped)
+
+    def look(network: str, metrics: dict[str, torch.Tensor], update: torch.Tensor) -> torch.Tensor:
+        return nobody
+
+    unwatched.agent.guard.look = look
+    work = {"watched": updates(watched), "unwatched": updates(unwatched)}
+    found = interleaved(work, 20 * settings.rounds, settings.device, clock=clock)
+    cost = statistics.median(a - b for a, b in zip(found["watched"], found["unwatched"], strict=True))
+    return Row(
+        SECTION, "guard's share of fairgrad_newton", 100 * cost / statistics.median(times["fairgrad_newton"]), "%"
+    )

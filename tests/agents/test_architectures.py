@@ -1,5 +1,7 @@
 """The agents' networks: sizes, which gradient reaches what, and everything a seed, a method or a checkpoint expects."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -110,9 +112,9 @@ class Caught:
         self.shared, self.own = {}, {}
         for name in ("actor", "critics"):
             learned = getattr(agent, name)
-            learned.step = lambda shared, own, name=name: self.keep(name, shared, own)
+            learned.step = partial(self.keep, name)
 
-    def keep(self, name, shared, own):
+    def keep(self, name, shared, own, left_out):
         self.shared[name], self.own[name] = shared, own
 
 
