@@ -6,7 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from mtrl_fairgrad.incidents import Incident, encoded
 from mtrl_fairgrad.reporting import page
+from mtrl_fairgrad.reporting.formats import as_latex, as_markdown, blocks_as_text
 from mtrl_fairgrad.reporting.page import as_html
 from mtrl_fairgrad.telemetry import SPEED
 from tests.reported import COURSE, FAIRGRAD, METHOD, PROTOCOL, TASKS, blocks_of_runs, log
@@ -166,3 +168,31 @@ def test_the_page_says_where_its_runs_come_from_without_naming_other_folders(mak
     assert "my-run" in words and str(tmp_path) not in text
     assert f"{METHOD} 0, 1 2026-11-20 10:00 – cuda ffffffffff with changes" in words
     assert PROTOCOL in words
+
+
+# ---- what went wrong ----
+
+
+def test_incidents_stand_in_every_format_escaped_and_a_stopped_seed_is_noted(make):
+    path = make("a", tasks=[EVIL, "push-v3"])
+    block = blocks_of_runs(path)
+    assert "went wrong" not in as_html(block)
+    found = [
+        Incident("critic", "non_finite", 1, EVIL, 1, 400, 200, "stop"),
+        Incident("actor", "unsolved", 0, "", 300, 400, 0, "count"),
+        Incident("actor", EVIL, 0, EVIL, 2, 400, 10, EVIL),
+    ]
+    (path / "incidents.csv").write_bytes(encoded(found))
+    block = blocks_of_runs(path)
+    text = as_html(block)
+    words = Page(text).words
+    assert "What went wrong in updates" in words and "<script" not in text
+    assert "the method's equation was not solved all 75.00% 0 counted" in words
+    stopped = (
+        f"{METHOD}: seed 1 learnt no more from update 200 on; the numbers are those of what it had learnt by then."
+    )
+    terminal = " ".join(blocks_as_text(block).split())
+    assert stopped in words and stopped in terminal
+    assert f"{METHOD}: seed 0: actor: the method's equation was not solved in 300 of 400 updates" in terminal
+    assert "What went wrong" in as_markdown(block) and "What went wrong" in as_latex(block)
+    assert max(map(len, blocks_as_text(blocks_of_runs(path)).splitlines())) <= 120
