@@ -105,11 +105,11 @@ def sentence(incidents: Sequence[Incident]) -> str:
     """One for incidents that differ in task alone."""
     one = incidents[0]
     tasks = ", ".join(each.task for each in incidents if each.task)
-    where = f"seed {one.seed}" + (f", {counted(len(incidents), 'task')} ({tasks})" if tasks else "")
+    where = f"seed {one.seed}" + (f", {tasks}" if tasks else "")
     times, first = max(each.updates for each in incidents), min(each.first_update for each in incidents)
     what, done = WORDS.get(one.condition, one.condition), DONE.get(one.answer, one.answer)
     of = counted(one.of_updates, "update")
-    return f"{where}: {one.network}: {what} in {times:,} of {of}, first in number {first}; {done}"
+    return f"{where}: {one.network}: {what} in {times:,} of {of}, first in update {first:,}; {done}"
 
 
 def together(incidents: Iterable[Incident]) -> list[list[Incident]]:

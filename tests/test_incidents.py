@@ -39,8 +39,8 @@ def test_a_failed_seed_does_not_take_the_others_down(tmp_path, monkeypatch, caps
     spoil(monkeypatch, 1, 0, 30)
     assert run(tmp_path / "one", "seeds=[0,1]") == 0
     printed = capsys.readouterr().out
-    told = "seed 1, 1 task (reach-v3): critic: a loss or gradient was not finite"
-    assert printed.count(f"warning: by env_steps 46: {told} in 1 of 31 updates, first in number 30") == 1
+    told = "seed 1, reach-v3: critic: a loss or gradient was not finite"
+    assert printed.count(f"warning: by env_steps 46: {told} in 1 of 31 updates, first in update 30") == 1
     assert f"incidents: {told} in 1 of 85 updates" in printed
     assert "seed 1 learnt no more from update 30 on" in " ".join(printed.split()), "below the report's numbers"
     assert read(tmp_path / "one") == [Incident("critic", "non_finite", 1, "reach-v3", 1, 85, 30, "stop")]
@@ -136,8 +136,7 @@ def test_tasks_of_one_seed_share_a_sentence():
     elsewhere = Incident("critic", "vanished_gradient", 4, "push-v3", 5, 100, 20, "count")
     assert together([ONE, other, elsewhere]) == [[ONE, other], [elsewhere]]
     assert sentence([ONE, other]) == (
-        "seed 3, 2 tasks (reach-v3, push-v3): critic: a gradient had vanished in 5 of 100 updates, first in number 20; "
-        "counted"
+        "seed 3, reach-v3, push-v3: critic: a gradient had vanished in 5 of 100 updates, first in update 20; counted"
     )
 
 

@@ -262,9 +262,9 @@ def test_a_nan_in_the_only_seed_stops_the_run_naming_step_task_and_seed(tmp_path
     monkeypatch.setattr(SAC, "update", poisoned)
     assert train.main([*TINY, "seeds=[7]", f"run_dir={tmp_path / 'r'}"]) == 1
     error = capsys.readouterr().err
-    assert "at env_steps=46 the run stopped, since no seed learns any more (seed 7, 1 task (reach-v3)" in error
-    assert "a loss or gradient was not finite" in error and "first in number 30" in error
-    assert (tmp_path / "r" / "incidents.csv").read_text().endswith(",30,stop\n")
+    assert "at env_steps=46 the run stopped, since no seed learns any more (seed 7, reach-v3: critic" in error
+    assert "a loss or gradient was not finite" in error and "first in update 30" in error
+    assert (tmp_path / "r" / "incidents.csv").read_text().count(",reach-v3,1,31,30,stop\n") == 1
     assert checkpoint_steps(tmp_path / "r") == [40, 0]
 
 
