@@ -217,17 +217,11 @@ class SAC:
             metrics[auxiliary] = combined.auxiliary
             left_out = left_out | self.guard.look(network, metrics, self.updates)
             learned.step(shared, own, left_out)
-            self._look_again(method, problem)
+            if method.looks_after_step:  # at the losses of the same problem, now that parameters have moved
+                loss, *arguments = problem
+                method.after_step(lift(loss, per_seed=2)(*arguments)[0])
             forgotten.append(left_out)
         return left_out
-
-    @staticmethod
-    def _look_again(method: Method, problem: tuple[Any, ...]) -> None:
-        """Tell a method that asks for it the losses of the same problem after the step, which moved the parameters."""
-        if method.looks_after_step:
-            loss, *arguments = problem
-            losses, _ = lift(loss, per_seed=2)(*arguments)
-            method.after_step(losses)
 
     def _critic_problem(self, batch: Batch, targets: Tensor) -> tuple[Any, ...]:
         """Loss, parameters and data of the critics, as `combine` and `task_gradients` take them."""
