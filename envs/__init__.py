@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from envs.gymnasium_tasks import GymnasiumSuite, gymnasium_suite
     from envs.inspection import gymnasium_names
     from envs.metaworld import MetaworldSuite, MetaworldVectorEnv
-    from envs.processes import WorkerError
+    from envs.processes import WorkerError, WorkerLost
     from envs.tasks import MT10, MT50, SUITES, resolve_tasks
     from envs.workers import TaskVectorEnv
 
@@ -29,6 +29,7 @@ __all__ = [
     "Suite",
     "TaskVectorEnv",
     "WorkerError",
+    "WorkerLost",
     "all_goals",
     "evaluate",
     "evaluation_goals",
@@ -45,7 +46,7 @@ _HOME = {
     "Suite": "envs.episodes",
     "gymnasium_names": "envs.inspection",
     "TaskVectorEnv": "envs.workers",
-    "WorkerError": "envs.processes",
+    **dict.fromkeys(("WorkerError", "WorkerLost"), "envs.processes"),
 }
 
 

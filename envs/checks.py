@@ -19,6 +19,13 @@ def integer(name: str, value: Any, low: int, high: int, fix: str) -> int:
     return int(value)
 
 
+def seconds(name: str, value: float | None) -> float | None:
+    """None, or a number above 0."""
+    if value is not None and not value > 0:
+        raise ValueError(f"{name}={value!r} is no time: give seconds above 0, or None for whatever it takes.")
+    return value
+
+
 def seeds(values: Sequence[int]) -> tuple[int, ...]:
     """At least one seed, none twice, each from 0 to 2³² − 1."""
     if len(values) == 0:

@@ -100,6 +100,7 @@ class SubEnvironment(ABC):
         if suite.identities:
             self.observation[suite.bare_size + identity] = 1.0
         self._generator = stream(seed, task, role)
+        self._beginning = self._generator.bit_generator.state
         self._queue: list[int] | None = None
 
     @property
@@ -111,6 +112,12 @@ class SubEnvironment(ABC):
         """Start playing exactly these goals, one an episode, then idle; None draws goals for ever."""
         self._queue = None if goals is None else list(goals)
         self.begin()
+
+    def place(self, generator: dict[str, Any] | None, drawn: int) -> None:
+        """Set the random stream to a saved state (None: its beginning) and draw as many goals as were drawn since."""
+        self._generator.bit_generator.state = self._beginning if generator is None else generator
+        for _ in range(drawn):
+            self._next_goal()
 
     def begin(self) -> None:
         """Start the next episode: `observation` becomes its first one, or stays when no goal is left."""

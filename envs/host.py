@@ -38,10 +38,11 @@ class Host:
                 raise SubEnvironmentError(str(row)) from error
 
     def run(self, command: str, payload: Any = None) -> Any:
-        """Carry out `step`, `reset` (payload row → goals, or None), `get_state` or `set_state` (row → state).
+        """Carry out `step`, `reset` (row → goals, or None), `get_state`, `set_state` (row → state) or `place`.
 
-        `get_state` answers row → state, `set_state` row → True for those that did not get there.
-        SubEnvironmentError, from the original exception, when a sub-environment raises.
+        `get_state` answers row → state, `set_state` row → True for those that did not get there; `place` takes row →
+        arguments of `SubEnvironment.place`. SubEnvironmentError, from the original exception, when a sub-environment
+        raises.
         """
         return getattr(self, f"_{command}")(payload)
 
@@ -69,6 +70,9 @@ class Host:
     def _reset(self, goals: dict[int, list[int]] | None) -> None:
         self._each(lambda row, environment: environment.play(None if goals is None else goals[row.index]))
         self._each(self._publish)
+
+    def _place(self, positions: dict[int, tuple[dict[str, Any] | None, int]]) -> None:
+        self._each(lambda row, environment: environment.place(*positions[row.index]))
 
     def _get_state(self, _: None) -> dict[int, dict[str, Any]]:
         return {row.index: environment.get_state() for row, environment in self._environments.items()}

@@ -5,36 +5,47 @@ each worker and one back. That memory is an anonymous mapping (`RawArray`), not 
 left behind when the learner is killed, and Python's resource tracker has nothing to warn about.
 """
 
+import math
 import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from types import ModuleType
+from multiprocessing.util import Finalize
 from typing import Any
 
 from envs.buffers import Buffers
 from envs.episodes import Suite
 from envs.host import Host, Row, SubEnvironmentError
+from envs.serving import bare_start, describe, serve
 
 GRACE_SECONDS = 2.0
 """How long `close` waits for workers that are in the middle of a command before it kills them."""
-
-FOR_THE_LEARNER = frozenset(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-)
-"""Signals that ask a run to stop."""
+LOOK_SECONDS = 1.0
+"""Longest wait for an answer at a time. More than that between two looks does not count as waiting: this process may
+have been stopped meanwhile, or was busy."""
+BUILD_SECONDS = 10.0
+"""What each sub-environment may take on top of the limit where more than a step is asked of it: to be built, to be
+reset, or to repeat an episode."""
 
 
 class WorkerError(RuntimeError):
-    """A sub-environment raised, or a worker died; the message names task and seed and holds the traceback."""
+    """A sub-environment raised, or a worker was lost; the message names task and seed and holds the traceback."""
+
+
+class WorkerLost(WorkerError):
+    """A worker died, or did not answer in time and was killed; `loss` says so without advice."""
+
+    def __init__(self, loss: str) -> None:
+        self.loss = loss
+        super().__init__(
+            f"{loss}: if nobody killed it, look for a lack of memory, and resume from the last checkpoint."
+        )
 
 
 class Inline:
@@ -60,108 +71,174 @@ class Inline:
         with _raising():
             return self._host.run(*self._command) or {}
 
-    def close(self) -> None:
+    def replace(self) -> bool:
+        """Nobody can be lost."""
+        return False
+
+    def close(self, grace: float = 0.0) -> None:
         """Nothing to stop."""
 
 
-class Workers:
-    """Carries out commands in one process per entry of `shares`, while this one does something else."""
+@dataclass(frozen=True)
+class _Worker:
+    """A process and our end of the pipe to it."""
 
-    def __init__(self, shares: list[list[Row]], suite: Suite, role: str) -> None:
-        context = multiprocessing.get_context("spawn")
-        rows = sum(map(len, shares))
-        sizes = _sizes(rows, suite)
-        memory = context.RawArray("b", Buffers.size(*sizes))
-        self.buffers = Buffers.over(memory, *sizes)
-        self._shares = shares
-        self._connections: list[Connection] = []
-        self._processes: list[Any] = []
+    process: Any
+    connection: Connection
+
+    def end(self, deadline: float) -> int | None:
+        """Wait until `deadline` (of `time.monotonic`) for it to leave, then kill it; its exit code, None if killed."""
+        self.connection.close()
+        self.process.join(max(0.0, deadline - time.monotonic()))
+        code = self.process.exitcode
+        if code is None:
+            self.process.kill()
+            self.process.join(GRACE_SECONDS)  # not for ever: one that waits for a broken disk cannot be killed
+        return code
+
+
+class Workers:
+    """Carries out commands in one process per entry of `shares`, while this one does something else.
+
+    A worker that does not answer a step within `timeout` seconds (None: whatever it takes) counts as lost, like one
+    that died; other commands may take BUILD_SECONDS more for each of its sub-environments.
+    """
+
+    def __init__(self, shares: list[list[Row]], suite: Suite, role: str, timeout: float | None = None) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._rows = sum(map(len, shares))
+        sizes = _sizes(self._rows, suite)
+        self._memory = self._context.RawArray("b", Buffers.size(*sizes))
+        self.buffers = Buffers.over(self._memory, *sizes)
+        self._shares, self._suite, self._role = shares, suite, role
+        self._timeout = math.inf if timeout is None else timeout
+        self._allowed, self._waited, self._looked = math.inf, 0.0, 0.0
+        self._workers: dict[int, _Worker] = {}
         self._waiting: list[int] = []
         self._answers: dict[int, Any] = {}
+        # For who forgets `close`: multiprocessing waits at exit for its children, and one that hangs would never end.
+        Finalize(self, _end, (self._workers, GRACE_SECONDS), exitpriority=0)
         try:
-            for number, share in enumerate(shares):
-                here, there = context.Pipe()
-                process = context.Process(
-                    target=_serve,
-                    args=(there, memory, rows, share, suite, role),
-                    name=f"envs-{number}",
-                    daemon=True,
-                )
-                with _bare_start():
-                    process.start()
-                # The worker must hold the only other end: then its death, and ours, reads as end of file.
-                there.close()
-                self._connections.append(here)
-                self._processes.append(process)
-                self._waiting.append(number)
-            self.finish()
+            self.replace()
         except BaseException:
             self.close()
             raise
 
+    def replace(self) -> bool:
+        """Start the workers that are missing, at first all, later those that were lost; whether there were any.
+
+        The others are waited for first. WorkerLost when another one is lost meanwhile: then call it again. WorkerError
+        when a sub-environment raised.
+        """
+        self.finish()
+        missing = [number for number in range(len(self._shares)) if number not in self._workers]
+        self._allow(more=True)
+        for number in missing:
+            self._launch(number)
+        self.finish()
+        return bool(missing)
+
+    def _launch(self, number: int) -> None:
+        here, there = self._context.Pipe()
+        bound = threading.current_thread() is threading.main_thread()
+        mine = (there, os.getpid(), bound, self._memory, self._rows, self._shares[number], self._suite, self._role)
+        process = self._context.Process(target=serve, args=mine, name=f"envs-{number}", daemon=True)
+        with bare_start():
+            process.start()
+            self._workers[number] = _Worker(process, here)
+        # The worker must hold the only other end: then its death, and ours, reads as end of file.
+        there.close()
+        self._waiting.append(number)
+
     def start(self, command: str, payload: Any = None) -> None:
-        """Send the command to all workers. WorkerError when one of them is gone."""
+        """Send the command to all workers; that one of them is gone shows when its answer is asked for."""
         message = pickle.dumps((command, payload))  # once for all, and without what `Connection.send` brings along
-        for number, connection in enumerate(self._connections):
-            try:
-                connection.send_bytes(message)
-            except OSError:
-                raise self._death(number) from None
+        self._allow(more=command != "step")
+        for number, worker in self._workers.items():
+            with suppress(OSError):
+                worker.connection.send_bytes(message)
             self._waiting.append(number)
 
     def finish(self) -> dict[int, Any]:
-        """Wait for all workers. Answers row → what the command answers. WorkerError when one raised or died.
+        """Wait for all workers. Answers row → what the command answers. WorkerError when one raised or was lost.
 
         When Ctrl-C interrupts the waiting, a second call goes on where the first one stopped.
         """
         while self._waiting:
-            self._take()
+            self._take(LOOK_SECONDS)
         answers, self._answers = self._answers, {}
         return answers
 
     def ready(self, timeout: float) -> bool:
         """Whether all workers answer within `timeout` seconds, so that `finish` does not wait. WorkerError as there."""
         deadline = time.monotonic() + timeout
-        while self._waiting and self._connections[self._waiting[0]].poll(max(0.0, deadline - time.monotonic())):
-            self._take()
-        return not self._waiting
+        while self._waiting:
+            left = max(0.0, deadline - time.monotonic())
+            if not self._take(min(left, LOOK_SECONDS)) and left <= LOOK_SECONDS:
+                return False
+        return True
 
-    def _take(self) -> None:
-        """The answer of the first worker that owes one."""
+    def _take(self, seconds: float) -> bool:
+        """Whether the first worker that owes an answer gives it within so many seconds."""
         number = self._waiting[0]
+        connection = self._workers[number].connection
         try:
-            message = self._connections[number].recv_bytes()
+            if not connection.poll(seconds):
+                self._count(number)
+                return False
+            message = connection.recv_bytes()
         except (EOFError, OSError):
-            raise self._death(number) from None
+            raise self._lose(number) from None
         self._waiting.pop(0)
         error, answer = pickle.loads(message)
         if error is not None:
             raise WorkerError(error)
         self._answers.update(answer or {})
+        return True
 
-    def close(self) -> None:
-        """Let the workers go: at end of file they leave by themselves, after the grace they are killed."""
-        for connection in self._connections:
-            connection.close()
-        deadline = time.monotonic() + GRACE_SECONDS
-        for process in self._processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
-            process.close()
-        self._connections, self._processes, self._waiting = [], [], []
+    def close(self, grace: float = GRACE_SECONDS) -> None:
+        """Let the workers go: at end of file they leave by themselves, after `grace` seconds they are killed."""
+        _end(self._workers, grace)
+        self._waiting = []
 
-    def _death(self, number: int) -> WorkerError:
-        process = self._processes[number]
-        process.join(GRACE_SECONDS)
-        code = process.exitcode
+    # ---- patience ----
+
+    def _allow(self, more: bool) -> None:
+        """The time for the next answers begins; `more` than for a step."""
+        rows = max(map(len, self._shares)) if more else 0
+        self._allowed, self._waited, self._looked = self._timeout + rows * BUILD_SECONDS, 0.0, time.monotonic()
+
+    def _count(self, number: int) -> None:
+        """Add the time since the last look to what was waited; WorkerLost when that is too much."""
+        now = time.monotonic()
+        self._waited += min(now - self._looked, LOOK_SECONDS)
+        self._looked = now
+        if self._waited > self._allowed:
+            raise self._lose(number, late=True)
+
+    def _lose(self, number: int, late: bool = False) -> WorkerLost:
+        """Part with a worker that is too `late`, or about to die by itself."""
+        worker = self._workers[number]
+        code = worker.end(time.monotonic() + (0.0 if late else GRACE_SECONDS))
+        del self._workers[number]
+        self._waiting.remove(number)
         reason = f" ({signal.Signals(-code).name})" if code is not None and code < 0 else ""
+        how = f"died with exit code {code}{reason}"
+        if late:
+            how = f"did not answer within {self._allowed:g} s and was killed"
         hosted = "; ".join(map(str, self._shares[number]))
-        return WorkerError(
-            f"environment worker {number} (pid {process.pid}) died with exit code {code}{reason}, it hosted"
-            f" {hosted}: if nobody killed it, look for a lack of memory, and resume from the last checkpoint."
-        )
+        return WorkerLost(f"environment worker {number} (pid {worker.process.pid}) {how}, it hosted {hosted}")
+
+
+def _end(workers: dict[int, _Worker], grace: float) -> None:
+    """Take all of them out of `workers`, one by one, so that what Ctrl-C interrupts can be done later."""
+    for worker in workers.values():
+        worker.connection.close()
+    deadline = time.monotonic() + grace
+    while workers:
+        number = next(iter(workers))
+        workers[number].end(deadline)
+        del workers[number]
 
 
 def _sizes(rows: int, suite: Suite) -> tuple[int, int, int]:
@@ -169,66 +246,9 @@ def _sizes(rows: int, suite: Suite) -> tuple[int, int, int]:
     return rows, suite.observation_size, suite.action_size
 
 
-def _serve(connection: Connection, memory: Any, rows: int, share: list[Row], suite: Suite, role: str) -> None:
-    """A worker's life: build its share, answer commands with (error or None, answer) until end of file."""
-    # Ctrl-C and a job manager's signals go to the whole group: the learner decides when to stop and needs us
-    # until then.
-    for number in FOR_THE_LEARNER:
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
-    try:
-        try:
-            host = Host(share, suite, role, Buffers.over(memory, *_sizes(rows, suite)))
-            connection.send_bytes(pickle.dumps((None, None)))
-            while True:
-                command, payload = pickle.loads(connection.recv_bytes())
-                connection.send_bytes(pickle.dumps((None, host.run(command, payload))))
-        except SubEnvironmentError as error:
-            connection.send_bytes(pickle.dumps((_describe(error), None)))
-    except (EOFError, OSError):
-        return
-
-
-def _leave_with(parent: int) -> None:
-    """Exit with the parent: end of file may not come while a fork of it still holds our connection."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
-
-
-def _describe(error: SubEnvironmentError) -> str:
-    """Where it happened and what, then the original traceback."""
-    cause = error.__cause__
-    assert cause is not None
-    text = "".join(traceback.format_exception(cause)).rstrip()
-    return f"the environment of {error} raised {type(cause).__name__}: {cause}\n\nThere:\n{text}"
-
-
 @contextmanager
 def _raising() -> Iterator[None]:
     try:
         yield
     except SubEnvironmentError as error:
-        raise WorkerError(_describe(error)) from error.__cause__
-
-
-@contextmanager
-def _bare_start() -> Iterator[None]:
-    """Start a process that imports nothing of the program that starts it, and ignores Ctrl-C from birth.
-
-    `spawn` imports the main module again in each child, for us the trainer and with it torch (seconds and 300
-    MB each); an empty stand-in leaves it nothing to import. A blocked signal stays blocked in the child, and
-    waits here.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    previous = None
-    if hasattr(signal, "pthread_sigmask"):
-        resource_tracker.ensure_running()  # its own start, were it to come later, would unblock SIGINT
-        previous = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_LEARNER)
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        if previous is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        raise WorkerError(describe(error)) from error.__cause__

@@ -1,10 +1,7 @@
 """S seeds × K tasks of a suite as one Gymnasium vector environment, spread over worker processes."""
 
-import atexit
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Self
-from weakref import ref
 
 import numpy as np
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError, ResetNeeded
@@ -15,8 +12,9 @@ from numpy.typing import NDArray
 from envs import checks
 from envs.episodes import Suite
 from envs.host import Row
-from envs.processes import Inline, WorkerError, Workers
-from envs.tasks import step_cost
+from envs.processes import Inline, WorkerError, WorkerLost, Workers
+from envs.shares import spread, worker_count
+from envs.streams import Known
 
 Observations = NDArray[np.float32]
 Infos = dict[str, Any]
@@ -43,18 +41,28 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
 
     Each episode draws its goal from a stream that depends on nothing but seed, task and `role`. `workers` is the
     number of processes: 0 simulates in this one, None takes the cores, in training less one for the learner; never
-    more than N. Wrong arguments raise ValueError; a sub-environment that raises, or a worker that dies, WorkerError.
+    more than N. Wrong arguments raise ValueError; a sub-environment that raises, WorkerError, which closes everything.
+
+    A worker that dies, or takes longer than `timeout` seconds for a step (None: whatever it takes), raises WorkerLost
+    once; then `reset` puts another in its place and begins fresh episodes everywhere, with goals that follow those of
+    the episodes seen so far.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
 
-    def __init__(self, suite: Suite, seeds: Sequence[int], workers: int | None = None, role: str = "train") -> None:
-        # Gymnasium closes a vector environment when it is collected, also one that was never finished.
+    def __init__(
+        self,
+        suite: Suite,
+        seeds: Sequence[int],
+        workers: int | None = None,
+        role: str = "train",
+        timeout: float | None = None,
+    ) -> None:
         self._team: Inline | Workers | None = None
         self.suite, self.tasks, self.seeds = suite, suite.tasks, checks.seeds(seeds)
         self.role = checks.role(role)
         self.num_envs = len(self.seeds) * len(self.tasks)
-        self.workers = min(_worker_count(workers, role), self.num_envs)
+        self.workers = min(worker_count(workers, role), self.num_envs)
         self._define_spaces()
         self._rows = [
             Row(s * len(self.tasks) + k, task, k, seed)
@@ -62,12 +70,13 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
             for k, task in enumerate(self.tasks)
         ]
         self._started = self._pending = self._scheduled = False
+        self._streams = Known(self.num_envs)
         if self.workers:
-            self._team = Workers(spread(self._rows, self.workers), suite, role)
+            shares = spread(self._rows, self.workers)
+            self._team = Workers(shares, suite, role, checks.seconds("timeout", timeout))
         else:
             self._team = Inline(self._rows, suite, role)
         self._buffers = self._team.buffers
-        self._leave = _close_at_exit(self)
 
     def _define_spaces(self) -> None:
         low = np.full(self.suite.observation_size, -np.inf, np.float32)
@@ -104,8 +113,10 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
             if goals is None
             else dict(enumerate(checks.goals(goals, self.num_envs, self.suite.goal_count).tolist()))
         )
+        self._refill()
         self._command("reset", plan)
         self._started, self._scheduled = True, goals is not None
+        self._streams.draw(not self._scheduled)
         return self._buffers.observations.copy(), self._position()
 
     def step(self, actions: NDArray[np.floating[Any]]) -> Step:
@@ -160,6 +171,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         observations = buffers.observations.copy()
         terminated, truncated = buffers.terminated.copy(), buffers.truncated.copy()
         ended = terminated | truncated
+        self._streams.draw(ended & (not self._scheduled))
         final = np.where(ended[:, None], buffers.final_observations, observations)
         episode = {"r": buffers.returns.copy(), "l": buffers.lengths.copy(), "s": buffers.successes.copy()}
         infos = {
@@ -172,9 +184,14 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         return observations, buffers.rewards.copy(), terminated, truncated, infos
 
     @property
+    def elapsed(self) -> int:
+        """Steps of the longest running episode."""
+        return int(self._buffers.elapsed.max())
+
+    @property
     def at_boundary(self) -> bool:
         """Whether every sub-environment is at the first step of an episode."""
-        return self._settled and not self._buffers.elapsed.any()
+        return self._settled and not self.elapsed
 
     @property
     def resumable(self) -> bool:
@@ -196,7 +213,9 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         if not self.resumable:
             raise RuntimeError("get_state before reset, inside an episode or with chosen goals: wait for at_boundary.")
         states = self._command("get_state")
-        return {"made": self._made(), "rows": [states[row.index] for row in self._rows]}
+        rows = [states[row.index] for row in self._rows]
+        self._streams.hear(rows)
+        return {"made": self._made(), "rows": rows}
 
     def set_state(self, state: dict[str, Any]) -> Observations:
         """Continue bit for bit where `get_state` was called, with any number of workers; observations [N, O].
@@ -205,6 +224,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         reached again.
         """
         rows = checks.state(state, self._made(), self.num_envs, self.suite)
+        self._refill()
         astray = self._command("set_state", dict(enumerate(rows)))
         if astray:
             raise ValueError(
@@ -213,14 +233,14 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
                 " start a new one with simulators that depend on nothing else."
             )
         self._started, self._scheduled = True, False
+        self._streams.hear(rows)
         return self._buffers.observations.copy()
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Stop the workers; called by Gymnasium's `close`, which does nothing the second time."""
+        """Stop the workers, `grace=0` at once; called by Gymnasium's `close`, which does nothing the second time."""
         if self._team is not None:
-            self._team.close()
+            self._team.close(**kwargs)
             self._team = None
-            atexit.unregister(self._leave)
 
     def __enter__(self) -> Self:
         """Use as a context manager: closed at the end of the block."""
@@ -248,49 +268,21 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         self._carry(lambda: team.start(name, payload))
         return self._carry(team.finish)
 
+    def _refill(self) -> None:
+        """Put other workers in the place of lost ones, and then all streams where they were last known."""
+        if self._carry(self._free_team("reset").replace):
+            self._command("place", self._streams.positions())
+
     def _carry(self, action: Callable[[], Any]) -> Any:
-        """Do `action`; after a WorkerError nothing can go on, so the other workers are let go."""
+        """Do `action`; when a worker is lost no episode goes on, and when one raised nothing: the others are let go."""
         try:
             return action()
-        except WorkerError:
-            self._pending = False
-            self.close()
+        except WorkerError as error:
+            self._pending = self._started = False
+            if not isinstance(error, WorkerLost):
+                self.close()
             raise
 
     def _position(self) -> Infos:
         goals = self._buffers.goals.copy()
         return {"goal": goals, "idle": goals < 0}
-
-
-def spread(rows: Sequence[Row], workers: int) -> list[list[Row]]:
-    """Shares of about equal simulation time: costliest rows first, each to the worker with least to do."""
-    shares: list[list[Row]] = [[] for _ in range(workers)]
-    load = [0.0] * workers
-    for row in sorted(rows, key=lambda row: -step_cost(row.task)):
-        lightest = load.index(min(load))
-        shares[lightest].append(row)
-        load[lightest] += step_cost(row.task)
-    return shares
-
-
-def _worker_count(workers: int | None, role: str) -> int:
-    """`workers` from 0 up; None: the cores this process may use, in training less one for the learner, at least 1."""
-    if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cores if role == "eval" else max(1, cores - 1)
-    return checks.integer(
-        "workers", workers, 0, 1024, "0 simulates in this process, and the cores less one is a good number"
-    )
-
-
-def _close_at_exit(envs: TaskVectorEnv) -> Callable[[], None]:
-    """Close at interpreter exit, before multiprocessing waits for its children, unless collected earlier."""
-    alive = ref(envs)
-
-    def leave() -> None:
-        envs = alive()
-        if envs is not None:
-            envs.close()
-
-    atexit.register(leave)
-    return leave

@@ -164,4 +164,5 @@ def make_envs(config: Config, tasks: tuple[str, ...], evaluation: bool) -> TaskV
         config.seeds,
         workers=config.eval.workers if evaluation else config.env.workers,
         role="eval" if evaluation else "train",
+        timeout=config.env.worker_timeout,
     )

@@ -88,7 +88,8 @@ FAIRGRAD_IN_RL: dict[str, Any] = {**options("fairgrad"), "solver": "sgd"}
 """FairGrad's options in reinforcement learning: the paper solves its equation by 20 SGD steps there."""
 
 RESUMABLE = frozenset(
-    {"steps", "env.fast", "env.workers", "eval.workers", "eval.background", "resume", "grace_seconds", "progress"}
+    {"steps", "env.fast", "env.workers", "env.worker_timeout", "env.worker_restarts"}
+    | {"eval.workers", "eval.background", "resume", "grace_seconds", "progress"}
 )
 """What may differ when a run is resumed: it changes how long and how fast the run goes, never its course."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-from mtrl_fairgrad.limits import ConfigError, one_of, within
+from mtrl_fairgrad.limits import ConfigError, one_of, positive, within
 
 SUITE_OF = {
     "mt10": "mt10",
@@ -57,6 +57,11 @@ class EnvConfig:
     gymnasium."""
     workers: int | None = None
     """Simulator processes; 0: inside the learner's process; null: the cores less one."""
+    worker_timeout: float | None = 60.0
+    """Seconds for a step of training or evaluation, after which a simulator process counts as hung and is replaced like
+    one that died; null: any."""
+    worker_restarts: int = 10
+    """How many simulator processes a run replaces, resumed or not; one more stops it."""
 
 
 @dataclass
@@ -91,6 +96,9 @@ def check_env(env: EnvConfig, evaluation: EvalConfig) -> None:
     for name, workers in (("env.workers", env.workers), ("eval.workers", evaluation.workers)):
         if workers is not None:
             within(name, workers, 0, 1024)
+    if env.worker_timeout is not None:
+        positive("env.worker_timeout", env.worker_timeout, "or null")
+    within("env.worker_restarts", env.worker_restarts, 0)
 
 
 def _check_gymnasium(env: EnvConfig) -> None:

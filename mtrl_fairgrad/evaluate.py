@@ -66,10 +66,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         check_own_packages()
-        from envs import WorkerError
+        from envs import WorkerError, WorkerLost
 
         try:
             evaluate_run(options)
+        except WorkerLost as lost:
+            print(
+                f"error: {lost.loss}: if nobody killed it, look for a lack of memory, and evaluate again.",
+                file=sys.stderr,
+            )
+            return 1
         except WorkerError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

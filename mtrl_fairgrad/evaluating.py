@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs import Playing, TaskVectorEnv, all_goals, evaluation_goals
+from envs import Playing, TaskVectorEnv, WorkerLost, all_goals, evaluation_goals
 from mtrl_fairgrad.config import Config
 from mtrl_fairgrad.learning import Groups, Learner
+from mtrl_fairgrad.replacing import Replacements
 from mtrl_fairgrad.runs import Checkpoint, Evaluation, RunFolder, RunFolderError
 from mtrl_fairgrad.tracking import Tracker
 
@@ -48,6 +49,7 @@ class Evaluating:
         learner: whose policy is evaluated.
         folder: where rows go.
         tracker: where they are shown.
+        replacements: what is told of simulators that are lost.
         stopping: whether the run was asked to stop; from then on nothing is played.
     """
 
@@ -59,10 +61,11 @@ class Evaluating:
         learner: Learner,
         folder: RunFolder,
         tracker: Tracker,
+        replacements: Replacements,
         stopping: Callable[[], bool],
     ) -> None:
         self._config, self._tasks, self._envs, self._learner = config, tuple(tasks), envs, learner
-        self._folder, self._tracker, self._stopping = folder, tracker, stopping
+        self._folder, self._tracker, self._replacements, self._stopping = folder, tracker, replacements, stopping
         self._since = time.monotonic()
         self.running: Running | None = None
         self.waited = 0.0
@@ -106,12 +109,16 @@ class Evaluating:
         running, started = self.running, time.monotonic()
         if running is None or self._stopping():
             return False
-        if running.playing is None:
-            running.playing = self._start(running)
-        moved = running.playing.advance(wait)
+        try:
+            if running.playing is None:
+                running.playing = self._start(running)
+            moved = running.playing.advance(wait)
+        except WorkerLost as lost:
+            self._replacements.admit(lost, "evaluation")
+            running.playing, moved = None, False
         if counted:
             self.waited += time.monotonic() - started
-        if running.playing.done:
+        if running.playing is not None and running.playing.done:
             self._land(running, running.playing)
         return moved
 

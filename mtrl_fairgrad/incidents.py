@@ -1,19 +1,19 @@
-"""What went wrong in a run's updates, and what was done about it: sentences while it trains, and incidents.csv.
+"""What went wrong in a run's updates, and what was done about it: as sentences and as incidents.csv.
 
 The agent counts (`agents.guard`), in its own state; the file is what it had counted at the last checkpoint or, when the
-run was stopped by a fault, then. Reading needs no PyTorch.
+run was stopped by a fault, then (`mtrl_fairgrad.watching`). Reading needs no PyTorch.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from mtrl_fairgrad.guard_config import ALL, COUNT, OF_SEEDS, STOP, GuardConfig
+from mtrl_fairgrad.guard_config import ALL, OF_SEEDS, GuardConfig
 from mtrl_fairgrad.tables import counted, csv_text
 
 NAME = "incidents.csv"
@@ -118,39 +118,3 @@ def together(incidents: Iterable[Incident]) -> list[list[Incident]]:
     for one in incidents:
         found.setdefault((one.seed, one.network, one.condition), []).append(one)
     return list(found.values())
-
-
-QUIET = ("unsolved", COUNT)
-
-
-class Announcer:
-    """Says each incident when it is first seen, and what there was at the end.
-
-    Args:
-        say: shows a line.
-    """
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._known: set[tuple[str, str, int, str]] = set()
-
-    def announce(self, incidents: Iterable[Incident], env_steps: int) -> None:
-        """Say what is new, but of unsolved equations only where something is done about them: the tracker watches."""
-        new = [one for one in incidents if _kind(one) not in self._known and (one.condition, one.answer) != QUIET]
-        self._known |= {_kind(one) for one in new}
-        for group in together(new):
-            again = "" if group[0].answer == STOP else "; further ones are counted in silence"
-            self._say(f"warning: by env_steps {env_steps}: {sentence(group)}{again}")
-
-    def know(self, incidents: Iterable[Incident]) -> None:
-        """Those of a predecessor were announced by it."""
-        self._known |= {_kind(one) for one in incidents}
-
-    def sum_up(self, incidents: Iterable[Incident]) -> None:
-        """Say all there were."""
-        for group in together(incidents):
-            self._say(f"incidents: {sentence(group)}")
-
-
-def _kind(incident: Incident) -> tuple[str, str, int, str]:
-    return incident.network, incident.condition, incident.seed, incident.task

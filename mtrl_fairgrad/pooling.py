@@ -37,7 +37,7 @@ from mtrl_fairgrad.telemetry import Telemetry, read_telemetry
 
 NOT_COMPARED = frozenset(
     {"seeds", "run_dir", "resume", "device", "threads", "compile", "cuda_graph", "updates_per_launch"}
-    | {"env.fast", "env.workers", "eval.workers", "eval.background"}
+    | {"env.fast", "env.workers", "env.worker_timeout", "env.worker_restarts", "eval.workers", "eval.background"}
     | {"log_every", "grace_seconds", "progress", "preset", "alpha"}
 )
 """Options that do not change what a number means: seeds, where and how a run ran, and the shorthands `preset`

@@ -17,8 +17,9 @@ import numpy as np
 from mtrl_fairgrad.metrics import Array
 
 SPEED = "speed/updates_per_second"
+REPLACED = "workers/replaced"
 WANTED = re.compile(
-    rf"{SPEED}|\w+/(cosine/(mean|share_negative)|min_progress|residual|weights/.+|task_gradient_norm/.+)"
+    rf"{SPEED}|{REPLACED}|\w+/(cosine/(mean|share_negative)|min_progress|residual|weights/.+|task_gradient_norm/.+)"
 )
 """Tags that a report uses; half of a file is something else."""
 NEGATIVE_PROGRESS = -1e-4
@@ -47,6 +48,12 @@ class Telemetry:
     def by_task(self, tag: str) -> dict[str, Series]:
         """The series `tag/<task>`, by task."""
         return {name.removeprefix(f"{tag}/"): one for name, one in self.series.items() if name.startswith(f"{tag}/")}
+
+    @property
+    def replaced(self) -> int:
+        """Simulator workers that died or hung, and were replaced."""
+        found = self.series.get(REPLACED)
+        return 0 if found is None else int(found.values[-1])
 
     def negative_progress(self, network: str) -> Series | None:
         """1 where the update made some task of `network` worse to first order, else 0; None where not logged.

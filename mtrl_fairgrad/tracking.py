@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mtrl_fairgrad.events import EventFile
+from mtrl_fairgrad.telemetry import REPLACED
 
 RESIDUAL_LIMIT = 0.1
 """Above this median relative residual FairGrad's equation cannot be called solved."""
@@ -119,6 +120,10 @@ class Tracker:
                 self._writer.add_scalar(name, float(mean.mean()), env_steps)
             if name.endswith("/residual"):
                 self._watch(name.partition("/")[0], float(value.median()))
+
+    def replaced(self, workers: int, env_steps: int) -> None:
+        """How many simulator workers were lost and replaced so far."""
+        self._writer.add_scalar(REPLACED, workers, env_steps)
 
     def _gramian(self, prefix: str, gramian: Tensor, env_steps: int) -> None:
         norms = gramian.diagonal(dim1=-2, dim2=-1).double().clamp_min(0).sqrt().mean(0)

@@ -85,7 +85,7 @@ def start(config: Config, overrides: list[str]) -> int:
                 except RunFolderError as error:  # no mistake of the command line any more
                     raise TrainingFault(str(error)) from error
                 trainer.evaluating.sum_up()
-                trainer.announcer.sum_up(trainer.incidents())
+                trainer.watching.sum_up()
                 code = 128 + trainer.stop_signal if trainer.stop_signal else 0
         except OSError as error:
             print(f"error: {folder.store.refusal(str(error.filename or folder.path), error)}", file=sys.stderr)

@@ -12,16 +12,18 @@ from gymnasium.spaces import flatdim
 from numpy.typing import NDArray
 
 from agents import Batch
+from envs import WorkerLost
+from envs.processes import GRACE_SECONDS
+from envs.workers import Step
 from mtrl_fairgrad.building import make_envs, resolve_device, task_names
 from mtrl_fairgrad.checkpoints import steps_of
 from mtrl_fairgrad.config import Config, ConfigError
 from mtrl_fairgrad.evaluating import Evaluating
-from mtrl_fairgrad.guard_config import STOP
-from mtrl_fairgrad.incidents import NAME as INCIDENTS
-from mtrl_fairgrad.incidents import Announcer, Incident, encoded, listed, sentence, together
 from mtrl_fairgrad.learning import Learner
-from mtrl_fairgrad.runs import Checkpoint, RunFolder, RunFolderError, write_atomic
+from mtrl_fairgrad.replacing import Replacements
+from mtrl_fairgrad.runs import Checkpoint, RunFolder, RunFolderError
 from mtrl_fairgrad.tracking import Tracker
+from mtrl_fairgrad.watching import Watching
 
 
 class TrainingFault(RuntimeError):
@@ -46,7 +48,6 @@ class Trainer:
         """The signal that asked for a stop, if any."""
         self._stop_deadline = math.inf
         self._step_seconds = 0.0
-        self._known_incidents = 0
         self.envs = make_envs(config, self.tasks, evaluation=False)
         try:
             self.eval_envs = make_envs(config, self.tasks, evaluation=True)
@@ -55,10 +56,12 @@ class Trainer:
             environments = saved and saved.state.get("environments")
             self.observations = self.envs.set_state(environments) if environments else self.envs.reset()[0]
             self._build_tracker(resumed=saved is not None)
-            self.announcer = Announcer(self.tracker.say)
-            self.announcer.know(self.incidents())
+            self.watching = Watching(config, self.tasks, self.learner, folder, self.tracker.say)
+            self.replacements = Replacements(config.env.worker_restarts, self.tracker, lambda: self.env_steps)
+            if saved is not None:
+                self.replacements.go_back_to(saved.state.get("replaced", {}))
             self.evaluating = Evaluating(
-                *(config, self.tasks, self.eval_envs, self.learner, folder, self.tracker),
+                *(config, self.tasks, self.eval_envs, self.learner, folder, self.tracker, self.replacements),
                 stopping=lambda: self.stop_signal is not None,
             )
             self.evaluating.go_back_to(saved)
@@ -66,8 +69,8 @@ class Trainer:
         except (ValueError, MemoryError) as error:
             self.close()
             raise error if isinstance(error, ConfigError | RunFolderError) else ConfigError(str(error)) from None
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self.close(at_once=isinstance(error, KeyboardInterrupt))
             raise
 
     def _build_learner(self) -> None:
@@ -95,13 +98,15 @@ class Trainer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(at_once=kind is KeyboardInterrupt)
 
-    def close(self) -> None:
-        """End simulators and files; may be called twice."""
-        for part in ("envs", "eval_envs", "tracker"):
+    def close(self, at_once: bool = False) -> None:
+        """End simulators, `at_once` without waiting for what they are doing, and files; may be called twice."""
+        for part in ("envs", "eval_envs"):
             if hasattr(self, part):
-                getattr(self, part).close()
+                getattr(self, part).close(grace=0.0 if at_once else GRACE_SECONDS)
+        if hasattr(self, "tracker"):
+            self.tracker.close()
 
     # ---- one step ----
 
@@ -114,8 +119,7 @@ class Trainer:
         self.learner.learn(self.env_steps)
         if self.device.type == "cpu":  # on another device its actions would wait for the updates just queued there
             self.evaluating.advance()
-        self.evaluating.advance_until(self.envs.ready)
-        next_observations, rewards, terminated, _, infos = self.envs.step_wait()
+        actions, (next_observations, rewards, terminated, _, infos) = self._finish_step(actions)
         self._remember(actions, rewards, infos["final_obs"], terminated)
         self.observations = next_observations
         self.env_steps += 1
@@ -127,6 +131,27 @@ class Trainer:
             self.check_faults()
         if self.env_steps % self.config.log_every == 0:
             self._track_update()
+
+    def _finish_step(self, actions: NDArray[np.float32]) -> tuple[NDArray[np.float32], Step]:
+        """The actions of the step under way and what it gave; a first one of fresh episodes where a worker is lost."""
+        while True:
+            try:
+                self.evaluating.advance_until(self.envs.ready)
+                return actions, self.envs.step_wait()
+            except WorkerLost as lost:
+                self._begin_anew(lost)
+            actions = self._choose_actions()
+            self.envs.step_async(actions)
+
+    def _begin_anew(self, lost: WorkerLost) -> None:
+        """Replace a lost worker, and those that are lost meanwhile; fresh episodes begin everywhere."""
+        while True:
+            self.replacements.admit(lost, "training")
+            try:
+                self.observations = self.envs.reset()[0]
+                return
+            except WorkerLost as another:
+                lost = another
 
     def _choose_actions(self) -> NDArray[np.float32]:
         if self.env_steps < self.config.agent.warmup_steps:
@@ -151,34 +176,17 @@ class Trainer:
         self.learner.remember(Batch(*map(self.learner.tensor, arrays)))
 
     def check_faults(self) -> None:
-        """Say what went wrong since the last time, and stop when nothing learns any more.
+        """Say what went wrong in updates since the last time, and stop when nothing learns any more.
 
         Raises:
             TrainingFault: naming what happened, with step, seed and task.
         """
-        found = self.agent.incidents()
-        known = int((found.first >= 0).sum())
-        if known == self._known_incidents:
-            return
-        self._known_incidents = known
-        incidents = self.incidents()
-        self.announcer.announce(incidents, self.env_steps)
-        if bool(found.stopped.all()):
-            self.save_incidents()
-            reasons = "; ".join(sentence(group) for group in together(incidents) if group[0].answer == STOP)
+        reason = self.watching.look(self.env_steps)
+        if reason is not None:
             raise TrainingFault(
-                f"at env_steps={self.env_steps} the run stopped, since no seed learns any more ({reasons}); the last "
+                f"at env_steps={self.env_steps} the run stopped, since no seed learns any more ({reason}); the last "
                 f"checkpoint in {self.folder.path} is untouched."
             )
-
-    def incidents(self) -> list[Incident]:
-        """What went wrong in updates so far."""
-        counts, first, _ = (found.tolist() for found in self.agent.incidents())
-        return listed(counts, first, self.learner.updates, self.config.seeds, self.tasks, self.config.guard)
-
-    def save_incidents(self) -> None:
-        """Leave them in the run's folder."""
-        write_atomic(self.folder.path / INCIDENTS, encoded(self.incidents()))
 
     # ---- what is shown ----
 
@@ -224,11 +232,21 @@ class Trainer:
         """Save everything. Inside an episode, only at a run's very end, a run goes on from the checkpoint before."""
         self.check_faults()
         self.tracker.flush()
-        environments = self.envs.get_state() if self.envs.resumable else None
+        environments = self._environments()
         policy, evaluation = self.evaluating.state()
-        groups, state = {**self.learner.state(), **policy}, {"environments": environments, "evaluation": evaluation}
+        state = {"environments": environments, "evaluation": evaluation, "replaced": self.replacements.counts}
+        groups = {**self.learner.state(), **policy}
         self.folder.save_checkpoint(self.env_steps, groups, state, ring=self.replay)
-        self.save_incidents()
+        self.watching.save()
+
+    def _environments(self) -> dict[str, Any] | None:
+        """The state of the simulators, None inside an episode."""
+        while self.envs.resumable:
+            try:
+                return self.envs.get_state()
+            except WorkerLost as lost:
+                self._begin_anew(lost)
+        return None
 
     def _load(self) -> Checkpoint:
         """Let the learner go back to the newest checkpoint that can be continued."""
@@ -267,5 +285,5 @@ class Trainer:
         horizon = self.config.env.horizon
         if self.stop_signal is None or self.envs.suite.replays or horizon is None:
             return False
-        steps_left = horizon - self.env_steps % horizon
+        steps_left = horizon - self.envs.elapsed  # not env_steps: episodes may have begun anew
         return time.monotonic() + steps_left * self._step_seconds > self._stop_deadline

@@ -113,8 +113,10 @@ def test_numbers_order_and_training_are_those_of_waiting(answers, taken, waiting
     assert all("s, training waited " in line for line in lines)
 
 
-def test_a_worker_that_dies_ends_the_run_and_a_resumed_one_has_the_same_rows(waiting, tmp_path, monkeypatch, capsys):
-    folder, step = tmp_path / "r", Trainer.step
+@pytest.fixture
+def killed_at_3(monkeypatch):
+    """Kills the worker of the evaluation within a step of training."""
+    step = Trainer.step
 
     def killing(trainer):
         if trainer.env_steps == 3:
@@ -124,9 +126,25 @@ def test_a_worker_that_dies_ends_the_run_and_a_resumed_one_has_the_same_rows(wai
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "step", killing)
-        assert train.main([*RUN, "eval.workers=1", f"run_dir={folder}"]) == 1
+        yield patched
+
+
+def test_with_another_in_the_place_of_a_worker_that_died_it_finds_the_same(waiting, killed_at_3, tmp_path, capsys):
+    assert train.main([*RUN, "eval.workers=1", f"run_dir={tmp_path / 'r'}"]) == 0
+    assert "(SIGKILL), it hosted task tests.envs.walks:Walk-v0(edge=50), seed 0; " in (out := capsys.readouterr().out)
+    assert "the evaluation begins anew with another in its place, replacement 1 of at most 10" in out
+    assert_same_run(tmp_path / "r", waiting)
+    assert state_of(tmp_path / "r", 60)["replaced"] == {"training": 0, "evaluation": 1}
+
+
+def test_a_worker_that_dies_beyond_the_limit_ends_the_run_and_a_resumed_one_has_the_same_rows(
+    waiting, killed_at_3, tmp_path, capsys
+):
+    folder = tmp_path / "r"
+    assert train.main([*RUN, "eval.workers=1", "env.worker_restarts=0", f"run_dir={folder}"]) == 1
     assert "error: environment worker 0 (pid " in capsys.readouterr().err
     assert rows(folder) == []
+    killed_at_3.undo()
     assert train.main([f"resume={folder}", "env.workers=1", "eval.workers=1"]) == 0
     assert_same_run(folder, waiting)
 

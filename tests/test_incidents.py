@@ -8,7 +8,7 @@ import torch
 from agents import SAC
 from mtrl_fairgrad import train
 from mtrl_fairgrad.guard_config import ALL, GuardConfig
-from mtrl_fairgrad.incidents import Announcer, Incident, encoded, listed, read, sentence, together
+from mtrl_fairgrad.incidents import Incident, encoded, listed, read, sentence, together
 from tests.tiny_runs import TASKS, TINY, assert_same_checkpoint, rows
 
 ONE = Incident("critic", "vanished_gradient", 3, "reach-v3", 2, 100, 40, "count")
@@ -140,10 +140,13 @@ def test_tasks_of_one_seed_share_a_sentence():
     )
 
 
-def test_an_unsolved_equation_is_announced_only_where_something_is_done_about_it():
-    said = []
-    announcer = Announcer(said.append)
-    announcer.announce([Incident("critic", "unsolved", 0, "", 1, 1, 0, "count")], 5)
-    assert said == []
-    announcer.announce([Incident("critic", "unsolved", 0, "", 1, 1, 0, "ls")], 5)
-    assert len(said) == 1 and "equal weights" in said[0]
+def test_an_unsolved_equation_is_told_at_once_only_where_something_is_done_about_it(tmp_path, capsys):
+    few = ["method.solver=sgd", "method.sgd_steps=1", "steps=20"]
+    assert run(tmp_path / "a", *few) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "warning: by env_steps" not in printed and "incidents: seed 0: critic: the method's equation was not" in printed
+    )
+    assert run(tmp_path / "b", *few, "guard.unsolved=ls") == 0
+    assert "these updates gave all tasks equal weights" in capsys.readouterr().out
+    assert {one.condition for one in read(tmp_path / "a")} == {one.condition for one in read(tmp_path / "b")}

@@ -287,6 +287,8 @@ MISTAKES = [
     (["device=cpu:1"], "device=cpu:1 is unknown"),
     (["env.suite=mt50"], "env.suite=mt50 would be reported as mt10"),
     (["env.workers=5000"], "env.workers=5000"),
+    (["env.worker_timeout=0"], "env.worker_timeout=0.0 is out of range: give a finite number above 0 or null"),
+    (["env.worker_restarts=-1"], "env.worker_restarts=-1 is out of range: give a value at least 0"),
     (["agent.buffer_size=1000000000000"], "agent.buffer_size=1000000000000 needs"),
     (["alpha=3", "method.alpha=2.0"], "disagree"),
     (["seeds=[1"], "cannot be read"),

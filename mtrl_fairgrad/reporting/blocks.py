@@ -12,7 +12,7 @@ import numpy as np
 from mtrl_fairgrad.figures import Style, styles
 from mtrl_fairgrad.metrics import Interval, probability_of_improvement
 from mtrl_fairgrad.pooling import Group, blocks_of, one_protocol
-from mtrl_fairgrad.telemetry import SPEED, Series, Telemetry, course
+from mtrl_fairgrad.telemetry import REPLACED, SPEED, Series, Telemetry, course
 
 
 class Cost(NamedTuple):
@@ -66,7 +66,13 @@ class Block:
     @property
     def networks(self) -> list[str]:
         """What has logged anything of how its task gradients were combined, critics first."""
-        tags = {tag for group in self.groups for one in group.telemetry for tag in one.series if tag != SPEED}
+        tags = {
+            tag
+            for group in self.groups
+            for one in group.telemetry
+            for tag in one.series
+            if tag not in (SPEED, REPLACED)
+        }
         return sorted({tag.partition("/")[0] for tag in tags}, key=lambda name: (name != "critic", name))
 
     @cached_property

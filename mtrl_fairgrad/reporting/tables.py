@@ -145,6 +145,11 @@ def _notes(block: Block) -> list[str]:
         for group in block.groups
         if group.left_out
     ]
+    notes += [
+        f"{group.label}: simulator workers that died or hung and were replaced, which began episodes anew: {replaced}."
+        for group in block.groups
+        if (replaced := sum(run.replaced for run in group.telemetry))
+    ]
     return notes
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gymnasium.error import ClosedEnvironmentError
+from gymnasium.error import ResetNeeded
 
-from envs import MetaworldVectorEnv, WorkerError
+from envs import MetaworldVectorEnv, WorkerError, WorkerLost
 from envs.host import Row
 from envs.metaworld import MetaworldSuite
 from envs.processes import Inline, Workers
-from envs.workers import spread
+from envs.shares import spread
 
 ROWS = [Row(0, "reach-v3", 0, 3), Row(1, "drawer-close-v3", 1, 3)]
 ROOT = Path(__file__).parents[2]
@@ -55,13 +55,14 @@ def test_a_killed_worker_is_noticed_and_named(when):
     os.kill(victim.pid, signal.SIGKILL)
     start = time.monotonic()
     with pytest.raises(
-        WorkerError, match=r"worker 1 .*exit code -9 \(SIGKILL\), it hosted task drawer-close-v3, seed 3"
+        WorkerLost, match=r"worker 1 .*exit code -9 \(SIGKILL\), it hosted task drawer-close-v3, seed 3"
     ):
         envs.step_wait() if when == "stepping" else envs.step(np.zeros((2, 4)))
     assert time.monotonic() - start < 5
-    assert not [each for each in active_children() if each.name.startswith("envs-")], "the other one was let go"
-    with pytest.raises(ClosedEnvironmentError):
-        envs.reset()
+    assert [each.name for each in active_children() if each.name.startswith("envs-")] == ["envs-0"]
+    with pytest.raises(ResetNeeded):
+        envs.step(np.zeros((2, 4)))
+    envs.close()
 
 
 def test_closing_does_not_wait_for_a_stuck_worker():
@@ -107,7 +108,7 @@ def test_readiness_is_asked_without_waiting_for_a_busy_worker():
         os.kill(worker.pid, signal.SIGSTOP)  # it might answer before it dies
         envs.step_async(np.zeros((2, 4)))
         os.kill(worker.pid, signal.SIGKILL)
-        with pytest.raises(WorkerError, match=r"worker 1 .*\(SIGKILL\)"):
+        with pytest.raises(WorkerLost, match=r"worker 1 .*\(SIGKILL\)"):
             envs.ready(60)
     assert envs.ready(), "nothing is left to wait for"
 
@@ -164,6 +165,26 @@ class TestWithAProgram:
         assert wait_until_gone(pids)
         assert not list(Path("/dev/shm").glob(f"pym-{learner.pid}-*")), "no shared memory is left behind"
         assert learner.communicate(timeout=5)[1].count("Traceback") == 0
+
+    def test_no_worker_outlives_a_killed_learner_though_it_be_stopped(self, tmp_path):
+        learner, pids = program(tmp_path, "envs.step_async(np.zeros((2, 4)))\nenvs.step_wait()\ntime.sleep(60)")
+        os.kill(pids[0], signal.SIGSTOP)
+        learner.kill()
+        try:
+            assert wait_until_gone(pids)
+        finally:
+            os.kill(pids[0], signal.SIGKILL)
+        learner.communicate(timeout=5)
+
+    def test_a_stopped_worker_of_forgotten_environments_holds_up_no_exit(self, tmp_path):
+        learner, pids = program(
+            tmp_path,
+            "import os\nos.kill(active_children()[0].pid, signal.SIGSTOP)\n"
+            "kept = envs.__dict__\ndel envs\nprint('forgotten', flush=True)",
+        )
+        start = time.monotonic()
+        learner.communicate(timeout=20)
+        assert learner.returncode == 0 and time.monotonic() - start < 10 and not alive(pids)
 
     def test_no_worker_outlives_a_learner_that_a_fork_survives(self, tmp_path):
         """The fork holds our pipes open, so no end of file comes."""

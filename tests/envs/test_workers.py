@@ -8,8 +8,8 @@ from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoA
 
 from envs import MT10, MT50, MetaworldVectorEnv
 from envs.host import Row
+from envs.shares import spread
 from envs.tasks import step_cost
-from envs.workers import spread
 from tests.envs import official
 from tests.envs.conftest import HORIZON, SEEDS, TASKS, make
 
@@ -256,12 +256,12 @@ def test_calls_in_the_wrong_order():
 
 
 def test_default_workers_leave_a_core_to_the_learner_unless_it_waits_for_them(monkeypatch):
-    from envs.workers import _worker_count
+    from envs.shares import worker_count
 
     for cores, expected in [(1, 1), (2, 1), (8, 7)]:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
-        assert _worker_count(None, "train") == expected
-        assert _worker_count(None, "eval") == cores
+        assert worker_count(None, "train") == expected
+        assert worker_count(None, "eval") == cores
 
 
 @pytest.mark.parametrize(("tasks", "workers"), [(MT10, 1), (MT10, 2), (MT10, 3), (MT10, 10), (MT50, 7)])

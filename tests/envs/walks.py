@@ -1,6 +1,7 @@
 """A small environment with hidden state, registered with Gymnasium: `tests.envs.walks:Walk-v0` and others."""
 
 import itertools
+import os
 
 import gymnasium
 import numpy as np
@@ -54,6 +55,18 @@ class Walk(gymnasium.Env):
         return {"is_success": np.float32(success)} if self.informs else {}
 
 
+class Troublesome(Walk):
+    """A walk whose simulator crashes when pushed hard to the right, and hangs when pushed hard to the left."""
+
+    def step(self, action):
+        if action[0, 0] == self.action_space.high[0, 0]:
+            os._exit(3)
+        while action[0, 0] == self.action_space.low[0, 0]:
+            pass
+        return super().step(action)
+
+
 gymnasium.register("Walk-v0", "tests.envs.walks:Walk", max_episode_steps=30)
 gymnasium.register("Endless-v0", "tests.envs.walks:Walk")
 gymnasium.register("Rated-v0", "tests.envs.walks:Walk", max_episode_steps=20, reward_threshold=-5.0)
+gymnasium.register("Troublesome-v0", "tests.envs.walks:Troublesome", max_episode_steps=5)

@@ -1,0 +1,153 @@
+"""Kill and stop a training run's simulator workers at random moments, and look at what becomes of the run.
+
+    python scripts/kill_workers.py [--kills 50] [--seed 0] [--folder DIR]
+
+One tiny run on Gymnasium's Pendulum has two workers for training and one for evaluation. A thread sends SIGKILL, at
+every fifth time SIGSTOP, to one of them after a random number of env_steps, and sometimes while another is being
+replaced. The run must end by itself with every evaluation, one replacement counted for each signal, a row of the replay
+for each env_step, a last evaluation whose numbers come out again when its checkpoint is evaluated in this process, and
+no process left. The exit status is 1 if any of that does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mtrl_fairgrad import evaluate, train, verify
+from mtrl_fairgrad.checkpoint_index import Index
+from mtrl_fairgrad.runs import RunFolder
+from mtrl_fairgrad.training import Trainer
+
+TINY = [
+    "env=gymnasium", "env.tasks=[Pendulum-v1,Pendulum-v1]", "env.task_options=[{g: 10.0},{g: 5.0}]",
+    "env.success_return=-30", "env.horizon=20", "seeds=[0,1]", "env.workers=2", "eval.workers=1", "eval.episodes=5",
+    "agent.width=8", "agent.batch_size=8", "agent.warmup_steps=10", "method=ls", "log_every=50", "progress=false",
+    "threads=1", "device=cpu", "env.worker_timeout=4",
+]  # fmt: skip
+STEPS_PER_KILL = 30
+MIDST = 1.5
+"""Seconds in which a worker is started."""
+
+
+class Killer(threading.Thread):
+    """Sends the signals while `trainer` trains."""
+
+    def __init__(self, kills: int, luck: random.Random) -> None:
+        super().__init__(daemon=True)
+        last = kills * STEPS_PER_KILL
+        self._moments = sorted(luck.randrange(last) for _ in range(kills))
+        self._luck = luck
+        self.trainer: Trainer | None = None
+        self.over = False
+        self.stops = 0
+        self.touched: list[int] = []
+
+    def run(self) -> None:
+        for number, moment in enumerate(self._moments):
+            while not self.over and (self.trainer is None or self.trainer.env_steps < moment):
+                time.sleep(0.0005)
+            time.sleep(self._luck.choice([0.0, 0.002, MIDST * self._luck.random()]))
+            free: list[int] = []
+            while not self.over and not free:
+                free = [pid for pid in workers() if pid not in self.touched]
+                time.sleep(0.001)
+            if self.over:
+                return
+            victim, stop = self._luck.choice(sorted(free)), number % 5 == 4
+            os.kill(victim, signal.SIGSTOP if stop else signal.SIGKILL)
+            self.stops += stop
+            self.touched.append(victim)
+
+
+def workers() -> list[int]:
+    """Simulator processes of this one; Python's own resource tracker is another child."""
+    found: list[int] = []
+    for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_text()
+        except OSError:  # it ended just now
+            continue
+        found += [int(pid)] * ("spawn_main" in command)
+    return found
+
+
+def problems(folder: Path, steps: int, killer: Killer, code: int) -> list[str]:
+    """What is not as it must be."""
+    if code:
+        return [f"exit code {code}"]
+    run = RunFolder.open(folder)
+    ring, state = Index.read(run.checkpoints()[0]).ring, run.load_checkpoint(groups=()).state
+    rows = read(folder / "evaluations.csv")
+    evaluate.main([str(folder), "--workers", "0"])
+    again = read(next(folder.glob("evaluation-*-goals.csv")))
+    last = [row for row in rows if row["env_steps"] == str(steps)]
+    numbers = ("seed", "task", "success", "return")
+    checks: dict[str, Any] = {
+        f"replacements {state['replaced']} for {len(killer.touched)} signals": sum(state["replaced"].values())
+        == len(killer.touched),
+        f"{len(killer.touched)} signals, not as many as asked for": not killer.is_alive(),
+        "rows of the replay were lost or doubled": ring is not None and ring.added == steps,
+        "verify does not trust it": not any(finding.problems for finding in verify.verify(run)),
+        "the last evaluation does not repeat": [[row[key] for key in numbers] for row in again]
+        == [[row[key] for key in numbers] for row in last],
+        f"left behind: {workers()}": not workers(),
+    }
+    return [text for text, holds in checks.items() if not holds]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def main() -> int:
+    """Do what the command line asks for; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--folder", type=Path, help="where the run goes, to be looked at (default: removed at the end)")
+    given = parser.parse_args()
+    steps = given.kills * STEPS_PER_KILL + 400  # what follows the last signal takes longer than starting a worker
+    killer, built = Killer(given.kills, random.Random(given.seed)), train.build
+
+    def build(*arguments: Any) -> Trainer:
+        killer.trainer = built(*arguments)
+        return killer.trainer
+
+    train.build, train.finish = build, lambda folder: None  # a report takes longer than a replacement
+    with tempfile.TemporaryDirectory() as passing:
+        folder = given.folder or Path(passing) / "run"
+        more = [f"steps={steps}", f"eval.every={steps // 10}", f"env.worker_restarts={given.kills}"]
+        killer.start()
+        started = time.monotonic()
+        code = train.main([*TINY, *more, f"agent.buffer_size={steps}", f"run_dir={folder}"])
+        seconds, killer.over = time.monotonic() - started, True
+        killer.join()
+        wrong = problems(folder, steps, killer, code)
+        counts = {} if code else RunFolder.open(folder).load_checkpoint(groups=()).state["replaced"]
+    print(
+        f"{len(killer.touched)} signals ({killer.stops} of them SIGSTOP) in a run of {steps} steps and "
+        f"{seconds:.0f} s; replaced: {counts}; {len(wrong)} problems"
+    )
+    for line in wrong:
+        print(line)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main())
