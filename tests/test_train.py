@@ -286,6 +286,8 @@ MISTAKES = [
     (["env.suite=mt50"], "env.suite=mt50 would be reported as mt10"),
     (["env.workers=5000"], "env.workers=5000"),
     (["agent.buffer_size=1000000000000"], "agent.buffer_size=1000000000000 needs"),
+    (["agent.width=100000000"], "agent.width=100000000 and agent.depth=3 need more than"),
+    (["steps=1000000000000000000000"], "give a value between 1 and 1e+15"),
     (["alpha=3", "method.alpha=2.0"], "disagree"),
     (["seeds=[1"], "cannot be read"),
     (["resume=/nowhere/at/all"], "holds no run"),
