@@ -10,7 +10,7 @@ PRESET ?= quick
 METHOD ?= fairgrad
 ARGS   ?=
 
-.PHONY: train test quicktest lint clean
+.PHONY: train test quicktest lint audit clean
 
 train: $(READY)
 	$(RUN) -m mtrl_fairgrad.train preset=$(PRESET) method=$(METHOD) $(ARGS)
@@ -39,5 +39,9 @@ $(READY): pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,video,supervised]"
 	@touch $(READY)
 
+# Known vulnerabilities of the tested versions; says so where no advisories can be reached.
+audit:
+	$(PYTHON) scripts/audit.py $(VENV)-audit
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-audit build dist *.egg-info

@@ -4,48 +4,53 @@
 
     backward(losses, FairGrad(alpha=2), shared=model.encoder.parameters(), own=model.heads.parameters())
 
-Importing this loads no environment and no configuration library; the agent lives in `mtrl_fairgrad.train`.
+Importing this loads no environment and no configuration library, and PyTorch only with the first name that is used,
+since the commands read their command line before it; the agent lives in `mtrl_fairgrad.train`.
 """
 
-from mtrl_fairgrad.conventions import CONVENTIONS, Convention
-from mtrl_fairgrad.gradients import combine, task_gradients
-from mtrl_fairgrad.losses import alpha_fair
-from mtrl_fairgrad.shared_graph import Accumulator, backward
-from mtrl_fairgrad.weighting import (
-    DBMTL,
-    DWA,
-    FAMO,
-    IMTLG,
-    LS,
-    MGDA,
-    RLW,
-    SI,
-    STCH,
-    STL,
-    UW,
-    Aggregate,
-    AlignedMTL,
-    CAGrad,
-    FairGrad,
-    GradDrop,
-    GradVac,
-    GramianWeighting,
-    JacobianAggregation,
-    LossWeighting,
-    Method,
-    MoCo,
-    NashMTL,
-    PCGrad,
-    UPGrad,
-    Weights,
-    contract,
-    gramian,
-    jacobian_like,
-    make,
-    names,
-    options,
-    register,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtrl_fairgrad.conventions import CONVENTIONS, Convention
+    from mtrl_fairgrad.gradients import combine, task_gradients
+    from mtrl_fairgrad.losses import alpha_fair
+    from mtrl_fairgrad.shared_graph import Accumulator, backward
+    from mtrl_fairgrad.weighting import (
+        DBMTL,
+        DWA,
+        FAMO,
+        IMTLG,
+        LS,
+        MGDA,
+        RLW,
+        SI,
+        STCH,
+        STL,
+        UW,
+        Aggregate,
+        AlignedMTL,
+        CAGrad,
+        FairGrad,
+        GradDrop,
+        GradVac,
+        GramianWeighting,
+        JacobianAggregation,
+        LossWeighting,
+        Method,
+        MoCo,
+        NashMTL,
+        PCGrad,
+        UPGrad,
+        Weights,
+        contract,
+        gramian,
+        jacobian_like,
+        make,
+        names,
+        options,
+        register,
+    )
 
 __all__ = [
     "CONVENTIONS",
@@ -89,3 +94,22 @@ __all__ = [
     "register",
     "task_gradients",
 ]
+
+_HOME = {
+    **dict.fromkeys(("CONVENTIONS", "Convention"), "conventions"),
+    **dict.fromkeys(("combine", "task_gradients"), "gradients"),
+    "alpha_fair": "losses",
+    **dict.fromkeys(("Accumulator", "backward"), "shared_graph"),
+}
+"""Modules of the names that are not of `weighting`."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import `name` from its module (PEP 562); AttributeError for names that are not in `__all__`."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'weighting')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

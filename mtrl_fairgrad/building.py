@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import os
 from typing import Any
 
 import torch
 
 from agents import ARCHITECTURES, SAC, NetworkSpec, SACSpec, SingleTaskSAC
-from envs import MetaworldSuite, Suite, TaskVectorEnv, gymnasium_names, gymnasium_suite, resolve_tasks
+from envs import MetaworldSuite, Suite, TaskVectorEnv, gymnasium_suite
 from mtrl_fairgrad.config import AgentConfig, Config, ConfigError
 from mtrl_fairgrad.conventions import Convention
+from mtrl_fairgrad.limits import check_device
 from mtrl_fairgrad.losses import alpha_fair
 from mtrl_fairgrad.weighting import Method, make
 
@@ -25,9 +26,8 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(name)
     kind, _, index = name.partition(":")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ConfigError(f"device={name} is unknown: choose auto, cpu, cuda or cuda:N.")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device={name} was asked for but this machine has {torch.cuda.device_count()} CUDA devices that PyTorch "
@@ -36,19 +36,26 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def task_names(config: Config) -> tuple[str, ...]:
-    """The names of the run's tasks, in order.
+def check_memory(config: Config, device: torch.device) -> None:
+    """Refuse networks whose hidden layers alone exceed the device's whole memory; no word on what just fits.
 
     Raises:
-        ConfigError: unknown suite or task.
+        ConfigError: they do.
     """
-    env = config.env
-    try:
-        if env.suite == "gymnasium":
-            return gymnasium_names(env.tasks, env.task_options)
-        return resolve_tasks(env.suite, tasks=env.tasks, task=env.task)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    agent, tasks = config.agent, len(config.env.tasks or ())
+    actor, critics = ((agent.depth - 1) * width**2 for width in (agent.width, agent.critic_width or agent.width))
+    # Weights, gradient and Adam's two; the two critics have targets, too; and every task has its gradients.
+    needed = 4 * len(config.seeds) * (actor * (4 + tasks) + 2 * critics * (5 + tasks))
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[1]
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigError(
+            f"agent.width={agent.width} and agent.depth={agent.depth} need more than {needed / 2**30:,.0f} GiB for "
+            f"{len(config.seeds)} seeds × {tasks} tasks, but {device} has {there / 2**30:,.0f} GiB: make the networks "
+            "smaller, or train fewer seeds."
+        )
 
 
 def make_suite(config: Config, tasks: tuple[str, ...], evaluation: bool = False) -> Suite:

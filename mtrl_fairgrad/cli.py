@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import NoReturn
 
-from mtrl_fairgrad.config import ConfigError
+from mtrl_fairgrad.limits import ConfigError, readable
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,7 +22,14 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; {self.prog} --help shows the usage.")
 
 
-def fail(error: object) -> int:
-    """Print the one sentence and return exit code 2."""
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+def named(text: str) -> Path:
+    """A path of the command line, as an argument's type; an empty one would be the current folder."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("an empty name is no file or folder: give one")
+    return Path(text)
+
+
+def fail(error: object, code: int = 2) -> int:
+    """Print the one sentence, in one line that no value makes long or unreadable; returns the exit code."""
+    print(f"error: {readable(str(error))}", file=sys.stderr)
+    return code

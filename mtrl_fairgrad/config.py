@@ -1,25 +1,26 @@
 """The typed configuration: one dataclass per group, one line of documentation per field, and `validate`.
 
 The YAML files under `configs/` compose to exactly these defaults (a test says so); `preset=` and the command line
-change them. Mistakes end here, before anything starts, in one sentence.
+change them. Mistakes end here, before anything starts, in one sentence; most of them before PyTorch is imported, which
+takes seconds.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_fairgrad.agent_config import AgentConfig, check_agent
-from mtrl_fairgrad.conventions import CONVENTIONS, Convention
 from mtrl_fairgrad.env_config import EnvConfig, EvalConfig, check_env
+from mtrl_fairgrad.groups import choices
 from mtrl_fairgrad.guard_config import GuardConfig, check_guard
-from mtrl_fairgrad.limits import ConfigError, within
-from mtrl_fairgrad.losses import alpha_fair
-from mtrl_fairgrad.weighting import make, names, options
+from mtrl_fairgrad.limits import ConfigError, check_device, one_of, within
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -47,7 +48,7 @@ class Config:
 
     env: EnvConfig = field(default_factory=EnvConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
-    method: dict[str, Any] = field(default_factory=lambda: {"name": "fairgrad", **FAIRGRAD_IN_RL})
+    method: dict[str, Any] = field(default_factory=lambda: choices("method")["fairgrad"])
     """`name` and the method's own options; one that needs positive losses serves the critics, ls the actor."""
     convention: ConventionConfig = field(default_factory=ConventionConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -84,9 +85,6 @@ class Config:
     """Show the progress bar."""
 
 
-FAIRGRAD_IN_RL: dict[str, Any] = {**options("fairgrad"), "solver": "sgd"}
-"""FairGrad's options in reinforcement learning: the paper solves its equation by 20 SGD steps there."""
-
 RESUMABLE = frozenset(
     {"steps", "env.fast", "env.workers", "env.worker_timeout", "env.worker_restarts"}
     | {"eval.workers", "eval.background", "resume", "grace_seconds", "progress"}
@@ -104,6 +102,13 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: anything unknown, of the wrong type, out of range or contradictory.
     """
+    config = without_torch(composed, overrides)
+    check_parts(config)
+    return config
+
+
+def without_torch(composed: DictConfig, overrides: Sequence[str] = ()) -> Config:
+    """What `from_hydra` finds out without PyTorch; what is left, `check_parts` does."""
     config = typed(Config(method={}), composed)
     if config.agent.name == "mtsac" and config.method.get("name") == "stl":
         config.agent.name = "stl"  # method=stl is another word for it
@@ -112,6 +117,34 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str] = ()) -> Config:
     resolve_alpha(config, asked=any(override.startswith("method.alpha=") for override in overrides))
     validate(config)
     return config
+
+
+def from_stored(stored: dict[str, Any], path: Path) -> Config:
+    """The configuration that a run's folder or an exported policy holds, as `without_torch` checks it.
+
+    Args:
+        stored: the plain values that `read_mapping` found there; a stranger may have written them.
+        path: the file, for the message.
+
+    Raises:
+        ConfigError: anything that a run does not store.
+    """
+    try:
+        if "${" in json.dumps(stored):
+            raise ConfigError("interpolations would look at this machine, and training stores none: take them out.")
+        return without_torch(OmegaConf.create(stored))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def check_parts(config: Config) -> None:
+    """Refuse options of the method and of the convention that these do not allow, by making them.
+
+    Raises:
+        ConfigError: with the value, what is allowed and the fix.
+    """
+    check_method(config.method, config.loss_alpha)
+    check_convention(config.convention)
 
 
 def typed(defaults: Schema, composed: DictConfig) -> Schema:
@@ -146,7 +179,7 @@ def resolve_alpha(config: WithMethod, asked: bool = False) -> None:
         return
     name = config.method.get("name")
     if "alpha" not in config.method:
-        owners = " or ".join(f"method={owner}" for owner in names() if "alpha" in options(owner))
+        owners = " or ".join(f"method={owner}" for owner, options in choices("method").items() if "alpha" in options)
         raise ConfigError(
             f"alpha={config.alpha:g} was given but method={name} has no alpha: drop it, or choose {owners}."
         )
@@ -158,7 +191,7 @@ def resolve_alpha(config: WithMethod, asked: bool = False) -> None:
 
 
 def validate(config: Config) -> None:
-    """Check everything that can be checked without starting anything.
+    """Check everything that can be checked without PyTorch.
 
     Raises:
         ConfigError: with the value, what is allowed and the fix.
@@ -167,16 +200,16 @@ def validate(config: Config) -> None:
     within("steps", config.steps, 1)
     within("log_every", config.log_every, 1)
     if config.threads is not None:
-        within("threads", config.threads, 1)
+        within("threads", config.threads, 1, 1024)
     within("updates_per_launch", config.updates_per_launch, 1)
     if not config.grace_seconds >= 0:
         raise ConfigError(f"grace_seconds={config.grace_seconds} is negative: give seconds ≥ 0.")
     check_seeds(config.seeds)
+    check_device(config.device)
     check_agent(config.agent)
     check_guard(config.guard)
-    check_method(config.method, config.loss_alpha)
+    one_of("method", str(config.method.get("name")), choices("method"))
     _check_single_task(config)
-    check_convention(config.convention)
 
 
 def check_seeds(seeds: list[int]) -> None:
@@ -192,6 +225,9 @@ def check_seeds(seeds: list[int]) -> None:
 
 def check_method(method: dict[str, Any], loss_alpha: float | None) -> None:
     """Refuse a method, options or a loss transformation that cannot be made."""
+    from mtrl_fairgrad.losses import alpha_fair
+    from mtrl_fairgrad.weighting import make
+
     given = dict(method)
     name = str(given.pop("name", None))
     try:
@@ -213,7 +249,8 @@ def _check_single_task(config: Config) -> None:
         return
     if agent != "stl":
         raise ConfigError(f"agent={agent} trains tasks together but method=stl trains each alone: drop one of them.")
-    if method.get("task", options("stl")["task"]) != options("stl")["task"]:
+    usual = choices("method")["stl"]["task"]
+    if method.get("task", usual) != usual:
         raise ConfigError(
             f"method.task={method['task']} is for supervised learning: here method=stl trains every task by an agent "
             "of its own, so drop it, and choose tasks with env.tasks=[…]."
@@ -226,6 +263,8 @@ def _check_single_task(config: Config) -> None:
 
 def check_convention(chosen: ConventionConfig) -> None:
     """Refuse unknown words, and a preset's name on something else."""
+    from mtrl_fairgrad.conventions import CONVENTIONS, Convention
+
     try:
         meant = Convention(chosen.own, chosen.scale, chosen.max_norm)
     except ValueError as error:

@@ -130,3 +130,19 @@ def _check_metaworld(env: EnvConfig, evaluation: EvalConfig) -> None:
             f"eval.episodes={evaluation.episodes} would repeat one episode, since env.goals=frozen has one goal for "
             "each task: give eval.episodes=1."
         )
+
+
+def task_names(env: EnvConfig) -> tuple[str, ...]:
+    """The names of a run's tasks, in order; imports no simulators.
+
+    Raises:
+        ConfigError: unknown suite or task.
+    """
+    from envs import gymnasium_names, resolve_tasks
+
+    try:
+        if env.suite == "gymnasium":
+            return gymnasium_names(env.tasks, env.task_options)
+        return resolve_tasks(env.suite, tasks=env.tasks, task=env.task)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None

@@ -17,23 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from omegaconf import OmegaConf
-from torch import Tensor, from_numpy
-
-from mtrl_fairgrad.cli import Parser, fail
-from mtrl_fairgrad.config import Config, ConfigError, from_hydra
-from mtrl_fairgrad.films import Shooting, check_video, film
+from mtrl_fairgrad.cli import Parser, fail, named
+from mtrl_fairgrad.config import Config, check_parts, from_stored
 from mtrl_fairgrad.launch import check_own_packages
-from mtrl_fairgrad.outcomes import compare, print_table, write
-from mtrl_fairgrad.policies import ENDINGS, ExportedPolicy, describe, export, load_policy, scores
-from mtrl_fairgrad.pooling import protocol_of
+from mtrl_fairgrad.limits import ConfigError, check_device
 from mtrl_fairgrad.runs import RunFolder, RunFolderError
 
-if TYPE_CHECKING:
-    from mtrl_fairgrad.building import Agent
+if TYPE_CHECKING:  # a mistake of the command line is told before these are imported
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
+    from mtrl_fairgrad.building import Agent
+    from mtrl_fairgrad.films import Shooting
+    from mtrl_fairgrad.policies import ExportedPolicy
+
+ENDINGS = (".json", ".pt2")
+"""Of exported policies."""
 BESIDE = Path("beside-the-results")
 """Stands for a folder that was not named."""
 
@@ -57,6 +57,8 @@ class Subject:
 
     def policy(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Actions `[S·K, A]` for observations `[S·K, O]`."""
+        from torch import from_numpy
+
         shaped = observations.reshape(len(self.config.seeds), len(self.tasks), -1)
         return self.act(from_numpy(shaped)).flatten(0, 1).cpu().numpy()
 
@@ -66,19 +68,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         check_own_packages()
+        subject = _open(options)
         from envs import WorkerError, WorkerLost
 
         try:
-            evaluate_run(options)
+            evaluate_run(options, subject)
         except WorkerLost as lost:
-            print(
-                f"error: {lost.loss}: if nobody killed it, look for a lack of memory, and evaluate again.",
-                file=sys.stderr,
-            )
-            return 1
+            return fail(f"{lost.loss}: if nobody killed it, look for a lack of memory, and evaluate again.", code=1)
         except WorkerError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+            return fail(error, code=1)
     except (ConfigError, RunFolderError) as error:
         return fail(error)
     return 0
@@ -86,13 +84,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m mtrl_fairgrad.evaluate", description=__doc__)
-    parser.add_argument("run", type=Path, help="a run folder, or the .json or .pt2 of an exported policy")
+    parser.add_argument("run", type=named, help="a run folder, or the .json or .pt2 of an exported policy")
     parser.add_argument("--step", type=int, help="env_steps of the checkpoint (default: the newest)")
     parser.add_argument("--goals", type=int, help="how many of each task's goals (default: all)")
     parser.add_argument("--workers", type=int, help="simulator processes (default: one per core)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: in the run folder)")
-    video = {"type": Path, "nargs": "?", "const": BESIDE, "metavar": "DIR"}
+    parser.add_argument("--out", type=named, metavar="DIR", help="where to write (default: in the run folder)")
+    video = {"type": named, "nargs": "?", "const": BESIDE, "metavar": "DIR"}
     parser.add_argument("--video", **video, help="film an episode of every task into DIR (default: films)")
     parser.add_argument(
         "--video-goal", type=int, metavar="N", help="which goal is filmed (default: the first that is played)"
@@ -103,14 +101,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def evaluate_run(options: argparse.Namespace) -> Path:
+def evaluate_run(options: argparse.Namespace, subject: Subject) -> Path:
     """Play the goals, print and write everything asked for; returns `evaluation-<env_steps>-<goals>-goals.csv`."""
     from envs import all_goals, evaluate
     from mtrl_fairgrad.building import make_envs, make_suite
+    from mtrl_fairgrad.films import film
+    from mtrl_fairgrad.outcomes import compare, print_table, write
+    from mtrl_fairgrad.policies import describe, export, scores
 
-    _check(options)
-    exported = options.run.suffix in ENDINGS and not options.run.is_dir()
-    subject = _open_policy(options) if exported else _open_run(options)
     config, tasks = subject.config, subject.tasks
     goals = _chosen(all_goals(make_suite(config, tasks), config.seeds), options.goals)
     plan = _prepare(options, subject)
@@ -135,8 +133,16 @@ def evaluate_run(options: argparse.Namespace) -> Path:
 # ---- what is evaluated ----
 
 
+def _open(options: argparse.Namespace) -> Subject:
+    """Find what is to be evaluated, once nothing speaks against the options."""
+    _check(options)
+    exported = options.run.suffix in ENDINGS and not options.run.is_dir()
+    return _open_policy(options) if exported else _open_run(options)
+
+
 def _check(options: argparse.Namespace) -> None:
     """Refuse what is out of range, and what would be ignored."""
+    check_device(options.device)
     if options.workers is not None and options.workers < 0:
         raise ConfigError(f"--workers {options.workers} is out of range: give 0 or more.")
     if options.video is None:
@@ -157,10 +163,12 @@ def _chosen(goals: NDArray[np.int64], count: int | None) -> NDArray[np.int64]:
 
 
 def _open_run(options: argparse.Namespace) -> Subject:
-    from mtrl_fairgrad.building import resolve_device
-
     folder = RunFolder.open(options.run)
-    config = from_hydra(OmegaConf.create(folder.config))
+    config = from_stored(folder.config, folder.path / "config.yaml")
+    from mtrl_fairgrad.building import resolve_device
+    from mtrl_fairgrad.pooling import protocol_of
+
+    check_parts(config)
     config.eval.workers = options.workers
     tasks = tuple(config.env.tasks or ())
     device = resolve_device(options.device)
@@ -184,8 +192,11 @@ def _open_policy(options: argparse.Namespace) -> Subject:
                 f"{name} is for run folders: {options.run.name} is an exported policy, one checkpoint of one seed that "
                 f"runs on the CPU, so drop {name}."
             )
+    from mtrl_fairgrad.policies import load_policy
+
     exported = load_policy(options.run)
-    config = from_hydra(OmegaConf.create(dict(exported.description["config"])))
+    config = from_stored(exported.description["config"], exported.path)
+    check_parts(config)
     config.eval.workers = options.workers
     steps, folder = exported.description["training"]["env_steps"], exported.path.with_suffix("")
     tasks = tuple(config.env.tasks or ())
@@ -225,6 +236,8 @@ class Plan:
 
 def _prepare(options: argparse.Namespace, subject: Subject) -> Plan:
     """Make the folders and find out whether films can be drawn, before hours of simulation."""
+    from mtrl_fairgrad.films import Shooting, check_video
+
     seeds, out = subject.config.seeds, options.out or subject.folder
     if options.seed is not None and options.seed not in seeds:
         raise ConfigError(f"--seed {options.seed} is not in this run: choose from {', '.join(map(str, seeds))}.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtrl_fairgrad.plain import read_mapping
 from mtrl_fairgrad.pooling import ReportError, flatten
 
 _PLACES = ("fit.json", "*/fit.json", "*/*/fit.json")
@@ -144,10 +145,10 @@ def _differs(key: str, groups: list[FitGroup]) -> bool:
 
 def _mapping(file: Path, keys: Iterable[str]) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_mapping(file)
     except (OSError, ValueError) as error:
         raise ReportError(f"{file} cannot be read ({error}): delete the fit's folder and run it again.") from error
-    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    missing = [key for key in keys if key not in found]
     if missing:
         raise ReportError(f"{file} lacks {', '.join(missing)}: delete the fit's folder and run it again.")
     return found

@@ -1,4 +1,4 @@
-"""What every entry point needs before it may start: our own packages, the configuration folder, one-line errors."""
+"""What every entry point needs before it may start: our own packages, Hydra's composition, one-line errors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +24,17 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_fairgrad.cli import fail
-from mtrl_fairgrad.config import Config, ConfigError, to_dict
+from mtrl_fairgrad.config import Config, to_dict
+from mtrl_fairgrad.groups import PACKAGE, choices, config_dir, unwritten_methods
+from mtrl_fairgrad.limits import ConfigError
 from mtrl_fairgrad.runs import RunFolderError
 from mtrl_fairgrad.sweeps import Sweep, Task, in_sweep
-from mtrl_fairgrad.weighting import names, options
-
-PACKAGE = Path(__file__).resolve().parent
+from mtrl_fairgrad.words import sift
 
 MULTIRUN = ("-m", "--multirun")
 
 PLUGINS = {"joblib": "sweep", "submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray"}
 """Launchers of Hydra plugins, which ours under configs/ build on, and the extra each comes with."""
-
-
-def config_dir() -> Path:
-    """The folder of the Hydra groups: the checkout's, else the one a wheel carries."""
-    for folder in (PACKAGE.parent / "configs", PACKAGE / "configs"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise ConfigError(f"the configuration files are missing beside {PACKAGE}: install mtrl-fairgrad again.")
 
 
 def check_own_packages() -> None:
@@ -68,14 +61,14 @@ def check_own_packages() -> None:
 class Command:
     """What tells one command line from another."""
 
-    module: str = "mtrl_fairgrad.train"
-    root: str = "config"
+    module: str
+    root: str
     """The composed file of configs/, without its ending."""
-    schema: Callable[[], Any] = Config
-    """Makes the typed configuration with its defaults."""
+    schema: Callable[[], Any]
+    """Makes the typed configuration with its defaults; empty where the files of a group say what its keys are."""
 
 
-TRAIN = Command()
+TRAIN = Command("mtrl_fairgrad.train", "config", partial(Config, method={}))
 
 
 class Job:
@@ -115,13 +108,16 @@ def run_with_hydra(task: Task, arguments: list[str], command: Command = TRAIN) -
     """
     import hydra
 
+    try:
+        arguments = sift(arguments)
+    except ConfigError as error:
+        return fail(error)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing a page and leaving
     _offer_methods()
     launcher = next((word for word in arguments if word.startswith("hydra/launcher=")), None)
     if launcher is not None and not {*MULTIRUN, "hydra.mode=MULTIRUN"} & set(arguments):
         return fail(f"{launcher} is for sweeps: add --multirun, or drop it.")
-    # argparse wants words that are neither first nor last to be key=value.
-    sys.argv = [sys.argv[0], *sorted(arguments, key=lambda word: word not in MULTIRUN)]
+    sys.argv = [sys.argv[0], *arguments]
     job = Job(task)
     try:
         job.sweep.see_through(
@@ -138,9 +134,8 @@ def run_with_hydra(task: Task, arguments: list[str], command: Command = TRAIN) -
 
 def _offer_methods() -> None:
     """Let `method=NAME` choose a registered method that has no YAML file, with its defaults."""
-    for name in names():
-        if not (config_dir() / "method" / f"{name}.yaml").is_file():
-            ConfigStore.instance().store(name, {"name": name, **options(name)}, group="method")
+    for name, keys in unwritten_methods().items():
+        ConfigStore.instance().store(name, keys, group="method")
 
 
 def _explain(error: Exception, arguments: list[str], command: Command) -> str:
@@ -176,4 +171,5 @@ def _keys(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in config.items():
         yield f"{prefix}{key}"
         if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{key}.")
+            for each in [value] if value else choices(key).values():
+                yield from _keys(each, f"{prefix}{key}.")

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from mtrl_fairgrad.config import Config, ConfigError, to_dict
 from mtrl_fairgrad.durable import write_atomic
+from mtrl_fairgrad.plain import read_mapping
 from mtrl_fairgrad.provenance import manifest
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from mtrl_fairgrad.building import Agent
 
 FORMAT = "mtrl-fairgrad policy 1"
-ENDINGS = (".json", ".pt2")
 _PARTS = {"program", "inputs", "tasks", "seed", "result", "training", "config"}
 """What `evaluate` needs of a description."""
 
@@ -211,7 +211,7 @@ def load_policy(path: Path) -> ExportedPolicy:
     """
     path = path.with_suffix(".json")
     try:
-        description = json.loads(path.read_bytes())
+        description = read_mapping(path)
         if description["format"] != FORMAT or not description.keys() >= _PARTS:
             raise ValueError
         # A name only: a description has no business in other folders.

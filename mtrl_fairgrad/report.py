@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mtrl_fairgrad.cli import Parser, fail
+from mtrl_fairgrad.cli import Parser, fail, named
 from mtrl_fairgrad.figures import draw
 from mtrl_fairgrad.fits import fit_folders
 from mtrl_fairgrad.pooling import Group, ReportError, pool
@@ -147,12 +147,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m mtrl_fairgrad.report",
         description="Tables and figures of training runs, supervised runs beside the paper.",
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, as the command printed it")
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: the run if only one, else report/)")
-    parser.add_argument("--html", metavar="FILE", help="also write one page with all tables, figures and videos")
-    parser.add_argument("--latex", metavar="FILE", help="also write the tables in LaTeX (booktabs)")
-    parser.add_argument("--markdown", metavar="FILE", help="also write the tables in Markdown")
-    parser.add_argument("--figures", metavar="DIR", help="also write the figures as PDF")
+    parser.add_argument("runs", type=named, nargs="+", metavar="RUN", help="run folder, as the command printed it")
+    parser.add_argument(
+        "--out", type=named, metavar="DIR", help="where to write (default: the run if only one, else report/)"
+    )
+    parser.add_argument(
+        "--html", type=named, metavar="FILE", help="also write one page with all tables, figures and videos"
+    )
+    parser.add_argument("--latex", type=named, metavar="FILE", help="also write the tables in LaTeX (booktabs)")
+    parser.add_argument("--markdown", type=named, metavar="FILE", help="also write the tables in Markdown")
+    parser.add_argument("--figures", type=named, metavar="DIR", help="also write the figures as PDF")
     try:
         given = parser.parse_args(arguments)
         report(given.runs, given.out, given.html, given.latex, given.markdown, given.figures)

@@ -26,7 +26,7 @@ def settle(config: Config) -> bool:
         _clear_unborn(path)
         config.resume = None
         return True
-    asked = RunFolder.open(path).config["steps"]
+    asked = RunFolder.open(path).steps
     if config.steps < asked:
         raise ConfigError(
             f"the run in {path} goes to steps={asked}, but steps={config.steps} was given: give at least as many, or "

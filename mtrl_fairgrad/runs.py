@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import logging
@@ -30,6 +31,7 @@ import yaml
 
 from mtrl_fairgrad.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from mtrl_fairgrad.durable import RunFolderError, append, call, remove, sweep, write_atomic
+from mtrl_fairgrad.plain import read_mapping
 from mtrl_fairgrad.provenance import config_sha256
 from mtrl_fairgrad.segments import Ring
 from mtrl_fairgrad.tables import csv_text
@@ -87,12 +89,7 @@ class RunFolder:
         # Through JSON, so that they are now what they will be when read: tuples become lists.
         plain = json.loads(json.dumps(config))
         run = cls(Path(path), plain, {**json.loads(json.dumps(manifest)), "config_sha256": config_sha256(plain)})
-        for name in PARTS:
-            if os.path.lexists(run.path / name):
-                raise RunFolderError(
-                    f"run_dir={path} already holds a run ({name} is there), and runs are never overwritten: "
-                    f"choose another run_dir, or continue that run with resume={path}."
-                )
+        cls.check_vacant(run.path)
         try:
             call(os.makedirs, run.store.path)  # also the claim: of two processes, one fails here
             try:
@@ -110,6 +107,27 @@ class RunFolder:
             ) from error
         return run
 
+    @staticmethod
+    def check_vacant(path: Path) -> None:
+        """Refuse a folder that holds a run already, or that cannot be made."""
+        try:
+            there = [name for name in PARTS if os.path.lexists(path / name)]
+            above = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+            if not above.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
+            if not os.access(above, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(above))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise RunFolderError(
+                f"run_dir={path} cannot be created ({reason}): choose a folder that you can write to."
+            ) from error
+        if there:
+            raise RunFolderError(
+                f"run_dir={path} already holds a run ({there[0]} is there), and runs are never overwritten: "
+                f"choose another run_dir, or continue that run with resume={path}."
+            )
+
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
         """Read a run's configuration and manifest, to evaluate, to report or, under `lock`, to resume."""
@@ -117,6 +135,14 @@ class RunFolder:
         if not (path / "config.yaml").is_file():
             raise RunFolderError(f"{path} holds no run (no config.yaml): give the folder that training wrote to.")
         return cls(path, _mapping(path / "config.yaml"), _mapping(path / "manifest.json"))
+
+    @property
+    def steps(self) -> int:
+        """How far the run is to go."""
+        steps = self.config.get("steps")
+        if not isinstance(steps, int) or steps < 1:
+            raise RunFolderError(f"{self.path / 'config.yaml'} has steps={steps!r}: restore it from a copy.")
+        return steps
 
     def discard(self) -> None:
         """Take back what `create` made, for a run that could not be started; other files stay."""
@@ -224,15 +250,13 @@ def _evaluation(line: str, place: str) -> Evaluation:
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        found = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+        return read_mapping(path)
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read ({error.strerror}): restore it from a copy.") from error
-    except (ValueError, yaml.YAMLError):
-        found = None
-    if not isinstance(found, dict):
-        raise RunFolderError(f"{path} is damaged, or not one of ours: restore it from a copy, or give another run.")
-    return found
+    except ValueError as error:
+        raise RunFolderError(
+            f"{path} is damaged, or not one of ours: restore it from a copy, or give another run."
+        ) from error
 
 
 def _lock(file: io.TextIOWrapper, folder: Path) -> None:

@@ -78,7 +78,8 @@ def search(words: Sequence[str], options: SearchConfig, folder: Path) -> int:
         # Also what is finished already, for only the training knows; it skips that.
         code = train.main(["--multirun", *words, f"alpha={values}", f"hydra.sweep.dir='{quoted}'"])
         if code:
-            print(f"error: the search stopped at α={values}; the same command goes on with it.", file=sys.stderr)
+            if code != 2:  # a mistake was told, and the same command would make it again
+                fail(f"the search stopped at α={values}; the same command goes on with it.")
             return code
         known |= _groups(folder, todo)
         write_atomic(folder / "search.csv", _csv(known).encode())

@@ -10,18 +10,27 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mtrl_fairgrad.cli import fail
-from mtrl_fairgrad.config import RESUMABLE, Config, ConfigError, changed_keys, from_hydra, to_dict
+from mtrl_fairgrad.config import (
+    RESUMABLE,
+    Config,
+    changed_keys,
+    check_parts,
+    to_dict,
+    without_torch,
+)
+from mtrl_fairgrad.env_config import task_names
 from mtrl_fairgrad.launch import check_own_packages, run_with_hydra
+from mtrl_fairgrad.limits import ConfigError
 from mtrl_fairgrad.provenance import manifest
 from mtrl_fairgrad.resuming import AUTO, finished, settle
 from mtrl_fairgrad.runs import RunFolder, RunFolderError
 from mtrl_fairgrad.stopping import stopping
 from mtrl_fairgrad.sweeps import place
+from mtrl_fairgrad.words import stored_words
 
 if TYPE_CHECKING:
     from mtrl_fairgrad.training import Trainer
@@ -43,7 +52,7 @@ def job(composed: DictConfig) -> int:
     """The run of one composed configuration, in this process or in one that a launcher started."""
     check_own_packages()
     overrides = list(HydraConfig.get().overrides.task)
-    config = from_hydra(composed, overrides)
+    config = without_torch(composed, overrides)
     place(config, overrides)
     return start(config, overrides)
 
@@ -54,22 +63,38 @@ def _with_stored_overrides(given: list[str]) -> list[str]:
     if not resumed or resumed[-1] in ("", "null", AUTO):
         return given
     folder = RunFolder.open(Path(resumed[-1]))
-    stored = [word for word in folder.manifest.get("overrides", []) if word.partition("=")[0] not in _OF_THE_PLACE]
-    return [*stored, f"steps={folder.config.get('steps')}", *given]
+    try:
+        words = stored_words(folder.manifest.get("overrides", []))
+    except ConfigError as error:
+        raise ConfigError(f"resume={folder.path}: {error}") from None
+    stored = [word for word in words if word.partition("=")[0] not in _OF_THE_PLACE]
+    return [*stored, f"steps={folder.steps}", *given]
 
 
 def start(config: Config, overrides: list[str]) -> int:
     """Train one configuration to its end; returns the exit code (0, 1 after a fault, 128 + signal after a stop)."""
-    from envs import WorkerError
-    from mtrl_fairgrad.building import remarks, resolve_device, task_names
-    from mtrl_fairgrad.training import TrainingFault
+    config.env.tasks = list(task_names(config.env))
+    settled = settle(config)
+    check_folder(config)
+    check_parts(config)  # from here on with PyTorch
+    from mtrl_fairgrad.building import check_memory, resolve_device
 
     device = resolve_device(config.device)
-    config.env.tasks = list(task_names(config))
+    check_memory(config, device)
+    return begin(config, overrides, str(device), settled)
+
+
+def begin(config: Config, overrides: list[str], device: str, settled: bool) -> int:
+    """Train a configuration in which no mistake was found; `settled`: leave a run that is finished as it is."""
+    import torch
+
+    from envs import WorkerError
+    from mtrl_fairgrad.building import remarks
+    from mtrl_fairgrad.training import TrainingFault
+
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    settled = settle(config)
-    folder = open_folder(config, overrides, str(device))
+    folder = open_folder(config, overrides, device)
     if settled and finished(folder, config.steps):
         print(f"nothing is left to do: the run in {folder.path} is finished at env_steps {config.steps}")
         if not (folder.path / "report.csv").is_file():
@@ -88,11 +113,9 @@ def start(config: Config, overrides: list[str]) -> int:
                 trainer.watching.sum_up()
                 code = 128 + trainer.stop_signal if trainer.stop_signal else 0
         except OSError as error:
-            print(f"error: {folder.store.refusal(str(error.filename or folder.path), error)}", file=sys.stderr)
-            return 1
+            return fail(folder.store.refusal(str(error.filename or folder.path), error), code=1)
         except (TrainingFault, WorkerError) as fault:
-            print(f"error: {fault}", file=sys.stderr)
-            return 1
+            return fail(fault, code=1)
         except KeyboardInterrupt:
             print("stopped at once; the last checkpoint stands", file=sys.stderr)
             return 130
@@ -107,7 +130,7 @@ def build(config: Config, folder: RunFolder) -> Trainer:
     from mtrl_fairgrad.training import Trainer
 
     if config.resume is not None:
-        if config.steps != folder.config["steps"]:
+        if config.steps != folder.steps:
             folder.extend(config.steps)
         return Trainer(config, folder)
     try:
@@ -142,39 +165,60 @@ def run(trainer: Trainer) -> None:
         trainer.step()
 
 
-def open_folder(config: Config, overrides: list[str], device: str) -> RunFolder:
-    """The run's folder: a new one, or with `resume` the old one once the configuration is found unchanged.
+def check_folder(config: Config) -> None:
+    """Refuse a run that cannot be made where it is to be, or with `resume` one whose configuration would change.
 
     Raises:
         ConfigError: a changed configuration; anything `RunFolder` refuses.
     """
-    from mtrl_fairgrad.building import make_suite, method_names, protocol, task_names
-
     if config.resume is None:
-        suite = make_suite(config, tuple(config.env.tasks or task_names(config)))
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        path = Path(config.run_dir or f"runs/{config.env.name}-{config.method['name']}-{stamp}")
-        accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
-        record = {
-            **manifest(overrides, device, protocol(config, suite), accelerator),
-            "methods": method_names(config),
-        }
-        return RunFolder.create(path, to_dict(config), record)
+        return RunFolder.check_vacant(_path(config))
     folder = RunFolder.open(Path(config.resume))
     changes = [
         f"{key} ({old} before, {new} now)"
         for key, old, new in changed_keys(folder.config, to_dict(config))
         if key not in RESUMABLE | {"run_dir"}
     ]
-    before = folder.manifest.get("device", device)
-    if torch.device(before).type != torch.device(device).type:
-        changes.append(f"the device ({before} before, {device} now)")
     if changes:
-        raise ConfigError(
-            f"resume={config.resume} would change {'; '.join(changes)}: leave those as they were, or start a new run "
-            f"(only {', '.join(sorted(RESUMABLE - {'resume'}))} may differ)."
-        )
+        raise _changing(config, "; ".join(changes))
+
+
+def open_folder(config: Config, overrides: list[str], device: str) -> RunFolder:
+    """The run's folder: a new one, or with `resume` the old one; `check_folder` found nothing against it.
+
+    Raises:
+        ConfigError: another device than before; anything `RunFolder` refuses.
+    """
+    import torch
+
+    from mtrl_fairgrad.building import make_suite, method_names, protocol
+
+    if config.resume is None:
+        suite = make_suite(config, tuple(config.env.tasks or task_names(config.env)))
+        accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+        record = {
+            **manifest(overrides, device, protocol(config, suite), accelerator),
+            "methods": method_names(config),
+        }
+        return RunFolder.create(_path(config), to_dict(config), record)
+    folder = RunFolder.open(Path(config.resume))
+    before = str(folder.manifest.get("device", device))
+    if before.partition(":")[0] != device.partition(":")[0]:
+        raise _changing(config, f"the device ({before} before, {device} now)")
     return folder
+
+
+def _path(config: Config) -> Path:
+    """The folder of a new run."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path(config.run_dir or f"runs/{config.env.name}-{config.method['name']}-{stamp}")
+
+
+def _changing(config: Config, changes: str) -> ConfigError:
+    return ConfigError(
+        f"resume={config.resume} would change {changes}: leave those as they were, or start a new run "
+        f"(only {', '.join(sorted(RESUMABLE - {'resume'}))} may differ)."
+    )
 
 
 def finish(folder: RunFolder) -> None:

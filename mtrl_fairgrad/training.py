@@ -15,9 +15,10 @@ from agents import Batch
 from envs import WorkerLost
 from envs.processes import GRACE_SECONDS
 from envs.workers import Step
-from mtrl_fairgrad.building import make_envs, resolve_device, task_names
+from mtrl_fairgrad.building import make_envs, resolve_device
 from mtrl_fairgrad.checkpoints import steps_of
 from mtrl_fairgrad.config import Config, ConfigError
+from mtrl_fairgrad.env_config import task_names
 from mtrl_fairgrad.evaluating import Evaluating
 from mtrl_fairgrad.learning import Learner
 from mtrl_fairgrad.replacing import Replacements
@@ -41,7 +42,7 @@ class Trainer:
     def __init__(self, config: Config, folder: RunFolder) -> None:
         self.config, self.folder = config, folder
         self.device = resolve_device(config.device)
-        self.tasks = tuple(config.env.tasks or task_names(config))
+        self.tasks = tuple(config.env.tasks or task_names(config.env))
         self.shape = (len(config.seeds), len(self.tasks))
         self.env_steps = 0
         self.stop_signal: int | None = None

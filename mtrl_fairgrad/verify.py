@@ -27,7 +27,9 @@ from typing import Any
 
 from mtrl_fairgrad.checkpoint_index import CheckpointError, Index, check
 from mtrl_fairgrad.checkpoints import steps_of
+from mtrl_fairgrad.cli import Parser, fail, named
 from mtrl_fairgrad.durable import Content
+from mtrl_fairgrad.limits import ConfigError
 from mtrl_fairgrad.pooling import pool
 from mtrl_fairgrad.provenance import config_sha256
 from mtrl_fairgrad.runs import Evaluation, RunFolder, RunFolderError
@@ -203,17 +205,16 @@ def _report(folder: RunFolder, found: Finding) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the run of the command line and say what was found; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m mtrl_fairgrad.verify", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=named, help="run folder")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
-    given = parser.parse_args(arguments)
     try:
+        given = parser.parse_args(arguments)
         findings = verify(RunFolder.open(given.run))
-    except RunFolderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (ConfigError, RunFolderError) as error:
+        return fail(error)
     trusted = not any(finding.problems for finding in findings)
     if given.json:
         result: dict[str, Any] = {"run": str(given.run), "trusted": trusted}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mtrl_fairgrad import evaluate, names, train, training
-from mtrl_fairgrad.building import task_names
+from mtrl_fairgrad.env_config import task_names
 from mtrl_fairgrad.runs import RunFolder
 from mtrl_fairgrad.training import Trainer
 from tests.reported import groups_of
@@ -38,7 +38,7 @@ class Unused:
 def simulators():
     """MT10, built once: reading the models takes longer than a run."""
     config = composed(*MT10)
-    with training.make_envs(config, task_names(config), evaluation=False) as envs:
+    with training.make_envs(config, task_names(config.env), evaluation=False) as envs:
         yield envs
 
 
@@ -49,7 +49,7 @@ def trainer(simulators, tmp_path, monkeypatch):
 
     def make_trainer(*arguments):
         config = composed(*MT10, f"run_dir={tmp_path / 'run'}", *arguments)
-        config.env.tasks = list(task_names(config))
+        config.env.tasks = list(task_names(config.env))
         made.append(Trainer(config, train.open_folder(config, list(arguments), "cpu")))
         return made[-1]
 

@@ -11,9 +11,9 @@ import yaml
 
 from envs.metaworld import OBSERVATIONS
 from mtrl_fairgrad import evaluate, train
-from mtrl_fairgrad.building import make_suite, protocol, task_names
+from mtrl_fairgrad.building import make_suite, protocol
 from mtrl_fairgrad.config import Config, ConfigError, changed_keys, to_dict
-from mtrl_fairgrad.env_config import METAWORLDS, SUITE_OF
+from mtrl_fairgrad.env_config import METAWORLDS, SUITE_OF, task_names
 from mtrl_fairgrad.launch import config_dir
 from mtrl_fairgrad.pooling import protocol_of
 from mtrl_fairgrad.runs import RunFolder
@@ -55,7 +55,7 @@ def test_the_papers_protocols(name, batch, buffer, tasks):
     assert (env.goals, env.observation, config.eval.episodes) == ("frozen", "hand_objects_goal", 1)
     assert (agent.batch_size, agent.buffer_size, agent.warmup_steps) == (batch, buffer, 1500)
     assert (agent.adam_epsilon, agent.max_gradient_norm) == (1e-8, None)
-    suite = make_suite(config, task_names(config))
+    suite = make_suite(config, task_names(config.env))
     assert (suite.observation_size, suite.action_size, len(suite.tasks)) == (12, 4, tasks)
 
 
@@ -110,7 +110,7 @@ def test_mistakes_end_in_one_sentence(overrides, said):
 
 def words(*overrides):
     config = composed(*overrides)
-    return protocol(config, make_suite(config, task_names(config)))
+    return protocol(config, make_suite(config, task_names(config.env)))
 
 
 def test_what_a_success_rate_means_is_said_in_words():

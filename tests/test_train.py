@@ -290,6 +290,8 @@ MISTAKES = [
     (["env.worker_timeout=0"], "env.worker_timeout=0.0 is out of range: give a finite number above 0 or null"),
     (["env.worker_restarts=-1"], "env.worker_restarts=-1 is out of range: give a value at least 0"),
     (["agent.buffer_size=1000000000000"], "agent.buffer_size=1000000000000 needs"),
+    (["agent.width=100000000"], "agent.width=100000000 and agent.depth=3 need more than"),
+    (["steps=1000000000000000000000"], "give a value between 1 and 1e+15"),
     (["alpha=3", "method.alpha=2.0"], "disagree"),
     (["seeds=[1"], "cannot be read"),
     (["resume=/nowhere/at/all"], "holds no run"),

@@ -9,23 +9,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mtrl_fairgrad.config import ConfigError
+from mtrl_fairgrad.cli import fail
 from mtrl_fairgrad.durable import remedy, write_atomic
 from mtrl_fairgrad.launch import Command, run_with_hydra
-from mtrl_fairgrad.supervised import toy
-from mtrl_fairgrad.supervised.benchmark import DataError
-from mtrl_fairgrad.supervised.compare import Fits, Job, Row, Table, jobs
+from mtrl_fairgrad.limits import ConfigError
 from mtrl_fairgrad.supervised.config import SupervisedConfig, from_hydra, make_benchmark, make_toy
-from mtrl_fairgrad.supervised.search import search
-from mtrl_fairgrad.supervised.training import TrainingFault
 
-COMMAND = Command("mtrl_fairgrad.supervised", "supervised", SupervisedConfig)
+if TYPE_CHECKING:
+    from mtrl_fairgrad.supervised.compare import Fits, Table
+
+COMMAND = Command("mtrl_fairgrad.supervised", "supervised", partial(SupervisedConfig, benchmark={}, method={}))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +47,13 @@ def start(config: SupervisedConfig, words: Sequence[str] = ()) -> int:
         config: validated.
         words: the command line it came from, for a command to go on with.
     """
+    import torch
+
     from mtrl_fairgrad.building import resolve_device
+    from mtrl_fairgrad.supervised import toy
+    from mtrl_fairgrad.supervised.benchmark import DataError
+    from mtrl_fairgrad.supervised.compare import Fits
+    from mtrl_fairgrad.supervised.training import TrainingFault
 
     device = resolve_device(config.device)
     if config.threads is not None:
@@ -66,12 +72,10 @@ def start(config: SupervisedConfig, words: Sequence[str] = ()) -> int:
         # One that a loader's worker raised comes with the traceback as its text.
         raise ConfigError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
     except TrainingFault as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 1
+        return fail(fault, code=1)
     except OSError as error:
         refused = f"{error.filename or folder} could not be written ({error.strerror or error})"
-        print(f"error: {refused}: {remedy(error)}, then give the command again with run_dir={folder}", file=sys.stderr)
-        return 1
+        return fail(f"{refused}: {remedy(error)}, then give the command again with run_dir={folder}", code=1)
     except KeyboardInterrupt:
         print(f"stopped; the same command with run_dir={folder} goes on from here", file=sys.stderr)
         return 130
@@ -81,6 +85,8 @@ def start(config: SupervisedConfig, words: Sequence[str] = ()) -> int:
 
 def _compared(fits: Fits) -> Table:
     """The table of what was asked for; its file is written anew with every row."""
+    from mtrl_fairgrad.supervised.compare import Job, Row, Table, jobs
+
     config, benchmark = fits.config, fits.benchmark
     if config.compare is None:
         asked = [Job(str(config.method["name"]), config.method, config.loss_alpha)]
@@ -95,6 +101,8 @@ def _compared(fits: Fits) -> Table:
 
 def _searched(fits: Fits, words: Sequence[str]) -> str:
     """What a search found, in words."""
+    from mtrl_fairgrad.supervised.search import search
+
     findings = search(fits)
     return f"{findings.text()}\n\n{findings.verdict(words)}"
 

@@ -6,6 +6,8 @@ collation yields.
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -158,6 +160,10 @@ def register(benchmark: _Class) -> _Class:
 
 def names() -> tuple[str, ...]:
     """All registered benchmarks, in alphabetical order."""
+    folder = Path(__file__).parent
+    for file in pkgutil.iter_modules([str(folder)]):
+        if file.name != "__main__":
+            importlib.import_module(f"{__package__}.{file.name}")
     return tuple(sorted(_BENCHMARKS))
 
 
@@ -167,7 +173,7 @@ def find(name: str) -> type[Benchmark]:
     Raises:
         ValueError: there is none.
     """
-    if name not in _BENCHMARKS:
+    if name not in names():
         raise ValueError(f"benchmark={name} is unknown; allowed: {', '.join(names())}.")
     return _BENCHMARKS[name]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -18,12 +18,16 @@ from mtrl_fairgrad.config import (
     resolve_alpha,
     typed,
 )
-from mtrl_fairgrad.limits import ConfigError, one_of, positive, within
-from mtrl_fairgrad.supervised.benchmark import Benchmark, find
-from mtrl_fairgrad.supervised.toy import ToyConfig
-from mtrl_fairgrad.weighting import options
+from mtrl_fairgrad.groups import choices
+from mtrl_fairgrad.limits import ConfigError, check_device, one_of, positive, within
+
+if TYPE_CHECKING:
+    from mtrl_fairgrad.supervised.benchmark import Benchmark
+    from mtrl_fairgrad.supervised.toy import ToyConfig
 
 COMPARISONS = ("all", "fair", "alpha", "search")
+EXACT = "newton"
+"""The solver of `method=fairgrad` in supervised learning, which is its default in Python."""
 
 
 @dataclass
@@ -40,7 +44,7 @@ class SupervisedConfig:
 
     benchmark: dict[str, Any] = field(default_factory=lambda: {"name": "digits", "pairs": 4000, "width": 12})
     """`name` and the benchmark's own options."""
-    method: dict[str, Any] = field(default_factory=lambda: {"name": "fairgrad", **options("fairgrad")})
+    method: dict[str, Any] = field(default_factory=lambda: {**choices("method")["fairgrad"], "solver": EXACT})
     """`name` and the method's own options; ignored in comparisons but search, which takes those of fairgrad."""
     convention: ConventionConfig = field(default_factory=ConventionConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -81,23 +85,25 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str] = ()) -> Supervise
     Raises:
         ConfigError: anything unknown, of the wrong type, out of range or contradictory.
     """
-    if composed.method.name == "fairgrad" and not any(word.startswith("method.solver=") for word in overrides):
-        composed.method.solver = options("fairgrad")["solver"]  # the file has the paper's for reinforcement learning
     config = typed(SupervisedConfig(benchmark={}, method={}), composed)
+    if config.method.get("name") == "fairgrad" and not any(word.startswith("method.solver=") for word in overrides):
+        config.method["solver"] = EXACT  # the file has the paper's for reinforcement learning
     resolve_alpha(config, asked=any(override.startswith("method.alpha=") for override in overrides))
     validate(config)
+    check_parts(config)
     return config
 
 
 def validate(config: SupervisedConfig) -> None:
-    """Check everything that can be checked without reading data.
+    """Check everything that can be checked without PyTorch.
 
     Raises:
         ConfigError: with the value, what is allowed and the fix.
     """
     check_seeds(config.seeds)
-    check_method(config.method, config.loss_alpha)
-    check_convention(config.convention)
+    check_device(config.device)
+    one_of("method", str(config.method.get("name")), choices("method"))
+    one_of("benchmark", str(config.benchmark.get("name")), choices("benchmark"))
     if config.compare is not None:
         one_of("compare", config.compare, COMPARISONS)
     _check_search(config)
@@ -107,6 +113,16 @@ def validate(config: SupervisedConfig) -> None:
     within("workers", config.workers, 0, 1024)
     if config.learning_rate is not None:
         positive("learning_rate", config.learning_rate, "or null for the benchmark's")
+
+
+def check_parts(config: SupervisedConfig) -> None:
+    """Refuse options of method, convention and benchmark that these do not allow, by making them; reads no data.
+
+    Raises:
+        ConfigError: with the value, what is allowed and the fix.
+    """
+    check_method(config.method, config.loss_alpha)
+    check_convention(config.convention)
     if config.benchmark.get("name") == "toy":
         make_toy(config)
     else:
@@ -124,7 +140,7 @@ def _check_search(config: SupervisedConfig) -> None:
             f"compare=search looks for the α of fairgrad, but method={config.method['name']} was given: drop one of "
             "them."
         )
-    if config.method["alpha"] != options("fairgrad")["alpha"] or config.alpha is not None:
+    if config.method["alpha"] != choices("method")["fairgrad"]["alpha"] or config.alpha is not None:
         raise ConfigError(
             f"alpha={config.method['alpha']:g} was given, but compare=search looks for it: drop it, or give where to "
             "begin, such as search.coarse=[1,2]."
@@ -138,6 +154,8 @@ def make_toy(config: SupervisedConfig) -> ToyConfig:
     Raises:
         ConfigError: options it does not have or allow, or another method than FairGrad.
     """
+    from mtrl_fairgrad.supervised.toy import ToyConfig
+
     chosen = {key: value for key, value in config.benchmark.items() if key != "name"}
     if config.method["name"] != "fairgrad" or config.compare is not None:
         raise ConfigError("benchmark=toy draws FairGrad alone: drop method= and compare=, alphas=[0] is LS.")
@@ -155,6 +173,8 @@ def make_benchmark(config: SupervisedConfig) -> Benchmark:
     Raises:
         ConfigError: an unknown one, or options it does not have or allow.
     """
+    from mtrl_fairgrad.supervised.benchmark import find
+
     chosen = dict(config.benchmark)
     name = str(chosen.pop("name", None))
     root = None if config.data.root is None else Path(config.data.root)

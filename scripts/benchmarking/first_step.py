@@ -41,12 +41,11 @@ def main() -> None:
 
         return wrapped
 
-    compose = train.from_hydra
+    check = train.check_parts
 
-    def composed(*args: Any) -> Any:
-        config = compose(*args)
+    def checked(*args: Any) -> None:
+        check(*args)
         spent["configuration"] = time.monotonic() - IMPORTED
-        return config
 
     real_step = training.Trainer.step
 
@@ -57,7 +56,7 @@ def main() -> None:
         if trainer.learner.updates:
             raise Enough
 
-    train.from_hydra = composed
+    train.check_parts = checked
     training.make_envs = timed("simulators", training.make_envs)
     parts: Any = training  # a class in it becomes a function
     parts.Learner = timed("agent", training.Learner)

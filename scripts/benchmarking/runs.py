@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from mtrl_fairgrad.building import task_names
 from mtrl_fairgrad.config import AgentConfig, Config, EnvConfig, EvalConfig, validate
+from mtrl_fairgrad.env_config import task_names
 from mtrl_fairgrad.train import open_folder
 from mtrl_fairgrad.training import Trainer
 from mtrl_fairgrad.weighting import options
@@ -34,7 +34,7 @@ def configuration(settings: Settings, agent: AgentConfig, env: EnvConfig, seeds:
         threads=1,
         progress=False,
     )
-    config.env.tasks = list(task_names(config))
+    config.env.tasks = list(task_names(config.env))
     validate(config)
     return config
 

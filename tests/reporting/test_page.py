@@ -106,18 +106,21 @@ def test_the_protocol_stands_on_every_figure(make, conflicted):
 
 
 def test_names_are_text_whatever_they_say(make, conflicted):
-    method = {**FAIRGRAD, "name": EVIL}
+    method = {**FAIRGRAD, "name": EVIL, "solver": EVIL, EVIL: EVIL}
     env = {"name": EVIL, "horizon": EVIL}
-    manifest = {"device": EVIL, "git": {"commit": EVIL}, "versions": {EVIL: EVIL}, "protocol": {"goals": EVIL}}
+    manifest = {"device": EVIL, "started": EVIL, "git": {"commit": EVIL, "dirty": EVIL}, "versions": {EVIL: EVIL}}
+    manifest["protocol"] = {"goals": EVIL, EVIL: EVIL}
+    others = {"agent": {"name": EVIL, EVIL: EVIL}, "convention": {"name": EVIL}, "loss_alpha": EVIL}
     paths = [
-        conflicted("a", tasks=[EVIL, "push-v3"], method=method, env=env, manifest=manifest),
-        make("b", tasks=[EVIL, "push-v3"], env=env, manifest=manifest),
+        conflicted("<img src=x onerror=alert(3)>", tasks=[EVIL, "push-v3"], method=method, env=env, manifest=manifest),
+        make("b", tasks=[EVIL, "push-v3"], env=env, manifest=manifest, **others),
     ]
     (paths[0] / "<img onerror=alert(2)>.mp4").write_bytes(b"film")
     found = Page(as_html(blocks_of_runs(*paths)))
     assert "script" not in found.tags and "img" not in found.tags
     assert not [name for _, name, _ in found.attributes if name.startswith("on")]
     assert found.words.count(EVIL) > 10 and "<img onerror=alert(2)>" in found.words
+    assert "<img src=x onerror=alert(3)>" in found.words
     assert "49" not in re.findall(r"&\s(\d+)\s", found.words)
 
 
