@@ -188,15 +188,17 @@ class Trainer:
     # ---- evaluation ----
 
     def evaluate(self) -> bool:
-        """Begin the evaluation that is due, if any, and wait for what cannot go on beside training; whether it was due.
+        """Begin the evaluation that is due, if any, and wait for what cannot go on beside training.
 
-        A stop that is asked for meanwhile ends the waiting.
+        A stop that is asked for meanwhile ends the waiting. Returns whether there is something to be kept in a
+        checkpoint: an evaluation was begun, or waited for.
         """
         due = self.evaluating.due(self.env_steps)
         if due:
             self.check_faults()
             self.evaluating.begin(self.env_steps)
         if self.env_steps >= self.config.steps or not self.evaluating.background:
+            due |= self.evaluating.running is not None  # the one that the checkpoint before was to repeat
             self.evaluating.finish()
         return due
 
