@@ -106,6 +106,8 @@ class Index:
         Raises:
             CheckpointError: it does not.
         """
+        if name not in self.beside:
+            raise CheckpointError(f"{run / name} was missing when the checkpoint was made")
         try:
             same = content_of(run / name, self.beside[name].bytes) == self.beside[name]
         except OSError as error:

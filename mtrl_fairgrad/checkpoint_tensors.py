@@ -67,7 +67,10 @@ def read(
             _check_fit(folder, index, paths, like)
         # Not load_file, which maps the file: a file truncated later would kill this process.
         tensors = {group: load(path.read_bytes()) for group, path in paths.items()}
-        return tensors, json.loads(state.read_bytes())
+        found = json.loads(state.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("state.json")
+        return tensors, found
     except RunFolderError:
         raise
     except (OSError, ValueError, RecursionError, SafetensorError) as error:

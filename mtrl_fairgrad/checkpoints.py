@@ -53,6 +53,8 @@ class Checkpoint:
     env_steps: int
     groups: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
+    beside: dict[str, int]
+    """Bytes that the store's `history` and `others` had then."""
 
 
 class CheckpointStore:
@@ -196,7 +198,7 @@ class CheckpointStore:
     def _resume(self, path: Path, like: Groups, ring: Ring | None) -> Checkpoint:
         index = Index.read(path)
         found = _read(path, index, like=like)
-        if self._history in index.beside:
+        if self._history is not None:
             index.check_beside(self.run, self._history)
         if ring is not None:
             if index.ring is None or not index.ring.fit(ring):
@@ -241,7 +243,8 @@ def _order(checkpoint: Path) -> tuple[int, int]:
 
 
 def _read(path: Path, index: Index, groups: Collection[str] | None = None, like: Groups | None = None) -> Checkpoint:
-    return Checkpoint(steps_of(path), *read(path, index, groups, like))
+    sizes = {name: content.bytes for name, content in index.beside.items()}
+    return Checkpoint(steps_of(path), *read(path, index, groups, like), sizes)
 
 
 def _discard(checkpoints: Iterable[Path]) -> None:

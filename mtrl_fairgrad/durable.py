@@ -78,6 +78,12 @@ def append(path: Path, end: int, data: bytes) -> None:
             raise
 
 
+def cut(path: Path, end: int) -> None:
+    """Have the file, durably, be its first `end` bytes; a shorter one stays as it is."""
+    if path.stat().st_size > end:
+        append(path, end, b"")
+
+
 def content_of(path: Path, first: int | None = None, cached: bool = True) -> Content:
     """What a file holds, or its `first` bytes; from the disk rather than the system's memory if not `cached`."""
     digest, size = hashlib.sha256(), 0

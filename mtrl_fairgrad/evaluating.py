@@ -18,7 +18,7 @@ from envs import Playing, TaskVectorEnv, WorkerLost, all_goals, evaluation_goals
 from mtrl_fairgrad.config import Config
 from mtrl_fairgrad.learning import Groups, Learner
 from mtrl_fairgrad.replacing import Replacements
-from mtrl_fairgrad.runs import Checkpoint, Evaluation, RunFolder, RunFolderError
+from mtrl_fairgrad.runs import Checkpoint, Evaluation, RunFolder
 from mtrl_fairgrad.tracking import Tracker
 
 PATIENCE = 0.001
@@ -144,17 +144,9 @@ class Evaluating:
             for s, seed in enumerate(self._config.seeds)
             for k, task in enumerate(self._tasks)
         ]
-        try:
-            # The rows come last: while they are not there, a resumed run measures again and shows it again.
-            self._tracker.evaluation(success, returns, env_steps)
-            self._tracker.flush()
-            self._folder.append_evaluation(rows)
-        except OSError as error:
-            path = self._folder.path
-            raise RunFolderError(
-                f"the evaluation could not be written to {path} ({error.strerror or error}): make room, then continue "
-                f"with resume={path}."
-            ) from error
+        self._tracker.evaluation(success, returns, env_steps)
+        self._tracker.flush()
+        self._folder.append_evaluation(rows)
         self.running = None
         self._tracker.show(evaluating="")
         self._tracker.say(
@@ -172,21 +164,20 @@ class Evaluating:
         return {"evaluation": self.running.policy}, self.running.env_steps
 
     def go_back_to(self, saved: Checkpoint | None) -> None:
-        """Keep the rows that belong to a checkpoint, none without, and repeat the evaluation that ran when it was made.
+        """Repeat the evaluation that ran when a checkpoint was made, if any; the folder was rewound to it.
 
-        That one's rows stay if it landed later: it began before. A killed process may have left some of them only.
+        Raises:
+            ValueError: that evaluation is none of this run.
         """
         env_steps = None if saved is None else saved.state.get("evaluation")
         if saved is None or env_steps is None:
-            self._folder.rewind(-1 if saved is None else saved.env_steps)
             return
-        landed = [row for row in self._folder.evaluations() if row.env_steps == env_steps]
-        complete = len(landed) == len(self._config.seeds) * len(self._tasks)
-        self._folder.rewind(saved.env_steps if complete else env_steps - 1)
-        if not complete:
-            device = self._learner.agent.device
-            policy = {name: value.to(device) for name, value in saved.groups["evaluation"].items()}
-            self.running = Running(env_steps, policy, self.waited)
+        policy, like = saved.groups.get("evaluation", {}), self._learner.agent.policy()
+        shapes = ({name: (value.shape, value.dtype) for name, value in each.items()} for each in (policy, like))
+        if env_steps not in range(saved.env_steps + 1) or next(shapes) != next(shapes):
+            raise ValueError(f"the evaluation in the checkpoint of {self._folder.path} does not fit this run.")
+        device = self._learner.agent.device
+        self.running = Running(env_steps, {name: value.to(device) for name, value in policy.items()}, self.waited)
 
     def sum_up(self) -> None:
         """Say what evaluations cost, and which one is left to a resumed run."""

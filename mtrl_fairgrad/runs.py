@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mtrl_fairgrad.checkpoints import Checkpoint, CheckpointError, CheckpointStore
-from mtrl_fairgrad.durable import RunFolderError, append, call, remove, sweep, write_atomic
+from mtrl_fairgrad.durable import RunFolderError, append, call, cut, remove, sweep, write_atomic
 from mtrl_fairgrad.plain import read_mapping
 from mtrl_fairgrad.provenance import config_sha256
 from mtrl_fairgrad.segments import Ring
@@ -54,6 +54,8 @@ __all__ = [
 
 PARTS = ("config.yaml", "manifest.json", "evaluations.csv", "checkpoints")
 COLUMNS = ("env_steps", "seed", "task", "episodes", "success", "return")
+_HEADER = csv_text([COLUMNS]).encode()
+_CURVES = "events.out.tfevents.*"
 _log = logging.getLogger(__name__)
 
 
@@ -77,7 +79,7 @@ class RunFolder:
     def __init__(self, path: Path, config: dict[str, Any], manifest: dict[str, Any]) -> None:
         self.path, self.config, self.manifest = path, config, manifest
         self._rows = path / "evaluations.csv"
-        others = ("manifest.json", "events.out.tfevents.*")
+        others = ("manifest.json", _CURVES)
         self.store = CheckpointStore(path, self._rows.name, others, f"continue with resume={path}")
 
     @classmethod
@@ -93,7 +95,7 @@ class RunFolder:
         try:
             call(os.makedirs, run.store.path)  # also the claim: of two processes, one fails here
             try:
-                write_atomic(run._rows, csv_text([COLUMNS]).encode())
+                write_atomic(run._rows, _HEADER)
                 write_atomic(run.path / "manifest.json", json.dumps(run.manifest, indent=2).encode() + b"\n")
                 # Last, because a folder with a config.yaml counts as a run.
                 write_atomic(run.path / "config.yaml", yaml.safe_dump(run.config, sort_keys=False).encode())
@@ -191,12 +193,18 @@ class RunFolder:
             raise RunFolderError(f"{self._rows} does not begin with {','.join(COLUMNS)}: restore it from a copy.")
         return [_evaluation(line, f"line {n} of {self._rows}") for n, line in enumerate(lines, start=2)]
 
-    def rewind(self, env_steps: int) -> int:
-        """Drop, atomically, all rows after `env_steps`, to be measured again; returns how many."""
-        rows = self.evaluations()
-        kept = [row for row in rows if row.env_steps <= env_steps]
-        write_atomic(self._rows, csv_text([COLUMNS, *(astuple(row) for row in kept)]).encode())
-        return len(rows) - len(kept)
+    def rewind(self, saved: Checkpoint | None) -> None:
+        """Have evaluations and curves be what they were when a checkpoint was made, or as yet empty; under `lock`.
+
+        A run that goes on from there makes the rest again; interrupted, this may be done again.
+        """
+        known = {self._rows.name: len(_HEADER)} if saved is None else saved.beside
+        cut(self._rows, known[self._rows.name])
+        for path in self.path.glob(_CURVES):
+            if path.name in known:
+                cut(path, known[path.name])
+            else:
+                remove(path)
 
     def _whole_lines(self) -> bytes:
         try:

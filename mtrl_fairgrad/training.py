@@ -56,10 +56,12 @@ class Trainer:
             saved = self._load() if folder.has_checkpoint() else None
             environments = saved and saved.state.get("environments")
             self.observations = self.envs.set_state(environments) if environments else self.envs.reset()[0]
+            folder.rewind(saved)
             self._build_tracker(resumed=saved is not None)
             self.watching = Watching(config, self.tasks, self.learner, folder, self.tracker.say)
             self.replacements = Replacements(config.env.worker_restarts, self.tracker, lambda: self.env_steps)
             if saved is not None:
+                self.watching.save()
                 self.replacements.go_back_to(saved.state.get("replaced", {}))
             self.evaluating = Evaluating(
                 *(config, self.tasks, self.eval_envs, self.learner, folder, self.tracker, self.replacements),
@@ -215,15 +217,17 @@ class Trainer:
     # ---- evaluation ----
 
     def evaluate(self) -> bool:
-        """Begin the evaluation that is due, if any, and wait for what cannot go on beside training; whether it was due.
+        """Begin the evaluation that is due, if any, and wait for what cannot go on beside training.
 
-        A stop that is asked for meanwhile ends the waiting.
+        A stop that is asked for meanwhile ends the waiting. Returns whether there is something to be kept in a
+        checkpoint: an evaluation was begun, or waited for.
         """
         due = self.evaluating.due(self.env_steps)
         if due:
             self.check_faults()
             self.evaluating.begin(self.env_steps)
         if self.env_steps >= self.config.steps or not self.evaluating.background:
+            due |= self.evaluating.running is not None  # the one that the checkpoint before was to repeat
             self.evaluating.finish()
         return due
 

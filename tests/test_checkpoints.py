@@ -267,14 +267,14 @@ def test_killed_at_any_moment_the_folder_resumes_without_gap_or_double_row(folde
         writer.join()
         again = RunFolder.open(folder.path)
         with again.lock():
-            if again.has_checkpoint():
-                found = again.load_checkpoint()
+            found = again.load_checkpoint() if again.has_checkpoint() else None
+            if found is not None:
                 assert found.state == {"at": found.env_steps} and same(found.groups["agent"], GROUPS["agent"])
                 assert found.env_steps >= reached
                 reached = found.env_steps
             for path in again.checkpoints():  # nothing half-written or half-removed passes for one
                 assert again.load_checkpoint(int(path.name)).env_steps == int(path.name)
-            again.rewind(reached)
+            again.rewind(found)
         steps = [row.env_steps for row in again.evaluations()]
         assert steps == [step for step in range(1, reached + 1) for _ in range(2)]
     assert reached > 15

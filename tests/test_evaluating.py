@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from contextlib import contextmanager
 from multiprocessing import active_children
 
 import pytest
@@ -13,6 +14,7 @@ from mtrl_fairgrad import train
 from mtrl_fairgrad.evaluating import Evaluating
 from mtrl_fairgrad.runs import RunFolder
 from mtrl_fairgrad.training import Trainer
+from tests.run_folders import Fault
 from tests.test_protocols import WALKS
 from tests.tiny_runs import assert_same_checkpoint, rows, scalars
 
@@ -61,7 +63,24 @@ class Beside:
 
 
 @pytest.fixture
-def beside(monkeypatch):
+def beside():
+    with made_beside() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
+    """A run that was stopped at 32 while the policy of 20 was evaluated."""
+    folder = tmp_path_factory.mktemp("runs") / "left"
+    with made_beside() as made:
+        made.answers, made.happens[31] = never, stop
+        assert train.main([*RUN, f"run_dir={folder}"]) == 128 + signal.SIGTERM
+    assert state_of(folder, 32)["evaluation"] == 20 and len(rows(folder)) == 2
+    return folder
+
+
+@contextmanager
+def made_beside():
     made, step, step_wait = Beside(), Trainer.step, TaskVectorEnv.step_wait
 
     def watched_step(trainer):
@@ -74,11 +93,15 @@ def beside(monkeypatch):
         made.taken += envs.role == "eval" and made.env_steps is not None
         return step_wait(envs)
 
-    monkeypatch.setattr(Trainer, "step", watched_step)
-    monkeypatch.setattr(TaskVectorEnv, "step_wait", watched_wait)
-    monkeypatch.setattr(TaskVectorEnv, "ready", lambda envs, _=0: envs.role == "train" or made.answers(made.env_steps))
-    monkeypatch.setattr(Evaluating, "background", True)
-    return made
+    def ready(envs, _=0):
+        return envs.role == "train" or made.answers(made.env_steps)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Trainer, "step", watched_step)
+        patched.setattr(TaskVectorEnv, "step_wait", watched_wait)
+        patched.setattr(TaskVectorEnv, "ready", ready)
+        patched.setattr(Evaluating, "background", True)
+        yield made
 
 
 def never(env_steps):
@@ -88,8 +111,8 @@ def never(env_steps):
 def assert_same_run(folder, other):
     assert (folder / "evaluations.csv").read_bytes() == (other / "evaluations.csv").read_bytes()
     assert_same_checkpoint(folder, other)
-    shown = dict(scalars(folder)["success_mean/mean"])
-    assert [str(env_steps) for env_steps in shown] == DUE and shown == dict(scalars(other)["success_mean/mean"])
+    shown = scalars(folder)["success_mean/mean"]
+    assert [str(env_steps) for env_steps, _ in shown] == DUE and shown == scalars(other)["success_mean/mean"]
 
 
 # ---- the same numbers ----
@@ -177,17 +200,64 @@ def state_of(folder, env_steps):
 
 def test_a_checkpoint_of_before_is_continued(waiting, tmp_path, monkeypatch):
     """Of a version that had nothing to say of evaluations."""
-    folder, load = tmp_path / "r", RunFolder.load_checkpoint
+    folder, resume, read = tmp_path / "r", RunFolder.resume_checkpoint, []
 
     def without(*arguments):
-        found = load(*arguments)
-        assert found.state.pop("evaluation") is None
+        found = resume(*arguments)
+        read.append(found.state.pop("evaluation"))
         return found
 
     shutil.copytree(waiting, folder)
-    monkeypatch.setattr(RunFolder, "load_checkpoint", without)
-    assert train.main([f"resume={folder}", "steps=70"]) == 0
+    monkeypatch.setattr(RunFolder, "resume_checkpoint", without)
+    assert train.main([f"resume={folder}", "steps=70"]) == 0 and read == [None]
     assert rows(folder)[:-2] == rows(waiting) and {row["env_steps"] for row in rows(folder)[-2:]} == {"70"}
+
+
+def test_a_damaged_checkpoint_gives_way_to_one_whose_evaluation_ran(waiting, beside, tmp_path):
+    folder, beside.answers = tmp_path / "r", never
+    assert train.main([*RUN, f"run_dir={folder}"]) == 0
+    assert state_of(folder, 40)["evaluation"] == 40
+    (folder / "checkpoints" / "000000000060" / "agent.safetensors").write_bytes(b"")
+    assert train.main([f"resume={folder}"]) == 0
+    assert_same_run(folder, waiting)
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda found: found.groups.pop("evaluation"),
+        lambda found: found.groups["evaluation"].popitem(),
+        lambda found: found.groups["evaluation"].update(
+            {name: v[..., :1] for name, v in found.groups["evaluation"].items()}
+        ),
+        lambda found: found.state.update(evaluation="20"),
+        lambda found: found.state.update(evaluation=40),
+    ],
+)
+def test_an_evaluation_of_something_else_is_refused(forge, left, tmp_path, monkeypatch, capsys):
+    resume = RunFolder.resume_checkpoint
+
+    def forged(*arguments):
+        found = resume(*arguments)
+        forge(found)
+        return found
+
+    monkeypatch.setattr(RunFolder, "resume_checkpoint", forged)
+    folder = shutil.copytree(left, tmp_path / "r")
+    assert train.main([f"resume={folder}"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the evaluation in the checkpoint of") and line.endswith("does not fit this run.")
+
+
+def test_a_full_disk_says_what_is_safe(left, waiting, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(left, tmp_path / "r")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", Fault(os.fsync, 1))  # of the curves
+        assert train.main([f"resume={folder}"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "evaluations.csv could not be written (No space left" in line and "env_steps=32 is safe: make room" in line
+    assert train.main([f"resume={folder}"]) == 0
+    assert_same_run(folder, waiting)
 
 
 # ---- stopped ----

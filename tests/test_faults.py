@@ -97,7 +97,7 @@ def check(path, completed, begun):
         assert torch.equal(found.groups["agent"]["w"], groups(found.env_steps)["agent"]["w"])
         expected = filled(4 * (STEPS.index(found.env_steps) + 1))
         assert ring.added == expected.added and torch.equal(ring.rows[: ring.added], expected.rows[: ring.added])
-        folder.rewind(found.env_steps)
+        folder.rewind(found)
         assert [row.env_steps for row in folder.evaluations()[::2]] == list(STEPS[: STEPS.index(found.env_steps) + 1])
         for path in folder.checkpoints():  # nothing half-written or half-removed passes for one
             assert folder.load_checkpoint(steps_of(path)).state == {"at": steps_of(path)}
@@ -171,7 +171,9 @@ def test_the_same_process_can_try_again(fault, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "fsync", lambda handle: None)
         for env_steps in STEPS[completed:]:
             ring.added = min(ring.added, 4 * STEPS.index(env_steps))
-            folder.rewind(env_steps - 1)
+            before = [row for row in folder.evaluations() if row.env_steps < env_steps]
+            folder.rewind(None)
+            folder.append_evaluation(before)
             save(folder, ring, env_steps)
         _, again, reached = check(folder.path, 3, 3)
         assert reached == 1500 and again.added == 12

@@ -9,7 +9,7 @@ import pytest
 from mtrl_fairgrad.durable import remove
 from mtrl_fairgrad.provenance import config_sha256
 from mtrl_fairgrad.runs import RunFolder, RunFolderError
-from tests.run_folders import CONFIG, Fault, fork, one_sentence, rows
+from tests.run_folders import CONFIG, GROUPS, Fault, fork, one_sentence, rows
 
 
 @pytest.fixture
@@ -174,24 +174,51 @@ def test_rows_appended_on_a_full_disk_are_all_or_none(folder, monkeypatch):
     assert (folder.path / "evaluations.csv").read_bytes() == before
 
 
-def test_rewind_drops_what_comes_later_and_a_torn_line(folder):
-    for env_steps in (0, 500, 1000):
-        folder.append_evaluation(rows(env_steps))
-    with (folder.path / "evaluations.csv").open("a") as file:
-        file.write("1500,0,rea")
-    assert folder.rewind(500) == 2
-    assert folder.evaluations() == rows(0) + rows(500)
-    assert folder.rewind(500) == 0
+def curves(folder):
+    return {path.name: path.read_text() for path in folder.path.glob("events*")}
+
+
+def test_rewind_drops_what_came_after_a_checkpoint_and_a_torn_line(folder):
+    old, new = (folder.path / f"events.out.tfevents.{n}" for n in (1, 2))
+    other = folder.path / "notes.txt"
+    for file in (old, other):
+        file.write_text("known")
+    folder.append_evaluation(rows(0) + rows(500))
+    folder.save_checkpoint(500, GROUPS, {})
+    for file in (old, new, other, folder.path / "evaluations.csv"):
+        with file.open("a") as opened:
+            opened.write("1500,0,rea")
+    for _ in range(2):
+        folder.rewind(folder.load_checkpoint())
+        assert folder.evaluations() == rows(0) + rows(500) and curves(folder) == {old.name: "known"}
     folder.append_evaluation(rows(1000))
     assert [row.env_steps for row in folder.evaluations()] == [0, 0, 500, 500, 1000, 1000]
+    folder.rewind(None)
+    assert folder.evaluations() == [] and curves(folder) == {} and other.read_text() == "known1500,0,rea"
+    folder.append_evaluation(rows(0))
+    assert folder.evaluations() == rows(0)
 
 
-def test_a_rewind_that_fails_changes_nothing(folder, monkeypatch):
-    folder.append_evaluation(rows(0) + rows(500))
-    monkeypatch.setattr(os, "replace", Fault(os.replace, 0))
+def test_a_rewind_makes_nothing_longer(folder):
+    """A curve that someone has shortened meanwhile does not end with zeros."""
+    file = folder.path / "events.out.tfevents.1"
+    file.write_text("known")
+    folder.save_checkpoint(500, GROUPS, {})
+    file.write_text("kn")
+    folder.rewind(folder.load_checkpoint())
+    assert file.read_text() == "kn"
+
+
+def test_a_rewind_that_fails_can_be_done_again(folder, monkeypatch):
+    folder.append_evaluation(rows(0))
+    folder.save_checkpoint(0, GROUPS, {})
+    folder.append_evaluation(rows(500))
+    monkeypatch.setattr(os, "fsync", Fault(os.fsync, 0))
     with pytest.raises(OSError):
-        folder.rewind(0)
-    assert folder.evaluations() == rows(0) + rows(500)
+        folder.rewind(folder.load_checkpoint())
+    monkeypatch.undo()
+    folder.rewind(folder.load_checkpoint())
+    assert folder.evaluations() == rows(0)
 
 
 # ---- lock ----

@@ -153,8 +153,9 @@ def test_any_course_of_saving_damage_and_going_on_agrees_with_a_list(tmp_path, m
                 file.write_bytes(data)
             folder, ring = RunFolder.open(folder.path), Rows(capacity, 2)
             folder.store.small = small
-            assert folder.resume_checkpoint(GROUPS, ring).state == {"at": ring.added}
-            folder.rewind(ring.added)
+            found = folder.resume_checkpoint(GROUPS, ring)
+            assert found.state == {"at": ring.added}
+            folder.rewind(found)
             model = list(saved[max(sound)])
             saved = {name: saved[name] for name in sound}
         assert ring.added == len(model) and held(ring) == the_last(model, capacity)

@@ -118,7 +118,7 @@ def rewritten(change):
     def apply(run):
         folder = RunFolder.open(run)
         rows = change(folder.evaluations())
-        folder.rewind(-1)
+        folder.rewind(None)
         folder.append_evaluation(rows)
 
     return apply
