@@ -139,6 +139,7 @@ EXPECTED = {
     ("update", "GFLOP/s"): ["matrix products of floor", "matrix products of floor_flat", "matrix product, 64 × 64"],
     ("update", "%"): [
         *(f"solves' share of {way}" for way in ("fairgrad_newton", "fairgrad_sgd")),
+        "guard's share of fairgrad_newton",
         *(f"fairgrad_newton: {group}" for group in (*profiling.GROUPS, profiling.OTHERS, profiling.OUTSIDE)),
     ],
     ("tasks", "ms"): [f"{way}, K={k}" for way in ("fairgrad_newton", "plain_ls") for k in (2, 10, 50)],

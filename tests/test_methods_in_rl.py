@@ -30,7 +30,7 @@ MT10 = [
 class Unused:
     """Stands in for the simulators of evaluation, which these runs have no use for."""
 
-    def close(self):
+    def close(self, grace):
         pass
 
 
@@ -59,7 +59,7 @@ def trainer(simulators, tmp_path, monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(training, "make_envs", make_envs)
-    monkeypatch.setattr(simulators, "close", lambda: None)
+    monkeypatch.setattr(simulators, "close", lambda grace: None)
     yield make_trainer
     for one in made:
         one.close()

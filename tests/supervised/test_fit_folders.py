@@ -76,7 +76,7 @@ WRONG = {
         lambda folder: spoil(folder, "outcome.json", '{"metrics": {}, "validation": {}, "seconds_per_epoch": 1}'),
         "outcome.json lacks miou: delete",
     ),
-    "no question": (lambda folder: spoil(folder, "fit.json", "[]"), "fit.json lacks benchmark"),
+    "no question": (lambda folder: spoil(folder, "fit.json", "[]"), "it is no mapping of plain values"),
     "another program's": (
         lambda folder: spoil(
             folder, "fit.json", json.dumps(question("cityscapes", "ls", 0) | {"benchmark": {"name": "mnist"}})
