@@ -67,6 +67,8 @@ class Config:
     """auto, cpu, cuda or cuda:N."""
     threads: int | None = None
     """Learner threads on CPU; null: PyTorch's choice."""
+    deterministic: bool = False
+    """On a GPU, use only kernels that repeat themselves bit for bit, so that resuming does; a CPU's always do."""
     compile: bool = False
     """Hand the task gradients to torch.compile, which takes a C++ compiler, or on a GPU Triton, and some seconds."""
     cuda_graph: bool = False

@@ -36,7 +36,7 @@ from mtrl_fairgrad.runs import Evaluation, RunFolder, RunFolderError
 from mtrl_fairgrad.telemetry import Telemetry, read_telemetry
 
 NOT_COMPARED = frozenset(
-    {"seeds", "run_dir", "resume", "device", "threads", "compile", "cuda_graph", "updates_per_launch"}
+    {"seeds", "run_dir", "resume", "device", "threads", "deterministic", "compile", "cuda_graph", "updates_per_launch"}
     | {"env.fast", "env.workers", "env.worker_timeout", "env.worker_restarts", "eval.workers", "eval.background"}
     | {"log_every", "grace_seconds", "progress", "preset", "alpha"}
 )

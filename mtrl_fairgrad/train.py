@@ -5,6 +5,7 @@ Continue a run with `resume=FOLDER`, do many with `--multirun`, list everything 
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -94,6 +95,9 @@ def begin(config: Config, overrides: list[str], device: str, settled: bool) -> i
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by PyTorch, before CUDA starts
+    torch.use_deterministic_algorithms(config.deterministic)
     folder = open_folder(config, overrides, device)
     if settled and finished(folder, config.steps):
         print(f"nothing is left to do: the run in {folder.path} is finished at env_steps {config.steps}")

@@ -395,3 +395,15 @@ def test_evaluate_repeats_the_runs_last_evaluation(finished, capsys):
 def test_evaluate_refuses_what_cannot_be(finished, arguments, said, capsys):
     assert evaluate.main([str(finished), *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_deterministic_kernels_are_asked_for_and_train_the_same(tmp_path):
+    short = [*TINY, *ONE, "steps=40", "eval.every=40"]
+    assert train.main([*short, f"run_dir={tmp_path / 'any'}"]) == 0
+    assert not torch.are_deterministic_algorithms_enabled()
+    try:
+        assert train.main([*short, "deterministic=true", f"run_dir={tmp_path / 'same'}"]) == 0
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_same_checkpoint(tmp_path / "any", tmp_path / "same")
