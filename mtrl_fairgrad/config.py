@@ -157,6 +157,8 @@ def typed(defaults: Schema, composed: DictConfig) -> Schema:
     """
     try:
         return cast(Schema, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(defaults), composed)))
+    except OverflowError:
+        raise ConfigError("a number of the configuration is too large to be read: give one below 1e300.") from None
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0].rstrip(".")
         where = error.full_key or "the configuration"

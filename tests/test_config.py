@@ -129,6 +129,7 @@ def test_a_preset_changes_defaults_and_the_command_line_wins():
         (["method=ls", "alpha=2"], "alpha=2 was given but method=ls has no alpha"),
         (["alpha=-1"], "alpha=-1"),
         (["alpha=nan"], "alpha=nan"),
+        ([f"grace_seconds={10**400}"], "too large to be read"),
         (["alpha=two"], "alpha: "),
         (["loss_alpha=1"], "loss_alpha=1.0 is not allowed: give a finite number below 1"),
         (["loss_alpha=nan"], "loss_alpha=nan"),
