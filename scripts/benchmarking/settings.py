@@ -63,8 +63,3 @@ TINY = Size(tasks=3, batch=4, width=8, observation=6, action=2)
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def plural(number: int, word: str) -> str:
-    """`1 thread`, `2 threads`."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from envs import MT10, MT50, MetaworldSuite, TaskVectorEnv
+from mtrl_fairgrad.tables import counted
 
-from .settings import Row, Settings, cores, plural
+from .settings import Row, Settings, cores
 from .timing import Times, interleaved, ratio
 
 SECTION = "simulators"
@@ -144,7 +145,7 @@ def _workers(tasks: Sequence[str], environments: int, steps: int, rounds: int) -
     label = partial("{} environments, {}".format, environments)
     for count in counts:
         rate = steps * environments / float(np.median(times[str(count)]))
-        yield Row(SECTION, label(plural(count, "worker")), rate, "transitions/s")
+        yield Row(SECTION, label(counted(count, "worker")), rate, "transitions/s")
     for count in counts[1:]:
         gain = ratio(times["1"], times[str(count)])
-        yield Row(SECTION, f"{label(plural(count, 'worker'))} / 1 worker", gain, "×")
+        yield Row(SECTION, f"{label(counted(count, 'worker'))} / 1 worker", gain, "×")

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from .settings import Settings, plural
+from mtrl_fairgrad.tables import counted
+
+from .settings import Settings
 
 Times = dict[str, list[float]]
 """Seconds of each round, by name."""
@@ -53,7 +55,7 @@ def thread_counts(settings: Settings) -> Iterator[tuple[str, Clock]]:
         for threads in settings.threads():
             torch.set_num_threads(threads)
             if settings.device.type == "cpu":
-                yield f", {plural(threads, 'thread')}", time.process_time if threads == 1 else time.perf_counter
+                yield f", {counted(threads, 'thread')}", time.process_time if threads == 1 else time.perf_counter
             else:
                 yield "", time.perf_counter
     finally:

@@ -25,11 +25,12 @@ from agents import SAC
 from mtrl_fairgrad.config import AgentConfig, Config
 from mtrl_fairgrad.learning import Learner
 from mtrl_fairgrad.recording import CALLS_BEFORE
+from mtrl_fairgrad.tables import counted
 from mtrl_fairgrad.weighting import options, solvers
 
 from . import floor, profiling
 from .plain import REPLAY, PlainSAC, Source, autograd_loop, mean_of_losses, torchjd_fairgrad
-from .settings import TINY, Row, Settings, Size, plural
+from .settings import TINY, Row, Settings, Size
 from .timing import Clock, Times, interleaved, milliseconds, ratio, thread_counts
 
 SECTION = "update"
@@ -145,7 +146,7 @@ def _solves(settings: Settings, times: Times, clock: Clock) -> Iterator[Row]:
         "sgd": lambda gramian: solvers.sgd(gramian, 2.0),
     }
     work = {
-        f"solve {form}, {plural(seeds, 'seed')}": (lambda solve=solve, given=gramians[:seeds]: solve(given))
+        f"solve {form}, {counted(seeds, 'seed')}": (lambda solve=solve, given=gramians[:seeds]: solve(given))
         for form, solve in forms.items()
         for seeds in (1, 10)
     }
