@@ -30,7 +30,7 @@ from mtrl_fairgrad.reporting.blocks import Block, make_blocks
 from mtrl_fairgrad.reporting.formats import as_csv, as_latex, as_markdown, as_text, blocks_as_text
 from mtrl_fairgrad.runs import RunFolder, write_atomic
 
-__all__ = ["as_csv", "as_text", "main", "report"]
+__all__ = ["as_csv", "as_text", "main", "png", "report"]
 
 
 def report(
@@ -67,7 +67,7 @@ def report(
     groups = pool([RunFolder.open(path) for path in given])
     blocks = make_blocks(groups)
     print(blocks_as_text(blocks))
-    contents = {folder / "report.csv": as_csv(groups).encode(), folder / "report.png": _png(groups)}
+    contents = {folder / "report.csv": as_csv(groups).encode(), folder / "report.png": png(groups)}
     if html is not None:
         from mtrl_fairgrad.reporting.page import as_html
 
@@ -101,7 +101,8 @@ def _supervised(paths: Sequence[Path]) -> bool:
     return True in kinds
 
 
-def _png(groups: Sequence[Group]) -> bytes:
+def png(groups: Sequence[Group]) -> bytes:
+    """Their learning curves, as in report.png."""
     image = io.BytesIO()
     draw(groups).savefig(image, format="png")
     return image.getvalue()

@@ -5,6 +5,7 @@ Reads the records itself: tensorboard's own accumulator takes four times as long
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,8 @@ WANTED = re.compile(
     rf"{SPEED}|{REPLACED}|\w+/(cosine/(mean|share_negative)|min_progress|residual|weights/.+|task_gradient_norm/.+)"
 )
 """Tags that a report uses; half of a file is something else."""
+PUBLISHED = re.compile(rf"{WANTED.pattern}|temperature/.+|critic/value/.+")
+"""And what explains how a training went."""
 NEGATIVE_PROGRESS = -1e-4
 """Of the largest squared gradient norm: above it, `g_iᵀd` counts as zero. Methods such as UPGrad and MGDA hold tasks at
 exactly zero progress, where only rounding decides the sign."""
@@ -121,6 +124,34 @@ def course(parts: Iterable[tuple[Series, float]], points: int = 60) -> Series:
     mass = np.bincount(place, weights, len(distinct))
     sums = np.bincount(place, weights * values, len(distinct))
     return Series(distinct[mass > 0], sums[mass > 0] / mass[mass > 0])
+
+
+def thinned(path: Path, points: int) -> bytes:
+    """The content of an event file with only what a report uses, temperatures and values, at about `points` steps.
+
+    Times are kept, those of the first and the last entry too, so that `Telemetry.wall_seconds` stays what it was.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    events = list(_events(path))
+    steps = sorted({event.step for event in events if event.summary.value})
+    kept = {steps[round(place)] for place in np.linspace(0, len(steps) - 1, min(points, len(steps)))} if steps else {}
+    content = io.BytesIO()
+    records = RecordWriter(content)
+    for event in events:
+        if event.summary.value:
+            values = [value for value in event.summary.value if PUBLISHED.fullmatch(value.tag)]
+            if event.step not in kept or not values:
+                continue
+            del event.summary.value[:]
+            event.summary.value.extend(values)
+        records.write(event.SerializeToString())
+    if events:
+        records.write(
+            Event(wall_time=max(event.wall_time for event in events), step=events[-1].step).SerializeToString()
+        )
+    return content.getvalue()
 
 
 def _forget(entries: Iterable[dict[int, float]], step: int) -> None:

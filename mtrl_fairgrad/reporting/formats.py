@@ -63,11 +63,15 @@ def as_markdown(blocks: Sequence[Block]) -> str:
     for block in blocks:
         lines += [f"## {_markdown(block.name)}", "", _markdown(block.protocol), ""]
         for table in tables_of(block):
-            lines += [f"### {_markdown(table.title)}", "", _markdown_row(table.head)]
-            lines.append(_markdown_row(["---", *["---" if table.words else "---:"] * (len(table.head) - 1)], False))
-            lines += [_markdown_row(row) for row in table.rows]
-            lines += ["", *(f"{_markdown(note)}  " for note in table.notes), ""]
+            lines += [f"### {_markdown(table.title)}", "", *markdown_table(table), ""]
+            lines += [*(f"{_markdown(note)}  " for note in table.notes), ""]
     return "\n".join(lines)
+
+
+def markdown_table(table: Table) -> list[str]:
+    """The lines of a table in GitHub's Markdown, without its title and notes."""
+    rule = _markdown_row(["---", *["---" if table.words else "---:"] * (len(table.head) - 1)], escape=False)
+    return [_markdown_row(table.head), rule, *(_markdown_row(row) for row in table.rows)]
 
 
 def _markdown_row(cells: Sequence[str], escape: bool = True) -> str:

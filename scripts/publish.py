@@ -1,0 +1,213 @@
+"""Publish finished runs: what they measured, their curves and their policies, small enough for a repository.
+
+    python scripts/publish.py SET... [--out mtrl_fairgrad/results/mt10] [--readme README.md] [--no-policies]
+
+A SET is a folder of run folders, such as runs/mt10 with runs/mt10/ls. Written are
+
+    OUT/SET/RUN/            the run folder without checkpoints, its curves thinned; `report` takes it as it is
+    OUT/SET/RUN/policies/   each seed's policy, as `evaluate --export` makes it
+    OUT/SET.csv             every evaluation, with the run's protocol, versions, commit, machine and wall-clock time
+    OUT/SET.png             learning curves
+
+and in the README, between `<!-- SET -->` and `<!-- end of SET -->`, curves and table. A run is published only if
+`verify` trusts it, and a policy only if, played again from its file on each task's 50 goals, it repeats the success
+rates of the last evaluation exactly. Given OUT/SET itself, everything after the run folders is made anew from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from mtrl_fairgrad import evaluate  # noqa: E402
+from mtrl_fairgrad.cli import fail  # noqa: E402
+from mtrl_fairgrad.durable import write_atomic  # noqa: E402
+from mtrl_fairgrad.pooling import Group, pool  # noqa: E402
+from mtrl_fairgrad.report import png  # noqa: E402
+from mtrl_fairgrad.reporting.blocks import Block, cost, make_blocks  # noqa: E402
+from mtrl_fairgrad.reporting.formats import markdown_table  # noqa: E402
+from mtrl_fairgrad.reporting.tables import NOTHING, Table, duration, plus_minus, with_interval  # noqa: E402
+from mtrl_fairgrad.runs import RunFolder, RunFolderError  # noqa: E402
+from mtrl_fairgrad.tables import csv_text  # noqa: E402
+from mtrl_fairgrad.telemetry import thinned  # noqa: E402
+from mtrl_fairgrad.verify import verify  # noqa: E402
+
+BUDGET = 2_000_000
+"""Vector steps for which the literature trains MT10."""
+KEPT = ("config.yaml", "manifest.json", "evaluations.csv", "incidents.csv")
+CURVE_POINTS = 60
+COLUMNS = (
+    *("run", "method", "seed", "env_steps", "task", "episodes", "success", "return", "protocol"),
+    *("started", "commit", "dirty", "python", "torch", "numpy", "metaworld", "mujoco"),
+    *("platform", "processor", "cpus", "device", "wall_seconds"),
+)
+
+
+class NotPublished(ValueError):
+    """A run that must not be published; the message is one sentence."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Publish the sets of the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", type=Path, nargs="+", metavar="SET")
+    parser.add_argument("--out", type=Path, default=ROOT / "mtrl_fairgrad" / "results" / "mt10")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--no-policies", action="store_true", help="leave policies as they are, or out")
+    given = parser.parse_args(arguments)
+    try:
+        for each in given.sets:
+            publish(each, given.out, given.readme, policies=not given.no_policies)
+    except (NotPublished, RunFolderError, OSError) as error:
+        return fail(error)
+    return 0
+
+
+def publish(source: Path, out: Path, readme: Path, policies: bool = True) -> None:
+    """Publish one set.
+
+    Args:
+        source: a folder of run folders; its name is the set's.
+        out: where the set goes.
+        readme: where its table goes.
+        policies: whether to export and play them, minutes for each seed.
+
+    Raises:
+        NotPublished: a run cannot be trusted, or a policy does not repeat what it scored.
+        RunFolderError: there is no run, or one is damaged.
+        OSError: something cannot be read or written.
+    """
+    name, runs = source.resolve().name, sorted(path.parent for path in source.glob("*/config.yaml"))
+    if not runs:
+        raise NotPublished(f"{source} holds no run folders: give the folder above them.")
+    if source.resolve() != (out / name).resolve():
+        for run in runs:
+            _check(run)
+            _copy(run, out / name / run.name)
+            if policies:
+                _export(run, out / name / run.name / "policies")
+    published = [out / name / run.name for run in runs]
+    groups = pool([RunFolder.open(path) for path in published])
+    write_atomic(out / f"{name}.csv", csv_text([COLUMNS, *_rows(groups)]).encode())
+    write_atomic(out / f"{name}.png", png(groups))
+    blocks = make_blocks(groups)
+    if len(blocks) > 1:
+        raise NotPublished(f"{source} holds runs of {len(blocks)} protocols: give each protocol a folder of its own.")
+    _insert(readme, name, section(blocks[0], (out / f"{name}.png").resolve().relative_to(readme.resolve().parent)))
+
+
+def _check(run: Path) -> None:
+    problems = [f"{found.check}: {said}" for found in verify(RunFolder.open(run)) for said in found.problems]
+    if problems:
+        raise NotPublished(f"{run} cannot be trusted ({problems[0]}): see python -m mtrl_fairgrad.verify {run}.")
+
+
+def _copy(run: Path, there: Path) -> None:
+    """The run folder's small files, its curves thinned."""
+    there.mkdir(parents=True, exist_ok=True)
+    for old in there.glob("events.out.tfevents.*"):
+        old.unlink()
+    for name in KEPT:
+        if (run / name).is_file():
+            shutil.copyfile(run / name, there / name)
+    for events in run.glob("events.out.tfevents.*"):
+        write_atomic(there / events.name, thinned(events, CURVE_POINTS))
+
+
+def _export(run: Path, there: Path) -> None:
+    """Every seed's policy, which must repeat the run's last evaluation when played from its file."""
+    rows = RunFolder.open(run).evaluations()
+    last = max(row.env_steps for row in rows)
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / "policies"
+        if evaluate.main([str(run), "--step", str(last), "--out", scratch, "--export", str(made)]):
+            raise NotPublished(f"the policies of {run} could not be exported.")
+        for policy in sorted(made.glob("*.json")):
+            played = Path(scratch) / policy.stem
+            if evaluate.main([str(policy), "--out", str(played)]):
+                raise NotPublished(f"{policy.name} of {run} could not be played.")
+            [table] = played.glob("evaluation-*.csv")
+            found = {(int(row["seed"]), row["task"]): row["success"] for row in _read(table)}
+            stated = {
+                (row.seed, row.task): row.success
+                for row in rows
+                if row.env_steps == last and (row.seed, row.task) in found
+            }
+            differing = [task for (seed, task), rate in stated.items() if float(found[seed, task]) != rate]
+            if differing or len(stated) != len(found):
+                raise NotPublished(f"{policy.name} of {run} does not repeat the last evaluation of {differing}.")
+        shutil.rmtree(there, ignore_errors=True)
+        shutil.copytree(made, there)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# ---- what is made of the published folders ----
+
+
+def _rows(groups: Sequence[Group]) -> Iterator[tuple[object, ...]]:
+    for group in groups:
+        for folder, logged in zip(group.folders, group.telemetry, strict=True):
+            about, versions, git = folder.manifest, folder.manifest["versions"], folder.manifest["git"] or {}
+            origin = (about["started"], git.get("commit"), git.get("dirty"))
+            software = tuple(versions.get(name) for name in ("python", "torch", "numpy", "metaworld", "mujoco"))
+            machine = tuple(about[name] for name in ("platform", "processor", "cpus", "device"))
+            for row in folder.evaluations():
+                measured = (row.env_steps, row.task, row.episodes, row.success, row.return_, group.protocol)
+                provenance = (*origin, *software, *machine, round(logged.wall_seconds))
+                yield (folder.path.name, group.label, row.seed, *measured, *provenance)
+
+
+def table(block: Block) -> Table:
+    """A row for each method: how it ended and was at its best, how certain that is, and after how much training."""
+    head = ["method", "seeds", f"steps of the usual {BUDGET:,}", "untrained", "final", "interquartile mean"]
+    rows: list[list[str]] = []
+    for group in block.groups:
+        steps = group.env_steps[-1]
+        untrained = NOTHING if group.untrained is None else f"{group.curve.mean[group.untrained]:.3f}"
+        best = f"{plus_minus(group.best.mean, group.best.stderr)} at {group.env_steps[group.best.evaluation]:,}"
+        last = [plus_minus(group.final.mean, group.final.stderr), with_interval(group.final_iqm), best]
+        spent = [str(len(group.seeds)), f"{steps:,} ({steps / BUDGET:.0%})", untrained]
+        rows.append([group.label, *spent, *last, duration(cost(group).wall_seconds)])
+    notes = [
+        f"Success rates, means over {len(block.tasks)} tasks. Final: {block.groups[0].episodes} goals of each task and "
+        f"seed, after a small part of the steps that are usual. Best: the highest of all evaluations, hence "
+        "optimistic.",
+    ]
+    if any(len(group.seeds) > 1 for group in block.groups):
+        notes.append(
+            "±: one standard error over seeds. [ ]: 95 % by stratified bootstrap, too narrow with few seeds. "
+            "Interquartile mean: of the middle half of all numbers of seeds and tasks."
+        )
+    return Table("Success rate", [*head, "best over course", "wall-clock"], rows, notes)
+
+
+def section(block: Block, figure: Path) -> str:
+    """The README's lines about a set."""
+    made = table(block)
+    lines = [f"![Success over training, mean and by task]({figure.as_posix()})", "", *markdown_table(made)]
+    return "\n".join([*lines, "", *made.notes])
+
+
+def _insert(readme: Path, name: str, text: str) -> None:
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, found, rest = readme.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise NotPublished(f"{readme} has no place for the table: put {begin} and {end} where it should stand.")
+    write_atomic(readme, f"{before}{begin}\n\n{text}\n\n{end}{after}".encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
