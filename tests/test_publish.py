@@ -22,8 +22,9 @@ README = "# Title\n\n<!-- small -->\nold\n<!-- end of small -->\n\nrest\n"
 def small(tmp_path_factory):
     """A set of one finished run with two seeds."""
     folder = tmp_path_factory.mktemp("runs") / "small"
-    words = [*TINY, "steps=40", "seeds=[0,3]", "method=ls", "threads=1", f"run_dir={folder / 'ls'}"]
-    assert train.main(words) == 0
+    tasks = ["env=gymnasium", "env.tasks=[Pendulum-v1,Pendulum-v1]", "env.task_options=[{g: 5},{g: 10}]"]
+    some = ["env.success_return=-30", "steps=40", "seeds=[0,3]", "method=ls", f"run_dir={folder / 'ls'}"]
+    assert train.main([*TINY[1:], *tasks, *some]) == 0
     return folder
 
 
@@ -56,7 +57,9 @@ def test_a_published_run_reports_as_the_run_itself(small, places):
     assert [(int(row["env_steps"]), int(row["seed"]), row["task"], float(row["success"])) for row in rows] == [
         (row.env_steps, row.seed, row.task, row.success) for row in run.evaluations()
     ]
-    assert {row["commit"] for row in rows} == {run.manifest["git"]["commit"]} and rows[0]["protocol"].startswith("mt10")
+    assert {row["commit"] for row in rows} == {run.manifest["git"]["commit"]} and rows[0]["protocol"].startswith(
+        "gymnasium"
+    )
     text = readme.read_text()
     assert "| ls | 2 | 40 (0%) |" in text and "(results/small.png)" in text
     assert text.startswith("# Title\n\n<!-- small -->") and text.endswith("<!-- end of small -->\n\nrest\n")
