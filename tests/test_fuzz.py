@@ -41,14 +41,13 @@ def tried(percent):
 @pytest.fixture(scope="module", autouse=True)
 def alone(tmp_path_factory):
     """An empty folder, and nothing is trained, simulated or fitted."""
-    patch = pytest.MonkeyPatch()
-    patch.chdir(tmp_path_factory.mktemp("fuzz"))
-    patch.setattr(train, "begin", lambda *_: 0)
-    patch.setattr(supervised, "start", lambda *_: 0)
-    patch.setattr(evaluate, "evaluate_run", lambda *_: None)
-    patch.setattr(report, "_png", lambda groups: b"")  # takes a second
-    yield
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("fuzz"))
+        patch.setattr(train, "begin", lambda *_: 0)
+        patch.setattr(supervised, "start", lambda *_: 0)
+        patch.setattr(evaluate, "evaluate_run", lambda *_: None)
+        patch.setattr(report, "png", lambda groups: b"")  # takes a second
+        yield
 
 
 @pytest.fixture(scope="module")

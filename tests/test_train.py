@@ -273,7 +273,7 @@ MISTAKES = [
     (["convention=libtml"], "allowed: libmtl, official_supervised, plain; did you mean libmtl?"),
     (["loss_alpha=1"], "at 1 the transformation is the logarithm: use the method si"),
     (["env=mt11"], "env=mt11 is unknown; allowed: gymnasium, mt1, mt10, mt10_paper, mt50, mt50_paper"),
-    (["preset=fast"], "preset=fast is unknown; allowed: none, quick"),
+    (["preset=fast"], "preset=fast is unknown; allowed: cpu, none, quick"),
     (["env.tasks=[reach-v3,drawer-clsoe-v3]"], "drawer-close-v3"),
     (["env=mt1"], "task"),
     (["agent.wdith=3"], "agent.wdith is no option here; did you mean agent.width?"),
