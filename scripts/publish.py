@@ -165,7 +165,7 @@ def _rows(groups: Sequence[Group]) -> Iterator[tuple[object, ...]]:
             machine = tuple(about[name] for name in ("platform", "processor", "cpus", "device"))
             for row in folder.evaluations():
                 measured = (row.env_steps, row.task, row.episodes, row.success, row.return_, group.protocol)
-                provenance = (*origin, *software, *machine, round(logged.wall_seconds))
+                provenance = (*origin, *software, *machine, f"{logged.wall_seconds:.0f}")
                 yield (folder.path.name, group.label, row.seed, *measured, *provenance)
 
 
@@ -181,9 +181,8 @@ def table(block: Block) -> Table:
         spent = [str(len(group.seeds)), f"{steps:,} ({steps / BUDGET:.0%})", untrained]
         rows.append([group.label, *spent, *last, duration(cost(group).wall_seconds)])
     notes = [
-        f"Success rates, means over {len(block.tasks)} tasks. Final: {block.groups[0].episodes} goals of each task and "
-        f"seed, after a small part of the steps that are usual. Best: the highest of all evaluations, hence "
-        "optimistic.",
+        f"Success rates, means over {len(block.tasks)} tasks; final: {block.groups[0].episodes} goals of each task and "
+        "seed; best: the highest of all evaluations, hence optimistic.",
     ]
     if any(len(group.seeds) > 1 for group in block.groups):
         notes.append(
