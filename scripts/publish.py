@@ -32,9 +32,9 @@ from mtrl_fairgrad.cli import fail  # noqa: E402
 from mtrl_fairgrad.durable import write_atomic  # noqa: E402
 from mtrl_fairgrad.pooling import Group, pool  # noqa: E402
 from mtrl_fairgrad.report import png  # noqa: E402
-from mtrl_fairgrad.reporting.blocks import Block, cost, make_blocks  # noqa: E402
+from mtrl_fairgrad.reporting.blocks import Block, make_blocks  # noqa: E402
 from mtrl_fairgrad.reporting.formats import markdown_table  # noqa: E402
-from mtrl_fairgrad.reporting.tables import NOTHING, Table, duration, plus_minus, with_interval  # noqa: E402
+from mtrl_fairgrad.reporting.tables import Table, certainty, overview  # noqa: E402
 from mtrl_fairgrad.runs import RunFolder, RunFolderError  # noqa: E402
 from mtrl_fairgrad.tables import csv_text  # noqa: E402
 from mtrl_fairgrad.telemetry import thinned  # noqa: E402
@@ -91,16 +91,17 @@ def publish(source: Path, out: Path, readme: Path, policies: bool = True) -> Non
     if source.resolve() != (out / name).resolve():
         for run in runs:
             _check(run)
+        for run in runs:
             _copy(run, out / name / run.name)
             if policies:
                 _export(run, out / name / run.name / "policies")
     published = [out / name / run.name for run in runs]
     groups = pool([RunFolder.open(path) for path in published])
-    write_atomic(out / f"{name}.csv", csv_text([COLUMNS, *_rows(groups)]).encode())
-    write_atomic(out / f"{name}.png", png(groups))
     blocks = make_blocks(groups)
     if len(blocks) > 1:
         raise NotPublished(f"{source} holds runs of {len(blocks)} protocols: give each protocol a folder of its own.")
+    write_atomic(out / f"{name}.csv", csv_text([COLUMNS, *_rows(groups)]).encode())
+    write_atomic(out / f"{name}.png", png(groups))
     _insert(readme, name, section(blocks[0], (out / f"{name}.png").resolve().relative_to(readme.resolve().parent)))
 
 
@@ -126,6 +127,7 @@ def _export(run: Path, there: Path) -> None:
     """Every seed's policy, which must repeat the run's last evaluation when played from its file."""
     rows = RunFolder.open(run).evaluations()
     last = max(row.env_steps for row in rows)
+    stated = {(row.seed, row.task): row.success for row in rows if row.env_steps == last}
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "policies"
         if evaluate.main([str(run), "--step", str(last), "--out", scratch, "--export", str(made)]):
@@ -135,14 +137,9 @@ def _export(run: Path, there: Path) -> None:
             if evaluate.main([str(policy), "--out", str(played)]):
                 raise NotPublished(f"{policy.name} of {run} could not be played.")
             [table] = played.glob("evaluation-*.csv")
-            found = {(int(row["seed"]), row["task"]): row["success"] for row in _read(table)}
-            stated = {
-                (row.seed, row.task): row.success
-                for row in rows
-                if row.env_steps == last and (row.seed, row.task) in found
-            }
-            differing = [task for (seed, task), rate in stated.items() if float(found[seed, task]) != rate]
-            if differing or len(stated) != len(found):
+            found = {(int(row["seed"]), row["task"]): float(row["success"]) for row in _read(table)}
+            differing = [task for (seed, task), rate in found.items() if stated.get((seed, task)) != rate]
+            if differing:
                 raise NotPublished(f"{policy.name} of {run} does not repeat the last evaluation of {differing}.")
         shutil.rmtree(there, ignore_errors=True)
         shutil.copytree(made, there)
@@ -171,25 +168,15 @@ def _rows(groups: Sequence[Group]) -> Iterator[tuple[object, ...]]:
 
 def table(block: Block) -> Table:
     """A row for each method: how it ended and was at its best, how certain that is, and after how much training."""
+    course, certain = overview(block), certainty(block)
     head = ["method", "seeds", f"steps of the usual {BUDGET:,}", "untrained", "final", "interquartile mean"]
     rows: list[list[str]] = []
-    for group in block.groups:
-        steps = group.env_steps[-1]
-        untrained = NOTHING if group.untrained is None else f"{group.curve.mean[group.untrained]:.3f}"
-        best = f"{plus_minus(group.best.mean, group.best.stderr)} at {group.env_steps[group.best.evaluation]:,}"
-        last = [plus_minus(group.final.mean, group.final.stderr), with_interval(group.final_iqm), best]
-        spent = [str(len(group.seeds)), f"{steps:,} ({steps / BUDGET:.0%})", untrained]
-        rows.append([group.label, *spent, *last, duration(cost(group).wall_seconds)])
-    notes = [
-        f"Success rates, means over {len(block.tasks)} tasks; final: {block.groups[0].episodes} goals of each task and "
-        "seed; best: the highest of all evaluations, hence optimistic.",
-    ]
-    if any(len(group.seeds) > 1 for group in block.groups):
-        notes.append(
-            "±: one standard error over seeds. [ ]: 95 % by stratified bootstrap, too narrow with few seeds. "
-            "Interquartile mean: of the middle half of all numbers of seeds and tasks."
-        )
-    return Table("Success rate", [*head, "best over course", "wall-clock"], rows, notes)
+    for group, cells, more in zip(block.groups, course.rows, certain.rows, strict=True):
+        _, seeds, steps, untrained, last, best = cells
+        _, _, middle, took, _ = more
+        spent = f"{steps} ({group.env_steps[-1] / BUDGET:.0%})"
+        rows.append([group.label, seeds, spent, untrained, last, middle, best, took])
+    return Table(course.title, [*head, "best over course", "wall-clock"], rows, [*course.notes, *certain.notes])
 
 
 def section(block: Block, figure: Path) -> str:
