@@ -77,7 +77,8 @@ def test_scripted_experts_get_metaworlds_success_rates():
 
 @pytest.mark.slow
 def test_scripted_experts_get_metaworlds_success_rates_on_mt10():
-    mine = assert_agrees_with_metaworld(MT10, all_goals(SUITE, [SEED]), horizon=500, workers=2)
+    goals = all_goals(SUITE, [SEED])[..., ::4]  # Metaworld's own loop takes a second and a half for each goal
+    mine = assert_agrees_with_metaworld(MT10, goals, horizon=500, workers=2)
     assert mine.success.mean() > 0.9
 
 
