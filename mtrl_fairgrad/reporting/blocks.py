@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import NamedTuple
 
 import numpy as np
 
 from mtrl_fairgrad.figures import Style, styles
-from mtrl_fairgrad.metrics import Interval, probability_of_improvement
+from mtrl_fairgrad.metrics import Array, Interval, probability_of_improvement
 from mtrl_fairgrad.pooling import Group, blocks_of, one_protocol
 from mtrl_fairgrad.telemetry import REPLACED, SPEED, Series, Telemetry, course
 
@@ -129,6 +129,30 @@ def weight_shares(group: Group, network: str) -> list[Series] | None:
     mean = np.mean([one.values for one in weights], axis=0)
     safe = np.where(mean == 0, np.nan, mean)
     return [Series(first, one.values / safe) for one in weights]
+
+
+def step_shares(group: Group, network: str) -> Array | None:
+    """What part of the squared length of the direction each task's gradient makes up, where gradients are orthogonal.
+
+    Returns:
+        `[K]` in the order of `group.tasks`: `(w_i‖g_i‖)²` over its sum over tasks, mean over log entries, of the means
+        of w and ‖g‖ over a run's seeds. None where either was not logged for every task.
+    """
+    found: list[Array] = []
+    for run, _ in _runs(group):
+        logs = [run.by_task(f"{network}/{what}") for what in ("weights", "task_gradient_norm")]
+        if any(task not in log for log in logs for task in group.tasks):
+            return None
+        series = [[log[task] for task in group.tasks] for log in logs]
+        steps = reduce(np.intersect1d, (one.env_steps for each in series for one in each))
+        at = [[one.values[np.isin(one.env_steps, steps)] for one in each] for each in series]
+        parts = np.prod(np.array(at), axis=0) ** 2
+        whole = parts.sum(axis=0)
+        some = np.isfinite(whole) & (whole > 0)
+        if not some.any():
+            return None
+        found.append((parts[:, some] / whole[some]).mean(axis=1))
+    return np.average(found, axis=0, weights=[seeds for _, seeds in _runs(group)]) if found else None
 
 
 def _runs(group: Group) -> list[tuple[Telemetry, int]]:

@@ -10,7 +10,7 @@ from mtrl_fairgrad.incidents import sentence, together
 from mtrl_fairgrad.pooling import Group
 from mtrl_fairgrad.reporting import paper
 from mtrl_fairgrad.reporting.blocks import Block, cost, make_blocks
-from mtrl_fairgrad.reporting.tables import Table, by_task, certainty, improvement, incidents, overview
+from mtrl_fairgrad.reporting.tables import Table, by_task, certainty, improvement, incidents, overview, step_parts
 from mtrl_fairgrad.tables import aligned, csv_text
 
 CSV_COLUMNS = (
@@ -53,7 +53,7 @@ def _block_text(block: Block) -> str:
 def tables_of(block: Block) -> list[Table]:
     """Everything that Markdown and LaTeX show of a block."""
     wanted = [overview(block), certainty(block), by_task(block), improvement(block)]
-    wanted += [paper.beside(block), paper.differences(block), incidents(block)]
+    wanted += [*step_parts(block), paper.beside(block), paper.differences(block), incidents(block)]
     return [table for table in wanted if table is not None]
 
 
@@ -111,7 +111,7 @@ LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"},
     **{"|": r"\textbar{}", "α": r"$\alpha$", "±": r"$\pm$", "·": r"$\cdot$", "×": r"$\times$", "–": "--"},
-    **{"“": "``", "”": "''", "−": "$-$", "Δ": r"$\Delta$", "≥": r"$\geq$", "≤": r"$\leq$"},
+    **{"“": "``", "”": "''", "−": "$-$", "Δ": r"$\Delta$", "≥": r"$\geq$", "≤": r"$\leq$", "‖": r"$\|$", "²": "$^2$"},
 }
 
 

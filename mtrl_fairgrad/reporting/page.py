@@ -94,6 +94,7 @@ def _section(block: Block, anchor: str, videos: list[Video]) -> dict[str, Any]:
         "heat": _heat(block),
         "conflicts": [draw(panel) for panel in charts.conflicts(block)],
         "weights": [draw(panel) for panel in weights],
+        "step_parts": tables.step_parts(block),
         "even": "; ".join(even),
         "even_within": f"{charts.EVEN:.0%}",
         "ratio": f"{charts.RATIO:g}",

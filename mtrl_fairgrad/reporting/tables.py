@@ -9,7 +9,7 @@ from mtrl_fairgrad.guard_config import STOP
 from mtrl_fairgrad.incidents import DONE, WORDS, together
 from mtrl_fairgrad.metrics import Interval
 from mtrl_fairgrad.pooling import Group
-from mtrl_fairgrad.reporting.blocks import Block, Improvement, cost
+from mtrl_fairgrad.reporting.blocks import Block, Improvement, cost, step_shares
 
 NOTHING = "–"
 
@@ -74,6 +74,28 @@ def by_task(block: Block) -> Table:
         last = [(group.per_task.mean[-1, k], group.per_task.stderr[-1, k]) for group in block.groups]
         rows.append([task, *(plus_minus(mean, math.nan if block.numbered else stderr) for mean, stderr in last)])
     return Table("Final success rate by task", ["final, by task", *column_names(block)], rows)
+
+
+def step_parts(block: Block) -> list[Table]:
+    """For each network, a row for each task: how much of the steps its gradients made up; none for a single task."""
+    if len(block.tasks) == 1:
+        return []
+    found: list[Table] = []
+    for network in block.networks:
+        shares = [step_shares(group, network) for group in block.groups]
+        if all(one is None for one in shares):
+            continue
+        rows = [
+            [task, *(NOTHING if one is None else f"{one[k]:.1%}" for one in shares)]
+            for k, task in enumerate(block.tasks)
+        ]
+        note = (
+            "Parts of the squared length of the direction, were the task gradients orthogonal: (w‖g‖)² over its sum "
+            "over tasks, mean over the course."
+        )
+        head = [f"part of the {network}'s steps", *column_names(block)]
+        found.append(Table(f"Whom the {network}'s steps serve", head, rows, [note]))
+    return found
 
 
 def improvement(block: Block) -> Table | None:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mtrl_fairgrad.reporting.blocks import cost, logged, negative_progress, weight_shares
+from mtrl_fairgrad.reporting.blocks import cost, logged, negative_progress, step_shares, weight_shares
+from mtrl_fairgrad.reporting.tables import step_parts
 from mtrl_fairgrad.telemetry import SPEED
 from tests.reported import COURSE, METHOD, TASKS, blocks_of_runs, log
 
@@ -65,3 +66,28 @@ def test_courses_of_a_group_are_means_over_its_seeds(make):
     assert negative_progress(group, "actor").values.tolist() == [0.25]
     assert [share.values.tolist() for share in weight_shares(group, "actor")] == [[0.5], [1.5]]
     assert weight_shares(group, "critic") is None and len(negative_progress(group, "critic").env_steps) == 0
+
+
+def test_parts_of_the_steps_are_those_of_orthogonal_gradients(make):
+    def logs(weights, norms):
+        found = {f"critic/weights/{task}": dict(enumerate(values)) for task, values in zip(TASKS, weights, strict=True)}
+        for task, values in zip(TASKS, norms, strict=True):
+            found[f"critic/task_gradient_norm/{task}"] = dict(enumerate(values))
+        return found
+
+    one, two = make("a", {0: [[0.1, 0.1]]}, seeds=[0]), make("b", {0: [[0.1, 0.1]] * 3}, seeds=[1, 2, 3])
+    # First all of the second task's, then 9 : 16 parts; nothing and NaN say nothing.
+    log(one, logs([(0.0, 3.0, 0.0, 1.0), (1.0, 2.0, 0.0, 1.0)], [(2.0, 1.0, 1.0, float("nan")), (3.0, 2.0, 1.0, 1.0)]))
+    log(two, logs([(1.0, 1.0), (1.0, 1.0)], [(1.0, 2.0), (0.0, 0.0)]))
+    [block] = blocks_of_runs(one, two)
+    assert step_shares(block.groups[0], "critic") == pytest.approx([(0.5 * 9 / 25 + 3) / 4, (1 - 0.5 * 9 / 25) / 4])
+    assert step_shares(block.groups[0], "actor") is None
+    [table] = step_parts(block)
+    assert table.rows == [[TASKS[0], "79.5%"], [TASKS[1], "20.5%"]]
+
+
+def test_a_method_that_logged_no_weights_has_no_parts(make):
+    path = make("a")
+    log(path, {f"critic/task_gradient_norm/{task}": {0: 1.0} for task in TASKS})
+    [block] = blocks_of_runs(path)
+    assert step_shares(block.groups[0], "critic") is None and step_parts(block) == []
