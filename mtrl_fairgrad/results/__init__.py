@@ -9,8 +9,8 @@ Methods go by their names here (`method=…`). In Table 4, `nash_mtl` is the pap
 `nash_mtl_original` its "Nash-MTL*", while `mtl_sac`, `mtl_sac_te` (task encoder) and `mh_sac` (multi-headed)
 are agents without a gradient method. `paper/columns.csv` says what each metric is, its unit and which way is better.
 
-`performance/` holds measured speeds; its README says how. `mt10/` holds published runs, made by scripts/publish.py: for each set
-of them, `SET.csv` with every evaluation, `SET.png`, and `SET/RUN/`, run folders without checkpoints that
+`performance/` holds measured speeds; its README says how. `mt10/` holds published runs, by scripts/publish.py: for each
+set of them, `SET.csv` with every evaluation, `SET.png`, and in `SET/RUN/` run folders without checkpoints, which
 `python -m mtrl_fairgrad.report` takes, with their policies (in the repository, not in the installed package).
 """
 
