@@ -174,7 +174,7 @@ def table(block: Block) -> Table:
     for group, cells, more in zip(block.groups, course.rows, certain.rows, strict=True):
         _, seeds, steps, untrained, last, best = cells
         _, _, middle, took, _ = more
-        spent = f"{steps} ({group.env_steps[-1] / BUDGET:.0%})"
+        spent = f"{steps} ({100 * group.env_steps[-1] / BUDGET:.2g}%)"
         rows.append([group.label, seeds, spent, untrained, last, middle, best, took])
     return Table(course.title, [*head, "best over course", "wall-clock"], rows, [*course.notes, *certain.notes])
 

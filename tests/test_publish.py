@@ -60,7 +60,7 @@ def test_a_published_run_reports_as_the_run_itself(small, places):
     known = (run.manifest["git"] or {"commit": ""})["commit"]
     assert {row["commit"] for row in rows} == {known} and rows[0]["protocol"].startswith("gymnasium")
     text = readme.read_text()
-    assert "| ls | 2 | 40 (0%) |" in text and "(results/small.png)" in text
+    assert "| ls | 2 | 40 (0.002%) |" in text and "(results/small.png)" in text
     assert text.startswith("# Title\n\n<!-- small -->") and text.endswith("<!-- end of small -->\n\nrest\n")
 
 
