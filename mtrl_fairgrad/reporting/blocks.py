@@ -138,8 +138,8 @@ def step_shares(group: Group, network: str) -> Array | None:
         `[K]` in the order of `group.tasks`: `(w_i‖g_i‖)²` over its sum over tasks, mean over log entries, of the means
         of w and ‖g‖ over a run's seeds. None where either was not logged for every task.
     """
-    found: list[Array] = []
-    for run, _ in _runs(group):
+    found, counts = list[Array](), list[int]()
+    for run, seeds in _runs(group):
         logs = [run.by_task(f"{network}/{what}") for what in ("weights", "task_gradient_norm")]
         if any(task not in log for log in logs for task in group.tasks):
             return None
@@ -152,7 +152,8 @@ def step_shares(group: Group, network: str) -> Array | None:
         if not some.any():
             return None
         found.append((parts[:, some] / whole[some]).mean(axis=1))
-    return np.average(found, axis=0, weights=[seeds for _, seeds in _runs(group)]) if found else None
+        counts.append(seeds)
+    return np.average(found, axis=0, weights=counts)
 
 
 def _runs(group: Group) -> list[tuple[Telemetry, int]]:

@@ -91,7 +91,7 @@ def step_parts(block: Block) -> list[Table]:
         ]
         note = (
             "Parts of the squared length of the direction, were the task gradients orthogonal: (w‖g‖)² over its sum "
-            "over tasks, mean over the course."
+            "over tasks, mean over the course; w and ‖g‖ are means over a run's seeds."
         )
         head = [f"part of the {network}'s steps", *column_names(block)]
         found.append(Table(f"Whom the {network}'s steps serve", head, rows, [note]))
