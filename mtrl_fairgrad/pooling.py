@@ -28,6 +28,7 @@ from mtrl_fairgrad.metrics import (
     final,
     interquartile_mean,
     learning_curve,
+    mean_over_course,
     mean_score,
     stratified_bootstrap,
     task_curves,
@@ -88,6 +89,11 @@ class Group:
     def best(self) -> Score:
         """Mean over tasks, best evaluation."""
         return best_over_course(self.success)
+
+    @cached_property
+    def course(self) -> Estimate:
+        """Mean over tasks and over the course of training: one number."""
+        return mean_over_course(self.success, self.env_steps)
 
     @cached_property
     def final_interval(self) -> Interval:

@@ -11,8 +11,9 @@ report.csv has a row per method and task, and one with task "mean" for the mean 
 evaluation before training (`untrained`), of the last one (`final`), and of the one where the mean over tasks and seeds
 was highest (`best`, the paper's number); `*_stderr` is over seeds and empty for one seed. Only the row "mean" has the
 95 % interval of the final mean (`final_low`, `final_high`), the interquartile mean of the last evaluation with its
-own (`final_iqm*`), what all runs took together (`wall_seconds`), the median `updates_per_second`, and what the paper's
-Table 4 prints for the method (`paper_best*`), which was measured under another protocol.
+own (`final_iqm*`), what all runs took together (`wall_seconds`), the median `updates_per_second`, what the paper's
+Table 4 prints for the method (`paper_best*`), which was measured under another protocol, and the area below the
+learning curve over its length (`course*`).
 """
 
 from __future__ import annotations

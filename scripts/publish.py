@@ -172,11 +172,11 @@ def table(block: Block) -> Table:
     head = ["method", "seeds", f"steps of the usual {BUDGET:,}", "untrained", "final", "interquartile mean"]
     rows: list[list[str]] = []
     for group, cells, more in zip(block.groups, course.rows, certain.rows, strict=True):
-        _, seeds, steps, untrained, last, best = cells
+        name, seeds, steps, untrained, last, *over_course = cells
         _, _, middle, took, _ = more
         spent = f"{steps} ({100 * group.env_steps[-1] / BUDGET:.2g}%)"
-        rows.append([group.label, seeds, spent, untrained, last, middle, best, took])
-    return Table(course.title, [*head, "best over course", "wall-clock"], rows, [*course.notes, *certain.notes])
+        rows.append([name, seeds, spent, untrained, last, middle, *over_course, took])
+    return Table(course.title, [*head, *course.head[-2:], "wall-clock"], rows, [*course.notes, *certain.notes])
 
 
 def section(block: Block, figure: Path) -> str:

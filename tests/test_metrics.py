@@ -8,6 +8,7 @@ from mtrl_fairgrad.metrics import (
     final,
     interquartile_mean,
     learning_curve,
+    mean_over_course,
     mean_rank,
     mean_score,
     over_seeds,
@@ -68,6 +69,27 @@ def test_best_is_the_highest_seed_mean_and_not_the_mean_of_each_seeds_best():
     best = best_over_course(crossed)
     assert (best.evaluation, best.mean) == (0, 0.5)  # the earliest of equals
     assert best.stderr == pytest.approx(0.5)
+
+
+def test_the_mean_over_the_course_by_hand():
+    # Seeds' means over tasks are 0, .8, .5 and .2, .6, .7; the second stretch is three times as long as the first.
+    found = mean_over_course(SUCCESS, [0, 100, 400])
+    areas = [0.25 * 0.4 + 0.75 * 0.65, 0.25 * 0.4 + 0.75 * 0.65]
+    assert found.mean == pytest.approx(np.mean(areas)) and found.stderr == pytest.approx(0)
+    apart = mean_over_course([[[0.0], [0.0]], [[1.0], [0.0]]], [5, 7])
+    assert apart.mean == pytest.approx(0.25) and apart.stderr == pytest.approx(0.25)
+
+
+def test_the_mean_over_the_course_of_one_evaluation_and_of_one_seed():
+    assert mean_over_course(SUCCESS[-1:], [9]).mean == pytest.approx(0.6)
+    alone = mean_over_course(SUCCESS[:, :1], [0, 1, 2])
+    assert alone.mean == pytest.approx(0.525) and np.isnan(alone.stderr)
+
+
+@pytest.mark.parametrize("env_steps", [[0, 1], [0, 2, 2], [0, 2, 1], [0, 1, np.nan], 3])
+def test_a_course_needs_a_time_for_each_evaluation(env_steps):
+    with pytest.raises(ValueError, match="give 3 numbers, each larger than the one before"):
+        mean_over_course(SUCCESS, env_steps)
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, 1, 1)])

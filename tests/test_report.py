@@ -43,7 +43,9 @@ def test_the_numbers_of_one_run_by_hand(make):
         "best_env_steps": "500",
     }
     # The four final numbers are .2, .6, .8, .8, their middle half .6, .8; nothing was logged, and this is no MT10.
-    assert (mean["final_iqm"], *[mean[key] for key in list(mean)[17:]]) == ("0.7", "", "", "", "")
+    assert (mean["final_iqm"], *[mean[key] for key in list(mean)[17:21]]) == ("0.7", "", "", "", "")
+    # Both seeds' curves, 0, .8, .5 and .2, .6, .7, have the same area below them.
+    assert (mean["course"], float(mean["course_stderr"])) == ("0.525", pytest.approx(0, abs=1e-12))
     assert 0.2 <= float(mean["final_low"]) < 0.6 < float(mean["final_high"]) <= 0.8
     push = found[PROTOCOL, METHOD, "push-v3"]
     assert set(list(push.values())[12:]) == {""}
@@ -55,7 +57,7 @@ def test_the_numbers_of_one_run_by_hand(make):
 def test_the_printed_table_holds_the_same_numbers(make, capsys):
     report([make("a")])
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "fairgrad (α=2, sgd) 2 1,000 0.100 0.600 ± 0.100 0.700 ± 0.100 at 500" in lines
+    assert "fairgrad (α=2, sgd) 2 1,000 0.100 0.600 ± 0.100 0.700 ± 0.100 at 500 0.525 ± 0.000" in lines
     assert "reach-v3 0.400 ± 0.200" in lines
     assert "push-v3 0.800 ± 0.000" in lines
 

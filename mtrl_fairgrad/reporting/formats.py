@@ -18,6 +18,7 @@ CSV_COLUMNS = (
     *("final", "final_stderr", "best", "best_stderr", "best_env_steps"),
     *("final_low", "final_high", "final_iqm", "final_iqm_low", "final_iqm_high"),
     *("wall_seconds", "updates_per_second", "paper_best", "paper_best_stderr"),
+    *("course", "course_stderr"),
 )
 SEPARATE = "Each protocol stands for itself: their numbers are neither averaged nor compared."
 
@@ -133,7 +134,7 @@ def as_csv(groups: Sequence[Group]) -> str:
             untrained = "" if at[0] is None else _cell(mean[at[0]])
             numbers = [_cell(values[t]) for t in at[1:] for values in (mean, stderr)]
             counts = [len(group.seeds), group.episodes, group.env_steps[-1]]
-            extra = _whole_group(group) if task == "mean" else [math.nan] * 9
+            extra = _whole_group(group) if task == "mean" else [math.nan] * 11
             row = [group.protocol, group.label, task, *counts, untrained, *numbers, group.env_steps[at[2]]]
             rows.append([*row, *map(_cell, extra)])
     return csv_text(rows)
@@ -142,7 +143,7 @@ def as_csv(groups: Sequence[Group]) -> str:
 def _whole_group(group: Group) -> list[float]:
     """What only the row of the mean over tasks has."""
     _, *final = group.final_interval
-    return [*final, *group.final_iqm, *cost(group), *paper.number(group)]
+    return [*final, *group.final_iqm, *cost(group), *paper.number(group), *map(float, group.course)]
 
 
 def _cell(value: float) -> str:

@@ -81,7 +81,7 @@ def _section(block: Block, anchor: str, videos: list[Video]) -> dict[str, Any]:
         "anchor": anchor,
         "block": block,
         "legend": [(swatch(*block.styles[group.label]), group) for group in block.groups],
-        "overview": tables.overview(block).in_order([0, 4, 5, 3, 1, 2]),
+        "overview": tables.overview(block).in_order([0, 4, 5, 6, 3, 1, 2]),
         "certainty": tables.certainty(block),
         "improvement": tables.improvement(block),
         "chances": _chances(block),
