@@ -54,7 +54,7 @@ def test_markdown_tables_are_as_wide_as_their_headings_and_show_names_as_they_ar
     assert rows
     for row in rows:
         assert row.endswith("|")
-        assert len(re.findall(r"(?<!\\)\|", row)) in (6, 7, 4)
+        assert len(re.findall(r"(?<!\\)\|", row)) in (8, 6, 4)
     assert "<script" not in text.replace("\\<script", "")
     assert re.search(r"(?<!\\)[_*`<>~#\[\]](?!#)", re.sub(r"^#+ ", "", text, flags=re.M)) is None
     unescaped = re.sub(r"\\(.)", r"\1", text)
@@ -69,7 +69,8 @@ def test_latex_escapes_what_it_would_read_as_commands(make):
         r"\textasciitilde{}\textasciicircum{}\textbackslash{} `z` [0]* &"
     )
     assert expected in text
-    assert r"fairgrad ($\alpha$=2, sgd) & 2 & 1,000 & 0.100 & 0.600 $\pm$ 0.100 & 0.700 $\pm$ 0.100 at 500 \\" in text
+    cells = r"2 & 1,000 & 0.100 & 0.600 $\pm$ 0.100 & 0.700 $\pm$ 0.100 at 500 & 0.525 $\pm$ 0.000"
+    assert rf"fairgrad ($\alpha$=2, sgd) & {cells} \\" in text
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\toprule") == 3
     assert text.count(r"Protocol: mt10 $\cdot$ 2 tasks $\cdot$ horizon 500 $\cdot$ one hot.") == 3
     for row in re.findall(r".* \\\\$", text, flags=re.M):
