@@ -15,8 +15,9 @@ ARGS   ?=
 train: $(READY)
 	$(RUN) -m mtrl_fairgrad.train preset=$(PRESET) method=$(METHOD) $(ARGS)
 
-# Two processes of one thread each; a file's tests stay together because they share what they trained.
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+# Two processes of one thread each; a file's tests stay together because they share what they trained. Files go in
+# order: with those of many tests first, which are not the long ones, one process would wait for the other at the end.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Everything CI runs: style, types, architecture, all tests.
 test: lint
