@@ -34,7 +34,7 @@ class Table:
 
 def overview(block: Block) -> Table:
     """A row for each group: how it began, ended, and was at its best."""
-    head = ["method", "seeds", "env_steps", "untrained", "final", "best over course", "mean over course"]
+    head = ["method", "seeds", "env_steps", "untrained", "final", "best over course", "course mean"]
     rows = [[name, *_course(group)] for name, group in zip(row_names(block), block.groups, strict=True)]
     return Table("Success rate, mean over tasks", head, rows, _notes(block))
 
@@ -159,7 +159,7 @@ def _notes(block: Block) -> list[str]:
     notes = [
         f"Success rates; the final ones over {episodes} episodes of each task and seed.",
         "Best over course: the highest mean over seeds among all evaluations, hence optimistic.",
-        "Mean over course: the area below the learning curve over its length; only to be compared at equal env_steps.",
+        "Course mean: the area below the learning curve over its length; only to be compared at equal env_steps.",
     ]
     if _several_seeds(block):
         notes.insert(1, "±: one standard error over seeds.")
