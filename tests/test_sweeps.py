@@ -211,12 +211,12 @@ def one_in_training(sweep, process, beyond=0):
 @pytest.mark.slow
 @needs("hydra_joblib_launcher")
 def test_joblib_runs_side_by_side_with_a_mistake_among_them(tmp_path):
-    words = ["method=ls,fairgrad", "alpha=null,1", f"hydra.sweep.dir={tmp_path}"]
+    words = ["method=ls,fairgrad", "seeds=[0],[1]", "alpha=null,1", f"hydra.sweep.dir={tmp_path}"]
     process = begin("hydra/launcher=parallel", "hydra.launcher.n_jobs=2", *words)
     output = process.communicate(timeout=500)[0]
     assert process.returncode == 2, output
-    assert len(folders(tmp_path)) == 3 and "sweep: 3 runs finished, 1 not" in output
-    assert len(re.findall(r"^error: method=ls,alpha=1.*method=ls has no alpha", output, re.M)) == 1
+    assert len(folders(tmp_path)) == 6 and "sweep: 6 runs finished, 2 not" in output
+    assert len(re.findall(r"^error: method=ls,alpha=1,seeds=\d.*method=ls has no alpha", output, re.M)) == 2
     assert re.search(r"^\[#\d\] env_steps 20: success", output, re.M)
     for path in folders(tmp_path):
         assert [row["env_steps"] for row in rows(path)] == ["0", "20"]

@@ -134,9 +134,9 @@ def as_csv(groups: Sequence[Group]) -> str:
             untrained = "" if at[0] is None else _cell(mean[at[0]])
             numbers = [_cell(values[t]) for t in at[1:] for values in (mean, stderr)]
             counts = [len(group.seeds), group.episodes, group.env_steps[-1]]
-            extra = _whole_group(group) if task == "mean" else [math.nan] * 11
             row = [group.protocol, group.label, task, *counts, untrained, *numbers, group.env_steps[at[2]]]
-            rows.append([*row, *map(_cell, extra)])
+            extra = [_cell(value) for value in _whole_group(group)] if task == "mean" else []
+            rows.append([*row, *extra, *[""] * (len(CSV_COLUMNS) - len(row) - len(extra))])
     return csv_text(rows)
 
 

@@ -43,7 +43,7 @@ def _course(group: Group) -> list[str]:
     untrained = NOTHING if group.untrained is None else f"{group.curve.mean[group.untrained]:.3f}"
     best = f"{plus_minus(group.best.mean, group.best.stderr)} at {group.env_steps[group.best.evaluation]:,}"
     last = plus_minus(group.final.mean, group.final.stderr)
-    course = plus_minus(float(group.course.mean), float(group.course.stderr))
+    course = plus_minus(*map(float, group.course))
     return [str(len(group.seeds)), f"{group.env_steps[-1]:,}", untrained, last, best, course]
 
 
