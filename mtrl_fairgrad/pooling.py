@@ -30,6 +30,7 @@ from mtrl_fairgrad.metrics import (
     learning_curve,
     mean_over_course,
     mean_score,
+    over_seeds,
     stratified_bootstrap,
     task_curves,
 )
@@ -93,7 +94,7 @@ class Group:
     @cached_property
     def course(self) -> Estimate:
         """Mean over tasks and over the course of training: one number."""
-        return mean_over_course(self.success, self.env_steps)
+        return over_seeds(mean_over_course(self.success, self.env_steps), axis=0)
 
     @cached_property
     def final_interval(self) -> Interval:

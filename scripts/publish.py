@@ -34,7 +34,7 @@ from mtrl_fairgrad.pooling import Group, pool  # noqa: E402
 from mtrl_fairgrad.report import png  # noqa: E402
 from mtrl_fairgrad.reporting.blocks import Block, make_blocks  # noqa: E402
 from mtrl_fairgrad.reporting.formats import markdown_table  # noqa: E402
-from mtrl_fairgrad.reporting.tables import Table, by_task, certainty, overview, step_parts  # noqa: E402
+from mtrl_fairgrad.reporting.tables import Table, by_task, certainty, overview, seed_ranks, step_parts  # noqa: E402
 from mtrl_fairgrad.runs import RunFolder, RunFolderError  # noqa: E402
 from mtrl_fairgrad.tables import csv_text  # noqa: E402
 from mtrl_fairgrad.telemetry import thinned  # noqa: E402
@@ -182,7 +182,12 @@ def table(block: Block) -> Table:
 def section(block: Block, figure: Path) -> str:
     """The README's lines about a set."""
     lines = [f"![Success over training, mean and by task]({figure.as_posix()})"]
-    tables = [table(block), by_task(block), *step_parts(block)[:1]]  # of the networks' steps the critics'
+    tables = [
+        table(block),
+        *seed_ranks(block),
+        by_task(block),
+        *step_parts(block)[:1],
+    ]  # of the networks' steps the critics'
     for each in tables:
         lines += ["", *markdown_table(each)]
     return "\n".join([*lines, "", *dict.fromkeys(note for each in tables for note in each.notes)])

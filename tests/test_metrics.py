@@ -4,15 +4,14 @@ from scipy.stats import mannwhitneyu, trim_mean
 
 from mtrl_fairgrad.metrics import (
     best_over_course,
-    delta_m,
     final,
     interquartile_mean,
     learning_curve,
     mean_over_course,
-    mean_rank,
     mean_score,
     over_seeds,
     probability_of_improvement,
+    rank_test,
     stratified_bootstrap,
     task_curves,
 )
@@ -73,16 +72,13 @@ def test_best_is_the_highest_seed_mean_and_not_the_mean_of_each_seeds_best():
 
 def test_the_mean_over_the_course_by_hand():
     # Seeds' means over tasks are 0, .8, .5 and .2, .6, .7; the second stretch is three times as long as the first.
-    found = mean_over_course(SUCCESS, [0, 100, 400])
-    assert found.mean == pytest.approx(0.25 * 0.4 + 0.75 * 0.65) and found.stderr == pytest.approx(0)
-    apart = mean_over_course([[[0.0], [0.0]], [[1.0], [0.0]]], [5, 7])
-    assert apart.mean == pytest.approx(0.25) and apart.stderr == pytest.approx(0.25)
+    assert mean_over_course(SUCCESS, [0, 100, 400]) == pytest.approx([0.1 + 0.75 * 0.65, 0.1 + 0.75 * 0.65])
+    assert mean_over_course([[[0.0], [0.0]], [[1.0], [0.0]]], [5, 7]) == pytest.approx([0.5, 0.0])
 
 
 def test_the_mean_over_the_course_of_one_evaluation_and_of_one_seed():
-    assert mean_over_course(SUCCESS[-1:], [9]).mean == pytest.approx(0.6)
-    alone = mean_over_course(SUCCESS[:, :1], [0, 1, 2])
-    assert alone.mean == pytest.approx(0.525) and np.isnan(alone.stderr)
+    assert mean_over_course(SUCCESS[-1:], [9]) == pytest.approx([0.5, 0.7])
+    assert mean_over_course(SUCCESS[:, :1], [0, 1, 2]) == pytest.approx([0.525])
 
 
 @pytest.mark.parametrize("env_steps", [[0, 1], [0, 2, 2], [0, 2, 1], [0, 1, np.nan], 3])
@@ -215,51 +211,48 @@ def test_scores_of_other_shapes_or_values_are_refused():
             stratified_bootstrap(mean_score, good, samples)
 
 
-# Accuracy and error of three methods; the single-task networks have 0.5 and 2.
-COMPARED, BASELINE, HIGHER = [[0.4, 2.0], [0.6, 1.0], [0.5, 4.0]], [0.5, 2.0], [True, False]
+def test_the_rank_test_by_hand():
+    # Of the 20 ways to deal six ranks to two methods of three seeds, one gives the larger three to the first.
+    assert rank_test([4, 5, 6], [1, 2, 3]) == (1, pytest.approx(2 / 20))
+    assert rank_test([1, 2, 3], [4, 5, 6]) == (0, pytest.approx(2 / 20))
+    # 3 of 4 pairs are won and one is tied; of the 6 ways, this one and its equal, with the other 2, are as extreme.
+    assert rank_test([2, 3], [1, 2]) == (0.875, pytest.approx(2 * 2 / 6))
+    assert rank_test([0.3, 0.3], [0.1 + 0.2, 0.3]) == (0.5, 1)  # equal but for rounding
 
 
-def test_delta_m_is_the_mean_relative_drop():
-    # −20% accuracy is a drop of 20, an unchanged error one of 0; +20% and −50% are gains; a doubled error drops 100.
-    np.testing.assert_allclose(delta_m(COMPARED, BASELINE, HIGHER), [10.0, -35.0, 50.0])
-    np.testing.assert_allclose(delta_m(COMPARED, BASELINE, [False, True]), [-10.0, 35.0, -50.0])
+@pytest.mark.parametrize(("seeds", "rivals"), [(2, 3), (5, 4), (6, 6), (8, 8), (3, 9)])
+def test_without_ties_the_rank_test_is_scipys_exact_one(seeds, rivals):
+    numbers = np.random.default_rng(seeds).permutation(seeds + rivals) / 20
+    x, y = numbers[:seeds], numbers[seeds:]
+    exact = mannwhitneyu(x, y, method="exact")
+    found = rank_test(x, y)
+    assert found.probability == pytest.approx(exact.statistic / (seeds * rivals))
+    assert found.p == pytest.approx(exact.pvalue, rel=1e-9)
 
 
-def test_the_baseline_itself_has_delta_m_zero_and_units_do_not_matter():
-    assert delta_m([BASELINE], BASELINE, HIGHER) == [0.0]
-    units = np.array([100.0, 0.001])
-    scaled = delta_m(COMPARED * units, BASELINE * units, HIGHER)
-    np.testing.assert_allclose(scaled, delta_m(COMPARED, BASELINE, HIGHER))
+def test_of_many_seeds_the_rank_test_draws_arrangements_and_comes_close():
+    numbers = np.random.default_rng(4).normal(size=24)
+    numbers[:12] += 0.8
+    x, y = numbers[:12], numbers[12:]
+    exact = mannwhitneyu(x, y, method="exact").pvalue
+    assert rank_test(x, y) == rank_test(x, y)  # the same seed draws the same
+    assert 0.01 < exact < 0.5 and rank_test(x, y).p == pytest.approx(exact, abs=0.01)
 
 
-def test_mean_rank_follows_each_metrics_direction():
-    # Accuracies rank 3, 1, 2; errors 2, 1, 3.
-    np.testing.assert_array_equal(mean_rank(COMPARED, HIGHER), [2.5, 1.0, 2.5])
-    np.testing.assert_array_equal(mean_rank(COMPARED, [False, True]), [1.5, 3.0, 1.5])
+def test_the_rank_test_errs_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    p = [rank_test(*generator.integers(0, 5, (2, 4))).p for _ in range(400)]  # many ties
+    for level in (0.05, 0.2, 0.5):
+        assert np.mean(np.array(p) <= level) <= level + 3 * np.sqrt(level / 400)
 
 
-def test_equal_values_share_a_rank_and_no_rank_is_skipped():
-    np.testing.assert_array_equal(mean_rank([[3.0], [1.0], [2.0], [2.0]], [False]), [3.0, 1.0, 2.0, 2.0])
-    np.testing.assert_array_equal(mean_rank([[3.0], [1.0], [2.0], [2.0]], [True]), [1.0, 3.0, 2.0, 2.0])
-    np.testing.assert_array_equal(mean_rank([[5.0, 7.0], [5.0, 7.0]], [True, False]), [1.0, 1.0])
+def test_a_lone_seed_is_ranked_but_not_tested():
+    found = rank_test([0.5], [0.1, 0.2, 0.5])
+    assert found.probability == pytest.approx(5 / 6) and np.isnan(found.p)
 
 
-@pytest.mark.parametrize("base", [0.0, -2.0, np.nan, np.inf])
-def test_a_baseline_that_nothing_can_be_relative_to_is_refused(base):
-    with pytest.raises(ValueError, match=r"baseline\[1\] is .* needs a positive number"):
-        delta_m(COMPARED, [0.5, base], HIGHER)
-
-
-def test_comparisons_of_other_shapes_or_values_are_refused():
-    with pytest.raises(ValueError, match=r"baseline has shape \(3,\): give \[2\]"):
-        delta_m(COMPARED, [1.0, 2.0, 3.0], HIGHER)
-    for compare in (mean_rank, lambda values, higher: delta_m(values, BASELINE, higher)):
-        for values in ([0.4, 2.0], np.zeros((0, 2)), np.zeros((3, 0))):
-            with pytest.raises(ValueError, match=r"give \[methods, metrics\]"):
-                compare(values, HIGHER)
-        for higher in ([True], [[True, False]], [1, 0], ["higher", "lower"]):
-            with pytest.raises(ValueError, match="True or False for each of the 2 metrics"):
-                compare(COMPARED, higher)
-        for value in (np.nan, np.inf):
-            with pytest.raises(ValueError, match=r"values\[1, 0\] is"):
-                compare([[0.4, 2.0], [value, 1.0]], HIGHER)
+def test_the_rank_test_refuses_what_are_no_numbers_of_seeds():
+    with pytest.raises(ValueError, match=r"y\[1, 0\] is nan: give finite numbers"):
+        rank_test([0.1, 0.2], [0.1, np.nan])
+    with pytest.raises(ValueError, match="x has shape"):
+        rank_test([], [0.1])

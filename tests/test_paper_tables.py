@@ -6,7 +6,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from mtrl_fairgrad.metrics import delta_m, mean_rank
+from mtrl_fairgrad.multi_task_metrics import delta_m, mean_rank
 from mtrl_fairgrad.results import PAPER_TABLES, celeba_stl, paper_table
 from mtrl_fairgrad.weighting import names
 

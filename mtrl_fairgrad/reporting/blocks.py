@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mtrl_fairgrad.figures import Style, styles
-from mtrl_fairgrad.metrics import Array, Interval, probability_of_improvement
+from mtrl_fairgrad.metrics import Array, Interval, RankTest, mean_over_course, probability_of_improvement, rank_test
 from mtrl_fairgrad.pooling import Group, blocks_of, one_protocol
 from mtrl_fairgrad.telemetry import REPLACED, SPEED, Series, Telemetry, course
 
@@ -30,6 +30,15 @@ class Improvement(NamedTuple):
     probability: Interval
     env_steps: int
     """The last evaluation that both have, where they are compared."""
+
+
+class SeedRanks(NamedTuple):
+    """How seeds of one group rank among those of another, by their means over tasks."""
+
+    final: RankTest
+    """In the last evaluation that both groups have."""
+    course: RankTest
+    """By the mean over the course until then, of the evaluations that both have."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +88,31 @@ class Block:
     def improvements(self) -> list[list[Improvement | None]]:
         """`[row][column]`: whether the row's group beats the column's; None for itself or with no common evaluation."""
         found: list[list[Improvement | None]] = [[None] * len(self.groups) for _ in self.groups]
+        for i, j, x, y, steps in self._pairs():
+            chance = probability_of_improvement(x[-1], y[-1])
+            turned = Interval(*(1 - p for p in (chance.value, chance.high, chance.low)))
+            found[i][j], found[j][i] = Improvement(chance, steps[-1]), Improvement(turned, steps[-1])
+        return found
+
+    @cached_property
+    def seed_ranks(self) -> list[list[SeedRanks | None]]:
+        """`[row][column]`: how the row's seeds rank among the column's; None where `improvements` has None."""
+        found: list[list[SeedRanks | None]] = [[None] * len(self.groups) for _ in self.groups]
+        for i, j, x, y, steps in self._pairs():
+            ends = rank_test(x[-1].mean(axis=1), y[-1].mean(axis=1))
+            courses = rank_test(mean_over_course(x, steps), mean_over_course(y, steps))
+            found[i][j] = SeedRanks(ends, courses)
+            found[j][i] = SeedRanks(*(RankTest(1 - one.probability, one.p) for one in (ends, courses)))
+        return found
+
+    def _pairs(self) -> Iterator[tuple[int, int, Array, Array, list[int]]]:
+        """Places of two groups, and the success `[T, S, K]` of either in the T evaluations, at least one, both have."""
         for i, x in enumerate(self.groups):
             for j, y in enumerate(self.groups[:i]):
-                common = set(x.env_steps) & set(y.env_steps)
+                common = sorted(set(x.env_steps) & set(y.env_steps))
                 if common:
-                    at = max(common)
-                    scores = (group.success[group.env_steps.index(at)] for group in (x, y))
-                    chance = probability_of_improvement(*scores)
-                    found[i][j] = Improvement(chance, at)
-                    found[j][i] = Improvement(Interval(*(1 - p for p in (chance.value, chance.high, chance.low))), at)
-        return found
+                    ours, theirs = (each.success[np.isin(each.env_steps, common)] for each in (x, y))
+                    yield i, j, ours, theirs, common
 
 
 def make_blocks(groups: Sequence[Group]) -> list[Block]:

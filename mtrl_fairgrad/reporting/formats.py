@@ -10,7 +10,16 @@ from mtrl_fairgrad.incidents import sentence, together
 from mtrl_fairgrad.pooling import Group
 from mtrl_fairgrad.reporting import paper
 from mtrl_fairgrad.reporting.blocks import Block, cost, make_blocks
-from mtrl_fairgrad.reporting.tables import Table, by_task, certainty, improvement, incidents, overview, step_parts
+from mtrl_fairgrad.reporting.tables import (
+    Table,
+    by_task,
+    certainty,
+    improvement,
+    incidents,
+    overview,
+    seed_ranks,
+    step_parts,
+)
 from mtrl_fairgrad.tables import aligned, csv_text
 
 CSV_COLUMNS = (
@@ -53,7 +62,7 @@ def _block_text(block: Block) -> str:
 
 def tables_of(block: Block) -> list[Table]:
     """Everything that Markdown and LaTeX show of a block."""
-    wanted = [overview(block), certainty(block), by_task(block), improvement(block)]
+    wanted = [overview(block), certainty(block), by_task(block), improvement(block), *seed_ranks(block)]
     wanted += [*step_parts(block), paper.beside(block), paper.differences(block), incidents(block)]
     return [table for table in wanted if table is not None]
 

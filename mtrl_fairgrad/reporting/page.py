@@ -85,6 +85,7 @@ def _section(block: Block, anchor: str, videos: list[Video]) -> dict[str, Any]:
         "certainty": tables.certainty(block),
         "improvement": tables.improvement(block),
         "chances": _chances(block),
+        "seed_ranks": tables.seed_ranks(block),
         "beside": paper.beside(block),
         "differences": paper.differences(block),
         "curve": draw(charts.curve(block)),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from mtrl_fairgrad.guard_config import STOP
 from mtrl_fairgrad.incidents import DONE, WORDS, together
-from mtrl_fairgrad.metrics import Interval
+from mtrl_fairgrad.metrics import ARRANGEMENTS, Interval, RankTest
 from mtrl_fairgrad.pooling import Group
 from mtrl_fairgrad.reporting.blocks import Block, Improvement, cost, step_shares
 
@@ -114,6 +114,31 @@ def improvement(block: Block) -> Table | None:
         notes.append(f"Compared at the last evaluation that both have, env_steps {at}.")
     head = ["row beats column", *column_names(block)]
     return Table("Probability of improvement", head, rows, notes)
+
+
+def seed_ranks(block: Block) -> list[Table]:
+    """How seeds rank at the end and over the course; none where no two groups have several seeds each."""
+    cells = [cell for row in block.seed_ranks for cell in row if cell is not None]
+    if all(math.isnan(cell.final.p) for cell in cells):
+        return []
+    note = (
+        "Probability that a seed of the row's method has a higher mean over tasks than one of the column's, ties "
+        "counting half, and in brackets the two-sided p of Mann and Whitney's rank test: by all arrangements of the "
+        f"seeds or {ARRANGEMENTS:,} of them, not corrected for being one of several tests. At the end: in the last "
+        "evaluation that both have; over the course: by the mean over their common evaluations."
+    )
+    found: list[Table] = []
+    for which, when in (("final", "at the end"), ("course", "over the course")):
+        rows = [
+            [name, *(NOTHING if cell is None else _ranked(getattr(cell, which)) for cell in row)]
+            for name, row in zip(row_names(block), block.seed_ranks, strict=True)
+        ]
+        found.append(Table(f"Whose seeds rank higher {when}", [f"row above column {when}", *column_names(block)], rows))
+    return [*found[:-1], replace(found[-1], notes=[note])]
+
+
+def _ranked(found: RankTest) -> str:
+    return f"{found.probability:.2f}" + ("" if math.isnan(found.p) else f" ({found.p:.2g})")
 
 
 def incidents(block: Block) -> Table | None:

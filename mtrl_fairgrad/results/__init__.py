@@ -59,9 +59,9 @@ class PaperTable:
     stderr: Array
     """`[M]`: standard error over seeds, printed in Table 4 only."""
     mean_rank: Array
-    """`[M]`: MR as printed, in Tables 2, 3 and 8, to two decimals; see `mtrl_fairgrad.metrics.mean_rank`."""
+    """`[M]`: MR as printed, in Tables 2, 3 and 8, to two decimals; see `mtrl_fairgrad.multi_task_metrics.mean_rank`."""
     delta_m: Array
-    """`[M]`: Δm as printed, in %, in Tables 2, 3 and 8; see `mtrl_fairgrad.metrics.delta_m`."""
+    """`[M]`: Δm as printed, in %, in Tables 2, 3 and 8; see `mtrl_fairgrad.multi_task_metrics.delta_m`."""
     delta_m_rounding: Array
     """`[M]`: half a unit of Δm's last printed digit."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtrl_fairgrad.metrics import delta_m, mean_rank
+from mtrl_fairgrad.multi_task_metrics import delta_m, mean_rank
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.config import SupervisedConfig
 from mtrl_fairgrad.supervised.training import Outcome, Question, fit

@@ -43,6 +43,23 @@ def test_the_other_way_round_is_the_mirror_image(make):
     assert turned == pytest.approx((1 - one.value, 1 - one.high, 1 - one.low))
 
 
+def test_seeds_are_ranked_by_their_own_numbers_at_the_end_and_over_the_course(make):
+    # Three seeds each; at the end one of the other's beats all, over the course they are behind.
+    early = {0: [[0.0]] * 3, 500: [[0.9], [0.8], [0.7]], 1000: [[0.6], [0.5], [0.4]]}
+    late = {0: [[0.0]] * 3, 1000: [[0.7], [0.3], [0.2]], 1500: [[1.0]] * 3}
+    three = {"seeds": [0, 1, 2], "tasks": ["reach-v3"]}
+    [block] = blocks_of_runs(make("a", early, **three), make("b", late, method=LS, **three))
+    (nothing, found), (turned, _) = block.seed_ranks
+    assert nothing is None
+    # Evaluations 0 and 1,000 are what both have: there 6 of 9 pairs are won, at the end and so over the course, too.
+    assert found.final == found.course == (pytest.approx(6 / 9), pytest.approx(14 / 20))
+    assert turned.final == (pytest.approx(3 / 9), found.final.p)
+    both = {**late, 500: [[0.0], [0.1], [0.2]]}
+    [block] = blocks_of_runs(make("c", early, **three), make("d", both, method=LS, **three))
+    assert block.seed_ranks[0][1].course == (1, pytest.approx(0.1))  # 0.9 and so on now count
+    assert block.seed_ranks[0][1].final == found.final
+
+
 def test_cost_adds_up_all_runs_and_takes_the_median_speed(make):
     one, two = make("a", {0: [[0.1, 0.1]]}, seeds=[0]), make("b", {0: [[0.1, 0.1]]}, seeds=[1])
     log(one, {SPEED: {1: 10.0, 2: 20.0}}, every=30)

@@ -42,6 +42,18 @@ def test_one_seed_has_no_interval_in_any_format(make):
         assert not re.search(r"\d\.\d+ \\?\[", text)
 
 
+def test_seeds_are_ranked_where_there_are_several(make):
+    better = {0: COURSE[0], 1000: [[1.0, 1.0], [1.0, 0.9]]}
+    blocks = blocks_of_runs(make("a"), make("b", better, method=LS))
+    text = as_markdown(blocks)
+    assert "### Whose seeds rank higher at the end" in text
+    assert "| ls | 1.00 (0.33) | – |" in text and "| fairgrad (α=2, sgd) | – | 0.00 (0.33) |" in text
+    assert text.count("Mann and Whitney") == as_latex(blocks).count("Mann and Whitney") == 1
+    alone = {env_steps: success[:1] for env_steps, success in COURSE.items()}
+    one = as_markdown(blocks_of_runs(make("c"), make("d", alone, seeds=[0], method=LS)))
+    assert "beats" in one and "rank higher" not in one  # one seed of a method cannot be tested
+
+
 def test_one_group_beats_nobody(make):
     [block] = blocks_of_runs(make("a"))
     assert "beats" not in as_markdown([block]) + as_latex([block]) + blocks_as_text([block])

@@ -77,6 +77,7 @@ def test_the_page_has_everything_and_needs_nothing(make, conflicted):
     for words in (
         *("Success rate, mean over tasks", "Learning curves", "How certain, and at what cost"),
         *("Final success rate by task", "Probability of improvement", "Conflict between tasks", "Runs"),
+        *("Whose seeds rank higher at the end", "Whose seeds rank higher over the course"),
         *("critic: mean cosine between task gradients", "actor: share of updates that made some task worse"),
         *("actor: relative residual of the method's equation", "Weights of the tasks, relative to their mean"),
         *(METHOD, "0.600 ± 0.100", "0.700 ± 0.100 at 500", "0.600 [0.500, 0.700]", "± 0.20"),
