@@ -223,7 +223,7 @@ def rank_test(x: ArrayLike, y: ArrayLike, seed: int = 0) -> RankTest:
     probability = float(((ours[:, None] > theirs) + 0.5 * (ours[:, None] == theirs)).mean())
     if 1 in (len(ours), len(theirs)):
         return RankTest(probability, np.nan)
-    from scipy import stats  # half a second, for reports alone
+    from scipy import stats  # half a second, for reports alone  # pyright: ignore[reportMissingTypeStubs]
 
     known: Any = stats  # its functions lack annotations
     ranks = known.rankdata(np.concatenate([ours, theirs]))
