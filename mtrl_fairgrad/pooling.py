@@ -69,6 +69,8 @@ class Group:
     """Per task and seed, in the last evaluation."""
     left_out: int
     """Evaluations that only some seeds have."""
+    until: int | None = None
+    """env_steps beyond which nothing counts; None: everything does."""
     label: str = ""
 
     @cached_property
@@ -109,11 +111,11 @@ class Group:
     @cached_property
     def telemetry(self) -> list[Telemetry]:
         """What each of the folders logged while it trained."""
-        return [read_telemetry(folder.path) for folder in self.folders]
+        return [read_telemetry(folder.path, self.until) for folder in self.folders]
 
     @cached_property
     def incidents(self) -> list[Incident]:
-        """What went wrong in the updates of all folders."""
+        """What went wrong in the updates of all folders, whole runs."""
         try:
             return [one for folder in self.folders for one in read_incidents(folder.path)]
         except ValueError as error:
@@ -125,18 +127,28 @@ class Group:
         return 0 if self.env_steps[0] == 0 else None
 
 
-def pool(folders: Sequence[RunFolder]) -> list[Group]:
-    """The groups, runs of one protocol next to each other, otherwise in the order given."""
+def pool(folders: Sequence[RunFolder], until: int | None = None) -> list[Group]:
+    """The groups, runs of one protocol next to each other, otherwise in the order given.
+
+    Args:
+        folders: at least one.
+        until: env_steps beyond which nothing counts, so that runs which differ in their length alone are pooled, too;
+            None: everything counts.
+
+    Raises:
+        ReportError: there are no runs, or some lack evaluations, or their seeds overlap.
+    """
     if not folders:
         raise ReportError("no runs were given: name at least one run folder.")
     together: dict[tuple[str, str], list[RunFolder]] = {}
+    alike = NOT_COMPARED if until is None else NOT_COMPARED | {"steps"}
     for folder in folders:
-        options = {key: value for key, value in flatten(folder.config).items() if key not in NOT_COMPARED}
+        options = {key: value for key, value in flatten(folder.config).items() if key not in alike}
         protocol = {key: value for key, value in options.items() if key.startswith(("env.", "eval."))}
         protocol["protocol"] = folder.manifest.get("protocol")
         together.setdefault((_canonical(protocol), _canonical(options)), []).append(folder)
     first = {protocol: place for place, (protocol, _) in reversed(list(enumerate(together)))}
-    groups = [_group(together[key]) for key in sorted(together, key=lambda key: first[key[0]])]
+    groups = [_group(together[key], alike, until) for key in sorted(together, key=lambda key: first[key[0]])]
     _name(groups)
     return groups
 
@@ -149,11 +161,11 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _group(folders: list[RunFolder]) -> Group:
+def _group(folders: list[RunFolder], alike: frozenset[str], until: int | None) -> Group:
     measured: dict[tuple[int, int, str], Evaluation] = {}
     home: dict[int, Path] = {}
     for folder in folders:
-        rows = folder.evaluations()
+        rows = [row for row in folder.evaluations() if until is None or row.env_steps <= until]
         for seed in sorted({row.seed for row in rows}):
             if seed in home:
                 raise ReportError(
@@ -172,11 +184,14 @@ def _group(folders: list[RunFolder]) -> Group:
     common = [t for t in steps if all((t, s, k) in measured for s in seeds for k in tasks)]
     if not common:
         names = ", ".join(str(folder.path) for folder in folders)
-        raise ReportError(f"{names} has no evaluation of all its seeds and tasks yet: train longer, or leave it out.")
+        when = "yet" if until is None else f"until env_steps {until:,}"
+        raise ReportError(
+            f"{names} has no evaluation of all its seeds and tasks {when}: train longer, or leave it out."
+        )
     table = [[[measured[t, s, k] for k in tasks] for s in seeds] for t in common]
     return Group(
         protocol=_protocol(config, folders[0].manifest, tasks),
-        config={key: value for key, value in config.items() if key not in NOT_COMPARED},
+        config={key: value for key, value in config.items() if key not in alike},
         folders=folders,
         seeds=seeds,
         tasks=tasks,
@@ -184,6 +199,7 @@ def _group(folders: list[RunFolder]) -> Group:
         success=np.array([[[row.success for row in seed] for seed in step] for step in table]),
         episodes=min(row.episodes for seed in table[-1] for row in seed),
         left_out=len(steps) - len(common),
+        until=until,
     )
 
 

@@ -1,11 +1,12 @@
-"""Report on runs: `python -m mtrl_fairgrad.report RUNS... [--out DIR] [--html FILE] [--latex FILE] [--markdown FILE]`.
+"""Report on runs: `python -m mtrl_fairgrad.report RUNS... [--out DIR] [--html FILE] [--until STEPS] …`.
 
 Of supervised runs it prints what they reached beside the paper's tables: see `mtrl_fairgrad.supervised.beside`.
 
 Of training runs it prints tables and writes report.csv and report.png; --html adds one self-contained page, --latex and
 --markdown the tables for a paper or an issue, --figures the figures as PDF. Runs whose configurations differ only in
 seeds and in where they ran are pooled; runs of different protocols stand in blocks of their own and are never averaged
-or compared.
+or compared. With --until 100000 nothing beyond 100,000 env_steps counts, and runs that differ in their length alone are
+pooled, too.
 
 report.csv has a row per method and task, and one with task "mean" for the mean over tasks: success rates of the
 evaluation before training (`untrained`), of the last one (`final`), and of the one where the mean over tasks and seeds
@@ -18,6 +19,7 @@ learning curve over its length (`course*`).
 
 from __future__ import annotations
 
+import argparse
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +43,7 @@ def report(
     latex: str | Path | None = None,
     markdown: str | Path | None = None,
     figures: str | Path | None = None,
+    until: int | None = None,
 ) -> Path:
     """Print the tables and write report.csv and report.png, or beside.csv; returns their folder.
 
@@ -51,6 +54,7 @@ def report(
         latex: file for the tables, for a document that uses booktabs.
         markdown: file for the tables, for GitHub.
         figures: folder for the figures as PDF.
+        until: env_steps beyond which nothing counts; runs that differ in length alone are then pooled, too.
 
     Raises:
         ValueError: no report can be made of these runs, or it cannot be written.
@@ -61,11 +65,13 @@ def report(
         # Here, because all its benchmarks come with it.
         from mtrl_fairgrad.supervised.beside import beside
 
-        if any(option is not None for option in (html, latex, markdown, figures)):
-            raise ReportError("--html, --latex, --markdown and --figures are for training runs: leave them out.")
+        if any(option is not None for option in (html, latex, markdown, figures, until)):
+            raise ReportError(
+                "--html, --latex, --markdown, --figures and --until are for training runs: leave them out."
+            )
         beside(given, folder)
         return folder
-    groups = pool([RunFolder.open(path) for path in given])
+    groups = pool([RunFolder.open(path) for path in given], until)
     blocks = make_blocks(groups)
     print(blocks_as_text(blocks))
     contents = {folder / "report.csv": as_csv(groups).encode(), folder / "report.png": png(groups)}
@@ -130,6 +136,13 @@ def _figures(blocks: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
             yield f"weights{ending}", as_pdf(weights, block.protocol, [], 2)
 
 
+def _steps(text: str) -> int:
+    """A number of env_steps of the command line, as an argument's type."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of env_steps: give one from 0 on, such as 100000")
+    return int(text)
+
+
 def _write(contents: dict[Path, bytes]) -> None:
     for path, content in contents.items():
         try:
@@ -159,9 +172,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--latex", type=named, metavar="FILE", help="also write the tables in LaTeX (booktabs)")
     parser.add_argument("--markdown", type=named, metavar="FILE", help="also write the tables in Markdown")
     parser.add_argument("--figures", type=named, metavar="DIR", help="also write the figures as PDF")
+    parser.add_argument(
+        "--until", type=_steps, metavar="STEPS", help="count nothing beyond, and pool runs whatever their length"
+    )
     try:
         given = parser.parse_args(arguments)
-        report(given.runs, given.out, given.html, given.latex, given.markdown, given.figures)
+        report(given.runs, given.out, given.html, given.latex, given.markdown, given.figures, given.until)
     except ValueError as error:
         return fail(error)
     return 0

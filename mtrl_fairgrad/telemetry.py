@@ -73,13 +73,20 @@ class Telemetry:
         return Series(progress.env_steps, np.where(np.isnan(progress.values), np.nan, negative))
 
 
-def read_telemetry(folder: Path) -> Telemetry:
-    """Everything a report uses of a folder's event files; what is damaged or cut off in them is left out."""
+def read_telemetry(folder: Path, until: int | None = None) -> Telemetry:
+    """Everything a report uses of a folder's event files; what is damaged or cut off in them is left out.
+
+    Args:
+        folder: the run's.
+        until: env_steps beyond which nothing counts; None: everything does.
+    """
     entries: dict[str, dict[int, float]] = {}
     seconds: list[float] = []
     for path in sorted(folder.glob("events.out.tfevents.*")):  # their names begin with the time of their making
         times: list[float] = []
         for event in _events(path):
+            if until is not None and event.step > until:
+                continue
             times.append(event.wall_time)
             if event.HasField("session_log"):
                 _forget(entries.values(), event.step)

@@ -196,6 +196,35 @@ def test_mistakes_are_one_line_and_exit_code_2(make, tmp_path, capsys):
     assert not (empty / "report.csv").exists()
 
 
+def test_until_a_step_runs_of_different_length_are_pooled(make, tmp_path, capsys):
+    halves = {env_steps: success[:1] for env_steps, success in COURSE.items()}
+    longer = {**{env_steps: success[1:] for env_steps, success in COURSE.items()}, 1500: [[1.0, 1.0]]}
+    paths = [make("a", halves, seeds=[0]), make("b", longer, seeds=[1], steps=1500)]
+    report(paths, out=tmp_path / "apart")
+    assert [row["env_steps"] for row in read_csv(tmp_path / "apart").values() if row["task"] == "mean"] == [
+        "1000",
+        "1500",
+    ]
+    report([make("whole")], out=tmp_path / "whole")
+    report(paths, out=tmp_path / "pooled", until=1200)
+    assert read_csv(tmp_path / "pooled") == read_csv(tmp_path / "whole")
+    assert "until env_steps 1,200 counts" in " ".join(capsys.readouterr().out.split())
+    assert main([*map(str, paths), "--out", str(tmp_path / "half"), "--until", "500"]) == 0
+    mean = read_csv(tmp_path / "half")[PROTOCOL, METHOD, "mean"]
+    assert (mean["env_steps"], mean["seeds"], mean["final"]) == ("500", "2", "0.7")
+
+
+def test_until_a_step_needs_an_evaluation_by_then(make, capsys):
+    late = str(make("a", {1000: COURSE[1000]}))
+    for given, expected in (
+        ("999", "no evaluation of all its seeds and tasks until env_steps 999"),
+        ("-1", "'-1' is no number of env_steps"),
+        ("1e5", "'1e5' is no number of env_steps"),
+    ):
+        assert main([late, f"--until={given}"]) == 2
+        assert expected in one_line(capsys)
+
+
 def test_a_row_that_is_there_twice_is_refused(make, capsys):
     path = make("a")
     RunFolder.open(path).append_evaluation([Evaluation(500, 1, "push-v3", 10, 0.0, 0.0)])

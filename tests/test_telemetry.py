@@ -46,6 +46,16 @@ def test_a_resumed_run_replaces_what_its_predecessor_wrote_beyond(tmp_path):
     assert found.wall_seconds == pytest.approx(200 + 50, abs=10)
 
 
+def test_what_came_after_a_step_can_be_left_out(tmp_path):
+    log(tmp_path, {SPEED: {10: 1.0, 20: 2.0, 30: 3.0}}, every=100)
+    log(tmp_path, {SPEED: {20: 5.0, 40: 6.0}}, every=50, purge=20)
+    found = read_telemetry(tmp_path, until=25)
+    assert points(found.series[SPEED]) == {10: 1, 20: 5}
+    assert found.wall_seconds == pytest.approx(100, abs=10)
+    assert points(read_telemetry(tmp_path, until=15).series[SPEED]) == {10: 1}
+    assert read_telemetry(tmp_path, until=5).series == {}
+
+
 def test_a_record_that_was_cut_off_and_garbage_are_left_out(tmp_path):
     log(tmp_path, {SPEED: {10: 1.0, 20: 2.0}})
     [file] = tmp_path.iterdir()

@@ -188,6 +188,11 @@ def _notes(block: Block) -> list[str]:
     ]
     if _several_seeds(block):
         notes.insert(1, "±: one standard error over seeds.")
+    if block.groups[0].until is not None:
+        notes.append(
+            f"Only what was measured until env_steps {block.groups[0].until:,} counts; what went wrong in updates is "
+            "told of whole runs."
+        )
     notes += [f"{group.label}: {said}" for group in block.groups for said in _stopped(group)]
     notes += [
         f"{group.label}: {group.left_out} evaluations that not all its seeds have are left out."
