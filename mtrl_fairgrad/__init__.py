@@ -2,20 +2,21 @@
 
     from mtrl_fairgrad import FairGrad, backward
 
-    backward(losses, FairGrad(alpha=2), shared=model.encoder.parameters(), own=model.heads.parameters())
+    backward(losses, FairGrad(alpha=2), shared=model.encoder.parameters(),
+    own=model.heads.parameters())
 
-Importing this loads no environment and no configuration library, and PyTorch only with the first name that is used,
-since the commands read their command line before it; the agent lives in `mtrl_fairgrad.train`.
+Importing this loads no environment and no configuration library, and PyTorch only with the first
+name that is used, since the commands read their command line before it; the agent lives in
+`mtrl_fairgrad.train`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtrl_fairgrad.conventions import CONVENTIONS, Convention
-    from mtrl_fairgrad.gradients import combine, task_gradients
-    from mtrl_fairgrad.losses import alpha_fair
-    from mtrl_fairgrad.shared_graph import Accumulator, backward
+    from mtrl_fairgrad.gradients.conventions import CONVENTIONS, Convention
+    from mtrl_fairgrad.gradients.per_task import combine, task_gradients
+    from mtrl_fairgrad.gradients.shared_graph import Accumulator, backward
     from mtrl_fairgrad.weighting import (
         DBMTL,
         DWA,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         options,
         register,
     )
+    from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
 
 __all__ = [
     "CONVENTIONS",
@@ -96,10 +98,10 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(("CONVENTIONS", "Convention"), "conventions"),
-    **dict.fromkeys(("combine", "task_gradients"), "gradients"),
-    "alpha_fair": "losses",
-    **dict.fromkeys(("Accumulator", "backward"), "shared_graph"),
+    **dict.fromkeys(("CONVENTIONS", "Convention"), "gradients.conventions"),
+    **dict.fromkeys(("combine", "task_gradients"), "gradients.per_task"),
+    "alpha_fair": "weighting.alpha_fair",
+    **dict.fromkeys(("Accumulator", "backward"), "gradients.shared_graph"),
 }
 """Modules of the names that are not of `weighting`."""
 

@@ -1,11 +1,13 @@
-"""Evaluate a run's policy, or an exported one: `python -m mtrl_fairgrad.evaluate RUN`, each of 50 goals exactly once.
+"""Evaluate a run's policy, or an exported one: `python -m mtrl_fairgrad.evaluate RUN`, each of 50
+goals exactly once.
 
-A goal is what tells a task's episodes apart: Meta-World's goal (one where goals are frozen), Gymnasium's reset seed.
-The tasks are made as in training: modules that a run of env=gymnasium names are imported, so know whose run it is.
-RUN is a run folder, or the .json or .pt2 of an exported policy, which is evaluated under the protocol it names (load
-only policies whose author you trust: loading one may run code). Written are a table of success and return,
-goals.csv with every episode and goals.png with a map for every task; `--video` films episodes, `--export` writes the
-policy as a program that runs without this project.
+A goal is what tells a task's episodes apart: Meta-World's goal (one where goals are frozen),
+Gymnasium's reset seed. The tasks are made as in training: modules that a run of env=gymnasium names
+are imported, so know whose run it is. RUN is a run folder, or the .json or .pt2 of an exported
+policy, which is evaluated under the protocol it names (load only policies whose author you trust:
+loading one may run code). Written are a table of success and return, goals.csv with every episode
+and goals.png with a map for every task; `--video` films episodes, `--export` writes the policy as a
+program that runs without this project.
 """
 
 from __future__ import annotations
@@ -17,20 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtrl_fairgrad.cli import Parser, fail, named
-from mtrl_fairgrad.config import Config, check_parts, from_stored
-from mtrl_fairgrad.launch import check_own_packages
-from mtrl_fairgrad.limits import ConfigError, check_device
-from mtrl_fairgrad.runs import RunFolder, RunFolderError
+from mtrl_fairgrad.cli.hydra_main import check_own_packages
+from mtrl_fairgrad.config.schema import Config, check_parts, from_stored
+from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
+from mtrl_fairgrad.utils.arguments import Parser, fail, named
+from mtrl_fairgrad.utils.validation import ConfigError, check_device
 
 if TYPE_CHECKING:  # a mistake of the command line is told before these are imported
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from mtrl_fairgrad.building import Agent
-    from mtrl_fairgrad.films import Shooting
-    from mtrl_fairgrad.policies import ExportedPolicy
+    from mtrl_fairgrad.evaluation.policy_export import ExportedPolicy
+    from mtrl_fairgrad.evaluation.videos import Shooting
+    from mtrl_fairgrad.training.factory import Agent
 
 ENDINGS = (".json", ".pt2")
 """Of exported policies."""
@@ -69,12 +71,15 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         check_own_packages()
         subject = _open(options)
-        from envs import WorkerError, WorkerLost
+        from mtrl_fairgrad.envs import WorkerError, WorkerLost
 
         try:
             evaluate_run(options, subject)
         except WorkerLost as lost:
-            return fail(f"{lost.loss}: if nobody killed it, look for a lack of memory, and evaluate again.", code=1)
+            return fail(
+                f"{lost.loss}: if nobody killed it, look for a lack of memory, and evaluate again.",
+                code=1,
+            )
         except WorkerError as error:
             return fail(error, code=1)
     except (ConfigError, RunFolderError) as error:
@@ -84,30 +89,51 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m mtrl_fairgrad.evaluate", description=__doc__)
-    parser.add_argument("run", type=named, help="a run folder, or the .json or .pt2 of an exported policy")
-    parser.add_argument("--step", type=int, help="env_steps of the checkpoint (default: the newest)")
+    parser.add_argument(
+        "run", type=named, help="a run folder, or the .json or .pt2 of an exported policy"
+    )
+    parser.add_argument(
+        "--step", type=int, help="env_steps of the checkpoint (default: the newest)"
+    )
     parser.add_argument("--goals", type=int, help="how many of each task's goals (default: all)")
     parser.add_argument("--workers", type=int, help="simulator processes (default: one per core)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--out", type=named, metavar="DIR", help="where to write (default: in the run folder)")
-    video = {"type": named, "nargs": "?", "const": BESIDE, "metavar": "DIR"}
-    parser.add_argument("--video", **video, help="film an episode of every task into DIR (default: films)")
     parser.add_argument(
-        "--video-goal", type=int, metavar="N", help="which goal is filmed (default: the first that is played)"
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
+    )
+    parser.add_argument(
+        "--out", type=named, metavar="DIR", help="where to write (default: in the run folder)"
+    )
+    video = {"type": named, "nargs": "?", "const": BESIDE, "metavar": "DIR"}
+    parser.add_argument(
+        "--video", **video, help="film an episode of every task into DIR (default: films)"
+    )
+    parser.add_argument(
+        "--video-goal",
+        type=int,
+        metavar="N",
+        help="which goal is filmed (default: the first that is played)",
     )
     parser.add_argument("--video-tasks", metavar="A,B", help="film only these tasks")
-    parser.add_argument("--export", **video, help="write each seed's policy as a program into DIR (default: policies)")
-    parser.add_argument("--seed", type=int, help="film and export this seed (default: film the first, export all)")
+    parser.add_argument(
+        "--export",
+        **video,
+        help="write each seed's policy as a program into DIR (default: policies)",
+    )
+    parser.add_argument(
+        "--seed", type=int, help="film and export this seed (default: film the first, export all)"
+    )
     return parser
 
 
 def evaluate_run(options: argparse.Namespace, subject: Subject) -> Path:
-    """Play the goals, print and write everything asked for; returns `evaluation-<env_steps>-<goals>-goals.csv`."""
-    from envs import all_goals, evaluate
-    from mtrl_fairgrad.building import make_envs, make_suite
-    from mtrl_fairgrad.films import film
-    from mtrl_fairgrad.outcomes import compare, print_table, write
-    from mtrl_fairgrad.policies import describe, export, scores
+    """Play the goals, print and write everything asked for; returns
+    `evaluation-<env_steps>-<goals>-goals.csv`.
+    """
+    from mtrl_fairgrad.envs import all_goals, evaluate
+    from mtrl_fairgrad.evaluation.outputs import compare, print_table, write
+    from mtrl_fairgrad.evaluation.policy_export import describe, export, scores
+    from mtrl_fairgrad.evaluation.videos import film
+    from mtrl_fairgrad.training.factory import make_envs, make_suite
 
     config, tasks = subject.config, subject.tasks
     goals = _chosen(all_goals(make_suite(config, tasks), config.seeds), options.goals)
@@ -146,18 +172,26 @@ def _check(options: argparse.Namespace) -> None:
     if options.workers is not None and options.workers < 0:
         raise ConfigError(f"--workers {options.workers} is out of range: give 0 or more.")
     if options.video is None:
-        for name, given in (("--video-goal", options.video_goal), ("--video-tasks", options.video_tasks)):
+        for name, given in (
+            ("--video-goal", options.video_goal),
+            ("--video-tasks", options.video_tasks),
+        ):
             if given is not None:
                 raise ConfigError(f"{name} {given} changes nothing without a film: add --video.")
     if options.seed is not None and options.video is None and options.export is None:
-        raise ConfigError(f"--seed {options.seed} changes nothing without a film or export: add --video or --export.")
+        raise ConfigError(
+            f"--seed {options.seed} changes nothing without a film or export: add --video or "
+            "--export."
+        )
 
 
 def _chosen(goals: NDArray[np.int64], count: int | None) -> NDArray[np.int64]:
     """The first `count` of all goals `[S, K, E]`, all if it is None."""
     every = goals.shape[-1]
     if count is not None and not 1 <= count <= every:
-        allowed = f"{every} goals, give 1 to {every}" if every > 1 else "one goal, so leave --goals out"
+        allowed = (
+            f"{every} goals, give 1 to {every}" if every > 1 else "one goal, so leave --goals out"
+        )
         raise ConfigError(f"--goals {count} is out of range: a task has {allowed}.")
     return goals[..., :count]
 
@@ -165,8 +199,8 @@ def _chosen(goals: NDArray[np.int64], count: int | None) -> NDArray[np.int64]:
 def _open_run(options: argparse.Namespace) -> Subject:
     folder = RunFolder.open(options.run)
     config = from_stored(folder.config, folder.path / "config.yaml")
-    from mtrl_fairgrad.building import resolve_device
-    from mtrl_fairgrad.pooling import protocol_of
+    from mtrl_fairgrad.analysis.run_groups import protocol_of
+    from mtrl_fairgrad.training.factory import resolve_device
 
     check_parts(config)
     config.eval.workers = options.workers
@@ -177,7 +211,16 @@ def _open_run(options: argparse.Namespace) -> Subject:
     def act(observations: Tensor) -> Tensor:
         return agent.act(observations.to(device))
 
-    return Subject(folder.path, config, tasks, env_steps, act, protocol_of(folder, tasks), agent, folder.manifest)
+    return Subject(
+        folder.path,
+        config,
+        tasks,
+        env_steps,
+        act,
+        protocol_of(folder, tasks),
+        agent,
+        folder.manifest,
+    )
 
 
 def _open_policy(options: argparse.Namespace) -> Subject:
@@ -189,10 +232,11 @@ def _open_policy(options: argparse.Namespace) -> Subject:
     for name, given in refused.items():
         if given is not None:
             raise ConfigError(
-                f"{name} is for run folders: {options.run.name} is an exported policy, one checkpoint of one seed that "
+                f"{name} is for run folders: {options.run.name} is an exported policy, one "
+                "checkpoint of one seed that "
                 f"runs on the CPU, so drop {name}."
             )
-    from mtrl_fairgrad.policies import load_policy
+    from mtrl_fairgrad.evaluation.policy_export import load_policy
 
     exported = load_policy(options.run)
     config = from_stored(exported.description["config"], exported.path)
@@ -200,7 +244,10 @@ def _open_policy(options: argparse.Namespace) -> Subject:
     config.eval.workers = options.workers
     steps, folder = exported.description["training"]["env_steps"], exported.path.with_suffix("")
     tasks = tuple(config.env.tasks or ())
-    out, protocol = folder.with_name(f"{folder.name}-evaluation"), exported.description["protocol"]["in_words"]
+    out, protocol = (
+        folder.with_name(f"{folder.name}-evaluation"),
+        exported.description["protocol"]["in_words"],
+    )
     return Subject(out, config, tasks, steps, exported.act, str(protocol), exported=exported)
 
 
@@ -208,7 +255,7 @@ def load_agent(
     folder: RunFolder, config: Config, tasks: tuple[str, ...], device: Any, step: int | None
 ) -> tuple[Agent, int]:
     """The agent of a checkpoint, and the checkpoint's env_steps."""
-    from mtrl_fairgrad.building import make_agent, make_suite
+    from mtrl_fairgrad.training.factory import make_agent, make_suite
 
     saved = folder.load_checkpoint(step, groups=("agent",))
     suite = make_suite(config, tasks)
@@ -216,7 +263,9 @@ def load_agent(
     try:
         agent.load_state(saved.groups["agent"])
     except (ValueError, KeyError, RuntimeError) as error:
-        raise ConfigError(f"the checkpoint in {folder.path} does not fit its own configuration: {error}") from None
+        raise ConfigError(
+            f"the checkpoint in {folder.path} does not fit its own configuration: {error}"
+        ) from None
     return agent, saved.env_steps
 
 
@@ -236,16 +285,20 @@ class Plan:
 
 def _prepare(options: argparse.Namespace, subject: Subject) -> Plan:
     """Make the folders and find out whether films can be drawn, before hours of simulation."""
-    from mtrl_fairgrad.films import Shooting, check_video
+    from mtrl_fairgrad.evaluation.videos import Shooting, check_video
 
     seeds, out = subject.config.seeds, options.out or subject.folder
     if options.seed is not None and options.seed not in seeds:
-        raise ConfigError(f"--seed {options.seed} is not in this run: choose from {', '.join(map(str, seeds))}.")
+        raise ConfigError(
+            f"--seed {options.seed} is not in this run: choose from {', '.join(map(str, seeds))}."
+        )
     chosen = [seeds.index(options.seed)] if options.seed is not None else list(range(len(seeds)))
     tasks = tuple(options.video_tasks.split(",")) if options.video_tasks else subject.tasks
     for task in tasks:
         if task not in subject.tasks:
-            raise ConfigError(f"--video-tasks: {task} is not in this run: choose from {', '.join(subject.tasks)}.")
+            raise ConfigError(
+                f"--video-tasks: {task} is not in this run: choose from {', '.join(subject.tasks)}."
+            )
     films = out / "films" if options.video is BESIDE else options.video
     export = out / "policies" if options.export is BESIDE else options.export
     for name, directory in (("--out", out), ("--export", export)):
@@ -253,30 +306,41 @@ def _prepare(options: argparse.Namespace, subject: Subject) -> Plan:
             if directory is not None:
                 directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"{name} {directory} cannot be made ({error.strerror}): choose another folder.") from None
-    film = None if films is None else Shooting(films, check_video(films), chosen[0], tasks, _filmed(options, subject))
+            raise ConfigError(
+                f"{name} {directory} cannot be made ({error.strerror}): choose another folder."
+            ) from None
+    film = (
+        None
+        if films is None
+        else Shooting(films, check_video(films), chosen[0], tasks, _filmed(options, subject))
+    )
     return Plan(out, film, export, tuple(chosen))
 
 
 def _filmed(options: argparse.Namespace, subject: Subject) -> int | None:
     """The goal that was asked for, if any."""
-    from mtrl_fairgrad.building import make_suite
+    from mtrl_fairgrad.training.factory import make_suite
 
     suite = make_suite(subject.config, subject.tasks)
     if options.video_goal is not None and not 0 <= options.video_goal < suite.goal_count:
         raise ConfigError(
-            f"--video-goal {options.video_goal} is out of range: a task has goals 0 to {suite.goal_count - 1}."
+            f"--video-goal {options.video_goal} is out of range: a task has goals 0 to "
+            f"{suite.goal_count - 1}."
         )
     return options.video_goal
 
 
 def _origin(subject: Subject) -> tuple[dict[str, Any], dict[str, Any]]:
     """How the policy came about, and the run's protocol, as `policies.describe` takes them."""
-    from mtrl_fairgrad.building import method_names
+    from mtrl_fairgrad.training.factory import method_names
 
     manifest = subject.manifest or {}
     updates = None if subject.agent is None else int(subject.agent.updates)
-    training = {"env_steps": subject.env_steps, "updates": updates, "methods": method_names(subject.config)}
+    training = {
+        "env_steps": subject.env_steps,
+        "updates": updates,
+        "methods": method_names(subject.config),
+    }
     protocol = {"in_words": subject.protocol, **manifest.get("protocol", {})}
     return training | {key: manifest.get(key) for key in ("started", "versions", "git")}, protocol
 

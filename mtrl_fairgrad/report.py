@@ -1,20 +1,24 @@
-"""Report on runs: `python -m mtrl_fairgrad.report RUNS... [--out DIR] [--html FILE] [--until STEPS] …`.
+"""Report on runs: `python -m mtrl_fairgrad.report RUNS... [--out DIR] [--html FILE] [--until STEPS]
+…`.
 
-Of supervised runs it prints what they reached beside the paper's tables: see `mtrl_fairgrad.supervised.beside`.
+Of supervised runs it prints what they reached beside the paper's tables: see
+`mtrl_fairgrad.supervised.paper_comparison`.
 
-Of training runs it prints tables and writes report.csv and report.png; --html adds one self-contained page, --latex and
---markdown the tables for a paper or an issue, --figures the figures as PDF. Runs whose configurations differ only in
-seeds and in where they ran are pooled; runs of different protocols stand in blocks of their own and are never averaged
-or compared. With --until 100000 nothing beyond 100,000 env_steps counts, and runs that differ in their length alone are
-pooled, too.
+Of training runs it prints tables and writes report.csv and report.png; --html adds one
+self-contained page, --latex and --markdown the tables for a paper or an issue, --figures the
+figures as PDF. Runs whose configurations differ only in seeds and in where they ran are pooled;
+runs of different protocols stand in blocks of their own and are never averaged or compared. With
+--until 100000 nothing beyond 100,000 env_steps counts, and runs that differ in their length alone
+are pooled, too.
 
-report.csv has a row per method and task, and one with task "mean" for the mean over tasks: success rates of the
-evaluation before training (`untrained`), of the last one (`final`), and of the one where the mean over tasks and seeds
-was highest (`best`, the paper's number); `*_stderr` is over seeds and empty for one seed. Only the row "mean" has the
-95 % interval of the final mean (`final_low`, `final_high`), the interquartile mean of the last evaluation with its
-own (`final_iqm*`), what all runs took together (`wall_seconds`), the median `updates_per_second`, what the paper's
-Table 4 prints for the method (`paper_best*`), which was measured under another protocol, and the area below the
-learning curve over its length (`course*`).
+report.csv has a row per method and task, and one with task "mean" for the mean over tasks: success
+rates of the evaluation before training (`untrained`), of the last one (`final`), and of the one
+where the mean over tasks and seeds was highest (`best`, the paper's number); `*_stderr` is over
+seeds and empty for one seed. Only the row "mean" has the 95 % interval of the final mean
+(`final_low`, `final_high`), the interquartile mean of the last evaluation with its own
+(`final_iqm*`), what all runs took together (`wall_seconds`), the median `updates_per_second`, what
+the paper's Table 4 prints for the method (`paper_best*`), which was measured under another
+protocol, and the area below the learning curve over its length (`course*`).
 """
 
 from __future__ import annotations
@@ -25,13 +29,19 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mtrl_fairgrad.cli import Parser, fail, named
-from mtrl_fairgrad.figures import draw
-from mtrl_fairgrad.fits import fit_folders
-from mtrl_fairgrad.pooling import Group, ReportError, pool
-from mtrl_fairgrad.reporting.blocks import Block, make_blocks
-from mtrl_fairgrad.reporting.formats import as_csv, as_latex, as_markdown, as_text, blocks_as_text
-from mtrl_fairgrad.runs import RunFolder, write_atomic
+from mtrl_fairgrad.analysis.report.figure_style import draw
+from mtrl_fairgrad.analysis.report.formats import (
+    as_csv,
+    as_latex,
+    as_markdown,
+    as_text,
+    blocks_as_text,
+)
+from mtrl_fairgrad.analysis.report.protocol_blocks import Block, make_blocks
+from mtrl_fairgrad.analysis.run_groups import Group, ReportError, pool
+from mtrl_fairgrad.analysis.supervised_groups import fit_folders
+from mtrl_fairgrad.runs.run_dir import RunFolder, write_atomic
+from mtrl_fairgrad.utils.arguments import Parser, fail, named
 
 __all__ = ["as_csv", "as_text", "main", "png", "report"]
 
@@ -48,13 +58,15 @@ def report(
     """Print the tables and write report.csv and report.png, or beside.csv; returns their folder.
 
     Args:
-        paths: run folders, at least one, either of training or of supervised runs, which have tables only.
+        paths: run folders, at least one, either of training or of supervised runs, which have
+            tables only.
         out: where to write; by default the run's folder if it is only one, else ./report.
         html: file for the page with everything.
         latex: file for the tables, for a document that uses booktabs.
         markdown: file for the tables, for GitHub.
         figures: folder for the figures as PDF.
-        until: env_steps beyond which nothing counts; runs that differ in length alone are then pooled, too.
+        until: env_steps beyond which nothing counts; runs that differ in length alone are then
+            pooled, too.
 
     Raises:
         ValueError: no report can be made of these runs, or it cannot be written.
@@ -63,11 +75,12 @@ def report(
     folder = Path(out) if out is not None else given[0] if len(given) == 1 else Path("report")
     if _supervised(given):
         # Here, because all its benchmarks come with it.
-        from mtrl_fairgrad.supervised.beside import beside
+        from mtrl_fairgrad.supervised.paper_comparison import beside
 
         if any(option is not None for option in (html, latex, markdown, figures, until)):
             raise ReportError(
-                "--html, --latex, --markdown, --figures and --until are for training runs: leave them out."
+                "--html, --latex, --markdown, --figures and --until are for training runs: leave "
+                "them out."
             )
         beside(given, folder)
         return folder
@@ -76,7 +89,7 @@ def report(
     print(blocks_as_text(blocks))
     contents = {folder / "report.csv": as_csv(groups).encode(), folder / "report.png": png(groups)}
     if html is not None:
-        from mtrl_fairgrad.reporting.page import as_html
+        from mtrl_fairgrad.analysis.report.html import as_html
 
         contents[Path(html)] = as_html(blocks).encode()
     if latex is not None:
@@ -90,20 +103,24 @@ def report(
 
 
 def _supervised(paths: Sequence[Path]) -> bool:
-    """Whether all of these folders are of supervised runs; a folder with a config.yaml is of a training run.
+    """Whether all of these folders are of supervised runs; a folder with a config.yaml is of a
+    training run.
 
     Raises:
         ValueError: only some are, or one holds no run at all.
     """
     kinds: dict[bool, Path] = {}
     for path in paths:
-        supervised = not (path / "config.yaml").is_file() and ((path / "toy.csv").is_file() or bool(fit_folders(path)))
+        supervised = not (path / "config.yaml").is_file() and (
+            (path / "toy.csv").is_file() or bool(fit_folders(path))
+        )
         if not supervised:
             RunFolder.open(path)
         kinds[supervised] = path
     if len(kinds) > 1:
         raise ReportError(
-            f"{kinds[True]} is a supervised run but {kinds[False]} a training run: report on one kind at a time."
+            f"{kinds[True]} is a supervised run but {kinds[False]} a training run: report on one "
+            "kind at a time."
         )
     return True in kinds
 
@@ -117,13 +134,17 @@ def png(groups: Sequence[Group]) -> bytes:
 
 def _figures(blocks: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the PDF files; numbered by block where there are several."""
-    from mtrl_fairgrad.reporting import charts
-    from mtrl_fairgrad.reporting.svg import as_pdf
+    from mtrl_fairgrad.analysis.report import charts
+    from mtrl_fairgrad.analysis.report.svg import as_pdf
 
     for n, block in enumerate(blocks, start=1):
         ending = f"-{n}.pdf" if len(blocks) > 1 else ".pdf"
         legend = [(group.label, block.styles[group.label]) for group in block.groups]
-        spread, conflicts, (weights, _) = charts.intervals(block), charts.conflicts(block), charts.weights(block)
+        spread, conflicts, (weights, _) = (
+            charts.intervals(block),
+            charts.conflicts(block),
+            charts.weights(block),
+        )
         yield f"curves{ending}", as_pdf([charts.curve(block)], block.protocol, legend, 1)
         yield f"heatmap{ending}", as_pdf([charts.heat_map(block)], block.protocol, [], 1)
         if charts.task_curves(block):
@@ -139,7 +160,9 @@ def _figures(blocks: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
 def _steps(text: str) -> int:
     """A number of env_steps of the command line, as an argument's type."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of env_steps: give one from 0 on, such as 100000")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of env_steps: give one from 0 on, such as 100000"
+        )
     return int(text)
 
 
@@ -150,34 +173,61 @@ def _write(contents: dict[Path, bytes]) -> None:
             write_atomic(path, content)
         except OSError as error:
             raise ReportError(
-                f"the report cannot be written to {path} ({error.strerror}): give another folder with --out, or "
-                "another file."
+                f"the report cannot be written to {path} ({error.strerror}): give another folder "
+                "with --out, or another file."
             ) from error
     print(f"\nwritten: {', '.join(str(path) for path in contents)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Report on the runs of the command line; returns the exit code, 2 after a mistake told in one line."""
+    """Report on the runs of the command line; returns the exit code, 2 after a mistake told in one
+    line.
+    """
     parser = Parser(
         "python -m mtrl_fairgrad.report",
         description="Tables and figures of training runs, supervised runs beside the paper.",
     )
-    parser.add_argument("runs", type=named, nargs="+", metavar="RUN", help="run folder, as the command printed it")
     parser.add_argument(
-        "--out", type=named, metavar="DIR", help="where to write (default: the run if only one, else report/)"
+        "runs", type=named, nargs="+", metavar="RUN", help="run folder, as the command printed it"
     )
     parser.add_argument(
-        "--html", type=named, metavar="FILE", help="also write one page with all tables, figures and videos"
+        "--out",
+        type=named,
+        metavar="DIR",
+        help="where to write (default: the run if only one, else report/)",
     )
-    parser.add_argument("--latex", type=named, metavar="FILE", help="also write the tables in LaTeX (booktabs)")
-    parser.add_argument("--markdown", type=named, metavar="FILE", help="also write the tables in Markdown")
-    parser.add_argument("--figures", type=named, metavar="DIR", help="also write the figures as PDF")
     parser.add_argument(
-        "--until", type=_steps, metavar="STEPS", help="count nothing beyond, and pool runs whatever their length"
+        "--html",
+        type=named,
+        metavar="FILE",
+        help="also write one page with all tables, figures and videos",
+    )
+    parser.add_argument(
+        "--latex", type=named, metavar="FILE", help="also write the tables in LaTeX (booktabs)"
+    )
+    parser.add_argument(
+        "--markdown", type=named, metavar="FILE", help="also write the tables in Markdown"
+    )
+    parser.add_argument(
+        "--figures", type=named, metavar="DIR", help="also write the figures as PDF"
+    )
+    parser.add_argument(
+        "--until",
+        type=_steps,
+        metavar="STEPS",
+        help="count nothing beyond, and pool runs whatever their length",
     )
     try:
         given = parser.parse_args(arguments)
-        report(given.runs, given.out, given.html, given.latex, given.markdown, given.figures, given.until)
+        report(
+            given.runs,
+            given.out,
+            given.html,
+            given.latex,
+            given.markdown,
+            given.figures,
+            given.until,
+        )
     except ValueError as error:
         return fail(error)
     return 0

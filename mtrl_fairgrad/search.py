@@ -1,9 +1,11 @@
-"""Which α suits a training: `python -m mtrl_fairgrad.search seeds=[0,1,2] run_dir=runs/alpha hydra/launcher=parallel`.
+"""Which α suits a training: `python -m mtrl_fairgrad.search seeds=[0,1,2] run_dir=runs/alpha
+hydra/launcher=parallel`.
 
-Takes the words of mtrl_fairgrad.train, sweeps over α as `mtrl_fairgrad.alphas` says, a round at a time, and chooses by
-the final success, mean over tasks and seeds. search.coarse=[1,2,5,10], search.step=0.1 and search.radius=0.5 change
-where it looks. Every run has its folder below run_dir, so the same command goes on where it was stopped; search.csv
-there says what is known.
+Takes the words of mtrl_fairgrad.train, sweeps over α as `mtrl_fairgrad.config.alpha_grid` says, a
+round at a time, and chooses by the final success, mean over tasks and seeds.
+search.coarse=[1,2,5,10], search.step=0.1 and search.radius=0.5 change where it looks. Every run has
+its folder below run_dir, so the same command goes on where it was stopped; search.csv there says
+what is known.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from mtrl_fairgrad import train
-from mtrl_fairgrad.alphas import SearchConfig, best_alpha, check_search, next_alphas
-from mtrl_fairgrad.cli import fail
-from mtrl_fairgrad.config import ConfigError, typed
-from mtrl_fairgrad.durable import write_atomic
-from mtrl_fairgrad.pooling import Group, pool
-from mtrl_fairgrad.runs import RunFolder
+from mtrl_fairgrad.analysis.run_groups import Group, pool
+from mtrl_fairgrad.config.alpha_grid import SearchConfig, best_alpha, check_search, next_alphas
+from mtrl_fairgrad.config.schema import ConfigError, typed
+from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.utils.arguments import fail
+from mtrl_fairgrad.utils.atomic_io import write_atomic
 
 DEFAULT_FOLDER = "runs/alpha"
 
@@ -50,17 +52,27 @@ def _parsed(given: Sequence[str]) -> tuple[list[str], SearchConfig, Path]:
     words = [word for word in given if word not in ours and not word.startswith("run_dir=")]
     for word in words:
         if word.startswith(("alpha=", "method.alpha=")):
-            raise ConfigError(f"{word} was given, but a search looks for it: drop it, or give search.coarse=[…].")
+            raise ConfigError(
+                f"{word} was given, but a search looks for it: drop it, or give search.coarse=[…]."
+            )
         if word.startswith(("resume=", "hydra.sweep.")):
-            raise ConfigError(f"{word} was given, but a search goes on in its folder by itself: give run_dir=FOLDER.")
+            raise ConfigError(
+                f"{word} was given, but a search goes on in its folder by itself: give "
+                "run_dir=FOLDER."
+            )
     composed = OmegaConf.from_dotlist([word.removeprefix("search.") for word in ours])
     options = typed(SearchConfig(), composed)
     check_search(options)
-    return [word for word in words if word not in ("-m", "--multirun")], options, Path((places or [DEFAULT_FOLDER])[-1])
+    return (
+        [word for word in words if word not in ("-m", "--multirun")],
+        options,
+        Path((places or [DEFAULT_FOLDER])[-1]),
+    )
 
 
 def search(words: Sequence[str], options: SearchConfig, folder: Path) -> int:
-    """Train with one α after another, or a round at once as the launcher can; returns the exit code.
+    """Train with one α after another, or a round at once as the launcher can; returns the exit
+    code.
 
     Args:
         words: of the training.
@@ -85,9 +97,15 @@ def search(words: Sequence[str], options: SearchConfig, folder: Path) -> int:
         write_atomic(folder / "search.csv", _csv(known).encode())
     best = best_alpha(_scores(known))
     for alpha in sorted(known):
-        print(f"α={alpha:<6.10g} final success {_value(known[alpha])}{'  best' if alpha == best else ''}")
+        print(
+            f"α={alpha:<6.10g} final success "
+            f"{_value(known[alpha])}{'  best' if alpha == best else ''}"
+        )
     command = shlex.join(["python", "-m", "mtrl_fairgrad.train", *words, f"alpha={best:.10g}"])
-    print(f"\nα={best:.10g} has the highest final success: {command}\nwritten: {folder / 'search.csv'}")
+    print(
+        f"\nα={best:.10g} has the highest final success: {command}\nwritten: "
+        f"{folder / 'search.csv'}"
+    )
     return 0
 
 
@@ -104,15 +122,20 @@ def _groups(folder: Path, alphas: Sequence[float]) -> dict[float, Group]:
         if alpha in found:
             one, other = found[alpha].folders[0].path, group.folders[0].path
             raise ConfigError(
-                f"{one} and {other} both have α={alpha:g} but differ in more than seeds: give another run_dir."
+                f"{one} and {other} both have α={alpha:g} but differ in more than seeds: give "
+                "another run_dir."
             )
         found[alpha] = group
     return {alpha: found[alpha] for alpha in alphas}
 
 
 def _scores(known: dict[float, Group]) -> dict[float, float]:
-    """α → less is better: the final success, and of equals, such as where nothing is learned, the first one tried."""
-    return {alpha: 1e-9 * place - group.final.mean for place, (alpha, group) in enumerate(known.items())}
+    """α → less is better: the final success, and of equals, such as where nothing is learned, the
+    first one tried.
+    """
+    return {
+        alpha: 1e-9 * place - group.final.mean for place, (alpha, group) in enumerate(known.items())
+    }
 
 
 def _csv(known: dict[float, Group]) -> str:
@@ -126,7 +149,9 @@ def _csv(known: dict[float, Group]) -> str:
 
 
 def _value(group: Group) -> str:
-    return f"{group.final.mean:.3f}" + ("" if len(group.seeds) == 1 else f" ± {group.final.stderr:.3f}")
+    return f"{group.final.mean:.3f}" + (
+        "" if len(group.seeds) == 1 else f" ± {group.final.stderr:.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mtrl_fairgrad.cli import fail
-from mtrl_fairgrad.config import (
+from mtrl_fairgrad.cli.hydra_main import check_own_packages, run_with_hydra
+from mtrl_fairgrad.cli.multirun import place
+from mtrl_fairgrad.cli.override_filter import stored_words
+from mtrl_fairgrad.config.env import task_names
+from mtrl_fairgrad.config.schema import (
     RESUMABLE,
     Config,
     changed_keys,
@@ -23,18 +26,15 @@ from mtrl_fairgrad.config import (
     to_dict,
     without_torch,
 )
-from mtrl_fairgrad.env_config import task_names
-from mtrl_fairgrad.launch import check_own_packages, run_with_hydra
-from mtrl_fairgrad.limits import ConfigError
-from mtrl_fairgrad.provenance import manifest
-from mtrl_fairgrad.resuming import AUTO, finished, settle
-from mtrl_fairgrad.runs import RunFolder, RunFolderError
-from mtrl_fairgrad.stopping import stopping
-from mtrl_fairgrad.sweeps import place
-from mtrl_fairgrad.words import stored_words
+from mtrl_fairgrad.runs.manifest import manifest
+from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
+from mtrl_fairgrad.training.auto_resume import AUTO, finished, settle
+from mtrl_fairgrad.training.signals import stopping
+from mtrl_fairgrad.utils.arguments import fail
+from mtrl_fairgrad.utils.validation import ConfigError
 
 if TYPE_CHECKING:
-    from mtrl_fairgrad.training import Trainer
+    from mtrl_fairgrad.training.trainer import Trainer
 
 _OF_THE_PLACE = ("run_dir", "resume")
 """Words that say where a run is, not what it does."""
@@ -59,7 +59,9 @@ def job(composed: DictConfig) -> int:
 
 
 def _with_stored_overrides(given: list[str]) -> list[str]:
-    """When resuming, the command line the run was started with and how far it has been extended, then what is given."""
+    """When resuming, the command line the run was started with and how far it has been extended,
+    then what is given.
+    """
     resumed = [argument.partition("=")[2] for argument in given if argument.startswith("resume=")]
     if not resumed or resumed[-1] in ("", "null", AUTO):
         return given
@@ -73,12 +75,14 @@ def _with_stored_overrides(given: list[str]) -> list[str]:
 
 
 def start(config: Config, overrides: list[str]) -> int:
-    """Train one configuration to its end; returns the exit code (0, 1 after a fault, 128 + signal after a stop)."""
+    """Train one configuration to its end; returns the exit code (0, 1 after a fault, 128 + signal
+    after a stop).
+    """
     config.env.tasks = list(task_names(config.env))
     settled = settle(config)
     check_folder(config)
     check_parts(config)  # from here on with PyTorch
-    from mtrl_fairgrad.building import check_memory, resolve_device
+    from mtrl_fairgrad.training.factory import check_memory, resolve_device
 
     device = resolve_device(config.device)
     check_memory(config, device)
@@ -86,21 +90,28 @@ def start(config: Config, overrides: list[str]) -> int:
 
 
 def begin(config: Config, overrides: list[str], device: str, settled: bool) -> int:
-    """Train a configuration in which no mistake was found; `settled`: leave a run that is finished as it is."""
+    """Train a configuration in which no mistake was found; `settled`: leave a run that is finished
+    as it is.
+    """
     import torch
 
-    from envs import WorkerError
-    from mtrl_fairgrad.building import remarks
-    from mtrl_fairgrad.training import TrainingFault
+    from mtrl_fairgrad.envs import WorkerError
+    from mtrl_fairgrad.training.factory import remarks
+    from mtrl_fairgrad.training.trainer import TrainingFault
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by PyTorch, before CUDA starts
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # asked for by PyTorch, before CUDA starts
     torch.use_deterministic_algorithms(config.deterministic)
     folder = open_folder(config, overrides, device)
     if settled and finished(folder, config.steps):
-        print(f"nothing is left to do: the run in {folder.path} is finished at env_steps {config.steps}")
+        print(
+            f"nothing is left to do: the run in {folder.path} is finished at env_steps "
+            f"{config.steps}"
+        )
         if not (folder.path / "report.csv").is_file():
             finish(folder)
         return 0
@@ -131,7 +142,7 @@ def begin(config: Config, overrides: list[str], device: str, settled: bool) -> i
 
 def build(config: Config, folder: RunFolder) -> Trainer:
     """The trainer of a run; a new run that cannot be started leaves no folder behind."""
-    from mtrl_fairgrad.training import Trainer
+    from mtrl_fairgrad.training.trainer import Trainer
 
     if config.resume is not None:
         if config.steps != folder.steps:
@@ -161,16 +172,21 @@ def run(trainer: Trainer) -> None:
         if done:
             return
         if stopping_now and not told:
-            trainer.tracker.say("stopping at the next common episode boundary; asking again leaves at once")
+            trainer.tracker.say(
+                "stopping at the next common episode boundary; asking again leaves at once"
+            )
             told = True
         if trainer.out_of_grace:
-            trainer.tracker.say("stopped before the next common episode boundary; the last checkpoint stands")
+            trainer.tracker.say(
+                "stopped before the next common episode boundary; the last checkpoint stands"
+            )
             return
         trainer.step()
 
 
 def check_folder(config: Config) -> None:
-    """Refuse a run that cannot be made where it is to be, or with `resume` one whose configuration would change.
+    """Refuse a run that cannot be made where it is to be, or with `resume` one whose configuration
+    would change.
 
     Raises:
         ConfigError: a changed configuration; anything `RunFolder` refuses.
@@ -188,14 +204,15 @@ def check_folder(config: Config) -> None:
 
 
 def open_folder(config: Config, overrides: list[str], device: str) -> RunFolder:
-    """The run's folder: a new one, or with `resume` the old one; `check_folder` found nothing against it.
+    """The run's folder: a new one, or with `resume` the old one; `check_folder` found nothing
+    against it.
 
     Raises:
         ConfigError: another device than before; anything `RunFolder` refuses.
     """
     import torch
 
-    from mtrl_fairgrad.building import make_suite, method_names, protocol
+    from mtrl_fairgrad.training.factory import make_suite, method_names, protocol
 
     if config.resume is None:
         suite = make_suite(config, tuple(config.env.tasks or task_names(config.env)))
@@ -220,7 +237,8 @@ def _path(config: Config) -> Path:
 
 def _changing(config: Config, changes: str) -> ConfigError:
     return ConfigError(
-        f"resume={config.resume} would change {changes}: leave those as they were, or start a new run "
+        f"resume={config.resume} would change {changes}: leave those as they were, or start a new "
+        "run "
         f"(only {', '.join(sorted(RESUMABLE - {'resume'}))} may differ)."
     )
 
@@ -234,6 +252,8 @@ def finish(folder: RunFolder) -> None:
 
 
 if __name__ == "__main__":
-    from mtrl_fairgrad import train  # by that name, a launcher's processes find the functions of this file
+    from mtrl_fairgrad import (
+        train,  # by that name, a launcher's processes find the functions of this file
+    )
 
     sys.exit(train.main())

@@ -1,16 +1,17 @@
-"""Re-check a run's folder: `python -m mtrl_fairgrad.verify RUN [--json]` says whether its report can be trusted.
+"""Re-check a run's folder: `python -m mtrl_fairgrad.verify RUN [--json]` says whether its report
+can be trusted.
 
 It reads everything and changes nothing:
 
     configuration   config.yaml is the one that the run began with (`steps` may have grown)
     manifest        says what the numbers depend on
-    evaluations     every due env_steps × seed × task is there exactly once, in order, up to the end of the run
-    checkpoints     every file and segment has its SHA-256, the newest checkpoint is at the end of the run
-    history         manifest, evaluations and curves begin as they did when the checkpoints were made
-    report          can be made of it
+    evaluations     every due env_steps × seed × task is there exactly once, in order, up to the end
+    of the run checkpoints     every file and segment has its SHA-256, the newest checkpoint is at
+    the end of the run history         manifest, evaluations and curves begin as they did when the
+    checkpoints were made report          can be made of it
 
-The exit code is 0 if all hold, 1 if the report cannot be trusted, 2 if there is no run to check. Digests find damage
-and slips of the hand; whoever forges a run forges them, too.
+The exit code is 0 if all hold, 1 if the report cannot be trusted, 2 if there is no run to check.
+Digests find damage and slips of the hand; whoever forges a run forges them, too.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtrl_fairgrad.checkpoint_index import CheckpointError, Index, check
-from mtrl_fairgrad.checkpoints import steps_of
-from mtrl_fairgrad.cli import Parser, fail, named
-from mtrl_fairgrad.durable import Content
-from mtrl_fairgrad.limits import ConfigError
-from mtrl_fairgrad.pooling import pool
-from mtrl_fairgrad.provenance import config_sha256
-from mtrl_fairgrad.runs import Evaluation, RunFolder, RunFolderError
+from mtrl_fairgrad.analysis.run_groups import pool
+from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check
+from mtrl_fairgrad.runs.checkpoint.store import steps_of
+from mtrl_fairgrad.runs.manifest import config_sha256
+from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
+from mtrl_fairgrad.utils.arguments import Parser, fail, named
+from mtrl_fairgrad.utils.atomic_io import Content
+from mtrl_fairgrad.utils.validation import ConfigError
 
 _DEPENDS_ON = ("started", "protocol", "versions", "git", "platform", "device", "config_sha256")
 _SHOWN = 5
@@ -64,7 +65,12 @@ def _carried_out(each: Callable[[RunFolder, Finding], str], folder: RunFolder) -
         found.said = each(folder, found)
     except RunFolderError as error:
         found.problems.append(str(error))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:  # config.yaml may be anything
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+    ) as error:  # config.yaml may be anything
         found.problems.append(f"cannot be checked ({type(error).__name__}: {error})")
     return found
 
@@ -108,18 +114,25 @@ def _evaluations(folder: RunFolder, found: Finding) -> str:
     due = sorted({*range(0, steps, every), steps})
     reached = max(measured, default=-1)
     found.problems += [
-        f"env_steps {each} was never evaluated" for each in due if each < reached and each not in measured
+        f"env_steps {each} was never evaluated"
+        for each in due
+        if each < reached and each not in measured
     ]
     if reached < steps:
-        found.problems.append(f"the run is not finished: evaluated up to {max(reached, 0)} of {steps} env_steps")
+        found.problems.append(
+            f"the run is not finished: evaluated up to {max(reached, 0)} of {steps} env_steps"
+        )
     if extra := sorted(set(measured) - set(due)):
         found.notes.append(
-            f"evaluated off the schedule, too, where the run once ended: at {', '.join(map(str, extra))}"
+            "evaluated off the schedule, too, where the run once ended: at "
+            f"{', '.join(map(str, extra))}"
         )
     return f"{len(measured)} evaluations of {len(pairs)} pairs of seed and task, each exactly once, in order"
 
 
-def _check_rows(env_steps: int, rows: Sequence[Evaluation], pairs: list[tuple[int, str]], found: Finding) -> None:
+def _check_rows(
+    env_steps: int, rows: Sequence[Evaluation], pairs: list[tuple[int, str]], found: Finding
+) -> None:
     there = [(row.seed, row.task) for row in rows]
     if there != pairs:
         wrong = [
@@ -154,10 +167,14 @@ def _checkpoints(folder: RunFolder, found: Finding) -> str:
                     found.problems.append(str(error))
     if steps_of(paths[0]) < steps:
         found.problems.append(f"the newest is at {steps_of(paths[0])} of {steps} env_steps")
-    left = [path for place in (folder.path, store.path, store.segments) for path in place.glob(".*.tmp")]
+    left = [
+        path for place in (folder.path, store.path, store.segments) for path in place.glob(".*.tmp")
+    ]
     left += [path for path in store.segments.glob("*.rows") if path not in sizes]
     if left:
-        found.notes.append(f"{len(left)} files of a process that was killed, which the next start removes")
+        found.notes.append(
+            f"{len(left)} files of a process that was killed, which the next start removes"
+        )
     places = ", ".join(str(steps_of(path)) for path in paths)
     return f"at env_steps {places}: {len(sizes)} files, {sum(sizes.values()):,} bytes, all as they were written"
 
@@ -170,7 +187,10 @@ def _files_of(checkpoint: Path, folder: RunFolder, found: Finding) -> dict[Path,
         return {}
     files = {checkpoint / name: content for name, content in index.files.items()}
     if index.ring is not None:
-        files |= {folder.store.segments / each.name: index.ring.content(each) for each in index.ring.segments}
+        files |= {
+            folder.store.segments / each.name: index.ring.content(each)
+            for each in index.ring.segments
+        }
     return files
 
 
@@ -189,7 +209,9 @@ def _history(folder: RunFolder, found: Finding) -> str:
                 found.problems.append(f"{error} at env_steps {steps_of(path)}")
     rows = folder.path / "evaluations.csv"
     if rows.is_file() and rows.stat().st_size > known.get(rows.name, 0):
-        found.notes.append("evaluations.csv goes on after the newest checkpoint, where no SHA-256 vouches for it")
+        found.notes.append(
+            "evaluations.csv goes on after the newest checkpoint, where no SHA-256 vouches for it"
+        )
     return f"{len(known)} files, evaluations and curves among them, begin as when the checkpoints were made"
 
 
@@ -206,7 +228,9 @@ def _report(folder: RunFolder, found: Finding) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the run of the command line and say what was found; returns the exit code."""
     parser = Parser(
-        prog="python -m mtrl_fairgrad.verify", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m mtrl_fairgrad.verify",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("run", type=named, help="run folder")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
@@ -218,7 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trusted = not any(finding.problems for finding in findings)
     if given.json:
         result: dict[str, Any] = {"run": str(given.run), "trusted": trusted}
-        print(json.dumps({**result, "findings": [asdict(finding) for finding in findings]}, indent=1))
+        print(
+            json.dumps({**result, "findings": [asdict(finding) for finding in findings]}, indent=1)
+        )
     else:
         print("\n".join(_in_words(given.run, findings, trusted)))
     return 0 if trusted else 1
@@ -230,10 +256,17 @@ def _in_words(run: Path, findings: Sequence[Finding], trusted: bool) -> list[str
         told = finding.problems[:_SHOWN]
         if more := len(finding.problems) - len(told):
             told.append(f"and {more} more")
-        lines += [f"{'BAD' if told else 'ok':5}{finding.check:15}{line}" for line in told or [finding.said]]
+        lines += [
+            f"{'BAD' if told else 'ok':5}{finding.check:15}{line}"
+            for line in told or [finding.said]
+        ]
         lines += [f"{'note':5}{finding.check:15}{note}" for note in finding.notes]
     if trusted:
-        return [*lines, f"The report of {run} can be trusted: its files are as training wrote them, none is missing."]
+        return [
+            *lines,
+            f"The report of {run} can be trusted: its files are as training wrote them, none is "
+            "missing.",
+        ]
     return [*lines, f"The report of {run} cannot be trusted, for the reasons above."]
 
 

@@ -1,15 +1,18 @@
-"""What a training step takes, in memory and time, on CelebA's network with its 40 tasks and random images.
+"""What a training step takes, in memory and time, on CelebA's network with its 40 tasks and random
+images.
 
-    python scripts/benchmark_memory.py [--json FILE] [--rounds N] [--device cpu] [--batch 8] [--width 64]
+    python scripts/benchmark_memory.py [--json FILE] [--rounds N] [--device cpu] [--batch 8]
+    [--width 64]
 
-Rows are `ls`, the yardstick; `fairgrad:N`, FairGrad by backward passes of N tasks each, 1 being a loop over tasks;
-`fairgrad`, where the library chooses N; `graddrop`, which looks at the whole Jacobian. Each runs in a process of its
-own. Its peak is that of resident memory on a CPU (Linux; elsewhere what `getrusage` says), and of the memory that
-PyTorch allocated on a GPU. A step's seconds are the fastest step's: on a GPU by the clock, on a CPU processor time of
-all threads, which depends less on what else runs. Rounds interleave the rows, and the median peak is shown.
+Rows are `ls`, the yardstick; `fairgrad:N`, FairGrad by backward passes of N tasks each, 1 being a
+loop over tasks; `fairgrad`, where the library chooses N; `graddrop`, which looks at the whole
+Jacobian. Each runs in a process of its own. Its peak is that of resident memory on a CPU (Linux;
+elsewhere what `getrusage` says), and of the memory that PyTorch allocated on a GPU. A step's
+seconds are the fastest step's: on a GPU by the clock, on a CPU processor time of all threads, which
+depends less on what else runs. Rounds interleave the rows, and the median peak is shown.
 
-The law: the loop's peak exceeds that of `ls` by at most 1.25 times the Jacobian, K·P·4 bytes. Where it does not hold,
-the exit status is 1.
+The law: the loop's peak exceeds that of `ls` by at most 1.25 times the Jacobian, K·P·4 bytes. Where
+it does not hold, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarking.timing import wait
 
 from mtrl_fairgrad import backward, jacobian_like, make
-from mtrl_fairgrad.supervised.celeba import CelebA
+from mtrl_fairgrad.supervised.benchmarks.celeba import CelebA
 
 LIMIT = 1.25
 LS, LOOP = "ls", "fairgrad:1"
@@ -44,18 +47,30 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if STATUS.exists():  # getrusage begins with the parent's peak on Linux
-        return next(1024 * int(line.split()[1]) for line in STATUS.read_text().splitlines() if line[:6] == "VmHWM:")
+        return next(
+            1024 * int(line.split()[1])
+            for line in STATUS.read_text().splitlines()
+            if line[:6] == "VmHWM:"
+        )
     found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return found if sys.platform == "darwin" else 1024 * found
 
 
-def measure(case: str, device: torch.device, batch_size: int, width: int, steps: int) -> dict[str, Any]:
-    """Train some steps of Adam; peak, seconds of the fastest step after the first, and the size of the Jacobian."""
+def measure(
+    case: str, device: torch.device, batch_size: int, width: int, steps: int
+) -> dict[str, Any]:
+    """Train some steps of Adam; peak, seconds of the fastest step after the first, and the size of
+    the Jacobian.
+    """
     name, _, several = case.partition(":")
     torch.manual_seed(0)
     benchmark = CelebA(width=width)
     model = benchmark.model().to(device)
-    shared, own, tasks = list(model.shared_parameters()), list(model.own_parameters()), len(benchmark.tasks)
+    shared, own, tasks = (
+        list(model.shared_parameters()),
+        list(model.own_parameters()),
+        len(benchmark.tasks),
+    )
     method = make(name).init(tasks, template=jacobian_like(shared, tasks)).to(device)
     optimizer = torch.optim.Adam(model.parameters())
     generator = torch.Generator().manual_seed(0)
@@ -87,7 +102,9 @@ def in_own_process(case: str, options: list[str]) -> dict[str, Any]:
     Raises:
         SystemExit: it failed.
     """
-    found = subprocess.run([sys.executable, __file__, "--only", case, *options], stdout=subprocess.PIPE, text=True)
+    found = subprocess.run(
+        [sys.executable, __file__, "--only", case, *options], stdout=subprocess.PIPE, text=True
+    )
     if found.returncode:
         raise SystemExit(f"{case} failed with exit status {found.returncode}; see above.")
     return json.loads(found.stdout.splitlines()[-1])
@@ -98,7 +115,10 @@ def table(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for case in rounds[0]:
         found = [one[case] for one in rounds]
-        beyond = [(one[case]["peak_bytes"] - one[LS]["peak_bytes"]) / one[case]["jacobian_bytes"] for one in rounds]
+        beyond = [
+            (one[case]["peak_bytes"] - one[LS]["peak_bytes"]) / one[case]["jacobian_bytes"]
+            for one in rounds
+        ]
         rows.append(
             {
                 "case": case,
@@ -112,7 +132,9 @@ def table(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def main() -> int:
     """Print the table, write it as JSON when asked; 0 if the law holds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--rounds", type=int, default=1, help="processes for each row (default 1)")
     parser.add_argument("--beside", nargs="*", default=BESIDE, help=f"rows beside {LS} and {LOOP}")
@@ -120,27 +142,47 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
     parser.add_argument("--batch", type=int, default=8, help="images (default 8)")
     parser.add_argument("--width", type=int, default=64, help="of the network, 64 in the paper")
-    parser.add_argument("--steps", type=int, default=3, help="steps of a process, at least 2 (default 3)")
+    parser.add_argument(
+        "--steps", type=int, default=3, help="steps of a process, at least 2 (default 3)"
+    )
     parser.add_argument("--only", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.only:
         torch.set_num_threads(given.threads)
-        print(json.dumps(measure(given.only, torch.device(given.device), given.batch, given.width, given.steps)))
+        print(
+            json.dumps(
+                measure(
+                    given.only, torch.device(given.device), given.batch, given.width, given.steps
+                )
+            )
+        )
         return 0
-    options = [f"--{name}={getattr(given, name)}" for name in ("device", "threads", "batch", "width", "steps")]
+    options = [
+        f"--{name}={getattr(given, name)}"
+        for name in ("device", "threads", "batch", "width", "steps")
+    ]
     cases = [LS, LOOP, *given.beside]
     rounds = [{case: in_own_process(case, options) for case in cases} for _ in range(given.rounds)]
     rows, jacobian = table(rounds), rounds[0][LS]["jacobian_bytes"]
-    print(f"width {given.width}, batch {given.batch}, {given.device}; a Jacobian has {jacobian / 2**20:.1f} MiB")
+    print(
+        f"width {given.width}, batch {given.batch}, {given.device}; a Jacobian has "
+        f"{jacobian / 2**20:.1f} MiB"
+    )
     for row in rows:
         print(
-            f"{row['case']:<12} peak {row['peak_mib']:>9.1f} MiB = ls + {row['jacobians_beyond_ls']:.3f} Jacobians"
-            f"{row['step_seconds']:>10.3f} s a step"
+            f"{row['case']:<12} peak {row['peak_mib']:>9.1f} MiB = ls + "
+            f"{row['jacobians_beyond_ls']:.3f} Jacobians{row['step_seconds']:>10.3f} s a step"
         )
     law = next(row["jacobians_beyond_ls"] for row in rows if row["case"] == LOOP)
     print(f"{LOOP}: {law:.3f}, allowed {LIMIT}: {'holds' if law <= LIMIT else 'BROKEN'}")
     if given.json:
-        report = {**vars(given), "json": str(given.json), "jacobian_bytes": jacobian, "law": law, "limit": LIMIT}
+        report = {
+            **vars(given),
+            "json": str(given.json),
+            "jacobian_bytes": jacobian,
+            "law": law,
+            "limit": LIMIT,
+        }
         given.json.write_text(json.dumps({**report, "rows": rows}, indent=2) + "\n")
     return 0 if law <= LIMIT else 1
 

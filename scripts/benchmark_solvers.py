@@ -1,12 +1,15 @@
-"""How long each method takes for its weights or direction, and how right it is, beside TorchJD in the same run.
+"""How long each method takes for its weights or direction, and how right it is, beside TorchJD in
+the same run.
 
-    python scripts/benchmark_solvers.py [--json FILE] [--tasks 2 10 40] [--problems N] [--device cpu]
+    python scripts/benchmark_solvers.py [--json FILE] [--tasks 2 10 40] [--problems N] [--device
+    cpu]
 
-Problems look like those of multi-task reinforcement learning: K gradients with a common part and norms over three
-decades, as Gramians in float64. Timed is a method's call on the Gramian (on the Jacobian for methods that need it, with
-P = 4K here; with a network's P they are bound by memory). TorchJD's answer to the same Gramian is timed right after, so
-a noisy machine disturbs both. `worst_angle_deg` is the largest angle between the direction `d` and the one the method's
-definition asks for, computed independently and slowly (`solver_references.py`); TorchJD's beside it.
+Problems look like those of multi-task reinforcement learning: K gradients with a common part and
+norms over three decades, as Gramians in float64. Timed is a method's call on the Gramian (on the
+Jacobian for methods that need it, with P = 4K here; with a network's P they are bound by memory).
+TorchJD's answer to the same Gramian is timed right after, so a noisy machine disturbs both.
+`worst_angle_deg` is the largest angle between the direction `d` and the one the method's definition
+asks for, computed independently and slowly (`solver_references.py`); TorchJD's beside it.
 """
 
 from __future__ import annotations
@@ -56,7 +59,9 @@ class Row(NamedTuple):
         return " ".join([self.method, *(f"{key}={value}" for key, value in self.options.items())])
 
 
-def gramian_peer(name: str, *arguments: Any, **options: Any) -> Callable[[int], Callable[[Tensor, Tensor], Tensor]]:
+def gramian_peer(
+    name: str, *arguments: Any, **options: Any
+) -> Callable[[int], Callable[[Tensor, Tensor], Tensor]]:
     """A TorchJD aggregator that works on Gramians."""
 
     def made(tasks: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -86,7 +91,12 @@ def rows() -> list[Row]:
     weighted = references.weighted
     found = [
         *(
-            Row("fairgrad", {"alpha": 2.0, "solver": solver}, lambda J: references.alpha_fair(J, 2.0), peer)
+            Row(
+                "fairgrad",
+                {"alpha": 2.0, "solver": solver},
+                lambda J: references.alpha_fair(J, 2.0),
+                peer,
+            )
             for solver, peer in (
                 ("newton", gramian_peer("FairGrad", 2.0)),
                 ("sgd", None),
@@ -100,7 +110,9 @@ def rows() -> list[Row]:
         Row("imtl_g", {}, references.imtl_g, gramian_peer("IMTLG")),
         Row("aligned_mtl", {}, references.aligned_mtl, gramian_peer("AlignedMTL")),
         Row("pcgrad", {}, references.pcgrad, gramian_peer("PCGrad")),
-        Row("gradvac", {}, references.pcgrad, gramian_peer("GradVac")),  # whose target cosines are 0 on the first call
+        Row(
+            "gradvac", {}, references.pcgrad, gramian_peer("GradVac")
+        ),  # whose target cosines are 0 on the first call
         Row("graddrop", {}, references.graddrop, graddrop_peer),
         Row("moco", {}, references.moco, None),
         Row("db_mtl", {}, references.db_mtl, None),
@@ -127,7 +139,9 @@ def problem(tasks: int, seed: int) -> Tensor:
     return (normal[1:] + 0.5 * normal[:1]) * 10**decades
 
 
-def call(method: Method, jacobian: Tensor, gramian: Tensor, losses: Tensor, noise: Tensor | None) -> Tensor:
+def call(
+    method: Method, jacobian: Tensor, gramian: Tensor, losses: Tensor, noise: Tensor | None
+) -> Tensor:
     """What a first call answers: weights, or a direction."""
     method.reset()
     if isinstance(method, LossWeighting):
@@ -137,8 +151,12 @@ def call(method: Method, jacobian: Tensor, gramian: Tensor, losses: Tensor, nois
     return method({"all": jacobian}, losses=losses, noise=noise).direction["all"]
 
 
-def timed(work: Callable[..., Tensor], *arguments: Any, device: str = "cpu") -> tuple[float, Tensor]:
-    """Milliseconds of the second of two calls, once caches are warm, and its result; waits for the device."""
+def timed(
+    work: Callable[..., Tensor], *arguments: Any, device: str = "cpu"
+) -> tuple[float, Tensor]:
+    """Milliseconds of the second of two calls, once caches are warm, and its result; waits for the
+    device.
+    """
     place = torch.device(device)
     work(*arguments)
     wait(place)
@@ -192,7 +210,9 @@ def show(measured: list[dict[str, Any]]) -> None:
     def cell(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
 
-    print(f"{'method':40}{'K':>4}{'ms':>9}{'TorchJD ms':>12}{'times as fast':>15}{'worst °':>11}{'TorchJD °':>11}")
+    print(
+        f"{'method':40}{'K':>4}{'ms':>9}{'TorchJD ms':>12}{'times as fast':>15}{'worst °':>11}{'TorchJD °':>11}"
+    )
     for row in measured:
         peer = row["peer_median_ms"]
         ratio = None if peer is None else peer / row["median_ms"]
@@ -204,16 +224,24 @@ def show(measured: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="write the rows there")
-    parser.add_argument("--tasks", type=int, nargs="+", default=[2, 10, 40], help="numbers of tasks")
+    parser.add_argument(
+        "--tasks", type=int, nargs="+", default=[2, 10, 40], help="numbers of tasks"
+    )
     parser.add_argument("--problems", type=int, default=15, help="problems of each size")
-    parser.add_argument("--device", default="cpu", help="where ours runs; TorchJD's solvers run on the CPU")
+    parser.add_argument(
+        "--device", default="cpu", help="where ours runs; TorchJD's solvers run on the CPU"
+    )
     chosen = parser.parse_args()
     warnings.filterwarnings("ignore")  # cvxpy's about TorchJD's problems
     torch.set_num_threads(1)
     with threadpool_limits(1):  # threads slow down matrices this small
-        measured = [measure(row, k, chosen.problems, chosen.device) for row in rows() for k in chosen.tasks]
+        measured = [
+            measure(row, k, chosen.problems, chosen.device) for row in rows() for k in chosen.tasks
+        ]
     show(measured)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(measured, indent=1) + "\n")

@@ -1,9 +1,11 @@
-"""Drive Meta-World with a policy that `python -m mtrl_fairgrad.evaluate RUN --export` wrote, and print its success.
+"""Drive Meta-World with a policy that `python -m mtrl_fairgrad.evaluate RUN --export` wrote, and
+print its success.
 
     python drive_exported_policy.py policy-2000000-seed0.json [--goals N] [--tasks A,B]
 
-It needs torch, numpy and metaworld, and nothing of the project that the policy comes from: copy it as an example. Load
-only policies whose author you trust, because loading a torch.export file may run code; the checksum finds damage only.
+It needs torch, numpy and metaworld, and nothing of the project that the policy comes from: copy it
+as an example. Load only policies whose author you trust, because loading a torch.export file may
+run code; the checksum finds damage only.
 """
 
 from __future__ import annotations
@@ -24,9 +26,13 @@ from numpy.typing import NDArray
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("policy", type=Path, help="the .json; the .pt2 it names lies beside it")
-    parser.add_argument("--goals", type=int, default=50, help="how many of each task's 50 goals (default: all)")
+    parser.add_argument(
+        "--goals", type=int, default=50, help="how many of each task's 50 goals (default: all)"
+    )
     parser.add_argument("--tasks", help="only these of the policy's tasks")
     options = parser.parse_args(arguments)
     description = json.loads(options.policy.read_bytes())
@@ -38,7 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
         successes = play(program, description, place, options.goals)
         rates.append(np.mean(successes))
         stated = description["result"]
-        note = f"  (stated: {stated['success'][task]:.2f})" if stated["goals"] == len(successes) else ""
+        note = (
+            f"  (stated: {stated['success'][task]:.2f})"
+            if stated["goals"] == len(successes)
+            else ""
+        )
         print(f"{task:<28} {rates[-1]:.2f}{note}", flush=True)
     print(f"{'mean':<28} {np.mean(rates):.3f}")
     return 0
@@ -52,14 +62,20 @@ def load(path: Path, description: dict[str, Any]) -> Callable[..., torch.Tensor]
     return torch.export.load(io.BytesIO(content)).module()
 
 
-def play(program: Callable[..., torch.Tensor], description: dict[str, Any], place: int, goals: int) -> list[bool]:
-    """Success of an episode on each of the first `goals` goals of the task at `place`, those of the policy's seed."""
+def play(
+    program: Callable[..., torch.Tensor], description: dict[str, Any], place: int, goals: int
+) -> list[bool]:
+    """Success of an episode on each of the first `goals` goals of the task at `place`, those of the
+    policy's seed.
+    """
     task, protocol = description["tasks"][place], description["protocol"]
     benchmark = metaworld.MT1(task, seed=description["seed"])
     environment = benchmark.train_classes[task](reward_function_version=protocol["reward_version"])
     successes = []
     frozen = protocol.get("frozen_goals", {}).get(task)
-    for goal in benchmark.train_tasks[:goals] if frozen is None else [benchmark.train_tasks[frozen]]:
+    for goal in (
+        benchmark.train_tasks[:goals] if frozen is None else [benchmark.train_tasks[frozen]]
+    ):
         environment.set_task(goal)
         observation, _ = environment.reset()
         success = False
@@ -75,9 +91,14 @@ def play(program: Callable[..., torch.Tensor], description: dict[str, Any], plac
 
 
 def act(
-    program: Callable[..., torch.Tensor], description: dict[str, Any], place: int, observation: NDArray[Any]
+    program: Callable[..., torch.Tensor],
+    description: dict[str, Any],
+    place: int,
+    observation: NDArray[Any],
 ) -> NDArray[np.float32]:
-    """The action `[A]` for one of Meta-World's observations `[39]`, of which the layout says what the policy sees."""
+    """The action `[A]` for one of Meta-World's observations `[39]`, of which the layout says what
+    the policy sees.
+    """
     one_hot = np.eye(len(description["tasks"]))[place]
     parts = [
         observation[slice(*part["metaworld"])] if part["metaworld"] else one_hot

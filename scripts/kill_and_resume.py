@@ -1,15 +1,18 @@
-"""Kill a tiny run at random moments, resume it until it is done, and compare it with one that was never killed.
+"""Kill a tiny run at random moments, resume it until it is done, and compare it with one that was
+never killed.
 
-    python scripts/kill_and_resume.py [--kills 200] [--suite gymnasium|beside|mt1] [--seed 0] [--folder DIR]
+    python scripts/kill_and_resume.py [--kills 200] [--suite gymnasium|beside|mt1] [--seed 0]
+    [--folder DIR]
 
-A run is started again in its folder (`resume=auto`) and killed (SIGKILL) after a random part of the time that a whole
-run takes, until it ends by itself. Then its last parameters, moments and random streams, its replay, evaluations.csv
-and every logged scalar but the speed must be those of the whole run, bit for bit and each exactly once, and
-`mtrl_fairgrad.verify` must trust it; then the next run begins, until there were as many kills as asked for. The exit
-status is 1 if any of that does not hold.
+A run is started again in its folder (`resume=auto`) and killed (SIGKILL) after a random part of the
+time that a whole run takes, until it ends by itself. Then its last parameters, moments and random
+streams, its replay, evaluations.csv and every logged scalar but the speed must be those of the
+whole run, bit for bit and each exactly once, and `mtrl_fairgrad.verify` must trust it; then the
+next run begins, until there were as many kills as asked for. The exit status is 1 if any of that
+does not hold.
 
-The runs are forked from this process, which has imported everything, so that most of their time is a run's own. They
-checkpoint every few steps, and every checkpoint has a segment of its own.
+The runs are forked from this process, which has imported everything, so that most of their time is
+a run's own. They checkpoint every few steps, and every checkpoint has a segment of its own.
 """
 
 from __future__ import annotations
@@ -36,15 +39,15 @@ from hydra import compose, initialize_config_dir
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import mtrl_fairgrad.training  # noqa: F401, for the children
+import mtrl_fairgrad.training.trainer  # noqa: F401, for the children
 from mtrl_fairgrad import train, verify
-from mtrl_fairgrad.checkpoint_index import Index
-from mtrl_fairgrad.checkpoints import CheckpointStore
-from mtrl_fairgrad.cli import fail
-from mtrl_fairgrad.config import Config, ConfigError, from_hydra
-from mtrl_fairgrad.durable import content_of
-from mtrl_fairgrad.launch import config_dir
-from mtrl_fairgrad.runs import RunFolder, RunFolderError
+from mtrl_fairgrad.cli.hydra_main import config_dir
+from mtrl_fairgrad.config.schema import Config, ConfigError, from_hydra
+from mtrl_fairgrad.runs.checkpoint.index import Index
+from mtrl_fairgrad.runs.checkpoint.store import CheckpointStore
+from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
+from mtrl_fairgrad.utils.arguments import fail
+from mtrl_fairgrad.utils.atomic_io import content_of
 
 TINY = [
     "env.workers=0", "eval.workers=0", "eval.episodes=1", "agent.width=8", "agent.batch_size=8",
@@ -96,7 +99,9 @@ class Tally:
 
 
 def begin(run: Run, folder: Path, log: Path, prepare: Callable[[], object] = lambda: None) -> int:
-    """A process, the first of a session, that prepares itself and goes on with the run; returns its number."""
+    """A process, the first of a session, that prepares itself and goes on with the run; returns its
+    number.
+    """
     child = os.fork()
     if child:
         return child
@@ -146,14 +151,20 @@ def result(path: Path) -> dict[str, object]:
     newest = folder.checkpoints()[0]
     last = folder.load_checkpoint()
     tensors = {
-        f"{group}/{name}": (tensor.dtype, tensor.shape, tensor.contiguous().flatten().view(torch.uint8).tolist())
+        f"{group}/{name}": (
+            tensor.dtype,
+            tensor.shape,
+            tensor.contiguous().flatten().view(torch.uint8).tolist(),
+        )
         for group, tensors in last.groups.items()
         for name, tensor in tensors.items()
     }
     ring = Index.read(newest).ring
     assert ring is not None
     rows = b"".join((folder.store.segments / each.name).read_bytes() for each in ring.segments)
-    kept = rows[-(len(rows) // (ring.added - ring.segments[0].start)) * min(ring.added, ring.shape[0]) :]
+    kept = rows[
+        -(len(rows) // (ring.added - ring.segments[0].start)) * min(ring.added, ring.shape[0]) :
+    ]
     return {
         **tensors,
         "env_steps": last.env_steps,
@@ -165,7 +176,9 @@ def result(path: Path) -> dict[str, object]:
 
 
 def scalars(path: Path) -> dict[str, object]:
-    """(step, value) of every tag as TensorBoard shows them, but of the speed, which depends on the machine."""
+    """(step, value) of every tag as TensorBoard shows them, but of the speed, which depends on the
+    machine.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
@@ -176,7 +189,11 @@ def scalars(path: Path) -> dict[str, object]:
 def differences(path: Path, expected: dict[str, object]) -> list[str]:
     """What is not as in the run that was never killed."""
     found = result(path)
-    wrong = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
+    wrong = [
+        name
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]
     if any(finding.problems for finding in verify.verify(RunFolder.open(path))):
         wrong.append("verify does not trust it")
     return [f"{path}: {each}" for each in wrong]
@@ -220,18 +237,26 @@ def torment(run: Run, home: Path, kills: int, luck: random.Random) -> tuple[Tall
 def prepare() -> None:
     """Have the runs of this process and of its children be as short as they can."""
     torch.set_num_threads(1)
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every entry that a resumed run voids
+    logging.getLogger("tensorboard").setLevel(
+        logging.ERROR
+    )  # it tells of every entry that a resumed run voids
     train.finish = lambda folder: None  # the report is made of what is compared here
     CheckpointStore.small = 0
 
 
 def main() -> int:
     """Do what the command line asks for; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--suite", choices=sorted(SUITES), default="gymnasium")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--folder", type=Path, help="where the runs go, to be looked at (default: removed at the end)")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="where the runs go, to be looked at (default: removed at the end)",
+    )
     given = parser.parse_args()
     prepare()
     with tempfile.TemporaryDirectory() as passing:
@@ -239,9 +264,10 @@ def main() -> int:
         home.mkdir(parents=True, exist_ok=True)
         tally, seconds = torment(Run.of(given.suite), home, given.kills, random.Random(given.seed))
     print(
-        f"{given.suite}: {tally.kills} kills in {tally.runs} runs of {seconds:.1f} s, {tally.in_the_midst} of them in "
-        f"the midst of writing, {tally.before_a_checkpoint} before a first checkpoint, {tally.evaluating} after one in "
-        f"the midst of an evaluation; {len(tally.wrong)} differences"
+        f"{given.suite}: {tally.kills} kills in {tally.runs} runs of {seconds:.1f} s, "
+        f"{tally.in_the_midst} of them in the midst of writing, {tally.before_a_checkpoint} before "
+        f"a first checkpoint, {tally.evaluating} after one in the midst of an evaluation; "
+        f"{len(tally.wrong)} differences"
     )
     for line, times in Counter(tally.wrong).items():
         print(f"{line} ({times})")

@@ -1,12 +1,14 @@
-"""Kill and stop a training run's simulator workers at random moments, and look at what becomes of the run.
+"""Kill and stop a training run's simulator workers at random moments, and look at what becomes of
+the run.
 
     python scripts/kill_workers.py [--kills 50] [--seed 0] [--folder DIR]
 
-One tiny run on Gymnasium's Pendulum has two workers for training and one for evaluation. A thread sends SIGKILL, at
-every fifth time SIGSTOP, to one of them after a random number of env_steps, and sometimes while another is being
-replaced. The run must end by itself with every evaluation, one replacement counted for each signal, a row of the replay
-for each env_step, a last evaluation whose numbers come out again when its checkpoint is evaluated in this process, and
-no process left. The exit status is 1 if any of that does not hold.
+One tiny run on Gymnasium's Pendulum has two workers for training and one for evaluation. A thread
+sends SIGKILL, at every fifth time SIGSTOP, to one of them after a random number of env_steps, and
+sometimes while another is being replaced. The run must end by itself with every evaluation, one
+replacement counted for each signal, a row of the replay for each env_step, a last evaluation whose
+numbers come out again when its checkpoint is evaluated in this process, and no process left. The
+exit status is 1 if any of that does not hold.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mtrl_fairgrad import evaluate, train, verify
-from mtrl_fairgrad.checkpoint_index import Index
-from mtrl_fairgrad.runs import RunFolder
-from mtrl_fairgrad.training import Trainer
+from mtrl_fairgrad.runs.checkpoint.index import Index
+from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.training.trainer import Trainer
 
 TINY = [
     "env=gymnasium", "env.tasks=[Pendulum-v1,Pendulum-v1]", "env.task_options=[{g: 10.0},{g: 5.0}]",
@@ -97,7 +99,9 @@ def problems(folder: Path, steps: int, killer: Killer, code: int) -> list[str]:
     last = [row for row in rows if row["env_steps"] == str(steps)]
     numbers = ("seed", "task", "success", "return")
     checks: dict[str, Any] = {
-        f"replacements {state['replaced']} for {len(killer.touched)} signals": sum(state["replaced"].values())
+        f"replacements {state['replaced']} for {len(killer.touched)} signals": sum(
+            state["replaced"].values()
+        )
         == len(killer.touched),
         f"{len(killer.touched)} signals, not as many as asked for": not killer.is_alive(),
         "rows of the replay were lost or doubled": ring is not None and ring.added == steps,
@@ -116,19 +120,30 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def main() -> int:
     """Do what the command line asks for; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--folder", type=Path, help="where the run goes, to be looked at (default: removed at the end)")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="where the run goes, to be looked at (default: removed at the end)",
+    )
     given = parser.parse_args()
-    steps = given.kills * STEPS_PER_KILL + 400  # what follows the last signal takes longer than starting a worker
+    steps = (
+        given.kills * STEPS_PER_KILL + 400
+    )  # what follows the last signal takes longer than starting a worker
     killer, built = Killer(given.kills, random.Random(given.seed)), train.build
 
     def build(*arguments: Any) -> Trainer:
         killer.trainer = built(*arguments)
         return killer.trainer
 
-    train.build, train.finish = build, lambda folder: None  # a report takes longer than a replacement
+    train.build, train.finish = (
+        build,
+        lambda folder: None,
+    )  # a report takes longer than a replacement
     with tempfile.TemporaryDirectory() as passing:
         folder = given.folder or Path(passing) / "run"
         more = [f"steps={steps}", f"eval.every={steps // 10}", f"env.worker_restarts={given.kills}"]
@@ -140,7 +155,8 @@ def main() -> int:
         wrong = problems(folder, steps, killer, code)
         counts = {} if code else RunFolder.open(folder).load_checkpoint(groups=()).state["replaced"]
     print(
-        f"{len(killer.touched)} signals ({killer.stops} of them SIGSTOP) in a run of {steps} steps and "
+        f"{len(killer.touched)} signals ({killer.stops} of them SIGSTOP) in a run of {steps} steps "
+        "and "
         f"{seconds:.0f} s; replaced: {counts}; {len(wrong)} problems"
     )
     for line in wrong:

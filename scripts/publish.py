@@ -1,17 +1,19 @@
-"""Publish finished runs: what they measured, their curves and their policies, small enough for a repository.
+"""Publish finished runs: what they measured, their curves and their policies, small enough for a
+repository.
 
-    python scripts/publish.py SET... [--out mtrl_fairgrad/results/mt10] [--readme README.md] [--no-policies]
+    python scripts/publish.py SET... [--out results/mt10] [--readme README.md] [--no-policies]
 
 A SET is a folder of run folders, such as runs/mt10 with runs/mt10/ls. Written are
 
-    OUT/SET/RUN/            the run folder without checkpoints, its curves thinned; `report` takes it as it is
-    OUT/SET/RUN/policies/   each seed's policy, as `evaluate --export` makes it
-    OUT/SET.csv             every evaluation, with the run's protocol, versions, commit, machine and wall-clock time
-    OUT/SET.png             learning curves
+    OUT/SET/RUN/            the run folder without checkpoints, its curves thinned; `report` takes
+    it as it is OUT/SET/RUN/policies/   each seed's policy, as `evaluate --export` makes it
+    OUT/SET.csv             every evaluation, with the run's protocol, versions, commit, machine and
+    wall-clock time OUT/SET.png             learning curves
 
-and in the README, between `<!-- SET -->` and `<!-- end of SET -->`, curves and table. A run is published only if
-`verify` trusts it, and a policy only if, played again from its file on each task's 50 goals, it repeats the success
-rates of the last evaluation exactly. Given OUT/SET itself, everything after the run folders is made anew from them.
+and in the README, between `<!-- SET -->` and `<!-- end of SET -->`, curves and table. A run is
+published only if `verify` trusts it, and a policy only if, played again from its file on each
+task's 50 goals, it repeats the success rates of the last evaluation exactly. Given OUT/SET itself,
+everything after the run folders is made anew from them.
 """
 
 from __future__ import annotations
@@ -28,16 +30,23 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mtrl_fairgrad import evaluate  # noqa: E402
-from mtrl_fairgrad.cli import fail  # noqa: E402
-from mtrl_fairgrad.durable import write_atomic  # noqa: E402
-from mtrl_fairgrad.pooling import Group, pool  # noqa: E402
+from mtrl_fairgrad.analysis.report.formats import markdown_table  # noqa: E402
+from mtrl_fairgrad.analysis.report.protocol_blocks import Block, make_blocks  # noqa: E402
+from mtrl_fairgrad.analysis.report.tables import (  # noqa: E402
+    Table,
+    by_task,
+    certainty,
+    overview,
+    seed_ranks,
+    step_parts,
+)
+from mtrl_fairgrad.analysis.run_groups import Group, pool  # noqa: E402
 from mtrl_fairgrad.report import png  # noqa: E402
-from mtrl_fairgrad.reporting.blocks import Block, make_blocks  # noqa: E402
-from mtrl_fairgrad.reporting.formats import markdown_table  # noqa: E402
-from mtrl_fairgrad.reporting.tables import Table, by_task, certainty, overview, seed_ranks, step_parts  # noqa: E402
-from mtrl_fairgrad.runs import RunFolder, RunFolderError  # noqa: E402
-from mtrl_fairgrad.tables import csv_text  # noqa: E402
-from mtrl_fairgrad.telemetry import thinned  # noqa: E402
+from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError  # noqa: E402
+from mtrl_fairgrad.runs.tensorboard_reader import thinned  # noqa: E402
+from mtrl_fairgrad.utils.arguments import fail  # noqa: E402
+from mtrl_fairgrad.utils.atomic_io import write_atomic  # noqa: E402
+from mtrl_fairgrad.utils.text_tables import csv_text  # noqa: E402
 from mtrl_fairgrad.verify import verify  # noqa: E402
 
 BUDGET = 2_000_000
@@ -57,11 +66,15 @@ class NotPublished(ValueError):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Publish the sets of the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sets", type=Path, nargs="+", metavar="SET")
-    parser.add_argument("--out", type=Path, default=ROOT / "mtrl_fairgrad" / "results" / "mt10")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "mt10")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
-    parser.add_argument("--no-policies", action="store_true", help="leave policies as they are, or out")
+    parser.add_argument(
+        "--no-policies", action="store_true", help="leave policies as they are, or out"
+    )
     given = parser.parse_args(arguments)
     try:
         for each in given.sets:
@@ -99,16 +112,27 @@ def publish(source: Path, out: Path, readme: Path, policies: bool = True) -> Non
     groups = pool([RunFolder.open(path) for path in published])
     blocks = make_blocks(groups)
     if len(blocks) > 1:
-        raise NotPublished(f"{source} holds runs of {len(blocks)} protocols: give each protocol a folder of its own.")
+        raise NotPublished(
+            f"{source} holds runs of {len(blocks)} protocols: give each protocol a folder of its "
+            "own."
+        )
     write_atomic(out / f"{name}.csv", csv_text([COLUMNS, *_rows(groups)]).encode())
     write_atomic(out / f"{name}.png", png(groups))
-    _insert(readme, name, section(blocks[0], (out / f"{name}.png").resolve().relative_to(readme.resolve().parent)))
+    _insert(
+        readme,
+        name,
+        section(blocks[0], (out / f"{name}.png").resolve().relative_to(readme.resolve().parent)),
+    )
 
 
 def _check(run: Path) -> None:
-    problems = [f"{found.check}: {said}" for found in verify(RunFolder.open(run)) for said in found.problems]
+    problems = [
+        f"{found.check}: {said}" for found in verify(RunFolder.open(run)) for said in found.problems
+    ]
     if problems:
-        raise NotPublished(f"{run} cannot be trusted ({problems[0]}): see python -m mtrl_fairgrad.verify {run}.")
+        raise NotPublished(
+            f"{run} cannot be trusted ({problems[0]}): see python -m mtrl_fairgrad.verify {run}."
+        )
 
 
 def _copy(run: Path, there: Path) -> None:
@@ -138,9 +162,13 @@ def _export(run: Path, there: Path) -> None:
                 raise NotPublished(f"{policy.name} of {run} could not be played.")
             [table] = played.glob("evaluation-*.csv")
             found = {(int(row["seed"]), row["task"]): float(row["success"]) for row in _read(table)}
-            differing = [task for (seed, task), rate in found.items() if stated.get((seed, task)) != rate]
+            differing = [
+                task for (seed, task), rate in found.items() if stated.get((seed, task)) != rate
+            ]
             if differing:
-                raise NotPublished(f"{policy.name} of {run} does not repeat the last evaluation of {differing}.")
+                raise NotPublished(
+                    f"{policy.name} of {run} does not repeat the last evaluation of {differing}."
+                )
         shutil.rmtree(there, ignore_errors=True)
         shutil.copytree(made, there)
 
@@ -156,27 +184,54 @@ def _read(path: Path) -> list[dict[str, str]]:
 def _rows(groups: Sequence[Group]) -> Iterator[tuple[object, ...]]:
     for group in groups:
         for folder, logged in zip(group.folders, group.telemetry, strict=True):
-            about, versions, git = folder.manifest, folder.manifest["versions"], folder.manifest["git"] or {}
+            about, versions, git = (
+                folder.manifest,
+                folder.manifest["versions"],
+                folder.manifest["git"] or {},
+            )
             origin = (about["started"], git.get("commit"), git.get("dirty"))
-            software = tuple(versions.get(name) for name in ("python", "torch", "numpy", "metaworld", "mujoco"))
+            software = tuple(
+                versions.get(name) for name in ("python", "torch", "numpy", "metaworld", "mujoco")
+            )
             machine = tuple(about[name] for name in ("platform", "processor", "cpus", "device"))
             for row in folder.evaluations():
-                measured = (row.env_steps, row.task, row.episodes, row.success, row.return_, group.protocol)
+                measured = (
+                    row.env_steps,
+                    row.task,
+                    row.episodes,
+                    row.success,
+                    row.return_,
+                    group.protocol,
+                )
                 provenance = (*origin, *software, *machine, f"{logged.wall_seconds:.0f}")
                 yield (folder.path.name, group.label, row.seed, *measured, *provenance)
 
 
 def table(block: Block) -> Table:
-    """A row for each method: how it ended and was at its best, how certain that is, and after how much training."""
+    """A row for each method: how it ended and was at its best, how certain that is, and after how
+    much training.
+    """
     course, certain = overview(block), certainty(block)
-    head = ["method", "seeds", f"steps of the usual {BUDGET:,}", "untrained", "final", "interquartile mean"]
+    head = [
+        "method",
+        "seeds",
+        f"steps of the usual {BUDGET:,}",
+        "untrained",
+        "final",
+        "interquartile mean",
+    ]
     rows: list[list[str]] = []
     for group, cells, more in zip(block.groups, course.rows, certain.rows, strict=True):
         name, seeds, steps, untrained, last, *over_course = cells
         _, _, middle, took, _ = more
         spent = f"{steps} ({100 * group.env_steps[-1] / BUDGET:.2g}%)"
         rows.append([name, seeds, spent, untrained, last, middle, *over_course, took])
-    return Table(course.title, [*head, *course.head[-2:], "wall-clock"], rows, [*course.notes, *certain.notes])
+    return Table(
+        course.title,
+        [*head, *course.head[-2:], "wall-clock"],
+        rows,
+        [*course.notes, *certain.notes],
+    )
 
 
 def section(block: Block, figure: Path) -> str:
@@ -198,7 +253,9 @@ def _insert(readme: Path, name: str, text: str) -> None:
     before, found, rest = readme.read_text().partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise NotPublished(f"{readme} has no place for the table: put {begin} and {end} where it should stand.")
+        raise NotPublished(
+            f"{readme} has no place for the table: put {begin} and {end} where it should stand."
+        )
     write_atomic(readme, f"{before}{begin}\n\n{text}\n\n{end}{after}".encode())
 
 

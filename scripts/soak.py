@@ -2,12 +2,14 @@
 
     python scripts/soak.py [--minutes 10] [--seed 0]
 
-A run is started again and again in its folder (`resume=auto`) and each time meets one of these: SIGKILL, Ctrl-C once or
-twice, SIGTERM, SIGUSR1, a disk that is full (a small one of its own, where mounting is allowed) or refuses one call, a
-folder that vanishes. In between its newest checkpoint is damaged, or the folder moved. After each, the exit status and
-what was said must be right, no process may be left, and `mtrl_fairgrad.verify` may say nothing but that the run is not
-finished. Once it has ended by itself it must be, bit for bit, the run that nothing happened to. Beside them one long
-run goes on, whose memory and open files may not grow. The exit status is 1 if any of that does not hold.
+A run is started again and again in its folder (`resume=auto`) and each time meets one of these:
+SIGKILL, Ctrl-C once or twice, SIGTERM, SIGUSR1, a disk that is full (a small one of its own, where
+mounting is allowed) or refuses one call, a folder that vanishes. In between its newest checkpoint
+is damaged, or the folder moved. After each, the exit status and what was said must be right, no
+process may be left, and `mtrl_fairgrad.verify` may say nothing but that the run is not finished.
+Once it has ended by itself it must be, bit for bit, the run that nothing happened to. Beside them
+one long run goes on, whose memory and open files may not grow. The exit status is 1 if any of that
+does not hold.
 """
 
 from __future__ import annotations
@@ -31,13 +33,17 @@ from typing import Any
 
 from kill_and_resume import Run, begin, differences, ended, kill, prepare, undisturbed
 
-from mtrl_fairgrad import durable, verify
-from mtrl_fairgrad.runs import RunFolder
+from mtrl_fairgrad import verify
+from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.utils import atomic_io
 
 SUITES = ("gymnasium", "gymnasium", "beside", "mt1")
 ROOM = 2**22  # bytes of the small disk
 PATIENCE = 120.0  # seconds within which a process must have ended
-GROWTH = 1.1, 2**24  # times, plus bytes: what the long run may take in the last quarter beyond the second
+GROWTH = (
+    1.1,
+    2**24,
+)  # times, plus bytes: what the long run may take in the last quarter beyond the second
 UNFINISHED = ("the run is not finished", "the newest is at", "there is none")
 
 
@@ -80,7 +86,9 @@ def killed(attempt: Attempt) -> Outcome:
 
 
 def asked(*signals: signal.Signals) -> Callable[[Attempt], Outcome]:
-    """Signals to all its processes, as from a terminal or a job manager; before it listens they simply end it."""
+    """Signals to all its processes, as from a terminal or a job manager; before it listens they
+    simply end it.
+    """
 
     def happening(attempt: Attempt) -> Outcome:
         attempt.begin()
@@ -106,7 +114,7 @@ def refused(attempt: Attempt) -> Outcome:
             raise OSError(errno.EIO, os.strerror(errno.EIO), "the disk")
         return function(*arguments)
 
-    attempt.begin(lambda: setattr(durable, "call", call))
+    attempt.begin(lambda: setattr(atomic_io, "call", call))
     return attempt.end(), REFUSED
 
 
@@ -116,7 +124,9 @@ def full(attempt: Attempt) -> Outcome:
     if not disk.is_mount():
         return refused(attempt)
     ballast = disk / "ballast"
-    ballast.write_bytes(bytes(max(shutil.disk_usage(disk).free - attempt.luck.randrange(150_000), 0)))
+    ballast.write_bytes(
+        bytes(max(shutil.disk_usage(disk).free - attempt.luck.randrange(150_000), 0))
+    )
     try:
         attempt.begin()
         return attempt.end(), REFUSED
@@ -186,13 +196,15 @@ class Soak:
                 path = self.meanwhile(path)
         self.wrong += differences(path, expected)
         self.happened["run"] += 1
-        durable.remove(path)
+        atomic_io.remove(path)
 
     def check_after(self, attempt: Attempt, code: int | None) -> None:
         """The words, the processes and the folder that one leaves behind."""
         said = [line for line in attempt.log.read_text().splitlines() if line]
         self.check("Traceback (most recent call last):" not in said, f"{attempt.log}: a traceback")
-        self.check(code not in (1, 2) or said[-1].startswith("error: "), f"{attempt.log}: no error is told")
+        self.check(
+            code not in (1, 2) or said[-1].startswith("error: "), f"{attempt.log}: no error is told"
+        )
         deadline = time.monotonic() + 5
         while (left := _session(attempt.child)) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -204,8 +216,12 @@ class Soak:
             self.damaged = None
         for finding in verify.verify(folder):
             for problem in finding.problems:
-                known = problem.startswith(UNFINISHED) or (finding.check == "report" and not folder.evaluations())
-                self.check(known or self.damaged is not None, f"{attempt.path}, {finding.check}: {problem}")
+                known = problem.startswith(UNFINISHED) or (
+                    finding.check == "report" and not folder.evaluations()
+                )
+                self.check(
+                    known or self.damaged is not None, f"{attempt.path}, {finding.check}: {problem}"
+                )
 
     def meanwhile(self, path: Path) -> Path:
         """What happens while no process is there; returns where the run is now."""
@@ -244,17 +260,25 @@ class Long:
     def look(self) -> None:
         process = Path(f"/proc/{self.child}")
         pages = int((process / "statm").read_text().split()[1])
-        self.sizes.append((pages * os.sysconf("SC_PAGE_SIZE"), len(list((process / "fd").iterdir()))))
+        self.sizes.append(
+            (pages * os.sysconf("SC_PAGE_SIZE"), len(list((process / "fd").iterdir())))
+        )
 
     def finish(self, soak: Soak) -> str:
         """Stop it and compare; returns the numbers in words."""
         os.kill(self.child, signal.SIGTERM)
         code = ended(self.child, PATIENCE)
-        soak.check((kill(self.child) if code is None else code) == 128 + signal.SIGTERM, f"the long run: {code}")
+        soak.check(
+            (kill(self.child) if code is None else code) == 128 + signal.SIGTERM,
+            f"the long run: {code}",
+        )
         quarter = len(self.sizes) // 4
         parts = self.sizes[quarter : 2 * quarter + 1], self.sizes[3 * quarter :]
         (memory, files), (later, more) = (map(max, zip(*part, strict=True)) for part in parts)
-        soak.check(later <= GROWTH[0] * memory + GROWTH[1], f"the long run's memory grew from {memory} to {later}")
+        soak.check(
+            later <= GROWTH[0] * memory + GROWTH[1],
+            f"the long run's memory grew from {memory} to {later}",
+        )
         soak.check(more <= files, f"the long run's open files grew from {files} to {more}")
         steps = RunFolder.open(soak.home / "long").load_checkpoint().env_steps
         return f"long run: {steps} steps, {memory / 2**20:.0f} then {later / 2**20:.0f} MiB, {files} then {more} files"
@@ -265,7 +289,10 @@ def small_disk(place: Path) -> Iterator[None]:
     """Mount one there, if that is allowed."""
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(place)]
-    mounted = shutil.which("mount") is not None and not subprocess.run(mount, capture_output=True).returncode
+    mounted = (
+        shutil.which("mount") is not None
+        and not subprocess.run(mount, capture_output=True).returncode
+    )
     try:
         yield
     finally:
@@ -275,14 +302,18 @@ def small_disk(place: Path) -> Iterator[None]:
 
 def main() -> int:
     """Do what the command line asks for; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of what happens when")
     given = parser.parse_args()
     prepare()
     with tempfile.TemporaryDirectory() as passing, small_disk(Path(passing) / "disk"):
         soak = Soak(Path(passing), Path(passing) / "disk", random.Random(given.seed))
-        whole = {suite: undisturbed(Run.of(suite), soak.home / suite) for suite in sorted(set(SUITES))}
+        whole = {
+            suite: undisturbed(Run.of(suite), soak.home / suite) for suite in sorted(set(SUITES))
+        }
         endless = Run.of("gymnasium", "steps=1000000000", "eval.every=60", "log_every=60")
         long = Long(begin(endless, soak.home / "long", soak.home / "long.log"))
         end = time.monotonic() + 60 * given.minutes

@@ -1,7 +1,8 @@
-"""The direction each method defines, had independently and slowly from the gradients: for `benchmark_solvers.py`.
+"""The direction each method defines, had independently and slowly from the gradients: for
+`benchmark_solvers.py`.
 
-All take task gradients `J` `[K, P]` in float64 and what the method drew, and return a direction `[P]`. Methods with a
-memory answer for their first call. Losses are those of `LOSSES`.
+All take task gradients `J` `[K, P]` in float64 and what the method drew, and return a direction
+`[P]`. Methods with a memory answer for their first call. Losses are those of `LOSSES`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mtrl_fairgrad.weighting import FairGrad
-from tests.weighting.exact_solution import exact_weights
+from tests.unit.weighting.exact_solution import exact_weights
 
 Array = np.ndarray[Any, Any]
 
@@ -41,12 +42,18 @@ def alpha_fair(J: Array, alpha: float) -> Array:
 def mgda(J: Array) -> Array:
     """Non-negative least squares of J beside a row of ones, which asks for Σ w = 1."""
     scale = np.linalg.norm(J, axis=1).min()
-    weights, _ = nnls(np.vstack([J.T, np.full(len(J), scale)]), np.append(np.zeros(J.shape[1]), scale), maxiter=10000)
+    weights, _ = nnls(
+        np.vstack([J.T, np.full(len(J), scale)]),
+        np.append(np.zeros(J.shape[1]), scale),
+        maxiter=10000,
+    )
     return weights / weights.sum() @ J
 
 
 def cagrad(J: Array, c: float = 0.4) -> Array:
-    """The primal problem by Clarabel, in the coordinates of an orthonormal basis, to its tightest tolerance."""
+    """The primal problem by Clarabel, in the coordinates of an orthonormal basis, to its tightest
+    tolerance.
+    """
     basis, rows = np.linalg.qr(J.T)
     scale = np.linalg.norm(rows, axis=0)
     mean = rows.mean(1)
@@ -69,7 +76,9 @@ def upgrad(J: Array) -> Array:
 
 
 def imtl_g(J: Array) -> Array:
-    """The vector in the gradients' span with projection 1 on each unit gradient, turned to where Σ w > 0."""
+    """The vector in the gradients' span with projection 1 on each unit gradient, turned to where Σ
+    w > 0.
+    """
     units = J / np.linalg.norm(J, axis=1, keepdims=True)
     direction = np.linalg.lstsq(units, np.ones(len(J)))[0]
     return direction * np.sign(np.linalg.lstsq(J.T, direction)[0].sum())
@@ -112,7 +121,9 @@ def softmax(x: Array) -> Array:
 
 
 def db_mtl(J: Array) -> Array:
-    """On the first call the average, which starts at 0, shares the direction of the gradients of log l themselves."""
+    """On the first call the average, which starts at 0, shares the direction of the gradients of
+    log l themselves.
+    """
     return (J / np.linalg.norm(J, axis=1, keepdims=True)).sum(0)
 
 

@@ -25,7 +25,7 @@ if [[ -n ${1:-} && $1 != *=* ]]; then
 fi
 python=${PYTHON:-.venv/bin/python}
 
-# The row's name in mtrl_fairgrad/results/paper/table4.csv, then what makes it that row. nash_mtl_original is nash_mtl
+# The row's name in mtrl_fairgrad/analysis/paper/table4.csv, then what makes it that row. nash_mtl_original is nash_mtl
 # as its authors report it.
 rows=(
     "stl         agent=stl agent.temperature=per_task"

@@ -1,14 +1,16 @@
 import pytest
 
-from mtrl_fairgrad.runs import Evaluation, RunFolder
-from tests.reported import COURSE, FAIRGRAD, TASKS
+from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder
+from tests.support.reported import COURSE, FAIRGRAD, TASKS
 
 
 @pytest.fixture
 def make(tmp_path):
     """Fabricates a run folder and returns its path."""
 
-    def make_run(name, course=COURSE, seeds=(0, 1), tasks=TASKS, method=FAIRGRAD, manifest=None, **config):
+    def make_run(
+        name, course=COURSE, seeds=(0, 1), tasks=TASKS, method=FAIRGRAD, manifest=None, **config
+    ):
         env = {"name": "mt10", "tasks": list(tasks), "horizon": 500, "one_hot": True, "workers": 1}
         env |= config.pop("env", {})
         config = {
@@ -22,7 +24,9 @@ def make(tmp_path):
         folder = RunFolder.create(tmp_path / name, config, manifest or {})
         for env_steps, success in course.items():
             folder.append_evaluation(
-                Evaluation(env_steps, seed, task, 50 if env_steps == 1000 else 10, success[s][k], 1.0)
+                Evaluation(
+                    env_steps, seed, task, 50 if env_steps == 1000 else 10, success[s][k], 1.0
+                )
                 for s, seed in enumerate(seeds)
                 for k, task in enumerate(tasks)
             )

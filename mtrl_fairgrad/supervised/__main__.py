@@ -1,7 +1,8 @@
-"""Run a supervised benchmark: `python -m mtrl_fairgrad.supervised benchmark=digits method=fairgrad alpha=2`.
+"""Run a supervised benchmark: `python -m mtrl_fairgrad.supervised benchmark=digits method=fairgrad
+alpha=2`.
 
-`compare=all`, `compare=fair` and `compare=alpha` make tables, `compare=search` looks for the best α; `--help` lists
-everything.
+`compare=all`, `compare=fair` and `compare=alpha` make tables, `compare=search` looks for the best
+α; `--help` lists everything.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mtrl_fairgrad.cli import fail
-from mtrl_fairgrad.durable import remedy, write_atomic
-from mtrl_fairgrad.launch import Command, run_with_hydra
-from mtrl_fairgrad.limits import ConfigError
+from mtrl_fairgrad.cli.hydra_main import Command, run_with_hydra
 from mtrl_fairgrad.supervised.config import SupervisedConfig, from_hydra, make_benchmark, make_toy
+from mtrl_fairgrad.utils.arguments import fail
+from mtrl_fairgrad.utils.atomic_io import remedy, write_atomic
+from mtrl_fairgrad.utils.validation import ConfigError
 
 if TYPE_CHECKING:
     from mtrl_fairgrad.supervised.compare import Fits, Table
 
-COMMAND = Command("mtrl_fairgrad.supervised", "supervised", partial(SupervisedConfig, benchmark={}, method={}))
+COMMAND = Command(
+    "mtrl_fairgrad.supervised", "supervised", partial(SupervisedConfig, benchmark={}, method={})
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
         words = list(HydraConfig.get().overrides.task)
         outcome = start(from_hydra(composed, words), words)
 
-    return run_with_hydra(task, sys.argv[1:] if arguments is None else arguments, COMMAND) or outcome
+    return (
+        run_with_hydra(task, sys.argv[1:] if arguments is None else arguments, COMMAND) or outcome
+    )
 
 
 def start(config: SupervisedConfig, words: Sequence[str] = ()) -> int:
@@ -49,11 +54,11 @@ def start(config: SupervisedConfig, words: Sequence[str] = ()) -> int:
     """
     import torch
 
-    from mtrl_fairgrad.building import resolve_device
-    from mtrl_fairgrad.supervised import toy
     from mtrl_fairgrad.supervised.benchmark import DataError
+    from mtrl_fairgrad.supervised.benchmarks import toy
     from mtrl_fairgrad.supervised.compare import Fits
-    from mtrl_fairgrad.supervised.training import TrainingFault
+    from mtrl_fairgrad.supervised.trainer import TrainingFault
+    from mtrl_fairgrad.training.factory import resolve_device
 
     device = resolve_device(config.device)
     if config.threads is not None:
@@ -70,12 +75,16 @@ def start(config: SupervisedConfig, words: Sequence[str] = ()) -> int:
         print(_searched(fits, words) if config.compare == "search" else _compared(fits).text())
     except DataError as error:
         # One that a loader's worker raised comes with the traceback as its text.
-        raise ConfigError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
+        raise ConfigError(
+            str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]
+        ) from None
     except TrainingFault as fault:
         return fail(fault, code=1)
     except OSError as error:
         refused = f"{error.filename or folder} could not be written ({error.strerror or error})"
-        return fail(f"{refused}: {remedy(error)}, then give the command again with run_dir={folder}", code=1)
+        return fail(
+            f"{refused}: {remedy(error)}, then give the command again with run_dir={folder}", code=1
+        )
     except KeyboardInterrupt:
         print(f"stopped; the same command with run_dir={folder} goes on from here", file=sys.stderr)
         return 130

@@ -1,7 +1,8 @@
-"""What a supervised benchmark is: data, network, losses, metrics and schedule, for the one training loop.
+"""What a supervised benchmark is: data, network, losses, metrics and schedule, for the one training
+loop.
 
-A benchmark is one file of this folder with one registered class. Shapes: K tasks; a batch is whatever its data set's
-collation yields.
+A benchmark is one file of this folder with one registered class. Shapes: K tasks; a batch is
+whatever its data set's collation yields.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+
+from mtrl_fairgrad.supervised import benchmarks
 
 
 class DataError(ValueError):
@@ -46,13 +49,19 @@ class Schedule:
     halve_every: int | None = None
     """Epochs after which the learning rate is halved, again and again."""
     plateau: tuple[float, int, float] | None = None
-    """Factor, patience in epochs and lowest learning rate of a reduction where the validation score stalls."""
+    """Factor, patience in epochs and lowest learning rate of a reduction where the validation score
+    stalls.
+    """
 
 
 class Splits:
-    """Loaders of the three parts of a data set; `validation` may be the test data where the paper has no others."""
+    """Loaders of the three parts of a data set; `validation` may be the test data where the paper
+    has no others.
+    """
 
-    def __init__(self, train: DataLoader[Any], validation: DataLoader[Any], test: DataLoader[Any]) -> None:
+    def __init__(
+        self, train: DataLoader[Any], validation: DataLoader[Any], test: DataLoader[Any]
+    ) -> None:
         self.train, self.validation, self.test = train, validation, test
 
 
@@ -129,13 +138,19 @@ class Benchmark(ABC):
         return (batch[0],)
 
     def score(self, values: Mapping[str, float]) -> float:
-        """What validation metrics, all or some tasks', are worth for choosing an epoch or a rate: less is better.
+        """What validation metrics, all or some tasks', are worth for choosing an epoch or a rate:
+        less is better.
 
-        By default their mean change relative to the baseline, which ranks like Δm%, or their plain mean without one.
+        By default their mean change relative to the baseline, which ranks like Δm%, or their plain
+        mean without one.
         """
         signs = {metric.name: -1.0 if metric.higher_is_better else 1.0 for metric in self.metrics}
         baseline = self.baseline or {}
-        return float(np.mean([signs[name] * value / baseline.get(name, 1.0) for name, value in values.items()]))
+        return float(
+            np.mean(
+                [signs[name] * value / baseline.get(name, 1.0) for name, value in values.items()]
+            )
+        )
 
     def folder(self, expected: str) -> Path:
         """The folder of the data, which should hold what is `expected`.
@@ -160,10 +175,8 @@ def register(benchmark: _Class) -> _Class:
 
 def names() -> tuple[str, ...]:
     """All registered benchmarks, in alphabetical order."""
-    folder = Path(__file__).parent
-    for file in pkgutil.iter_modules([str(folder)]):
-        if file.name != "__main__":
-            importlib.import_module(f"{__package__}.{file.name}")
+    for file in pkgutil.iter_modules(benchmarks.__path__):
+        importlib.import_module(f"{benchmarks.__name__}.{file.name}")
     return tuple(sorted(_BENCHMARKS))
 
 
@@ -187,10 +200,12 @@ def seeded_loader(
     shuffle: bool = False,
     **more: Any,
 ) -> DataLoader[Any]:
-    """A loader whose order depends on the seed alone; the last incomplete batch of a shuffled one is dropped.
+    """A loader whose order depends on the seed alone; the last incomplete batch of a shuffled one
+    is dropped.
 
-    Dropping keeps losses comparable between steps, and batch normalisation from meeting a single sample. Workers do not
-    outlive an epoch: persistent ones would draw differently from the generator, so that a resumed run would differ.
+    Dropping keeps losses comparable between steps, and batch normalisation from meeting a single
+    sample. Workers do not outlive an epoch: persistent ones would draw differently from the
+    generator, so that a resumed run would differ.
     """
     return DataLoader(
         dataset,

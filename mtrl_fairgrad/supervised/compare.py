@@ -1,4 +1,6 @@
-"""Many methods on one benchmark: which fits a comparison needs, and the paper-style table of their outcomes."""
+"""Many methods on one benchmark: which fits a comparison needs, and the paper-style table of their
+outcomes.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtrl_fairgrad.multi_task_metrics import delta_m, mean_rank
+from mtrl_fairgrad.analysis.delta_m import delta_m, mean_rank
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.config import SupervisedConfig
-from mtrl_fairgrad.supervised.training import Outcome, Question, fit
-from mtrl_fairgrad.tables import aligned, csv_text
+from mtrl_fairgrad.supervised.trainer import Outcome, Question, fit
+from mtrl_fairgrad.utils.text_tables import aligned, csv_text
 from mtrl_fairgrad.weighting import names, options
 
 FAIR = ("ls", "rlw", "dwa", "uw", "mgda", "pcgrad", "cagrad")
@@ -60,7 +62,10 @@ def jobs(comparison: str, tasks: int) -> list[Job]:
     """The rows of a comparison, `all`, `fair` or `alpha`, the single-task ones first."""
     found = single_task_jobs(tasks)
     if comparison == "all":
-        return found + [Job(name, method(name)) for name in ("ls", *(n for n in names() if n not in ("ls", STL)))]
+        return found + [
+            Job(name, method(name))
+            for name in ("ls", *(n for n in names() if n not in ("ls", STL)))
+        ]
     if comparison == "alpha":
         return found + [alpha_job(method("fairgrad"), alpha) for alpha in ALPHAS]
     for name in FAIR:
@@ -85,7 +90,9 @@ class Row:
         """Metric -> standard error over seeds; NaN for one seed."""
         count = len(self.outcomes)
         return {
-            name: float(np.std([o.metrics[name] for o in self.outcomes], ddof=1) / count**0.5) if count > 1 else np.nan
+            name: float(np.std([o.metrics[name] for o in self.outcomes], ddof=1) / count**0.5)
+            if count > 1
+            else np.nan
             for name in self.outcomes[0].metrics
         }
 
@@ -95,7 +102,9 @@ class Row:
 
 
 def single_task_row(parts: Mapping[int, Sequence[Outcome]], benchmark: Benchmark) -> Row:
-    """The single-task outcomes of each task as if of one method; an epoch takes as long as all of them."""
+    """The single-task outcomes of each task as if of one method; an epoch takes as long as all of
+    them.
+    """
     merged: list[Outcome] = []
     for outcomes in zip(*(parts[task] for task in sorted(parts)), strict=True):
         metrics: dict[str, dict[str, float]] = {"metrics": {}, "validation": {}}
@@ -103,7 +112,9 @@ def single_task_row(parts: Mapping[int, Sequence[Outcome]], benchmark: Benchmark
             source = outcomes[benchmark.tasks.index(metric.task)]
             metrics["metrics"][metric.name] = source.metrics[metric.name]
             metrics["validation"][metric.name] = source.validation[metric.name]
-        merged.append(Outcome(**metrics, seconds_per_epoch=sum(o.seconds_per_epoch for o in outcomes)))
+        merged.append(
+            Outcome(**metrics, seconds_per_epoch=sum(o.seconds_per_epoch for o in outcomes))
+        )
     return Row(STL, tuple(merged))
 
 
@@ -132,7 +143,9 @@ class Fits:
         )
 
     def rows(self, asked: Iterable[Job]) -> Iterator[Row]:
-        """The rows of jobs in their order, each as soon as it is there; single-task jobs become one."""
+        """The rows of jobs in their order, each as soon as it is there; single-task jobs become
+        one.
+        """
         single: dict[int, tuple[Outcome, ...]] = {}
         for job in asked:
             outcomes = self.outcomes(job)
@@ -155,16 +168,22 @@ def changes(
     against = np.array([baseline[metric.name] for metric in benchmark.metrics])
     if not (np.isfinite(array).all() and np.isfinite(against).all() and (against > 0).all()):
         return None
-    return delta_m(array, against, [metric.higher_is_better for metric in benchmark.metrics]).tolist()
+    return delta_m(
+        array, against, [metric.higher_is_better for metric in benchmark.metrics]
+    ).tolist()
 
 
 def ranks(rows: Sequence[Row], benchmark: Benchmark) -> dict[str, float]:
-    """Label -> mean rank among these rows, those whose numbers are finite; nothing for fewer than two."""
+    """Label -> mean rank among these rows, those whose numbers are finite; nothing for fewer than
+    two.
+    """
     values = {row.label: [row.mean()[metric.name] for metric in benchmark.metrics] for row in rows}
     ranked = {label: numbers for label, numbers in values.items() if np.isfinite(numbers).all()}
     if len(ranked) < 2:
         return {}
-    found = mean_rank(list(ranked.values()), [metric.higher_is_better for metric in benchmark.metrics])
+    found = mean_rank(
+        list(ranked.values()), [metric.higher_is_better for metric in benchmark.metrics]
+    )
     return dict(zip(ranked, found.tolist(), strict=True))
 
 
@@ -181,7 +200,9 @@ class Table:
         others = [row for row in self.rows if row.label != STL]
         for label, rank in ranks(others, self.benchmark).items():
             found[label]["mr"] = rank
-        baseline = next((row.mean() for row in self.rows if row.label == STL), self.benchmark.baseline)
+        baseline = next(
+            (row.mean() for row in self.rows if row.label == STL), self.benchmark.baseline
+        )
         if baseline is not None:
             for row in self.rows:
                 for change in changes([row.mean()], baseline, self.benchmark) or ():
@@ -201,9 +222,14 @@ class Table:
         for row in self.rows:
             mean, error, summary = row.mean(), row.error(), summaries[row.label]
             values = [
-                f"{mean[m.name]:.4g}" + ("" if np.isnan(error[m.name]) else f" ± {error[m.name]:.2g}") for m in shown
+                f"{mean[m.name]:.4g}"
+                + ("" if np.isnan(error[m.name]) else f" ± {error[m.name]:.2g}")
+                for m in shown
             ]
-            ends = [f"{summary[key]:.2f}" if key in summary else "–" for key in ("mr", "delta_m", "time")]
+            ends = [
+                f"{summary[key]:.2f}" if key in summary else "–"
+                for key in ("mr", "delta_m", "time")
+            ]
             cells.append([row.label, *values, *ends])
         return cells
 
@@ -213,14 +239,18 @@ class Table:
 
     def csv(self) -> str:
         """A line per method with mean and standard error of every metric, for other programs."""
-        columns = [f"{metric.name}{part}" for metric in self.benchmark.metrics for part in ("", "_stderr")]
+        columns = [
+            f"{metric.name}{part}" for metric in self.benchmark.metrics for part in ("", "_stderr")
+        ]
         lines: list[list[object]] = [
             ["method", "seeds", *columns, "mr", "delta_m", "time_over_ls", "seconds_per_epoch"]
         ]
         summaries = self.summaries()
         for row in self.rows:
             mean, error, summary = row.mean(), row.error(), summaries[row.label]
-            values = [part[metric.name] for metric in self.benchmark.metrics for part in (mean, error)]
+            values = [
+                part[metric.name] for metric in self.benchmark.metrics for part in (mean, error)
+            ]
             ends = [summary.get(key, "") for key in ("mr", "delta_m", "time")]
             lines.append([row.label, len(row.outcomes), *values, *ends, row.seconds()])
         return csv_text(lines)

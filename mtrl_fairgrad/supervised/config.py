@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from mtrl_fairgrad.alphas import SearchConfig, check_search
-from mtrl_fairgrad.config import (
+from mtrl_fairgrad.config.alpha_grid import SearchConfig, check_search
+from mtrl_fairgrad.config.groups import choices
+from mtrl_fairgrad.config.schema import (
     ConventionConfig,
     check_convention,
     check_method,
@@ -18,12 +19,11 @@ from mtrl_fairgrad.config import (
     resolve_alpha,
     typed,
 )
-from mtrl_fairgrad.groups import choices
-from mtrl_fairgrad.limits import ConfigError, check_device, one_of, positive, within
+from mtrl_fairgrad.utils.validation import ConfigError, check_device, one_of, positive, within
 
 if TYPE_CHECKING:
     from mtrl_fairgrad.supervised.benchmark import Benchmark
-    from mtrl_fairgrad.supervised.toy import ToyConfig
+    from mtrl_fairgrad.supervised.benchmarks.toy import ToyConfig
 
 COMPARISONS = ("all", "fair", "alpha", "search")
 EXACT = "newton"
@@ -42,10 +42,16 @@ class DataConfig:
 class SupervisedConfig:
     """A supervised benchmark, one method and its seeds, or a comparison of many."""
 
-    benchmark: dict[str, Any] = field(default_factory=lambda: {"name": "digits", "pairs": 4000, "width": 12})
+    benchmark: dict[str, Any] = field(
+        default_factory=lambda: {"name": "digits", "pairs": 4000, "width": 12}
+    )
     """`name` and the benchmark's own options."""
-    method: dict[str, Any] = field(default_factory=lambda: {**choices("method")["fairgrad"], "solver": EXACT})
-    """`name` and the method's own options; ignored in comparisons but search, which takes those of fairgrad."""
+    method: dict[str, Any] = field(
+        default_factory=lambda: {**choices("method")["fairgrad"], "solver": EXACT}
+    )
+    """`name` and the method's own options; ignored in comparisons but search, which takes those of
+    fairgrad.
+    """
     convention: ConventionConfig = field(default_factory=ConventionConfig)
     data: DataConfig = field(default_factory=DataConfig)
     alpha: float | None = None
@@ -86,7 +92,9 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str] = ()) -> Supervise
         ConfigError: anything unknown, of the wrong type, out of range or contradictory.
     """
     config = typed(SupervisedConfig(benchmark={}, method={}), composed)
-    if config.method.get("name") == "fairgrad" and not any(word.startswith("method.solver=") for word in overrides):
+    if config.method.get("name") == "fairgrad" and not any(
+        word.startswith("method.solver=") for word in overrides
+    ):
         config.method["solver"] = EXACT  # the file has the paper's for reinforcement learning
     resolve_alpha(config, asked=any(override.startswith("method.alpha=") for override in overrides))
     validate(config)
@@ -116,7 +124,8 @@ def validate(config: SupervisedConfig) -> None:
 
 
 def check_parts(config: SupervisedConfig) -> None:
-    """Refuse options of method, convention and benchmark that these do not allow, by making them; reads no data.
+    """Refuse options of method, convention and benchmark that these do not allow, by making them;
+    reads no data.
 
     Raises:
         ConfigError: with the value, what is allowed and the fix.
@@ -133,17 +142,19 @@ def _check_search(config: SupervisedConfig) -> None:
     search = config.search
     if config.compare != "search":
         if search != SearchConfig():
-            raise ConfigError("search.… was given, but nothing is searched: drop it, or add compare=search.")
+            raise ConfigError(
+                "search.… was given, but nothing is searched: drop it, or add compare=search."
+            )
         return
     if config.method["name"] != "fairgrad":
         raise ConfigError(
-            f"compare=search looks for the α of fairgrad, but method={config.method['name']} was given: drop one of "
-            "them."
+            f"compare=search looks for the α of fairgrad, but method={config.method['name']} was "
+            "given: drop one of them."
         )
     if config.method["alpha"] != choices("method")["fairgrad"]["alpha"] or config.alpha is not None:
         raise ConfigError(
-            f"alpha={config.method['alpha']:g} was given, but compare=search looks for it: drop it, or give where to "
-            "begin, such as search.coarse=[1,2]."
+            f"alpha={config.method['alpha']:g} was given, but compare=search looks for it: drop "
+            "it, or give where to begin, such as search.coarse=[1,2]."
         )
     check_search(search)
 
@@ -154,11 +165,13 @@ def make_toy(config: SupervisedConfig) -> ToyConfig:
     Raises:
         ConfigError: options it does not have or allow, or another method than FairGrad.
     """
-    from mtrl_fairgrad.supervised.toy import ToyConfig
+    from mtrl_fairgrad.supervised.benchmarks.toy import ToyConfig
 
     chosen = {key: value for key, value in config.benchmark.items() if key != "name"}
     if config.method["name"] != "fairgrad" or config.compare is not None:
-        raise ConfigError("benchmark=toy draws FairGrad alone: drop method= and compare=, alphas=[0] is LS.")
+        raise ConfigError(
+            "benchmark=toy draws FairGrad alone: drop method= and compare=, alphas=[0] is LS."
+        )
     if config.alpha is not None:
         chosen["alphas"] = [config.alpha]
     try:

@@ -1,10 +1,11 @@
 """Which α suits a benchmark: the search of the paper's §5.4, as `compare=search`.
 
-Which α are tried, `mtrl_fairgrad.alphas` says.
+Which α are tried, `mtrl_fairgrad.config.alpha_grid` says.
 
-The best has the lowest Δm% of the validation data, mean over seeds; test data are reported and decide nothing. Δm%
-refers to the paper's single-task row where there is one, so that no single-task networks need training, and otherwise
-to fits of each task alone. Every fit has its folder and is never done twice: a search goes on where it was stopped.
+The best has the lowest Δm% of the validation data, mean over seeds; test data are reported and
+decide nothing. Δm% refers to the paper's single-task row where there is one, so that no single-task
+networks need training, and otherwise to fits of each task alone. Every fit has its folder and is
+never done twice: a search goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mtrl_fairgrad.alphas import best_alpha, next_alphas
-from mtrl_fairgrad.config import ConfigError
-from mtrl_fairgrad.durable import write_atomic
-from mtrl_fairgrad.metrics import Estimate, over_seeds
+from mtrl_fairgrad.analysis.statistics import Estimate, over_seeds
+from mtrl_fairgrad.config.alpha_grid import best_alpha, next_alphas
+from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.compare import Fits, Row, Table, alpha_job, changes, single_task_jobs
-from mtrl_fairgrad.supervised.training import TrainingFault
-from mtrl_fairgrad.tables import aligned, csv_text
+from mtrl_fairgrad.supervised.trainer import TrainingFault
+from mtrl_fairgrad.utils.atomic_io import write_atomic
+from mtrl_fairgrad.utils.text_tables import aligned, csv_text
 
 SPLITS = ("validation", "metrics")
 """Parts of an outcome: of the validation and of the test data."""
@@ -53,8 +54,8 @@ class Findings:
         wrong = [name for name, value in values.items() if not (math.isfinite(value) and value > 0)]
         if wrong:
             raise ConfigError(
-                f"the single-task fits have {wrong[0]}={values[wrong[0]]:g}, but Δm% is relative to a number above 0: "
-                "train for more epochs."
+                f"the single-task fits have {wrong[0]}={values[wrong[0]]:g}, but Δm% is relative "
+                "to a number above 0: train for more epochs."
             )
         return values
 
@@ -76,14 +77,18 @@ class Findings:
 
     def csv(self) -> str:
         """A line per α: Δm% of both parts, empty where there is none, and a 1 for the best so far."""
-        columns = [f"{part}delta_m{what}" for part in ("validation_", "") for what in ("", "_stderr")]
+        columns = [
+            f"{part}delta_m{what}" for part in ("validation_", "") for what in ("", "_stderr")
+        ]
         lines: list[list[object]] = [["alpha", "seeds", *columns, "best"]]
         best = best_alpha(self.scores()) if self.rows else None
         for alpha in sorted(self.rows):
             row = self.rows[alpha]
             numbers = [float(number) for split in SPLITS for number in self.change(alpha, split)]
             cells = [number if math.isfinite(number) else "" for number in numbers]
-            lines.append([alpha, 0 if row is None else len(row.outcomes), *cells, int(alpha == best)])
+            lines.append(
+                [alpha, 0 if row is None else len(row.outcomes), *cells, int(alpha == best)]
+            )
         return csv_text(lines)
 
     def text(self) -> str:
@@ -96,25 +101,41 @@ class Findings:
         return "\n".join([*(line.rstrip() for line in aligned(lines)), "", *self._notes()])
 
     def _notes(self) -> list[str]:
-        reference = "the paper's single-task row" if self.single is None else "the single-task fits of this folder"
+        reference = (
+            "the paper's single-task row"
+            if self.single is None
+            else "the single-task fits of this folder"
+        )
         notes = [f"Δm% is relative to {reference}."]
         rows = [row for row in self.rows.values() if row is not None]
         if any(len(row.outcomes) > 1 for row in rows):
             notes.append("±: one standard error over seeds.")
         if all(outcome.metrics == outcome.validation for row in rows for outcome in row.outcomes):
-            notes.append("Validation and test data are the same here, so the test numbers of the best are optimistic.")
+            notes.append(
+                "Validation and test data are the same here, so the test numbers of the best are "
+                "optimistic."
+            )
         return notes
 
     def verdict(self, words: Sequence[str]) -> str:
-        """The α that was found and the command that trains with it, given the words of the search's own."""
+        """The α that was found and the command that trains with it, given the words of the search's
+        own.
+        """
         best = best_alpha(self.scores())
-        kept = [word for word in words if not word.lstrip("+").startswith(("compare=", "search.", "run_dir="))]
-        command = shlex.join(["python", "-m", "mtrl_fairgrad.supervised", *kept, f"alpha={best:.10g}"])
+        kept = [
+            word
+            for word in words
+            if not word.lstrip("+").startswith(("compare=", "search.", "run_dir="))
+        ]
+        command = shlex.join(
+            ["python", "-m", "mtrl_fairgrad.supervised", *kept, f"alpha={best:.10g}"]
+        )
         return f"α={best:.10g} has the lowest validation Δm%, {_value(self.change(best, 'validation'))}: {command}"
 
 
 def search(fits: Fits) -> Findings:
-    """Fit what the search asks for; search.csv and table.csv of the folder are written anew after every α.
+    """Fit what the search asks for; search.csv and table.csv of the folder are written anew after
+    every α.
 
     Raises:
         TrainingFault: no α of the first round has a result.
@@ -132,16 +153,24 @@ def search(fits: Fits) -> Findings:
         write_atomic(fits.folder / "table.csv", findings.table().csv().encode())
         write_atomic(fits.folder / "search.csv", findings.csv().encode())
         if config.progress:
-            print(f"α={alpha:.10g}: validation Δm% {_value(findings.change(alpha, 'validation'))}", flush=True)
-        if len(findings.rows) == len(config.search.coarse) and not any(map(math.isfinite, findings.scores().values())):
+            print(
+                f"α={alpha:.10g}: validation Δm% {_value(findings.change(alpha, 'validation'))}",
+                flush=True,
+            )
+        if len(findings.rows) == len(config.search.coarse) and not any(
+            map(math.isfinite, findings.scores().values())
+        ):
             raise TrainingFault(
-                f"no α of search.coarse={config.search.coarse} has a result: try others, or a smaller learning_rate."
+                f"no α of search.coarse={config.search.coarse} has a result: try others, or a "
+                "smaller learning_rate."
             )
     return findings
 
 
 def _tried(fits: Fits, alpha: float) -> Row | None:
-    """The fits of one α; None, with a word why, if a loss stopped being a number: other α may well do better."""
+    """The fits of one α; None, with a word why, if a loss stopped being a number: other α may well
+    do better.
+    """
     try:
         return next(fits.rows([alpha_job(fits.config.method, alpha, fits.config.loss_alpha)]))
     except TrainingFault as fault:

@@ -12,10 +12,12 @@ EPSILON = 1e-8
 
 
 class Adam(nn.Module):
-    """`torch.optim.Adam` as a module: what it remembers is saved, moved and reset with the method it belongs to.
+    """`torch.optim.Adam` as a module: what it remembers is saved, moved and reset with the method
+    it belongs to.
 
-    Every element of the leading axes counts its own steps, so that one may be left out of a step and later continue
-    as if that step had never been. PyTorch's own has one count for a whole tensor, which it reads on the host.
+    Every element of the leading axes counts its own steps, so that one may be left out of a step
+    and later continue as if that step had never been. PyTorch's own has one count for a whole
+    tensor, which it reads on the host.
 
     Args:
         shape: of the value learned, `[..., K]`.
@@ -27,7 +29,9 @@ class Adam(nn.Module):
     square: Tensor
     steps: Tensor
 
-    def __init__(self, shape: Sequence[int], learning_rate: float, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, shape: Sequence[int], learning_rate: float, weight_decay: float = 0.0
+    ) -> None:
         super().__init__()
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -42,7 +46,9 @@ class Adam(nn.Module):
             buffer.zero_()
 
     def step(self, value: Tensor, gradient: Tensor, where: Tensor) -> None:
-        """Change `value` `[..., K]` in place by one step along its gradient, for elements where `where` `[..., 1]`."""
+        """Change `value` `[..., K]` in place by one step along its gradient, for elements where
+        `where` `[..., 1]`.
+        """
         beta, gamma = BETAS
         gradient = gradient + self.weight_decay * value
         steps = self.steps + 1
@@ -50,5 +56,10 @@ class Adam(nn.Module):
         square = gamma * self.square + (1 - gamma) * gradient.square()
         scale = (square / (1 - gamma**steps)).sqrt() + EPSILON
         moved = value - self.learning_rate * mean / (1 - beta**steps) / scale
-        for old, new in ((value, moved), (self.mean, mean), (self.square, square), (self.steps, steps)):
+        for old, new in (
+            (value, moved),
+            (self.mean, mean),
+            (self.square, square),
+            (self.steps, steps),
+        ):
             old.copy_(torch.where(where, new, old))

@@ -1,14 +1,15 @@
 """Aligned-MTL, alignment of the principal components of the gradients.
 
-Senushkin, Patakin, Kuznetsov and Konushin, "Independent Component Alignment for Multi-Task Learning", 2023,
-arXiv 2305.19000.
+Senushkin, Patakin, Kuznetsov and Konushin, "Independent Component Alignment for Multi-Task
+Learning", 2023, arXiv 2305.19000.
 
-With `M = VΣVᵀ`, the gradients are replaced by the nearest ones that are orthogonal and of equal length,
+With `M = VΣVᵀ`, the gradients are replaced by the nearest ones that are orthogonal and of equal
+length,
 
     Ĝ = √σ · G V Σ^(−1/2) Vᵀ,    d = 1/K Σ_i ĝ_i,
 
-where σ, the smallest eigenvalue that is not zero, bounds the step by the weakest component. The aligned gradients do
-not conflict with each other; d may still conflict with an original one.
+where σ, the smallest eigenvalue that is not zero, bounds the step by the weakest component. The
+aligned gradients do not conflict with each other; d may still conflict with an original one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class AlignedMTL(GramianWeighting):
     On a GPU PyTorch's eigendecomposition waits for the device, which no other method does.
 
     Args:
-        scale: σ is the smallest non-zero eigenvalue (`"min"`, the paper's), their median, or their mean (`"rmse"`).
+        scale: σ is the smallest non-zero eigenvalue (`"min"`, the paper's), their median, or their
+            mean (`"rmse"`).
 
     Raises:
         ValueError: any other scale.
@@ -45,18 +47,21 @@ class AlignedMTL(GramianWeighting):
 
     @quiet
     @torch.no_grad()
-    def forward(self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None) -> Weights:
+    def forward(
+        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
+    ) -> Weights:
         """Weights for Gramians.
 
         Args:
-            gramian: `[..., K, K]`; eigenvalues below rounding, K times the dtype's epsilon times the largest, count
-                as zero.
+            gramian: `[..., K, K]`; eigenvalues below rounding, K times the dtype's epsilon times
+                the largest, count as zero.
             losses: ignored.
             noise: ignored.
 
         Returns:
-            Weights `[..., K]` with the diagnostic `min_progress` `[...]`, the smallest `g_iᵀd`. If no task has a
-            gradient, all are 0. NaN for an element of the leading axes that is not finite.
+            Weights `[..., K]` with the diagnostic `min_progress` `[...]`, the smallest `g_iᵀd`. If
+            no task has a gradient, all are 0. NaN for an element of the leading axes that is not
+            finite.
 
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.
@@ -73,12 +78,19 @@ class AlignedMTL(GramianWeighting):
         if self.scale == "rmse":
             sigma = xp.sum(xp.where(kept, values, 0.0), -1) / xp.where(count > 0, count, 1)
         else:
-            # Counted from the top, of which `count` are kept: the last of them, or the lower middle.
+            # Counted from the top, of which `count` are kept: the last of them, or the lower
+            # middle.
             rank = count if self.scale == "min" else (count + 2) // 2
             place = xp.cumsum(xp.flip(kept, (-1,)) * 1, -1)
-            sigma = xp.sum(xp.where((xp.flip(place, (-1,)) == rank[..., None]) & kept, values, 0.0), -1)
-        mixed = xp.where(kept, times(xp.swapaxes(vectors, -1, -2), values * 0 + 1 / tasks) / xp.sqrt(safe), 0.0)
-        weights, smallest = answer(problem, xp.sqrt(sigma)[..., None] * times(vectors, mixed), gramian)
+            sigma = xp.sum(
+                xp.where((xp.flip(place, (-1,)) == rank[..., None]) & kept, values, 0.0), -1
+            )
+        mixed = xp.where(
+            kept, times(xp.swapaxes(vectors, -1, -2), values * 0 + 1 / tasks) / xp.sqrt(safe), 0.0
+        )
+        weights, smallest = answer(
+            problem, xp.sqrt(sigma)[..., None] * times(vectors, mixed), gramian
+        )
         return Weights(weights, {"min_progress": smallest})
 
     def extra_repr(self) -> str:

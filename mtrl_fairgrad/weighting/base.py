@@ -1,6 +1,7 @@
 """The three kinds of multi-task method, and the registry that makes one by its name.
 
-Every method answers how the gradients of K tasks become one update. What it has to look at decides its kind:
+Every method answers how the gradients of K tasks become one update. What it has to look at decides
+its kind:
 
 | kind | sees | costs |
 |---|---|---|
@@ -8,9 +9,9 @@ Every method answers how the gradients of K tasks become one update. What it has
 | `GramianWeighting` | the Gramian `[..., K, K]`, `M_ij = g_iᵀg_j` | one Jacobian |
 | `JacobianAggregation` | the task gradients themselves, name -> `[..., K, *shape]` | one Jacobian |
 
-Shapes, here and in the whole package: `K` tasks; `...` any leading axes, none included, each element of
-which is a problem of its own (a seed, say). Task `i` is entry `i` of the last axis of losses, weights and
-Gramians.
+Shapes, here and in the whole package: `K` tasks; `...` any leading axes, none included, each
+element of which is a problem of its own (a seed, say). Task `i` is entry `i` of the last axis of
+losses, weights and Gramians.
 """
 
 from __future__ import annotations
@@ -44,18 +45,21 @@ class Aggregate(NamedTuple):
 
 
 class Method(nn.Module):
-    """A way to combine task gradients; a module, so that state lives in buffers and moves and saves.
+    """A way to combine task gradients; a module, so that state lives in buffers and moves and
+    saves.
 
-    A method with state or randomness must be given its sizes once by `init`; others need no call. State is updated in
-    place, never depends on a value on the host, and keeps every element of the leading axes to itself: those axes come
-    first in each of its tensors, except in bare counters.
+    A method with state or randomness must be given its sizes once by `init`; others need no call.
+    State is updated in place, never depends on a value on the host, and keeps every element of the
+    leading axes to itself: those axes come first in each of its tensors, except in bare counters.
     """
 
     name: ClassVar[str]
     """Registry key, file name, configuration name and command-line word."""
     needs_positive_losses: bool = False
-    """Whether it is meaningless for losses that may be negative, such as an actor's. Such a method answers NaN for an
-    element of the leading axes with a loss that is not above `lowest_loss`; `backward` refuses it."""
+    """Whether it is meaningless for losses that may be negative, such as an actor's. Such a method
+    answers NaN for an element of the leading axes with a loss that is not above `lowest_loss`;
+    `backward` refuses it.
+    """
     lowest_loss: float = 0.0
     """What losses must exceed, for methods that need positive ones."""
     looks_after_step: bool = False
@@ -70,21 +74,29 @@ class Method(nn.Module):
         self._starts: dict[str, float] = {}
         self._device: torch.device | None = None
 
-    def init(self, tasks: int, batch_shape: tuple[int, ...] = (), template: Mapping[str, Tensor] | None = None) -> Self:
-        """Give the method its sizes and its state, as at the beginning; needless for methods without either.
+    def init(
+        self,
+        tasks: int,
+        batch_shape: tuple[int, ...] = (),
+        template: Mapping[str, Tensor] | None = None,
+    ) -> Self:
+        """Give the method its sizes and its state, as at the beginning; needless for methods
+        without either.
 
         Args:
             tasks: K.
             batch_shape: the leading axes of everything it will see.
-            template: a Jacobian, name -> `[..., K, *shape]`, for methods that remember or randomise gradients; its
-                values do not matter. See `jacobian_like`. The state is made on its device, without it on the CPU:
-                move the method by `to(device)`.
+            template: a Jacobian, name -> `[..., K, *shape]`, for methods that remember or randomise
+                gradients; its values do not matter. See `jacobian_like`. The state is made on its
+                device, without it on the CPU: move the method by `to(device)`.
 
         Raises:
             ValueError: no task, or no template for a method that needs one.
         """
         if tasks < 1:
-            raise ValueError(f"tasks={tasks!r} is not allowed: give the number of tasks, at least 1.")
+            raise ValueError(
+                f"tasks={tasks!r} is not allowed: give the number of tasks, at least 1."
+            )
         self.tasks, self.batch_shape = tasks, tuple(batch_shape)
         self._device = next(iter(template.values())).device if template else None
         return self
@@ -95,7 +107,9 @@ class Method(nn.Module):
             self.get_buffer(name).fill_(start)
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor | None:
-        """Random numbers for one call, one generator per leading element; None for methods that need none."""
+        """Random numbers for one call, one generator per leading element; None for methods that
+        need none.
+        """
         return None
 
     def after_step(self, losses: Tensor) -> None:
@@ -103,17 +117,25 @@ class Method(nn.Module):
 
     @staticmethod
     def _positive(losses: Tensor) -> Tensor:
-        """The losses in float64, all NaN for an element of the leading axes with one that is not positive."""
+        """The losses in float64, all NaN for an element of the leading axes with one that is not
+        positive.
+        """
         losses = losses.detach().double()
         return torch.where((losses > 0).all(-1, keepdim=True), losses, torch.nan)
 
     # ---- for methods with state or randomness ----
 
     def _remember(
-        self, name: str, shape: Sequence[int], start: float = 0.0, dtype: torch.dtype = torch.float64
+        self,
+        name: str,
+        shape: Sequence[int],
+        start: float = 0.0,
+        dtype: torch.dtype = torch.float64,
     ) -> None:
         """Keep a tensor of this shape between calls, filled with `start` by `init` and `reset`."""
-        self.register_buffer(name, torch.full(tuple(shape), start, dtype=dtype, device=self._device))
+        self.register_buffer(
+            name, torch.full(tuple(shape), start, dtype=dtype, device=self._device)
+        )
         self._starts[name] = start
 
     def _expect(self, shape: torch.Size) -> None:
@@ -123,21 +145,29 @@ class Method(nn.Module):
             ValueError: not initialised, or another shape.
         """
         if self.tasks is None:
-            raise ValueError(f"{self.name} remembers or draws: call its init(tasks={shape[-1]}) once before its use.")
+            raise ValueError(
+                f"{self.name} remembers or draws: call its init(tasks={shape[-1]}) once before its "
+                "use."
+            )
         if tuple(shape) != (*self.batch_shape, self.tasks):
             raise ValueError(
-                f"{self.name} was made by init for losses of shape {(*self.batch_shape, self.tasks)} but got "
-                f"{tuple(shape)}: call init again for another number of tasks or leading axes."
+                f"{self.name} was made by init for losses of shape "
+                f"{(*self.batch_shape, self.tasks)} but got {tuple(shape)}: call init again for "
+                "another number of tasks or leading axes."
             )
 
-    def _stack_draws(self, generators: Sequence[torch.Generator], one: Callable[[torch.Generator], Tensor]) -> Tensor:
+    def _stack_draws(
+        self, generators: Sequence[torch.Generator], one: Callable[[torch.Generator], Tensor]
+    ) -> Tensor:
         """`one(generator)` for each leading element, as one tensor `[..., *]`.
 
         Raises:
             ValueError: not initialised, or not one generator per leading element.
         """
         if self.tasks is None:
-            raise ValueError(f"{self.name} draws numbers: call its init(tasks=K) once before its use.")
+            raise ValueError(
+                f"{self.name} draws numbers: call its init(tasks=K) once before its use."
+            )
         if len(generators) != math.prod(self.batch_shape):
             raise ValueError(
                 f"{self.name} was made by init for leading axes {self.batch_shape}, which takes "
@@ -154,8 +184,8 @@ class Method(nn.Module):
         """
         if noise is None:
             raise ValueError(
-                f"{self.name} is random: make one generator = torch.Generator() for all calls, and pass "
-                "noise=method.draw([generator])."
+                f"{self.name} is random: make one generator = torch.Generator() for all calls, and "
+                "pass noise=method.draw([generator])."
             )
         return noise
 
@@ -175,13 +205,17 @@ class LossWeighting(Method):
 class GramianWeighting(Method):
     """A method that weights gradients by looking at their inner products."""
 
-    def forward(self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None) -> Weights:
+    def forward(
+        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
+    ) -> Weights:
         """Weights `[..., K]` for a Gramian `[..., K, K]`; `noise` is what `draw` returned."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward.")
 
     @staticmethod
     def _answer(gramian: Tensor, weights: Tensor, **diagnostics: Tensor) -> Weights:
-        """Weights in the Gramian's dtype (float32 for half precision), and `min_progress`, the smallest `g_iᵀd`."""
+        """Weights in the Gramian's dtype (float32 for half precision), and `min_progress`, the
+        smallest `g_iᵀd`.
+        """
         progress = (gramian.to(weights.dtype) @ weights[..., None])[..., 0]
         answer = weights.to(torch.promote_types(gramian.dtype, torch.float32))
         return Weights(answer, {"min_progress": progress.amin(-1), **diagnostics})
@@ -197,15 +231,23 @@ class JacobianAggregation(Method):
     """A method that needs the task gradients coordinate by coordinate."""
 
     def forward(
-        self, jacobian: Mapping[str, Tensor], losses: Tensor | None = None, noise: Tensor | None = None
+        self,
+        jacobian: Mapping[str, Tensor],
+        losses: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> Aggregate:
-        """One direction for a Jacobian, name -> `[..., K, *shape]`; `noise` is what `draw` returned."""
+        """One direction for a Jacobian, name -> `[..., K, *shape]`; `noise` is what `draw`
+        returned.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no forward.")
 
     if TYPE_CHECKING:
 
         def __call__(  # noqa: D102
-            self, jacobian: Mapping[str, Tensor], losses: Tensor | None = None, noise: Tensor | None = None
+            self,
+            jacobian: Mapping[str, Tensor],
+            losses: Tensor | None = None,
+            noise: Tensor | None = None,
         ) -> Aggregate: ...
 
 
@@ -222,9 +264,13 @@ def register(method: type[M]) -> type[M]:
     """
     name = vars(method).get("name")
     if not isinstance(name, str) or not name:
-        raise ValueError(f"{method.__name__} has no name: set the class attribute name, such as name = 'ls'.")
+        raise ValueError(
+            f"{method.__name__} has no name: set the class attribute name, such as name = 'ls'."
+        )
     if _METHODS.get(name, method) is not method:
-        raise ValueError(f"name={name} belongs to {_METHODS[name].__name__}: give {method.__name__} another.")
+        raise ValueError(
+            f"name={name} belongs to {_METHODS[name].__name__}: give {method.__name__} another."
+        )
     _METHODS[name] = method
     return method
 
@@ -241,14 +287,17 @@ def options(name: str) -> dict[str, Any]:
         ValueError: no method has this name.
     """
     parameters = inspect.signature(_find(name).__init__).parameters
-    return {option: parameter.default for option, parameter in parameters.items() if option != "self"}
+    return {
+        option: parameter.default for option, parameter in parameters.items() if option != "self"
+    }
 
 
 def make(name: str, **chosen: Any) -> Method:
     """The method called `name` with the given hyper-parameters, the others at their defaults.
 
     Raises:
-        ValueError: no such method, an option the method does not have, or a value it does not allow.
+        ValueError: no such method, an option the method does not have, or a value it does not
+            allow.
     """
     method, allowed = _find(name), options(name)
     for option in chosen:
@@ -256,7 +305,9 @@ def make(name: str, **chosen: Any) -> Method:
             owners = [other for other in names() if option in options(other)]
             elsewhere = f", or choose method={' or method='.join(owners)}" if owners else ""
             takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
-            raise ValueError(f"method={name} has no option '{option}': {takes}. Drop it{elsewhere}.")
+            raise ValueError(
+                f"method={name} has no option '{option}': {takes}. Drop it{elsewhere}."
+            )
     return method(**chosen)
 
 

@@ -1,17 +1,21 @@
 """CAGrad, conflict-averse gradient descent.
 
-Liu, Liu, Jin, Stone and Liu, "Conflict-Averse Gradient Descent for Multi-task Learning", 2021, arXiv 2110.14048.
+Liu, Liu, Jin, Stone and Liu, "Conflict-Averse Gradient Descent for Multi-task Learning", 2021,
+arXiv 2110.14048.
 
-Among the directions near the mean gradient `g_0`, the one along which the slowest task improves most,
+Among the directions near the mean gradient `g_0`, the one along which the slowest task improves
+most,
 
     max_d min_i g_iᵀd,   ‖d − g_0‖ ≤ c‖g_0‖,
 
-whose solution is `d = g_0 + λ g_w` with `g_w = Σ w_i g_i`, `λ = c‖g_0‖ / ‖g_w‖` and w on the simplex the minimiser of
-`g_wᵀg_0 + c‖g_0‖‖g_w‖`. c = 0 is the mean gradient, c → ∞ points where MGDA does.
+whose solution is `d = g_0 + λ g_w` with `g_w = Σ w_i g_i`, `λ = c‖g_0‖ / ‖g_w‖` and w on the
+simplex the minimiser of `g_wᵀg_0 + c‖g_0‖‖g_w‖`. c = 0 is the mean gradient, c → ∞ points where
+MGDA does.
 
-How it is solved. The same d is the point nearest to `g_0` with `g_iᵀd ≥ ν` for all i, for the ν that puts it at a
-distance of `c‖g_0‖`. For given ν that is a quadratic programme in `y = λw ≥ 0`. The distance grows with ν and is convex
-in it, so Newton's iteration from above reaches it monotonically, never needing a safeguard.
+How it is solved. The same d is the point nearest to `g_0` with `g_iᵀd ≥ ν` for all i, for the ν
+that puts it at a distance of `c‖g_0‖`. For given ν that is a quadratic programme in `y = λw ≥ 0`.
+The distance grows with ν and is convex in it, so Newton's iteration from above reaches it
+monotonically, never needing a safeguard.
 """
 
 from __future__ import annotations
@@ -50,13 +54,15 @@ class _Point(NamedTuple):
 
 @register
 class CAGrad(GramianWeighting):
-    """Conflict-averse gradient descent, solved to convergence. Stateless; one Jacobian and a few K×K systems.
+    """Conflict-averse gradient descent, solved to convergence. Stateless; one Jacobian and a few
+    K×K systems.
 
     Args:
-        c: radius around the mean gradient, relative to its length; finite and at least 0. Below 1, minimising the mean
-            loss is still what it converges to. 0.4 in the paper's supervised experiments, 0.9 on MT10.
-        rescale: d is divided by `1 + c²` (`"squared"`, as the authors' code by default), by `1 + c` (`"linear"`) or by
-            nothing (`"none"`).
+        c: radius around the mean gradient, relative to its length; finite and at least 0. Below 1,
+            minimising the mean loss is still what it converges to. 0.4 in the paper's supervised
+            experiments, 0.9 on MT10.
+        rescale: d is divided by `1 + c²` (`"squared"`, as the authors' code by default), by `1 + c`
+            (`"linear"`) or by nothing (`"none"`).
 
     Raises:
         ValueError: a value that is not allowed.
@@ -71,7 +77,9 @@ class CAGrad(GramianWeighting):
 
     @quiet
     @torch.no_grad()
-    def forward(self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None) -> Weights:
+    def forward(
+        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
+    ) -> Weights:
         """Weights for Gramians.
 
         Args:
@@ -83,11 +91,12 @@ class CAGrad(GramianWeighting):
             Weights `[..., K]`, positive, with the diagnostics
 
             * `min_progress` `[...]`, the smallest `g_iᵀd`;
-            * `radius_error` `[...]`, how far d is from where it must be, `‖d − g_0‖ / (c‖g_0‖) − 1`; 0 but
-              for rounding, negative if c > 1 at a Pareto stationary point, where nothing is better than d = 0.
+            * `radius_error` `[...]`, how far d is from where it must be, `‖d − g_0‖ / (c‖g_0‖) −
+              1`; 0 but for rounding, negative if c > 1 at a Pareto stationary point, where nothing
+              is better than d = 0.
 
-            Tasks without gradient count in the mean and are left out otherwise. NaN for an element of the leading axes
-            that is not finite.
+            Tasks without gradient count in the mean and are left out otherwise. NaN for an element
+            of the leading axes that is not finite.
 
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.
@@ -101,15 +110,21 @@ class CAGrad(GramianWeighting):
         y, error = _nearest(problem, scaled, norms, mean, radius)
         divisor = {"none": 1.0, "linear": 1 + self.c, "squared": 1 + self.c**2}[self.rescale]
         weights, smallest = answer(problem, (1 / gramian.shape[-1] + y) / divisor, gramian)
-        return Weights(weights, {"min_progress": smallest, "radius_error": leave(error).to(gramian.device)})
+        return Weights(
+            weights, {"min_progress": smallest, "radius_error": leave(error).to(gramian.device)}
+        )
 
     def extra_repr(self) -> str:
         """What `print` shows between the parentheses."""
         return f"c={self.c:g}, rescale={self.rescale}"
 
 
-def _nearest(problem: Problem, scaled: Equilibrated, norms: Array, mean: Array, radius: Array) -> tuple[Array, Array]:
-    """`y` `[..., K]` at the ν whose distance is the radius `[...]`, and the relative error of that distance."""
+def _nearest(
+    problem: Problem, scaled: Equilibrated, norms: Array, mean: Array, radius: Array
+) -> tuple[Array, Array]:
+    """`y` `[..., K]` at the ν whose distance is the radius `[...]`, and the relative error of that
+    distance.
+    """
     xp = namespace(norms)
     moving = radius > 0
 
@@ -118,8 +133,8 @@ def _nearest(problem: Problem, scaled: Equilibrated, norms: Array, mean: Array, 
         u, free = minimise(scaled.cosines, pull, guess)
         return _Point(level, u, free, xp.sqrt(xp.sum(u * times(scaled.cosines, u), -1)))
 
-    # With any one of the constraints alone, ν would be this; with all of them the distance is at least the radius, up
-    # to the ridge.
+    # With any one of the constraints alone, ν would be this; with all of them the distance is at
+    # least the radius, up to the ridge.
     alone = xp.where(problem.active, mean + radius[..., None] * norms, xp.inf)
     lowest = xp.amin(alone, -1)
     point = at(xp.where(xp.isfinite(lowest), lowest, 0.0))
@@ -129,5 +144,7 @@ def _nearest(problem: Problem, scaled: Equilibrated, norms: Array, mean: Array, 
         if on_host(norms) and not (abs(excess) > TARGET * some).any():
             break
         slope = xp.sum(point.u / norms, -1)
-        point = at(point.level - excess * point.distance / xp.where(slope > 0, slope, 1.0), point.free)
+        point = at(
+            point.level - excess * point.distance / xp.where(slope > 0, slope, 1.0), point.free
+        )
     return point.u / norms, xp.where(moving, point.distance / some - 1, 0.0)

@@ -1,9 +1,10 @@
 """DB-MTL, dual balancing.
 
-Lin, Jiang, Ye, Zhang, Chen, Chen, Liu, Tsang and Kwok, "Dual-Balancing for Multi-Task Learning", 2023, arXiv
-2308.12029.
+Lin, Jiang, Ye, Zhang, Chen, Chen, Liu, Tsang and Kwok, "Dual-Balancing for Multi-Task Learning",
+2023, arXiv 2308.12029.
 
-Balances the losses by taking their logarithms and the gradients by giving all of them the largest norm,
+Balances the losses by taking their logarithms and the gradients by giving all of them the largest
+norm,
 
     ĝ_i ← β_t ĝ_i + (1−β_t) ∇log l_i,               β_t = β / t^σ,   ∇log l_i = g_i / l_i
     d = max_j ‖ĝ_j‖ · Σ_i ĝ_i / ‖ĝ_i‖
@@ -29,7 +30,8 @@ _linalg: Any = torch.linalg  # compiled, without type annotations
 
 @register
 class DBMTL(AveragingAggregation):
-    """Averaged gradients of the losses' logarithms at equal norms. With state, K gradients of it; costs one Jacobian.
+    """Averaged gradients of the losses' logarithms at equal norms. With state, K gradients of it;
+    costs one Jacobian.
 
     Args:
         beta: how much of the averages stays in the first call, in [0, 1); 0 averages nothing.
@@ -45,17 +47,22 @@ class DBMTL(AveragingAggregation):
     def __init__(self, beta: float = 0.9, beta_decay: float = 0.5) -> None:
         super().__init__()
         self.beta = number("beta", beta, "a number in [0, 1), such as 0.9", at_least=0, below=1)
-        self.beta_decay = number("beta_decay", beta_decay, "a finite number of at least 0, such as 0.5", at_least=0)
+        self.beta_decay = number(
+            "beta_decay", beta_decay, "a finite number of at least 0, such as 0.5", at_least=0
+        )
 
     @torch.no_grad()
     def forward(
-        self, jacobian: Mapping[str, Tensor], losses: Tensor | None = None, noise: Tensor | None = None
+        self,
+        jacobian: Mapping[str, Tensor],
+        losses: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> Aggregate:
         """One direction for a Jacobian; the averages move.
 
         Args:
-            jacobian: the gradients of the losses themselves, name -> `[..., K, *shape]`, names and shapes as in the
-                template.
+            jacobian: the gradients of the losses themselves, name -> `[..., K, *shape]`, names and
+                shapes as in the template.
             losses: `[..., K]`, positive.
             noise: ignored.
 
@@ -65,26 +72,34 @@ class DBMTL(AveragingAggregation):
             * `weights` `[..., K]`, the factors of the averages ĝ_i, 0 where one is zero;
             * `norms` `[..., K]`, the averages' norms.
 
-            NaN for an element of the leading axes with a non-finite entry or a loss that is not positive, whose state
-            stays.
+            NaN for an element of the leading axes with a non-finite entry or a loss that is not
+            positive, whose state stays.
 
         Raises:
             ValueError: not initialised, another Jacobian, or no losses.
         """
         rows = self._ordered(jacobian)
         if losses is None:
-            raise ValueError(f"{self.name} divides gradients by their losses: pass losses=..., of shape [..., K].")
+            raise ValueError(
+                f"{self.name} divides gradients by their losses: pass losses=..., of shape [..., "
+                "K]."
+            )
         self._expect(losses.shape)
         beta = self.beta / (self.calls + 1)[..., None] ** self.beta_decay
         positive = self._positive(losses)
-        averages = self._blend(rows, beta, (1 - beta) / torch.where(positive.isfinite(), positive, torch.nan))
+        averages = self._blend(
+            rows, beta, (1 - beta) / torch.where(positive.isfinite(), positive, torch.nan)
+        )
         norms = self._norms(averages)
         valid = norms.isfinite().all(-1, keepdim=True)
         self._accept(averages, valid[..., 0])
         weights = torch.where(norms > 0, norms.amax(-1, keepdim=True) / norms, 0.0)
         weights = torch.where(valid, weights, torch.nan)
         dtype = torch.promote_types(next(iter(averages.values())).dtype, torch.float32)
-        diagnostics = {"weights": weights.to(dtype), "norms": torch.where(valid, norms, torch.nan).to(dtype)}
+        diagnostics = {
+            "weights": weights.to(dtype),
+            "norms": torch.where(valid, norms, torch.nan).to(dtype),
+        }
         return Aggregate(contract(weights, averages), diagnostics)
 
     def _norms(self, jacobian: Mapping[str, Tensor]) -> Tensor:

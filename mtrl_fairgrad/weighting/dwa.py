@@ -1,7 +1,7 @@
 """DWA, dynamic weight average.
 
-Liu, Johns and Davison, "End-to-End Multi-Task Learning with Attention" (MTAN), 2019, arXiv 1803.10704. Tasks whose
-loss falls more slowly weigh more,
+Liu, Johns and Davison, "End-to-End Multi-Task Learning with Attention" (MTAN), 2019, arXiv
+1803.10704. Tasks whose loss falls more slowly weigh more,
 
     w = K · softmax(r / T),   r_i = recent mean of l_i / the mean before it,
 
@@ -23,18 +23,19 @@ from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 @register
 class DWA(PositiveLossWeighting):
-    """Weights by the losses' rates of change. Needs positive losses and `init`; costs one ordinary backward pass.
+    """Weights by the losses' rates of change. Needs positive losses and `init`; costs one ordinary
+    backward pass.
 
-    It remembers `2 · window` losses of each task; the weights are 1 until it has seen so many. Its diagnostics hold
-    `rate` `[..., K]`, the r of the weights, 1 until then.
+    It remembers `2 · window` losses of each task; the weights are 1 until it has seen so many. Its
+    diagnostics hold `rate` `[..., K]`, the r of the weights, 1 until then.
 
     Args:
         temperature: T, positive.
         window: calls averaged over, at least 1.
-        sliding: True compares the last `window` losses, this call's included, with those before at every call, as
-            the code of Nash-MTL and FairGrad does (which starts earlier, from a history of ones). False changes the
-            weights only after every `window` calls and keeps them for the next: with a window of one epoch's
-            iterations this is the paper's method.
+        sliding: True compares the last `window` losses, this call's included, with those before at
+            every call, as the code of Nash-MTL and FairGrad does (which starts earlier, from a
+            history of ones). False changes the weights only after every `window` calls and keeps
+            them for the next: with a window of one epoch's iterations this is the paper's method.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -47,11 +48,20 @@ class DWA(PositiveLossWeighting):
 
     def __init__(self, temperature: float = 2.0, window: int = 25, sliding: bool = True) -> None:
         super().__init__()
-        self.temperature = number("temperature", temperature, "a finite positive number, such as 2", above=0)
-        self.window = whole("window", window, "a whole number of at least 1, such as 25", at_least=1)
+        self.temperature = number(
+            "temperature", temperature, "a finite positive number, such as 2", above=0
+        )
+        self.window = whole(
+            "window", window, "a whole number of at least 1, such as 25", at_least=1
+        )
         self.sliding = _flag("sliding", sliding)
 
-    def init(self, tasks: int, batch_shape: tuple[int, ...] = (), template: Mapping[str, Tensor] | None = None) -> Self:
+    def init(
+        self,
+        tasks: int,
+        batch_shape: tuple[int, ...] = (),
+        template: Mapping[str, Tensor] | None = None,
+    ) -> Self:
         """Give the method its sizes and an empty history; see `Method.init`."""
         super().init(tasks, batch_shape, template)
         self._remember("history", (*self.batch_shape, 2 * self.window, tasks))
@@ -64,14 +74,19 @@ class DWA(PositiveLossWeighting):
         self.calls += valid
         longer = torch.cat((self.history[..., 1:, :], losses.unsqueeze(-2)), -2)
         self.history.copy_(torch.where(valid.unsqueeze(-1), longer, self.history))
-        before, recent = self.history[..., : self.window, :].mean(-2), self.history[..., self.window :, :].mean(-2)
+        before, recent = (
+            self.history[..., : self.window, :].mean(-2),
+            self.history[..., self.window :, :].mean(-2),
+        )
         changes = self.calls >= 2 * self.window
         if not self.sliding:
             changes = changes & (self.calls % self.window == 0)
         rate = torch.where(changes, recent / before, self.rate)
         answered = rate if self.sliding else self.rate.clone()
         self.rate.copy_(rate)
-        return Weights(losses.shape[-1] * (answered / self.temperature).softmax(-1), {"rate": answered})
+        return Weights(
+            losses.shape[-1] * (answered / self.temperature).softmax(-1), {"rate": answered}
+        )
 
 
 def _flag(name: str, value: object) -> bool:

@@ -2,8 +2,8 @@
 
 Ban and Ji, "Fair Resource Allocation in Multi-Task Learning", 2024, arXiv 2402.15638.
 
-Among the directions d of a given length, FairGrad takes the one of greatest α-fair utility of the tasks'
-rates of progress `g_iᵀd` (the paper's Eq. 2),
+Among the directions d of a given length, FairGrad takes the one of greatest α-fair utility of the
+tasks' rates of progress `g_iᵀd` (the paper's Eq. 2),
 
     max_d Σ_i (g_iᵀd)^(1−α) / (1−α)      (log for α = 1)
 
@@ -20,8 +20,8 @@ every task improves, and the slower ones weigh more, the more so the larger α:
 | 2 | minimum potential delay, `min Σ 1/(g_iᵀd)` | the paper's choice for reinforcement learning |
 | ∞ | max-min | parallel to MGDA's |
 
-Two laws show what to expect of a step's size. `‖d‖² = Σ w_i^(1−1/α)`, which at α = 1 is K whatever the
-gradients. Scaling all gradients by c scales w by `c^(−2α/(1+α))` and d by `c^((1−α)/(1+α))`.
+Two laws show what to expect of a step's size. `‖d‖² = Σ w_i^(1−1/α)`, which at α = 1 is K whatever
+the gradients. Scaling all gradients by c scales w by `c^(−2α/(1+α))` and d by `c^((1−α)/(1+α))`.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ SOLVERS = ("newton", "sgd", "least_squares")
 
 @register
 class FairGrad(GramianWeighting):
-    """α-fair weights from the Gramian. Stateless; costs one Jacobian and the solution of a K×K equation.
+    """α-fair weights from the Gramian. Stateless; costs one Jacobian and the solution of a K×K
+    equation.
 
     Args:
         alpha: the fairness, at least 0 and finite.
         solver: `"newton"` is exact; `"sgd"` and `"least_squares"` are those of the paper's
             reinforcement-learning and supervised code, for comparison. See
             `mtrl_fairgrad.weighting.solvers`.
-        min_relative_norm: tasks whose gradient norm is at most this part of the largest one are left out,
-            with weight 0; in [0, 1). Tasks without any gradient always are, the equation having no finite
-            weight for them. For α > 1 a vanishing gradient would otherwise dominate: its share of d grows
-            as `‖g_i‖^((1−α)/(1+α))`.
+        min_relative_norm: tasks whose gradient norm is at most this part of the largest one are
+            left out, with weight 0; in [0, 1). Tasks without any gradient always are, the equation
+            having no finite weight for them. For α > 1 a vanishing gradient would otherwise
+            dominate: its share of d grows as `‖g_i‖^((1−α)/(1+α))`.
         sgd_steps: steps of the sgd solver, at least 1.
         sgd_learning_rate: its step size, positive.
         sgd_momentum: its momentum, in [0, 1).
@@ -71,7 +72,9 @@ class FairGrad(GramianWeighting):
         sgd_max_norm: float = 1.0,
     ) -> None:
         super().__init__()
-        self.alpha = number("alpha", alpha, "a finite number of at least 0, such as alpha=2", at_least=0)
+        self.alpha = number(
+            "alpha", alpha, "a finite number of at least 0, such as alpha=2", at_least=0
+        )
         self.solver = choice("solver", solver, SOLVERS)
         self.min_relative_norm = number(
             "min_relative_norm",
@@ -82,12 +85,18 @@ class FairGrad(GramianWeighting):
         )
         self.sgd_steps = whole("sgd_steps", sgd_steps, "a whole number such as 20", at_least=1)
         positive = "a finite positive number, such as "
-        self.sgd_learning_rate = number("sgd_learning_rate", sgd_learning_rate, positive + "0.1", above=0)
-        self.sgd_momentum = number("sgd_momentum", sgd_momentum, "a number in [0, 1), such as 0.5", at_least=0, below=1)
+        self.sgd_learning_rate = number(
+            "sgd_learning_rate", sgd_learning_rate, positive + "0.1", above=0
+        )
+        self.sgd_momentum = number(
+            "sgd_momentum", sgd_momentum, "a number in [0, 1), such as 0.5", at_least=0, below=1
+        )
         self.sgd_max_norm = number("sgd_max_norm", sgd_max_norm, positive + "1", above=0)
 
     @torch.no_grad()
-    def forward(self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None) -> Weights:
+    def forward(
+        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
+    ) -> Weights:
         """Weights for Gramians.
 
         Args:
@@ -96,16 +105,16 @@ class FairGrad(GramianWeighting):
             noise: ignored.
 
         Returns:
-            Weights `[..., K]` in the Gramian's dtype (float32 for half precision), positive for active
-            tasks and 0 for others, with the diagnostics
+            Weights `[..., K]` in the Gramian's dtype (float32 for half precision), positive for
+            active tasks and 0 for others, with the diagnostics
 
             * `residual` `[...]`, see `solvers.relative_residual`;
             * `min_progress` `[...]`, the smallest `g_iᵀd` of an active task;
             * `converged` `[...]` bool, whether the solver solved its equation;
             * `active` `[..., K]` bool, False for tasks left out.
 
-            If no task has a gradient, all weights are 0. Where a Gramian has a non-finite entry, weights and
-            numbers are NaN and bools False, for this element of the leading axes only.
+            If no task has a gradient, all weights are 0. Where a Gramian has a non-finite entry,
+            weights and numbers are NaN and bools False, for this element of the leading axes only.
 
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.

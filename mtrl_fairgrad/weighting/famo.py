@@ -1,8 +1,9 @@
 """FAMO, fast adaptive multi-task optimisation.
 
-Liu, Feng, Stone and Liu, "FAMO: Fast Adaptive Multitask Optimization", 2023, arXiv 2306.03792. Makes the logarithms
-of all losses fall alike without any task's gradient. With learned logits ξ, `z = softmax(ξ)` and the distances
-`D_i = l_i − min_i + 10⁻⁸` from a lower bound of the losses, a step descends `c Σ_i z_i log D_i`,
+Liu, Feng, Stone and Liu, "FAMO: Fast Adaptive Multitask Optimization", 2023, arXiv 2306.03792.
+Makes the logarithms of all losses fall alike without any task's gradient. With learned logits ξ, `z
+= softmax(ξ)` and the distances `D_i = l_i − min_i + 10⁻⁸` from a lower bound of the losses, a step
+descends `c Σ_i z_i log D_i`,
 
     w_i = c z_i / D_i,   c = 1 / Σ_j (z_j / D_j).
 
@@ -10,9 +11,11 @@ After the step, the losses of the same batch show what it did to each task,
 
     δ_i = log D_i (before) − log D_i (after),
 
-and ξ takes a step of Adam along `z ∘ (δ − zᵀδ)`, the gradient of zᵀδ with δ held: who gained most weighs less.
+and ξ takes a step of Adam along `z ∘ (δ − zᵀδ)`, the gradient of zᵀδ with δ held: who gained most
+weighs less.
 
-The authors' reinforcement-learning code multiplies by 1/c where the paper and their other code have c, a slip.
+The authors' reinforcement-learning code multiplies by 1/c where the paper and their other code have
+c, a slip.
 """
 
 from __future__ import annotations
@@ -32,10 +35,11 @@ EPSILON = 1e-8
 
 @register
 class FAMO(PositiveLossWeighting):
-    """Weights that balance the losses' relative progress. Needs positive losses, `init`, and `after_step`.
+    """Weights that balance the losses' relative progress. Needs positive losses, `init`, and
+    `after_step`.
 
-    Costs one ordinary backward pass, and one forward pass for the losses after the step. Its diagnostics hold
-    `logits` `[..., K]`, the ξ of the weights.
+    Costs one ordinary backward pass, and one forward pass for the losses after the step. Its
+    diagnostics hold `logits` `[..., K]`, the ξ of the weights.
 
     Args:
         learning_rate: of ξ, positive.
@@ -52,20 +56,35 @@ class FAMO(PositiveLossWeighting):
     before: Tensor
     adam: Adam
 
-    def __init__(self, learning_rate: float = 0.025, gamma: float = 0.01, min_loss: float = 0.0) -> None:
+    def __init__(
+        self, learning_rate: float = 0.025, gamma: float = 0.01, min_loss: float = 0.0
+    ) -> None:
         super().__init__()
-        self.learning_rate = number("learning_rate", learning_rate, "a finite positive number, such as 0.025", above=0)
-        self.gamma = number("gamma", gamma, "a finite number of at least 0, such as 0.01", at_least=0)
-        self.min_loss = number("min_loss", min_loss, "a finite number of at least 0, such as 0", at_least=0)
+        self.learning_rate = number(
+            "learning_rate", learning_rate, "a finite positive number, such as 0.025", above=0
+        )
+        self.gamma = number(
+            "gamma", gamma, "a finite number of at least 0, such as 0.01", at_least=0
+        )
+        self.min_loss = number(
+            "min_loss", min_loss, "a finite number of at least 0, such as 0", at_least=0
+        )
         self.lowest_loss = self.min_loss
         self._stepping = False
 
-    def init(self, tasks: int, batch_shape: tuple[int, ...] = (), template: Mapping[str, Tensor] | None = None) -> Self:
+    def init(
+        self,
+        tasks: int,
+        batch_shape: tuple[int, ...] = (),
+        template: Mapping[str, Tensor] | None = None,
+    ) -> Self:
         """Give the method its sizes and its ξ; see `Method.init`."""
         super().init(tasks, batch_shape, template)
         self._remember("logits", (*self.batch_shape, tasks))
         self._remember("before", (*self.batch_shape, tasks))
-        self.adam = Adam((*self.batch_shape, tasks), self.learning_rate, self.gamma).to(self._device)
+        self.adam = Adam((*self.batch_shape, tasks), self.learning_rate, self.gamma).to(
+            self._device
+        )
         self._stepping = False
         return self
 
@@ -80,8 +99,8 @@ class FAMO(PositiveLossWeighting):
         self._expect(losses.shape)
         if self._stepping:
             raise RuntimeError(
-                "famo was used twice without after_step: call its after_step(losses) with the losses of the same batch "
-                "after every optimiser step."
+                "famo was used twice without after_step: call its after_step(losses) with the "
+                "losses of the same batch after every optimiser step."
             )
         self.before.copy_(self._log_distance(losses))
         self._stepping = True
@@ -91,7 +110,8 @@ class FAMO(PositiveLossWeighting):
     def after_step(self, losses: Tensor) -> None:
         """Learn from the losses `[..., K]` of the same batch after the optimiser's step.
 
-        Without a call before, as after a step that mixed precision had to skip, there is nothing to learn.
+        Without a call before, as after a step that mixed precision had to skip, there is nothing to
+        learn.
 
         Raises:
             ValueError: not initialised, or another shape.
@@ -106,6 +126,8 @@ class FAMO(PositiveLossWeighting):
         self.adam.step(self.logits, gradient, change.isfinite().all(-1, keepdim=True))
 
     def _log_distance(self, losses: Tensor) -> Tensor:
-        """The logarithms of D, NaN for an element of the leading axes with a loss not above the bound."""
+        """The logarithms of D, NaN for an element of the leading axes with a loss not above the
+        bound.
+        """
         distance = self._positive(losses.double() - self.min_loss)
         return (distance + EPSILON).log()

@@ -1,15 +1,16 @@
 """GradDrop, gradient sign dropout.
 
-Chen, Ngiam, Huang, Luong, Kretzschmar, Chai and Anguelov, "Just Pick a Sign: Optimizing Deep Multitask Models with
-Gradient Sign Dropout", 2020, arXiv 2010.06808.
+Chen, Ngiam, Huang, Luong, Kretzschmar, Chai and Anguelov, "Just Pick a Sign: Optimizing Deep
+Multitask Models with Gradient Sign Dropout", 2020, arXiv 2010.06808.
 
-In every coordinate one of the two signs is dropped (the paper's Algorithm 1, applied to the gradients of parameters):
+In every coordinate one of the two signs is dropped (the paper's Algorithm 1, applied to the
+gradients of parameters):
 
     P = ½ (1 + Σ_i g_i / Σ_i |g_i|),   U uniform in [0, 1)
     d = Σ_i (ℓ + (1−ℓ) m_i) g_i,       m_i = [g_i > 0 and P > U] or [g_i < 0 and P ≤ U]
 
-P is the positive entries' share of the absolute sum, so a sign wins with the probability of its weight, and the
-expectation of d over U is the plain sum of the gradients.
+P is the positive entries' share of the absolute sum, so a sign wins with the probability of its
+weight, and the expectation of d over U is the plain sum of the gradients.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from mtrl_fairgrad.weighting.template import TemplateAggregation
 
 @register
 class GradDrop(TemplateAggregation):
-    """Keeps one sign per coordinate. Random, without state; costs one Jacobian and two passes over it.
+    """Keeps one sign per coordinate. Random, without state; costs one Jacobian and two passes over
+    it.
 
     Args:
-        leak: the share ℓ of every gradient that passes whatever its sign, in [0, 1]; 1 is the plain sum.
+        leak: the share ℓ of every gradient that passes whatever its sign, in [0, 1]; 1 is the plain
+            sum.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -44,7 +47,8 @@ class GradDrop(TemplateAggregation):
         self.leak = number("leak", leak, "a number in [0, 1], such as 0", at_least=0, at_most=1)
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Uniform numbers `[..., P]`, one for each coordinate of all parameters in the template's order and dtype.
+        """Uniform numbers `[..., P]`, one for each coordinate of all parameters in the template's
+        order and dtype.
 
         Raises:
             ValueError: not initialised, or not one generator per leading element.
@@ -52,7 +56,9 @@ class GradDrop(TemplateAggregation):
 
         def uniform(generator: torch.Generator) -> Tensor:
             dtype = reduce(torch.promote_types, (rows.dtype for rows in self._known.values()))
-            return torch.rand(sum(self._sizes()), generator=generator, dtype=dtype, device=generator.device)
+            return torch.rand(
+                sum(self._sizes()), generator=generator, dtype=dtype, device=generator.device
+            )
 
         return self._stack_draws(generators, uniform)
 
@@ -62,7 +68,10 @@ class GradDrop(TemplateAggregation):
 
     @torch.no_grad()
     def forward(
-        self, jacobian: Mapping[str, Tensor], losses: Tensor | None = None, noise: Tensor | None = None
+        self,
+        jacobian: Mapping[str, Tensor],
+        losses: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> Aggregate:
         """One direction for a Jacobian.
 
@@ -72,8 +81,10 @@ class GradDrop(TemplateAggregation):
             noise: the uniform numbers `[..., P]` that `draw` returned.
 
         Returns:
-            name -> `[..., *shape]` in the Jacobian's dtype, with the diagnostic `kept` `[...]`, the winning signs'
-            share of the absolute sum of all entries: 1 where no coordinate is disputed. NaN for an element of the
+            name -> `[..., *shape]` in the Jacobian's dtype, with the diagnostic `kept` `[...]`, the
+            winning signs'
+            share of the absolute sum of all entries: 1 where no coordinate is disputed. NaN for an
+                element of the
             leading axes with a non-finite entry.
 
         Raises:
@@ -84,7 +95,8 @@ class GradDrop(TemplateAggregation):
         uniform = self._drawn(noise).to(next(iter(rows.values())).device)
         if tuple(uniform.shape) != (*self.batch_shape, sum(sizes)):
             raise ValueError(
-                f"noise of shape {tuple(uniform.shape)} is not allowed: give {(*self.batch_shape, sum(sizes))}, one "
+                f"noise of shape {tuple(uniform.shape)} is not allowed: give "
+                f"{(*self.batch_shape, sum(sizes))}, one "
                 "uniform number per coordinate, as method.draw returns them."
             )
         combined: dict[str, Tensor] = {}

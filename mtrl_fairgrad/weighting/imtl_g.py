@@ -1,13 +1,14 @@
 """IMTL-G, impartial multi-task learning.
 
-Liu, Li, Kuang, Xue, Chen, Yang, Liao and Zhang, "Towards Impartial Multi-task Learning", 2021 (ICLR).
+Liu, Li, Kuang, Xue, Chen, Yang, Liao and Zhang, "Towards Impartial Multi-task Learning", 2021
+(ICLR).
 
 The direction has equal projections on all task gradients,
 
     dᵀg_i / ‖g_i‖ = dᵀg_j / ‖g_j‖ for all i, j,    d = Σ_i w_i g_i,  Σ_i w_i = 1,
 
-so that `M w ∝ (‖g_1‖, …, ‖g_K‖)`, a linear system. Weights may be negative, and are large where the sum of the system's
-solution is nearly 0.
+so that `M w ∝ (‖g_1‖, …, ‖g_K‖)`, a linear system. Weights may be negative, and are large where the
+sum of the system's solution is nearly 0.
 """
 
 from __future__ import annotations
@@ -28,18 +29,21 @@ class IMTLG(GramianWeighting):
 
     @quiet
     @torch.no_grad()
-    def forward(self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None) -> Weights:
+    def forward(
+        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
+    ) -> Weights:
         """Weights for Gramians.
 
         Args:
-            gramian: `[..., K, K]`; a ridge of 1e-8 (1e-7 in float32) on its cosines makes singular ones regular.
+            gramian: `[..., K, K]`; a ridge of 1e-8 (1e-7 in float32) on its cosines makes singular
+                ones regular.
             losses: ignored.
             noise: ignored.
 
         Returns:
-            Weights `[..., K]` with sum 1, 0 for tasks without gradient, with the diagnostic `min_progress` `[...]`, the
-            smallest `g_iᵀd`. If no task has a gradient, all are 0. NaN for an element of the leading axes that is not
-            finite.
+            Weights `[..., K]` with sum 1, 0 for tasks without gradient, with the diagnostic
+            `min_progress` `[...]`, the smallest `g_iᵀd`. If no task has a gradient, all are 0. NaN
+            for an element of the leading axes that is not finite.
 
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.

@@ -11,12 +11,13 @@ from mtrl_fairgrad.weighting.checks import choice
 
 @register
 class LS(LossWeighting):
-    """Linear scalarisation, the usual multi-task baseline: minimise the sum or the mean of the losses.
+    """Linear scalarisation, the usual multi-task baseline: minimise the sum or the mean of the
+    losses.
 
     Args:
-        reduction: `"sum"` weights every loss 1, `"mean"` 1/K, which is what most reinforcement-learning
-            code means by multi-task training. Under a scale-free optimiser such as Adam the two train
-            alike.
+        reduction: `"sum"` weights every loss 1, `"mean"` 1/K, which is what most
+            reinforcement-learning code means by multi-task training. Under a scale-free optimiser
+            such as Adam the two train alike.
 
     Raises:
         ValueError: any other reduction.

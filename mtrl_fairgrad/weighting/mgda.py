@@ -1,14 +1,16 @@
 """MGDA, the multiple-gradient descent algorithm.
 
-Désidéri, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization", 2012; for deep networks Sener
-and Koltun, "Multi-Task Learning as Multi-Objective Optimization", 2018, arXiv 1810.04650.
+Désidéri, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization", 2012; for
+deep networks Sener and Koltun, "Multi-Task Learning as Multi-Objective Optimization", 2018, arXiv
+1810.04650.
 
 The direction is the shortest convex combination of the task gradients,
 
     min_w ‖Σ_i w_i g_i‖²,   w ≥ 0,  Σ_i w_i = 1,
 
-which is also the direction along which the slowest task improves most, for its length: `g_iᵀd ≥ ‖d‖²` for all tasks. It
-is 0 exactly at Pareto stationary points. Tasks with small gradients rule it.
+which is also the direction along which the slowest task improves most, for its length: `g_iᵀd ≥
+‖d‖²` for all tasks. It is 0 exactly at Pareto stationary points. Tasks with small gradients rule
+it.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ class MGDA(GramianWeighting):
     """The min-norm point, exactly. Stateless; costs one Jacobian and a K×K quadratic programme.
 
     Args:
-        normalize: what each gradient is divided by while looking for the weights, as in Sener and Koltun's code:
-            `"none"`, its norm (`"l2"`), its loss (`"loss"`), or both (`"loss+"`). The weights then apply to the
-            gradients as they are.
+        normalize: what each gradient is divided by while looking for the weights, as in Sener and
+            Koltun's code: `"none"`, its norm (`"l2"`), its loss (`"loss"`), or both (`"loss+"`).
+            The weights then apply to the gradients as they are.
 
     Raises:
         ValueError: any other word.
@@ -47,7 +49,9 @@ class MGDA(GramianWeighting):
 
     @quiet
     @torch.no_grad()
-    def forward(self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None) -> Weights:
+    def forward(
+        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
+    ) -> Weights:
         """Weights for Gramians.
 
         Args:
@@ -56,25 +60,30 @@ class MGDA(GramianWeighting):
             noise: ignored.
 
         Returns:
-            Weights `[..., K]` on the simplex, with the diagnostic `min_progress` `[...]`, the smallest `g_iᵀd`. Where
-            tasks have no gradient they share the weight, since the shortest combination is then 0. NaN for an element
-            of the leading axes that is not finite.
+            Weights `[..., K]` on the simplex, with the diagnostic `min_progress` `[...]`, the
+            smallest `g_iᵀd`. Where tasks have no gradient they share the weight, since the shortest
+            combination is then 0. NaN for an element of the leading axes that is not finite.
 
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`, or no losses where they are needed.
         """
         problem, scaled = begin(gramian)
         xp = namespace(problem.gramian)
-        lengths = xp.where(problem.active, scaled.log_norms - self._log_divisors(scaled.log_norms, losses), 0.0)
+        lengths = xp.where(
+            problem.active, scaled.log_norms - self._log_divisors(scaled.log_norms, losses), 0.0
+        )
         valid = problem.valid & xp.all(xp.isfinite(lengths), -1)
         lengths = xp.where(valid[..., None], lengths, 0.0)
-        # With the sum of the weights as the length of u, the shortest combination solves Cu = 1/n for the free ones.
+        # With the sum of the weights as the length of u, the shortest combination solves Cu = 1/n
+        # for the free ones.
         inverse = xp.exp(xp.amin(lengths, -1)[..., None] - lengths)
         u, _ = minimise(scaled.cosines, xp.where(problem.active, inverse, -1.0))
         found = u * inverse
         still = ~problem.active
         found = xp.where(xp.any(still, -1)[..., None], still, found)
-        weights, smallest = answer(problem._replace(valid=valid), found / xp.sum(found, -1)[..., None], gramian)
+        weights, smallest = answer(
+            problem._replace(valid=valid), found / xp.sum(found, -1)[..., None], gramian
+        )
         return Weights(weights, {"min_progress": smallest})
 
     def _log_divisors(self, log_norms: Array, losses: Tensor | None) -> Array:
@@ -82,7 +91,9 @@ class MGDA(GramianWeighting):
         if self.normalize not in ("loss", "loss+"):
             return divisors
         if losses is None:
-            raise ValueError(f"mgda with normalize={self.normalize} needs the losses: pass losses=.")
+            raise ValueError(
+                f"mgda with normalize={self.normalize} needs the losses: pass losses=."
+            )
         positive = enter(self._positive(losses))
         return divisors + namespace(positive).log(positive)
 

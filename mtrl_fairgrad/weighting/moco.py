@@ -1,18 +1,18 @@
 """MoCo, multi-objective gradient correction.
 
-Fernando, Shen, Liu, Chaudhury, Murugesan and Chen, "Mitigating Gradient Bias in Multi-objective Learning: A Provably
-Convergent Approach", 2023, arXiv 2210.12624.
+Fernando, Shen, Liu, Chaudhury, Murugesan and Chen, "Mitigating Gradient Bias in Multi-objective
+Learning: A Provably Convergent Approach", 2023, arXiv 2210.12624.
 
-The common descent direction of stochastic gradients is biased, however small the steps. MoCo therefore follows every
-task's gradient by a moving average `y_i`, the columns of Y, and the convex combination λ of least norm by one gradient
-step a call,
+The common descent direction of stochastic gradients is biased, however small the steps. MoCo
+therefore follows every task's gradient by a moving average `y_i`, the columns of Y, and the convex
+combination λ of least norm by one gradient step a call,
 
     y_i ← y_i − β_t (y_i − g_i),                     β_t = β / t^σ
     λ ← Proj(λ − γ_t (YᵀY λ + ρ λ)),                 γ_t = γ / t^τ
     d = Y λ
 
-from `y_i = 0` and `λ_i = 1/K` at `t = 1`, with the projection onto the simplex. As the step in λ is measured against
-squared gradient norms, γ has to fit their scale.
+from `y_i = 0` and `λ_i = 1/K` at `t = 1`, with the projection onto the simplex. As the step in λ is
+measured against squared gradient norms, γ has to fit their scale.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from mtrl_fairgrad.weighting.template import AveragingAggregation
 
 @register
 class MoCo(AveragingAggregation):
-    """Convex combination of averaged gradients. With state, K gradients of it; costs one Jacobian and its Gramian.
+    """Convex combination of averaged gradients. With state, K gradients of it; costs one Jacobian
+    and its Gramian.
 
     Args:
         beta: how fast the averages follow the gradients in the first call, in (0, 1].
@@ -40,9 +41,9 @@ class MoCo(AveragingAggregation):
         gamma: the step size of the combination's weights in the first call, positive.
         gamma_decay: the power τ of the number of calls that divides gamma, at least 0.
         rho: regularisation ρ of the weights towards equality, at least 0.
-        projection: `"simplex"` for the nearest point, as in the paper; `"softmax"` as in LibMTL's code, which keeps
-            all weights positive and starts every step from the last softmax. (That code first gives every gradient
-            its loss as norm, which this does not.)
+        projection: `"simplex"` for the nearest point, as in the paper; `"softmax"` as in LibMTL's
+            code, which keeps all weights positive and starts every step from the last softmax.
+            (That code first gives every gradient its loss as norm, which this does not.)
 
     Raises:
         ValueError: a value that is not allowed.
@@ -70,7 +71,12 @@ class MoCo(AveragingAggregation):
         self.rho = number("rho", rho, at_least_0 + "0", at_least=0)
         self.projection = choice("projection", projection, ("simplex", "softmax"))
 
-    def init(self, tasks: int, batch_shape: tuple[int, ...] = (), template: Mapping[str, Tensor] | None = None) -> Self:
+    def init(
+        self,
+        tasks: int,
+        batch_shape: tuple[int, ...] = (),
+        template: Mapping[str, Tensor] | None = None,
+    ) -> Self:
         """Set the averages to 0 and the weights to 1/K.
 
         Raises:
@@ -82,7 +88,10 @@ class MoCo(AveragingAggregation):
 
     @torch.no_grad()
     def forward(
-        self, jacobian: Mapping[str, Tensor], losses: Tensor | None = None, noise: Tensor | None = None
+        self,
+        jacobian: Mapping[str, Tensor],
+        losses: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> Aggregate:
         """One direction for a Jacobian; averages and weights move.
 
@@ -92,8 +101,9 @@ class MoCo(AveragingAggregation):
             noise: ignored.
 
         Returns:
-            name -> `[..., *shape]` in the template's dtype, with the diagnostic `weights` `[..., K]`, λ. NaN for an
-            element of the leading axes with a non-finite entry, whose state stays.
+            name -> `[..., *shape]` in the template's dtype, with the diagnostic `weights` `[...,
+            K]`, λ. NaN for an element of the leading axes with a non-finite entry, whose state
+            stays.
 
         Raises:
             ValueError: not initialised, or another Jacobian.

@@ -1,14 +1,15 @@
 """Nash-MTL, multi-task learning as a bargaining game.
 
-Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik and Fetaya, "Multi-Task Learning as a Bargaining Game", 2022,
-arXiv 2202.01017.
+Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik and Fetaya, "Multi-Task Learning as a
+Bargaining Game", 2022, arXiv 2202.01017.
 
 The Nash bargaining solution maximises `Σ log g_iᵀd`, so that `d = Σ w_i g_i` with
 
     GᵀG w = 1/w,
 
-which is FairGrad's equation at α = 1 and is solved exactly here; the authors' code approximates it by a sequence of
-convex programmes that stops at a residual near 1e-3. Rescaling a task changes nothing, and `‖d‖² = K`.
+which is FairGrad's equation at α = 1 and is solved exactly here; the authors' code approximates it
+by a sequence of convex programmes that stops at a residual near 1e-3. Rescaling a task changes
+nothing, and `‖d‖² = K`.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ class NashMTL(GramianWeighting):
     It remembers its weights if they are to be used more than once.
 
     Args:
-        update_weights_every: calls for which weights are kept, at least 1; the authors' code has 1 on MT10 and several
-            in other places to save time, which is not needed here.
-        normalize: `"frobenius"` solves for `M/‖M‖_F`, as the authors' code does, which makes d longer by `√‖M‖_F`;
-            `"none"` takes M as it is.
+        update_weights_every: calls for which weights are kept, at least 1; the authors' code has 1
+            on MT10 and several in other places to save time, which is not needed here.
+        normalize: `"frobenius"` solves for `M/‖M‖_F`, as the authors' code does, which makes d
+            longer by `√‖M‖_F`; `"none"` takes M as it is.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -47,11 +48,19 @@ class NashMTL(GramianWeighting):
     def __init__(self, update_weights_every: int = 1, normalize: str = "none") -> None:
         super().__init__()
         self.update_weights_every = whole(
-            "update_weights_every", update_weights_every, "a whole number of at least 1, such as 1", at_least=1
+            "update_weights_every",
+            update_weights_every,
+            "a whole number of at least 1, such as 1",
+            at_least=1,
         )
         self.normalize = choice("normalize", normalize, ("none", "frobenius"))
 
-    def init(self, tasks: int, batch_shape: tuple[int, ...] = (), template: Mapping[str, Tensor] | None = None) -> Self:
+    def init(
+        self,
+        tasks: int,
+        batch_shape: tuple[int, ...] = (),
+        template: Mapping[str, Tensor] | None = None,
+    ) -> Self:
         """Sizes for the remembered weights; needless with `update_weights_every=1`.
 
         Raises:
@@ -64,7 +73,9 @@ class NashMTL(GramianWeighting):
         return self
 
     @torch.no_grad()
-    def forward(self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None) -> Weights:
+    def forward(
+        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
+    ) -> Weights:
         """Weights for Gramians.
 
         Args:
@@ -73,12 +84,14 @@ class NashMTL(GramianWeighting):
             noise: ignored.
 
         Returns:
-            Weights `[..., K]`, positive, 0 for tasks without gradient, with FairGrad's diagnostics `residual` (of the
-            equation at this call, also where older weights are used), `min_progress`, `converged` and `active`.
-            NaN for an element of the leading axes that is not finite.
+            Weights `[..., K]`, positive, 0 for tasks without gradient, with FairGrad's diagnostics
+            `residual` (of the equation at this call, also where older weights are used),
+            `min_progress`, `converged` and `active`. NaN for an element of the leading axes that is
+            not finite.
 
         Raises:
-            ValueError: a Gramian that is not `[..., K, K]`; not initialised, or for another shape, where needed.
+            ValueError: a Gramian that is not `[..., K, K]`; not initialised, or for another shape,
+                where needed.
         """
         found = solvers.newton(gramian, 1.0)
         weights = found.weights.double()
@@ -86,7 +99,11 @@ class NashMTL(GramianWeighting):
             weights = weights * gramian.double().square().sum((-1, -2)).pow(0.25)[..., None]
         if self.update_weights_every > 1:
             weights = self._keep(weights)
-        diagnostics = {"residual": found.residual, "converged": found.converged, "active": found.active}
+        diagnostics = {
+            "residual": found.residual,
+            "converged": found.converged,
+            "active": found.active,
+        }
         if self.update_weights_every == 1 and self.normalize == "none":
             return Weights(found.weights, {**diagnostics, "min_progress": found.min_progress})
         return self._answer(gramian, weights, **diagnostics)

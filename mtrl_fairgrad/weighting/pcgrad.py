@@ -1,13 +1,15 @@
 """PCGrad, projection of conflicting gradients.
 
-Yu, Kumar, Gupta, Levine, Hausman and Finn, "Gradient Surgery for Multi-Task Learning", 2020, arXiv 2001.06782.
+Yu, Kumar, Gupta, Levine, Hausman and Finn, "Gradient Surgery for Multi-Task Learning", 2020, arXiv
+2001.06782.
 
-Each task's gradient meets the others in random order and loses what conflicts with them (Algorithm 1):
+Each task's gradient meets the others in random order and loses what conflicts with them (Algorithm
+1):
 
     g_i' ← g_i' − min(g_i'ᵀg_j, 0) / ‖g_j‖² · g_j   for all j ≠ i,      d = Σ_i g_i'
 
-With `g_i' = Σ_k C_ik g_k` all of it happens to the coefficients C, and the weights are C's column sums. For two tasks
-d conflicts with neither; for more, a later projection may undo an earlier one.
+With `g_i' = Σ_k C_ik g_k` all of it happens to the coefficients C, and the weights are C's column
+sums. For two tasks d conflicts with neither; for more, a later projection may undo an earlier one.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ from mtrl_fairgrad.weighting.random_order import Meeting, RandomOrderWeighting
 
 @register
 class PCGrad(RandomOrderWeighting):
-    """Projects conflicts out of each gradient. Random, without state; costs one Jacobian and K steps on K×K matrices.
+    """Projects conflicts out of each gradient. Random, without state; costs one Jacobian and K
+    steps on K×K matrices.
 
     Args:
-        reduction: the direction is the `"sum"` of the projected gradients, as in the paper's algorithm, or their
-            `"mean"`.
+        reduction: the direction is the `"sum"` of the projected gradients, as in the paper's
+            algorithm, or their `"mean"`.
 
     Raises:
         ValueError: any other reduction.
@@ -34,7 +37,9 @@ class PCGrad(RandomOrderWeighting):
     name = "pcgrad"
 
     @torch.no_grad()
-    def forward(self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None) -> Weights:
+    def forward(
+        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
+    ) -> Weights:
         """Weights for Gramians.
 
         Args:

@@ -21,8 +21,9 @@ class PositiveLossWeighting(LossWeighting):
             noise: ignored.
 
         Returns:
-            Weights `[..., K]` in the losses' dtype (float32 for half precision). An element of the leading axes with
-            any other loss gets NaN, and what the method remembers of it stays as it was.
+            Weights `[..., K]` in the losses' dtype (float32 for half precision). An element of the
+            leading axes with any other loss gets NaN, and what the method remembers of it stays as
+            it was.
 
         Raises:
             ValueError: a method with state was not initialised, or for another shape.
@@ -37,6 +38,8 @@ class PositiveLossWeighting(LossWeighting):
         raise NotImplementedError(f"{type(self).__name__} defines no _weigh.")
 
     def _seen(self, losses: Tensor) -> tuple[Tensor, Tensor]:
-        """The losses in float64, and `[..., 1]` whether all losses of an element are positive and finite."""
+        """The losses in float64, and `[..., 1]` whether all losses of an element are positive and
+        finite.
+        """
         seen = self._positive(losses)
         return seen, seen.isfinite().all(-1, keepdim=True)

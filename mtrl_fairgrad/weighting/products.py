@@ -11,13 +11,16 @@ from torch import Tensor
 
 
 def jacobian_like(parameters: Iterable[Tensor], tasks: int) -> dict[str, Tensor]:
-    """The template `Method.init` takes, for parameters given to `backward` as `shared`; costs no memory.
+    """The template `Method.init` takes, for parameters given to `backward` as `shared`; costs no
+    memory.
 
     Returns:
         position of each parameter that requires a gradient -> `[K, *shape]`.
     """
     trainable = [parameter.detach() for parameter in parameters if parameter.requires_grad]
-    return {str(i): parameter.expand(tasks, *parameter.shape) for i, parameter in enumerate(trainable)}
+    return {
+        str(i): parameter.expand(tasks, *parameter.shape) for i, parameter in enumerate(trainable)
+    }
 
 
 def align(factors: Tensor, rows: Tensor) -> Tensor:
@@ -32,7 +35,9 @@ def flatten(rows: Tensor, axes: int) -> Tensor:
 
 @contextmanager
 def _full_precision() -> Generator[None]:
-    """Keep TF32 and bfloat16 shortcuts out of matrix products: the solvers need every bit of float32."""
+    """Keep TF32 and bfloat16 shortcuts out of matrix products: the solvers need every bit of
+    float32.
+    """
     known: Any = torch.backends  # its attributes lack annotations
     backends = (known.cuda.matmul, known.mkldnn.matmul)
     before = [backend.fp32_precision for backend in backends]
@@ -49,15 +54,18 @@ def gramian(jacobian: Mapping[str, Tensor], batch_dims: int = 0) -> Tensor:
     """All inner products of task gradients, `M = JJᵀ`, summed over parameters.
 
     Args:
-        jacobian: name -> `[*batch, K, *shape]` with `batch_dims` leading batch axes; at least one entry.
+        jacobian: name -> `[*batch, K, *shape]` with `batch_dims` leading batch axes; at least one
+            entry.
         batch_dims: how many axes come before the task axis.
 
     Returns:
-        `[*batch, K, K]`; float64 for float64 gradients, otherwise float32 (half precision is widened first, and
-        TF32 is switched off for the products).
+        `[*batch, K, K]`; float64 for float64 gradients, otherwise float32 (half precision is
+        widened first, and TF32 is switched off for the products).
     """
     if not jacobian:
-        raise ValueError("The Jacobian is empty: name at least one shared parameter that requires a gradient.")
+        raise ValueError(
+            "The Jacobian is empty: name at least one shared parameter that requires a gradient."
+        )
     total: Tensor | None = None
     with _full_precision():
         for rows in jacobian.values():
@@ -78,8 +86,9 @@ MANY_TASKS = 32
 def _self_products(rows: Tensor) -> Tensor:
     """`rows @ rows.mT` for few, very long rows `[..., K, P]`, as a batch of products of pieces.
 
-    BLAS splits the short sides of a product, not the long inner one: in pieces it is four times as fast on CPU. Each
-    problem of a batch goes by itself, since pieces of all of them together would have to be copied.
+    BLAS splits the short sides of a product, not the long inner one: in pieces it is four times as
+    fast on CPU. Each problem of a batch goes by itself, since pieces of all of them together would
+    have to be copied.
     """
     if rows.ndim > 2:
         return torch.stack([_self_products(each) for each in rows.unbind()])
@@ -93,7 +102,9 @@ def _self_products(rows: Tensor) -> Tensor:
 
 
 def _of_pieces(pieces: Tensor) -> Tensor:
-    """Sum of `piece @ piece.mT` over `[pieces, K, length]`; of many tasks, one of two equal corners is spared."""
+    """Sum of `piece @ piece.mT` over `[pieces, K, length]`; of many tasks, one of two equal corners
+    is spared.
+    """
     half = pieces.shape[1] // 2
     if half < MANY_TASKS // 2:
         return (pieces @ pieces.mT).sum(0)

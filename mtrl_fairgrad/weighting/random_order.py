@@ -1,9 +1,11 @@
-"""What PCGrad and GradVac have in common: every task's gradient meets all others, one by one in random order.
+"""What PCGrad and GradVac have in common: every task's gradient meets all others, one by one in
+random order.
 
-Task i starts with `g_i' = g_i`, and each meeting with a task j adds a multiple of the original `g_j` to it. As `g_i'`
-thus stays a combination of the K gradients, the Gramian tells all there is to know. Both methods look at angles only
-and add in proportion to `‖g_i'‖`, so everything is computed on unit gradients `u_i = g_i / ‖g_i‖` and the norms come
-in again at the end: no scale of a gradient can overflow or drown another.
+Task i starts with `g_i' = g_i`, and each meeting with a task j adds a multiple of the original
+`g_j` to it. As `g_i'` thus stays a combination of the K gradients, the Gramian tells all there is
+to know. Both methods look at angles only and add in proportion to `‖g_i'‖`, so everything is
+computed on unit gradients `u_i = g_i / ‖g_i‖` and the norms come in again at the end: no scale of a
+gradient can overflow or drown another.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from mtrl_fairgrad.weighting.solvers.problem import check
 
 
 class Meeting(NamedTuple):
-    """Every task i, with its gradient as modified so far, meets the original gradient of one other task j."""
+    """Every task i, with its gradient as modified so far, meets the original gradient of one other
+    task j.
+    """
 
     other: Tensor
     """`[..., K, 1]` int64, j."""
@@ -29,7 +33,9 @@ class Meeting(NamedTuple):
     square: Tensor
     """`[..., K, 1]` float64, `‖g_i'‖² / ‖g_i‖²`."""
     counts: Tensor
-    """`[..., K, 1]` bool; False where j is i itself, a gradient is zero or the Gramian is not finite."""
+    """`[..., K, 1]` bool; False where j is i itself, a gradient is zero or the Gramian is not
+    finite.
+    """
 
 
 class RandomOrderWeighting(GramianWeighting):
@@ -47,7 +53,8 @@ class RandomOrderWeighting(GramianWeighting):
         self.reduction = choice("reduction", reduction, ("sum", "mean"))
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Orders `[..., K, K]` int64: row i is a permutation of all tasks, in which task i skips itself.
+        """Orders `[..., K, K]` int64: row i is a permutation of all tasks, in which task i skips
+        itself.
 
         Raises:
             ValueError: not initialised, or not one generator per leading element.
@@ -55,30 +62,37 @@ class RandomOrderWeighting(GramianWeighting):
 
         def orders(generator: torch.Generator) -> Tensor:
             shape, device = (self.tasks or 0,) * 2, generator.device
-            return torch.rand(shape, generator=generator, dtype=torch.float64, device=device).argsort(-1)
+            return torch.rand(
+                shape, generator=generator, dtype=torch.float64, device=device
+            ).argsort(-1)
 
         return self._stack_draws(generators, orders)
 
-    def _meet_all(self, gramian: Tensor, noise: Tensor | None, push: Callable[[Meeting], Tensor]) -> Weights:
+    def _meet_all(
+        self, gramian: Tensor, noise: Tensor | None, push: Callable[[Meeting], Tensor]
+    ) -> Weights:
         """Weights of the combined gradient after every task met all others.
 
         Args:
             gramian: `[..., K, K]`.
             noise: orders `[..., K, K]` as `draw` returns them.
-            push: the multiple of `g_j / ‖g_j‖` to add to `g_i' / ‖g_i‖`, `[..., K, 1]`; whatever it answers where a
-                meeting does not count is ignored.
+            push: the multiple of `g_j / ‖g_j‖` to add to `g_i' / ‖g_i‖`, `[..., K, 1]`; whatever it
+                answers where a meeting does not count is ignored.
         """
         check(gramian)
         order = self._drawn(noise).to(gramian.device)
         if order.shape != gramian.shape:
             raise ValueError(
-                f"noise of shape {tuple(order.shape)} is not allowed: give orders [..., K, K] as method.draw returns "
+                f"noise of shape {tuple(order.shape)} is not allowed: give orders [..., K, K] as "
+                "method.draw returns "
                 f"them, for a Gramian of shape {tuple(gramian.shape)}."
             )
         cosines, norms, active = _unit_gradients(gramian)
         tasks = gramian.shape[-1]
         own = torch.arange(tasks, device=gramian.device)[:, None]
-        rows = torch.eye(tasks, dtype=cosines.dtype, device=cosines.device).expand_as(cosines).clone()
+        rows = (
+            torch.eye(tasks, dtype=cosines.dtype, device=cosines.device).expand_as(cosines).clone()
+        )
         pairs = active[..., :, None] & active[..., None, :]
         counts = pairs.gather(-1, order) & (order != own)
         changed = torch.zeros_like(norms)

@@ -1,11 +1,12 @@
 """RLW, random loss weighting.
 
-Lin, Ye, Zhang and Tsang, "Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task Learning", 2022,
-arXiv 2111.10603. Fresh weights for every call,
+Lin, Ye, Zhang and Tsang, "Reasonable Effectiveness of Random Weighting: A Litmus Test for
+Multi-Task Learning", 2022, arXiv 2111.10603. Fresh weights for every call,
 
     w = softmax(n),   n ~ N(0, 1)^K,
 
-positive and of sum 1: 1/K each on average, so that a method that learns its weights should do better.
+positive and of sum 1: 1/K each on average, so that a method that learns its weights should do
+better.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from mtrl_fairgrad.weighting.base import LossWeighting, Weights, register
 
 @register
 class RLW(LossWeighting):
-    """Random weights, whatever the losses. Random, so needs `init` and `noise`; costs one ordinary backward pass."""
+    """Random weights, whatever the losses. Random, so needs `init` and `noise`; costs one ordinary
+    backward pass.
+    """
 
     name = "rlw"
 

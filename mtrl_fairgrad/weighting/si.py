@@ -1,6 +1,7 @@
 """SI, scale-invariant linear scalarisation.
 
-The baseline of Navon et al., "Multi-Task Learning as a Bargaining Game", 2022, arXiv 2202.01017. It minimises
+The baseline of Navon et al., "Multi-Task Learning as a Bargaining Game", 2022, arXiv 2202.01017. It
+minimises
 
     Σ_i log l_i,   that is   w_i = 1 / l_i,
 
@@ -17,7 +18,9 @@ from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 @register
 class SI(PositiveLossWeighting):
-    """Scale-invariant weights `1/l_i`. Needs positive losses; stateless; costs one ordinary backward pass."""
+    """Scale-invariant weights `1/l_i`. Needs positive losses; stateless; costs one ordinary
+    backward pass.
+    """
 
     name = "si"
 

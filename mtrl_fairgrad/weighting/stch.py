@@ -1,11 +1,14 @@
 """STCH, smooth Tchebycheff scalarisation.
 
-Lin, Zhang, Yang, Liu, Wang and Zhang, "Smooth Tchebycheff Scalarization for Multi-Objective Optimization", 2024,
-arXiv 2402.19078, in the form of the authors' multi-task code and of LibMTL: a smooth maximum of logarithmic losses.
+Lin, Zhang, Yang, Liu, Wang and Zhang, "Smooth Tchebycheff Scalarization for Multi-Objective
+Optimization", 2024, arXiv 2402.19078, in the form of the authors' multi-task code and of LibMTL: a
+smooth maximum of logarithmic losses.
 
-The first calls, the warm-up, minimise `Σ_i log l_i`, so `w_i = 1/l_i`; their mean losses are the nadir. From then on
+The first calls, the warm-up, minimise `Σ_i log l_i`, so `w_i = 1/l_i`; their mean losses are the
+nadir. From then on
 
-    K μ log Σ_i exp(log(l_i / nadir_i) / μ),   that is   w_i = K softmax(log(l / nadir) / μ)_i / l_i:
+    K μ log Σ_i exp(log(l_i / nadir_i) / μ),   that is   w_i = K softmax(log(l / nadir) / μ)_i /
+    l_i:
 
 the task that has come least far below its nadir weighs most; it alone as μ → 0, all alike as μ → ∞.
 """
@@ -25,14 +28,15 @@ from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 @register
 class STCH(PositiveLossWeighting):
-    """Weights of a smooth maximum of relative losses. Needs positive losses and `init`; one ordinary backward pass.
+    """Weights of a smooth maximum of relative losses. Needs positive losses and `init`; one
+    ordinary backward pass.
 
     Its diagnostics hold `nadir` `[..., K]`, while warming up the mean losses so far.
 
     Args:
         mu: μ, positive: how smooth the maximum is.
-        warmup: calls whose mean losses are the nadir, at least 1. The authors' code counts epochs and averages over
-            the last one of its warm-up.
+        warmup: calls whose mean losses are the nadir, at least 1. The authors' code counts epochs
+            and averages over the last one of its warm-up.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -45,9 +49,16 @@ class STCH(PositiveLossWeighting):
     def __init__(self, mu: float = 1.0, warmup: int = 500) -> None:
         super().__init__()
         self.mu = number("mu", mu, "a finite positive number, such as 1", above=0)
-        self.warmup = whole("warmup", warmup, "a whole number of at least 1, such as 500", at_least=1)
+        self.warmup = whole(
+            "warmup", warmup, "a whole number of at least 1, such as 500", at_least=1
+        )
 
-    def init(self, tasks: int, batch_shape: tuple[int, ...] = (), template: Mapping[str, Tensor] | None = None) -> Self:
+    def init(
+        self,
+        tasks: int,
+        batch_shape: tuple[int, ...] = (),
+        template: Mapping[str, Tensor] | None = None,
+    ) -> Self:
         """Give the method its sizes, before its warm-up; see `Method.init`."""
         super().init(tasks, batch_shape, template)
         self._remember("total", (*self.batch_shape, tasks))

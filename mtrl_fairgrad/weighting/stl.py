@@ -11,7 +11,8 @@ from mtrl_fairgrad.weighting.checks import whole
 
 @register
 class STL(LossWeighting):
-    """One task alone: weight 1 for it, 0 for the others. Stateless; costs one ordinary backward pass.
+    """One task alone: weight 1 for it, 0 for the others. Stateless; costs one ordinary backward
+    pass.
 
     In reinforcement learning `method=stl` trains K independent agents side by side instead.
 
@@ -26,17 +27,23 @@ class STL(LossWeighting):
 
     def __init__(self, task: int = 0) -> None:
         super().__init__()
-        self.task = whole("task", task, "the position of a task, such as 0 for the first", at_least=0)
+        self.task = whole(
+            "task", task, "the position of a task, such as 0 for the first", at_least=0
+        )
 
     def forward(self, losses: Tensor, noise: Tensor | None = None) -> Weights:
-        """Weights `[..., K]` in the losses' dtype (float32 for half precision), whatever the losses.
+        """Weights `[..., K]` in the losses' dtype (float32 for half precision), whatever the
+        losses.
 
         Raises:
             ValueError: there is no such task.
         """
         tasks = losses.shape[-1]
         if self.task >= tasks:
-            raise ValueError(f"task={self.task} is none of {tasks} tasks: give a whole number from 0 to {tasks - 1}.")
+            raise ValueError(
+                f"task={self.task} is none of {tasks} tasks: give a whole number from 0 to "
+                f"{tasks - 1}."
+            )
         dtype = torch.promote_types(losses.dtype, torch.float32)
         weights = torch.zeros(losses.shape, dtype=dtype, device=losses.device)
         weights[..., self.task] = 1

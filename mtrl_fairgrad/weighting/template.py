@@ -1,4 +1,6 @@
-"""Jacobian aggregations that `init` tells which parameters they will see, and those that average their gradients."""
+"""Jacobian aggregations that `init` tells which parameters they will see, and those that average
+their gradients.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,14 @@ class TemplateAggregation(JacobianAggregation):
         super().__init__()
         self._known: dict[str, Rows] = {}
 
-    def init(self, tasks: int, batch_shape: tuple[int, ...] = (), template: Mapping[str, Tensor] | None = None) -> Self:
-        """Learn the sizes from a Jacobian `template`, name -> `[..., K, *shape]`; its values do not matter.
+    def init(
+        self,
+        tasks: int,
+        batch_shape: tuple[int, ...] = (),
+        template: Mapping[str, Tensor] | None = None,
+    ) -> Self:
+        """Learn the sizes from a Jacobian `template`, name -> `[..., K, *shape]`; its values do not
+        matter.
 
         Raises:
             ValueError: no task, no template, or one with other leading axes or tasks.
@@ -36,14 +44,17 @@ class TemplateAggregation(JacobianAggregation):
         super().init(tasks, batch_shape, template)
         if not template:
             raise ValueError(
-                f"{self.name} must know the parameters: call init(tasks={tasks}, template=...) with "
-                f"jacobian_like(parameters, {tasks}), or with any Jacobian, name -> [..., K, *shape]."
+                f"{self.name} must know the parameters: call init(tasks={tasks}, template=...) "
+                "with "
+                f"jacobian_like(parameters, {tasks}), or with any Jacobian, name -> [..., K, "
+                "*shape]."
             )
         leading = (*self.batch_shape, tasks)
         for name, rows in template.items():
             if tuple(rows.shape[: len(leading)]) != leading:
                 raise ValueError(
-                    f"template['{name}'] of shape {tuple(rows.shape)} is not allowed: give [..., K, *shape], here "
+                    f"template['{name}'] of shape {tuple(rows.shape)} is not allowed: give [..., "
+                    "K, *shape], here "
                     f"beginning with {leading}."
                 )
         self._known = {name: Rows(rows.shape, rows.dtype) for name, rows in template.items()}
@@ -57,7 +68,8 @@ class TemplateAggregation(JacobianAggregation):
         """
         if not self._known:
             raise ValueError(
-                f"{self.name} remembers or draws: call its init(tasks=K, template=...) once before its use."
+                f"{self.name} remembers or draws: call its init(tasks=K, template=...) once before "
+                "its use."
             )
         found = {name: rows.shape for name, rows in jacobian.items()}
         for name in (*self._known, *found):
@@ -65,8 +77,8 @@ class TemplateAggregation(JacobianAggregation):
             if found.get(name) != known:
                 here, there = (_in_words(shape) for shape in (found.get(name), known))
                 raise ValueError(
-                    f"jacobian['{name}'] is {here} but was {there} in {self.name}'s init: call init again with the "
-                    "present Jacobian as template."
+                    f"jacobian['{name}'] is {here} but was {there} in {self.name}'s init: call "
+                    "init again with the present Jacobian as template."
                 )
         return {name: jacobian[name].detach() for name in self._known}
 
@@ -76,15 +88,22 @@ def _in_words(shape: torch.Size | None) -> str:
 
 
 class AveragingAggregation(TemplateAggregation):
-    """A Jacobian aggregation that keeps an average of every task's gradients, in the template's dtype and order.
+    """A Jacobian aggregation that keeps an average of every task's gradients, in the template's
+    dtype and order.
 
-    Every element of the leading axes counts its own calls, as one that is not finite leaves no trace.
+    Every element of the leading axes counts its own calls, as one that is not finite leaves no
+    trace.
     """
 
     calls: Tensor
     """`[...]` float64."""
 
-    def init(self, tasks: int, batch_shape: tuple[int, ...] = (), template: Mapping[str, Tensor] | None = None) -> Self:
+    def init(
+        self,
+        tasks: int,
+        batch_shape: tuple[int, ...] = (),
+        template: Mapping[str, Tensor] | None = None,
+    ) -> Self:
         """Set the averages to 0.
 
         Raises:
@@ -102,8 +121,12 @@ class AveragingAggregation(TemplateAggregation):
     def _averages(self) -> dict[str, Tensor]:
         return {name: self.get_buffer(f"average_{index}") for index, name in enumerate(self._known)}
 
-    def _blend(self, jacobian: Mapping[str, Tensor], keep: Tensor, take: Tensor) -> dict[str, Tensor]:
-        """`keep · average + take · gradient`, with factors `[..., K]` or `[..., 1]`; the averages stay as they are."""
+    def _blend(
+        self, jacobian: Mapping[str, Tensor], keep: Tensor, take: Tensor
+    ) -> dict[str, Tensor]:
+        """`keep · average + take · gradient`, with factors `[..., K]` or `[..., 1]`; the averages
+        stay as they are.
+        """
         blended: dict[str, Tensor] = {}
         for name, average in self._averages().items():
             old, new = (align(factor.to(average.dtype), average) for factor in (keep, take))

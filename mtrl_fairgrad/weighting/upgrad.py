@@ -2,12 +2,13 @@
 
 Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, arXiv 2406.16232.
 
-Each task's gradient is projected onto the cone of directions that harm no task, and the projections are averaged:
+Each task's gradient is projected onto the cone of directions that harm no task, and the projections
+are averaged:
 
     d = 1/K Σ_i π(g_i),    π(g) = argmin ‖x − g‖²  with  g_jᵀx ≥ 0 for all j.
 
-In weights, `π(g_i) = Σ_j v_j g_j` with `v = argmin vᵀMv, v ≥ e_i`. d conflicts with no task, and is the mean gradient
-where no two tasks conflict.
+In weights, `π(g_i) = Σ_j v_j g_j` with `v = argmin vᵀMv, v ≥ e_i`. d conflicts with no task, and is
+the mean gradient where no two tasks conflict.
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ from mtrl_fairgrad.weighting.solvers.problem import answer, begin
 
 @register
 class UPGrad(GramianWeighting):
-    """The mean of the gradients' projections, exactly. Stateless; one Jacobian and K quadratic programmes of size K."""
+    """The mean of the gradients' projections, exactly. Stateless; one Jacobian and K quadratic
+    programmes of size K.
+    """
 
     name = "upgrad"
 
     @quiet
     @torch.no_grad()
-    def forward(self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None) -> Weights:
+    def forward(
+        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
+    ) -> Weights:
         """Weights for Gramians.
 
         Args:
@@ -38,15 +43,16 @@ class UPGrad(GramianWeighting):
             noise: ignored.
 
         Returns:
-            Weights `[..., K]`, at least 1/K, with the diagnostic `min_progress` `[...]`, the smallest `g_iᵀd`. NaN
-            for an element of the leading axes that is not finite.
+            Weights `[..., K]`, at least 1/K, with the diagnostic `min_progress` `[...]`, the
+            smallest `g_iᵀd`. NaN for an element of the leading axes that is not finite.
 
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.
         """
         problem, scaled = begin(gramian)
         xp = namespace(problem.gramian)
-        # Row i: x of v = e_i + x, in units of ‖g_i‖ and times ‖g_j‖, so that norms drop out of the programmes.
+        # Row i: x of v = e_i + x, in units of ‖g_i‖ and times ‖g_j‖, so that norms drop out of the
+        # programmes.
         both = problem.active[..., :, None] & problem.active[..., None, :]
         pull = xp.where(both & (eye_like(scaled.cosines) == 0), -scaled.cosines, -1.0)
         u, _ = minimise(scaled.cosines[..., None, :, :], pull)

@@ -1,7 +1,8 @@
 """UW, uncertainty weighting.
 
-Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics",
-2018, arXiv 1705.07115. Minimised over the parameters and over one learned number per task, `s_i = log σ_i²`:
+Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry
+and Semantics", 2018, arXiv 1705.07115. Minimised over the parameters and over one learned number
+per task, `s_i = log σ_i²`:
 
     Σ_i ½ (e^(−s_i) l_i + s_i),   that is   w_i = ½ e^(−s_i).
 
@@ -23,10 +24,11 @@ from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 @register
 class UW(PositiveLossWeighting):
-    """Weights from learned uncertainties. Needs positive losses and `init`; costs one ordinary backward pass.
+    """Weights from learned uncertainties. Needs positive losses and `init`; costs one ordinary
+    backward pass.
 
-    Every call answers the weights and then takes one step of Adam on s, as one optimiser of parameters and s would.
-    Its diagnostics hold `log_variance` `[..., K]`, the s of the weights.
+    Every call answers the weights and then takes one step of Adam on s, as one optimiser of
+    parameters and s would. Its diagnostics hold `log_variance` `[..., K]`, the s of the weights.
 
     Args:
         learning_rate: of s, positive; 0.025 as in the supervised code of Nash-MTL and FairGrad.
@@ -42,10 +44,17 @@ class UW(PositiveLossWeighting):
 
     def __init__(self, learning_rate: float = 0.025, initial: float = 0.0) -> None:
         super().__init__()
-        self.learning_rate = number("learning_rate", learning_rate, "a finite positive number, such as 0.025", above=0)
+        self.learning_rate = number(
+            "learning_rate", learning_rate, "a finite positive number, such as 0.025", above=0
+        )
         self.initial = number("initial", initial, "a finite number, such as 0")
 
-    def init(self, tasks: int, batch_shape: tuple[int, ...] = (), template: Mapping[str, Tensor] | None = None) -> Self:
+    def init(
+        self,
+        tasks: int,
+        batch_shape: tuple[int, ...] = (),
+        template: Mapping[str, Tensor] | None = None,
+    ) -> Self:
         """Give the method its sizes and its s; see `Method.init`."""
         super().init(tasks, batch_shape, template)
         self._remember("log_variance", (*self.batch_shape, tasks), start=self.initial)

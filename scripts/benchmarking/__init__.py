@@ -1,1 +1,3 @@
-"""The sections of `scripts/benchmark.py`, one module each: a function that yields rows, given the `Settings`."""
+"""The sections of `scripts/benchmark.py`, one module each: a function that yields rows, given the
+`Settings`.
+"""

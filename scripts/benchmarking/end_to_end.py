@@ -1,7 +1,8 @@
-"""Whole training steps against their parts, with updates that take half, as much and twice as long as the simulation.
+"""Whole training steps against their parts, with updates that take half, as much and twice as long
+as the simulation.
 
-Ten seeds of MT10 in one worker, the learner on one thread, and the width of the networks chosen by timing. Rounds
-interleave the trainer's real steps, the update alone and the simulation alone.
+Ten seeds of MT10 in one worker, the learner on one thread, and the width of the networks chosen by
+timing. Rounds interleave the trainer's real steps, the update alone and the simulation alone.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from envs import MT10
-from mtrl_fairgrad.config import AgentConfig, EnvConfig
-from mtrl_fairgrad.training import Trainer
+from mtrl_fairgrad.config.schema import AgentConfig, EnvConfig
+from mtrl_fairgrad.envs import MT10
+from mtrl_fairgrad.training.trainer import Trainer
 
 from . import machine
 from .runs import configuration, training
@@ -35,12 +36,16 @@ BATCH, SEEDS, WARM_UP = 8, 10, 10
 
 
 class Watched:
-    """A trainer, with its real steps and their two parts alone; of the real steps it knows who waited how long."""
+    """A trainer, with its real steps and their two parts alone; of the real steps it knows who
+    waited how long.
+    """
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.stepping = self.waited = self.simulated = 0.0
-        """Seconds in real steps: by the clock, the learner's waiting for simulators, the simulators' processor time."""
+        """Seconds in real steps: by the clock, the learner's waiting for simulators, the
+        simulators' processor time.
+        """
         self._waiting = 0.0
         self._wait = trainer.envs.step_wait
         trainer.envs.step_wait = self._timed_wait
@@ -58,7 +63,9 @@ class Watched:
         return sum(map(machine.cpu_seconds, self._workers)) if machine.KNOWN else math.nan
 
     def begin(self, width: int) -> None:
-        """Anew with networks of this width, past the warm-up; the simulators, which take long to build, stay."""
+        """Anew with networks of this width, past the warm-up; the simulators, which take long to
+        build, stay.
+        """
         trainer, agent = self.trainer, replace(self.trainer.config.agent, width=width)
         trainer.config, trainer.env_steps = replace(trainer.config, agent=agent), 0
         trainer._build_learner()
@@ -95,7 +102,9 @@ def measure(settings: Settings) -> Iterator[Row]:
     with training(config, Trainer) as trainer:
         watched = Watched(trainer)
         found = interleaved({"simulation": lambda: watched.simulate(1)}, 20, settings.device)
-        taken = _update_seconds(settings, Size(len(tasks), BATCH, seeds=seeds, observation=39 + len(tasks)))
+        taken = _update_seconds(
+            settings, Size(len(tasks), BATCH, seeds=seeds, observation=39 + len(tasks))
+        )
         for target in targets:
             goal = target * statistics.median(found["simulation"])
             width = min(taken, key=lambda each: abs(math.log(taken[each] / goal)))
@@ -108,7 +117,10 @@ def measure(settings: Settings) -> Iterator[Row]:
 def _update_seconds(settings: Settings, size: Size) -> dict[int, float]:
     """By width."""
     widths = WIDTHS[:2] if settings.quick else WIDTHS
-    work = {str(width): updates(learner(replace(size, width=width), settings.device)) for width in widths}
+    work = {
+        str(width): updates(learner(replace(size, width=width), settings.device))
+        for width in widths
+    }
     found = interleaved(work, settings.few, settings.device)
     return {width: statistics.median(found[str(width)]) for width in widths}
 
@@ -126,7 +138,9 @@ def _rows(settings: Settings, watched: Watched, label: str) -> Iterator[Row]:
     update, simulation = times["update alone"], times["simulation alone"]
     longer = [max(pair) for pair in zip(update, simulation, strict=True)]
     yield Row(SECTION, f"{label}: update / simulation", ratio(update, simulation), "×")
-    yield Row(SECTION, f"{label}: step / max(update, simulation)", ratio(times["step"], longer), "×")
+    yield Row(
+        SECTION, f"{label}: step / max(update, simulation)", ratio(times["step"], longer), "×"
+    )
     yield Row(SECTION, f"{label}: learner waits", 100 * watched.waited / watched.stepping, "%")
     if machine.KNOWN:
         idle = max(0.0, 1 - watched.simulated / watched.stepping)

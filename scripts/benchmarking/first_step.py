@@ -1,9 +1,10 @@
-"""Started by `startup`: `python -m mtrl_fairgrad.train WORDS`, up to its first update, with the time of each part.
+"""Started by `startup`: `python -m mtrl_fairgrad.train WORDS`, up to its first update, with the
+time of each part.
 
     python first_step.py SECONDS WORDS…
 
-SECONDS is what `time.monotonic` said when the command was given. The evaluation before training is left out. The last
-line it prints is a JSON object, part -> seconds.
+SECONDS is what `time.monotonic` said when the command was given. The evaluation before training is
+left out. The last line it prints is a JSON object, part -> seconds.
 """
 
 import time
@@ -18,7 +19,8 @@ from typing import Any  # noqa: E402
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
-from mtrl_fairgrad import train, training  # noqa: E402
+from mtrl_fairgrad import train  # noqa: E402
+from mtrl_fairgrad.training import trainer as trainer_module  # noqa: E402
 
 IMPORTED = time.monotonic()
 
@@ -47,19 +49,23 @@ def main() -> None:
         check(*args)
         spent["configuration"] = time.monotonic() - IMPORTED
 
-    real_step = training.Trainer.step
+    real_step = trainer_module.Trainer.step
 
-    def step(trainer: training.Trainer) -> None:
-        part = "first update" if trainer.env_steps >= trainer.config.agent.warmup_steps else "first step"
+    def step(trainer: trainer_module.Trainer) -> None:
+        part = (
+            "first update"
+            if trainer.env_steps >= trainer.config.agent.warmup_steps
+            else "first step"
+        )
         timed(part, real_step)(trainer)
         spent.setdefault("until the first step is done", time.monotonic() - command)
         if trainer.learner.updates:
             raise Enough
 
     train.check_parts = checked
-    training.make_envs = timed("simulators", training.make_envs)
-    parts: Any = training  # a class in it becomes a function
-    parts.Learner = timed("agent", training.Learner)
+    trainer_module.make_envs = timed("simulators", trainer_module.make_envs)
+    parts: Any = trainer_module  # a class in it becomes a function
+    parts.Learner = timed("agent", trainer_module.Learner)
     parts.Trainer.step = step
     parts.Trainer.evaluate = lambda self: False
     try:

@@ -1,7 +1,8 @@
-"""The arithmetic floor of an update: its matrix products alone, at the speed this machine does them.
+"""The arithmetic floor of an update: its matrix products alone, at the speed this machine does
+them.
 
-They are listed by hand, layer by layer, and done on arrays of their own. A test compares their number of operations
-with what PyTorch counts in a whole update.
+They are listed by hand, layer by layer, and done on arrays of their own. A test compares their
+number of operations with what PyTorch counts in a whole update.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from .settings import Size
 
 
 class Product(NamedTuple):
-    """`kind` of a layer `[outputs, inputs]` over all samples; all three kinds have as many operations."""
+    """`kind` of a layer `[outputs, inputs]` over all samples; all three kinds have as many
+    operations.
+    """
 
     kind: str
-    """`forward`: x Wᵀ; `inputs`: the gradient of the inputs, g W; `weights`: that of the weights, gᵀ x."""
+    """`forward`: x Wᵀ; `inputs`: the gradient of the inputs, g W; `weights`: that of the weights,
+    gᵀ x.
+    """
     inputs: int
     outputs: int
 
@@ -72,8 +77,8 @@ class Floor:
     Args:
         size: of the update.
         device: where.
-        per_task: with the weights' gradients of each task apart, `[K, out, B] [K, B, in]`, as methods need that look
-            at them; else over the flat batch, as linear scalarisation.
+        per_task: with the weights' gradients of each task apart, `[K, out, B] [K, B, in]`, as
+            methods need that look at them; else over the flat batch, as linear scalarisation.
     """
 
     def __init__(self, size: Size, device: torch.device, per_task: bool) -> None:
@@ -105,9 +110,11 @@ class Floor:
         return lambda: torch.bmm(gradients.mT, data, out=found)
 
     def _array(self, role: str, *shape: int) -> Tensor:
-        """Shared by all products that have such an operand: what an update has just made is in the caches, too.
+        """Shared by all products that have such an operand: what an update has just made is in the
+        caches, too.
 
-        What is found is never an operand: numbers that shrink from run to run would become denormal, which is slow.
+        What is found is never an operand: numbers that shrink from run to run would become
+        denormal, which is slow.
         """
         return self._arrays.setdefault((role, *shape), torch.randn(shape, device=self._device))
 

@@ -1,7 +1,8 @@
-"""Whether memory stays flat: a long training of MT10 with tiny networks and a replay that wraps many times.
+"""Whether memory stays flat: a long training of MT10 with tiny networks and a replay that wraps
+many times.
 
-The run is a real one, with evaluations and checkpoints. Resident memory of the learner and of all its simulators is
-read every so often once a tenth of the run is over.
+The run is a real one, with evaluations and checkpoints. Resident memory of the learner and of all
+its simulators is read every so often once a tenth of the run is over.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import sys
 import time
 from collections.abc import Iterator
 
-from envs import MT10
-from mtrl_fairgrad.config import AgentConfig, Config, EnvConfig, EvalConfig
-from mtrl_fairgrad.runs import RunFolder
+from mtrl_fairgrad.config.schema import AgentConfig, Config, EnvConfig, EvalConfig
+from mtrl_fairgrad.envs import MT10
+from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.train import run
-from mtrl_fairgrad.training import Trainer
+from mtrl_fairgrad.training.trainer import Trainer
 
 from . import machine
 from .runs import configuration, training
@@ -32,7 +33,8 @@ EVERY = 1000
 
 
 class Weighed(Trainer):
-    """A trainer that reads memory while it trains, and stops in order an episode before its last step.
+    """A trainer that reads memory while it trains, and stops in order an episode before its last
+    step.
 
     The evaluation at a run's very end, of all goals, would only take time.
     """
@@ -46,9 +48,14 @@ class Weighed(Trainer):
     def step(self) -> None:
         """As ever."""
         super().step()
-        if self.env_steps % min(EVERY, max(1, self.last // 20)) == 0 and 10 * self.env_steps >= self.last:
+        if (
+            self.env_steps % min(EVERY, max(1, self.last // 20)) == 0
+            and 10 * self.env_steps >= self.last
+        ):
             workers = [child.pid for child in multiprocessing.active_children() if child.pid]
-            self.readings.append((machine.resident_bytes(os.getpid()), sum(map(machine.resident_bytes, workers))))
+            self.readings.append(
+                (machine.resident_bytes(os.getpid()), sum(map(machine.resident_bytes, workers)))
+            )
         if self.env_steps >= self.last and self.stop_signal is None:
             self.request_stop(signal.SIGTERM)
 
@@ -60,8 +67,12 @@ def measure(settings: Settings) -> Iterator[Row]:
         SystemExit: the system does not tell.
     """
     if not machine.KNOWN:
-        raise SystemExit("--sections long reads memory from /proc, which this system does not have.")
-    steps, capacity, horizon = (60, 10, 10) if settings.quick else (settings.steps, CAPACITY, HORIZON)
+        raise SystemExit(
+            "--sections long reads memory from /proc, which this system does not have."
+        )
+    steps, capacity, horizon = (
+        (60, 10, 10) if settings.quick else (settings.steps, CAPACITY, HORIZON)
+    )
     config = configuration(
         settings,
         AgentConfig(
@@ -82,7 +93,12 @@ def measure(settings: Settings) -> Iterator[Row]:
         replay = trainer.replay
     yield Row(SECTION, "vector steps", trainer.env_steps, "steps")
     yield Row(SECTION, "times the replay was filled", trainer.env_steps / replay.capacity, "times")
-    yield Row(SECTION, "replay, of a transition", replay.rows.shape[-1] * replay.rows.element_size(), "bytes")
+    yield Row(
+        SECTION,
+        "replay, of a transition",
+        replay.rows.shape[-1] * replay.rows.element_size(),
+        "bytes",
+    )
     yield Row(SECTION, "wall time", time.perf_counter() - started, "s")
     yield from _memory("learner", [own for own, _ in trainer.readings])
     yield from _memory("simulators", [others for _, others in trainer.readings])

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mtrl_fairgrad.provenance import manifest
+from mtrl_fairgrad.runs.manifest import manifest
 
 from .settings import cores
 
@@ -33,11 +33,17 @@ def describe(device: torch.device) -> dict[str, Any]:
 def summary(machine: dict[str, Any]) -> str:
     """In one line."""
     versions, git = machine["versions"], machine["git"]
-    commit = "no commit" if git is None else git["commit"][:10] + ("+changes" if git["dirty"] else "")
+    commit = (
+        "no commit" if git is None else git["commit"][:10] + ("+changes" if git["dirty"] else "")
+    )
     parts = [
         *([machine["gpu"]] if machine["gpu"] else []),
         f"{machine['cpu']}, {machine['cores']} cores",
-        *(f"{name} {versions[name]}" for name in ("torch", "mujoco", "metaworld") if name in versions),
+        *(
+            f"{name} {versions[name]}"
+            for name in ("torch", "mujoco", "metaworld")
+            if name in versions
+        ),
         commit,
     ]
     return ", ".join(parts)

@@ -1,7 +1,8 @@
-"""SAC as one would write it with modules, for comparison: over the flat batch, or a loop over tasks as published codes.
+"""SAC as one would write it with modules, for comparison: over the flat batch, or a loop over tasks
+as published codes.
 
-Each update does the work of ours: targets, critic and actor gradients, weights, Adam, temperatures, Polyak averaging.
-Only how the task gradients are had and combined differs.
+Each update does the work of ours: targets, critic and actor gradients, weights, Adam, temperatures,
+Polyak averaging. Only how the task gradients are had and combined differs.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents import Batch, Noise, Replay, Streams
 from mtrl_fairgrad import FairGrad
+from mtrl_fairgrad.agents import Batch, Noise, Replay, Streams
 
 from .settings import Size
 
@@ -66,9 +67,13 @@ def perceptron(inputs: int, outputs: int, size: Size) -> nn.Sequential:
 
 
 class PlainSAC:
-    """One seed's agent; `gradients` combines the task losses, with `per_task_forward` each task has its own passes."""
+    """One seed's agent; `gradients` combines the task losses, with `per_task_forward` each task has
+    its own passes.
+    """
 
-    def __init__(self, gradients: Gradients, size: Size, device: torch.device, per_task_forward: bool = False) -> None:
+    def __init__(
+        self, gradients: Gradients, size: Size, device: torch.device, per_task_forward: bool = False
+    ) -> None:
         self.gradients, self.size, self.per_task_forward = gradients, size, per_task_forward
         seen = size.observation + size.action
         self.actor = perceptron(size.observation, 2 * size.action, size).to(device)
@@ -78,7 +83,11 @@ class PlainSAC:
         self.log_temperature = torch.zeros(size.tasks, device=device, requires_grad=True)
         self.optimizers = [
             torch.optim.Adam(parameters, RATE, eps=1e-5, fused=True)
-            for parameters in (self.critics.parameters(), self.actor.parameters(), [self.log_temperature])
+            for parameters in (
+                self.critics.parameters(),
+                self.actor.parameters(),
+                [self.log_temperature],
+            )
         ]
 
     def sample(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +96,10 @@ class PlainSAC:
         log_std = log_std.clamp(-20, 2)
         unsquashed = mean + log_std.exp() * noise
         density = (
-            -0.5 * noise.square() - log_std - 0.9189385 - 2 * (0.6931472 - unsquashed - F.softplus(-2 * unsquashed))
+            -0.5 * noise.square()
+            - log_std
+            - 0.9189385
+            - 2 * (0.6931472 - unsquashed - F.softplus(-2 * unsquashed))
         )
         return unsquashed.tanh(), density.sum(-1)
 
@@ -111,7 +123,9 @@ class PlainSAC:
         self.optimizers[index].zero_grad()
 
     def per_task(self, loss: Callable[..., Tensor], *data: Tensor) -> Tensor | list[Tensor]:
-        """Mean losses of all tasks: from one pass over the flat batch, or each task's from a pass of its own."""
+        """Mean losses of all tasks: from one pass over the flat batch, or each task's from a pass
+        of its own.
+        """
         shape = self.size.tasks, self.size.batch
         if self.per_task_forward:
             return [loss(*(d[k] for d in data)).mean() for k in range(shape[0])]
@@ -125,11 +139,19 @@ class PlainSAC:
         with torch.no_grad():
             flat = next_obs.flatten(0, 1)
             next_actions, density = self.sample(flat, noise.next_actions[0].flatten(0, 1))
-            value = self.values(self.targets, flat, next_actions).amin(0) - temperature.flatten() * density
+            value = (
+                self.values(self.targets, flat, next_actions).amin(0)
+                - temperature.flatten() * density
+            )
             target = rewards + GAMMA * (1 - terminated) * value.view(shape)
         self.step(
             0,
-            self.per_task(lambda o, a, t: (self.values(self.critics, o, a) - t).square().mean(0), obs, actions, target),
+            self.per_task(
+                lambda o, a, t: (self.values(self.critics, o, a) - t).square().mean(0),
+                obs,
+                actions,
+                target,
+            ),
         )
         densities: list[Tensor] = []
 
@@ -147,7 +169,9 @@ class PlainSAC:
         self.log_temperature.grad = entropy + self.size.action
         self.optimizers[2].step()
         with torch.no_grad():
-            for target_p, p in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
+            for target_p, p in zip(
+                self.targets.parameters(), self.critics.parameters(), strict=True
+            ):
                 target_p.lerp_(p, POLYAK)
 
 

@@ -17,18 +17,24 @@ GROUPS = {
     "Adam": ("adam", "foreach", "multi_tensor"),
     "copies": ("copy", "cat", "stack", "clone", "index", "fill", "zero", "memcpy", "memset"),
 }
-"""Which operations and kernels belong together, by parts of their names; the first group that fits has one."""
+"""Which operations and kernels belong together, by parts of their names; the first group that fits
+has one.
+"""
 OTHERS, OUTSIDE = "other operations", "outside operations"
 """Losses, sums, norms; and what no operation accounts for: Python and dispatch."""
 
 
-def measure(section: str, name: str, update: Callable[[], Any], settings: Settings) -> Iterator[Row]:
+def measure(
+    section: str, name: str, update: Callable[[], Any], settings: Settings
+) -> Iterator[Row]:
     """Shares of the update's time, in percent; on a GPU of the time the device was at work."""
     device, rounds = settings.device, settings.few
     cuda = device.type == "cuda"
     update()
     wait(device)
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as found:
+    with profile(
+        activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    ) as found:
         started = time.perf_counter()
         for _ in range(rounds):
             update()
@@ -48,4 +54,6 @@ def measure(section: str, name: str, update: Callable[[], Any], settings: Settin
 
 def _group(key: str) -> str:
     lower = key.lower()
-    return next((group for group, parts in GROUPS.items() if any(part in lower for part in parts)), OTHERS)
+    return next(
+        (group for group, parts in GROUPS.items() if any(part in lower for part in parts)), OTHERS
+    )

@@ -1,4 +1,6 @@
-"""Real training runs for the benchmark to look at: their configuration, and a trainer in a folder of its own."""
+"""Real training runs for the benchmark to look at: their configuration, and a trainer in a folder
+of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from mtrl_fairgrad.config import AgentConfig, Config, EnvConfig, EvalConfig, validate
-from mtrl_fairgrad.env_config import task_names
+from mtrl_fairgrad.config.env import task_names
+from mtrl_fairgrad.config.schema import AgentConfig, Config, EnvConfig, EvalConfig, validate
 from mtrl_fairgrad.train import open_folder
-from mtrl_fairgrad.training import Trainer
+from mtrl_fairgrad.training.trainer import Trainer
 from mtrl_fairgrad.weighting import options
 
 from .settings import Settings
@@ -21,7 +23,9 @@ from .settings import Settings
 Kind = TypeVar("Kind", bound=Trainer)
 
 
-def configuration(settings: Settings, agent: AgentConfig, env: EnvConfig, seeds: int, **others: Any) -> Config:
+def configuration(
+    settings: Settings, agent: AgentConfig, env: EnvConfig, seeds: int, **others: Any
+) -> Config:
     """FairGrad (newton) on the settings' device, on one thread, without a progress bar; validated."""
     method = {"name": "fairgrad", **options("fairgrad"), "solver": "newton"}
     config = Config(

@@ -18,7 +18,10 @@ def tasks(settings: Settings) -> Iterator[Row]:
     """FairGrad and the plain yardstick, the observations as long for any number of tasks."""
     samples, base = (50, TINY) if settings.quick else (SAMPLES, Size())
     sizes = {count: replace(base, tasks=count, batch=-(-samples // count)) for count in TASKS}
-    work = {f"fairgrad_newton, K={count}": updates(learner(size, settings.device)) for count, size in sizes.items()}
+    work = {
+        f"fairgrad_newton, K={count}": updates(learner(size, settings.device))
+        for count, size in sizes.items()
+    }
     for count, size in sizes.items():
         work[f"plain_ls, K={count}"] = plain(size, settings.device)["plain_ls"]
     for suffix, clock in thread_counts(settings):
@@ -33,10 +36,18 @@ def tasks(settings: Settings) -> Iterator[Row]:
 def seeds(settings: Settings) -> Iterator[Row]:
     """FairGrad."""
     base = TINY if settings.quick else Size()
-    work = {f"S={count}": updates(learner(replace(base, seeds=count), settings.device)) for count in SEEDS}
+    work = {
+        f"S={count}": updates(learner(replace(base, seeds=count), settings.device))
+        for count in SEEDS
+    }
     for suffix, clock in thread_counts(settings):
         times = interleaved(work, settings.few, settings.device, clock=clock)
         for count in SEEDS:
             found = times[f"S={count}"]
             yield Row("seeds", f"S={count}{suffix}", milliseconds(found), "ms")
-            yield Row("seeds", f"S={count}, of each seed / S=1{suffix}", ratio(found, times["S=1"]) / count, "×")
+            yield Row(
+                "seeds",
+                f"S={count}, of each seed / S=1{suffix}",
+                ratio(found, times["S=1"]) / count,
+                "×",
+            )

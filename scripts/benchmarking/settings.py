@@ -27,7 +27,8 @@ class Settings:
     quick: bool
     """Everything as small as it can be: shows that it runs, its numbers mean nothing."""
     rounds: int = 15
-    """Rounds of work that takes a tenth of a second; sections whose work takes seconds make fewer."""
+    """Rounds of work that takes a tenth of a second; sections whose work takes seconds make fewer.
+    """
     steps: int = 100_000
     """Vector steps of the long run."""
 
@@ -37,7 +38,9 @@ class Settings:
         return max(1, self.rounds // 3)
 
     def threads(self) -> list[int]:
-        """The learner's numbers of threads to compare: one and the cores, on a GPU only those it has now."""
+        """The learner's numbers of threads to compare: one and the cores, on a GPU only those it
+        has now.
+        """
         if self.device.type != "cpu" or self.quick:
             return [torch.get_num_threads()]
         return sorted({1, cores()})

@@ -1,7 +1,9 @@
-"""Transitions per second: Metaworld's own vector environment, ours, and MuJoCo alone; one worker against two.
+"""Transitions per second: Metaworld's own vector environment, ours, and MuJoCo alone; one worker
+against two.
 
-What runs in one process is counted per second of processor time, which other processes disturb little; workers per
-second of the clock. Every round goes through whole episodes, so resets are in it.
+What runs in one process is counted per second of processor time, which other processes disturb
+little; workers per second of the clock. Every round goes through whole episodes, so resets are in
+it.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ import mujoco
 import numpy as np
 import torch
 
-from envs import MT10, MT50, MetaworldSuite, TaskVectorEnv
-from mtrl_fairgrad.tables import counted
+from mtrl_fairgrad.envs import MT10, MT50, MetaworldSuite, TaskVectorEnv
+from mtrl_fairgrad.utils.text_tables import counted
 
 from .settings import Row, Settings, cores
 from .timing import Times, interleaved, ratio
@@ -33,13 +35,21 @@ _mujoco: Any = mujoco  # compiled, without type annotations
 
 
 class Episode:
-    """MuJoCo alone: the substeps of one episode of a task, with the controls that an official episode had."""
+    """MuJoCo alone: the substeps of one episode of a task, with the controls that an official
+    episode had.
+    """
 
-    def __init__(self, suite: MetaworldSuite, task: str, steps: int, generator: np.random.Generator) -> None:
+    def __init__(
+        self, suite: MetaworldSuite, task: str, steps: int, generator: np.random.Generator
+    ) -> None:
         made = suite.make(task, 0, suite.tasks.index(task), "train")
         made.begin()
         environment: Any = made.environment
-        self.model, self.data, self.substeps = environment.model, environment.data, environment.frame_skip
+        self.model, self.data, self.substeps = (
+            environment.model,
+            environment.data,
+            environment.frame_skip,
+        )
         self._start = copy(self.data)
         self._controls = []
         for _ in range(steps):
@@ -72,8 +82,12 @@ def measure(settings: Settings) -> Iterator[Row]:
     yield from _workers(MT10, ENVIRONMENTS, 100, settings.rounds)
 
 
-def _suite(name: str, tasks: Sequence[str], horizon: int, rounds: int, whole: bool) -> Iterator[Row]:
-    """All ways to simulate these tasks, which are Metaworld's suite `name` if they are the `whole` of it."""
+def _suite(
+    name: str, tasks: Sequence[str], horizon: int, rounds: int, whole: bool
+) -> Iterator[Row]:
+    """All ways to simulate these tasks, which are Metaworld's suite `name` if they are the `whole`
+    of it.
+    """
     import metaworld  # noqa: F401 (registers its environments)
 
     custom: dict[str, Any] = {"envs_list": [*tasks]}
@@ -83,7 +97,9 @@ def _suite(name: str, tasks: Sequence[str], horizon: int, rounds: int, whole: bo
     )
     vectors: dict[str, Any] = {"metaworld": own, **ours(tasks, horizon)}
     generator = np.random.default_rng(0)
-    episodes = [Episode(_suite_of(tasks, horizon, False), task, horizon, generator) for task in tasks]
+    episodes = [
+        Episode(_suite_of(tasks, horizon, False), task, horizon, generator) for task in tasks
+    ]
     work = {way: _stepping(envs, horizon, generator) for way, envs in vectors.items()}
     work["physics only"] = lambda: [episode.run() for episode in episodes]
     times = interleaved(work, rounds, CPU, warm_up=1, clock=time.process_time)
@@ -102,7 +118,10 @@ def _suite_of(tasks: Sequence[str], horizon: int, fast: bool) -> MetaworldSuite:
 def ours(tasks: Sequence[str], horizon: int) -> dict[str, TaskVectorEnv]:
     """Our vector environment in this process, with the official code and with the fast path."""
     ways = {"ours, official code": False, "ours, fast path": True}
-    return {way: TaskVectorEnv(_suite_of(tasks, horizon, fast), [0], workers=0) for way, fast in ways.items()}
+    return {
+        way: TaskVectorEnv(_suite_of(tasks, horizon, fast), [0], workers=0)
+        for way, fast in ways.items()
+    }
 
 
 def _stepping(envs: Any, steps: int, generator: np.random.Generator) -> Steps:
@@ -127,7 +146,12 @@ def _rates(name: str, times: Times, transitions: int) -> Iterator[Row]:
         if way.startswith("ours"):
             gain = ratio(times["metaworld"], times[way])
             yield Row(SECTION, f"{name}, {way} / metaworld", gain, "×")
-            yield Row(SECTION, f"{name}, {way} / physics only", ratio(times["physics only"], times[way]), "×")
+            yield Row(
+                SECTION,
+                f"{name}, {way} / physics only",
+                ratio(times["physics only"], times[way]),
+                "×",
+            )
 
 
 def _workers(tasks: Sequence[str], environments: int, steps: int, rounds: int) -> Iterator[Row]:

@@ -1,4 +1,6 @@
-"""How long it takes from the command to the first training step, part by part, in processes of their own."""
+"""How long it takes from the command to the first training step, part by part, in processes of
+their own.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,15 @@ TINY_RUN = (
 
 
 def measure(settings: Settings) -> Iterator[Row]:
-    """Medians of a few starts of MT10 with everything at its default but the warm-up, which is one step."""
-    words = ["agent.warmup_steps=1", "progress=false", f"device={settings.device}", "method.solver=newton"]
+    """Medians of a few starts of MT10 with everything at its default but the warm-up, which is one
+    step.
+    """
+    words = [
+        "agent.warmup_steps=1",
+        "progress=false",
+        f"device={settings.device}",
+        "method.solver=newton",
+    ]
     words += TINY_RUN if settings.quick else ()
     starts = [_start(words) for _ in range(max(1, settings.few // 2))]
     medians = {part: statistics.median(start[part] for start in starts) for part in starts[0]}
@@ -45,7 +54,13 @@ def _start(words: list[str]) -> dict[str, float]:
         SystemExit: it failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(SCRIPT), str(time.monotonic()), *words, f"run_dir={folder}/run"]
+        command = [
+            sys.executable,
+            str(SCRIPT),
+            str(time.monotonic()),
+            *words,
+            f"run_dir={folder}/run",
+        ]
         found = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if found.returncode:
         raise SystemExit(f"the start failed with exit status {found.returncode}; see above.")

@@ -9,14 +9,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mtrl_fairgrad.tables import aligned, csv_text
+from mtrl_fairgrad.utils.text_tables import aligned, csv_text
 
 from . import machine
 from .settings import Row
 
 HIGHLIGHTS = {
     "update": (
-        *(f"{way} / plain_ls" for way in ("ls", "fairgrad_newton", "fairgrad_sgd", "pcgrad", "cagrad", "nash_mtl")),
+        *(
+            f"{way} / plain_ls"
+            for way in ("ls", "fairgrad_newton", "fairgrad_sgd", "pcgrad", "cagrad", "nash_mtl")
+        ),
         *(f"{way} / fairgrad_newton" for way in ("autograd_loop", "task_loop", "torchjd_fairgrad")),
         "plain_ls",
         "fairgrad_newton",
@@ -24,7 +27,13 @@ HIGHLIGHTS = {
     ),
     "tasks": ("fairgrad_newton, K=50 / K=10",),
     "seeds": ("S=10, of each seed / S=1",),
-    "simulators": ("MT?0, metaworld", "MT?0, ours, * path", "MT?0, ours*code", "MT?0, physics only", "*/ 1 worker"),
+    "simulators": (
+        "MT?0, metaworld",
+        "MT?0, ours, * path",
+        "MT?0, ours*code",
+        "MT?0, physics only",
+        "*/ 1 worker",
+    ),
     "end_to_end": ("*: update / simulation", "*: step / max(update, simulation)"),
     "startup": ("until the first step is done",),
     "long": ("vector steps", "*, drift"),
@@ -44,7 +53,12 @@ def rounded(row: Row) -> Row:
 
 def lines(rows: Iterable[Row]) -> list[str]:
     """A table for the terminal."""
-    return aligned([("what", "value", "unit"), *((f"{r.section}: {r.name}", number(r.value), r.unit) for r in rows)])
+    return aligned(
+        [
+            ("what", "value", "unit"),
+            *((f"{r.section}: {r.name}", number(r.value), r.unit) for r in rows),
+        ]
+    )
 
 
 def highlights(rows: Iterable[Row]) -> list[Row]:
@@ -68,7 +82,10 @@ def write_json(path: Path, rows: Iterable[Row], described: dict[str, Any]) -> No
 def read_csv(path: Path) -> list[Row]:
     """Rows that `keep` wrote."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [Row(row["section"], row["name"], float(row["value"]), row["unit"]) for row in csv.DictReader(file)]
+        return [
+            Row(row["section"], row["name"], float(row["value"]), row["unit"])
+            for row in csv.DictReader(file)
+        ]
 
 
 def companion(path: Path) -> Path:
@@ -77,16 +94,22 @@ def companion(path: Path) -> Path:
 
 
 def keep(path: Path, rows: list[Row], described: dict[str, Any]) -> None:
-    """Put rows into a CSV file in place of those it has of the same sections, and the machine beside it."""
+    """Put rows into a CSV file in place of those it has of the same sections, and the machine
+    beside it.
+    """
     new = dict.fromkeys(row.section for row in rows)
     old = read_csv(path) if path.exists() else []
     machines = json.loads(companion(path).read_text(encoding="utf-8")) if old else {}
     everything = [row for row in old if row.section not in new] + rows
     everything.sort(key=lambda row: [*HIGHLIGHTS].index(row.section))
-    table = csv_text([Row._fields, *((r.section, r.name, number(r.value), r.unit) for r in everything)])
+    table = csv_text(
+        [Row._fields, *((r.section, r.name, number(r.value), r.unit) for r in everything)]
+    )
     path.write_text(table, encoding="utf-8")
     machines |= dict.fromkeys(new, described)
-    companion(path).write_text(json.dumps(machines, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    companion(path).write_text(
+        json.dumps(machines, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def shown(path: Path) -> str:

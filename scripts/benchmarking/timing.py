@@ -1,4 +1,6 @@
-"""Timing in rounds that interleave everything to be compared, so that a busy machine disturbs all alike."""
+"""Timing in rounds that interleave everything to be compared, so that a busy machine disturbs all
+alike.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mtrl_fairgrad.tables import counted
+from mtrl_fairgrad.utils.text_tables import counted
 
 from .settings import Settings
 
@@ -32,7 +34,9 @@ def interleaved(
     warm_up: int = 2,
     clock: Clock = time.perf_counter,
 ) -> Times:
-    """Seconds of each piece of `work` in each of `rounds` rounds; `warm_up` more go before and are not counted."""
+    """Seconds of each piece of `work` in each of `rounds` rounds; `warm_up` more go before and are
+    not counted.
+    """
     times: Times = {name: [] for name in work}
     for number in range(-warm_up, rounds):
         for name, do in work.items():
@@ -48,14 +52,18 @@ def interleaved(
 def thread_counts(settings: Settings) -> Iterator[tuple[str, Clock]]:
     """For each number of threads, which PyTorch then has: what to add to names, and the clock.
 
-    One thread is timed by the processor time it takes, of which other processes on the machine take nothing away.
+    One thread is timed by the processor time it takes, of which other processes on the machine take
+    nothing away.
     """
     before = torch.get_num_threads()
     try:
         for threads in settings.threads():
             torch.set_num_threads(threads)
             if settings.device.type == "cpu":
-                yield f", {counted(threads, 'thread')}", time.process_time if threads == 1 else time.perf_counter
+                yield (
+                    f", {counted(threads, 'thread')}",
+                    time.process_time if threads == 1 else time.perf_counter,
+                )
             else:
                 yield "", time.perf_counter
     finally:

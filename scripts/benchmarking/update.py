@@ -1,15 +1,17 @@
-"""How much a fair update costs: whole updates at the paper's size, several ways, and the arithmetic floor.
+"""How much a fair update costs: whole updates at the paper's size, several ways, and the arithmetic
+floor.
 
-Every way samples 10×128 transitions and does targets, critic and actor gradients, weights, Adam, temperatures and
-Polyak averaging:
+Every way samples 10×128 transitions and does targets, critic and actor gradients, weights, Adam,
+temperatures and Polyak averaging:
 
-* `plain_ls`: plain modules over the flat batch of 1,280, one `autograd.grad` of the mean loss. The yardstick.
+* `plain_ls`: plain modules over the flat batch of 1,280, one `autograd.grad` of the mean loss. The
+  yardstick.
 * `ls`, `fairgrad_newton`, …: this project's agent with that method.
-* `autograd_loop`, `task_loop`: plain modules, FairGrad by one `autograd.grad` call per task through one graph, or by
-  each task's own forward and backward pass over its 128 samples.
+* `autograd_loop`, `task_loop`: plain modules, FairGrad by one `autograd.grad` call per task through
+  one graph, or by each task's own forward and backward pass over its 128 samples.
 * `torchjd_fairgrad`: TorchJD's Jacobian engine and its FairGrad on the same plain modules.
-* `floor`: the matrix products of `plain_ls` and nothing else, the weights' gradients by task; `floor_flat`: over the
-  flat batch.
+* `floor`: the matrix products of `plain_ls` and nothing else, the weights' gradients by task;
+  `floor_flat`: over the flat batch.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from typing import Any
 
 import torch
 
-from agents import SAC
-from mtrl_fairgrad.config import AgentConfig, Config
-from mtrl_fairgrad.learning import Learner
-from mtrl_fairgrad.recording import CALLS_BEFORE
-from mtrl_fairgrad.tables import counted
+from mtrl_fairgrad.agents import SAC
+from mtrl_fairgrad.config.schema import AgentConfig, Config
+from mtrl_fairgrad.gradients.graph_capture import CALLS_BEFORE
+from mtrl_fairgrad.training.learner import Learner
+from mtrl_fairgrad.utils.text_tables import counted
 from mtrl_fairgrad.weighting import options, solvers
 
 from . import floor, profiling
@@ -49,9 +51,18 @@ LOOPS = ("autograd_loop", "task_loop", "torchjd_fairgrad")
 def learner(size: Size, device: torch.device, way: str = "fairgrad_newton") -> Learner:
     """Ours, its replay filled, so that `learn(0)` makes one update."""
     name, chosen = METHODS[way]
-    agent = AgentConfig(width=size.width, depth=size.depth, batch_size=size.batch, buffer_size=REPLAY, warmup_steps=0)
+    agent = AgentConfig(
+        width=size.width,
+        depth=size.depth,
+        batch_size=size.batch,
+        buffer_size=REPLAY,
+        warmup_steps=0,
+    )
     config = Config(
-        agent=agent, method={"name": name, **options(name), **chosen}, seeds=list(range(size.seeds)), device=str(device)
+        agent=agent,
+        method={"name": name, **options(name), **chosen},
+        seeds=list(range(size.seeds)),
+        device=str(device),
     )
     made = Learner(config, size.tasks, size.observation, size.action, device)
     made.replay.rows.copy_(Source(size, device).replay.rows)
@@ -60,14 +71,16 @@ def learner(size: Size, device: torch.device, way: str = "fairgrad_newton") -> L
 
 
 def updates(made: Learner) -> Callable[[], None]:
-    """One update, of those after the recording (see `mtrl_fairgrad.recording`)."""
+    """One update, of those after the recording (see `mtrl_fairgrad.gradients.graph_capture`)."""
     for _ in range(CALLS_BEFORE + 1):
         made.learn(0)
     return lambda: made.learn(0)
 
 
 def plain(size: Size, device: torch.device) -> dict[str, Callable[[], None]]:
-    """One update of each of the ways with plain modules; without TorchJD's where it is not installed."""
+    """One update of each of the ways with plain modules; without TorchJD's where it is not
+    installed.
+    """
     source = Source(size, device)
     found = {
         "plain_ls": PlainSAC(mean_of_losses, size, device),
@@ -103,7 +116,9 @@ def measure(settings: Settings) -> Iterator[Row]:
         times = interleaved(work, settings.rounds, device, clock=clock)
         rows = [*_rows(times), *_rates(times, size, side), *_solves(settings, times, clock)]
         rows.append(_guard(settings, times, clock))
-        rows += profiling.measure(SECTION, "fairgrad_newton", updates(made["fairgrad_newton"]), settings)
+        rows += profiling.measure(
+            SECTION, "fairgrad_newton", updates(made["fairgrad_newton"]), settings
+        )
         yield from (row._replace(name=row.name + suffix) for row in rows)
 
 
@@ -116,7 +131,12 @@ def _rows(times: Times) -> Iterator[Row]:
             yield Row(SECTION, f"{name} / plain_ls", ratio(times[name], times["plain_ls"]), "×")
     for name in (*LOOPS, "ls"):
         if name in times:
-            yield Row(SECTION, f"{name} / fairgrad_newton", ratio(times[name], times["fairgrad_newton"]), "×")
+            yield Row(
+                SECTION,
+                f"{name} / fairgrad_newton",
+                ratio(times[name], times["fairgrad_newton"]),
+                "×",
+            )
     for name, under in (
         ("plain_ls", "floor_flat"),
         ("ls", "floor_flat"),
@@ -128,13 +148,21 @@ def _rows(times: Times) -> Iterator[Row]:
 
 def _rates(times: Times, size: Size, side: int) -> Iterator[Row]:
     """Speed of matrix products."""
-    for name, flops in (("floor", floor.flops(size)), ("floor_flat", floor.flops(size)), ("square", 2 * side**3)):
-        words = f"matrix products of {name}" if name != "square" else f"matrix product, {side} × {side}"
+    for name, flops in (
+        ("floor", floor.flops(size)),
+        ("floor_flat", floor.flops(size)),
+        ("square", 2 * side**3),
+    ):
+        words = (
+            f"matrix products of {name}" if name != "square" else f"matrix product, {side} × {side}"
+        )
         yield Row(SECTION, words, flops / statistics.median(times[name]) / 1e9, "GFLOP/s")
 
 
 def _solves(settings: Settings, times: Times, clock: Clock) -> Iterator[Row]:
-    """The weights alone, from Gramians of a small agent, for one seed and for ten, in each form; α = 2."""
+    """The weights alone, from Gramians of a small agent, for one seed and for ten, in each form; α
+    = 2.
+    """
     size = Size(tasks=TINY.tasks if settings.quick else 10, width=8, batch=8, seeds=10)
     agent = learner(size, settings.device)
     for _ in range(3):
@@ -146,7 +174,9 @@ def _solves(settings: Settings, times: Times, clock: Clock) -> Iterator[Row]:
         "sgd": lambda gramian: solvers.sgd(gramian, 2.0),
     }
     work = {
-        f"solve {form}, {counted(seeds, 'seed')}": (lambda solve=solve, given=gramians[:seeds]: solve(given))
+        f"solve {form}, {counted(seeds, 'seed')}": (
+            lambda solve=solve, given=gramians[:seeds]: solve(given)
+        )
         for form, solve in forms.items()
         for seeds in (1, 10)
     }
@@ -155,12 +185,16 @@ def _solves(settings: Settings, times: Times, clock: Clock) -> Iterator[Row]:
         yield Row(SECTION, name, milliseconds(seconds), "ms")
     usual = "newton, lapack" if settings.device.type == "cpu" else "newton, batched"
     for way, form in (("fairgrad_newton", usual), ("fairgrad_sgd", "sgd")):
-        share = 2 * statistics.median(found[f"solve {form}, 1 seed"]) / statistics.median(times[way])
+        share = (
+            2 * statistics.median(found[f"solve {form}, 1 seed"]) / statistics.median(times[way])
+        )
         yield Row(SECTION, f"solves' share of {way}", 100 * share, "%")
 
 
 def _guard(settings: Settings, times: Times, clock: Clock) -> Row:
-    """What watching an update costs, which no size of networks or batches changes: found with very small ones."""
+    """What watching an update costs, which no size of networks or batches changes: found with very
+    small ones.
+    """
     size = Size(tasks=TINY.tasks if settings.quick else 10, width=8, batch=8)
     watched, unwatched = learner(size, settings.device), learner(size, settings.device)
     assert isinstance(unwatched.agent, SAC)
@@ -172,7 +206,12 @@ def _guard(settings: Settings, times: Times, clock: Clock) -> Row:
     unwatched.agent.guard.look = look
     work = {"watched": updates(watched), "unwatched": updates(unwatched)}
     found = interleaved(work, 20 * settings.rounds, settings.device, clock=clock)
-    cost = statistics.median(a - b for a, b in zip(found["watched"], found["unwatched"], strict=True))
+    cost = statistics.median(
+        a - b for a, b in zip(found["watched"], found["unwatched"], strict=True)
+    )
     return Row(
-        SECTION, "guard's share of fairgrad_newton", 100 * cost / statistics.median(times["fairgrad_newton"]), "%"
+        SECTION,
+        "guard's share of fairgrad_newton",
+        100 * cost / statistics.median(times["fairgrad_newton"]),
+        "%",
     )

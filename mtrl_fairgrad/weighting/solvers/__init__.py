@@ -1,17 +1,21 @@
-"""Three solvers of the α-fair equation, `Mw = w^(−1/α)` with `M = GᵀG` the Gramian of K task gradients.
+"""Three solvers of the α-fair equation, `Mw = w^(−1/α)` with `M = GᵀG` the Gramian of K task
+gradients.
 
-* `newton`: exact. The equation is the stationarity condition of a strictly convex function of `w > 0`, so its
-  solution is unique, and there is one unless some convex combination of the gradients vanishes (Pareto
-  stationarity).
-* `sgd`: the paper's fast solver for reinforcement learning, faithfully, for comparison. Twenty clipped steps
-  bound how far it can move, so it often returns nearly equal weights: look at the residual.
-* `least_squares`: the paper's solver for supervised learning, faithfully. Slow, and wrong on hard Gramians.
+* `newton`: exact. The equation is the stationarity condition of a strictly convex function of `w >
+  0`, so its solution is unique, and there is one unless some convex combination of the gradients
+  vanishes (Pareto stationarity).
+* `sgd`: the paper's fast solver for reinforcement learning, faithfully, for comparison. Twenty
+  clipped steps bound how far it can move, so it often returns nearly equal weights: look at the
+  residual.
+* `least_squares`: the paper's solver for supervised learning, faithfully. Slow, and wrong on hard
+  Gramians.
 
-Common to all: `gramian` is `[..., K, K]`, symmetric positive semi-definite, of any floating type; `alpha`
-is positive; `active` is `[..., K]` bool, all True by default. Inactive tasks, and tasks without gradient,
-get weight 0 and leave the others' weights as if they did not exist. An element of the leading axes with a
-non-finite entry gets NaN weights and does not disturb the others. Computation is in float64; answers come
-in the Gramian's dtype (float32 for half precision) and carry no gradient.
+Common to all: `gramian` is `[..., K, K]`, symmetric positive semi-definite, of any floating type;
+`alpha` is positive; `active` is `[..., K]` bool, all True by default. Inactive tasks, and tasks
+without gradient, get weight 0 and leave the others' weights as if they did not exist. An element of
+the leading axes with a non-finite entry gets NaN weights and does not disturb the others.
+Computation is in float64; answers come in the Gramian's dtype (float32 for half precision) and
+carry no gradient.
 """
 
 from mtrl_fairgrad.weighting.solvers.equation import Solution, equal, relative_residual

@@ -1,8 +1,9 @@
-"""One algorithm, two array libraries: NumPy for small problems on the CPU, PyTorch for those on a device.
+"""One algorithm, two array libraries: NumPy for small problems on the CPU, PyTorch for those on a
+device.
 
-A NumPy operation on ten numbers takes a quarter of the time of PyTorch's. Algorithms are written once, in the words
-that both libraries share, and ask `namespace` for the library of what they were given. On a device they must not look
-at values: `on_host` tells whether stopping early is possible.
+A NumPy operation on ten numbers takes a quarter of the time of PyTorch's. Algorithms are written
+once, in the words that both libraries share, and ask `namespace` for the library of what they were
+given. On a device they must not look at values: `on_host` tells whether stopping early is possible.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def quiet(function: Callable[P, R]) -> Callable[P, R]:
 def enter(tensor: Tensor) -> Array:
     """A tensor in float64, without gradient: as NumPy array if it is on the CPU, else as it is."""
     values = tensor.detach().double()
-    return values if tensor.device.type != "cpu" or torch.compiler.is_compiling() else values.numpy()
+    return (
+        values if tensor.device.type != "cpu" or torch.compiler.is_compiling() else values.numpy()
+    )
 
 
 def leave(array: Array) -> Tensor:
@@ -73,7 +76,9 @@ def times(matrices: Array, vectors: Array) -> Array:
 
 
 def solve(matrices: Array, vectors: Array) -> Array:
-    """Solutions `[..., K]` of regular systems `[..., K, K]` for right sides `[..., K]`; never synchronises."""
+    """Solutions `[..., K]` of regular systems `[..., K, K]` for right sides `[..., K]`; never
+    synchronises.
+    """
     if isinstance(matrices, Tensor):
         return _linalg.solve_ex(matrices, vectors[..., None]).result[..., 0]
     return _numpy.linalg.solve(matrices, vectors[..., None])[..., 0]

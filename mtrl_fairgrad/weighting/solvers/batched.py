@@ -1,8 +1,9 @@
-"""The exact solver's iteration on a whole batch of problems at once, without branches: the form for GPUs.
+"""The exact solver's iteration on a whole batch of problems at once, without branches: the form for
+GPUs.
 
-The algorithm and its notation are those of `lapack`. Here every problem takes the same fixed number of
-iterations and every iteration tries the same steps, so that nothing depends on a value on the host: no
-synchronisation, and the whole solve can be compiled or captured in a CUDA graph.
+The algorithm and its notation are those of `lapack`. Here every problem takes the same fixed number
+of iterations and every iteration tries the same steps, so that nothing depends on a value on the
+host: no synchronisation, and the whole solve can be compiled or captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from mtrl_fairgrad.weighting.solvers.lapack import (
 )
 
 ITERATIONS = 40
-"""Enough for all problems tested with α from 0.1 to 10; easy ones are solved after 5 and then stand still."""
+"""Enough for all problems tested with α from 0.1 to 10; easy ones are solved after 5 and then stand
+still.
+"""
 
 _linalg: Any = torch.linalg  # its functions have no type annotations
 
@@ -40,7 +43,9 @@ class _Point(NamedTuple):
     error: Tensor
 
 
-def solve(cosines: Tensor, log_norms: Tensor, p: float, iterations: int = ITERATIONS) -> tuple[Tensor, Tensor]:
+def solve(
+    cosines: Tensor, log_norms: Tensor, p: float, iterations: int = ITERATIONS
+) -> tuple[Tensor, Tensor]:
     """Solve a batch of equations.
 
     Args:
@@ -50,7 +55,8 @@ def solve(cosines: Tensor, log_norms: Tensor, p: float, iterations: int = ITERAT
         iterations: how many, for all.
 
     Returns:
-        The log-weights `[..., K]` and the largest relative error `[...]` of the equation with these cosines.
+        The log-weights `[..., K]` and the largest relative error `[...]` of the equation with these
+        cosines.
     """
     point = _start(cosines, log_norms, p)
     x, error = point.x, point.error
@@ -85,15 +91,18 @@ def _at(cosines: Tensor, log_norms: Tensor, p: float, x: Tensor) -> _Point:
 
 
 def _next(cosines: Tensor, log_norms: Tensor, p: float, point: _Point) -> _Point:
-    """The full log-residual step if Φ falls enough, otherwise the best of all moves of all lengths, if any
-    is good.
+    """The full log-residual step if Φ falls enough, otherwise the best of all moves of all lengths,
+    if any is good.
     """
     bold, change = _newton_steps(cosines, p, point)
-    moves = torch.cat([bold[None], *_moves(change), _shares(bold) * bold, torch.zeros_like(bold[None])])
+    moves = torch.cat(
+        [bold[None], *_moves(change), _shares(bold) * bold, torch.zeros_like(bold[None])]
+    )
     tried = _at(cosines, log_norms, p, point.x + moves)
     predicted = SUFFICIENT * ((point.pull - point.target) * bold).sum(-1).clamp(max=0.0)
     falls = tried.value[0] <= point.value + predicted + point.noise
-    # Standing still, the last candidate, is for problems at which every move raises Φ by more than rounding.
+    # Standing still, the last candidate, is for problems at which every move raises Φ by more than
+    # rounding.
     lowest, best = tried.value[:-1].nan_to_num(nan=torch.inf).min(0)
     best = torch.where(lowest <= point.value + point.noise, best, len(moves) - 1)
     chosen = torch.where(falls, 0, best)[None]
@@ -101,8 +110,8 @@ def _next(cosines: Tensor, log_norms: Tensor, p: float, point: _Point) -> _Point
 
 
 def _newton_steps(cosines: Tensor, p: float, point: _Point) -> Tensor:
-    """The steps `log_newton` and `newton` of `lapack`, stacked `[2, ..., K]`; 0 where rounding prevents
-    one.
+    """The steps `log_newton` and `newton` of `lapack`, stacked `[2, ..., K]`; 0 where rounding
+    prevents one.
     """
     positive = point.pull > 0
     left = torch.where(positive, point.pull, point.target)
@@ -130,7 +139,9 @@ def _moves(change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _shares(like: Tensor) -> Tensor:
-    """The parts of a step that are tried, from 1 to 1e-4, made where they are needed: `[8, 1, ...]`."""
+    """The parts of a step that are tried, from 1 to 1e-4, made where they are needed: `[8, 1,
+    ...]`.
+    """
     shares = torch.logspace(0, -4, 8, dtype=like.dtype, device=like.device)
     return shares.reshape(-1, *[1] * like.ndim)
 

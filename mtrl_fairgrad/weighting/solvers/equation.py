@@ -17,7 +17,9 @@ class Solution(NamedTuple):
     weights: Tensor
     """`[..., K]`, positive for active tasks, 0 for others."""
     residual: Tensor
-    """`[...]` float64, the `relative_residual` before the weights are rounded to the Gramian's dtype."""
+    """`[...]` float64, the `relative_residual` before the weights are rounded to the Gramian's
+    dtype.
+    """
     converged: Tensor
     """`[...]` bool."""
     min_progress: Tensor
@@ -26,7 +28,9 @@ class Solution(NamedTuple):
     """`[..., K]` bool, False for tasks left out."""
 
 
-def finish(problem: Problem, weights: Array, alpha: float, like: Tensor, converged: float | Array) -> Solution:
+def finish(
+    problem: Problem, weights: Array, alpha: float, like: Tensor, converged: float | Array
+) -> Solution:
     """The answer to a prepared problem: clean up the weights, measure and round them.
 
     Args:
@@ -46,7 +50,9 @@ def finish(problem: Problem, weights: Array, alpha: float, like: Tensor, converg
     smallest = xp.where(xp.any(problem.active, -1), smallest, 0.0)
     invalid = ~problem.valid
     found = (
-        leave(xp.where(invalid[..., None], xp.nan, weights)).to(torch.promote_types(like.dtype, torch.float32)),
+        leave(xp.where(invalid[..., None], xp.nan, weights)).to(
+            torch.promote_types(like.dtype, torch.float32)
+        ),
         leave(xp.where(invalid, xp.nan, residual)),
         leave(converged & problem.valid),
         leave(xp.where(invalid, xp.nan, smallest)),
@@ -58,12 +64,15 @@ def finish(problem: Problem, weights: Array, alpha: float, like: Tensor, converg
 @quiet
 @torch.no_grad()
 def equal(gramian: Tensor, min_relative_norm: float = 0.0) -> Solution:
-    """The answer for α = 0, known without solving: weight 1 for active tasks; arguments as of `newton`."""
+    """The answer for α = 0, known without solving: weight 1 for active tasks; arguments as of
+    `newton`.
+    """
     check(gramian)
     values = enter(gramian)
     problem = prepare(values, None, min_relative_norm)
     xp = namespace(values)
-    # With w = 1 the residual vanishes in the limit whatever the progress; measured at α = 1 it would not.
+    # With w = 1 the residual vanishes in the limit whatever the progress; measured at α = 1 it
+    # would not.
     ones = xp.diagonal(problem.gramian, 0, -2, -1) * 0 + 1
     found = finish(problem, ones, 1.0, gramian, problem.valid)
     return found._replace(residual=torch.where(found.converged, found.residual * 0, torch.nan))
@@ -74,7 +83,9 @@ def _residuals(progress: Array, weights: Array, alpha: float) -> Array:
 
 
 @torch.no_grad()
-def relative_residual(gramian: Tensor, weights: Tensor, alpha: float, active: Tensor | None = None) -> Tensor:
+def relative_residual(
+    gramian: Tensor, weights: Tensor, alpha: float, active: Tensor | None = None
+) -> Tensor:
     """How far weights are from solving the equation (without any ridge), free of units.
 
     Args:
@@ -84,10 +95,10 @@ def relative_residual(gramian: Tensor, weights: Tensor, alpha: float, active: Te
         active: `[..., K]` bool; other tasks are left out.
 
     Returns:
-        `[...]` float64, the largest `|(Mw)_i · w_i^(1/α) − 1|` of an active task: 0 at the solution and
-        where no task is active, at least 1 where a task makes no progress. For α well below 1 it can be
-        astronomically large beside a direction correct to all digits: a conflicting task's progress `(Mw)_i
-        = w_i^(−1/α)` is then too small to be told from rounding.
+        `[...]` float64, the largest `|(Mw)_i · w_i^(1/α) − 1|` of an active task: 0 at the solution
+        and where no task is active, at least 1 where a task makes no progress. For α well below 1
+        it can be astronomically large beside a direction correct to all digits: a conflicting
+        task's progress `(Mw)_i = w_i^(−1/α)` is then too small to be told from rounding.
     """
     weights = weights.double()
     residual = _residuals(times(gramian.double(), weights), weights, alpha)

@@ -4,12 +4,13 @@
 
     Φ(x) = ½ uᵀCu − Σ_i (w_i^(1−p) − 1)/(1−p),    u_i = n_i w_i,    p = 1/α,
 
-where C is the (ridged) cosine matrix of the gradients and n their norms, so that `u_i` is the length task i
-contributes. Φ is strictly convex in w; its gradient `u∘(Cu) − w^(1−p)` vanishes exactly where `Mw = w^(−p)`.
+where C is the (ridged) cosine matrix of the gradients and n their norms, so that `u_i` is the
+length task i contributes. Φ is strictly convex in w; its gradient `u∘(Cu) − w^(1−p)` vanishes
+exactly where `Mw = w^(−p)`.
 
-Two Newton iterations share the work. One solves for equal *logarithms* of the two sides: it is exact for
-orthogonal gradients, whatever their norms, and needs few steps where it works. The other minimises Φ, which
-always works.
+Two Newton iterations share the work. One solves for equal *logarithms* of the two sides: it is
+exact for orthogonal gradients, whatever their norms, and needs few steps where it works. The other
+minimises Φ, which always works.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from scipy import linalg  # pyright: ignore[reportMissingTypeStubs]
 Array = NDArray[np.float64]
 
 LOWEST = -300.0
-"""Floor of the log-weights. A task 130 decades below the others has no influence on any direction; without
-a floor, large α asks for weights that no float can hold."""
+"""Floor of the log-weights. A task 130 decades below the others has no influence on any direction;
+without a floor, large α asks for weights that no float can hold."""
 TRUST_RADIUS = 8.0
 """Largest change of a log-weight in one of the steps that minimise Φ."""
 TO_THE_END = 0.9
@@ -34,12 +35,13 @@ SUFFICIENT = 1e-4
 ROUNDING = 1e-14
 """Relative size below which differences of Φ are rounding noise."""
 CANCELLATION = 1e-7
-"""Part of the terms that cancel in `(Mw)_i` by which its target is enlarged in the relative error."""
+"""Part of the terms that cancel in `(Mw)_i` by which its target is enlarged in the relative error.
+"""
 TARGET = 1e-12
 """Error at which iteration stops; well-conditioned problems reach it."""
 SETTLED = 1e-6
-"""Error up to which a problem counts as solved. Convergence is quadratic there, so that `PATIENCE` steps
-none of which halves the error have met rounding."""
+"""Error up to which a problem counts as solved. Convergence is quadratic there, so that `PATIENCE`
+steps none of which halves the error have met rounding."""
 PATIENCE = 5
 MAX_ITERATIONS = 150
 RUSH = 12
@@ -64,7 +66,9 @@ class _Point(NamedTuple):
     noise: float
     """Rounding error of Φ."""
     error: float
-    """Largest |left − right| relative to the right side and a little of the terms that cancel on the left."""
+    """Largest |left − right| relative to the right side and a little of the terms that cancel on
+    the left.
+    """
 
 
 class _Problem:
@@ -83,7 +87,8 @@ class _Problem:
         return self.at(x + np.log(along) / (1 + self.p))
 
     def rush(self, x: Array) -> Array | None:
-        """The limit of `log_newton` alone, without any safeguard, if it gets there: most problems need no more.
+        """The limit of `log_newton` alone, without any safeguard, if it gets there: most problems
+        need no more.
 
         The equation has one solution, so whatever solves it is the answer.
         """
@@ -118,11 +123,14 @@ class _Problem:
     def log_newton(self, point: _Point) -> Array | None:
         """Newton's step for equal logarithms of the two sides, if there is one.
 
-        A row whose left side has no logarithm is replaced by that of `newton`; the system stays symmetric.
+        A row whose left side has no logarithm is replaced by that of `newton`; the system stays
+        symmetric.
         """
         positive = point.pull > 0
         left = np.where(positive, point.pull, point.target)
-        right = np.where(positive, point.pull * np.log(point.target / left), point.target - point.pull)
+        right = np.where(
+            positive, point.pull * np.log(point.target / left), point.target - point.pull
+        )
         return self._solve(point.u, left, right)
 
     def newton(self, point: _Point) -> Array | None:
@@ -130,7 +138,9 @@ class _Problem:
         return self._solve(point.u, point.target, point.target - point.pull)
 
     def _solve(self, u: Array, curvature: Array, right: Array) -> Array | None:
-        """Solve `(diag(u) C diag(u) + p·diag(curvature)) step = right`; None if rounding prevents it."""
+        """Solve `(diag(u) C diag(u) + p·diag(curvature)) step = right`; None if rounding prevents
+        it.
+        """
         system = self.cosines.copy()
         system[self._diagonal] += self.p * curvature / (u * u)
         found: Array
@@ -139,11 +149,12 @@ class _Problem:
 
 
 def _moves(change: Array, share: float) -> list[Array]:
-    """Ways to move log w by a share of a relative change of w; all are descent directions or tried as such.
+    """Ways to move log w by a share of a relative change of w; all are descent directions or tried
+    as such.
 
-    Along the change of log w, shortened to the trust radius; straight in w, which follows narrow valleys of
-    Φ, short of any weight's end; and each weight for itself, so that a vanishing one does not hold the
-    others back.
+    Along the change of log w, shortened to the trust radius; straight in w, which follows narrow
+    valleys of Φ, short of any weight's end; and each weight for itself, so that a vanishing one
+    does not hold the others back.
     """
     part = share * change
     whole = part * (TRUST_RADIUS / max(float(np.abs(change).max()), TRUST_RADIUS))
@@ -153,7 +164,9 @@ def _moves(change: Array, share: float) -> list[Array]:
 
 
 def _next(problem: _Problem, point: _Point) -> _Point | None:
-    """The full logarithmic step if Φ falls enough, otherwise the best of ever shorter steps, if any."""
+    """The full logarithmic step if Φ falls enough, otherwise the best of ever shorter steps, if
+    any.
+    """
     gradient = point.pull - point.target
 
     def best(moves: list[Array]) -> _Point | None:
@@ -189,8 +202,8 @@ def solve(cosines: Array, log_norms: Array, p: float) -> tuple[Array, float]:
         p: 1/α, positive.
 
     Returns:
-        The log-weights `[K]` and their error (see `_Point`). If rounding ends the iteration early, the best
-        iterate.
+        The log-weights `[K]` and their error (see `_Point`). If rounding ends the iteration early,
+        the best iterate.
     """
     problem = _Problem(cosines, log_norms, p)
     point = best = problem.start()
@@ -203,7 +216,9 @@ def solve(cosines: Array, log_norms: Array, p: float) -> tuple[Array, float]:
         if following is None:
             break
         point = following
-        stalled = stalled + 1 if best.error <= SETTLED and not point.error <= 0.5 * best.error else 0
+        stalled = (
+            stalled + 1 if best.error <= SETTLED and not point.error <= 0.5 * best.error else 0
+        )
         if not point.error >= best.error:
             best = point
         if stalled >= PATIENCE:

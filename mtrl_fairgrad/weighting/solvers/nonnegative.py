@@ -1,12 +1,14 @@
-"""Strictly convex quadratic programmes over non-negative variables: what MGDA, CAGrad and UPGrad come down to.
+"""Strictly convex quadratic programmes over non-negative variables: what MGDA, CAGrad and UPGrad
+come down to.
 
     min ½ uᵀCu − qᵀu,   u ≥ 0
 
-with C a (ridged) cosine matrix. At the solution some variables are free, with `(Cu − q)_i = 0`, the others 0, with
-`(Cu − q)_i ≥ 0`. Block principal pivoting guesses which are free, solves for them, and exchanges all variables that
-contradict the guess; when that stops helping, only one of them, after which it cannot cycle (Júdice and Pires, "A block
-principal pivoting algorithm for large-scale strictly monotone linear complementarity problems", 1994). What it ends
-with is exact: the solution of a linear system. The few problems it has not solved after `rounds` exchanges, all of many
+with C a (ridged) cosine matrix. At the solution some variables are free, with `(Cu − q)_i = 0`, the
+others 0, with `(Cu − q)_i ≥ 0`. Block principal pivoting guesses which are free, solves for them,
+and exchanges all variables that contradict the guess; when that stops helping, only one of them,
+after which it cannot cycle (Júdice and Pires, "A block principal pivoting algorithm for large-scale
+strictly monotone linear complementarity problems", 1994). What it ends with is exact: the solution
+of a linear system. The few problems it has not solved after `rounds` exchanges, all of many
 gradients in few dimensions, go to SciPy's slower active-set method if they are on the host.
 """
 
@@ -33,7 +35,9 @@ ROUNDS_WITH_GUESS = 6
 
 
 def rounds(tasks: int) -> int:
-    """How many exchanges are made at most, and on a device always; most problems need fewer than ten."""
+    """How many exchanges are made at most, and on a device always; most problems need fewer than
+    ten.
+    """
     return 20 + 2 * tasks
 
 
@@ -55,7 +59,10 @@ def minimise(cosines: Array, pull: Array, guess: Array = None) -> tuple[Array, A
     if guess is not None and not on_host(pull):
         left = ROUNDS_WITH_GUESS
     while True:
-        u = solve(xp.where(free[..., :, None] & free[..., None, :], cosines, eye), xp.where(free, pull, 0.0))
+        u = solve(
+            xp.where(free[..., :, None] & free[..., None, :], cosines, eye),
+            xp.where(free, pull, 0.0),
+        )
         magnitude = abs(u)
         noise = ROUNDING * (times(sizes, magnitude) + abs(pull))
         slightly = ROUNDING * xp.amax(magnitude, -1)[..., None]
@@ -69,13 +76,17 @@ def minimise(cosines: Array, pull: Array, guess: Array = None) -> tuple[Array, A
     return xp.where(free & (u > 0), u, 0.0), free
 
 
-def _exchange(free: Array, wrong: Array, memory: tuple[Array, Array] | None) -> tuple[Array, tuple[Array, Array]]:
-    """The next guess: with all wrong variables exchanged, or where that has stopped helping with the last of them.
+def _exchange(
+    free: Array, wrong: Array, memory: tuple[Array, Array] | None
+) -> tuple[Array, tuple[Array, Array]]:
+    """The next guess: with all wrong variables exchanged, or where that has stopped helping with
+    the last of them.
 
     Args:
         free: the guess, `[..., K]` bool.
         wrong: where it was contradicted.
-        memory: the fewest contradictions so far and the patience that is left, both `[...]`, after the first exchange.
+        memory: the fewest contradictions so far and the patience that is left, both `[...]`, after
+            the first exchange.
     """
     xp = namespace(wrong)
     count = xp.sum(wrong, -1)
@@ -89,7 +100,9 @@ def _exchange(free: Array, wrong: Array, memory: tuple[Array, Array] | None) -> 
 
 
 def _search(cosines: Array, pull: Array, u: Array, free: Array, unsolved: Array) -> None:
-    """Overwrite `u` and `free` where `unsolved` by what SciPy finds, as a least-squares problem with a factor of C."""
+    """Overwrite `u` and `free` where `unsolved` by what SciPy finds, as a least-squares problem
+    with a factor of C.
+    """
     matrices = np.broadcast_to(cosines, (*u.shape, u.shape[-1]))
     for place in np.ndindex(u.shape[:-1]):
         if unsolved[place]:

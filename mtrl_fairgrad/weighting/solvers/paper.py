@@ -35,12 +35,14 @@ def sgd(
     max_norm: float = 1.0,
     min_relative_norm: float = 0.0,
 ) -> Solution:
-    """The paper's fast solver: a few clipped gradient steps on `‖Mw − (w + ε)^(−1/α)‖²`, from equal weights.
+    """The paper's fast solver: a few clipped gradient steps on `‖Mw − (w + ε)^(−1/α)‖²`, from equal
+    weights.
 
-    Start `w = 1/K` (K counts active tasks), gradient clipped to `max_norm`, momentum, then `w` clamped at ε
-    = 1e-8; the answer is the iterate with the lowest objective among those before each step. It works on
-    the Gramian as it is and knows no units, so the answer depends on the scale of the gradients. Clipped
-    steps bound how far w can move from its start, in norm: 3.6 with the default values.
+    Start `w = 1/K` (K counts active tasks), gradient clipped to `max_norm`, momentum, then `w`
+    clamped at ε = 1e-8; the answer is the iterate with the lowest objective among those before each
+    step. It works on the Gramian as it is and knows no units, so the answer depends on the scale of
+    the gradients. Clipped steps bound how far w can move from its start, in norm: 3.6 with the
+    default values.
 
     Args:
         gramian: `[..., K, K]`.
@@ -89,10 +91,12 @@ def _objective(problem: Problem, weights: Array, p: float) -> tuple[Array, Array
 def least_squares(
     gramian: Tensor, alpha: float, active: Tensor | None = None, min_relative_norm: float = 0.0
 ) -> Solution:
-    """The paper's solver for supervised learning: `scipy.optimize.least_squares` on `Mw − w^(−1/α)`, `w ≥ 0`.
+    """The paper's solver for supervised learning: `scipy.optimize.least_squares` on `Mw −
+    w^(−1/α)`, `w ≥ 0`.
 
-    From `w = 1/K` (K counts active tasks), with SciPy's default tolerances, on the Gramian as it is. It
-    brings the Gramian to the CPU (a synchronisation on a GPU) and loops over the leading axes.
+    From `w = 1/K` (K counts active tasks), with SciPy's default tolerances, on the Gramian as it
+    is. It brings the Gramian to the CPU (a synchronisation on a GPU) and loops over the leading
+    axes.
 
     Args:
         gramian: `[..., K, K]`.
@@ -101,7 +105,8 @@ def least_squares(
         min_relative_norm: tasks with at most this part of the largest gradient norm are left out.
 
     Returns:
-        `converged`: relative residual at most 1e-3, whatever SciPy reports. NaN weights where `(1/K)^(−1/α)`
+        `converged`: relative residual at most 1e-3, whatever SciPy reports. NaN weights where
+            `(1/K)^(−1/α)`
         overflows, so that SciPy refuses to start (α of a thousandth).
     """
     check(gramian)

@@ -1,4 +1,6 @@
-"""What every solver begins with: Gramians without the entries that must not matter, and their equilibrated form."""
+"""What every solver begins with: Gramians without the entries that must not matter, and their
+equilibrated form.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,16 @@ from mtrl_fairgrad.weighting.solvers.arrays import Array, enter, eye_like, leave
 SMALLEST_SINGLE = 1e-7
 """The ridge on the cosine matrix's diagonal for Gramians in float32: the size of their rounding."""
 SMALLEST_DOUBLE = 1e-8
-"""For Gramians in float64: no direction shows it, and singular systems can be solved to an error of 1e-6."""
+"""For Gramians in float64: no direction shows it, and singular systems can be solved to an error of
+1e-6.
+"""
 PLENTY = 100
-"""How many times the smallest ridge all eigenvalues must exceed to need none. In float64, a condition
-number of 1e6 is enough for that."""
+"""How many times the smallest ridge all eigenvalues must exceed to need none. In float64, a
+condition number of 1e6 is enough for that."""
 LARGEST = 0.1
-"""A matrix that needs a larger ridge, tried in powers of ten, to become positive definite is no Gramian."""
+"""A matrix that needs a larger ridge, tried in powers of ten, to become positive definite is no
+Gramian.
+"""
 
 _lapack: Any = linalg.lapack  # compiled, without type annotations
 _linalg: Any = torch.linalg
@@ -42,7 +48,9 @@ class Equilibrated(NamedTuple):
     """A problem as norms and cosines, `M_ij = e^(2·centre) n_i n_j C_ij`."""
 
     cosines: Array
-    """`[..., K, K]`, symmetric positive definite, ones and the ridge on the diagonal; the identity where invalid."""
+    """`[..., K, K]`, symmetric positive definite, ones and the ridge on the diagonal; the identity
+    where invalid.
+    """
     log_norms: Array
     """`[..., K]`, `log n_i`, centred at 0; 0 for inactive tasks."""
     centre: Array
@@ -52,7 +60,8 @@ class Equilibrated(NamedTuple):
 
 
 def begin(gramian: Tensor) -> tuple[Problem, Equilibrated]:
-    """A Gramian as it came, checked, prepared and equilibrated; the problem is invalid where it is no Gramian.
+    """A Gramian as it came, checked, prepared and equilibrated; the problem is invalid where it is
+    no Gramian.
 
     Raises:
         ValueError: another shape than `[..., K, K]`.
@@ -71,8 +80,8 @@ def check(gramian: Tensor) -> None:
     """
     if gramian.ndim < 2 or gramian.shape[-1] != gramian.shape[-2] or not gramian.shape[-1]:
         raise ValueError(
-            f"A Gramian of shape {tuple(gramian.shape)} is not allowed: give [..., K, K], the inner products "
-            "of K task gradients."
+            f"A Gramian of shape {tuple(gramian.shape)} is not allowed: give [..., K, K], the "
+            "inner products of K task gradients."
         )
 
 
@@ -82,7 +91,8 @@ def prepare(gramian: Array, active: Array | None = None, min_relative_norm: floa
     Args:
         gramian: checked.
         active: `[..., K]` bool; by default all tasks that have a gradient.
-        min_relative_norm: tasks with at most this part of the largest gradient norm are inactive, too.
+        min_relative_norm: tasks with at most this part of the largest gradient norm are inactive,
+            too.
     """
     xp = namespace(gramian)
     valid = xp.all(xp.all(xp.isfinite(gramian), -1), -1)
@@ -97,9 +107,10 @@ def prepare(gramian: Array, active: Array | None = None, min_relative_norm: floa
 def equilibrate(problem: Problem, dtype: torch.dtype) -> Equilibrated:
     """Take the norms out of a problem and make it positive definite.
 
-    The ridge on the cosine matrix's diagonal is the least sufficient one: none while all eigenvalues exceed 1e-6 (for
-    float32 Gramians 1e-5), otherwise 1e-8 (1e-7), more only where rounding made the matrix indefinite by over half of
-    that. Gramians summed in low precision may be.
+    The ridge on the cosine matrix's diagonal is the least sufficient one: none while all
+    eigenvalues exceed 1e-6 (for float32 Gramians 1e-5), otherwise 1e-8 (1e-7), more only where
+    rounding made the matrix indefinite by over half of that. Gramians summed in low precision may
+    be.
 
     Args:
         problem: what `prepare` answered.
@@ -116,19 +127,25 @@ def equilibrate(problem: Problem, dtype: torch.dtype) -> Equilibrated:
     eye = eye_like(cosines)
     cosines = xp.where(eye > 0, eye, (cosines + xp.swapaxes(cosines, -1, -2)) / 2)
     smallest = SMALLEST_DOUBLE if dtype == torch.float64 else SMALLEST_SINGLE
-    ridge, definite = _ridge_on_device(cosines, smallest) if xp is torch else _ridge_on_host(cosines, smallest)
+    ridge, definite = (
+        _ridge_on_device(cosines, smallest) if xp is torch else _ridge_on_host(cosines, smallest)
+    )
     cosines = xp.where(definite[..., None, None], cosines + ridge[..., None, None] * eye, eye)
     return Equilibrated(cosines, log_norms, centre, problem.valid & definite)
 
 
 @functools.cache
 def _ridges(smallest: float) -> list[tuple[float, float]]:
-    """Ridges from the smallest to the largest, each with the shift that must leave the matrix positive definite.
+    """Ridges from the smallest to the largest, each with the shift that must leave the matrix
+    positive definite.
 
     Half of a ridge must do for a factorisation; the other half bounds the solution.
     """
     count = round(math.log10(LARGEST / smallest)) + 1
-    return [(0.0, -PLENTY * smallest), *((ridge, 0.5 * ridge) for ridge in (smallest * 10**i for i in range(count)))]
+    return [
+        (0.0, -PLENTY * smallest),
+        *((ridge, 0.5 * ridge) for ridge in (smallest * 10**i for i in range(count))),
+    ]
 
 
 def _ridge_on_host(cosines: Array, smallest: float) -> tuple[Array, Array]:
@@ -136,7 +153,9 @@ def _ridge_on_host(cosines: Array, smallest: float) -> tuple[Array, Array]:
     tasks = cosines.shape[-1]
     diagonal = np.diag_indices(tasks)
     found = np.full(cosines.shape[:-2], np.nan)
-    for place, matrix in zip(np.ndindex(found.shape), cosines.reshape(-1, tasks, tasks), strict=True):
+    for place, matrix in zip(
+        np.ndindex(found.shape), cosines.reshape(-1, tasks, tasks), strict=True
+    ):
         for ridge, shift in _ridges(smallest):
             shifted = matrix.copy()
             shifted[diagonal] += shift
@@ -157,7 +176,8 @@ def _ridge_on_device(cosines: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
 
 
 def answer(problem: Problem, weights: Array, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights `[..., K]` in the dtype and on the device of the Gramian `like`, and the smallest `g_iᵀd` `[...]`.
+    """Weights `[..., K]` in the dtype and on the device of the Gramian `like`, and the smallest
+    `g_iᵀd` `[...]`.
 
     NaN where the problem is invalid.
     """

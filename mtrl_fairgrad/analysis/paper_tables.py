@@ -1,0 +1,142 @@
+"""The paper's tables, as data: Ban & Ji, "Fair Resource Allocation in Multi-Task Learning",
+arXiv:2402.15638v2.
+
+    table1  CelebA and QM9: mean rank and Δm          table4  MT10: success rates
+    table2  NYU-v2: nine metrics of three tasks       table5  NYU-v2 and Cityscapes: Δm of FairGrad
+    by α table3  Cityscapes: four metrics of two tasks     table8  QM9: errors of eleven properties
+
+`paper/table*.csv` keep every digit that is printed, trailing zeros too: `PaperTable.rounding` is
+read off them. Methods go by their names here (`method=…`). In Table 4, `nash_mtl` is the paper's
+"Nash-MTL (reproduced)" and `nash_mtl_original` its "Nash-MTL*", while `mtl_sac`, `mtl_sac_te` (task
+encoder) and `mh_sac` (multi-headed) are agents without a gradient method. `paper/columns.csv` says
+what each metric is, its unit and which way is better.
+
+`performance/` holds measured speeds; its README says how. `mt10/` holds published runs, by
+scripts/publish.py: for each set of them, `SET.csv` with every evaluation, `SET.png`, and in
+`SET/RUN/` run folders without checkpoints, which `python -m mtrl_fairgrad.report` takes, with their
+policies (in the repository, not in the installed package).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PAPER_TABLES", "Metric", "PaperTable", "celeba_stl", "paper_table"]
+
+Array = NDArray[np.float64]
+
+PAPER_TABLES = ("table1", "table2", "table3", "table4", "table5", "table8")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One column of a table, a row of columns.csv."""
+
+    name: str
+    higher_is_better: bool
+    unit: str
+    """As printed, `1` for a plain number."""
+    meaning: str
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table: M methods in the paper's order (the single-task baseline `stl` first, where there
+    is one), K metrics.
+
+    NaN stands for what the paper does not print.
+    """
+
+    name: str
+    methods: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    values: Array
+    """`[M, K]`, in the metrics' units."""
+    rounding: Array
+    """`[M, K]`: half a unit of each value's last printed digit, so that the value is known to ±
+    this much.
+    """
+    stderr: Array
+    """`[M]`: standard error over seeds, printed in Table 4 only."""
+    mean_rank: Array
+    """`[M]`: MR as printed, in Tables 2, 3 and 8, to two decimals; see
+    `mtrl_fairgrad.analysis.delta_m.mean_rank`.
+    """
+    delta_m: Array
+    """`[M]`: Δm as printed, in %, in Tables 2, 3 and 8; see
+    `mtrl_fairgrad.analysis.delta_m.delta_m`.
+    """
+    delta_m_rounding: Array
+    """`[M]`: half a unit of Δm's last printed digit."""
+
+    @property
+    def higher_is_better(self) -> NDArray[np.bool_]:
+        """`[K]`."""
+        return np.array([metric.higher_is_better for metric in self.metrics])
+
+    def row(self, method: str) -> int:
+        """Index of a method into M; `ValueError` if the table lacks it."""
+        if method not in self.methods:
+            raise ValueError(
+                f"{self.name} has no row {method!r}: it has {', '.join(self.methods)}."
+            )
+        return self.methods.index(method)
+
+
+def paper_table(name: str) -> PaperTable:
+    """A table by its name, one of `PAPER_TABLES`; `ValueError` for another."""
+    if name not in PAPER_TABLES:
+        raise ValueError(
+            f"there is no paper table {name!r}: give one of {', '.join(PAPER_TABLES)}."
+        )
+    rows = _read(f"{name}.csv")
+    known = {row["name"]: row for row in _read("columns.csv")}
+    metrics = tuple(_metric(known[column]) for column in rows[0] if column in known)
+    values, rounding = _numbers(rows, [metric.name for metric in metrics])
+    stderr, _ = _numbers(rows, ["stderr"])
+    ranks, _ = _numbers(rows, ["mean_rank"])
+    delta, delta_rounding = _numbers(rows, ["delta_m"])
+    methods = tuple(row["method"] for row in rows)
+    return PaperTable(
+        *(name, methods, metrics, values, rounding),
+        *(stderr[:, 0], ranks[:, 0], delta[:, 0], delta_rounding[:, 0]),
+    )
+
+
+def celeba_stl() -> dict[str, float]:
+    """Test F1 of a network trained for one CelebA attribute alone, by attribute in the order of
+    list_attr_celeba.txt.
+
+    The paper does not print the baseline of its CelebA Δm: these are the official code's numbers.
+    """
+    return {row["attribute"]: float(row["f1"]) for row in _read("celeba_stl.csv")}
+
+
+def _read(file: str) -> list[dict[str, str]]:
+    text = (files("mtrl_fairgrad.analysis") / "paper" / file).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
+def _metric(row: dict[str, str]) -> Metric:
+    return Metric(row["name"], row["better"] == "higher", row["unit"], row["meaning"])
+
+
+def _numbers(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> tuple[Array, Array]:
+    """Values and their rounding, both `[M, len(columns)]`, NaN where a cell is empty or a table
+    lacks the column.
+    """
+    cells = [[row.get(column, "") for column in columns] for row in rows]
+    values = [[float(cell or "nan") for cell in line] for line in cells]
+    rounding = [[_half_unit(cell) for cell in line] for line in cells]
+    return np.array(values), np.array(rounding)
+
+
+def _half_unit(cell: str) -> float:
+    """`"0.20"` → 0.005, `""` → NaN."""
+    return 0.5 * 10.0 ** -len(cell.partition(".")[2]) if cell else float("nan")

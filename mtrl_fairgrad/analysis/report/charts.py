@@ -1,0 +1,356 @@
+"""The figures of a report as panels: a title, a size, and how to paint it on axes.
+
+A page shows each panel by itself, so that they fold to any width; a PDF has them side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mtrl_fairgrad.analysis.report.figure_style import (
+    MUTED,
+    draw_curve,
+    dress,
+    dress_steps,
+    of_task,
+)
+from mtrl_fairgrad.analysis.report.protocol_blocks import (
+    Block,
+    logged,
+    negative_progress,
+    weight_shares,
+)
+from mtrl_fairgrad.analysis.run_groups import Group
+from mtrl_fairgrad.analysis.statistics import Interval
+from mtrl_fairgrad.runs.tensorboard_reader import Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DIRECT = 4
+"""So many curves are labelled at their ends; more would collide."""
+RATIO = 8.0
+"""Task weights are coloured from 1/RATIO to RATIO times the mean weight."""
+EVEN = 0.05
+"""Weights this close to their mean, relative to it, are called even."""
+
+
+class Panel(NamedTuple):
+    """One set of axes."""
+
+    title: str
+    paint: Callable[[Axes], None]
+    size: tuple[float, float] = (4.6, 2.9)
+    """Width and height in inches, on a page."""
+
+
+def curve(block: Block) -> Panel:
+    """Learning curves, mean over tasks."""
+
+    def paint(axes: Axes) -> None:
+        for group in block.groups:
+            draw_curve(axes, block.styles[group.label], group.env_steps, group.curve)
+        dress(axes, ticks=6)
+        axes.set_xlabel("environment steps of each task")
+        axes.set_ylabel("success rate")
+        _label_ends(axes, block)
+
+    return Panel("Success rate, mean over tasks", paint)
+
+
+def task_curves(block: Block) -> list[Panel]:
+    """Learning curves of each task; none for a single task, which `curve` shows."""
+
+    def painter(k: int) -> Callable[[Axes], None]:
+        def paint(axes: Axes) -> None:
+            for group in block.groups:
+                draw_curve(
+                    axes, block.styles[group.label], group.env_steps, of_task(group, k), small=True
+                )
+            dress(axes, ticks=3)
+
+        return paint
+
+    tasks = block.tasks if len(block.tasks) > 1 else []
+    return [Panel(task, painter(k), (2.1, 1.35)) for k, task in enumerate(tasks)]
+
+
+def intervals(block: Block) -> Panel | None:
+    """Interquartile mean and mean of the last evaluation with their intervals; None without any
+    interval.
+    """
+    if all(np.isnan(group.final_iqm.low) for group in block.groups):
+        return None
+
+    def paint(axes: Axes) -> None:
+        for n, group in enumerate(block.groups):
+            colour = block.styles[group.label].hex
+            _interval(axes, n, group.final_iqm, colour, filled=True)
+            _interval(axes, n + 0.2, group.final_interval, colour, filled=False)
+            axes.annotate(
+                group.label,
+                (0, n - 0.17),
+                xycoords=("axes fraction", "data"),
+                xytext=(2, 0),
+                textcoords="offset points",
+            )
+        axes.set_ylim(len(block.groups) - 0.55, -0.55)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.margins(x=0.06)
+        axes.set_xlabel("success rate of the last evaluation")
+
+    return Panel("Interquartile mean and mean", paint, (4.6, 0.7 + 0.5 * len(block.groups)))
+
+
+def _interval(axes: Axes, y: float, found: Interval, colour: str, filled: bool) -> None:
+    if not np.isnan(found.low):
+        axes.plot(
+            [found.low, found.high],
+            [y, y],
+            color=colour,
+            linewidth=3.2 if filled else 1.2,
+            alpha=0.55,
+        )
+    marker, face = ("o", colour) if filled else ("D", "#ffffff")
+    axes.plot(
+        [found.value],
+        [y],
+        marker=marker,
+        color=colour,
+        markerfacecolor=face,
+        markersize=6 if filled else 4.5,
+    )
+
+
+def heat_map(block: Block) -> Panel:
+    """Final success rate of each task and group, with numbers."""
+
+    def paint(axes: Axes) -> None:
+        values = np.array([group.per_task.mean[-1] for group in block.groups]).T
+        axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (k, g), value in np.ndenumerate(values):
+            axes.text(
+                g,
+                k,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                color="#ffffff" if value > 0.55 else "#1c2024",
+            )
+        axes.set_yticks(range(len(block.tasks)), [_shortened(task) for task in block.tasks])
+        labels = [group.label for group in block.groups]
+        turned = (
+            {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+            if len("".join(labels)) > 50
+            else {}
+        )
+        axes.set_xticks(range(len(labels)), labels, **turned)
+        axes.grid(visible=False)
+
+    return Panel(
+        "Final success rate by task",
+        paint,
+        (3.0 + 0.9 * len(block.groups), 0.8 + 0.26 * len(block.tasks)),
+    )
+
+
+# ---- conflict between tasks ----
+
+Course = Callable[[Group, str], Series]
+QUANTITIES: tuple[tuple[str, Course, tuple[float, float] | None], ...] = (
+    ("mean cosine between task gradients", lambda g, net: logged(g, f"{net}/cosine/mean"), None),
+    (
+        "share of task pairs in conflict",
+        lambda g, net: logged(g, f"{net}/cosine/share_negative"),
+        (0, 1),
+    ),
+    ("share of updates that made some task worse", negative_progress, (0, 1)),
+    (
+        "relative residual of the method's equation",
+        lambda g, net: logged(g, f"{net}/residual"),
+        None,
+    ),
+)
+"""What is shown of each network: in words, its course, and its range where that is known."""
+
+
+def conflicts(block: Block) -> list[Panel]:
+    """How task gradients met and what the method made of it, for each network; what nothing logged
+    is left out.
+    """
+    return [
+        _course_panel(
+            block,
+            f"{network}: {title}",
+            {group.label: found(group, network) for group in block.groups},
+            limits,
+        )
+        for title, found, limits in QUANTITIES
+        for network in block.networks
+        if any(len(found(group, network).env_steps) for group in block.groups)
+    ]
+
+
+def _course_panel(
+    block: Block, title: str, courses: dict[str, Series], limits: tuple[float, float] | None
+) -> Panel:
+    def paint(axes: Axes) -> None:
+        for label, found in courses.items():
+            style = block.styles[label]
+            marker = "o" if len(found.env_steps) == 1 else ""
+            axes.plot(
+                *found,
+                color=style.hex,
+                linestyle=style.dash,
+                linewidth=1.5,
+                marker=marker,
+                clip_on=limits is None,
+            )
+        if limits is not None:
+            axes.set_ylim(*limits)
+        elif "residual" in title:
+            _logarithmic(axes, np.concatenate([found.values for found in courses.values()]))
+        elif "cosine" in title:
+            axes.axhline(0, color=MUTED, linewidth=0.8)
+        axes.set_xlim(0, max(group.env_steps[-1] for group in block.groups) or None)
+        dress_steps(axes, ticks=4)
+
+    return Panel(title, paint, (3.4, 2.0))
+
+
+def _logarithmic(axes: Axes, values: np.ndarray) -> None:
+    """A logarithmic axis of whole decades, where there is a value to show: an exact solver may
+    reach zero.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    positive = values[values > 0]
+    if not len(positive):
+        return
+    axes.set_yscale("log", nonpositive="clip")
+    low, high = np.floor(np.log10(positive.min())), np.ceil(np.log10(positive.max()))
+    axes.set_ylim(10.0**low, 10.0 ** max(high, low + 1))
+    axes.yaxis.set_major_locator(LogLocator(numticks=5))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:.0e}" if value < 0.01 else f"{value:g}")
+    )
+
+
+def weights(block: Block) -> tuple[list[Panel], list[str]]:
+    """The tasks' weights over the course.
+
+    Returns:
+        A panel for each group and network whose weights differ; and the names of those where they
+        are even, within `EVEN` of their mean throughout.
+    """
+    panels, even = list[Panel](), list[str]()
+    for group in block.groups:
+        for network in block.networks:
+            shares = weight_shares(group, network) if len(group.tasks) > 1 else None
+            if shares is None:
+                continue
+            name, ratios = f"{network}: {group.label}", np.array([one.values for one in shares])
+            if np.allclose(ratios, 1, rtol=0, atol=EVEN):
+                even.append(name)
+            else:
+                panels.append(_weight_panel(name, group.tasks, shares[0].env_steps, ratios))
+    return panels, even
+
+
+def _weight_panel(title: str, tasks: list[str], env_steps: np.ndarray, ratios: np.ndarray) -> Panel:
+    def paint(axes: Axes) -> None:
+        edges = env_steps[0], env_steps[-1] if len(env_steps) > 1 else env_steps[0] + 1
+        axes.imshow(
+            weight_colours(ratios),
+            aspect="auto",
+            interpolation="nearest",
+            extent=(*edges, len(tasks), 0),
+        )
+        axes.set_yticks(np.arange(len(tasks)) + 0.5, [_shortened(task) for task in tasks])
+        axes.tick_params(left=False, labelsize=8)
+        axes.grid(visible=False)
+        dress_steps(axes, ticks=3)
+
+    return Panel(title, paint, (4.0, 0.5 + 0.19 * len(tasks)))
+
+
+def _shortened(name: str, length: int = 30) -> str:
+    """A name that leaves room for a figure beside it; Meta-World's longest has 28 letters."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def weight_colours(ratios: np.ndarray) -> np.ndarray:
+    """Colours of weights relative to their mean: `[K, N]` → RGBA `[K, N, 4]`.
+
+    Blue above the mean and vermilion below, the stronger the further on a logarithmic scale, and
+    clear at the mean, so that it is right on any background; a weight that is not positive is as
+    far below as can be.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        far = np.log(np.where(ratios > 0, ratios, 1 / RATIO)) / np.log(RATIO)
+    far = np.clip(np.nan_to_num(far), -1, 1)[..., None]
+    colours = np.where(far > 0, (0, 114 / 255, 178 / 255), (213 / 255, 94 / 255, 0))
+    return np.concatenate([colours, np.abs(far)], axis=-1)
+
+
+# ---- labels at the ends of curves ----
+
+
+def short_labels(block: Block) -> list[str] | None:
+    """What curves can be labelled with at their ends: labels, or the methods' names where those
+    tell them apart.
+    """
+    labels = [group.label for group in block.groups]
+    names = [
+        str(group.config.get("method.name", label))
+        for group, label in zip(block.groups, labels, strict=True)
+    ]
+    if len(labels) > DIRECT:
+        return None
+    return next(
+        (
+            found
+            for found in (labels, names)
+            if max(map(len, found)) <= 18 and len({*found}) == len(found)
+        ),
+        None,
+    )
+
+
+def _label_ends(axes: Axes, block: Block) -> None:
+    labels = short_labels(block)
+    if labels is None:
+        return
+    ends = [float(group.curve.mean[-1]) for group in block.groups]
+    for y, (label, group) in zip(_apart(ends), zip(labels, block.groups, strict=True), strict=True):
+        colour = block.styles[group.label].hex
+        axes.annotate(
+            label,
+            (1, y),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontweight="bold",
+            annotation_clip=False,
+        )
+
+
+def _apart(ends: list[float], gap: float = 0.075) -> Iterator[float]:
+    """Heights near the given ones in [0, 1] but at least `gap` from each other, in the same order."""
+    order = np.argsort(ends, kind="stable")
+    placed = np.array(ends, np.float64)[order]
+    for n in range(1, len(placed)):
+        placed[n] = max(placed[n], placed[n - 1] + gap)
+    placed[-1] = min(placed[-1], 1.0)
+    for n in range(len(placed) - 2, -1, -1):
+        placed[n] = min(placed[n], placed[n + 1] - gap)
+    found = np.empty_like(placed)
+    found[order] = placed
+    return iter(found.tolist())

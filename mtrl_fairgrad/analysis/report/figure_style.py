@@ -1,0 +1,172 @@
+"""How figures look, legible in print and for any colour vision; and the learning curves of
+report.png.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from mtrl_fairgrad.analysis.run_groups import Group, blocks_of
+from mtrl_fairgrad.analysis.statistics import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart; yellow is too pale
+# for lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+Dash = Literal["-", "--", ":", "-."]
+DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
+INK, RULE, MUTED = "#1c2024", "#e4e4e4", "#666666"
+STYLE: dict[Any, Any] = {
+    "font.size": 9.0,
+    "text.color": INK,
+    "text.parse_math": False,  # a dollar in a label is a dollar
+    "axes.labelcolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": MUTED,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.xmargin": 0.02,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+PANELS = 5  # in a row; more would not leave room for the longest task name
+
+
+class Style(NamedTuple):
+    """How a method is drawn, in every figure of a report."""
+
+    colour: int
+    """Index into `COLOURS`."""
+    dash: Dash
+
+    @property
+    def hex(self) -> str:
+        """As matplotlib takes it."""
+        return COLOURS[self.colour]
+
+
+def styles(groups: Sequence[Group]) -> dict[str, Style]:
+    """A style for each label, in the order of first appearance; one label has one style, whatever
+    the protocol.
+    """
+    labels = dict.fromkeys(group.label for group in groups)
+    return {
+        label: Style(n % len(COLOURS), DASHES[n // len(COLOURS) % len(DASHES)])
+        for n, label in enumerate(labels)
+    }
+
+
+def draw(groups: Sequence[Group]) -> Figure:
+    """Learning curves: the mean over tasks on top, one small panel per task below; one block per
+    protocol.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    blocks, look = blocks_of(groups), styles(groups)
+    rows = [
+        math.ceil(len(block[0].tasks) / PANELS) if len(block[0].tasks) > 1 else 0
+        for block in blocks
+    ]
+    heights = [3.4 + 0.2 * len(block) + 1.25 * n for block, n in zip(blocks, rows, strict=True)]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.0, sum(heights)), dpi=200, layout="constrained")
+        parts = figure.subfigures(
+            len(blocks), 1, height_ratios=heights, squeeze=False, hspace=0.04
+        )[:, 0]
+        for part, block, count in zip(parts, blocks, rows, strict=True):
+            _draw_block(part, block, count, look)
+    return figure
+
+
+def _draw_block(part: SubFigure, block: list[Group], rows: int, look: Mapping[str, Style]) -> None:
+    tasks = block[0].tasks
+    grid = part.add_gridspec(rows + 1, PANELS, height_ratios=[2.2, *[1.0] * rows])
+    main = part.add_subplot(grid[0, :])
+    for group in block:
+        seeds = f"{len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''}"
+        draw_curve(main, look[group.label], group.env_steps, group.curve, f"{group.label}, {seeds}")
+    dress(main, ticks=6)
+    main.set_ylabel("success rate, mean over tasks" if rows else "success rate")
+    main.set_xlabel("environment steps of each task")
+    if any(len(group.seeds) > 1 for group in block):
+        note = "lines: mean over seeds, bands: ± 1 standard error"
+        main.set_title(note, loc="right", fontsize=7.5, color="#555555")
+    part.suptitle(block[0].protocol, fontsize=10, fontweight="bold", wrap=True)
+    part.legend(
+        loc="outside lower center", ncols=1 if max(len(group.label) for group in block) > 30 else 3
+    )
+    for k, task in enumerate(tasks if rows else ()):
+        axes = part.add_subplot(grid[1 + k // PANELS, k % PANELS])
+        for group in block:
+            draw_curve(axes, look[group.label], group.env_steps, of_task(group, k), small=True)
+        dress(axes, ticks=3)
+        axes.set_title(task, fontsize=7.5)
+        axes.tick_params(
+            labelsize=7, labelleft=k % PANELS == 0, labelbottom=k + PANELS >= len(tasks)
+        )
+
+
+def of_task(group: Group, k: int) -> Estimate:
+    """The curve of task k, `[T]`."""
+    return Estimate(group.per_task.mean[:, k], group.per_task.stderr[:, k])
+
+
+def draw_curve(
+    axes: Axes,
+    style: Style,
+    env_steps: Sequence[float],
+    curve: Estimate,
+    label: str = "",
+    small: bool = False,
+) -> None:
+    """A mean and its band of ± 1 standard error, which one seed does not have."""
+    axes.plot(
+        env_steps,
+        curve.mean,
+        linestyle=style.dash,
+        color=style.hex,
+        marker="o" if len(env_steps) == 1 or (not small and len(env_steps) <= 25) else "",
+        markersize=3.5,
+        linewidth=1.1 if small else 1.7,
+        label=label,
+        clip_on=False,  # a curve at 0 or 1 keeps its full width
+    )
+    if not np.isnan(curve.stderr).any():
+        low, high = (np.clip(curve.mean + sign * curve.stderr, 0, 1) for sign in (-1, 1))
+        axes.fill_between(env_steps, low, high, color=style.hex, alpha=0.18, linewidth=0)
+
+
+def dress(axes: Axes, ticks: int) -> None:
+    """Success rates from 0 to 1 over environment steps written short."""
+    axes.set_ylim(0, 1)
+    axes.set_yticks(np.linspace(0, 1, 6 if ticks > 3 else 3))
+    dress_steps(axes, ticks)
+
+
+def dress_steps(axes: Axes, ticks: int) -> None:
+    """Environment steps on the horizontal axis, about `ticks` of them, written short."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda steps, _: _short(steps)))
+
+
+def _short(steps: float) -> str:
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(steps) >= size:
+            return f"{steps / size:g}{unit}"
+    return f"{steps:g}"

@@ -1,0 +1,233 @@
+"""Tables for the terminal, for Markdown and for LaTeX, and report.csv."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+
+from mtrl_fairgrad.analysis.report import paper_comparison
+from mtrl_fairgrad.analysis.report.protocol_blocks import Block, cost, make_blocks
+from mtrl_fairgrad.analysis.report.tables import (
+    Table,
+    by_task,
+    certainty,
+    improvement,
+    incidents,
+    overview,
+    seed_ranks,
+    step_parts,
+)
+from mtrl_fairgrad.analysis.run_groups import Group
+from mtrl_fairgrad.runs.fault_log import sentence, together
+from mtrl_fairgrad.utils.text_tables import aligned, csv_text
+
+CSV_COLUMNS = (
+    *("protocol", "method", "task", "seeds", "episodes", "env_steps", "untrained"),
+    *("final", "final_stderr", "best", "best_stderr", "best_env_steps"),
+    *("final_low", "final_high", "final_iqm", "final_iqm_low", "final_iqm_high"),
+    *("wall_seconds", "updates_per_second", "paper_best", "paper_best_stderr"),
+    *("course", "course_stderr"),
+)
+SEPARATE = "Each protocol stands for itself: their numbers are neither averaged nor compared."
+
+# ---- terminal ----
+
+
+def as_text(groups: Sequence[Group]) -> str:
+    """The tables for the terminal."""
+    return blocks_as_text(make_blocks(groups))
+
+
+def blocks_as_text(blocks: Sequence[Block]) -> str:
+    """The tables for the terminal."""
+    text = "\n\n".join(_block_text(block) for block in blocks)
+    return f"{text}\n\n{len(blocks)} protocols. {SEPARATE}" if len(blocks) > 1 else text
+
+
+def _block_text(block: Block) -> str:
+    tables = [overview(block)]
+    if len(block.tasks) > 1:
+        tables.append(by_task(block))
+    tables += [
+        table
+        for table in (
+            certainty(block),
+            improvement(block),
+            paper_comparison.beside(block, ours_only=True),
+        )
+        if table
+    ]
+    parts = [block.protocol, *("\n".join(aligned([table.head, *table.rows])) for table in tables)]
+    notes = [note for table in tables for note in table.notes]
+    notes += [
+        f"{group.label}: {sentence(same)}."
+        for group in block.groups
+        for same in together(group.incidents)
+    ]
+    notes = [line for note in notes for line in textwrap.wrap(note, 118)]
+    return "\n\n".join([*parts, "\n".join(notes)])
+
+
+# ---- Markdown and LaTeX ----
+
+
+def tables_of(block: Block) -> list[Table]:
+    """Everything that Markdown and LaTeX show of a block."""
+    wanted = [
+        overview(block),
+        certainty(block),
+        by_task(block),
+        improvement(block),
+        *seed_ranks(block),
+    ]
+    wanted += [
+        *step_parts(block),
+        paper_comparison.beside(block),
+        paper_comparison.differences(block),
+        incidents(block),
+    ]
+    return [table for table in wanted if table is not None]
+
+
+def as_markdown(blocks: Sequence[Block]) -> str:
+    """Tables in GitHub's Markdown, each under its protocol."""
+    lines = [f"{len(blocks)} protocols. {SEPARATE}", ""] if len(blocks) > 1 else []
+    for block in blocks:
+        lines += [f"## {_markdown(block.name)}", "", _markdown(block.protocol), ""]
+        for table in tables_of(block):
+            lines += [f"### {_markdown(table.title)}", "", *markdown_table(table), ""]
+            lines += [*(f"{_markdown(note)}  " for note in table.notes), ""]
+    return "\n".join(lines)
+
+
+def markdown_table(table: Table) -> list[str]:
+    """The lines of a table in GitHub's Markdown, without its title and notes."""
+    rule = _markdown_row(
+        ["---", *["---" if table.words else "---:"] * (len(table.head) - 1)], escape=False
+    )
+    return [_markdown_row(table.head), rule, *(_markdown_row(row) for row in table.rows)]
+
+
+def _markdown_row(cells: Sequence[str], escape: bool = True) -> str:
+    return f"| {' | '.join(_markdown(cell) if escape else cell for cell in cells)} |"
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line, and takes for no HTML."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|~#" else c for c in " ".join(text.split()))
+
+
+def as_latex(blocks: Sequence[Block]) -> str:
+    r"""Tables for a document with `\usepackage{booktabs}`, each with its protocol in the caption."""
+    lines = [r"% \usepackage{booktabs}"]
+    if len(blocks) > 1:
+        lines.append(f"% {len(blocks)} protocols. {SEPARATE}")
+    for block in blocks:
+        for table in tables_of(block):
+            lines += [
+                "",
+                r"\begin{table}",
+                r"\centering",
+                rf"\caption{{{_latex(_caption(table, block))}}}",
+            ]
+            column = r"p{0.38\linewidth}" if table.words else "r"
+            lines += [rf"\begin{{tabular}}{{l{column * (len(table.head) - 1)}}}", r"\toprule"]
+            lines += [_latex_row(table.head), r"\midrule", *(_latex_row(row) for row in table.rows)]
+            lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join([*lines, ""])
+
+
+def _caption(table: Table, block: Block) -> str:
+    return " ".join([f"{table.title}.", *table.notes, f"Protocol: {block.protocol}."])
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    # A row that begins with a bracket would be read as the option of the \\ before it.
+    return (
+        " & ".join(
+            f"{{{_latex(cell)}}}" if cell.startswith("[") else _latex(cell) for cell in cells
+        )
+        + r" \\"
+    )
+
+
+LATEX = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    **{
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+    },
+    **{
+        "|": r"\textbar{}",
+        "α": r"$\alpha$",
+        "±": r"$\pm$",
+        "·": r"$\cdot$",
+        "×": r"$\times$",
+        "–": "--",
+    },
+    **{
+        "“": "``",
+        "”": "''",
+        "−": "$-$",
+        "Δ": r"$\Delta$",
+        "≥": r"$\geq$",
+        "≤": r"$\leq$",
+        "‖": r"$\|$",
+        "²": "$^2$",
+    },
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(c, c) for c in " ".join(text.split()))
+
+
+# ---- CSV ----
+
+
+def as_csv(groups: Sequence[Group]) -> str:
+    """The rows of report.csv, described at the top of `mtrl_fairgrad.report`."""
+    rows: list[Sequence[object]] = [CSV_COLUMNS]
+    for group in groups:
+        at = (group.untrained, len(group.env_steps) - 1, group.best.evaluation)
+        curves = [("mean", group.curve.mean, group.curve.stderr)]
+        curves += [
+            (t, group.per_task.mean[:, k], group.per_task.stderr[:, k])
+            for k, t in enumerate(group.tasks)
+        ]
+        for task, mean, stderr in curves:
+            untrained = "" if at[0] is None else _cell(mean[at[0]])
+            numbers = [_cell(values[t]) for t in at[1:] for values in (mean, stderr)]
+            counts = [len(group.seeds), group.episodes, group.env_steps[-1]]
+            row = [
+                group.protocol,
+                group.label,
+                task,
+                *counts,
+                untrained,
+                *numbers,
+                group.env_steps[at[2]],
+            ]
+            extra = [_cell(value) for value in _whole_group(group)] if task == "mean" else []
+            rows.append([*row, *extra, *[""] * (len(CSV_COLUMNS) - len(row) - len(extra))])
+    return csv_text(rows)
+
+
+def _whole_group(group: Group) -> list[float]:
+    """What only the row of the mean over tasks has."""
+    _, *final = group.final_interval
+    return [
+        *final,
+        *group.final_iqm,
+        *cost(group),
+        *paper_comparison.number(group),
+        *map(float, group.course),
+    ]
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"

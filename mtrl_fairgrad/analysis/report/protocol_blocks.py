@@ -1,0 +1,219 @@
+"""The groups of one protocol, which a report shows side by side, and the statistics that take
+several of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import NamedTuple
+
+import numpy as np
+
+from mtrl_fairgrad.analysis.report.figure_style import Style, styles
+from mtrl_fairgrad.analysis.run_groups import Group, blocks_of, one_protocol
+from mtrl_fairgrad.analysis.statistics import (
+    Array,
+    Interval,
+    RankTest,
+    mean_over_course,
+    probability_of_improvement,
+    rank_test,
+)
+from mtrl_fairgrad.runs.tensorboard_reader import REPLACED, SPEED, Series, Telemetry, course
+
+
+class Cost(NamedTuple):
+    """What a group's training took."""
+
+    wall_seconds: float
+    """Of all its runs, added up; NaN when one of them logged nothing."""
+    updates_per_second: float
+    """Median over log entries; an update trains all seeds of a run. NaN when nothing was logged."""
+
+
+class Improvement(NamedTuple):
+    """How likely one group beats another."""
+
+    probability: Interval
+    env_steps: int
+    """The last evaluation that both have, where they are compared."""
+
+
+class SeedRanks(NamedTuple):
+    """How seeds of one group rank among those of another, by their means over tasks."""
+
+    final: RankTest
+    """In the last evaluation that both groups have."""
+    course: RankTest
+    """By the mean over the course until then, of the evaluations that both have."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Groups of one protocol and the same tasks, at least one."""
+
+    groups: list[Group]
+    styles: dict[str, Style]
+    """How each group's label is drawn, the same in every block of a report."""
+
+    def __post_init__(self) -> None:
+        one_protocol(self.groups)
+
+    @property
+    def protocol(self) -> str:
+        """What was measured, in words."""
+        return self.groups[0].protocol
+
+    @property
+    def name(self) -> str:
+        """The protocol's name alone."""
+        return str(self.groups[0].config.get("env.name") or self.protocol.partition(" · ")[0])
+
+    @property
+    def tasks(self) -> list[str]:
+        """In the order of the task axis."""
+        return self.groups[0].tasks
+
+    @property
+    def numbered(self) -> bool:
+        """Whether tables head their columns by numbers, since labels would not fit side by side."""
+        return len(self.groups) > 3
+
+    @property
+    def networks(self) -> list[str]:
+        """What has logged anything of how its task gradients were combined, critics first."""
+        tags = {
+            tag
+            for group in self.groups
+            for one in group.telemetry
+            for tag in one.series
+            if tag not in (SPEED, REPLACED)
+        }
+        return sorted(
+            {tag.partition("/")[0] for tag in tags}, key=lambda name: (name != "critic", name)
+        )
+
+    @cached_property
+    def improvements(self) -> list[list[Improvement | None]]:
+        """`[row][column]`: whether the row's group beats the column's; None for itself or with no
+        common evaluation.
+        """
+        found: list[list[Improvement | None]] = [[None] * len(self.groups) for _ in self.groups]
+        for i, j, x, y, steps in self._pairs():
+            chance = probability_of_improvement(x[-1], y[-1])
+            turned = Interval(*(1 - p for p in (chance.value, chance.high, chance.low)))
+            found[i][j], found[j][i] = (
+                Improvement(chance, steps[-1]),
+                Improvement(turned, steps[-1]),
+            )
+        return found
+
+    @cached_property
+    def seed_ranks(self) -> list[list[SeedRanks | None]]:
+        """`[row][column]`: how the row's seeds rank among the column's; None where `improvements`
+        has None.
+        """
+        found: list[list[SeedRanks | None]] = [[None] * len(self.groups) for _ in self.groups]
+        for i, j, x, y, steps in self._pairs():
+            ends = rank_test(x[-1].mean(axis=1), y[-1].mean(axis=1))
+            courses = rank_test(mean_over_course(x, steps), mean_over_course(y, steps))
+            found[i][j] = SeedRanks(ends, courses)
+            found[j][i] = SeedRanks(
+                *(RankTest(1 - one.probability, one.p) for one in (ends, courses))
+            )
+        return found
+
+    def _pairs(self) -> Iterator[tuple[int, int, Array, Array, list[int]]]:
+        """Places of two groups, and the success `[T, S, K]` of either in the T evaluations, at
+        least one, both have.
+        """
+        for i, x in enumerate(self.groups):
+            for j, y in enumerate(self.groups[:i]):
+                common = sorted(set(x.env_steps) & set(y.env_steps))
+                if common:
+                    ours, theirs = (
+                        each.success[np.isin(each.env_steps, common)] for each in (x, y)
+                    )
+                    yield i, j, ours, theirs, common
+
+
+def make_blocks(groups: Sequence[Group]) -> list[Block]:
+    """The blocks of a report, with one style for each label in all of them."""
+    look = styles(groups)
+    return [Block(block, look) for block in blocks_of(groups)]
+
+
+def cost(group: Group) -> Cost:
+    """Wall-clock time and speed of a group's runs."""
+    seconds = float(np.sum([run.wall_seconds for run in group.telemetry]))
+    speeds = [run.series[SPEED].values for run in group.telemetry if SPEED in run.series]
+    return Cost(seconds, float(np.median(np.concatenate(speeds))) if speeds else float("nan"))
+
+
+def logged(group: Group, tag: str) -> Series:
+    """The mean course of what a group's runs logged under `tag`, a run counting by its seeds; empty
+    if nothing.
+    """
+    return course((run.series[tag], seeds) for run, seeds in _runs(group) if tag in run.series)
+
+
+def negative_progress(group: Group, network: str) -> Series:
+    """How often, in each stretch of the course, an update made some task worse to first order;
+    empty if not logged.
+    """
+    found = ((run.negative_progress(network), seeds) for run, seeds in _runs(group))
+    # A frequency takes more entries a stretch than a mean does.
+    return course(((series, seeds) for series, seeds in found if series is not None), points=25)
+
+
+def weight_shares(group: Group, network: str) -> list[Series] | None:
+    """Each task's weight over the mean weight of all tasks, in the order of `group.tasks`.
+
+    Returns:
+        K series of the same steps; None where weights were not logged for every task, or not at the
+        same steps.
+    """
+    weights = [logged(group, f"{network}/weights/{task}") for task in group.tasks]
+    first = weights[0].env_steps
+    if not len(first) or any(not np.array_equal(one.env_steps, first) for one in weights):
+        return None
+    mean = np.mean([one.values for one in weights], axis=0)
+    safe = np.where(mean == 0, np.nan, mean)
+    return [Series(first, one.values / safe) for one in weights]
+
+
+def step_shares(group: Group, network: str) -> Array | None:
+    """What part of the squared length of the direction each task's gradient makes up, where
+    gradients are orthogonal.
+
+    Returns:
+        `[K]` in the order of `group.tasks`: `(w_i‖g_i‖)²` over its sum over tasks, mean over log
+        entries, of the means of w and ‖g‖ over a run's seeds. None where either was not logged for
+        every task.
+    """
+    found, counts = list[Array](), list[int]()
+    for run, seeds in _runs(group):
+        logs = [run.by_task(f"{network}/{what}") for what in ("weights", "task_gradient_norm")]
+        if any(task not in log for log in logs for task in group.tasks):
+            return None
+        series = [[log[task] for task in group.tasks] for log in logs]
+        steps = reduce(np.intersect1d, (one.env_steps for each in series for one in each))
+        at = [[one.values[np.isin(one.env_steps, steps)] for one in each] for each in series]
+        parts = np.prod(np.array(at), axis=0) ** 2
+        whole = parts.sum(axis=0)
+        some = np.isfinite(whole) & (whole > 0)
+        if not some.any():
+            return None
+        found.append((parts[:, some] / whole[some]).mean(axis=1))
+        counts.append(seeds)
+    return np.average(found, axis=0, weights=counts)
+
+
+def _runs(group: Group) -> list[tuple[Telemetry, int]]:
+    """Each run's telemetry with its number of seeds."""
+    return [
+        (run, len(folder.config.get("seeds") or [0]))
+        for run, folder in zip(group.telemetry, group.folders, strict=True)
+    ]

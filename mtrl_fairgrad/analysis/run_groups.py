@@ -1,0 +1,341 @@
+"""Which runs belong together: those whose configurations agree apart from seeds and from where they
+ran.
+
+Numbers of different protocols are never averaged or compared. A protocol is all of `env.*` and
+`eval.*` (how often and how long an evaluation is decides how high the best of them lies) and what
+the manifest adds. Runs of different protocols can be shown in one report, each protocol in a block
+of its own; statistics that take several groups go through `one_protocol`, which refuses a mixture.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtrl_fairgrad.analysis.statistics import (
+    Array,
+    Estimate,
+    Interval,
+    Score,
+    best_over_course,
+    final,
+    interquartile_mean,
+    learning_curve,
+    mean_over_course,
+    mean_score,
+    over_seeds,
+    stratified_bootstrap,
+    task_curves,
+)
+from mtrl_fairgrad.runs.fault_log import Incident
+from mtrl_fairgrad.runs.fault_log import read as read_incidents
+from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
+from mtrl_fairgrad.runs.tensorboard_reader import Telemetry, read_telemetry
+
+NOT_COMPARED = frozenset(
+    {
+        "seeds",
+        "run_dir",
+        "resume",
+        "device",
+        "threads",
+        "deterministic",
+        "compile",
+        "cuda_graph",
+        "updates_per_launch",
+    }
+    | {
+        "env.fast",
+        "env.workers",
+        "env.worker_timeout",
+        "env.worker_restarts",
+        "eval.workers",
+        "eval.background",
+    }
+    | {"log_every", "grace_seconds", "progress", "preset", "alpha"}
+)
+"""Options that do not change what a number means: seeds, where and how a run ran, and the
+shorthands `preset` and `alpha`, whose effect stands in other options."""
+
+
+class ReportError(RunFolderError):
+    """No report can be made of these runs; the message is one sentence."""
+
+
+@dataclass
+class Group:
+    """Runs of one method under one protocol, their seeds pooled."""
+
+    protocol: str
+    """What was measured, in words."""
+    config: dict[str, Any]
+    """Dotted options that the runs share."""
+    folders: list[RunFolder]
+    seeds: list[int]
+    tasks: list[str]
+    env_steps: list[int]
+    """`[T]`, the evaluations that all seeds have."""
+    success: Array
+    """`[T, S, K]`."""
+    episodes: int
+    """Per task and seed, in the last evaluation."""
+    left_out: int
+    """Evaluations that only some seeds have."""
+    until: int | None = None
+    """env_steps beyond which nothing counts; None: everything does."""
+    label: str = ""
+
+    @cached_property
+    def curve(self) -> Estimate:
+        """Mean over tasks: `[T]`."""
+        return learning_curve(self.success)
+
+    @cached_property
+    def per_task(self) -> Estimate:
+        """`[T, K]`."""
+        return task_curves(self.success)
+
+    @cached_property
+    def final(self) -> Score:
+        """Mean over tasks, last evaluation."""
+        return final(self.success)
+
+    @cached_property
+    def best(self) -> Score:
+        """Mean over tasks, best evaluation."""
+        return best_over_course(self.success)
+
+    @cached_property
+    def course(self) -> Estimate:
+        """Mean over tasks and over the course of training: one number."""
+        return over_seeds(mean_over_course(self.success, self.env_steps), axis=0)
+
+    @cached_property
+    def final_interval(self) -> Interval:
+        """Mean over tasks and seeds, last evaluation."""
+        return stratified_bootstrap(mean_score, self.success[-1])
+
+    @cached_property
+    def final_iqm(self) -> Interval:
+        """Interquartile mean over tasks and seeds, last evaluation."""
+        return stratified_bootstrap(interquartile_mean, self.success[-1])
+
+    @cached_property
+    def telemetry(self) -> list[Telemetry]:
+        """What each of the folders logged while it trained."""
+        return [read_telemetry(folder.path, self.until) for folder in self.folders]
+
+    @cached_property
+    def incidents(self) -> list[Incident]:
+        """What went wrong in the updates of all folders, whole runs."""
+        try:
+            return [one for folder in self.folders for one in read_incidents(folder.path)]
+        except ValueError as error:
+            raise ReportError(str(error)) from None
+
+    @property
+    def untrained(self) -> int | None:
+        """Index of the evaluation before training, if there was one."""
+        return 0 if self.env_steps[0] == 0 else None
+
+
+def pool(folders: Sequence[RunFolder], until: int | None = None) -> list[Group]:
+    """The groups, runs of one protocol next to each other, otherwise in the order given.
+
+    Args:
+        folders: at least one.
+        until: env_steps beyond which nothing counts, so that runs which differ in their length
+            alone are pooled, too; None: everything counts.
+
+    Raises:
+        ReportError: there are no runs, or some lack evaluations, or their seeds overlap.
+    """
+    if not folders:
+        raise ReportError("no runs were given: name at least one run folder.")
+    together: dict[tuple[str, str], list[RunFolder]] = {}
+    alike = NOT_COMPARED if until is None else NOT_COMPARED | {"steps"}
+    for folder in folders:
+        options = {key: value for key, value in flatten(folder.config).items() if key not in alike}
+        protocol = {
+            key: value for key, value in options.items() if key.startswith(("env.", "eval."))
+        }
+        protocol["protocol"] = folder.manifest.get("protocol")
+        together.setdefault((_canonical(protocol), _canonical(options)), []).append(folder)
+    first = {protocol: place for place, (protocol, _) in reversed(list(enumerate(together)))}
+    groups = [
+        _group(together[key], alike, until)
+        for key in sorted(together, key=lambda key: first[key[0]])
+    ]
+    _name(groups)
+    return groups
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= (
+            flatten(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
+    return flat
+
+
+def _group(folders: list[RunFolder], alike: frozenset[str], until: int | None) -> Group:
+    measured: dict[tuple[int, int, str], Evaluation] = {}
+    home: dict[int, Path] = {}
+    for folder in folders:
+        rows = [row for row in folder.evaluations() if until is None or row.env_steps <= until]
+        for seed in sorted({row.seed for row in rows}):
+            if seed in home:
+                raise ReportError(
+                    f"seed {seed} is in both {home[seed]} and {folder.path} but counts once: leave "
+                    "one out."
+                )
+            home[seed] = folder.path
+        for row in rows:
+            if measured.setdefault((row.env_steps, row.seed, row.task), row) is not row:
+                raise ReportError(
+                    f"{folder.path / 'evaluations.csv'} has two rows for env_steps "
+                    f"{row.env_steps}, seed {row.seed}, task {row.task}: delete the wrong one."
+                )
+    config = flatten(folders[0].config)
+    tasks = list(
+        dict.fromkeys([*(config.get("env.tasks") or ()), *(row.task for row in measured.values())])
+    )
+    seeds, steps = sorted(home), sorted({env_steps for env_steps, _, _ in measured})
+    common = [t for t in steps if all((t, s, k) in measured for s in seeds for k in tasks)]
+    if not common:
+        names = ", ".join(str(folder.path) for folder in folders)
+        when = "yet" if until is None else f"until env_steps {until:,}"
+        raise ReportError(
+            f"{names} has no evaluation of all its seeds and tasks {when}: train longer, or leave "
+            "it out."
+        )
+    table = [[[measured[t, s, k] for k in tasks] for s in seeds] for t in common]
+    return Group(
+        protocol=_protocol(config, folders[0].manifest, tasks),
+        config={key: value for key, value in config.items() if key not in alike},
+        folders=folders,
+        seeds=seeds,
+        tasks=tasks,
+        env_steps=common,
+        success=np.array([[[row.success for row in seed] for seed in step] for step in table]),
+        episodes=min(row.episodes for seed in table[-1] for row in seed),
+        left_out=len(steps) - len(common),
+        until=until,
+    )
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _protocol(config: dict[str, Any], manifest: dict[str, Any], tasks: list[str]) -> str:
+    """One line such as `mt10 · 10 tasks · horizon 500 · one hot · reward version v2 · eval every
+    10000`.
+    """
+    options = {key: value for key, value in config.items() if key not in NOT_COMPARED}
+    env = {
+        key.removeprefix("env."): value for key, value in options.items() if key.startswith("env.")
+    }
+    env |= {key: value for key, value in options.items() if key.startswith("eval.")}
+    name = env.pop("name", "unnamed protocol")
+    words = [str(name), f"{len(tasks)} tasks" if len(tasks) > 1 else tasks[0]]
+    said = flatten(manifest.get("protocol") or {})
+    for key, value in [
+        *env.items(),
+        *((key, value) for key, value in said.items() if env.get(key) != value),
+    ]:
+        if key in ("tasks", "task", "task_options", "name") or value is None or value == name:
+            continue
+        text = key.replace("_", " ").replace(".", " ")
+        words.append(
+            (text if value else f"no {text}") if isinstance(value, bool) else f"{text} {value}"
+        )
+    return " · ".join(words)
+
+
+def _name(groups: list[Group]) -> None:
+    """Label each group by its method and by what sets it apart from the others."""
+    for group in groups:
+        method = group.config.get("method.name", "unnamed method")
+        block = [
+            other
+            for other in groups
+            if other.protocol == group.protocol and other.tasks == group.tasks
+        ]
+        rivals = [other for other in block if other.config.get("method.name", method) == method]
+        words: list[str] = []
+        for key, value in group.config.items():
+            others, part = rivals, key.partition(".")[0]
+            if key == "agent.name":
+                others = block  # one method may be trained with one agent and another with another
+            elif part in ("agent", "convention"):
+                # Its name tells its options, unless two of that name differ.
+                name = group.config.get(f"{part}.name")
+                others = [other for other in rivals if other.config.get(f"{part}.name") == name]
+            words += _words(
+                key, value, differs=any(other.config.get(key) != value for other in others)
+            )
+        group.label = f"{method} ({', '.join(words)})" if words else str(method)
+
+
+def _words(key: str, value: object, differs: bool) -> list[str]:
+    """What a label says of an option: what the method is always, the rest where it differs between
+    groups.
+    """
+    number = f"{value:g}" if isinstance(value, (int, float)) else str(value)
+    if key == "method.alpha":
+        return [f"α={number}"]
+    if key == "method.solver":
+        return [str(value)]
+    if key == "agent.name":
+        return [str(value)] if differs and value != "mtsac" else []
+    if key == "loss_alpha":
+        return [] if value is None else [f"loss_alpha={number}"]
+    if key == "convention.name":
+        return [] if value == "plain" else [f"convention={value}"]
+    return [f"{key.removeprefix('method.')}={value}"] if differs and key != "method.name" else []
+
+
+def one_protocol(groups: Sequence[Group]) -> None:
+    """Refuse groups whose numbers must not be averaged or compared.
+
+    Raises:
+        ReportError: two of them were measured under different protocols or on different tasks.
+    """
+    first = groups[0]
+    for other in groups[1:]:
+        if (first.protocol, first.tasks) != (other.protocol, other.tasks):
+            raise ReportError(
+                f"{first.label} was measured under “{first.protocol}” and {other.label} under "
+                f"“{other.protocol}”: "
+                "different protocols are never averaged or compared, so take groups of one block."
+            )
+
+
+def blocks_of(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups of one protocol together, for one table and one part of the figure each."""
+    blocks: list[list[Group]] = []
+    for group in groups:
+        if blocks and (blocks[-1][0].protocol, blocks[-1][0].tasks) == (
+            group.protocol,
+            group.tasks,
+        ):
+            blocks[-1].append(group)
+        else:
+            blocks.append([group])
+    return blocks
+
+
+def protocol_of(folder: RunFolder, tasks: Sequence[str]) -> str:
+    """What a run measures, in the one line that reports show."""
+    return _protocol(flatten(folder.config), folder.manifest, list(tasks))

@@ -1,0 +1,1 @@
+"""What the commands share: Hydra entry point, multirun, the filter of overrides."""

@@ -1,0 +1,1 @@
+"""The typed configuration: one dataclass per Hydra group, and its validation."""

@@ -1,0 +1,59 @@
+"""The files of configs/: what may be chosen from them, read without PyTorch."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mtrl_fairgrad.utils.validation import ConfigError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def config_dir() -> Path:
+    """The folder of the Hydra groups: the checkout's, else the one a wheel carries."""
+    for folder in (PACKAGE.parent / "configs", PACKAGE / "configs"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise ConfigError(
+        f"the configuration files are missing beside {PACKAGE}: install mtrl-fairgrad again."
+    )
+
+
+def choices(group: str) -> dict[str, dict[str, Any]]:
+    """What `group=` may choose, by name in alphabetical order: the keys that it sets, with their
+    values.
+
+    Methods are what the registry of `mtrl_fairgrad.weighting` says. A test holds that the files say
+    the same, so that PyTorch need not be imported to ask it; what has no file has its defaults.
+    """
+    found = {name: dict(keys) for name, keys in _files(group).items()}
+    if group == "method":
+        found |= unwritten_methods()
+    return dict(sorted(found.items()))
+
+
+@functools.cache
+def _files(group: str) -> dict[str, dict[str, Any]]:
+    paths = (config_dir() / group).glob("*.yaml")
+    return {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def unwritten_methods() -> dict[str, dict[str, Any]]:
+    """Registered methods without a file of their own: name → what such a file would say."""
+    written = _files("method").keys()
+    registering = (
+        path.stem
+        for path in (PACKAGE / "weighting").glob("*.py")
+        if b"\n@register\n" in path.read_bytes()
+    )
+    # Anybody who registers has imported the registry; if nobody has, only our own files will.
+    if "mtrl_fairgrad.weighting" not in sys.modules and written >= set(registering):
+        return {}
+    from mtrl_fairgrad.weighting import names, options
+
+    return {name: {"name": name, **options(name)} for name in names() if name not in written}

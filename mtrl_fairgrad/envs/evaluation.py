@@ -1,0 +1,137 @@
+"""Which goals an evaluation plays, and playing them on environments of its own: training notices
+nothing.
+
+`evaluate` plays them at one go; `Playing` a step at a time, between which its caller may do
+something else while worker processes simulate. Both give the same numbers.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtrl_fairgrad.envs import checks
+from mtrl_fairgrad.envs.suite import Suite
+from mtrl_fairgrad.envs.rng import stream
+from mtrl_fairgrad.envs.vector_env import Infos, TaskVectorEnv
+
+Policy = Callable[[NDArray[np.float32]], NDArray[np.floating]]
+"""Observations [N, O] → actions [N, A]; it also sees the rows that are idle, whose actions are
+ignored.
+"""
+
+
+class Evaluation(NamedTuple):
+    """What each episode gave; all [S, K, E] (starts [S, K, E, O]), in the order of the goals."""
+
+    success: NDArray[np.bool_]  # whether any step succeeded
+    # undiscounted sum of rewards, up to the first success if that ends the episode
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]  # steps
+    starts: NDArray[np.float32]  # the first observation, which tells where object and goal were
+
+
+def evaluation_goals(suite: Suite, seeds: Sequence[int], episodes: int, env_steps: int) -> NDArray[np.int64]:
+    """`episodes` distinct goals for each (seed, task) out of all that there are, int [S, K,
+    episodes].
+
+    Drawn afresh for each `env_steps`, and by nothing but seed, task and env_steps: a resumed run
+    evaluates on the same goals, and a seed or task on the same ones whatever runs beside it.
+    ValueError for numbers out of range.
+    """
+    every = all_goals(suite, seeds)
+    fix = "each of a task's goals is played at most once in an evaluation"
+    episodes = checks.integer("episodes", episodes, 1, every.shape[2], fix)
+    env_steps = checks.integer("env_steps", env_steps, 0, 2**63 - 1, "it counts the training steps so far")
+    rows = [
+        [
+            every[s, k][stream(seed, task, "goals", env_steps).permutation(every.shape[2])[:episodes]]
+            for k, task in enumerate(suite.tasks)
+        ]
+        for s, seed in enumerate(seeds)
+    ]
+    return np.array(rows, np.int64)
+
+
+def all_goals(suite: Suite, seeds: Sequence[int]) -> NDArray[np.int64]:
+    """Each goal of an evaluation exactly once for each (seed, task), int [S, K, E].
+
+    E is 50; 1 where Metaworld's goals are frozen.
+    """
+    return np.array([[suite.goals(seed, task) for task in suite.tasks] for seed in checks.seeds(seeds)], np.int64)
+
+
+def evaluate(envs: TaskVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> Evaluation:
+    """Play one episode for each of `goals` [S, K, E] on `envs` (role `eval`) with the actions of
+    `policy`.
+
+    An episode counts as success when any of its steps does; make `envs` with `terminate_on_success`
+    and it also ends there, which changes no success and saves most of the simulation. ValueError
+    when goals do not fit `envs`.
+    """
+    playing = Playing(envs, policy, goals)
+    while not playing.done:
+        playing.advance(wait=True)
+    return playing.found
+
+
+class Playing:
+    """An evaluation in progress, begun here and continued by `advance`; arguments and errors are
+    those of `evaluate`.
+
+    Until it is `done`, `envs` are its own.
+    """
+
+    def __init__(self, envs: TaskVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> None:
+        expected = (len(envs.seeds), len(envs.tasks))
+        if goals.ndim != 3 or goals.shape[:2] != expected:
+            raise ValueError(
+                f"goals of shape {list(goals.shape)} do not fit {expected[0]} seeds × "
+                f"{expected[1]} tasks: give [{expected[0]}, {expected[1]}, E], as evaluation_goals "
+                "does."
+            )
+        self._envs, self._policy, self._shape = envs, policy, goals.shape
+        self.done = False
+        """Whether all episodes are over."""
+        rows, episodes = envs.num_envs, goals.shape[2]
+        self._success = np.zeros((rows, episodes), np.bool_)
+        self._returns = np.zeros((rows, episodes), np.float64)
+        self._lengths = np.zeros((rows, episodes), np.int64)
+        self._played = np.zeros(rows, np.int64)
+        observations, infos = envs.reset(options={"goals": goals.reshape(rows, episodes)})
+        self._starts = np.repeat(observations[:, None], episodes, axis=1)
+        self._go_on(observations, infos)
+
+    def advance(self, wait: bool = False) -> bool:
+        """Take the simulators' step and start the next one, if it is over or `wait` says to wait;
+        whether it was.
+        """
+        if self.done or not (wait or self._envs.ready()):
+            return False
+        observations, _, _, _, infos = self._envs.step_wait()
+        played, ended = self._played, np.flatnonzero(infos["_episode"])
+        at, episode = (ended, played[ended]), infos["episode"]
+        self._success[at], self._returns[at] = episode["s"][ended], episode["r"][ended]
+        self._lengths[at] = episode["l"][ended]
+        played[ended] += 1
+        begun = ended[played[ended] < self._shape[2]]
+        self._starts[begun, played[begun]] = observations[begun]
+        self._go_on(observations, infos)
+        return True
+
+    def _go_on(self, observations: NDArray[np.float32], infos: Infos) -> None:
+        self.done = bool(infos["idle"].all())
+        if not self.done:
+            self._envs.step_async(self._policy(observations))
+
+    @property
+    def found(self) -> Evaluation:
+        """What the episodes gave; zeros and false for those that are not over."""
+        shape = self._shape
+        return Evaluation(
+            self._success.reshape(shape),
+            self._returns.reshape(shape),
+            self._lengths.reshape(shape),
+            self._starts.reshape(*shape, -1),
+        )

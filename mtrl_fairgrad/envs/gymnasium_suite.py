@@ -1,0 +1,204 @@
+"""Gymnasium's registered environments as a suite: any of them whose spaces are boxes of equal
+shapes.
+
+An episode is told from another one by the seed of its reset, and each is reset with a seed of its
+own: it depends on nothing but that seed and its actions, so a running episode is saved as these.
+"""
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from math import prod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtrl_fairgrad.envs import gymnasium_probe
+from mtrl_fairgrad.envs.suite import SubEnvironment, Suite, Transition
+from mtrl_fairgrad.envs.gymnasium_probe import Described
+from mtrl_fairgrad.envs.rng import stream
+
+EVALUATION_RESETS = 50
+"""Reset seeds of each (seed, task) that evaluations play; as many as Metaworld has goals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GymnasiumSuite(Suite):
+    """Registered environments, as `gymnasium_suite` finds them."""
+
+    described: tuple[Described, ...]
+    """In the order of `tasks`."""
+
+    replays: ClassVar[bool] = True
+    goal_count: ClassVar[int] = 2**31
+
+    @property
+    def bare_size(self) -> int:
+        """Numbers in an observation, flattened, without the one-hot identity."""
+        return prod(self.described[0].observation_shape)
+
+    @property
+    def action_size(self) -> int:
+        """Numbers in an action, flattened."""
+        return prod(self.described[0].action_shape)
+
+    def make(self, task: str, seed: int, identity: int, role: str, drawing: bool = False) -> "GymnasiumTask":
+        """The environment of one task, made anew."""
+        return GymnasiumTask(self.described[self.tasks.index(task)], seed, identity, self, role, drawing)
+
+    def goals(self, seed: int, task: str) -> NDArray[np.int64]:
+        """50 reset seeds."""
+        return stream(seed, task, "resets").integers(self.goal_count, size=EVALUATION_RESETS)
+
+    def check_row(self, row: dict[str, Any]) -> None:
+        """Raise unless a saved row holds whole actions, an observation, and a return."""
+        described = self.described[self.tasks.index(row["task"])]
+        taken, left_over = divmod(_decoded(row["actions"]).size, self.action_size)
+        whole = left_over == 0 and _decoded(row["observation"]).size == self.bare_size
+        if not (whole and taken < described.horizon and isinstance(row["returned"], float)):
+            raise ValueError("no whole actions of a running episode, no observation, or no return")
+
+    def made(self) -> dict[str, Any]:
+        """What must agree for a saved state to mean the same episodes."""
+        first = self.described[0]
+        shapes = f"observations {list(first.observation_shape)}, actions {list(first.action_shape)}"
+        tasks = {each.name: f"{each.horizon} steps, {each.success_rule}, {shapes}" for each in self.described}
+        return {"one_hot": self.one_hot, **tasks, **{name: version(name) for name in ("gymnasium", "mujoco")}}
+
+    def protocol(self) -> dict[str, str]:
+        """What a success rate means, in words; tasks in their order where they differ."""
+        steps = [str(each.horizon) for each in self.described]
+        success = [each.success_rule for each in self.described]
+        return {
+            "simulators": f"Gymnasium's {', '.join(self.tasks)}",
+            "episode_steps": _one_or_all(steps),
+            "success": _one_or_all(success),
+        }
+
+    def remarks(self) -> list[str]:
+        """Which tasks do not repeat themselves: a run with them cannot be resumed."""
+        return [
+            f"task {each.name} does not repeat an episode from the same reset seed and actions, so "
+            "a run with it cannot be resumed"
+            for each in self.described
+            if not each.repeats
+        ]
+
+
+def _one_or_all(words: list[str]) -> str:
+    return words[0] if len(set(words)) == 1 else ", ".join(words)
+
+
+def gymnasium_suite(
+    tasks: Sequence[str] | None,
+    options: Sequence[Mapping[str, Any]] | None = None,
+    horizon: int | None = None,
+    success_return: Any = None,
+    one_hot: bool = True,
+) -> GymnasiumSuite:
+    """The suite of these environments, each of which is made once to see what it is like.
+
+    Args:
+        tasks: ids of Gymnasium's registry; `MODULE:ID` imports that module first, so its code runs.
+        options: keyword arguments of each task's environment.
+        horizon: most steps of an episode; None: the environments' own time limits.
+        success_return: the return from which on an episode is a success, of all tasks or a list;
+            None: what infos say (`success` or `is_success`, in any step), else the environment's
+            reward threshold.
+        one_hot: whether the task's one-hot identity follows each observation.
+
+    Raises:
+        ValueError: one sentence on what cannot be trained on.
+    """
+    names = gymnasium_probe.gymnasium_names(tasks, options)
+    thresholds = gymnasium_probe.thresholds_of(success_return, len(names))
+    described = gymnasium_probe.describe(names, options, horizon, thresholds)
+    return GymnasiumSuite(tasks=names, one_hot=one_hot, described=described)
+
+
+class GymnasiumTask(SubEnvironment):
+    """One task of one seed; actions in [−1, 1] become the environment's own, observations one flat
+    vector.
+
+    Success by a return shows at the last step of an episode alone: before, the sum may still fall.
+    """
+
+    def __init__(
+        self, described: Described, seed: int, identity: int, suite: GymnasiumSuite, role: str, drawing: bool = False
+    ) -> None:
+        self._described, self._goals = described, suite.goal_count
+        drawn = {"render_mode": "rgb_array"} if drawing else {}
+        self.environment = gymnasium_probe.make(described.id, {**described.options, **drawn})
+        self._space = self.environment.action_space
+        low, high = gymnasium_probe.action_bounds(described.name, self.environment)
+        self._centre, self._reach = (low + high) / 2, (high - low) / 2
+        self._actions: list[NDArray[np.float32]] = []
+        """Of the running episode, as they were given."""
+        super().__init__(described.name, seed, identity, suite, role)
+
+    def _next_goal(self) -> int:
+        return int(self._generator.integers(self._goals))
+
+    def _start(self, goal: int) -> NDArray[Any]:
+        self._actions = []
+        return np.ravel(self.environment.reset(seed=goal)[0])
+
+    def _simulate(self, action: NDArray[np.float32]) -> Transition:
+        self._actions.append(action.copy())
+        observation, reward, terminated, truncated, info = self.environment.step(self._own_units(action))
+        self._bare[:] = np.ravel(observation)
+        truncated = bool(truncated) or self.elapsed >= self._described.horizon
+        success = self._succeeds(float(reward), terminated or truncated, info)
+        return Transition(float(reward), bool(terminated), truncated, success)
+
+    def _own_units(self, action: NDArray[np.float32]) -> NDArray[Any]:
+        inside = np.clip(action, -1.0, 1.0).reshape(self._centre.shape)
+        scaled = (self._centre + self._reach * inside).astype(self._space.dtype)
+        # rounding may have led past a bound
+        return np.clip(scaled, self._space.low, self._space.high)
+
+    def _succeeds(self, reward: float, ended: bool, info: dict[str, Any]) -> bool:
+        told = self._described.success
+        if isinstance(told, str):
+            return float(info.get(told) or 0.0) >= 1.0
+        return bool(ended and self.returned + reward >= told)
+
+    @property
+    def steps_per_second(self) -> int:
+        """Steps in a second of the simulated world."""
+        return int(self.environment.metadata.get("render_fps", 30))
+
+    def get_state(self) -> dict[str, Any]:
+        """The random stream, the reset's seed and the actions since, and where they led;
+        JSON-serialisable.
+        """
+        return {
+            **super().get_state(),
+            "task": self.task,
+            "actions": _encoded(np.array(self._actions)),
+            "observation": _encoded(self._bare),
+            "returned": self.returned,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> bool:
+        """Repeat the running episode up to where `get_state` was called; False where that led
+        elsewhere.
+        """
+        super().set_state(state)
+        for action in _decoded(state["actions"]).reshape(-1, self._centre.size):
+            found = self.step(action)
+            if found.terminated or found.truncated:
+                return False
+        return _encoded(self._bare) == state["observation"] and self.returned == state["returned"]
+
+
+def _encoded(numbers: NDArray[Any]) -> str:
+    """As float32, every bit kept."""
+    return b64encode(np.asarray(numbers, "<f4").tobytes()).decode()
+
+
+def _decoded(text: str) -> NDArray[np.float32]:
+    """What `_encoded` was given, flat; ValueError or TypeError when it is something else."""
+    return np.frombuffer(b64decode(text, validate=True), "<f4").astype(np.float32)

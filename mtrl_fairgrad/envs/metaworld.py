@@ -1,0 +1,238 @@
+"""Meta-World as a suite: the official environment of each task, with goals and streams of each
+seed.
+"""
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtrl_fairgrad.envs import checks
+from mtrl_fairgrad.envs.suite import SubEnvironment, Suite, Transition
+from mtrl_fairgrad.envs.metaworld_fast import unproven
+from mtrl_fairgrad.envs.rng import stream
+from mtrl_fairgrad.envs.task_names import MT10, check_tasks
+from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
+
+GOALS = 50
+"""Goals of a task, as in `metaworld.MT1(task, seed).train_tasks`."""
+OBSERVATION_SIZE = 39
+"""Numbers in a full observation."""
+ACTION_SIZE = 4
+HORIZON = 500
+"""Metaworld's own episode length in steps; the official environments refuse to go on after it."""
+
+OBSERVATIONS = {
+    "full": tuple(range(OBSERVATION_SIZE)),
+    "hand_objects_goal": (*range(3), *range(4, 7), *range(11, 14), *range(36, 39)),
+}
+"""Which numbers of an observation an agent sees: all, or as in Metaworld of 2021 the positions of
+hand, first and second object, and goal (without the gripper's opening, the objects' rotations, and
+the previous step).
+"""
+
+DRAWING = {"render_mode": "rgb_array", "camera_name": "corner2", "width": 480, "height": 480}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaworldSuite(Suite):
+    """Tasks of Metaworld; arguments that the official environments would not honour raise
+    ValueError.
+
+    `horizon` is in steps, 1 to 500; `reward_version` is "v2" (0 to 10 a step) or "v1" (Metaworld's
+    older, unbounded one). `goal_choice` says which of its 50 goals a task plays: "random", each
+    episode of training another one; or "frozen", in training and evaluation one that is drawn once
+    for each (seed, task). `observation` is a word of `OBSERVATIONS`. `fast` takes the environments
+    of `envs.fast`, which give the same numbers, where that is proven.
+    """
+
+    tasks: tuple[str, ...] = MT10
+    horizon: int = HORIZON
+    reward_version: str = "v2"
+    terminate_on_success: bool = False
+    goal_choice: str = "random"
+    observation: str = "full"
+    fast: bool = True
+
+    goal_count: ClassVar[int] = GOALS
+
+    def __post_init__(self) -> None:
+        check_tasks(self.tasks)
+        fix = f"Metaworld's environments refuse more than {HORIZON} steps, so shorten the episode"
+        checks.integer("horizon", self.horizon, 1, HORIZON, fix)
+        # Metaworld itself takes every unknown version, 'v3' too, for v1 and says nothing.
+        checks.word("reward_version", self.reward_version, {"v2": "Metaworld's current", "v1": ""})
+        checks.word("goal_choice", self.goal_choice, {"random": "", "frozen": ""})
+        checks.word("observation", self.observation, dict.fromkeys(OBSERVATIONS, ""))
+
+    @property
+    def bare_size(self) -> int:
+        """Numbers in an observation without the one-hot identity."""
+        return len(OBSERVATIONS[self.observation])
+
+    @property
+    def action_size(self) -> int:
+        """The hand's movement in three directions, and the gripper."""
+        return ACTION_SIZE
+
+    @property
+    def seen(self) -> slice | list[int]:
+        """Index of the numbers that an agent sees in Metaworld's observation."""
+        return slice(None) if self.observation == "full" else list(OBSERVATIONS[self.observation])
+
+    def make(self, task: str, seed: int, identity: int, role: str, drawing: bool = False) -> "MetaworldTask":
+        """About 0.25 s, of which the model's XML takes most."""
+        return MetaworldTask(task, seed, identity, self, role, drawing)
+
+    def goals(self, seed: int, task: str) -> NDArray[np.int64]:
+        """All 50, or the frozen one."""
+        if self.goal_choice == "frozen":
+            return np.array([stream(seed, task, "frozen").integers(GOALS)], np.int64)
+        return np.arange(GOALS, dtype=np.int64)
+
+    def made(self) -> dict[str, Any]:
+        """What must agree for a saved state to mean the same episodes."""
+        return {
+            "horizon": self.horizon,
+            "one_hot": self.one_hot,
+            "reward_version": self.reward_version,
+            "terminate_on_success": self.terminate_on_success,
+            "goal_choice": self.goal_choice,
+            "observation": self.observation,
+            "metaworld": version("metaworld"),
+            "mujoco": version("mujoco"),
+        }
+
+    def protocol(self) -> dict[str, str]:
+        """What a success rate means, in words."""
+        return {"simulators": "Meta-World v3", "success": "any step"}
+
+    def remarks(self) -> list[str]:
+        """Why simulators are slow, where they are and need not be."""
+        reason = unproven() if self.fast else None
+        return [] if reason is None else [reason]
+
+
+class MetaworldTask(SubEnvironment):
+    """One task of one seed.
+
+    Saving needs nothing of the simulator: a reset is bit-identical in a fresh and in a used
+    environment, and with a fixed goal Metaworld draws no numbers of its own (neither `np_random`
+    nor the spaces' generators).
+    """
+
+    def __init__(
+        self, task: str, seed: int, identity: int, suite: MetaworldSuite, role: str, drawing: bool = False
+    ) -> None:
+        options = DRAWING if drawing else {}
+        self.environment = _environment(task, suite.fast)(reward_function_version=suite.reward_version, **options)
+        self._suite, self._seen = suite, suite.seen
+        self._goals = official_goals(self.environment, task, seed)
+        super().__init__(task, seed, identity, suite, role)
+
+    def _next_goal(self) -> int:
+        if self._suite.goal_choice == "frozen":
+            return int(self._suite.goals(self.seed, self.task)[0])
+        return int(self._generator.integers(GOALS))
+
+    def _start(self, goal: int) -> NDArray[Any]:
+        self.environment.set_task(self._goals[goal])
+        return self.environment.reset()[0][self._seen]
+
+    def _simulate(self, action: NDArray[np.float32]) -> Transition:
+        observation, reward, _, _, info = self.environment.step(action)
+        self._bare[:] = observation[self._seen]
+        success = bool(info["success"] == 1.0)
+        terminated = success and self._suite.terminate_on_success
+        return Transition(float(reward), terminated, self.elapsed >= self._suite.horizon, success)
+
+    @property
+    def steps_per_second(self) -> int:
+        """Steps in a second of the simulated world."""
+        return int(1 / self.environment.dt)
+
+    def picture(self) -> NDArray[np.uint8]:
+        """As seen by a corner camera; Metaworld's hang upside down."""
+        return np.rot90(self.environment.render(), k=2)
+
+
+class MetaworldVectorEnv(TaskVectorEnv):
+    """`TaskVectorEnv` of Metaworld's tasks; the arguments are its and `MetaworldSuite`'s."""
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        seeds: Sequence[int],
+        workers: int | None = None,
+        horizon: int = HORIZON,
+        one_hot: bool = True,
+        reward_version: str = "v2",
+        terminate_on_success: bool = False,
+        role: str = "train",
+        goal_choice: str = "random",
+        observation: str = "full",
+        fast: bool = True,
+    ) -> None:
+        suite = MetaworldSuite(
+            tasks=tuple(tasks),
+            one_hot=one_hot,
+            horizon=horizon,
+            reward_version=reward_version,
+            terminate_on_success=terminate_on_success,
+            goal_choice=goal_choice,
+            observation=observation,
+            fast=fast,
+        )
+        super().__init__(suite, seeds, workers, role)
+
+
+def _environment(task: str, fast: bool) -> Any:
+    """The class of a task's simulator."""
+    # Metaworld takes a second to import: only who builds an environment pays for it.
+    if fast and unproven() is None:
+        from mtrl_fairgrad.envs.metaworld_fast.environment import fast_environment
+
+        return fast_environment(task)
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    return ALL_V3_ENVIRONMENTS[task]
+
+
+def official_goals(environment: Any, task: str, seed: int) -> list[Any]:
+    """The 50 `metaworld.types.Task` of `metaworld.MT1(task, seed).train_tasks`, drawn with
+    `environment`.
+
+    MT1 draws a goal in each reset, which first moves the hand to its place in 50 simulated steps:
+    0.8 s for a task. The rejection of goals that are too close looks at nothing but the drawn
+    numbers, so one step is enough here (a test compares all tasks); a RandomState of ours in place
+    of NumPy's global one gives the same numbers.
+    """
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+    from metaworld.types import Task
+
+    own_generator = environment.np_random
+    environment.np_random = np.random.RandomState(seed)
+    environment.seeded_rand_vec, environment._freeze_rand_vec, environment._set_task_called = (
+        True,
+        False,
+        True,
+    )
+    environment._reset_hand = partial(environment._reset_hand, steps=1)
+    goals = []
+    for _ in range(GOALS):
+        environment.reset()
+        # Metaworld passes a goal as pickled bytes; these never leave the process.
+        data = {
+            "env_cls": ALL_V3_ENVIRONMENTS[task],
+            "rand_vec": environment._last_rand_vec,
+            "partially_observable": False,
+        }
+        goals.append(Task(env_name=task, data=pickle.dumps(data)))
+    del environment._reset_hand
+    environment.np_random, environment.seeded_rand_vec = own_generator, False
+    return goals

@@ -1,0 +1,49 @@
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's names come from compiled modules.)
+"""MuJoCo's data with its named parts looked up once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mujoco
+
+
+class Named:
+    """One body, geom, site or joint: MuJoCo's own accessor, whose arrays are views that stay valid,
+    read once each.
+    """
+
+    def __init__(self, accessor: Any) -> None:
+        self.__dict__["_accessor"] = accessor
+
+    def __getattr__(self, name: str) -> Any:
+        found = self.__dict__[name] = getattr(self._accessor, name)
+        return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._accessor, name, value)  # writes into the memory that all views show
+
+
+class _Table(dict[str, Named]):
+    """Name → `Named`, made at its first use."""
+
+    def __init__(self, accessor: Callable[[str], Any]) -> None:
+        self._accessor = accessor
+
+    def __missing__(self, name: str) -> Named:
+        found = self[name] = Named(self._accessor(name))
+        return found
+
+
+class NamedData(mujoco.MjData):
+    """`MjData` whose `body`, `geom`, `site` and `joint` answer from a table; they take a name.
+
+    Call `forget` when it is no longer needed: the tables' arrays keep it alive, and the garbage
+    collector cannot see that.
+    """
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        super().__init__(model)
+        for kind in ("body", "geom", "site", "joint"):
+            self.__dict__[kind] = _Table(getattr(super(), kind)).__getitem__
+        self.forget = self.__dict__.clear

@@ -1,0 +1,310 @@
+"""S seeds × K tasks of a suite as one Gymnasium vector environment, spread over worker processes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError, ResetNeeded
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+
+from mtrl_fairgrad.envs import checks
+from mtrl_fairgrad.envs.suite import Suite
+from mtrl_fairgrad.envs.workers.host import Row
+from mtrl_fairgrad.envs.workers.pool import Inline, WorkerError, WorkerLost, Workers
+from mtrl_fairgrad.envs.workers.load_balancing import spread, worker_count
+from mtrl_fairgrad.envs.rng import Known
+
+Observations = NDArray[np.float32]
+Infos = dict[str, Any]
+Step = tuple[Observations, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Infos]
+
+STATE_FORMAT = 2
+
+
+class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
+    """N = S·K sub-environments of a suite's K tasks; that of seed s and task k has row s·K + k.
+
+    Observations are float32 [N, O], the suite's one-hot identity included; actions float32 [N, A]
+    in [−1, 1]. When an episode ends (terminated, or truncated at its time limit), the next one
+    starts in the same step. `infos` then and always holds, one row each:
+
+    - `success` bool [N]: this step counts as success;
+    - `final_obs` float32 [N, O]: the true next observation, the ended episode's last one where
+      `_final_obs` is set and the returned one elsewhere (bootstrap from it everywhere);
+    - `episode`: `r` return float64, `l` steps int64, `s` any success bool, each [N], valid where
+      `_episode` is set;
+    - `goal` int64 [N]: goal of the episode that the returned observation belongs to (Metaworld:
+      which of the task's 50; Gymnasium: the reset's seed), −1 when idle;
+    - `idle` bool [N]: no goal is left (see `reset`): this row's actions are ignored from now on.
+
+    Each episode draws its goal from a stream that depends on nothing but seed, task and `role`.
+    `workers` is the number of processes: 0 simulates in this one, None takes the cores, in training
+    less one for the learner; never more than N. Wrong arguments raise ValueError; a sub-environment
+    that raises, WorkerError, which closes everything.
+
+    A worker that dies, or takes longer than `timeout` seconds for a step (None: whatever it takes),
+    raises WorkerLost once; then `reset` puts another in its place and begins fresh episodes
+    everywhere, with goals that follow those of the episodes seen so far.
+    """
+
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(
+        self,
+        suite: Suite,
+        seeds: Sequence[int],
+        workers: int | None = None,
+        role: str = "train",
+        timeout: float | None = None,
+    ) -> None:
+        self._team: Inline | Workers | None = None
+        self.suite, self.tasks, self.seeds = suite, suite.tasks, checks.seeds(seeds)
+        self.role = checks.role(role)
+        self.num_envs = len(self.seeds) * len(self.tasks)
+        self.workers = min(worker_count(workers, role), self.num_envs)
+        self._define_spaces()
+        self._rows = [
+            Row(s * len(self.tasks) + k, task, k, seed)
+            for s, seed in enumerate(self.seeds)
+            for k, task in enumerate(self.tasks)
+        ]
+        self._started = self._pending = self._scheduled = False
+        self._streams = Known(self.num_envs)
+        if self.workers:
+            shares = spread(self._rows, self.workers)
+            self._team = Workers(shares, suite, role, checks.seconds("timeout", timeout))
+        else:
+            self._team = Inline(self._rows, suite, role)
+        self._buffers = self._team.buffers
+
+    def _define_spaces(self) -> None:
+        low = np.full(self.suite.observation_size, -np.inf, np.float32)
+        high = -low
+        low[self.suite.bare_size :], high[self.suite.bare_size :] = 0.0, 1.0
+        self.single_observation_space = Box(low, high, dtype=np.float32)
+        self.single_action_space = Box(-1.0, 1.0, (self.suite.action_size,), np.float32)
+        rows = (self.num_envs, 1)
+        self.observation_space = Box(np.tile(low, rows), np.tile(high, rows), dtype=np.float32)
+        self.action_space = Box(-1.0, 1.0, (self.num_envs, self.suite.action_size), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observations, Infos]:
+        """Start a new episode everywhere; `infos` holds `goal` and `idle`.
+
+        With `options={"goals": int [N, E]}` (role `eval` only) each sub-environment plays exactly
+        these goals in order, one an episode, and then idles: nothing is simulated, its reward is 0,
+        its observation stays the last one. Streams go on where they are; `seed` is refused because
+        `seeds` at construction determine everything.
+        """
+        if seed is not None:
+            raise ValueError(
+                f"reset(seed={seed}) would change nothing: give seeds=[{seed}] when making the "
+                "environment."
+            )
+        unknown = set(options or {}) - {"goals"}
+        if unknown:
+            raise ValueError(f"reset has no option {min(unknown)!r}: it takes goals.")
+        goals = (options or {}).get("goals")
+        if goals is not None and self.role != "eval":
+            raise ValueError(
+                "role='train' draws its goals itself: make an environment with role='eval' to "
+                "choose them."
+            )
+        plan = (
+            None
+            if goals is None
+            else dict(enumerate(checks.goals(goals, self.num_envs, self.suite.goal_count).tolist()))
+        )
+        self._refill()
+        self._command("reset", plan)
+        self._started, self._scheduled = True, goals is not None
+        self._streams.draw(not self._scheduled)
+        return self._buffers.observations.copy(), self._position()
+
+    def step(self, actions: NDArray[np.floating[Any]]) -> Step:
+        """`step_async` and `step_wait` in one."""
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: NDArray[np.floating[Any]]) -> None:
+        """Let the workers simulate one step with `actions` [N, A] (finite), and return at once.
+
+        ValueError for another shape or a number that is not finite; Gymnasium's
+        AlreadyPendingCallError when a step is already running and ResetNeeded before the first
+        reset.
+        """
+        team = self._free_team("step_async")
+        if not self._started:
+            raise ResetNeeded("step_async before the first reset: call reset first.")
+        array = np.asarray(actions, np.float32)
+        if array.shape != (self.num_envs, self.suite.action_size):
+            raise ValueError(
+                f"actions of shape {list(array.shape)} do not fit: give [{self.num_envs}, "
+                f"{self.suite.action_size}],"
+                " one row per sub-environment."
+            )
+        if not np.isfinite(array).all():
+            row = self._rows[int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])]
+            raise ValueError(
+                f"the action {array[row.index].tolist()} for {row} is not finite: the policy has "
+                "diverged."
+            )
+        self._buffers.actions[:] = array
+        self._carry(lambda: team.start("step"))
+        self._pending = True
+
+    def ready(self, timeout: float = 0.0) -> bool:
+        """Whether the running step ends within `timeout` seconds, so that `step_wait` does not
+        wait.
+
+        Always so without workers, when no step is running and when closed. WorkerError when the
+        step failed.
+        """
+        if not self._pending or self._team is None:
+            return True
+        team = self._team
+        return self._carry(lambda: team.ready(timeout))
+
+    def step_wait(self) -> Step:
+        """Wait for the step; (observations, rewards, terminated, truncated, infos), all fresh
+        arrays.
+
+        Gymnasium's NoAsyncCallError when no step is running; WorkerError when it failed.
+        """
+        if not self._pending or self._team is None:
+            raise NoAsyncCallError("step_wait without a running step: call step_async first.", "step")
+        self._carry(self._team.finish)
+        self._pending = False
+        buffers = self._buffers
+        observations = buffers.observations.copy()
+        terminated, truncated = buffers.terminated.copy(), buffers.truncated.copy()
+        ended = terminated | truncated
+        self._streams.draw(ended & (not self._scheduled))
+        final = np.where(ended[:, None], buffers.final_observations, observations)
+        episode = {"r": buffers.returns.copy(), "l": buffers.lengths.copy(), "s": buffers.successes.copy()}
+        infos = {
+            "success": buffers.success.copy(),
+            "final_obs": final,
+            "_final_obs": ended,
+            **self._position(),
+        }
+        infos |= {"episode": episode, "_episode": ended}
+        return observations, buffers.rewards.copy(), terminated, truncated, infos
+
+    @property
+    def elapsed(self) -> int:
+        """Steps of the longest running episode."""
+        return int(self._buffers.elapsed.max())
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether every sub-environment is at the first step of an episode."""
+        return self._settled and not self.elapsed
+
+    @property
+    def resumable(self) -> bool:
+        """Whether `get_state` is allowed: at a common boundary, with a suite that replays between
+        any two steps.
+
+        Episodes that all have one length meet at boundaries, where streams and goals say
+        everything. Others may never meet; a running one is then saved as its reset's seed and the
+        actions since, which lead a simulator that depends on nothing else to the same state again,
+        whatever that holds.
+        """
+        return self._settled and (self.suite.replays or self.at_boundary)
+
+    @property
+    def _settled(self) -> bool:
+        """Whether episodes run that training draws, and no step is under way."""
+        return self._started and not self._pending and not self._scheduled
+
+    def get_state(self) -> dict[str, Any]:
+        """All that later steps depend on, JSON-serialisable. RuntimeError unless `resumable`."""
+        if not self.resumable:
+            raise RuntimeError("get_state before reset, inside an episode or with chosen goals: wait for at_boundary.")
+        states = self._command("get_state")
+        rows = [states[row.index] for row in self._rows]
+        self._streams.hear(rows)
+        return {"made": self._made(), "rows": rows}
+
+    def set_state(self, state: dict[str, Any]) -> Observations:
+        """Continue bit for bit where `get_state` was called, with any number of workers;
+        observations [N, O].
+
+        ValueError when the state is damaged, comes from other tasks, seeds, settings or versions,
+        or cannot be reached again.
+        """
+        rows = checks.state(state, self._made(), self.num_envs, self.suite)
+        self._refill()
+        astray = self._command("set_state", dict(enumerate(rows)))
+        if astray:
+            raise ValueError(
+                f"{self._rows[min(astray)]} does not repeat itself: the same reset seed and "
+                "actions led elsewhere than when the checkpoint was made, so that the run cannot "
+                "be continued exactly; evaluate it as it is, or start a new one with simulators "
+                "that depend on nothing else."
+            )
+        self._started, self._scheduled = True, False
+        self._streams.hear(rows)
+        return self._buffers.observations.copy()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the workers, `grace=0` at once; called by Gymnasium's `close`, which does nothing
+        the second time.
+        """
+        if self._team is not None:
+            self._team.close(**kwargs)
+            self._team = None
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close, whatever happened."""
+        self.close()
+
+    def _made(self) -> dict[str, Any]:
+        """What must agree for a state to mean the same episodes."""
+        made = {"format": STATE_FORMAT, "tasks": list(self.tasks), "seeds": list(self.seeds), "role": self.role}
+        return made | self.suite.made()
+
+    def _free_team(self, name: str) -> Inline | Workers:
+        """Who can take the next command; Gymnasium's errors when closed or when a step is still
+        running.
+        """
+        if self._team is None:
+            raise ClosedEnvironmentError(f"{name} on closed environments: make new ones.")
+        if self._pending:
+            raise AlreadyPendingCallError(f"{name} while a step is running: call step_wait first.", "step")
+        return self._team
+
+    def _command(self, name: str, payload: Any = None) -> dict[int, Any]:
+        team = self._free_team(name)
+        self._carry(lambda: team.start(name, payload))
+        return self._carry(team.finish)
+
+    def _refill(self) -> None:
+        """Put other workers in the place of lost ones, and then all streams where they were last
+        known.
+        """
+        if self._carry(self._free_team("reset").replace):
+            self._command("place", self._streams.positions())
+
+    def _carry(self, action: Callable[[], Any]) -> Any:
+        """Do `action`; when a worker is lost no episode goes on, and when one raised nothing: the
+        others are let go.
+        """
+        try:
+            return action()
+        except WorkerError as error:
+            self._pending = self._started = False
+            if not isinstance(error, WorkerLost):
+                self.close()
+            raise
+
+    def _position(self) -> Infos:
+        goals = self._buffers.goals.copy()
+        return {"goal": goals, "idle": goals < 0}

@@ -1,0 +1,33 @@
+"""How many worker processes there are, and which sub-environments each of them hosts."""
+
+import os
+from collections.abc import Sequence
+
+from mtrl_fairgrad.envs import checks
+from mtrl_fairgrad.envs.workers.host import Row
+from mtrl_fairgrad.envs.task_names import step_cost
+
+
+def spread(rows: Sequence[Row], workers: int) -> list[list[Row]]:
+    """Shares of about equal simulation time: costliest rows first, each to the worker with least to
+    do.
+    """
+    shares: list[list[Row]] = [[] for _ in range(workers)]
+    load = [0.0] * workers
+    for row in sorted(rows, key=lambda row: -step_cost(row.task)):
+        lightest = load.index(min(load))
+        shares[lightest].append(row)
+        load[lightest] += step_cost(row.task)
+    return shares
+
+
+def worker_count(workers: int | None, role: str) -> int:
+    """`workers` from 0 up; None: the cores this process may use, in training less one for the
+    learner, at least 1.
+    """
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cores if role == "eval" else max(1, cores - 1)
+    return checks.integer(
+        "workers", workers, 0, 1024, "0 simulates in this process, and the cores less one is a good number"
+    )

@@ -1,0 +1,70 @@
+"""The arrays through which sub-environments and vector environment exchange a step: one block of
+memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass
+class Buffers:
+    """One row per sub-environment (N rows, O numbers in an observation, A in an action).
+
+    `final_observations`, `returns`, `lengths` and `successes` are written when an episode ends and
+    stale otherwise.
+    """
+
+    # [N, A], written by the learner, everything else by the simulators
+    actions: NDArray[np.float32]
+    # [N, O], after an end of an episode the first one of the next
+    observations: NDArray[np.float32]
+    final_observations: NDArray[np.float32]  # [N, O], the last one of the episode that ended
+    rewards: NDArray[np.float64]  # [N]
+    returns: NDArray[np.float64]  # [N], undiscounted sum of the episode
+    lengths: NDArray[np.int64]  # [N], its steps
+    goals: NDArray[np.int64]  # [N], goal of the running episode, -1 when idle
+    elapsed: NDArray[np.int64]  # [N], steps of the running episode
+    terminated: NDArray[np.bool_]  # [N]
+    truncated: NDArray[np.bool_]  # [N]
+    success: NDArray[np.bool_]  # [N], of this step
+    successes: NDArray[np.bool_]  # [N], whether any step of the episode succeeded
+
+    @staticmethod
+    def size(rows: int, observation_size: int, action_size: int) -> int:
+        """Bytes that `over` needs."""
+        return sum(_bytes(shape, dtype) for shape, dtype in _layout(rows, observation_size, action_size).values())
+
+    @classmethod
+    def over(cls, memory: Any, rows: int, observation_size: int, action_size: int) -> Self:
+        """Views into `memory` (any writable buffer, shared or not, of at least `size` bytes)."""
+        arrays, offset = {}, 0
+        for name, (shape, dtype) in _layout(rows, observation_size, action_size).items():
+            arrays[name] = np.frombuffer(memory, dtype, int(np.prod(shape)), offset).reshape(shape)
+            offset += _bytes(shape, dtype)
+        return cls(**arrays)
+
+
+def _layout(rows: int, observation_size: int, action_size: int) -> dict[str, tuple[Sequence[int], np.dtype[Any]]]:
+    """Shape and type of each array, in the fields' order."""
+    matrices = {
+        "actions": (rows, action_size),
+        "observations": (rows, observation_size),
+        "final_observations": (rows, observation_size),
+    }
+    vectors = {"rewards": "f8", "returns": "f8", "lengths": "i8", "goals": "i8", "elapsed": "i8"}
+    layout: dict[str, tuple[Sequence[int], np.dtype[Any]]] = {}
+    for each in fields(Buffers):
+        if each.name in matrices:
+            layout[each.name] = (matrices[each.name], np.dtype("f4"))
+        else:
+            layout[each.name] = ((rows,), np.dtype(vectors.get(each.name, "?")))
+    return layout
+
+
+def _bytes(shape: Sequence[int], dtype: np.dtype[Any]) -> int:
+    """Bytes of one array, rounded up to a cache line: neighbours start aligned."""
+    return -(-int(np.prod(shape)) * dtype.itemsize // 64) * 64

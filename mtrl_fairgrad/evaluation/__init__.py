@@ -1,0 +1,1 @@
+"""Evaluation of checkpoints and exported policies: files, videos, goal maps."""

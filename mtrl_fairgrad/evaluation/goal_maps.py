@@ -1,0 +1,185 @@
+"""Which goals a policy reaches: goals.csv, a row per episode, and goals.png, a map for every task."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtrl_fairgrad.analysis.report.figure_style import PANELS, STYLE
+from mtrl_fairgrad.utils.atomic_io import write_atomic
+from mtrl_fairgrad.utils.text_tables import csv_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mtrl_fairgrad.envs import Evaluation
+
+PLACES = ("object_1", "goal")
+"""What is mapped, if the observation has it: where the object starts and where the goal is, in
+metres.
+"""
+COLUMNS = (
+    *("env_steps", "seed", "task", "goal", "success", "return", "steps"),
+    *(f"{place}_{axis}" for place in PLACES for axis in "xyz"),
+)
+REACHED, MISSED = "#0072B2", "#D55E00"  # Okabe and Ito's; the markers differ, too
+HALF_WINDOW = 0.06
+"""A map shows at least this far, metres, to each side of its middle: goals that never move would
+fill it otherwise.
+"""
+
+
+def positions(
+    starts: NDArray[np.float32], identities: int, metaworld: bool = True
+) -> NDArray[np.float32]:
+    """Object and goal `[..., 2, 3]`, metres, in first observations `[..., O]`; NaN where those do
+    not tell.
+    """
+    from mtrl_fairgrad.envs.observation_layout import layout
+
+    parts = {part.name: part for part in layout(starts.shape[-1], identities, metaworld)}
+    unknown = np.full((*starts.shape[:-1], 3), np.nan, np.float32)
+    found = [starts[..., parts[p].start : parts[p].stop] if p in parts else unknown for p in PLACES]
+    return np.stack(found, axis=-2)
+
+
+def write(
+    folder: Path,
+    found: Evaluation,
+    goals: NDArray[np.int64],
+    places: NDArray[np.float32],
+    seeds: Sequence[int],
+    tasks: Sequence[str],
+    env_steps: int,
+    title: str,
+) -> list[Path]:
+    """Write goals.csv and goals.png; returns their paths, or raises OSError.
+
+    Args:
+        folder: exists.
+        found: what the episodes gave, `[S, K, E]`.
+        goals: which ones they were, `[S, K, E]`.
+        places: what `positions` returned, `[S, K, E, 2, 3]`.
+        seeds: S.
+        tasks: K.
+        env_steps: of the policy.
+        title: above the maps.
+    """
+    rows = [
+        (
+            *(env_steps, seed, task, goals[s, k, e], int(found.success[s, k, e])),
+            *(found.returns[s, k, e], found.lengths[s, k, e]),
+            *("" if np.isnan(value) else f"{value:.4f}" for value in places[s, k, e].flat),
+        )
+        for s, seed in enumerate(seeds)
+        for k, task in enumerate(tasks)
+        for e in range(goals.shape[-1])
+    ]
+    image = io.BytesIO()
+    draw(found.success, goals, places, seeds, tasks, title).savefig(image, format="png")
+    table, picture = folder / "goals.csv", folder / "goals.png"
+    write_atomic(table, csv_text([COLUMNS, *rows]).encode())
+    write_atomic(picture, image.getvalue())
+    return [table, picture]
+
+
+def draw(
+    success: NDArray[np.bool_],
+    goals: NDArray[np.int64],
+    places: NDArray[np.float32],
+    seeds: Sequence[int],
+    tasks: Sequence[str],
+    title: str,
+) -> Figure:
+    """A panel per task, the goals of all seeds in it: seen from above, or by number where positions
+    are unknown.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.lines import Line2D
+
+    known = not np.isnan(places).any()
+    rows, columns = math.ceil(len(tasks) / PANELS), min(len(tasks), PANELS)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(
+            figsize=(max(4.6, 1.9 * columns), 2.2 * rows + 0.9),
+            dpi=200,
+            layout=ConstrainedLayoutEngine(w_pad=0.1),
+        )
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for k, (task, axes) in enumerate(zip(tasks, grid, strict=False)):
+            if known:
+                _draw_from_above(axes, places[:, k].reshape(-1, 2, 3), success[:, k].ravel())
+            else:
+                _draw_by_number(axes, goals[:, k], seeds, success[:, k])
+            axes.set_title(f"{task}  {success[:, k].mean():.2f}", fontsize=7.5)
+            axes.tick_params(labelsize=6)
+        for axes in grid[len(tasks) :]:
+            axes.set_axis_off()
+        marks = [
+            Line2D([], [], color=REACHED, marker="o", linestyle="", markersize=4, label="reached"),
+            Line2D([], [], color=MISSED, marker="x", linestyle="", markersize=4, label="missed"),
+        ]
+        if known:
+            marks.append(
+                Line2D([], [], color="#bbbbbb", linewidth=0.8, label="from where the object starts")
+            )
+        note = "goals seen from above, in metres" if known else "goals by number"
+        figure.suptitle(title, fontsize=9, fontweight="bold", wrap=True)
+        figure.legend(
+            handles=marks,
+            loc="outside lower center",
+            ncols=3,
+            fontsize=7.5,
+            title=note,
+            title_fontsize=7.5,
+        )
+    return figure
+
+
+def _draw_from_above(axes: Axes, places: NDArray[np.float32], success: NDArray[np.bool_]) -> None:
+    """Places `[N, 2, 3]`: a mark at each goal, a line to it from where the object starts."""
+    start, goal = places[:, 0, :2], places[:, 1, :2]
+    axes.plot(
+        *np.stack([start, goal]).transpose(2, 0, 1),
+        color="#bbbbbb",
+        linewidth=0.4,
+        alpha=0.4,
+        zorder=1,
+    )
+    _scatter(axes, goal[:, 0], goal[:, 1], success)
+    both = np.concatenate([start, goal])
+    middle = (both.min(0) + both.max(0)) / 2
+    half = max(float(np.ptp(both, axis=0).max()) / 2 * 1.08, HALF_WINDOW)
+    axes.set_xlim(middle[0] - half, middle[0] + half)
+    axes.set_ylim(middle[1] - half, middle[1] + half)
+    axes.set_aspect("equal")
+    axes.locator_params(nbins=3)
+
+
+def _draw_by_number(
+    axes: Axes, goals: NDArray[np.int64], seeds: Sequence[int], success: NDArray[np.bool_]
+) -> None:
+    """Goals `[S, E]`: their number to the right, a line per seed."""
+    lines = np.broadcast_to(np.arange(len(seeds))[:, None], goals.shape)
+    _scatter(axes, goals.ravel(), lines.ravel(), success.ravel())
+    axes.set_yticks(range(len(seeds)), [f"seed {seed}" for seed in seeds])
+    axes.set_ylim(len(seeds) - 0.5, -0.5)
+    axes.locator_params(axis="x", nbins=4, integer=True)
+
+
+def _scatter(
+    axes: Axes, x: NDArray[np.number], y: NDArray[np.number], success: NDArray[np.bool_]
+) -> None:
+    axes.scatter(
+        x[success], y[success], s=9, color=REACHED, marker="o", linewidths=0, alpha=0.8, zorder=2
+    )
+    axes.scatter(x[~success], y[~success], s=10, color=MISSED, marker="x", linewidths=0.8, zorder=3)

@@ -1,0 +1,275 @@
+"""Exported policies: a program of `torch.export` that runs without this project, and a JSON that
+says what it is.
+
+`policy-<env_steps>-seed<seed>.pt2` maps observations `[B, O]` (and the tasks' places `[B]` where
+tasks have parameters of their own) to actions `[B, A]`, the mode of one seed's policy, for any B ≥
+1. The `.json` beside it holds the layout of its inputs, the bounds of its output, the tasks in
+    order, the protocol, what it scored, the versions, the
+run's configuration, and the program's SHA-256.
+
+**Load only files whose author you trust.** `torch.export.load` of PyTorch 2.13 reads the weights of
+ours as raw bytes, but what it reads is up to the file: it unpickles (`weights_only=False`) weights,
+constants and example inputs that say so, evaluates symbolic expressions with sympy, and the program
+may call any operator. The checksum is compared before anything is loaded and finds damage, not
+intent: whoever forges the program writes the JSON, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+
+from mtrl_fairgrad.config.schema import Config, ConfigError, to_dict
+from mtrl_fairgrad.runs.manifest import manifest
+from mtrl_fairgrad.utils.atomic_io import write_atomic
+from mtrl_fairgrad.utils.safe_load import read_mapping
+
+if TYPE_CHECKING:
+    from mtrl_fairgrad.agents import PolicyModule
+    from mtrl_fairgrad.training.factory import Agent
+
+FORMAT = "mtrl-fairgrad policy 1"
+_PARTS = {"program", "inputs", "tasks", "seed", "result", "training", "config"}
+"""What `evaluate` needs of a description."""
+
+
+@dataclass(frozen=True)
+class ExportedPolicy:
+    """A policy file, loaded; used like an agent of one seed."""
+
+    path: Path
+    """The JSON."""
+    description: dict[str, Any]
+    _program: Callable[..., Tensor]
+
+    @torch.no_grad()
+    def act(self, observations: Tensor) -> Tensor:
+        """Modes `[1, K, A]` for observations `[1, K, O]` on the CPU, a row for each task in order."""
+        tasks = torch.arange(observations.shape[1])
+        inputs = (observations[0], tasks)[: len(self.description["inputs"])]
+        return self._program(*inputs).unsqueeze(0)
+
+
+# ---- writing ----
+
+
+def export(agent: Agent, seed: int, description: Mapping[str, Any], directory: Path) -> Path:
+    """Write program and JSON of the seed at place `seed`; returns the path of the JSON.
+
+    Args:
+        agent: trained.
+        seed: 0 … S − 1.
+        description: what `describe` returned for this seed.
+        directory: exists.
+
+    Raises:
+        ConfigError: they cannot be written.
+    """
+    module = agent.policy_module(seed)
+    inputs = description["inputs"] if module.needs_tasks else description["inputs"][:1]
+    program = to_program(module, inputs[0]["shape"][1])
+    path = (
+        directory / f"policy-{description['training']['env_steps']}-seed{description['seed']}.json"
+    )
+    facts = {
+        "file": path.with_suffix(".pt2").name,
+        "kind": "torch.export",
+        "bytes": len(program),
+        "sha256": hashlib.sha256(program).hexdigest(),
+    }
+    written = {"format": FORMAT, "program": facts, **description, "inputs": inputs}
+    try:
+        write_atomic(path.with_suffix(".pt2"), program)
+        # Last: a JSON that is there speaks of a program that is there.
+        write_atomic(path, _as_json(written))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror}): give another folder to --export."
+        ) from None
+    return path
+
+
+def _as_json(description: Mapping[str, Any]) -> bytes:
+    """Indented, with lists of numbers on one line."""
+    text = json.dumps(description, indent=1, ensure_ascii=False, allow_nan=False)
+    return (
+        re.sub(r"\[[\s\d.,e+-]+\]", lambda found: " ".join(found[0].split()), text).encode() + b"\n"
+    )
+
+
+def to_program(module: PolicyModule, observation_dim: int) -> bytes:
+    """The module as the content of a `.pt2` file: core operators and weights, no source, no path of
+    this machine.
+    """
+    dtype = next(module.parameters()).dtype
+    example = (torch.zeros(2, observation_dim, dtype=dtype), torch.zeros(2, dtype=torch.int64))
+    example = example if module.needs_tasks else example[:1]
+    rows = torch.export.Dim("rows", min=1)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", FutureWarning)  # of PyTorch about itself
+        exported = torch.export.export(module, example, dynamic_shapes=({0: rows},) * len(example))
+        exported = exported.run_decompositions({})  # no private operators of torch.func are left
+        for node in exported.graph.nodes:
+            # Everything else is about where a node comes from: stack traces with this machine's
+            # folders.
+            node.meta = {key: value for key, value in node.meta.items() if key == "val"}
+        content = io.BytesIO()
+        torch.export.save(exported, content)
+    return content.getvalue()
+
+
+def describe(
+    config: Config,
+    seed: int,
+    spaces: tuple[Box, Box],
+    training: Mapping[str, Any],
+    protocol: Mapping[str, Any],
+    result: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the JSON says beside the program's own facts.
+
+    Args:
+        config: of the run, with its tasks.
+        seed: the run's seed.
+        spaces: of one environment's observations and actions.
+        training: `env_steps` and whatever else is to be said about how the policy came about.
+        protocol: the run's, in any form.
+        result: what the policy scored, see `scores`.
+    """
+    env = config.env
+    of_run = {**to_dict(config), "seeds": [seed], "run_dir": None, "resume": None, "device": "auto"}
+    of_run["eval"]["workers"] = None  # how fast this evaluation was to go
+    return {
+        "inputs": _inputs(config, spaces[0].shape[0]),
+        "output": {
+            "name": "actions",
+            "dtype": "float32",
+            "shape": ["rows", spaces[1].shape[0]],
+            "low": spaces[1].low.tolist(),
+            "high": spaces[1].high.tolist(),
+            "meaning": "the mode of the policy, as the environment's step takes it",
+        },
+        "tasks": list(env.tasks or ()),
+        "seed": seed,
+        "protocol": {
+            **protocol,
+            "env": env.name,
+            "horizon": env.horizon,
+            "reward_version": env.reward_version,
+            **_goals(config, seed),
+        },
+        "result": dict(result),
+        "training": dict(training),
+        "exported_with": manifest([], "cpu")["versions"],
+        "config": of_run,
+    }
+
+
+def _goals(config: Config, seed: int) -> dict[str, Any]:
+    """Which episodes an evaluation plays."""
+    from mtrl_fairgrad.training.factory import make_suite
+
+    tasks = tuple(config.env.tasks or ())
+    if config.env.suite == "gymnasium":
+        return {
+            "evaluation": "episodes whose reset seeds follow from seed, task and a number from 0"
+        }
+    found: dict[str, Any] = {
+        "evaluation": "of metaworld.MT1(task, seed).train_tasks, an episode each"
+    }
+    if config.env.goals == "frozen":
+        suite = make_suite(config, tasks)
+        found["frozen_goals"] = {task: int(suite.goals(seed, task)[0]) for task in tasks}
+    return found
+
+
+def _inputs(config: Config, size: int) -> list[dict[str, Any]]:
+    """Observations of `size` numbers, and the tasks, which `export` strikes out where a policy does
+    not need them.
+    """
+    from mtrl_fairgrad.envs.observation_layout import layout
+
+    identities = len(config.env.tasks or ()) if config.env.one_hot else 0
+    parts = layout(size, identities, metaworld=config.env.suite != "gymnasium")
+    observations = {
+        "name": "observations",
+        "dtype": "float32",
+        "shape": ["rows", size],
+        "layout": [
+            {"name": p.name, "slice": [p.start, p.stop], "metaworld": p.metaworld} for p in parts
+        ],
+    }
+    places = {
+        "name": "tasks",
+        "dtype": "int64",
+        "shape": ["rows"],
+        "meaning": "each row's place in the list of tasks",
+    }
+    return [observations, places]
+
+
+def scores(tasks: tuple[str, ...], success: Any) -> dict[str, Any]:
+    """The `result` of `describe`: success rates of one seed's episodes `[K, E]`."""
+    rates = {task: float(rate) for task, rate in zip(tasks, success.mean(-1), strict=True)}
+    return {
+        "goals": int(success.shape[-1]),
+        "success": rates,
+        "mean": sum(rates.values()) / len(rates),
+    }
+
+
+# ---- reading ----
+
+
+def load_policy(path: Path) -> ExportedPolicy:
+    """Read an exported policy, given its JSON or its program; see the warning at the top of this
+    file.
+
+    Raises:
+        ConfigError: one of the two is missing, damaged, or not of this kind.
+    """
+    path = path.with_suffix(".json")
+    try:
+        description = read_mapping(path)
+        if description["format"] != FORMAT or not description.keys() >= _PARTS:
+            raise ValueError
+        # A name only: a description has no business in other folders.
+        program = path.with_name(Path(description["program"]["file"]).name)
+        content, expected = program.read_bytes(), description["program"]["sha256"]
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename} cannot be read ({error.strerror}): an exported policy is a .json "
+            "and the .pt2 it names, in one folder."
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{path} is no description of a policy in the format '{FORMAT}': give a file that "
+            "evaluate --export wrote."
+        ) from None
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise ConfigError(
+            f"{program} is damaged (its SHA-256 is not the one in {path.name}): copy both files "
+            "again, or export anew."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            module = torch.export.load(io.BytesIO(content)).module()
+    except Exception as error:  # PyTorch raises whatever it likes
+        raise ConfigError(
+            f"{program} is intact, but PyTorch {torch.__version__} cannot load it "
+            f"({type(error).__name__}): use PyTorch "
+            f"{description.get('exported_with', {}).get('torch')}, with which it was exported."
+        ) from None
+    return ExportedPolicy(path, description, module)

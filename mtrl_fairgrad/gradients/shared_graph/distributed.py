@@ -1,0 +1,62 @@
+"""Means and sums over the processes that train one model, each on its part of a batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+if TYPE_CHECKING:  # not every build of PyTorch has it
+    from torch.distributed import ProcessGroup
+
+Group: TypeAlias = "ProcessGroup | str | None"
+
+
+class Processes:
+    """The processes of a group; alone, every operation returns its argument.
+
+    Args:
+        group: `"default"` for the default group of `torch.distributed` where it is initialised;
+            None for this process alone.
+
+    Raises:
+        ValueError: another word.
+    """
+
+    def __init__(self, group: Group) -> None:
+        if isinstance(group, str) and group != "default":
+            raise ValueError(
+                f'process_group={group!r} is not allowed: give "default", a ProcessGroup or None.'
+            )
+        if group == "default":
+            group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+        self.size = 1 if group is None else dist.get_world_size(group)
+        self._group = group if self.size > 1 else None
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over processes, the same bits on each; `tensor` itself stays as it is."""
+        if self._group is None:
+            return tensor
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=self._group)  # pyright: ignore[reportUnknownMemberType]
+        return total
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over processes, the same bits on each; `tensor` itself stays as it is."""
+        return tensor if self._group is None else self.sum(tensor) / self.size
+
+    def mean_(self, tensor: Tensor) -> None:
+        """Make `tensor`, which is contiguous, the mean over processes, without a copy."""
+        if self._group is not None:
+            dist.all_reduce(tensor, group=self._group)  # pyright: ignore[reportUnknownMemberType]
+            tensor /= self.size
+
+    def first(self, tensor: Tensor) -> Tensor:
+        """The first process's tensor, on each."""
+        if self._group is None:
+            return tensor
+        told = tensor.detach().clone(memory_format=torch.contiguous_format)
+        dist.broadcast(told, group=self._group, group_src=0)
+        return told

@@ -1,0 +1,112 @@
+"""Combining gradients at a representation, in the middle of the graph, rather than at the shared
+parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
+
+from mtrl_fairgrad.gradients.shared_graph.grad_writer import Destination, largest
+
+Edge = tuple[Node | None, int]
+
+
+def cut(
+    representation: Tensor | Sequence[Tensor], losses: Sequence[Tensor], shared: Sequence[Tensor]
+) -> list[Tensor]:
+    """The tensors of a representation, if all that shared parameters do to the losses goes through
+    them.
+
+    Costs one walk over the graph and no arithmetic.
+
+    Raises:
+        ValueError: a tensor without graph, one that no loss depends on, one computed from another,
+            or a shared parameter that acts on a loss beside them.
+    """
+    tensors = [representation] if isinstance(representation, Tensor) else list(representation)
+    if not tensors:
+        raise ValueError(
+            "representation holds nothing: give the encoder's output, or leave representation out."
+        )
+    ends: list[Node] = []
+    for index, tensor in enumerate(tensors):
+        if tensor.grad_fn is None:
+            raise ValueError(
+                f"representation {index} has no graph: give the encoder's output as it is, without "
+                "detach or no_grad."
+            )
+        ends.append(tensor.grad_fn)
+    edges = [_edge(tensor) for tensor in tensors]
+    met = _reached([_edge(loss) for loss in losses if loss.requires_grad], stop=set(edges))
+    for index, (edge, end) in enumerate(zip(edges, ends, strict=True)):
+        if edge not in met:
+            raise ValueError(
+                f"representation {index} reaches no loss: give the tensor that the losses were "
+                "computed from."
+            )
+        if not _reached(end.next_functions).isdisjoint(edges):
+            raise ValueError(
+                f"representation {index} is computed from another: give only tensors of which none "
+                "depends on another."
+            )
+    for index, parameter in enumerate(shared):
+        if _edge(parameter) in met:
+            raise ValueError(
+                f"shared parameter {index} acts on a loss beside the representation: give a "
+                "representation through which all shared parameters act, or none."
+            )
+    return tensors
+
+
+def _edge(tensor: Tensor) -> Edge:
+    edge = get_gradient_edge(tensor)
+    return edge.node, edge.output_nr
+
+
+def _reached(starts: Iterable[Edge], stop: set[Edge] | None = None) -> set[Edge]:
+    """All edges of the graph on the way from `starts` to the leaves, or to the edges to stop at."""
+    reached: set[Edge] = set()
+    ahead = list(starts)
+    while ahead:
+        edge = ahead.pop()
+        if edge[0] is None or edge in reached:
+            continue
+        reached.add(edge)
+        if stop is None or edge not in stop:
+            ahead.extend(edge[0].next_functions)
+    return reached
+
+
+def pull_back(
+    representation: Sequence[Tensor],
+    direction: dict[str, Tensor],
+    jacobian: dict[str, Tensor],
+    to: Destination,
+) -> dict[str, Tensor]:
+    """The direction at the shared parameters, by one backward pass from the one at the
+    representation.
+
+    Args:
+        representation: as `cut` returned it, in this process.
+        direction: position of a representation's tensor -> `[*shape]`.
+        jacobian: what the direction was made from.
+        to: the shared parameters, and the processes that hold other samples' representations.
+
+    Returns:
+        position of a shared parameter -> `[*shape]`, the same in all processes.
+    """
+    scale = to.scale(representation[0].device)
+    if to.scaler is not None:
+        # The scaled Jacobian fits half precision, but a direction may be far longer: give it that
+        # size for the pass.
+        fits, given = largest(jacobian.values()), largest(direction.values())
+        scale = torch.where((fits > 0) & (given > 0), scale * fits / given, scale)
+    outputs = [
+        (direction[str(i)] * scale).to(tensor.dtype) for i, tensor in enumerate(representation)
+    ]
+    found = torch.autograd.grad(representation, to.shared, outputs, materialize_grads=True)
+    return {str(i): to.processes.sum(gradient / scale) for i, gradient in enumerate(found)}

@@ -1,0 +1,1 @@
+"""Run folders: configuration, manifest, logs, evaluations and checkpoints on disk."""

@@ -1,0 +1,1 @@
+"""Checkpoints: atomic, checksummed, with an incremental replay buffer."""

@@ -1,0 +1,136 @@
+"""What went wrong in a run's updates, and what was done about it: as sentences and as
+incidents.csv.
+
+The agent counts (`agents.guard`), in its own state; the file is what it had counted at the last
+checkpoint or, when the run was stopped by a fault, then (`mtrl_fairgrad.training.fault_monitor`).
+Reading needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from mtrl_fairgrad.config.guard import ALL, OF_SEEDS, GuardConfig
+from mtrl_fairgrad.utils.text_tables import counted, csv_text
+
+NAME = "incidents.csv"
+COLUMNS = (
+    "network",
+    "condition",
+    "seed",
+    "task",
+    "updates",
+    "of_updates",
+    "first_update",
+    "answer",
+)
+WORDS = {
+    "non_finite": "a loss or gradient was not finite",
+    "unsolved": "the method's equation was not solved",
+    "vanished_gradient": "a gradient had vanished",
+    "exploding_value": "Q was beyond guard.largest_value",
+    "dead_temperature": "the entropy coefficient was below guard.smallest_temperature",
+}
+DONE = {
+    "count": "counted",
+    "ls": "these updates gave all tasks equal weights",
+    "skip": "these updates were left out",
+    "stop": "learning ended there",
+}
+"""What the answers did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One condition of one task of one seed."""
+
+    network: str
+    """critic or actor."""
+    condition: str
+    """A key of `guard_config.ANSWERS`."""
+    seed: int
+    task: str
+    """Empty for what belongs to all of a seed's tasks."""
+    updates: int
+    """In how many updates."""
+    of_updates: int
+    """Of how many."""
+    first_update: int
+    """In which first, from 0."""
+    answer: str
+
+
+def listed(
+    counts: Sequence[Any],
+    first: Sequence[Any],
+    updates: int,
+    seeds: Sequence[int],
+    tasks: Sequence[str],
+    guard: GuardConfig,
+) -> list[Incident]:
+    """All incidents of `updates` updates; `agents.guard.Incidents` has the others, here nested
+    lists `[C][S][K]`.
+    """
+    found: list[Incident] = []
+    for n, (network, condition) in enumerate(ALL):
+        answer = getattr(guard, condition)
+        for s, seed in enumerate(seeds):
+            for k, task in enumerate(tasks[:1] if condition in OF_SEEDS else tasks):
+                if counts[n][s][k]:
+                    name = "" if condition in OF_SEEDS else task
+                    times = counts[n][s][k], updates, first[n][s][k]
+                    found.append(Incident(network, condition, seed, name, *times, answer))
+    return found
+
+
+def encoded(incidents: Iterable[Incident]) -> bytes:
+    """The content of incidents.csv."""
+    return csv_text([COLUMNS, *map(astuple, incidents)]).encode()
+
+
+def read(folder: Path) -> list[Incident]:
+    """Those of a run folder; none where there is no such file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return []
+    try:
+        header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
+        if tuple(header) != COLUMNS:
+            raise ValueError
+        return [
+            Incident(network, condition, int(seed), task, int(updates), int(of), int(first), answer)
+            for network, condition, seed, task, updates, of, first, answer in rows
+        ]
+    except ValueError:
+        raise ValueError(f"{path} is damaged: remove it, and the report goes without it.") from None
+
+
+def sentence(incidents: Sequence[Incident]) -> str:
+    """One for incidents that differ in task alone."""
+    one = incidents[0]
+    tasks = ", ".join(each.task for each in incidents if each.task)
+    where = f"seed {one.seed}" + (f", {tasks}" if tasks else "")
+    times, first = (
+        max(each.updates for each in incidents),
+        min(each.first_update for each in incidents),
+    )
+    what, done = WORDS.get(one.condition, one.condition), DONE.get(one.answer, one.answer)
+    of = counted(one.of_updates, "update")
+    return f"{where}: {one.network}: {what} in {times:,} of {of}, first in update {first:,}; {done}"
+
+
+def together(incidents: Iterable[Incident]) -> list[list[Incident]]:
+    """Those that differ in task and numbers alone, in lists; in their order."""
+    found: dict[tuple[int, str, str], list[Incident]] = {}
+    for one in incidents:
+        found.setdefault((one.seed, one.network, one.condition), []).append(one)
+    return list(found.values())

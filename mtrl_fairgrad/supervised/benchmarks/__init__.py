@@ -1,0 +1,1 @@
+"""The supervised benchmarks: data sets, networks, losses and metrics."""

@@ -1,0 +1,127 @@
+"""NYU-v2 (Silberman et al., 2012): 13 classes, depth and surface normals indoors; the paper's §5.1,
+Table 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtrl_fairgrad.supervised.benchmark import Meter, Metric, register
+from mtrl_fairgrad.supervised.benchmarks.dense_prediction import (
+    METRICS,
+    Dense,
+    Meters,
+    masked_mean,
+    paper_schedule,
+    single_task,
+)
+from mtrl_fairgrad.supervised.benchmarks.segnet import SegNet
+
+THRESHOLDS = {"within_11": 11.25, "within_22": 22.5, "within_30": 30.0}
+"""Metric → degrees."""
+BINS = 1000
+"""To a degree: the median angle is exact to half a bin."""
+
+_METRICS = (
+    *METRICS,
+    Metric("angle_mean", "normal", higher_is_better=False),
+    Metric("angle_median", "normal", higher_is_better=False),
+    *(Metric(name, "normal", higher_is_better=True) for name in THRESHOLDS),
+)
+
+
+def normal_loss(prediction: Tensor, normals: Tensor) -> Tensor:
+    """1 − cosine of the angle to the true normal, averaged over pixels with one; 0 if there are
+    none.
+
+    Args:
+        prediction: `[B, 3, H, W]`, of any length.
+        normals: `[B, 3, H, W]`, unit vectors, or 0 for unknown.
+
+    Returns:
+        A scalar in [0, 2].
+    """
+    return masked_mean(1 - _cosine(prediction, normals), _known(normals))
+
+
+class NormalMeter(Meter):
+    """The angle between predicted and true normals in degrees, `mean` and `median`, and the % of
+    pixels `within_…`.
+
+    Of all pixels with a normal; NaN if there are none. NYU-v2's test images have 72 million, of
+    which a histogram is kept.
+    """
+
+    def __init__(self) -> None:
+        self._sums = torch.zeros(2 + len(THRESHOLDS), dtype=torch.float64)
+        self._histogram = torch.zeros(180 * BINS + 1, dtype=torch.long)
+
+    def update(self, outputs: Any, batch: Any) -> None:
+        """Take in predictions `[B, 3, H, W]`, the third output, and normals."""
+        cosine = _cosine(outputs[2], batch[3])[_known(batch[3])]
+        angles = torch.rad2deg(torch.acos(cosine.double().clamp(-1, 1)))
+        near = [(angles < degrees).sum() for degrees in THRESHOLDS.values()]
+        sums = torch.stack((angles.new_tensor(len(angles)), angles.sum(), *near))
+        self._sums = sums + self._sums.to(sums.device)
+        histogram = torch.bincount((angles * BINS).long(), minlength=len(self._histogram))
+        self._histogram = histogram + self._histogram.to(histogram.device)
+
+    def values(self) -> dict[str, float]:
+        """All five."""
+        count, total, *near = self._sums.tolist()
+        if not count:
+            return dict.fromkeys(("angle_mean", "angle_median", *THRESHOLDS), float("nan"))
+        shares = {name: 100 * number / count for name, number in zip(THRESHOLDS, near, strict=True)}
+        return {"angle_mean": total / count, "angle_median": self._median(), **shares}
+
+    def _median(self) -> float:
+        """The mean of the middle two, which are one if their number is odd."""
+        reached = self._histogram.cumsum(0).cpu()
+        count = reached[-1]
+        middle = torch.searchsorted(
+            reached, torch.stack(((count - 1) // 2, count // 2)), right=True
+        )
+        return (middle.double().mean().item() + 0.5) / BINS
+
+
+def _cosine(prediction: Tensor, normals: Tensor) -> Tensor:
+    """`[B, H, W]`; as in the published code the true normals are taken to have unit length."""
+    return (F.normalize(prediction.float(), dim=1) * normals).sum(1)
+
+
+def _known(normals: Tensor) -> Tensor:
+    return (normals != 0).any(1)
+
+
+@register
+class NYUv2(Dense):
+    """795 images of 288 × 384 for training and 654 for validation and testing, which are the same;
+    see `dense`.
+
+    Depth is in metres.
+    """
+
+    name = "nyuv2"
+    title = "NYU-v2"
+    folders = ("image", "label", "depth", "normal")
+    classes = 13
+    tasks = (*Dense.tasks, "normal")
+    metrics = _METRICS
+    schedule = paper_schedule(batch_size=2)
+    baseline = single_task("table2", _METRICS)
+
+    def model(self) -> SegNet:
+        """With normals `[B, 3, H, W]` as third output, of any length."""
+        return SegNet((self.classes, 1, 3), self.width)
+
+    def losses(self, outputs: Any, batch: Any) -> list[Tensor]:
+        """Also of normals."""
+        return [*super().losses(outputs, batch), normal_loss(outputs[2], batch[3])]
+
+    def meter(self) -> Meter:
+        """Also of normals."""
+        return Meters(super().meter(), NormalMeter())

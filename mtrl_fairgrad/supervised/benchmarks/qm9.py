@@ -1,0 +1,359 @@
+"""QM9: 11 properties of small organic molecules (Ramakrishnan et al., 2014), each a task; the
+paper's §5.1 and Table 8.
+
+Network and schedule are those of Nash-MTL's code (Navon et al., 2022), on which the paper builds
+its own, after PyTorch Geometric's example. One difference: that code standardises by the mean and
+deviation of all molecules, here only those of the training part count. Needs `torch_geometric`, and
+`rdkit` when raw files are read the first time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from mtrl_fairgrad.supervised.benchmark import (
+    Benchmark,
+    DataError,
+    Meter,
+    Metric,
+    MultiTaskModel,
+    Schedule,
+    Splits,
+    register,
+    seeded_loader,
+)
+
+
+class Property(NamedTuple):
+    """One task: a column of PyTorch Geometric's targets."""
+
+    column: int
+    baseline: float
+    """Mean absolute error of a single-task network, by the official code, in the unit reported."""
+    factor: float = 1.0
+    """From the data set's unit to the one reported: 1000 for eV to meV."""
+
+
+PROPERTIES = {
+    "mu": Property(0, 0.0671),
+    "polarizability": Property(1, 0.1814),
+    "homo": Property(2, 60.576, 1000),
+    "lumo": Property(3, 53.915, 1000),
+    "r2": Property(5, 0.5027),
+    "zpve": Property(6, 4.539, 1000),
+    "u0": Property(12, 58.838, 1000),
+    "u": Property(13, 64.244, 1000),
+    "h": Property(14, 63.852, 1000),
+    "g": Property(15, 66.223, 1000),
+    "cv": Property(11, 0.07212),
+}
+"""Dipole moment (D), polarizability (a0³), orbital energies (meV), spatial extent (a0²), zero-point
+energy, atomisation energies at 0 and 298.15 K, enthalpy and free energy (meV), heat capacity
+(cal/(mol K)): names and units of Table 8.
+"""
+
+_COLUMNS = [task.column for task in PROPERTIES.values()]
+_RAW = ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt")
+_PROCESSED = "processed/data_v3.pt"
+_BROKEN = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+)
+_EXPECTED = (
+    f"{_PROCESSED} or raw/{', raw/'.join(_RAW)}, "
+    "of https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip and, for "
+    "the last one, https://ndownloader.figshare.com/files/3195404"
+)
+
+
+class Molecules(Dataset[tuple[Tensor, ...]]):
+    """Molecules as complete graphs; an item is that of `graph`, then targets and their scale, both
+    `[11]`.
+
+    Args:
+        data: PyTorch Geometric's data set of N molecules.
+        rows: which of them, numbers below N.
+        targets: `[N, 11]`, standardised.
+        scale: `[11]`: one unit of the standardised targets, in the data set's units.
+    """
+
+    def __init__(self, data: Any, rows: Sequence[int], targets: Tensor, scale: Tensor) -> None:
+        self.data, self.rows, self.targets, self.scale = data, rows, targets, scale
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        row = self.rows[index]
+        return *graph(self.data[row]), self.targets[row], self.scale
+
+
+def graph(molecule: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """A molecule of n atoms with an edge between any two, in both directions: e = n(n − 1).
+
+    Returns:
+        Atom features `[n, 11]`, edges `[2, e]` (from, to) in lexical order, and their features `[e,
+        5]`: which of four kinds the bond is, none of them where there is no bond, and the distance
+        in Å.
+    """
+    n = molecule.num_nodes
+    bonds = molecule.edge_attr.new_zeros(n, n, molecule.edge_attr.shape[1])
+    bonds[tuple(molecule.edge_index)] = molecule.edge_attr
+    edges = (~torch.eye(n, dtype=torch.bool)).nonzero().T
+    source, target = edges
+    distances = (molecule.pos[target] - molecule.pos[source]).norm(dim=1, keepdim=True)
+    return molecule.x, edges, torch.cat([bonds[source, target], distances], dim=1)
+
+
+def collate(items: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """B molecules as one graph that falls into parts, with n atoms and e edges in all.
+
+    Returns:
+        Atom features `[n, 11]`, edges `[2, e]`, edge features `[e, 5]`, each atom's molecule `[n]`,
+        standardised targets `[B, 11]`, and their scale `[11]`.
+    """
+    atoms, edges, features, targets, scales = zip(*items, strict=True)
+    sizes = torch.tensor([len(part) for part in atoms])
+    shifts = (sizes.cumsum(0) - sizes).tolist()
+    shifted = [part + shift for part, shift in zip(edges, shifts, strict=True)]
+    owner = torch.arange(len(items)).repeat_interleave(sizes)
+    return (
+        torch.cat(atoms),
+        torch.cat(shifted, dim=1),
+        torch.cat(features),
+        owner,
+        torch.stack(targets),
+        scales[0],
+    )
+
+
+class Network(MultiTaskModel):
+    """Three rounds of edge-conditioned messages (Gilmer et al., 2017), a set-to-vector readout, 11
+    linear heads.
+
+    The shared parameters are 616,960.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = _geometric("nn")
+        self.atoms = nn.Linear(11, 64)
+        edge_matrix = nn.Sequential(nn.Linear(5, 128), nn.ReLU(), nn.Linear(128, 64 * 64))
+        self.messages = layers.NNConv(64, 64, edge_matrix, aggr="mean")
+        self.update = nn.GRU(64, 64)
+        self.readout = layers.Set2Set(64, processing_steps=3)
+        self.features = nn.Linear(128, 64)
+        self.heads = nn.ModuleList(nn.Linear(64, 1) for _ in PROPERTIES)
+
+    def forward(
+        self, atoms: Tensor, edges: Tensor, edge_features: Tensor, owner: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The first four of `collate` → 11 standardised properties, each `[B]`: apart, so that one
+        task's backward pass meets its own head only.
+        """
+        state = F.relu(self.atoms(atoms))
+        for _ in range(3):
+            message = F.relu(self.messages(state, edges, edge_features))
+            state = self.update(message.unsqueeze(0), state.unsqueeze(0))[0].squeeze(0)
+        features = F.relu(self.features(self.readout(state, owner)))
+        return tuple(head(features).squeeze(1) for head in self.heads)
+
+    def shared_parameters(self) -> Iterable[nn.Parameter]:
+        """All but the heads'."""
+        shared = (self.atoms, self.messages, self.update, self.readout, self.features)
+        return (parameter for layer in shared for parameter in layer.parameters())
+
+
+class MeanAbsoluteError(Meter):
+    """Mean absolute error of each property over all molecules taken in, in the units of Table 8;
+    NaN without any.
+    """
+
+    def __init__(self) -> None:
+        self._sum, self._count = torch.zeros(len(PROPERTIES), dtype=torch.double), 0
+
+    def update(self, outputs: Any, batch: Any) -> None:
+        """Take in 11 predictions `[B]` and a batch of `collate`."""
+        *_, targets, scale = batch
+        errors = (torch.stack(tuple(outputs), dim=1) - targets).abs().double() * scale
+        self._sum = errors.sum(0) + self._sum.to(errors.device)
+        self._count += len(errors)
+
+    def values(self) -> dict[str, float]:
+        """Property → its error."""
+        means = self._sum / self._count
+        return {
+            name: mean * PROPERTIES[name].factor
+            for name, mean in zip(PROPERTIES, means.tolist(), strict=True)
+        }
+
+
+@register
+class QM9(Benchmark):
+    """QM9, 110,831 molecules for training, 10,000 for validation and 10,000 for testing, drawn by
+    the seed.
+
+    Args:
+        root: folder with `raw/` or `processed/` as PyTorch Geometric names and lays them out;
+            nothing is downloaded.
+    """
+
+    name = "qm9"
+    tasks = tuple(PROPERTIES)
+    metrics = tuple(Metric(task, task, higher_is_better=False) for task in PROPERTIES)
+    schedule = Schedule(epochs=300, batch_size=120, learning_rate=1e-3, plateau=(0.7, 5, 1e-5))
+    select_best = True
+    baseline = {name: task.baseline for name, task in PROPERTIES.items()}  # noqa: RUF012 - an instance attribute's default
+
+    def splits(self, seed: int, batch_size: int, workers: int, pin_memory: bool) -> Splits:
+        """Three parts of the molecules as `split` draws them; batches are those of `collate`."""
+        data = _load(self.folder(_EXPECTED))
+        properties = data.y[:, _COLUMNS]
+        if not properties.isfinite().all():
+            raise DataError(f"{self.root} has molecules whose properties are not finite numbers.")
+        train, validation, test = split(len(data), seed)
+        targets, scale = standardise(properties, train)
+
+        def loader(rows: Sequence[int], shuffle: bool = False) -> DataLoader[Any]:
+            molecules = Molecules(data, rows, targets, scale)
+            return seeded_loader(
+                molecules, batch_size, seed, workers, pin_memory, shuffle, collate_fn=collate
+            )
+
+        return Splits(loader(train, shuffle=True), loader(validation), loader(test))
+
+    def model(self) -> Network:
+        """The paper's network; DataError without torch_geometric."""
+        return Network()
+
+    def losses(self, outputs: Any, batch: Any) -> list[Tensor]:
+        """Mean squared error of each property, in standardised units."""
+        *_, targets, _ = batch
+        return [
+            F.mse_loss(found, target)
+            for found, target in zip(outputs, targets.unbind(1), strict=True)
+        ]
+
+    def meter(self) -> MeanAbsoluteError:
+        """Mean absolute errors."""
+        return MeanAbsoluteError()
+
+    def inputs(self, batch: Any) -> tuple[Tensor, ...]:
+        """Atoms, edges, edge features and each atom's molecule."""
+        return batch[:4]
+
+
+def split(count: int, seed: int) -> tuple[list[int], list[int], list[int]]:
+    """Rows for training, validation and testing: random parts without overlap, 10,000 each for the
+    last two.
+
+    Fewer than 130,000 molecules are split in the same proportion, 11 : 1 : 1.
+
+    Raises:
+        DataError: fewer than three molecules.
+    """
+    if count < 3:
+        raise DataError(
+            f"QM9 has {count} molecules here, but its three parts need at least one each."
+        )
+    held_out = min(10_000, max(1, round(count / 13)))
+    rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return rows[2 * held_out :], rows[held_out : 2 * held_out], rows[:held_out]
+
+
+def standardise(properties: Tensor, training: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Subtract the mean and divide by the standard deviation of the training rows.
+
+    Args:
+        properties: `[N, K]`.
+        training: rows that may be looked at.
+
+    Returns:
+        Targets `[N, K]` and the divisors `[K]`: 1 where the training rows are all the same, for
+        there is nothing to divide by, and what they teach is a constant.
+    """
+    exact = properties.double()
+    seen = exact[list(training)]
+    # Not where the deviation is 0: rounding of the mean can leave a constant column one of 1e-17.
+    constant = seen.amax(0) == seen.amin(0)
+    scale = torch.where(constant, 1.0, seen.std(0))
+    return ((exact - seen.mean(0)) / scale).float(), scale.float()
+
+
+def _load(root: Path) -> Any:
+    """PyTorch Geometric's data set, from processed files or else, the first time, from raw ones;
+    unpickles nothing.
+    """
+    datasets = _geometric("datasets")
+    processed = root / _PROCESSED
+    if not processed.exists():
+        _check_raw(root)
+        try:
+            datasets.QM9(str(root), force_reload=True)  # else it unpickles what lies beside
+        except (AttributeError, LookupError, OSError, RuntimeError, ValueError) as error:
+            raise DataError(
+                f"{root / 'raw'} cannot be made into {_PROCESSED}: {error!r}."
+            ) from error
+    graphs = _geometric("data")
+    data = (
+        graphs.InMemoryDataset()
+    )  # unlike QM9 it never asks for raw files when it has processed ones
+    try:
+        contents, slices, _ = torch.load(
+            processed, weights_only=True
+        )  # its own way falls back on unpickling
+        data.data, data.slices = graphs.Data.from_dict(contents), slices
+    except _BROKEN as error:
+        raise DataError(
+            f"{processed} is broken: delete it to have it made anew from {root / 'raw'}."
+        ) from error
+    return data
+
+
+def _check_raw(root: Path) -> None:
+    """That PyTorch Geometric can process the raw files: it would try to download missing ones."""
+    missing = [file for file in _RAW if not (root / "raw" / file).is_file()]
+    if missing:
+        raise DataError(
+            f"{root} lacks {_PROCESSED} and raw/{', raw/'.join(missing)}: qm9 needs {_EXPECTED}."
+        )
+    if find_spec("rdkit") is None:
+        raise DataError(
+            f"{root / 'raw'} can be read the first time by rdkit only: pip install rdkit."
+        )
+    with (root / "raw" / _RAW[0]).open("rb") as file:
+        molecules = sum(line.startswith(b"$$$$") for line in file)
+    with (root / "raw" / _RAW[1]).open("rb") as file:
+        rows = sum(1 for _ in file) - 1
+    if molecules != rows:
+        raise DataError(
+            f"{root / 'raw'} has {molecules} molecules in {_RAW[0]}, but {rows} rows in {_RAW[1]}."
+        )
+
+
+def _geometric(module: str) -> Any:
+    """A module of torch_geometric, imported when first needed, since other benchmarks do without
+    it.
+    """
+    try:
+        return import_module(f"torch_geometric.{module}")
+    except ImportError as error:
+        raise DataError(
+            'qm9 needs torch_geometric: pip install "mtrl-fairgrad[supervised]".'
+        ) from error

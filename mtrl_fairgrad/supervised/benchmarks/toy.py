@@ -1,0 +1,221 @@
+"""The two-task toy problem of the paper's Figure 1 and appendix A.1: where on the Pareto front does
+each α end?
+
+Two losses on the plane, two parabolas below the axis `x2 = 0` and two logarithmic valleys above it;
+the second loss is ten times as large. The formula printed in the paper differs from the program
+that drew its figure, which has `+ tanh(−x2) + 2` in the second valley and `0.1 (−x2 − 8)²` in both
+parabolas; `formula="code"` is that program's. With the printed one, the second coordinate would not
+appear in the parabolas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mtrl_fairgrad.utils.atomic_io import write_atomic
+from mtrl_fairgrad.utils.text_tables import csv_text
+from mtrl_fairgrad.weighting import FairGrad, make
+
+STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
+FORMULAS = ("code", "paper")
+NEAR = 0.02
+"""Distance from the Pareto set at which a way ends."""
+STATIONARY = 1e-3
+"""Where the set is not known, a way ends once the unit gradients have a convex combination as short
+as this.
+"""
+CHECK_EVERY = 100
+"""Steps between looks at that, and between kept points."""
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """Options of `benchmark=toy`.
+
+    Raises:
+        ValueError: a value that is not allowed.
+    """
+
+    formula: str = "code"
+    alphas: Sequence[float] = (0.0, 1.0, 2.0, 10.0)
+    steps: int = 50_000
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.formula not in FORMULAS:
+            raise ValueError(f"formula={self.formula} is unknown; allowed: {', '.join(FORMULAS)}.")
+        for alpha in self.alphas:
+            FairGrad(alpha=alpha)
+        if self.steps < 1 or not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(
+                f"steps={self.steps}, learning_rate={self.learning_rate} are not allowed: give "
+                "positive numbers."
+            )
+
+
+def losses(points: Tensor, formula: str = "code") -> Tensor:
+    """Both losses `[..., 2]`, which may be negative, at points `[..., 2]`."""
+    x1, x2 = points.unbind(-1)
+    bend = torch.tanh(-x2)
+
+    def valley(distance: Tensor) -> Tensor:
+        return distance.abs().clamp(min=5e-6).log() + 6
+
+    upper, lower = torch.tanh(0.5 * x2).clamp(min=0), torch.tanh(-0.5 * x2).clamp(min=0)
+    first = valley(0.5 * (-x1 - 7) - bend)
+    second = valley(0.5 * (-x1 + 3) + (bend if formula == "code" else -bend) + 2)
+    depth = 0.1 * (-(x2 if formula == "code" else x1) - 8).square()
+    left, right = (((-x1 + centre).square() + depth) / 10 - 20 for centre in (7, -7))
+    return torch.stack([0.1 * (first * upper + left * lower), second * upper + right * lower], -1)
+
+
+def gradients(points: Tensor, formula: str = "code") -> Tensor:
+    """Task gradients `[..., 2, 2]`: row i is that of loss i."""
+    leaves = points.detach().requires_grad_()
+    both = losses(leaves, formula)
+    rows = [
+        torch.autograd.grad(both[..., task].sum(), leaves, retain_graph=task == 0)[0]
+        for task in range(2)
+    ]
+    return torch.stack(rows, -2)
+
+
+def off_the_front(points: Tensor) -> Tensor:
+    """How far `[...]` points `[..., 2]` are from the Pareto set of `formula="code"`.
+
+    It is the curve `|x1| ≤ 7`, with x2 from −8.355 in the middle to −8.434 at both ends.
+    """
+    x1, x2 = points.unbind(-1)
+    below = (x2 - (-8.355 - 0.079 * (x1 / 7).square())).abs()
+    return torch.maximum(below, (x1.abs() - 7).clamp(min=0))
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """The ways of all starts at one α."""
+
+    alpha: float
+    points: Tensor
+    """`[T, 5, 2]`, every `CHECK_EVERY` steps; who arrived stays."""
+    arrived: Tensor
+    """`[5]` bool, whether the Pareto front was reached."""
+
+
+@torch.no_grad()
+def descend(alpha: float, config: ToyConfig) -> Trajectories:
+    """Follow FairGrad's directions by Adam from all starts at once, each until it is on the Pareto
+    front.
+    """
+    points = torch.tensor(STARTS, dtype=torch.float64)
+    optimizer = torch.optim.Adam([points], lr=config.learning_rate)
+    method, shortest = FairGrad(alpha=alpha), make("mgda")
+    arrived, kept = torch.zeros(len(STARTS), dtype=torch.bool), [points.clone()]
+    for step in range(1, config.steps + 1):
+        with torch.enable_grad():
+            rows = gradients(points, config.formula)
+        products = rows @ rows.mT
+        before = points.clone()
+        points.grad = (method(products).weights.unsqueeze(-2) @ rows).squeeze(-2)
+        optimizer.step()
+        points.copy_(torch.where(arrived.unsqueeze(-1), before, points))
+        if step % CHECK_EVERY == 0:
+            kept.append(points.clone())
+            if config.formula == "code":
+                arrived = arrived | (off_the_front(points) <= NEAR)
+            else:
+                units = rows / rows.norm(dim=-1, keepdim=True)
+                length = (
+                    (shortest(units @ units.mT).weights.unsqueeze(-2) @ units)
+                    .norm(dim=-1)
+                    .squeeze(-1)
+                )
+                arrived = arrived | (length <= STATIONARY)
+            if arrived.all():
+                break
+    return Trajectories(alpha, torch.stack(kept), arrived)
+
+
+def run(config: ToyConfig, folder: Path) -> str:
+    """Descend for every α, write toy.csv and toy.png, and return a table of where each start ended."""
+    found = [descend(alpha, config) for alpha in config.alphas]
+    folder.mkdir(parents=True, exist_ok=True)
+    lines: list[list[object]] = [["alpha", "start", "step", "x1", "x2", "loss1", "loss2"]]
+    for ways in found:
+        values = losses(ways.points, config.formula)
+        for index, (row, pair) in enumerate(
+            zip(ways.points.tolist(), values.tolist(), strict=True)
+        ):
+            for start, (point, loss) in enumerate(zip(row, pair, strict=True)):
+                lines.append([ways.alpha, start, index * CHECK_EVERY, *point, *loss])
+    write_atomic(folder / "toy.csv", csv_text(lines).encode())
+    draw(found, config, folder / "toy.png")
+    return _table(found, config)
+
+
+def _table(found: Sequence[Trajectories], config: ToyConfig) -> str:
+    lines = [f"{'α':>5}  {'start':>14}  {'end':>18}  {'losses':>18}  on the Pareto front"]
+    for ways in found:
+        ends = losses(ways.points[-1], config.formula)
+        for start, point, pair, on in zip(
+            STARTS, ways.points[-1].tolist(), ends.tolist(), ways.arrived, strict=True
+        ):
+            lines.append(
+                f"{ways.alpha:5g}  {f'({start[0]:g}, {start[1]:g})':>14}  "
+                f"{f'({point[0]:.3f}, {point[1]:.3f})':>18}  {f'{pair[0]:.3f}, {pair[1]:.2f}':>18} "
+                f" {'yes' if on else 'no'}"
+            )
+    return "\n".join(lines)
+
+
+def draw(found: Sequence[Trajectories], config: ToyConfig, path: Path) -> None:
+    """Trajectories over both losses' contours, one panel for each α, with the Pareto front where it
+    is known.
+    """
+    from matplotlib.figure import Figure
+
+    axis = torch.linspace(-11, 11, 300, dtype=torch.float64)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
+    scaled = losses(grid, config.formula) * torch.tensor([10.0, 1.0])  # so that both tasks show
+    figure = Figure(figsize=(3.1 * len(found) + 0.3, 3.9), layout="constrained")
+    for ways, panel in zip(
+        found, figure.subplots(1, len(found), squeeze=False, sharey=True)[0], strict=True
+    ):
+        for task, colour in enumerate(("tab:blue", "tab:green")):
+            panel.contour(
+                axis,
+                axis,
+                scaled[..., task],
+                levels=12,
+                colors=colour,
+                linewidths=0.6,
+                alpha=0.35,
+                linestyles="solid",
+            )
+        if config.formula == "code":
+            x1 = torch.linspace(-7, 7, 100, dtype=torch.float64)
+            panel.plot(
+                x1,
+                -8.355 - 0.079 * (x1 / 7).square(),
+                color="0.35",
+                linewidth=4,
+                alpha=0.6,
+                label="Pareto front",
+            )
+        for way in ways.points.unbind(1):
+            panel.plot(*way.T, color="tab:orange", linewidth=1.4)
+            panel.plot(*way[0], marker="o", markersize=5, color="black")
+            panel.plot(*way[-1], marker="*", markersize=12, color="tab:red")
+        panel.set_title(
+            "LS (α = 0)" if ways.alpha == 0 else f"FairGrad, α = {ways.alpha:g}", fontsize=10
+        )
+        panel.set(xlim=(-11, 11), ylim=(-11, 11), xlabel="$x_1$", aspect="equal")
+    figure.axes[0].set_ylabel("$x_2$")
+    if config.formula == "code":
+        figure.axes[0].legend(loc="upper left", fontsize=8)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,1 @@
+"""The training of the agent: loop, trainer, learner, evaluator, logger, signals."""

@@ -1,0 +1,204 @@
+"""The parts of a run, made from its configuration: device, tasks, protocol, methods, agent,
+simulators.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from mtrl_fairgrad.agents import ARCHITECTURES, SAC, NetworkSpec, SACSpec, SingleTaskSAC
+from mtrl_fairgrad.config.schema import AgentConfig, Config, ConfigError
+from mtrl_fairgrad.envs import MetaworldSuite, Suite, TaskVectorEnv
+from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
+from mtrl_fairgrad.gradients.conventions import Convention
+from mtrl_fairgrad.utils.validation import check_device
+from mtrl_fairgrad.weighting import Method, make
+from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
+
+Agent = SAC | SingleTaskSAC
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(name)
+    kind, _, index = name.partition(":")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device={name} was asked for but this machine has {torch.cuda.device_count()} CUDA "
+            "devices that PyTorch "
+            f"{torch.__version__} can use: choose device=cpu, or install a CUDA build of PyTorch."
+        )
+    return torch.device(name)
+
+
+def check_memory(config: Config, device: torch.device) -> None:
+    """Refuse networks whose hidden layers alone exceed the device's whole memory; no word on what
+    just fits.
+
+    Raises:
+        ConfigError: they do.
+    """
+    agent, tasks = config.agent, len(config.env.tasks or ())
+    actor, critics = (
+        (agent.depth - 1) * width**2 for width in (agent.width, agent.critic_width or agent.width)
+    )
+    # Weights, gradient and Adam's two; the two critics have targets, too; and every task has its
+    # gradients.
+    needed = 4 * len(config.seeds) * (actor * (4 + tasks) + 2 * critics * (5 + tasks))
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[1]
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigError(
+            f"agent.width={agent.width} and agent.depth={agent.depth} need more than "
+            f"{needed / 2**30:,.0f} GiB for {len(config.seeds)} seeds × {tasks} tasks, but "
+            f"{device} has {there / 2**30:,.0f} GiB: make the networks "
+            "smaller, or train fewer seeds."
+        )
+
+
+def make_suite(config: Config, tasks: tuple[str, ...], evaluation: bool = False) -> Suite:
+    """The run's tasks and how they are simulated; `evaluation`: Meta-World's episodes end at the
+    first success.
+
+    Raises:
+        ConfigError: tasks that cannot be made or trained on, options they do not have.
+    """
+    env = config.env
+    try:
+        if env.suite == "gymnasium":
+            return gymnasium_suite(
+                tasks, env.task_options, env.horizon, env.success_return, env.one_hot
+            )
+        return MetaworldSuite(
+            tasks=tasks,
+            one_hot=env.one_hot,
+            horizon=env.horizon or 0,
+            reward_version=str(env.reward_version),
+            terminate_on_success=evaluation,
+            goal_choice=str(env.goals),
+            observation=str(env.observation),
+            fast=bool(env.fast),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def protocol(config: Config, suite: Suite) -> dict[str, str]:
+    """With `env` in the configuration, what a success rate means; rates of different protocols are
+    never averaged.
+    """
+    episodes = len(suite.goals(config.seeds[0], suite.tasks[0]))
+    found = {
+        **suite.protocol(),
+        "last_evaluation": f"{episodes} episode{'s' if episodes > 1 else ''}",
+    }
+    if config.env.name.endswith("_paper"):
+        found["simulators"] += ", not the paper's of 2021"
+    return found
+
+
+def make_methods(config: Config) -> tuple[Method, Method]:
+    """The methods of the critics and of the actor, two instances, since methods may have state.
+
+    The configured method serves both, but an actor's losses may be negative: `loss_alpha` is for
+    the critics, and for a method that needs positive losses linear scalarisation stands in.
+    """
+    options = {key: value for key, value in config.method.items() if key != "name"}
+    critic, actor = (make(config.method["name"], **options) for _ in range(2))
+    if config.loss_alpha is not None:
+        critic = alpha_fair(critic, config.loss_alpha)
+    return critic, make("ls", reduction="mean") if actor.needs_positive_losses else actor
+
+
+def method_names(config: Config) -> dict[str, str]:
+    """What critics and actor are trained by, in words, for the record."""
+    transformed = "" if config.loss_alpha is None else f" with loss_alpha={config.loss_alpha:g}"
+    return {
+        "critic": f"{config.method['name']}{transformed}",
+        "actor": str(make_methods(config)[1].name),
+    }
+
+
+def remarks(config: Config) -> list[str]:
+    """What a user should know about the methods and might not expect, a sentence each."""
+    name, used, found = config.method["name"], method_names(config), list[str]()
+    if config.loss_alpha is not None:
+        found.append(
+            f"the critics are trained by {used['critic']}; the actor, whose losses may be "
+            f"negative, by {used['actor']}"
+        )
+    elif used["actor"] != name:
+        found.append(
+            f"method={name} needs positive losses, so the actor, whose losses may be negative, "
+            f"uses {used['actor']}"
+        )
+    if config.convention.own != "plain" and not any(ARCHITECTURES[config.agent.name]):
+        found.append(
+            f"agent={config.agent.name} has no parameters of one task alone that a method could "
+            "weight, so "
+            f"convention.own={config.convention.own} changes nothing"
+        )
+    return found
+
+
+def make_agent(
+    config: Config, tasks: int, observation_dim: int, action_dim: int, device: torch.device
+) -> Agent:
+    """The agent of a configuration, untrained."""
+    agent: AgentConfig = config.agent
+    network = NetworkSpec(
+        observation_dim,
+        action_dim,
+        agent.width,
+        agent.depth,
+        architecture=ARCHITECTURES[agent.name],
+        critic_width=agent.critic_width,
+        critic_layer_norm=agent.critic_layer_norm,
+        initialization=agent.initialization,
+        log_std=agent.log_std,
+    )
+    spec = SACSpec(
+        network=network,
+        discount=agent.discount,
+        reward_scale=agent.reward_scale,
+        polyak=agent.polyak,
+        learning_rate=agent.learning_rate,
+        temperature_learning_rate=agent.temperature_learning_rate,
+        adam_epsilon=agent.adam_epsilon,
+        max_gradient_norm=agent.max_gradient_norm,
+        initial_temperature=agent.initial_temperature,
+        target_entropy=agent.target_entropy,
+        temperature=agent.temperature,
+    )
+    chosen = config.convention
+    convention = Convention(chosen.own, chosen.scale, chosen.max_norm)
+    further: dict[str, Any] = {
+        "convention": convention,
+        "compile": config.compile,
+        "guard": config.guard,
+    }
+    if agent.name == "stl":
+        return SingleTaskSAC(spec, config.seeds, tasks, device, **further)
+    return SAC(spec, config.seeds, tasks, *make_methods(config), device, **further)
+
+
+def make_envs(config: Config, tasks: tuple[str, ...], evaluation: bool) -> TaskVectorEnv:
+    """The simulators of training, or the separate ones of evaluation."""
+    return TaskVectorEnv(
+        make_suite(config, tasks, evaluation),
+        config.seeds,
+        workers=config.eval.workers if evaluation else config.env.workers,
+        role="eval" if evaluation else "train",
+        timeout=config.env.worker_timeout,
+    )

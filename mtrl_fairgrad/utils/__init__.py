@@ -1,0 +1,1 @@
+"""Helpers without knowledge of learning: atomic files, safe loading, validation."""

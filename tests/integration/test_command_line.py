@@ -1,0 +1,297 @@
+"""Before anything heavy: what is imported, which words pass, what a stranger's run folder may say."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import mtrl_fairgrad
+from mtrl_fairgrad import evaluate, names, options, report, train, verify
+from mtrl_fairgrad.cli.override_filter import DEEPEST, LONGEST_WORD, sift, stored_words
+from mtrl_fairgrad.config.groups import choices
+from mtrl_fairgrad.config.schema import to_dict
+from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.supervised.config import EXACT
+from mtrl_fairgrad.utils.arguments import fail
+from mtrl_fairgrad.utils.safe_load import LARGEST, read_mapping
+from mtrl_fairgrad.utils.validation import LONGEST, ConfigError, readable
+from tests.support.fuzzing import BOMB
+from tests.support.paths import ROOT
+from tests.support.tiny_runs import ONE, TASKS, TINY, composed
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder without a checkpoint."""
+    config = to_dict(composed(*TINY))
+    config["env"]["tasks"] = TASKS
+    return RunFolder.create(tmp_path / "run", config, {"overrides": TINY, "device": "cpu"})
+
+
+# ---- what is imported ----
+
+LIGHT = """
+import sys
+from importlib import import_module
+for line in sys.stdin.read().splitlines():
+    module, code, *words = line.split("\\t")
+    try:
+        found = import_module(module).main(words)
+    except SystemExit as ended:
+        found = ended.code or 0
+    heavy = {"torch", "mujoco", "metaworld", "gymnasium", "scipy", "tensorboard", "matplotlib"} & sys.modules.keys()
+    assert found == int(code) and not heavy, (line, found, heavy)
+"""
+
+
+def test_mistakes_and_help_import_neither_pytorch_nor_simulators(run):
+    """Of one process after the other mistakes, so that it also holds for the last one."""
+    lines = [
+        *(("train", 2, word) for word in ("agnt.width=3", "method=farigrad", "agent.width=0", "seeds=[", "--foo")),
+        ("train", 2, "device=tpu"),
+        ("train", 2, "method=ls", "alpha=2"),
+        ("train", 2, "method.alhpa=2"),
+        ("train", 2, "env.tasks=[rech-v3]"),
+        ("train", 2, "env=mt1"),
+        ("train", 2, "resume=/nowhere"),
+        ("train", 2, f"run_dir={run.path}"),
+        ("train", 2, f"resume={run.path}", "agent.width=17"),
+        ("train", 2, f"resume={run.path}", "hydra.run.dir=x"),
+        ("train", 0, "--help"),
+        *((name, 2, "/nowhere") for name in ("evaluate", "report", "verify")),
+        *((name, 0, "--help") for name in ("evaluate", "report", "verify")),
+        ("evaluate", 2, str(run.path), "--device", "tpu"),
+        ("search", 2, "alpha=3"),
+        *(("supervised.__main__", 2, word) for word in ("epohcs=3", "epochs=0", "benchmark=digit", "seeds=[1,1]")),
+        ("supervised.__main__", 0, "--help"),
+    ]  # fmt: skip
+    typed = "\n".join(
+        "\t".join(["mtrl_fairgrad." + name, *map(str, words)]) for name, *words in lines
+    )
+    command = [sys.executable, "-c", LIGHT]
+    found = subprocess.run(
+        command,
+        input=typed,
+        cwd=run.path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 0, found.stderr
+    assert len(found.stderr.splitlines()) == sum(line[1] == 2 for line in lines), (
+        "a sentence for each mistake"
+    )
+
+
+def test_the_package_offers_its_names_before_it_has_them():
+    offered = {name: getattr(mtrl_fairgrad, name) for name in mtrl_fairgrad.__all__}
+    assert offered.keys() <= set(dir(mtrl_fairgrad))
+    assert offered["FairGrad"] is mtrl_fairgrad.weighting.FairGrad and callable(offered["backward"])
+    with pytest.raises(AttributeError, match="has no attribute 'FairGard'"):
+        _ = mtrl_fairgrad.FairGard
+    code = "from mtrl_fairgrad import *; backward; FairGrad(alpha=2); print(len(names()))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
+    assert found.stdout.strip() == str(len(choices("method"))), found.stderr
+
+
+def test_the_files_say_what_the_registry_says():
+    for name, keys in choices("method").items():
+        assert list(keys) == ["name", *options(name)], name
+    assert set(choices("method")) == set(names())
+    assert options("fairgrad")["solver"] == EXACT
+
+
+# ---- which words pass ----
+
+
+def test_what_is_needed_passes_flags_first():
+    words = [
+        "agent.width=8",
+        "-m",
+        "+method.new=1",
+        "env.task_options=[{g: 5}]",
+        "hydra/launcher=slurm",
+        "method=ls,uw",
+    ]
+    words += [
+        "hydra.launcher.n_jobs=2",
+        "hydra.sweep.dir=x",
+        "critic=${agent.width}",
+        "--cfg",
+        "job",
+        "run_dir=a/b c",
+    ]
+    assert sift(words) == [
+        "-m",
+        "--cfg",
+        "job",
+        *(word for word in words if word not in ("-m", "--cfg", "job")),
+    ]
+    assert sift(["-sc", "install=bash"]) == ["-sc", "install=bash"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["hydra.launcher._target_=os.system"],
+        ["++hydra.launcher.ray.init={_target_: os.mkdir, path: x}"],
+        ["+hydra.launcher.x=${oc.decode:'{_tar${oc.env:NO,''}get_: os.mkdir}'}"],
+        ["hydra.sweeper._target_=os.system"],
+        ["+hydra.callbacks.x={_target_: os.mkdir, path: x}"],
+        ["hydra.job_logging.handlers.file.class=os.mkdir"],
+        ["hydra={launcher: {_target_: os.mkdir}}"],
+        ["hydra/job_logging=default"],
+        ["hydra/launcher=../../../x"],
+        ["hydra.searchpath=[file:///tmp]"],
+        ["hydra.run.dir=x"],
+        ["hydra.output_subdir=x"],
+        ["preset=../../../tmp/x"],
+        ["+method@hydra.launcher=ls"],
+        ["--config-dir=/tmp"],
+        ["-cd", "/tmp"],
+        ["--experimental-rerun", "x"],
+        ["--experimental-rerun=x"],
+        ["~agent.width"],
+        ["~agent.width=400"],
+        ["-sc", "install=bash", "x=1"],
+        ["a=\x1b[2J"],
+        ["a=" + "[" * (DEEPEST + 1)],
+        ["a=" + "x" * LONGEST_WORD],
+    ],
+    ids=lambda words: words[0][:40],
+)  # fmt: skip
+def test_what_could_run_code_or_write_elsewhere_does_not_pass(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError):
+        sift(words)
+    assert train.main([*TINY, *words]) == 2
+    assert capsys.readouterr().err.startswith("error: ") and not list(tmp_path.iterdir())
+
+
+def test_a_sentence_stays_one_line_of_a_terminal(capsys):
+    assert readable("α\n\x1b[2J\u202e\udc80") == "α\\n\\x1b[2J\\u202e\\udc80"
+    assert fail("x" * 10_000 + "end") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and len(said) < LONGEST + 20 and said.endswith("end\n")
+
+
+# ---- what a stranger's folder may say ----
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "agent.width=16",
+        [3],
+        ["-m"],
+        ["--experimental-rerun=x"],
+        ["hydra.launcher._target_=os.system"],
+        ["++hydra.launcher.n_jobs=2"],
+        ["hydra/launcher=slurm"],
+        ["hydra.sweep.dir=/tmp"],
+        ["+hydra.callbacks.x={_target_: os.mkdir, path: ran}"],
+        ["preset=../../x"],
+        ["agent.width=${oc.env:HOME}"],
+        ["agent.width"],
+    ],
+    ids=str,
+)
+def test_a_stored_run_has_options_of_ours_alone(stored, run, monkeypatch, capsys):
+    monkeypatch.chdir(run.path)
+    manifest = run.path / "manifest.json"
+    manifest.write_text(json.dumps({**run.manifest, "overrides": stored}))
+    assert train.main(["resume=."]) == 2
+    assert (
+        capsys.readouterr().err.startswith("error: resume=.: ") and not (run.path / "ran").exists()
+    )
+
+
+def test_a_stored_run_may_refer_from_one_option_to_another():
+    assert stored_words(["agent.critic_width=${agent.width}", *TINY]) == [
+        "agent.critic_width=${agent.width}",
+        *TINY,
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BOMB,
+        "a: !!python/object/apply:os.mkdir [ran]",
+        "a: !!python/name:os.system",
+        "a: &x [1]\nb: *x",
+        "a: 2020-01-01",
+        "1: 2",
+        "[" * 10_000,
+        "a: \0",
+        f"a: {'x' * LARGEST['.yaml']}",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_configuration_is_plain_and_small(text, run, monkeypatch, capsys):
+    monkeypatch.chdir(run.path)
+    (run.path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError):
+        read_mapping(run.path / "config.yaml")
+    for command, word in ((train, "resume=."), (evaluate, "."), (report, "."), (verify, ".")):
+        assert command.main([word]) == 2
+        assert "config.yaml is damaged, or not one of ours" in capsys.readouterr().err
+    assert not (run.path / "ran").exists()
+
+
+def test_a_stored_configuration_does_not_look_at_this_machine(run, monkeypatch, capsys):
+    monkeypatch.setenv("SECRET", "mine")
+    path = run.path / "config.yaml"
+    path.write_text(path.read_text().replace("name: mt10\n", "name: ${oc.env:SECRET}\n"))
+    assert evaluate.main([str(run.path)]) == 2
+    said = capsys.readouterr().err
+    assert "interpolations would look at this machine" in said and "mine" not in said
+
+
+# ---- the network ----
+
+NOTED = """
+import sys
+def note(event, given):
+    if event in ("socket.bind", "socket.listen") and not isinstance(given[-1], (str, bytes)):
+        with open({path!r}, "a") as file:
+            file.write(f"{{event}} {{given}}\\n")
+sys.addaudithook(note)
+"""
+
+
+def test_training_opens_no_port(tmp_path):
+    """Neither the learner nor a simulator process binds a socket of a network; those of files
+    (AF_UNIX) stay here.
+    """
+    (tmp_path / "sitecustomize.py").write_text(NOTED.format(path=str(tmp_path / "seen")))
+    environment = {
+        **ENVIRONMENT,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]]),
+    }
+    tiny = [word for word in [*TINY, *ONE] if not word.startswith(("env.workers", "steps"))]
+    command = [
+        sys.executable,
+        "-m",
+        "mtrl_fairgrad.train",
+        *tiny,
+        "env.workers=1",
+        "steps=20",
+        f"run_dir={tmp_path / 'r'}",
+    ]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert found.returncode == 0, found.stderr
+    assert not (tmp_path / "seen").exists(), (tmp_path / "seen").read_text()
+    probe = "import socket; socket.socket().bind(('127.0.0.1', 0))"
+    subprocess.run([sys.executable, "-c", probe], env=environment, check=True, timeout=60)
+    assert (tmp_path / "seen").exists(), "it would have been seen"

@@ -1,0 +1,37 @@
+"""Runs that are killed at random moments end as if they had not been; the scripts do it for longer."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.paths import SCRIPTS
+
+
+def said(tmp_path, name, *arguments):
+    command = [sys.executable, str(SCRIPTS / name), *arguments]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["gymnasium", "beside"])
+def test_a_few_kills_change_nothing(suite, tmp_path):
+    words = said(
+        tmp_path,
+        "kill_and_resume.py",
+        "--suite",
+        suite,
+        "--kills",
+        "4",
+        "--folder",
+        str(tmp_path / "runs"),
+    )
+    assert "0 differences" in words and int(words.split()[1]) >= 4
+
+
+@pytest.mark.slow
+def test_a_short_soak_finds_nothing_wrong(tmp_path):
+    words = said(tmp_path, "soak.py", "--minutes", "0.1")
+    assert words.endswith("\n0 wrong\n") and "run: " in words and "left alone: " in words

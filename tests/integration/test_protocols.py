@@ -1,0 +1,323 @@
+"""Protocols: how their files compose, what a run of one leaves, how it goes on, and what is
+refused.
+"""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from mtrl_fairgrad import evaluate, train
+from mtrl_fairgrad.analysis.run_groups import protocol_of
+from mtrl_fairgrad.cli.hydra_main import config_dir
+from mtrl_fairgrad.config.env import METAWORLDS, SUITE_OF, task_names
+from mtrl_fairgrad.config.schema import Config, ConfigError, changed_keys, to_dict
+from mtrl_fairgrad.envs.metaworld import OBSERVATIONS
+from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.training.factory import make_suite, protocol
+from tests.integration.test_train import wait_for_checkpoint
+from tests.support.paths import ROOT
+from tests.support.tiny_runs import TINY, assert_same_checkpoint, checkpoint_steps, composed, rows
+
+WALKS = [
+    *(word for word in TINY if not word.startswith(("env.tasks", "env.horizon"))),
+    "env=gymnasium",
+    "env.tasks=[tests.support.walks:Walk-v0,tests.support.walks:Walk-v0]",
+    "env.task_options=[{edge: 0.6},{edge: 0.3}]",
+]
+NAMES = ["tests.support.walks:Walk-v0(edge=0.6)", "tests.support.walks:Walk-v0(edge=0.3)"]
+
+
+# ---- files ----
+
+
+def test_every_protocol_is_a_file_of_its_suite():
+    files = {path.stem for path in (config_dir() / "env").glob("*.yaml")}
+    assert files == set(SUITE_OF)
+    for name, suite in SUITE_OF.items():
+        config = composed(f"env={name}")
+        assert (config.env.name, config.env.suite) == (name, suite)
+    assert set(METAWORLDS["observation"]) == set(OBSERVATIONS)
+
+
+@pytest.mark.parametrize("name", ["mt10", "mt50", "mt1", "gymnasium"])
+def test_a_suites_file_has_every_option_in_order(name):
+    written = yaml.safe_load((config_dir() / "env" / f"{name}.yaml").read_text())
+    assert list(written) == list(to_dict(Config())["env"])
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "buffer", "tasks"), [("mt10", 128, 100_000, 10), ("mt50", 26, 20_000, 50)]
+)
+def test_the_papers_protocols(name, batch, buffer, tasks):
+    config = composed(f"env={name}_paper")
+    env, agent = config.env, config.agent
+    assert (env.horizon, env.one_hot, env.reward_version) == (150, False, "v1")
+    assert (env.goals, env.observation, config.eval.episodes) == ("frozen", "hand_objects_goal", 1)
+    assert (agent.batch_size, agent.buffer_size, agent.warmup_steps) == (batch, buffer, 1500)
+    assert (agent.adam_epsilon, agent.max_gradient_norm) == (1e-8, None)
+    suite = make_suite(config, task_names(config.env))
+    assert (suite.observation_size, suite.action_size, len(suite.tasks)) == (12, 4, tasks)
+
+
+def test_a_protocol_is_changed_by_presets_and_the_command_line_and_by_nothing_else():
+    paper = ["env=mt10_paper", "agent.warmup_steps=7", "env.horizon=30"]
+    assert composed(*paper).agent.warmup_steps == 7 == composed(*reversed(paper)).agent.warmup_steps
+    assert composed(*paper).env.horizon == 30
+    quick = composed("env=mt10_paper", "preset=quick")
+    assert (quick.env.horizon, quick.agent.warmup_steps, quick.agent.batch_size) == (200, 500, 64)
+    assert (quick.env.goals, quick.agent.max_gradient_norm) == ("frozen", None)
+    changed = {key for key, *_ in changed_keys(to_dict(composed()), to_dict(composed("env=mt50")))}
+    assert changed == {"env.name", "env.suite"}
+
+
+def test_a_composed_run_reads_back_as_itself():
+    for name in ("mt10_paper", "gymnasium"):
+        config = composed(
+            f"env={name}",
+            *(["env.tasks=[Pendulum-v1]", "env.success_return=[-200]"] * (name[0] == "g")),
+        )
+        assert yaml.safe_load(yaml.safe_dump(to_dict(config))) == to_dict(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["env=mt10_paper", "eval.episodes=10"],
+            "eval.episodes=10 would repeat one episode, since env.goals=frozen",
+        ),
+        (["env.goals=frozen"], "give eval.episodes=1."),
+        (["env.goals=fixed"], "env.goals=fixed is unknown; allowed: random, frozen"),
+        (["env.goals=null"], "env.goals=None is unknown"),
+        (["env.observation=hand"], "allowed: full, hand_objects_goal"),
+        (
+            ["env.horizon=null"],
+            "env.horizon=null is for env=gymnasium: give env=mt10 steps from 1 to 500.",
+        ),
+        (
+            ["env.success_return=3"],
+            "env.success_return=3 is for env=gymnasium: drop it for env=mt10.",
+        ),
+        (["env.task_options=[{}]"], "env.task_options=[{}] is for env=gymnasium"),
+        (["env.name=mine"], "env.suite=mt10 would be reported as mine"),
+        (
+            ["env=gymnasium", "env.reward_version=v1"],
+            "env.reward_version=v1 is Meta-World's and env=gymnasium has",
+        ),
+        (["env.fast=null"], "env.fast=null is for env=gymnasium: give env=mt10 true or false."),
+        (
+            ["env=gymnasium", "env.fast=true"],
+            "env.fast=True is Meta-World's and env=gymnasium has none",
+        ),
+        (["env=gymnasium", "env.goals=frozen"], "env.goals=frozen is Meta-World's"),
+        (["env=gymnasium", "env.task=reach-v3"], "env.task=reach-v3 is Meta-World's"),
+        (
+            ["env=gymnasium", "env.horizon=0"],
+            "env.horizon=0 is out of range: give a value at least 1.",
+        ),
+        (
+            ["env=gymnasium", "env.task_options=[5]"],
+            "env.task_options=[5] is no list with a mapping for each task",
+        ),
+        (["env=gymnasium", "env.task_options={g: 5}"], "env.task_options={'g': 5} is no list"),
+        (["env=gymnasium", "eval.episodes=51"], "eval.episodes=51"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(overrides, said):
+    with pytest.raises(ConfigError) as caught:
+        composed(*overrides)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ---- what stands in results ----
+
+
+def words(*overrides):
+    config = composed(*overrides)
+    return protocol(config, make_suite(config, task_names(config.env)))
+
+
+def test_what_a_success_rate_means_is_said_in_words():
+    assert words() == {
+        "simulators": "Meta-World v3",
+        "success": "any step",
+        "last_evaluation": "50 episodes",
+    }
+    assert words("env=mt50_paper") == {
+        "simulators": "Meta-World v3, not the paper's of 2021",
+        "success": "any step",
+        "last_evaluation": "1 episode",
+    }
+    tasks = ["env=gymnasium", "env.tasks=[Pendulum-v1,Pendulum-v1]", "env.task_options=[{g: 5},{}]"]
+    assert words(*tasks, "env.success_return=[-300,-200]") == {
+        "simulators": "Gymnasium's Pendulum-v1(g=5), Pendulum-v1",
+        "episode_steps": "200",
+        "success": "return ≥ -300, return ≥ -200",
+        "last_evaluation": "50 episodes",
+    }
+
+
+# ---- runs ----
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "walked"
+    assert train.main([*WALKS, f"run_dir={folder}"]) == 0
+    return folder
+
+
+def test_a_run_on_gymnasiums_tasks_says_what_it_measured(walked):
+    found = rows(walked)
+    assert {(row["env_steps"], row["episodes"]) for row in found} == {
+        ("0", "1"),
+        ("40", "1"),
+        ("80", "1"),
+        ("100", "50"),
+    }
+    assert [row["task"] for row in found[:2]] == NAMES
+    line = protocol_of(RunFolder.open(walked), NAMES)
+    assert (
+        line.startswith("gymnasium · 2 tasks · one hot · ")
+        and f"simulators Gymnasium's {NAMES[0]}, {NAMES[1]}" in line
+    )
+    assert (
+        "episode steps 30" in line
+        and "success is_success in any step" in line
+        and "50 episodes" in line
+    )
+    assert {row["protocol"] for row in csv.DictReader((walked / "report.csv").open())} == {line}
+
+
+def test_its_evaluation_can_be_repeated(walked, capsys):
+    assert evaluate.main([str(walked), "--workers", "0"]) == 0
+    again = list(csv.DictReader((walked / "evaluation-100-50-goals.csv").open()))
+    last = [row for row in rows(walked) if row["env_steps"] == "100"]
+    assert [(r["seed"], r["task"], r["return"]) for r in again] == [
+        (r["seed"], r["task"], r["return"]) for r in last
+    ]
+    assert {row["protocol"] for row in again} == {protocol_of(RunFolder.open(walked), NAMES)}
+    assert again[0]["protocol"] in capsys.readouterr().out
+
+
+def test_workers_change_nothing(walked, tmp_path):
+    arguments = [word for word in WALKS if "workers" not in word]
+    more = ["env.workers=1", "eval.workers=1", f"run_dir={tmp_path / 'r'}"]
+    assert train.main([*arguments, *more]) == 0
+    assert_same_checkpoint(walked, tmp_path / "r")
+    assert rows(walked) == rows(tmp_path / "r")
+
+
+@pytest.mark.parametrize("steps", [40, 53])
+def test_it_resumes_inside_episodes_bit_for_bit(steps, walked, tmp_path):
+    """After an evaluation, and where it ended: both between no two episodes."""
+    folder = tmp_path / "parts"
+    assert train.main([*WALKS, f"run_dir={folder}", f"steps={steps}"]) == 0
+    path = RunFolder.open(folder).checkpoints()[0]
+    saved = json.loads((path / "state.json").read_text())["environments"]["rows"]
+    assert len({row["actions"] for row in saved}) > 1 and any(row["actions"] for row in saved)
+    assert train.main([f"resume={folder}", "steps=100"]) == 0
+    assert_same_checkpoint(walked, folder)
+    assert [row for row in rows(folder) if row["env_steps"] == "100"] == rows(walked)[-2:]
+
+
+def test_a_run_that_does_not_repeat_itself_is_told_and_not_resumed(tmp_path, capsys):
+    folder = tmp_path / "r"
+    drifting = "env.task_options=[{},{drifts: true}]"
+    assert train.main([*WALKS, drifting, "steps=47", f"run_dir={folder}"]) == 0
+    assert (
+        "note: task tests.support.walks:Walk-v0(drifts=true) does not repeat"
+        in capsys.readouterr().out
+    )
+    assert train.main([f"resume={folder}", "steps=60"]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be continued exactly" in error and error.count("\n") == 1
+    assert evaluate.main([str(folder), "--goals", "1", "--workers", "0"]) == 0
+
+
+@pytest.mark.slow
+def test_a_signal_leaves_a_checkpoint_at_once(tmp_path):
+    folder = tmp_path / "r"
+    command = [
+        sys.executable,
+        "-m",
+        "mtrl_fairgrad.train",
+        *WALKS,
+        "steps=40000",
+        f"run_dir={folder}",
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for_checkpoint(folder, process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM and "with a checkpoint" in output, output
+    steps = checkpoint_steps(folder)[0] + 30
+    assert train.main([f"resume={folder}", f"steps={steps}"]) == 0
+    assert train.main([*WALKS, f"steps={steps}", f"run_dir={tmp_path / 'whole'}"]) == 0
+    assert_same_checkpoint(folder, tmp_path / "whole")
+
+
+PAPER = [
+    *(word for word in TINY if not word.startswith("eval.episodes")),
+    "env=mt10_paper",
+    "agent.batch_size=8",
+    "method.solver=newton",
+]
+
+
+def test_agents_of_their_own_have_temperatures_of_their_own_under_any_protocol():
+    assert composed("env=mt10_paper").agent.temperature == "shared"
+    assert composed("env=mt10_paper", "agent=stl").agent.temperature == "per_task"
+
+
+def test_a_run_of_the_papers_protocol_plays_one_frozen_goal(tmp_path, capsys):
+    folder = tmp_path / "r"
+    assert train.main([*PAPER, "steps=40", f"run_dir={folder}"]) == 0
+    assert {row["episodes"] for row in rows(folder)} == {"1"}
+    state = json.loads(next((folder / "checkpoints").glob("*/state.json")).read_text())
+    suite = make_suite(composed("env=mt10_paper"), ("reach-v3", "drawer-close-v3"))
+    goals = [row["goal"] for row in state["environments"]["rows"]]
+    assert goals == [int(suite.goals(0, task)[0]) for task in suite.tasks]
+    line = protocol_of(RunFolder.open(folder), suite.tasks)
+    assert line == (
+        "mt10_paper · 2 tasks · suite mt10 · horizon 20 · no one hot · reward version v1 · goals "
+        "frozen · observation hand_objects_goal · eval every 40 · eval episodes 1 · simulators "
+        "Meta-World v3, not the paper's of 2021 · success any step · last evaluation 1 episode"
+    )
+    assert train.main([f"resume={folder}", "steps=60"]) == 0
+    capsys.readouterr()
+    assert evaluate.main([str(folder), "--workers", "0"]) == 0 and line in capsys.readouterr().out
+    assert (folder / "evaluation-60-1-goals.csv").exists()
+    assert evaluate.main([str(folder), "--goals", "2"]) == 2
+    assert "a task has one goal, so leave --goals out." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["env.tasks=null", "env.task_options=null"], "env=gymnasium needs to know its tasks"),
+        (["env.tasks=[Pendulm-v1,Pendulum-v1]"], "Did you mean: `Pendulum`?"),
+        (["env.tasks=[nowhere_at_all:A-v0,Pendulum-v1]"], "install what is missing"),
+        (
+            ["env.task_options=[{},{numbers: 3}]"],
+            "Walk-v0(numbers=3) have shape [3] and those of",
+        ),
+        (["env.task_options=[{}]"], "env.task_options has 1 entries for 2 tasks"),
+        (["env.tasks=[tests.support.walks:Endless-v0,Pendulum-v1]"], "add env.horizon=STEPS."),
+        (["env.success_return=[1,2,3]"], "env.success_return=[1, 2, 3] does not fit 2 tasks"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_said_before_anything_is_written(
+    arguments, said, tmp_path, capsys
+):
+    assert train.main([*WALKS, *arguments, f"run_dir={tmp_path / 'r'}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and error.startswith("error: ")
+    assert not (tmp_path / "r").exists()

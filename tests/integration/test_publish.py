@@ -1,0 +1,151 @@
+"""Publishing: what is left of a run says what the run said, and nothing that cannot be trusted is
+published.
+"""
+
+import csv
+import shutil
+from pathlib import Path
+
+import publish
+import pytest
+
+from mtrl_fairgrad import train
+from mtrl_fairgrad.analysis.report.formats import as_csv
+from mtrl_fairgrad.analysis.run_groups import pool
+from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.runs.tensorboard_reader import read_telemetry
+from tests.support.tiny_runs import TINY
+
+PUBLISHED = Path(publish.ROOT) / "results" / "mt10"
+README = "# Title\n\n<!-- small -->\nold\n<!-- end of small -->\n\nrest\n"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A set of one finished run with two seeds."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    tasks = [
+        "env=gymnasium",
+        "env.tasks=[Pendulum-v1,Pendulum-v1]",
+        "env.task_options=[{g: 5},{g: 10}]",
+    ]
+    some = [
+        "env.success_return=-30",
+        "steps=40",
+        "seeds=[0,3]",
+        "method=ls",
+        f"run_dir={folder / 'ls'}",
+    ]
+    assert train.main([*TINY[1:], *tasks, *some]) == 0
+    return folder
+
+
+@pytest.fixture
+def places(tmp_path):
+    (tmp_path / "README.md").write_text(README)
+    return tmp_path / "results", tmp_path / "README.md"
+
+
+def published(source, out, readme, *words):
+    return publish.main([str(source), "--out", str(out), "--readme", str(readme), *words])
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def test_a_published_run_reports_as_the_run_itself(small, places):
+    out, readme = places
+    assert published(small, out, readme) == 0
+    there, run = out / "small" / "ls", RunFolder.open(small / "ls")
+    assert as_csv(pool([RunFolder.open(there)])) == as_csv(pool([run]))
+    assert not (there / "checkpoints").exists()
+    assert sorted(path.name for path in (there / "policies").glob("*.pt2")) == [
+        "policy-40-seed0.pt2",
+        "policy-40-seed3.pt2",
+    ]
+    with (out / "small.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [
+        (int(row["env_steps"]), int(row["seed"]), row["task"], float(row["success"]))
+        for row in rows
+    ] == [(row.env_steps, row.seed, row.task, row.success) for row in run.evaluations()]
+    known = (run.manifest["git"] or {"commit": ""})["commit"]
+    assert {row["commit"] for row in rows} == {known} and rows[0]["protocol"].startswith(
+        "gymnasium"
+    )
+    text = readme.read_text()
+    assert "| ls | 2 | 40 (0.002%) |" in text and "(results/small.png)" in text
+    assert text.startswith("# Title\n\n<!-- small -->") and text.endswith(
+        "<!-- end of small -->\n\nrest\n"
+    )
+
+
+def test_what_is_made_of_published_runs_can_be_made_again(small, places):
+    out, readme = places
+    assert published(small, out, readme, "--no-policies") == 0
+    before = contents(out.parent)
+    readme.write_text(README)
+    assert published(out / "small", out, readme) == 0
+    assert contents(out.parent) == before
+
+
+def test_curves_are_thinned_but_span_the_same_time(small, places):
+    out, readme = places
+    published(small, out, readme, "--no-policies")
+    whole, thin = read_telemetry(small / "ls"), read_telemetry(out / "small" / "ls")
+    assert (
+        thin.wall_seconds == pytest.approx(whole.wall_seconds)
+        and thin.series.keys() == whole.series.keys()
+    )
+    [events] = (small / "ls").glob("events.*")
+    (out / "small" / "ls" / "few").mkdir()
+    (out / "small" / "ls" / "few" / events.name).write_bytes(publish.thinned(events, 2))
+    few = read_telemetry(out / "small" / "ls" / "few")
+    assert few.wall_seconds == pytest.approx(whole.wall_seconds)
+    for tag, series in few.series.items():
+        ends = [0, -1] if len(whole.series[tag].env_steps) > 1 else [0]
+        assert set(series.env_steps) <= set(whole.series[tag].env_steps[ends])
+
+
+def test_a_run_that_cannot_be_trusted_is_not_published(small, places, tmp_path, capsys):
+    shutil.copytree(small, tmp_path / "small")
+    lines = (tmp_path / "small" / "ls" / "evaluations.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "small" / "ls" / "evaluations.csv").write_text("".join(lines[:-1]))
+    assert published(tmp_path / "small", *places) == 2
+    assert "cannot be trusted" in capsys.readouterr().err and not places[0].exists()
+
+
+def test_a_policy_that_does_not_repeat_what_it_scored_is_not_published(
+    small, places, monkeypatch, capsys
+):
+    read = publish._read
+    flipped = {"0.0": "1.0"}
+    monkeypatch.setattr(
+        publish,
+        "_read",
+        lambda path: [row | {"success": flipped.get(row["success"], "0.0")} for row in read(path)],
+    )
+    assert published(small, *places) == 2
+    assert "does not repeat the last evaluation" in capsys.readouterr().err
+
+
+def test_a_set_needs_runs_and_a_place_in_the_readme(small, places, tmp_path, capsys):
+    assert published(tmp_path, *places) == 2
+    assert "holds no run folders" in capsys.readouterr().err
+    places[1].write_text("nothing\n")
+    assert published(small, *places, "--no-policies") == 2
+    assert "put <!-- small --> and <!-- end of small -->" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PUBLISHED.glob("*.csv")))
+def test_tables_in_the_repository_are_those_of_its_runs(name, tmp_path):
+    readme = publish.ROOT / "README.md"
+    shutil.copytree(PUBLISHED, tmp_path / "results" / "mt10")
+    (tmp_path / "README.md").write_text(readme.read_text())
+    out = tmp_path / "results" / "mt10"
+    assert published(out / name, out, tmp_path / "README.md") == 0
+    assert (tmp_path / "README.md").read_text() == readme.read_text()
+    assert (out / f"{name}.csv").read_bytes() == (PUBLISHED / f"{name}.csv").read_bytes()

@@ -1,0 +1,252 @@
+"""Whether a report can be trusted: a sound run is, and every kind of damage is told."""
+
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from mtrl_fairgrad import verify
+from mtrl_fairgrad.runs.manifest import manifest
+from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder
+from mtrl_fairgrad.runs.tensorboard_writer import EventFile
+from tests.support.paths import ROOT
+from tests.support.run_folders import GROUPS, Rows
+
+CONFIG = {
+    "env": {"name": "mt10", "tasks": ["reach-v3", "push-v3"]},
+    "eval": {"every": 400, "episodes": 10},
+    "method": {"name": "ls"},
+    "seeds": [0, 7],
+    "steps": 1000,
+}
+DUE = (0, 400, 800, 1000)
+
+
+def evaluation(env_steps, **changes):
+    pairs = itertools.product(CONFIG["seeds"], CONFIG["env"]["tasks"])
+    return [Evaluation(env_steps, seed, task, 10, 0.1, -1 / 3) for seed, task in pairs]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run, as training leaves it."""
+    folder = RunFolder.create(
+        tmp_path_factory.mktemp("runs") / "run", CONFIG, manifest([], "cpu", {"name": "mt10"})
+    )
+    folder.store.small = 0
+    ring, events = Rows(6, 2), EventFile(folder.path, 0)
+    for env_steps in DUE:
+        ring.add(1, 2, 3)
+        folder.append_evaluation(evaluation(env_steps))
+        events.add_scalar("speed/updates_per_second", 5, env_steps)
+        events.flush()
+        folder.save_checkpoint(env_steps, GROUPS, {}, ring=ring)
+    return folder.path
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "run")
+
+
+def verdict(run, capsys):
+    """The exit code and the problems of every check that has some."""
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in run.rglob("*")}
+    code = verify.main([str(run), "--json"])
+    assert {
+        path: (path.stat().st_mtime_ns, path.stat().st_size) for path in run.rglob("*")
+    } == before
+    found = json.loads(capsys.readouterr().out)
+    problems = {each["check"]: each["problems"] for each in found["findings"] if each["problems"]}
+    assert found["trusted"] == (code == 0) == (not problems)
+    return code, problems
+
+
+def test_a_sound_run_is_trusted_in_plain_words(run, capsys):
+    assert verdict(run, capsys) == (0, {})
+    assert verify.main([str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "The report of" in said and "can be trusted" in said and "BAD" not in said
+    assert "4 evaluations of 4 pairs of seed and task" in said and "at env_steps 1000, 800" in said
+
+
+def damage(name, change):
+    def apply(run):
+        [path] = run.glob(name)
+        path.write_bytes(change(path.read_bytes()))
+
+    return apply
+
+
+def remove(name):
+    return lambda run: [path.unlink() for path in run.glob(name)]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "check", "said"),
+    [
+        (
+            damage("config.yaml", lambda b: b.replace(b"every: 400", b"every: 200")),
+            "configuration",
+            "not the config",
+        ),
+        (
+            damage("manifest.json", lambda b: b.replace(b"config_sha256", b"config_sha257")),
+            "configuration",
+            "SHA-256",
+        ),
+        (
+            damage("manifest.json", lambda b: b.replace(b'"dirty"', b'"DIRTY"')),
+            "history",
+            "manifest.json does not",
+        ),
+        (
+            damage("evaluations.csv", lambda b: b.replace(b"0.1", b"0.9", 1)),
+            "history",
+            "evaluations.csv does not begin",
+        ),
+        (
+            damage("evaluations.csv", lambda b: b.replace(b"-0.333", b"nan#", 1)),
+            "evaluations",
+            "is damaged",
+        ),
+        (damage("evaluations.csv", lambda b: b[:-1]), "evaluations", "no seed 7, task push-v3"),
+        (
+            damage("events*", lambda b: b[:-1] + bytes([b[-1] ^ 1])),
+            "history",
+            "events.out.tfevents",
+        ),
+        (remove("events*"), "history", "cannot be read"),
+        (
+            damage("checkpoints/*1000/agent.safetensors", lambda b: b[:-1] + b"?"),
+            "checkpoints",
+            "SHA-256",
+        ),
+        (
+            damage("checkpoints/*0800/state.json", lambda b: b + b" "),
+            "checkpoints",
+            "bytes long, not 2",
+        ),
+        (
+            damage("checkpoints/*0800/index.json", lambda b: b[:-2]),
+            "checkpoints",
+            "index.json is missing or damaged",
+        ),
+        (
+            damage("checkpoints/segments/*12-*.rows", lambda b: b[1:]),
+            "checkpoints",
+            ".rows is damaged",
+        ),
+        (remove("checkpoints/segments/*12-*.rows"), "checkpoints", ".rows cannot be read"),
+        (lambda run: shutil.rmtree(run / "checkpoints"), "checkpoints", "there is none"),
+        (
+            lambda run: shutil.rmtree(next(run.glob("checkpoints/*1000"))),
+            "checkpoints",
+            "newest is at 800 of 1000",
+        ),
+    ],
+)
+def test_damage_is_told(run, capsys, spoil, check, said):
+    spoil(run)
+    code, problems = verdict(run, capsys)
+    assert code == 1 and any(said in problem for problem in problems[check]), problems
+
+
+def rewritten(change):
+    """The evaluations, rearranged by whoever knows the format."""
+
+    def apply(run):
+        folder = RunFolder.open(run)
+        rows = change(folder.evaluations())
+        folder.rewind(None)
+        folder.append_evaluation(rows)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows[:4] + rows[8:], "env_steps 400 was never evaluated"),
+        (lambda rows: rows[:5] + rows[6:], "at env_steps 400 there is no seed 0, task push-v3"),
+        (
+            lambda rows: rows[:5] + rows[4:],
+            "at env_steps 400 there is a second seed 0, task reach-v3",
+        ),
+        (lambda rows: [rows[1], rows[0], *rows[2:]], "at env_steps 0 there is another order"),
+        (lambda rows: rows[4:8] + rows[:4] + rows[8:], "env_steps 0 come after 400"),
+        (lambda rows: rows[:12], "not finished: evaluated up to 800 of 1000"),
+        (lambda rows: [], "not finished: evaluated up to 0 of 1000"),
+        (
+            lambda rows: [*rows[:-1], Evaluation(1000, 7, "push-v3", 9, 0.1, 1.0)],
+            "numbers of episodes differ",
+        ),
+        (
+            lambda rows: [*rows[:-1], Evaluation(1000, 7, "pull-v3", 10, 0.1, 1.0)],
+            "an unknown seed 7, task pull-v3",
+        ),
+        (
+            lambda rows: [*rows[:-1], Evaluation(1000, 7, "push-v3", 10, 0.1, float("nan"))],
+            "a return is not finite",
+        ),
+    ],
+)
+def test_evaluations_with_gaps_doubles_or_in_disorder_are_told(run, capsys, change, said):
+    rewritten(change)(run)
+    code, problems = verdict(run, capsys)
+    assert code == 1 and any(said in problem for problem in problems["evaluations"]), problems
+
+
+def test_an_extended_run_may_have_an_evaluation_where_it_once_ended(run, capsys):
+    folder = RunFolder.open(run)
+    folder.extend(1200)
+    code, problems = verdict(run, capsys)
+    assert code == 1 and problems["evaluations"] == [
+        "the run is not finished: evaluated up to 1000 of 1200 env_steps"
+    ]
+    folder.append_evaluation(evaluation(1200))
+    folder.save_checkpoint(1200, GROUPS, {})
+    assert verdict(run, capsys) == (0, {})
+    verify.main([str(run)])
+    assert "off the schedule, too, where the run once ended: at 1000" in capsys.readouterr().out
+
+
+def test_leftovers_of_a_killed_process_are_a_note(run, capsys):
+    (run / "checkpoints" / ".000000001400.tmp").mkdir()
+    (
+        run / "checkpoints" / "segments" / "000000000000-000000000009-0123456789abcdef.rows"
+    ).write_bytes(b"")
+    assert verdict(run, capsys) == (0, {})
+    verify.main([str(run)])
+    assert "2 files of a process that was killed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "steps: [1]\neval: 7\nenv: x\nseeds: 0", "steps: 9\neval: {every: 0}"]
+)
+def test_a_configuration_that_makes_no_sense_is_no_crash(run, capsys, text):
+    (run / "config.yaml").write_text(text)
+    code, problems = verdict(run, capsys)
+    assert code == 1 and {"configuration", "evaluations"} <= problems.keys()
+
+
+def test_what_is_no_run_is_one_sentence(tmp_path, capsys):
+    assert verify.main([str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_nothing_of_the_learner_is_imported():
+    """`verify` answers at once: PyTorch and the simulators are left alone by all that it imports."""
+    script = (
+        "import sys, types; package = types.ModuleType('mtrl_fairgrad'); package.__path__ = "
+        "['mtrl_fairgrad'];sys.modules['mtrl_fairgrad'] = package; import mtrl_fairgrad.verify;"
+        "print(sorted({'torch', 'safetensors', 'mujoco', 'tensorboard', 'hydra'} & "
+        "sys.modules.keys()))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,78 @@
+"""What the tests of runs share: a tiny configuration, and what a run left."""
+
+import csv
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from mtrl_fairgrad.cli.hydra_main import config_dir
+from mtrl_fairgrad.config.schema import from_hydra
+from mtrl_fairgrad.runs.checkpoint.index import Index
+from mtrl_fairgrad.runs.checkpoint.replay_segments import load_rows
+from mtrl_fairgrad.runs.checkpoint.store import steps_of
+from mtrl_fairgrad.runs.run_dir import RunFolder
+from tests.support.run_folders import Rows
+
+TINY = [
+    "env.tasks=[reach-v3,drawer-close-v3]",
+    "env.horizon=20",
+    "env.workers=0",
+    "eval.workers=0",
+    "eval.every=40",
+    "eval.episodes=1",
+    "steps=100",
+    "log_every=10",
+    "agent.width=16",
+    "agent.batch_size=8",
+    "agent.buffer_size=90",
+    "agent.warmup_steps=15",
+    "progress=false",
+    "threads=1",
+]
+TASKS = ["reach-v3", "drawer-close-v3"]
+ONE = ["env.tasks=[reach-v3]"]
+
+
+def checkpoint_steps(folder):
+    """Where its checkpoints are, newest first."""
+    return [steps_of(path) for path in RunFolder.open(folder).checkpoints()]
+
+
+def rows(folder):
+    with (folder / "evaluations.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def checkpoint(folder):
+    """The newest one's groups, and its replay: the filled part, as it lay in memory."""
+    run = RunFolder.open(folder)
+    [newest, *_] = run.checkpoints()
+    record = Index.read(newest).ring
+    ring = Rows(*record.shape)
+    load_rows(run.store.segments, record, ring)
+    replay = {"rows": ring.rows[: ring.added], "added": torch.tensor(ring.added)}
+    return {**run.load_checkpoint().groups, "replay": replay}
+
+
+def assert_same_checkpoint(first, second):
+    one, two = checkpoint(first), checkpoint(second)
+    for group in one:
+        assert one[group].keys() == two[group].keys()
+        for name, value in one[group].items():
+            assert torch.equal(value, two[group][name]), f"{group}/{name}"
+
+
+def scalars(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
+
+
+def composed(*overrides):
+    """The configuration of a command line."""
+    with initialize_config_dir(str(Path(config_dir())), version_base="1.3"):
+        return from_hydra(compose("config", overrides=list(overrides)), overrides)

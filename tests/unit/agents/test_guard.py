@@ -1,0 +1,223 @@
+"""The guard: what it finds, whom it spares, and that nobody else notices."""
+
+import math
+
+import pytest
+import torch
+
+from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, Streams
+from mtrl_fairgrad.agents.guard import Guard
+from mtrl_fairgrad import FairGrad, make
+from mtrl_fairgrad.config.guard import ALL, ANSWERS, CONDITIONS, GuardConfig
+from mtrl_fairgrad.weighting import names
+from tests.unit.agents.conftest import ACTION, OBSERVATION, TASKS, draw_update, learn
+
+SEEDS = (0, 1, 2)
+NETWORK = NetworkSpec(OBSERVATION, ACTION, width=24, depth=2)
+
+
+def agent_of(guard=None, method="fairgrad", seeds=SEEDS, spec=None, **options):
+    critic, actor = make(method, **options), make(method, **options)
+    if actor.needs_positive_losses:
+        actor = make("ls", reduction="mean")
+    spec = spec or SACSpec(NETWORK)
+    return SAC(spec, seeds, TASKS, critic, actor, dtype=torch.float64, guard=guard)
+
+
+def copied(agent):
+    return {name: value.clone() for name, value in agent.state().items()}
+
+
+def of_seed(state, n):
+    """All that belongs to the seed at place n, without what everybody shares or what the guard
+    counts.
+    """
+    return {k: v[n] for k, v in state.items() if v.ndim and not k.startswith("guard/")}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def spoiled(streams, seed=1, task=2):
+    """An update whose batch has a reward that is no number."""
+    batch, noise = draw_update(streams)
+    batch.rewards[seed, task, 0] = math.nan
+    return batch, noise
+
+
+def counts(agent, network, condition):
+    return agent.incidents().counts[ALL.index((network, condition))].tolist()
+
+
+@pytest.mark.parametrize("spoilt_first", [True, False])
+@pytest.mark.parametrize("name", [name for name in names() if name != "stl"])
+def test_a_seed_with_a_loss_that_is_no_number_stays_as_it_was_and_the_others_never_notice(name, spoilt_first):
+    """Also in the very first update, before Adam has moments."""
+    agent, undisturbed = agent_of(method=name), agent_of(method=name)
+    streams, same_streams = Streams(SEEDS), Streams(SEEDS)
+    if not spoilt_first:
+        learn(agent, streams, 3)
+        learn(undisturbed, same_streams, 3)
+    before = of_seed(copied(agent), 1)
+    for number in range(3):
+        for one, numbers in ((agent, streams), (undisturbed, same_streams)):
+            batch, noise = draw_update(numbers)
+            drawn = [method.draw(numbers.generators) for method in (one.critic_method, one.actor_method)]
+            if one is agent and number == 0:
+                batch.rewards[1, 2, 0] = math.nan
+            one.update(batch, noise._replace(critic_method=drawn[0], actor_method=drawn[1]))
+    after = of_seed(copied(agent), 1)
+    learned = {key: value for key, value in after.items() if "method/" not in key}
+    assert all(torch.equal(before.get(key, torch.zeros_like(value)), value) for key, value in learned.items())
+    for n in (0, 2):
+        assert same(of_seed(copied(agent), n), of_seed(copied(undisturbed), n))
+    assert agent.incidents().stopped.tolist() == [[False] * TASKS, [True] * TASKS, [False] * TASKS]
+    assert sum(map(sum, counts(agent, "critic", "non_finite"))) in (1, TASKS), "counted once, for it learns no more"
+
+
+@pytest.mark.parametrize("name", ["fairgrad", "famo", "moco", "dwa", "nash_mtl", "gradvac", "db_mtl", "uw"])
+def test_a_skipped_update_leaves_the_seed_and_what_its_method_remembers_as_they_were(name):
+    agent, streams = agent_of(GuardConfig(non_finite="skip"), name), Streams(SEEDS)
+    learn(agent, streams, 3)
+    before = of_seed(copied(agent), 1)
+    batch, noise = spoiled(streams)
+    drawn = [method.draw(streams.generators) for method in (agent.critic_method, agent.actor_method)]
+    agent.update(batch, noise._replace(critic_method=drawn[0], actor_method=drawn[1]))
+    assert same(of_seed(copied(agent), 1), before)
+    assert not agent.incidents().stopped.any()
+    learn(agent, streams, 2)
+    after = of_seed(copied(agent), 1)
+    moved = [key for key, value in before.items() if key.startswith("actor/shared") and torch.equal(value, after[key])]
+    assert not moved and all(value.isfinite().all() for key, value in after.items() if "method/" not in key)
+
+
+def test_what_a_device_computes_is_the_same(monkeypatch):
+    """There nobody looks whether a seed is left out."""
+    found = []
+    for device in (False, True):
+        agent, streams = agent_of(GuardConfig(non_finite="skip"), "ls"), Streams(SEEDS)
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda device=device: device)
+        agent.update(*spoiled(streams))
+        learn(agent, streams, 2)
+        agent.update(*spoiled(streams, 0, 0))
+        monkeypatch.undo()
+        found.append(copied(agent))
+    assert same(*found)
+
+
+def test_a_critic_that_is_left_out_leaves_out_the_actor_too():
+    agent, streams = agent_of(GuardConfig(non_finite="skip"), "ls"), Streams(SEEDS)
+    agent.update(*spoiled(streams))
+    assert counts(agent, "critic", "non_finite")[1] == [0, 0, 1]
+    assert not any(map(any, counts(agent, "actor", "non_finite"))), "its own loss was fine"
+
+
+# ---- each condition ----
+
+
+def metrics(**changes):
+    """Of a critic and an actor with nothing to complain of."""
+    shape = len(SEEDS), TASKS
+    found = {"temperature": torch.ones(shape), "critic/value": torch.zeros(shape)}
+    for network in CONDITIONS:
+        found[f"{network}/loss"] = torch.ones(shape)
+        found[f"{network}/gradient_norm"] = torch.ones(len(SEEDS))
+        found[f"{network}/gramian"] = torch.eye(TASKS).repeat(len(SEEDS), 1, 1)
+        found[f"{network}/converged"] = torch.ones(len(SEEDS), dtype=torch.bool)
+    for name, (place, value) in changes.items():
+        found[name.replace("__", "/")][place] = value
+    return found
+
+
+BAD = {
+    ("critic", "non_finite"): {"critic__loss": ((1, 2), math.inf)},
+    ("actor", "non_finite"): {"actor__gramian": ((1, 2, 2), math.nan)},
+    ("critic", "unsolved"): {"critic__converged": (1, False)},
+    ("actor", "unsolved"): {"actor__converged": (1, False)},
+    ("critic", "vanished_gradient"): {"critic__gramian": ((1, 2, 2), 1e-13)},
+    ("actor", "vanished_gradient"): {"actor__gramian": ((1, 2, 2), 0.0)},
+    ("critic", "exploding_value"): {"critic__value": ((1, 2), -1.1e5)},
+    ("actor", "dead_temperature"): {"temperature": ((1, 2), 9e-7)},
+}
+
+
+@pytest.mark.parametrize("answer", ["count", "skip", "stop"])
+@pytest.mark.parametrize("kind", ALL, ids="/".join)
+def test_every_condition_is_found_counted_and_answered(kind, answer):
+    if answer not in ANSWERS[kind[1]]:
+        return
+    config = GuardConfig()
+    setattr(config, kind[1], answer)
+    guard = Guard(config, len(SEEDS), TASKS, torch.device("cpu"))
+    update = torch.tensor(7)
+    for network in CONDITIONS:
+        assert not guard.look(network, metrics(), update).any()
+    assert not guard.counts.any() and (guard.first == -1).all()
+    for number in (7, 8):
+        left_out = guard.look(kind[0], metrics(**BAD[kind]), torch.tensor(number))
+        assert left_out.tolist() == [False, answer != "count", False]
+    expected = torch.zeros_like(guard.counts)
+    expected[(ALL.index(kind), 1) if kind[1] == "unsolved" else (ALL.index(kind), 1, 2)] = 1 if answer == "stop" else 2
+    assert torch.equal(guard.counts, expected)
+    assert torch.equal(guard.first, torch.where(expected > 0, 7, -1))
+    assert guard.stopped.tolist() == [False, answer == "stop", False]
+
+
+def test_an_equation_of_numbers_that_are_none_is_not_called_unsolved():
+    guard = Guard(GuardConfig(), len(SEEDS), TASKS, torch.device("cpu"))
+    bad = metrics(critic__loss=((1, 2), math.nan), critic__converged=(1, False))
+    guard.look("critic", bad, torch.tensor(0))
+    assert guard.counts[ALL.index(("critic", "unsolved"))].sum() == 0
+
+
+def test_where_nothing_was_solved_all_tasks_may_have_equal_weights():
+    """20 SGD steps solve nothing here; with `ls` the agent learns what linear scalarisation learns.
+    """
+    fallen, plain = (
+        agent_of(GuardConfig(unsolved="ls"), solver="sgd", sgd_steps=1),
+        agent_of(method="ls", reduction="mean"),
+    )
+    one, other = (learn(agent, Streams(SEEDS), 3) for agent in (fallen, plain))
+    assert (one["critic/weights"] == 1 / TASKS).all() and not one["critic/converged"].any()
+    assert counts(fallen, "critic", "unsolved") == [[3] * TASKS] * len(SEEDS)
+    for name in ("critic/gradient_norm", "actor/gradient_norm", "critic/loss"):
+        torch.testing.assert_close(one[name], other[name])
+
+
+def test_what_is_solved_keeps_its_weights():
+    one, other = agent_of(GuardConfig(unsolved="ls")), agent_of()
+    for agent in (one, other):
+        learn(agent, Streams(SEEDS), 3)
+    assert same(copied(one), copied(other))
+
+
+def test_a_periodic_reset_does_not_wake_a_stopped_seed():
+    agent, streams = agent_of(), Streams(SEEDS)
+    learn(agent, streams, 2)
+    agent.update(*spoiled(streams))
+    before = copied(agent)
+    agent.reset(1)
+    after = copied(agent)
+    for n in range(len(SEEDS)):
+        one, other = of_seed(before, n), of_seed(after, n)
+        learned = [key for key in one if key.startswith(("actor/", "critics/", "targets/", "temperature/"))]
+        kept = [torch.equal(one[key], other[key]) for key in learned if "weight" in key]
+        assert all(kept) if n == 1 else not any(kept)
+
+
+def test_what_was_counted_goes_on_after_a_checkpoint():
+    agent, streams = agent_of(), Streams(SEEDS)
+    agent.update(*spoiled(streams))
+    restored = agent_of(seeds=(7, 8, 9))
+    restored.load_state(copied(agent))
+    for one, other in zip(agent.incidents(), restored.incidents(), strict=True):
+        assert torch.equal(one, other)
+    assert restored.incidents().stopped[1].all()
+
+
+def test_the_answers_defaults_are_allowed():
+    defaults = GuardConfig()
+    assert all(getattr(defaults, condition) == allowed[0] for condition, allowed in ANSWERS.items())
+    assert {condition for _, condition in ALL} == set(ANSWERS)
+    assert FairGrad().min_relative_norm == 1e-6, "what FairGrad leaves out is what counts as vanished"

@@ -1,0 +1,164 @@
+"""What the agent and a method owe each other: losses after the step, conventions, faults, positive
+losses, state.
+"""
+
+import math
+
+import pytest
+import torch
+
+from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, Streams
+from mtrl_fairgrad import LS, FairGrad, make, names
+from mtrl_fairgrad.gradients.conventions import CONVENTIONS, PLAIN, Convention
+from mtrl_fairgrad.weighting import GramianWeighting, LossWeighting, Weights
+from tests.unit.agents.conftest import ACTION, OBSERVATION, TASKS, draw_update, first_faults, learn
+
+SEEDS = (0, 1)
+
+
+def agent_of(critic, actor, convention=PLAIN, **changes):
+    spec = SACSpec(NetworkSpec(OBSERVATION, ACTION, width=24, depth=2), **changes)
+    return SAC(spec, SEEDS, TASKS, critic, actor, dtype=torch.float64, convention=convention)
+
+
+class Watching(LossWeighting):
+    """Remembers the losses it was shown before and after the step."""
+
+    looks_after_step = True
+
+    def forward(self, losses, noise=None):
+        self.before = losses
+        return Weights(torch.ones_like(losses), {})
+
+    def after_step(self, losses):
+        assert not losses.requires_grad
+        self.after = losses
+
+
+class WatchingGramian(GramianWeighting):
+    """The same for a method that builds a Jacobian."""
+
+    looks_after_step = True
+    after_step = Watching.after_step
+
+    def forward(self, gramian, losses=None, noise=None):
+        self.before = losses
+        return Weights(torch.ones_like(losses), {})
+
+
+class Failing(GramianWeighting):
+    """Answers no number for the second seed."""
+
+    def forward(self, gramian, losses=None, noise=None):
+        weights = torch.ones_like(losses)
+        weights[1] = math.nan
+        return Weights(weights, {})
+
+
+class Positive(LossWeighting):
+    """Says that it needs positive losses."""
+
+    needs_positive_losses = True
+
+
+@pytest.mark.parametrize("kind", [Watching, WatchingGramian])
+def test_a_method_that_asks_sees_the_losses_of_the_same_batch_after_the_step(kind):
+    critic, actor = kind(), kind()
+    agent = agent_of(critic, actor)
+    batch, noise = draw_update(Streams(SEEDS))
+    temperature = agent.temperature.own["log_temperature"].exp()
+    targets = agent._compute_targets(batch, noise, temperature)
+    metrics = agent.update(batch, noise)
+    torch.testing.assert_close(critic.before, metrics["critic/loss"])
+    for s in range(2):
+        for k in range(TASKS):
+            arguments = (batch.observations[s, k], batch.actions[s, k], targets[s, k])
+            now = {name: value[s] for name, value in agent.critics.shared.items()}
+            torch.testing.assert_close(critic.after[s, k], agent.losses.critics(now, {}, {}, *arguments)[0])
+            actors = {name: value[s] for name, value in agent.actor.shared.items()}
+            arguments = (batch.observations[s, k], noise.actions[s, k], temperature[s, k])
+            torch.testing.assert_close(actor.after[s, k], agent.losses.actor(actors, now, {}, {}, *arguments)[0])
+    assert (critic.after.sum(-1) < critic.before.sum(-1)).all() and (actor.after.sum(-1) < actor.before.sum(-1)).all()
+
+
+def test_looking_again_changes_nothing_else():
+    watched, plain = agent_of(Watching(), Watching()), agent_of(LS(), LS())
+    for agent in (watched, plain):
+        agent.update(*draw_update(Streams(SEEDS)))
+    assert all(torch.equal(value, plain.state()[name]) for name, value in watched.state().items())
+
+
+def test_an_actors_method_must_do_with_negative_losses():
+    agent_of(Positive(), LS())
+    with pytest.raises(ValueError, match="actor_method needs positive losses"):
+        agent_of(LS(), Positive())
+
+
+def norms_after(convention, updates=3):
+    agent, streams = agent_of(FairGrad(), FairGrad(), convention, max_gradient_norm=None), Streams(SEEDS)
+    for _ in range(updates):
+        metrics = agent.update(*draw_update(streams))
+    return metrics["critic/gradient_norm"], metrics["actor/gradient_norm"]
+
+
+def test_a_convention_scales_and_limits_the_combined_direction():
+    for plain, longer in zip(norms_after(PLAIN, 1), norms_after(Convention(scale="tasks"), 1), strict=True):
+        torch.testing.assert_close(longer, plain * TASKS, rtol=1e-3, atol=0)
+    for limited in norms_after(CONVENTIONS["official_supervised"]):
+        assert (limited <= 1 + 1e-6).all() and (limited > 0.9).all()
+
+
+def test_a_method_that_answers_no_number_is_a_fault_of_the_whole_seed():
+    agent = agent_of(Failing(), LS())
+    agent.update(*draw_update(Streams(SEEDS)))
+    assert first_faults(agent).tolist() == [[-1] * TASKS, [0] * TASKS]
+
+
+def test_a_fault_that_has_a_name_is_not_everyones():
+    agent = agent_of(LS(), LS())
+    metrics = {"actor/loss": torch.zeros(2, TASKS), "actor/gradient_norm": torch.zeros(2)}
+    metrics["actor/loss"][1, 2] = math.inf
+    metrics["actor/gradient_norm"][1] = math.nan
+    agent.guard.look("actor", {**metrics, "temperature": torch.ones(2, TASKS)}, agent.updates)
+    assert first_faults(agent).tolist() == [[-1] * TASKS, [-1, -1, 0]]
+
+
+# ---- every registered method ----
+
+TOGETHER = [name for name in names() if name != "stl"]  # each task alone is another agent's matter
+
+
+def agent_by(name, seeds=SEEDS):
+    critic, actor = make(name), make(name)
+    spec = SACSpec(NetworkSpec(OBSERVATION, ACTION, width=24, depth=2))
+    return SAC(spec, seeds, TASKS, critic, LS() if actor.needs_positive_losses else actor, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_every_method_trains_each_seed_as_it_would_alone(name):
+    together = agent_by(name)
+    metrics = learn(together, Streams(SEEDS), 5)
+    assert (first_faults(together) == -1).all()
+    assert all(value.shape[0] == len(SEEDS) and not value.requires_grad for value in metrics.values())
+    for index, seed in enumerate(SEEDS):
+        alone = agent_by(name, (seed,))
+        learn(alone, Streams((seed,)), 5)
+        for part, values in (("actor", alone.actor.shared), ("critics", alone.critics.shared)):
+            for key, value in values.items():
+                found = getattr(together, part).shared[key][index]
+                torch.testing.assert_close(found, value[0], rtol=1e-6, atol=1e-6, msg=f"{part} {key}")
+
+
+@pytest.mark.parametrize("updates", [0, 3])
+@pytest.mark.parametrize("name", TOGETHER)
+def test_every_method_goes_on_bit_for_bit(name, updates):
+    agent, streams = agent_by(name), Streams(SEEDS)
+    if updates:
+        learn(agent, streams, updates)
+    restored, again = agent_by(name, (8, 9)), Streams((8, 9))
+    restored.load_state({key: value.clone() for key, value in agent.state().items()})
+    again.load_state(streams.state().clone())
+    learn(agent, streams, 3)
+    learn(restored, again, 3)
+    for key, value in agent.state().items():
+        assert torch.equal(value, restored.state()[key]), key

@@ -1,0 +1,228 @@
+"""Options of the networks and of the learner: each does what it says, alone and beside other seeds.
+"""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mtrl_fairgrad.agents import ARCHITECTURES, SAC, NetworkSpec, SACSpec, SingleTaskSAC, Streams, networks
+from mtrl_fairgrad.agents.networks import Architecture, init_actor, init_critics
+from mtrl_fairgrad import LS, make
+from mtrl_fairgrad.gradients.per_task import lift
+from tests.unit.agents.conftest import ACTION, BATCH, OBSERVATION, TASKS, draw_update, first_faults, make_agent, train
+
+ALL = {"critic_width": 20, "critic_layer_norm": True, "initialization": "xavier", "log_std": "tanh"}
+
+
+def spec_of(name="mtsac", **options):
+    return NetworkSpec(OBSERVATION, ACTION, 24, 2, architecture=ARCHITECTURES[name], **options)
+
+
+def agent_of(seeds=(0,), method="ls", name="mtsac", network=None, **changes):
+    spec = SACSpec(spec_of(name, **(network or {})), **changes)
+    return SAC(spec, seeds, TASKS, make(method), make(method), dtype=torch.float64)
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+# ---- networks ----
+
+
+@pytest.mark.parametrize("name", ["mtsac_te", "mhsac"])
+def test_xavier_means_every_layer_and_zero_biases(name):
+    spec = NetworkSpec(40, 4, 200, 2, architecture=ARCHITECTURES[name], initialization="xavier")
+    for made in (init_actor(spec, TASKS, generator()), init_critics(spec, TASKS, generator())):
+        for key, value in {**made.shared, **made.own}.items():
+            if "weight" in key and value.numel() > 1000:
+                bound = math.sqrt(6 / (value.shape[-1] + value.shape[-2]))
+                assert 0.97 * bound < value.abs().max() <= bound, key
+                assert abs(value.std().item() - bound / math.sqrt(3)) < 0.05 * bound, key
+            elif "bias" in key:
+                assert not value.any(), key
+
+
+def test_an_embedding_begins_standard_normal():
+    spec = NetworkSpec(40, 4, 24, 2, architecture=ARCHITECTURES["mtsac_te"])
+    embedding = init_critics(spec, 200, generator()).own["embedding"]
+    assert embedding.shape == (200, 50) and abs(embedding.mean()) < 0.03 and abs(embedding.std() - 1) < 0.03
+
+
+def test_critics_may_have_a_width_of_their_own():
+    made = init_critics(spec_of(critic_width=17), TASKS, generator()).shared
+    assert made["first.weight1"].shape == made["second.weight1"].shape == (17, 17)
+    assert init_actor(spec_of(critic_width=17), TASKS, generator()).shared["weight1"].shape == (24, 24)
+
+
+def test_layer_norm_comes_after_each_hidden_linear_layer_of_the_critics():
+    agent = agent_of(network={"critic_layer_norm": True}, learning_rate=1e-2)
+    train(agent, (0,), 2)
+    critics = {name: value[0] for name, value in agent.critics.shared.items()}
+    streams = Streams((5,))
+    obs, actions = streams.normal(BATCH, OBSERVATION)[0].double(), streams.normal(BATCH, ACTION)[0].double()
+    hidden = torch.cat([obs, actions], -1)
+    for layer in range(2):
+        hidden = hidden @ critics[f"first.weight{layer}"].T + critics[f"first.bias{layer}"]
+        centred = hidden - hidden.mean(-1, keepdim=True)
+        hidden = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        hidden = F.relu(hidden * critics[f"first.scale{layer}"] + critics[f"first.shift{layer}"])
+    expected = (hidden @ critics["first.weight2"].T + critics["first.bias2"]).squeeze(-1)
+    torch.testing.assert_close(networks.values(critics, obs, actions)[0], expected)
+    assert (critics["second.scale1"] != 1).any() and critics["second.shift1"].any(), "both are learnt"
+    assert "first.scale2" not in critics and "scale0" not in agent.actor.shared
+
+
+def test_a_heads_normalisation_is_its_own():
+    made = init_critics(spec_of("mhsac", critic_layer_norm=True), TASKS, generator())
+    assert {name for name in made.own if "scale" in name} == {"first.scale3", "second.scale3"}
+    assert made.own["first.scale3"].shape == (TASKS, 24) and "first.scale2" in made.shared
+
+
+def test_tanh_squashes_the_log_deviation_into_its_range():
+    actor = {"weight0": torch.eye(2 * ACTION, OBSERVATION).double(), "bias0": torch.zeros(2 * ACTION).double()}
+    raw = torch.tensor([-9.0, -1.0, 0.0, 0.5, 9.0]).double()
+    observations = torch.zeros(5, OBSERVATION).double()
+    observations[:, ACTION] = raw
+    mean, log_std = networks.policy(actor, observations, spec_of(log_std="tanh"))
+    torch.testing.assert_close(log_std[:, 0], -20 + 11 * (raw.tanh() + 1))
+    _, clamped = networks.policy(actor, observations * 10, spec_of())
+    assert clamped[:, 0].tolist() == [-20, -10, 0, 2, 2] and not mean.any()
+
+
+# ---- temperature ----
+
+
+def test_a_shared_temperature_follows_the_mean_of_its_gradients():
+    agent = agent_of((0, 1), temperature="shared", temperature_learning_rate=1e-2)
+    streams, moments = Streams((0, 1)), [0.0, 0.0]
+    expected = torch.zeros(2, dtype=torch.float64)
+    for step in range(1, 4):
+        gradient = agent.update(*draw_update(streams))["entropy"].mean(-1) + ACTION
+        for index, (rate, value) in enumerate(((0.9, gradient), (0.999, gradient**2))):
+            moments[index] = rate * moments[index] + (1 - rate) * value
+        first, second = moments[0] / (1 - 0.9**step), moments[1] / (1 - 0.999**step)
+        expected = expected - 1e-2 * first / (second.sqrt() + agent.spec.adam_epsilon)
+        found = agent.temperature.own["log_temperature"]
+        assert torch.equal(found, found[:, :1].expand_as(found))
+        torch.testing.assert_close(found[:, 0], expected)
+    apart = agent_of((0, 1), temperature_learning_rate=1e-2)
+    train(apart, (0, 1), 3)
+    assert (apart.temperature.own["log_temperature"].std(-1) > 0).all()
+
+
+# ---- resets ----
+
+
+def copied(agent):
+    return {name: value.clone() for name, value in agent.state().items()}
+
+
+def parameters(agent):
+    return {n: v for n, v in agent.state().items() if n.startswith(("actor/", "critics/", "temp", "targets/"))}
+
+
+@pytest.mark.parametrize("method", ["ls", "fairgrad", "moco", "gradvac"])
+@pytest.mark.parametrize("name", ["mtsac", "mtsac_te", "mhsac"])
+def test_a_reset_agent_learns_as_a_new_one_with_its_parameters(name, method):
+    agent, fresh = agent_of((0, 1), method, name), agent_of((8, 9), method, name)
+    untrained = copied(fresh)
+    learn(agent, Streams((0, 1)), 4)
+    agent.reset(1)
+    begun = parameters(agent)
+    start = {name: value for name, value in agent.state().items() if "/adam." not in name}
+    assert set(start) == set(untrained)
+    fresh.load_state({**start, "updates": untrained["updates"]})
+    assert all(torch.equal(v, begun[f"critics/{g}.{n}"]) for n, v, g in targets_of(agent))
+    for one in (agent, fresh):
+        learn(one, Streams((5, 6)), 2)
+    after, expected = agent.state(), fresh.state()
+    assert [name for name in expected if name != "updates" and not torch.equal(after[name], expected[name])] == []
+    assert agent.updates == 6
+
+
+def learn(agent, streams, updates):
+    for _ in range(updates):
+        batch, noise = draw_update(streams)
+        drawn = [method.draw(streams.generators) for method in (agent.critic_method, agent.actor_method)]
+        agent.update(batch, noise._replace(critic_method=drawn[0], actor_method=drawn[1]))
+
+
+def targets_of(agent):
+    groups = (("shared", agent.target_critics), ("own", agent.target_own))
+    return [(name, value, group) for group, targets in groups for name, value in targets.items()]
+
+
+@pytest.mark.parametrize("name", ["mtsac", "mhsac"])
+def test_a_seeds_resets_are_its_own(name):
+    seeds = (3, 11)
+    together = agent_of(seeds, name=name)
+    first = copied(together)
+    together.reset(1)
+    second = copied(together)
+    together.reset(2)
+    weights = [state["actor/shared.weight0"] for state in (first, second, together.state())]
+    assert not any(torch.equal(a, b) for a, b in ((weights[0], weights[1]), (weights[1], weights[2])))
+    for index, seed in enumerate(seeds):
+        alone = agent_of((seed,), name=name)
+        train(alone, (seed,), 2)
+        alone.reset(2)
+        for group in ("actor", "critics"):
+            for key, value in getattr(alone, group).shared.items():
+                assert torch.equal(value[0], getattr(together, group).shared[key][index]), key
+
+
+def test_a_reset_goes_back_to_the_first_temperature_and_to_parameters_in_place():
+    agent = agent_of(initial_temperature=0.3)
+    held = agent.actor.shared["weight0"]
+    train(agent, (0,), 3)
+    agent.reset(1)
+    torch.testing.assert_close(agent.temperature.own["log_temperature"].exp(), torch.full((1, TASKS), 0.3).double())
+    assert agent.actor.shared["weight0"] is held
+
+
+@pytest.mark.parametrize("updates", [0, 2])
+def test_a_checkpoint_right_after_a_reset_goes_on_bit_for_bit(updates):
+    agent, restored = agent_of((0, 1), "moco"), agent_of((8, 9), "moco")
+    learn(agent, Streams((0, 1)), updates)
+    agent.reset(1)
+    restored.load_state(copied(agent))
+    for one in (agent, restored):
+        learn(one, Streams((5, 6)), 2)
+    assert all(torch.equal(value, restored.state()[name]) for name, value in agent.state().items())
+
+
+# ---- all at once ----
+
+
+def test_agents_of_one_task_take_the_options_too():
+    agent = SingleTaskSAC(SACSpec(spec_of("stl", **ALL)), (0, 1), TASKS, dtype=torch.float64)
+    train(agent, (0, 1), 2)
+    agent.reset(1)
+    weights = agent.lanes.actor.shared["weight0"]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[TASKS])
+    metrics = train(agent, (0, 1), 1)
+    assert metrics["critic/loss"].shape == (2, TASKS) and (first_faults(agent) == -1).all()
+
+
+def test_the_actors_loss_is_one_graph():
+    """With heads, encoder and all options nothing depends on values: the whole of it can be traced.
+    """
+    network = NetworkSpec(OBSERVATION, ACTION, 24, 2, architecture=Architecture(own_layers=2, encoding=5), **ALL)
+    agent = SAC(SACSpec(network), (0,), TASKS, LS(), LS(), dtype=torch.float64)
+    batch, noise = draw_update(Streams((0,)))
+    temperature = agent.temperature.own["log_temperature"].exp()
+    loss, *arguments = agent._actor_problem(batch, noise, temperature)
+    traced = torch.compile(lift(loss, per_seed=2), backend="eager", fullgraph=True)
+    torch.testing.assert_close(traced(*arguments), lift(loss, per_seed=2)(*arguments))
+
+
+def test_the_defaults_are_what_they_were():
+    """Every option at its default makes the networks of before there were any."""
+    agent, plain = make_agent((3,), method="ls"), generator().manual_seed(3)
+    bound = math.sqrt(6 / OBSERVATION)
+    first = (torch.rand((24, OBSERVATION), generator=plain) * 2 - 1) * bound
+    assert torch.equal(agent.actor.shared["weight0"][0], first.double())
+    assert agent.critic_method.name == LS().name and not agent.actor.own and not agent.critics.own

@@ -1,0 +1,93 @@
+"""One seed's policy as a module: the agent's own actions, whatever its parameters belong to."""
+
+import pytest
+import torch
+
+from mtrl_fairgrad.agents import ARCHITECTURES, SAC, NetworkSpec, PolicyModule, SACSpec, SingleTaskSAC
+from mtrl_fairgrad import LS
+from tests.unit.agents.conftest import ACTION, OBSERVATION, TASKS, make_agent, train
+
+SEEDS = (3, 5)
+
+
+def single_tasks():
+    return SingleTaskSAC(
+        SACSpec(NetworkSpec(OBSERVATION, ACTION, width=24, depth=2)), SEEDS, TASKS, "cpu", torch.float64
+    )
+
+
+def together(architecture):
+    network = NetworkSpec(OBSERVATION, ACTION, width=24, depth=2, architecture=ARCHITECTURES[architecture])
+    return SAC(SACSpec(network), SEEDS, TASKS, LS(), LS(), dtype=torch.float64)
+
+
+AGENTS = {
+    "mtsac": (lambda: make_agent(SEEDS), False),
+    "mhsac": (lambda: together("mhsac"), True),
+    "mtsac_te": (lambda: together("mtsac_te"), True),
+    "stl": (single_tasks, True),
+}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_copied_policy_acts_as_the_agent_did(name):
+    agent, observations = AGENTS[name][0](), torch.randn(len(SEEDS), TASKS, OBSERVATION, dtype=torch.float64)
+    train(agent, SEEDS, updates=2)
+    noise = torch.randn(len(SEEDS), TASKS, ACTION, dtype=torch.float64)
+    expected, policy = (agent.act(observations), agent.act(observations, noise)), agent.policy()
+    train(agent, SEEDS, updates=2)
+    agent.reset(1)
+    assert not torch.equal(agent.act(observations), expected[0])
+    assert torch.equal(agent.act(observations, policy=policy), expected[0])
+    assert torch.equal(agent.act(observations, noise, policy), expected[1])
+    assert (name == "mtsac_te") == any(".critics." in key for key in policy), "only the task encoder is the critics'"
+
+
+@pytest.mark.parametrize(("make", "needs_tasks"), AGENTS.values(), ids=AGENTS)
+def test_the_module_of_each_seed_acts_like_the_agent(make, needs_tasks):
+    agent = make()
+    train(agent, SEEDS, updates=3)
+    observations = torch.randn(len(SEEDS), TASKS, OBSERVATION, dtype=torch.float64)
+    expected = agent.act(observations)
+    for s in range(len(SEEDS)):
+        module = agent.policy_module(s)
+        assert module.needs_tasks is needs_tasks
+        actions = module(*(observations[s], torch.arange(TASKS))[: 1 + needs_tasks])
+        torch.testing.assert_close(actions, expected[s], rtol=0, atol=1e-12)
+    assert not torch.allclose(expected[0], expected[1]), "seeds differ"
+
+
+def test_tasks_may_come_in_any_order_and_number():
+    agent = single_tasks()
+    train(agent, SEEDS, updates=3)
+    observations = torch.randn(5, OBSERVATION, dtype=torch.float64)
+    tasks = torch.tensor([2, 0, 0, 1, 2])
+    found = agent.policy_module(1)(observations, tasks)
+    for row, task in enumerate(tasks.tolist()):
+        asked = torch.zeros(len(SEEDS), TASKS, OBSERVATION, dtype=torch.float64)
+        asked[1, task] = observations[row]
+        torch.testing.assert_close(found[row], agent.act(asked)[1, task], rtol=0, atol=1e-12)
+
+
+def test_shared_and_own_parameters_meet_in_the_policy():
+    """As of a network with a trunk for all tasks and a head for each: 2·x·(head of the task)."""
+    shared, own = {"trunk.weight": torch.tensor(2.0)}, {"head": torch.tensor([1.0, 10.0, 100.0])}
+    module = PolicyModule(lambda shared, own, x: shared["trunk.weight"] * x * own["head"], shared, own)
+    found = module(torch.tensor([[1.0], [1.0], [3.0]]), torch.tensor([2, 0, 1]))
+    assert found.tolist() == [[200.0], [2.0], [60.0]]
+
+
+@pytest.mark.parametrize("task", [-1, TASKS])
+def test_a_task_that_is_not_there_is_refused(task):
+    module = single_tasks().policy_module(0)
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        module(torch.zeros(1, OBSERVATION, dtype=torch.float64), torch.tensor([task]))
+
+
+def test_training_goes_on_without_the_module():
+    agent = make_agent(SEEDS)
+    module, observations = agent.policy_module(0), torch.randn(4, OBSERVATION, dtype=torch.float64)
+    before = module(observations)
+    train(agent, SEEDS, updates=2)
+    assert torch.equal(module(observations), before)
+    assert not any(parameter.requires_grad for parameter in module.parameters())

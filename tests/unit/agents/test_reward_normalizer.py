@@ -1,0 +1,69 @@
+"""Rewards are divided by their task's running standard deviation, each seed's by its own."""
+
+import math
+
+import pytest
+import torch
+
+from mtrl_fairgrad.agents import RewardScale, Streams
+
+SEEDS, TASKS = 2, 3
+
+
+def stream(steps, seeds=range(SEEDS)):
+    """Rewards of very different sizes, `[steps, S, K]`."""
+    sizes = torch.tensor([0.01, 1.0, 500.0])
+    return (Streams(tuple(seeds)).normal(steps, TASKS) * sizes + sizes / 2).transpose(0, 1)
+
+
+def by_hand(rewards, rate):
+    """The averages of one task's rewards, one after the other."""
+    mean, variance, found = 0.0, 1.0, []
+    for reward in rewards:
+        mean = (1 - rate) * mean + rate * reward
+        variance = (1 - rate) * variance + rate * (reward - mean) ** 2
+        found.append(reward / (math.sqrt(variance) + 1e-8))
+    return found
+
+
+def test_it_is_the_running_average_of_one_reward_after_the_other():
+    rewards, scale = stream(300).double(), RewardScale(SEEDS, TASKS)
+    found = torch.stack([scale.scaled(step) for step in rewards])
+    for s in range(SEEDS):
+        for k in range(TASKS):
+            expected = torch.tensor(by_hand(rewards[:, s, k].tolist(), 0.001)).double()
+            torch.testing.assert_close(found[:, s, k], expected)
+
+
+def test_rewards_of_any_size_come_out_alike_and_uncentred():
+    scale = RewardScale(SEEDS, TASKS, rate=0.01)
+    found = torch.stack([scale.scaled(step) for step in stream(3000)])[-1500:]
+    torch.testing.assert_close(found.std(0), torch.ones(SEEDS, TASKS), rtol=0.15, atol=0)
+    torch.testing.assert_close(found.mean(0), torch.full((SEEDS, TASKS), 0.5), rtol=0, atol=0.15)
+
+
+def test_a_seed_beside_others_is_scaled_as_alone():
+    together, alone = RewardScale(SEEDS, TASKS), RewardScale(1, TASKS)
+    for step in stream(50):
+        assert torch.equal(together.scaled(step)[1:], alone.scaled(step[1:]))
+
+
+def test_dtype_and_argument_are_kept():
+    step = stream(1)[0]
+    before = step.clone()
+    assert RewardScale(SEEDS, TASKS).scaled(step).dtype == torch.float32 and torch.equal(step, before)
+
+
+def test_a_restored_scale_goes_on_bit_for_bit():
+    scale, restored = RewardScale(SEEDS, TASKS), RewardScale(SEEDS, TASKS)
+    rewards = stream(40)
+    for step in rewards[:20]:
+        scale.scaled(step)
+    restored.load_state({name: value.clone() for name, value in scale.state().items()})
+    for step in rewards[20:]:
+        assert torch.equal(scale.scaled(step), restored.scaled(step))
+
+
+def test_another_shape_is_refused():
+    with pytest.raises(ValueError, match="configuration the run was started with"):
+        RewardScale(1, TASKS).load_state(RewardScale(SEEDS, TASKS).state())

@@ -1,0 +1,94 @@
+"""Which runs belong together, and what they are called."""
+
+from mtrl_fairgrad.analysis.run_groups import NOT_COMPARED, blocks_of, flatten
+from mtrl_fairgrad.config.schema import RESUMABLE
+from mtrl_fairgrad.report import as_text
+from tests.support.reported import FAIRGRAD, METHOD, PROTOCOL, groups_of
+
+
+def test_blocks_keep_runs_of_one_protocol_together(make):
+    paths = [
+        make("a"),
+        make("b", env={"horizon": 150}),
+        make("c", method={"name": "ls"}),
+        make("d", method={"name": "ls"}, env={"horizon": 150}),
+    ]
+    groups = groups_of(*paths)
+    assert [(group.label, "150" in group.protocol) for group in groups] == [
+        (METHOD, False), ("ls", False), (METHOD, True), ("ls", True)
+    ]  # fmt: skip
+
+
+def test_the_protocol_says_all_that_sets_it_apart(make):
+    told = {"protocol": {"horizon": 500, "goals": "frozen"}}
+    groups = groups_of(
+        make("a", env={"goals": "random"}), make("b", env={"goals": "random"}, manifest=told)
+    )
+    assert [group.protocol.removeprefix(PROTOCOL) for group in groups] == [
+        " · goals random",
+        # the configuration and the record disagree; that must not go unseen
+        " · goals random · goals frozen",
+    ]
+    assert len(blocks_of(groups)) == 2
+
+
+def test_runs_of_one_way_to_evaluate_stand_together(make):
+    rarely = {"eval": {"every": 5000, "episodes": 1}}
+    groups = groups_of(make("a"), make("b", **rarely), make("c", method={"name": "ls"}))
+    assert [len(block) for block in blocks_of(groups)] == [2, 1]
+
+
+def test_what_may_differ_when_a_run_is_resumed_sets_no_runs_apart():
+    assert {"steps"} == RESUMABLE - NOT_COMPARED
+
+
+def test_labels_tell_what_sets_methods_apart(make):
+    groups = groups_of(
+        make("a"),
+        make("b", method={**FAIRGRAD, "solver": "newton"}),
+        make("c", method={**FAIRGRAD, "sgd_steps": 40}),
+        make("d", method={"name": "ls", "reduction": "mean"}, agent={"width": 256}),
+        make("e", method={"name": "ls", "reduction": "mean"}, agent={"width": 400}),
+        make("f", method={"name": "cagrad", "c": 0.4}, agent={"width": 400}),
+    )
+    assert [group.label for group in groups] == [
+        "fairgrad (α=2, sgd)",
+        "fairgrad (α=2, newton)",
+        "fairgrad (α=2, sgd, sgd_steps=40)",
+        "ls (agent.width=256)",
+        "ls (agent.width=400)",
+        "cagrad",
+    ]
+    text = as_text(groups)
+    assert "[6] cagrad" in text and "final, by task" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_an_agents_name_tells_its_options_and_the_plain_one_goes_unsaid(make):
+    ls = {"name": "ls", "reduction": "mean"}
+    groups = groups_of(
+        make("a", method=ls, agent={"name": "mtsac", "width": 400}),
+        make("b", method=ls, agent={"name": "mhsac", "width": 300, "head": 20}),
+        make("c", method=ls, agent={"name": "mhsac", "width": 500, "head": 20}),
+        make("d", agent={"name": "mtsac", "width": 400}),
+    )
+    assert [group.label for group in groups] == [
+        "ls",
+        "ls (mhsac, agent.width=300)",
+        "ls (mhsac, agent.width=500)",
+        METHOD,
+    ]
+
+
+def test_how_often_and_how_long_evaluations_are_stands_in_the_protocol(make):
+    [group] = groups_of(make("a", eval={"every": 5000, "episodes": 1, "workers": 3}))
+    assert group.protocol == f"{PROTOCOL} · eval every 5000 · eval episodes 1"
+    assert "workers" not in group.protocol
+
+
+def test_flatten():
+    assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {
+        "a.b": 1,
+        "a.c.d": [2],
+        "e": None,
+    }

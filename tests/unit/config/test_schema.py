@@ -1,0 +1,232 @@
+"""The YAML files say what the dataclasses say, and mistakes end in one sentence."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from mtrl_fairgrad.agents import ARCHITECTURES
+from mtrl_fairgrad.cli.hydra_main import config_dir
+from mtrl_fairgrad.config.agent import AgentConfig
+from mtrl_fairgrad.config.schema import (
+    Config,
+    ConfigError,
+    ConventionConfig,
+    changed_keys,
+    from_hydra,
+    to_dict,
+)
+from mtrl_fairgrad.gradients.conventions import CONVENTIONS, Convention
+from mtrl_fairgrad.weighting import names, options
+from tests.support.tiny_runs import composed
+
+CONFIGS = Path(config_dir())
+
+
+def test_the_yaml_files_compose_to_the_python_defaults():
+    assert changed_keys(to_dict(Config()), to_dict(composed())) == []
+
+
+GROUPS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name != "benchmark"]
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_every_option_of_every_group_composes(path):
+    needs_task = ["env.task=reach-v3"] if path.stem == "mt1" else []
+    config = composed(f"{path.parent.name}={path.stem}", *needs_task)
+    assert (
+        config.preset if path.parent.name == "preset" else getattr(config, path.parent.name)
+    ) is not None
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_key_is_explained(path):
+    if path.parent.name == "preset":
+        pytest.skip("presets only set what groups explain")
+    lines = path.read_text().splitlines()
+    own = lines[
+        : next((i for i, line in enumerate(lines) if line.startswith("hydra:")), len(lines))
+    ]
+    bare = [line for line in own if ":" in line and "#" not in line and not line.endswith(":")]
+    assert [line for line in bare if not line.strip().startswith(("-", "name:"))] == []
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_method_has_a_yaml_with_all_its_options(name):
+    written = yaml.safe_load((CONFIGS / "method" / f"{name}.yaml").read_text())
+    assert written.pop("name") == name
+    assert list(written) == list(options(name))
+
+
+def test_fairgrads_yaml_holds_its_defaults_but_for_the_solver_of_the_papers_rl_experiments():
+    written = yaml.safe_load((CONFIGS / "method" / "fairgrad.yaml").read_text())
+    assert written == {"name": "fairgrad", **options("fairgrad"), "solver": "sgd"}
+
+
+def test_alpha_at_the_top_belongs_to_fairgrad():
+    assert composed("alpha=1").method["alpha"] == 1
+    assert composed("method.alpha=3").method["alpha"] == 3
+    assert composed("alpha=3", "method.alpha=3").method["alpha"] == 3
+    with pytest.raises(ConfigError, match="disagree"):
+        composed("alpha=3", "method.alpha=2.0")
+
+
+def test_alpha_for_a_method_without_one_names_those_that_have_one():
+    owners = [f"method={name}" for name in names() if "alpha" in options(name)]
+    assert "method=fairgrad" in owners
+    with pytest.raises(ConfigError, match=f"drop it, or choose {' or '.join(owners)}\\.$"):
+        composed("method=ls", "alpha=2")
+
+
+def test_the_yaml_conventions_are_the_presets():
+    written = {
+        path.stem: yaml.safe_load(path.read_text())
+        for path in (CONFIGS / "convention").glob("*.yaml")
+    }
+    assert {stem: entry.pop("name") for stem, entry in written.items()} == {
+        stem: stem for stem in CONVENTIONS
+    }
+    assert {stem: Convention(**entry) for stem, entry in written.items()} == CONVENTIONS
+    assert composed().convention == ConventionConfig(
+        name="plain", own="plain", scale="none", max_norm=None
+    )
+
+
+def test_a_convention_of_ones_own_has_a_name_of_its_own():
+    mine = composed(
+        "convention=libmtl", "convention.scale=tasks", "convention.name=mine"
+    ).convention
+    assert (mine.name, mine.own, mine.scale) == ("mine", "weighted", "tasks")
+    with pytest.raises(ConfigError, match="would be reported as libmtl"):
+        composed("convention=libmtl", "convention.scale=tasks")
+
+
+@pytest.mark.skipif("stl" not in names(), reason="there is no stl")
+def test_single_task_learning_takes_no_task_and_no_fairness_between_tasks():
+    assert composed("method=stl").method["name"] == "stl"
+    with pytest.raises(
+        ConfigError, match=r"method.task=1 is for supervised learning: .* env.tasks="
+    ):
+        composed("method=stl", "method.task=1")
+    with pytest.raises(ConfigError, match=r"loss_alpha=0.5 is fairness between tasks"):
+        composed("method=stl", "loss_alpha=0.5")
+
+
+@pytest.mark.parametrize("words", [["agent=stl"], ["method=stl"], ["agent=stl", "method=stl"]])
+def test_single_task_agents_and_their_method_are_one_choice(words):
+    config = composed(*words)
+    assert (config.agent.name, config.method) == ("stl", {"name": "stl", **options("stl")})
+    assert (
+        changed_keys(to_dict(config), to_dict(from_hydra(OmegaConf.create(to_dict(config))))) == []
+    )
+
+
+@pytest.mark.parametrize("name", ["mtsac", "mtsac_te", "mhsac", "stl"])
+def test_agents_differ_in_nothing_but_their_networks(name):
+    config = composed(f"agent={name}", "method=stl" if name == "stl" else "method=ls")
+    assert config.agent == AgentConfig(name=name)
+
+
+def test_every_agent_is_an_architecture_and_a_file():
+    files = {path.stem for path in (CONFIGS / "agent").glob("*.yaml")}
+    assert files == set(ARCHITECTURES)
+
+
+def test_a_preset_changes_defaults_and_the_command_line_wins():
+    quick = composed("preset=quick")
+    assert quick.preset == "quick" and quick.steps == 5000 and quick.agent.width == 128
+    assert composed("preset=quick", "steps=7", "agent.width=8").agent.width == 8
+    assert composed("preset=quick", "steps=7").steps == 7
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["method=ls", "alpha=2"], "alpha=2 was given but method=ls has no alpha"),
+        (["alpha=-1"], "alpha=-1"),
+        (["alpha=nan"], "alpha=nan"),
+        ([f"grace_seconds={10**400}"], "too large to be read"),
+        (["alpha=two"], "alpha: "),
+        (["loss_alpha=1"], "loss_alpha=1.0 is not allowed: give a finite number below 1"),
+        (["loss_alpha=nan"], "loss_alpha=nan"),
+        (["loss_alpha=half"], "loss_alpha: "),
+        (
+            ["convention.own=mine"],
+            "convention.own='mine' is not allowed: give one of plain, weighted",
+        ),
+        (["convention.max_norm=-1"], "convention.max_norm=-1.0 is not allowed"),
+        (["+convention.norm=1"], "convention.norm"),
+        (["method.solver=simplex"], "simplex"),
+        (["+method.beta=1"], "beta"),
+        (
+            ["agent.batch_size=200", "agent.buffer_size=100"],
+            "agent.batch_size=200 exceeds agent.buffer_size=100",
+        ),
+        (["agent.width=0"], "agent.width=0"),
+        (
+            ["agent.critic_width=0"],
+            "agent.critic_width=0 is out of range: give a value at least 1.",
+        ),
+        (["agent.critic_layer_norm=maybe"], "agent.critic_layer_norm: "),
+        (
+            ["agent.initialization=orthogonal"],
+            "agent.initialization=orthogonal is unknown; allowed: he, xavier",
+        ),
+        (
+            ["agent.log_std=tan"],
+            "agent.log_std=tan is unknown; allowed: clamp, tanh; did you mean tanh?",
+        ),
+        (["agent.temperature=one"], "agent.temperature=one is unknown; allowed: per_task, shared"),
+        (
+            ["agent.reward_normalization=std"],
+            "agent.reward_normalization=std is unknown; allowed: none, running_std",
+        ),
+        (["agent.warmup_updates=-1"], "agent.warmup_updates=-1"),
+        (["agent.reset_every=0"], "agent.reset_every=0"),
+        (
+            ["agent=stl", "method=pcgrad"],
+            "agent=stl trains each task by an agent of its own, whose gradients method=",
+        ),
+        (["agent=stl", "method=fairgrad"], "method=fairgrad cannot combine: drop one of them."),
+        (
+            ["agent=mhsac", "method=stl"],
+            "agent=mhsac trains tasks together but method=stl trains each alone",
+        ),
+        (["agent=stl", "loss_alpha=0.5"], "loss_alpha=0.5 is fairness between tasks"),
+        (
+            ["agent=stl", "agent.temperature=shared"],
+            "agent.temperature=shared is one for all tasks but agent=stl",
+        ),
+        (["agent=stl", "alpha=2"], "alpha=2 was given but method=stl has no alpha"),
+        (["agent.learning_rate=0"], "agent.learning_rate=0"),
+        (["agent.learning_rate=inf"], "agent.learning_rate=inf"),
+        (["agent.discount=1.5"], "agent.discount=1.5"),
+        (["agent.polyak=nan"], "agent.polyak=nan"),
+        (["agent.initial_temperature=-1"], "agent.initial_temperature=-1"),
+        (["agent.target_entropy=inf"], "agent.target_entropy=inf"),
+        (["agent.max_gradient_norm=0"], "or null for no clipping"),
+        (["env.horizon=501"], "env.horizon=501"),
+        (["env.reward_version=v3"], "env.reward_version=v3 is unknown; allowed: v2, v1"),
+        (["eval.episodes=51"], "eval.episodes=51"),
+        (["eval.every=0"], "eval.every=0"),
+        (["env.workers=-1"], "env.workers=-1"),
+        (["steps=0"], "steps=0"),
+        (["seeds=[]"], "seeds=[] trains nothing"),
+        (["seeds=[1,2,1]"], "names 1 twice"),
+        (["seeds=[-1]"], "seeds=-1"),
+        (["grace_seconds=-2"], "grace_seconds=-2"),
+        (["steps=many"], "steps: "),
+        (["+agent.depht=2"], "agent.depht"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(overrides, said):
+    with pytest.raises(ConfigError) as caught:
+        composed(*overrides)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_changed_keys_names_leaves():
+    before, after = to_dict(Config()), to_dict(Config(steps=5))
+    after["agent"]["width"] = 8
+    assert changed_keys(before, after) == [("agent.width", 400, 8), ("steps", 2_000_000, 5)]

@@ -1,0 +1,177 @@
+import functools
+import re
+
+import gymnasium
+import numpy as np
+import pytest
+
+from mtrl_fairgrad.envs import MT10, Evaluation, MetaworldSuite, MetaworldVectorEnv, Playing, all_goals, evaluate, evaluation_goals
+from tests.unit.envs import official
+
+SEED = 1
+SUITE = MetaworldSuite()
+
+
+def experts(tasks):
+    """Metaworld's scripted experts as one policy over rows of `tasks`."""
+    from metaworld.policies import ENV_POLICY_MAP
+
+    scripted = [ENV_POLICY_MAP[task]() for task in tasks]
+    return lambda observations: np.array(
+        [expert.get_action(each[:39]) for expert, each in zip(scripted, observations, strict=True)],
+        np.float32,
+    )
+
+
+def metaworld_says(tasks, goals, horizon):
+    """`metaworld.evaluation.evaluation` on the same goals: success rate and all returns of each
+    task.
+    """
+    import metaworld
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+    from metaworld.evaluation import evaluation
+
+    class Agent:
+        eval_action = staticmethod(experts(tasks))
+
+        def reset(self, env_mask):
+            pass
+
+    makers = [
+        functools.partial(
+            metaworld._init_each_env,
+            ALL_V3_ENVIRONMENTS[task],
+            [official.goals(task, SEED)[goal] for goal in chosen],
+            max_episode_steps=horizon,
+            use_one_hot=True,
+            env_id=number,
+            num_tasks=len(tasks),
+            # Goes through all of its goals before any comes again, in an order of its own.
+            task_select="pseudorandom",
+        )
+        for number, (task, chosen) in enumerate(zip(tasks, goals, strict=True))
+    ]
+    envs = gymnasium.vector.SyncVectorEnv(makers, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+    envs.call("toggle_sample_tasks_on_reset", True)
+    _, _, rates, returns = evaluation(Agent(), envs, num_episodes=goals.shape[1])
+    envs.close()
+    return rates, returns
+
+
+def assert_agrees_with_metaworld(tasks, goals, horizon, workers):
+    with MetaworldVectorEnv(tasks, [SEED], workers, horizon, role="eval", terminate_on_success=True) as envs:
+        mine = evaluate(envs, experts(tasks), goals)
+    rates, returns = metaworld_says(tasks, goals[0], horizon)
+    assert isinstance(mine, Evaluation) and mine.success.shape == goals.shape
+    for k, task in enumerate(tasks):
+        assert mine.success[0, k].mean() == pytest.approx(rates[task], abs=1e-12), task
+        assert np.sort(mine.returns[0, k]) == pytest.approx(np.sort(returns[task]), rel=1e-5), task
+    assert mine.lengths.min() > 0 and (mine.lengths[~mine.success] == horizon).all()
+    return mine
+
+
+def test_scripted_experts_get_metaworlds_success_rates():
+    """With little time some goals are reached and some not, so that rates are neither 0 nor 1."""
+    goals = np.array([[[4, 17, 23, 48, 9, 31], [0, 12, 49, 33, 20, 5]]])
+    mine = assert_agrees_with_metaworld(("reach-v3", "window-open-v3"), goals, horizon=62, workers=0)
+    assert 0 < mine.success.mean() < 1
+
+
+@pytest.mark.slow
+def test_scripted_experts_get_metaworlds_success_rates_on_mt10():
+    # Metaworld's own loop takes a second and a half for each goal
+    goals = all_goals(SUITE, [SEED])[..., ::4]
+    mine = assert_agrees_with_metaworld(MT10, goals, horizon=500, workers=2)
+    assert mine.success.mean() > 0.9
+
+
+def test_episodes_are_filed_under_their_goals():
+    """Each (seed, task, goal) gives what it gives when played alone, whatever is beside it."""
+    goals = np.array([[[4, 9]], [[9, 31]]])
+    policy = lambda observations: np.tanh(observations[:, [36, 37, 38, 0]] * 3)  # noqa: E731
+    options = {"workers": 0, "horizon": 25, "one_hot": False, "role": "eval", "terminate_on_success": True}
+    with MetaworldVectorEnv(["reach-v3"], [1, 2], **options) as envs:
+        together = evaluate(envs, policy, goals)
+        again = evaluate(envs, policy, goals)
+    assert all(np.array_equal(*pair) for pair in zip(together, again, strict=True))
+    assert len(np.unique(together.returns)) == 4
+    for s, seed in enumerate([1, 2]):
+        with MetaworldVectorEnv(["reach-v3"], [seed], **options) as envs:
+            for e in range(2):
+                assert evaluate(envs, policy, goals[s : s + 1, :, e : e + 1]).returns == together.returns[s, 0, e]
+
+
+def test_played_step_by_step_it_finds_the_same(monkeypatch):
+    goals, policy = np.array([[[4, 9, 31]]]), experts(["reach-v3"])
+    with MetaworldVectorEnv(["reach-v3"], [SEED], 0, 30, role="eval", terminate_on_success=True) as envs:
+        at_one_go = evaluate(envs, policy, goals)
+        answers = []
+        monkeypatch.setattr(envs, "ready", lambda: answers.append(len(answers) % 3 == 2) or answers[-1])
+        playing, moved = Playing(envs, policy, goals), []
+        while not playing.done:
+            moved.append(playing.advance())
+        assert moved == answers and sum(moved) == at_one_go.lengths.sum()
+        assert not playing.advance(wait=True), "it is over"
+    assert all(np.array_equal(*pair) for pair in zip(playing.found, at_one_go, strict=True))
+
+
+def test_evaluation_goals_are_distinct_and_depend_only_on_seed_task_and_steps():
+    goals = evaluation_goals(SUITE, [0, 5], 10, env_steps=20_000)
+    assert goals.shape == (2, 10, 10) and goals.min() >= 0 and goals.max() < 50
+    assert all(len(set(row)) == 10 for row in goals.reshape(-1, 10).tolist())
+    assert np.array_equal(evaluation_goals(MetaworldSuite(tasks=MT10[3:5]), [5], 10, 20_000)[0], goals[1, 3:5])
+    assert len({row.tobytes() for row in goals.reshape(-1, 10)}) == 20
+    assert not np.array_equal(evaluation_goals(SUITE, [0, 5], 10, 30_000), goals)
+    assert np.array_equal(evaluation_goals(SUITE, [0, 5], 4, 20_000), goals[..., :4])
+
+
+def test_all_goals_and_fifty_episodes_play_each_goal_once():
+    three = MetaworldSuite(tasks=MT10[:3])
+    every = all_goals(three, [0, 1])
+    assert every.shape == (2, 3, 50) and (np.sort(every) == np.arange(50)).all()
+    drawn = evaluation_goals(three, [0, 1], 50, 0)
+    assert np.array_equal(np.sort(drawn), every) and not np.array_equal(drawn, every)
+    every[0, 0, 0] = 7  # an array of its own
+
+
+def test_frozen_goals_are_the_only_ones():
+    frozen = MetaworldSuite(goal_choice="frozen")
+    every = all_goals(frozen, [0, 1])
+    assert every.shape == (2, 10, 1) and np.array_equal(evaluation_goals(frozen, [0, 1], 1, 7), every)
+    with pytest.raises(ValueError, match="episodes=2 is not an integer from 1 to 1"):
+        evaluation_goals(frozen, [0], 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0], 0, 0), "episodes=0 is not an integer from 1 to 50"),
+        (
+            ([0], 51, 0),
+            "episodes=51 is not an integer from 1 to 50: each of a task's goals is played",
+        ),
+        (([0], 2.5, 0), "episodes=2.5 is not an integer"),
+        (([0], True, 0), "episodes=True is not an integer"),
+        (([0], 5, -1), "env_steps=-1 is not an integer from 0"),
+        (([0, 0], 5, 0), "seeds=[0, 0] holds 0 2 times"),
+    ],
+)
+def test_wrong_numbers_of_episodes(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evaluation_goals(SUITE, *arguments)
+
+
+def test_goals_must_fit_the_environments():
+    with MetaworldVectorEnv(["reach-v3"], [0], 0, role="eval") as envs:
+        for goals in (
+            all_goals(envs.suite, [0, 1]),
+            all_goals(MetaworldSuite(tasks=MT10[:2]), [0]),
+            np.zeros((1, 1), int),
+        ):
+            with pytest.raises(ValueError, match="do not fit 1 seeds × 1 tasks: give \\[1, 1, E\\]"):
+                evaluate(envs, experts(["reach-v3"]), goals)
+    with (
+        MetaworldVectorEnv(["reach-v3"], [0], 0) as envs,
+        pytest.raises(ValueError, match="make an environment with role='eval'"),
+    ):
+        evaluate(envs, experts(["reach-v3"]), all_goals(envs.suite, [0]))

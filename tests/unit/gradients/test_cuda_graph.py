@@ -1,0 +1,172 @@
+"""What a CUDA graph asks of an update, held without a GPU, and the course of launches and replays."""
+
+import functools
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mtrl_fairgrad.config.schema import ConfigError
+from mtrl_fairgrad.gradients import cuda_graph as launches
+from mtrl_fairgrad.training.learner import Learner, check_launches
+from mtrl_fairgrad.weighting import names
+from tests.unit.training.test_learner import (
+    ACTION,
+    OBSERVATION,
+    SMALL,
+    TASKS,
+    configuration,
+    flat,
+    go,
+    transition,
+)
+
+aten = torch.ops.aten
+LOOKS = {
+    aten._local_scalar_dense.default,
+    aten.nonzero.default,
+    aten.is_nonzero.default,
+    aten.masked_select.default,
+}
+
+
+class Blindfold(TorchDispatchMode):
+    """Refuses operations whose answer's shape or use depends on a value, for which a CPU would wait
+    for a GPU.
+    """
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        masks = function is aten.index.Tensor and any(
+            each is not None and each.dtype == torch.bool for each in args[1]
+        )
+        assert function not in LOOKS
+        assert not masks
+        return function(*args, **(kwargs or {}))
+
+
+def learner_of(*words):
+    return Learner(configuration(*SMALL, *words), TASKS, OBSERVATION, ACTION, torch.device("cpu"))
+
+
+def words_of(name):
+    """A method on the agent it belongs to; gradients need no more than two seeds."""
+    return ["agent=stl"] if name == "stl" else [f"method={name}", "seeds=[0,1]"]
+
+
+def where(learner):
+    """The address of everything that an update changes."""
+    return {
+        name: value.data_ptr() for name, value in flat(learner).items() if name.startswith("agent/")
+    }
+
+
+@pytest.mark.parametrize("name", names())
+def test_an_update_changes_things_where_they_are_and_looks_at_no_value(name, monkeypatch):
+    learner = learner_of(*words_of(name))
+    seeds = learner.agent.critic_method.batch_shape[0] if name != "stl" else 1
+    go(learner, 0, 8, range(seeds))
+    before = where(learner)
+    go(learner, 8, 10, range(seeds))
+    assert where(learner) == before
+    batch = learner.replay.sample(torch.zeros(seeds, *learner._size, dtype=torch.int64))
+    (batch, noise), _ = learner._update(learner._draw())
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # the forms for devices
+    with Blindfold():
+        learner.agent.update(batch, noise)
+    monkeypatch.undo()
+    assert where(learner) == before
+
+
+def pretended(work, log):
+    """A capture without a GPU: nothing is done until the replay, whose answer lands in the same
+    place.
+    """
+    answer = [None, {}]
+
+    def replay():
+        log.append("replayed")
+        seen, metrics = work()
+        answer[0] = seen
+        answer[1].update(metrics)
+
+    log.append("captured")
+    return answer, replay
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["agent.updates_per_step=3", "updates_per_launch=3"],
+        ["agent.updates_per_step=4", "updates_per_launch=3"],
+    ],
+    ids=["one", "three", "three and a rest"],
+)
+def test_replays_learn_what_updates_learn(words):
+    words = [*words, "agent.reset_every=7", "seeds=[0,1]"]
+    plain, replaying, log = learner_of(*words), learner_of(*words), []
+    capture = functools.partial(pretended, log=log)
+    replaying._launch = launches.Launches(replaying._update, capture)
+    for number in range(30):
+        for learner in (plain, replaying):
+            learner.learn(number)
+            learner.remember(transition(number, (0, 1)))
+    assert log.count("captured") == 1
+    assert log.count("replayed") > 10
+    expected, found = flat(plain), flat(replaying)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert plain.updates == replaying.updates
+    expected, found = plain.report(), replaying.report()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_draws_of_another_number_do_not_go_through_the_graph():
+    seen, log = [], []
+
+    def capture(work):
+        log.append("captured")
+        return None, work
+
+    launch = launches.Launches(lambda draw: seen.append(draw.item()), capture)
+    for _ in range(launches.WARM_UP + 2):
+        launch([torch.tensor(1), torch.tensor(2)])
+    launch([torch.tensor(3)])
+    assert seen == [1, 2] * (launches.WARM_UP + 2) + [3]
+    assert log == ["captured"]
+
+
+def test_a_graph_without_a_gpu_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"cuda_graph=true but the learner is on device=cpu: drop it"
+    ):
+        check_launches(configuration("cuda_graph=true"), torch.device("cpu"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", ["ls", "fairgrad", "nash_mtl", "pcgrad"])
+def test_a_cuda_graph_learns_what_updates_learn(method):
+    device = torch.device("cuda")
+    states = []
+    for graph in (False, True):
+        words = [f"method={method}", f"cuda_graph={graph}".lower(), *SMALL]
+        learner = Learner(configuration(*words), TASKS, OBSERVATION, ACTION, device)
+        for number in range(30):
+            learner.learn(number)
+            learner.remember(
+                type(found := transition(number, (0,)))(*(each.to(device) for each in found))
+            )
+        states.append(flat(learner))
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value)
+
+
+@pytest.mark.slow
+def test_compiled_gradients_learn_the_same_up_to_rounding():
+    plain, compiled = learner_of(), learner_of("compile=true")
+    for learner in (plain, compiled):
+        go(learner, 0, 20, (0,))
+    expected, found = flat(plain), flat(compiled)
+    assert all(
+        torch.allclose(found[name], value, rtol=1e-3, atol=1e-4) for name, value in expected.items()
+    )
+    assert any(not torch.equal(found[name], value) for name, value in expected.items())

@@ -1,0 +1,181 @@
+"""Incidents of a run: said when they come, kept in its folder, and told by its report."""
+
+import shutil
+
+import pytest
+import torch
+
+from mtrl_fairgrad import train
+from mtrl_fairgrad.agents import SAC
+from mtrl_fairgrad.config.guard import ALL, GuardConfig
+from mtrl_fairgrad.runs.fault_log import Incident, encoded, listed, read, sentence, together
+from tests.support.tiny_runs import TASKS, TINY, assert_same_checkpoint, rows
+
+ONE = Incident("critic", "vanished_gradient", 3, "reach-v3", 2, 100, 40, "count")
+
+
+def spoil(monkeypatch, seed, task, update, network="critics"):
+    """Let the loss of this task of this seed be no number in this update."""
+    genuine = SAC.update
+
+    def spoilt(self, batch, noise):
+        if int(self.updates) == update:
+            batch.rewards[seed, task] = torch.nan
+        return genuine(self, batch, noise)
+
+    monkeypatch.setattr(SAC, "update", spoilt)
+
+
+def run(folder, *words):
+    return train.main([*TINY, "method.solver=newton", f"run_dir={folder}", *words])
+
+
+# ---- a run ----
+
+
+def test_a_failed_seed_does_not_take_the_others_down(tmp_path, monkeypatch, capsys):
+    assert run(tmp_path / "whole", "seeds=[0,1]") == 0
+    capsys.readouterr()
+    spoil(monkeypatch, 1, 0, 30)
+    assert run(tmp_path / "one", "seeds=[0,1]") == 0
+    printed = capsys.readouterr().out
+    told = "seed 1, reach-v3: critic: a loss or gradient was not finite"
+    assert (
+        printed.count(f"warning: by env_steps 46: {told} in 1 of 31 updates, first in update 30")
+        == 1
+    )
+    assert f"incidents: {told} in 1 of 85 updates" in printed
+    assert "seed 1 learnt no more from update 30 on" in " ".join(printed.split()), (
+        "below the report's numbers"
+    )
+    assert read(tmp_path / "one") == [
+        Incident("critic", "non_finite", 1, "reach-v3", 1, 85, 30, "stop")
+    ]
+
+    whole, one = rows(tmp_path / "whole"), rows(tmp_path / "one")
+    assert len(whole) == len(one), "evaluations have no gap"
+    assert [row for row in whole if row["seed"] == "0"] == [
+        row for row in one if row["seed"] == "0"
+    ]
+    late = {row["return"] for row in one if row["seed"] == "1" and row["env_steps"] == "80"}
+    assert late and late != {
+        row["return"] for row in whole if row["seed"] == "1" and row["env_steps"] == "80"
+    }
+
+
+def test_what_was_counted_survives_a_checkpoint_and_is_not_said_again(
+    tmp_path, monkeypatch, capsys
+):
+    spoil(monkeypatch, 1, 0, 10)
+    assert run(tmp_path / "a", "seeds=[0,1]", "steps=40") == 0
+    assert "warning: by env_steps" in capsys.readouterr().out
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert train.main([f"resume={tmp_path / 'b'}", "steps=80"]) == 0
+    assert "warning: by env_steps" not in capsys.readouterr().out
+    [kept] = read(tmp_path / "b")
+    assert (kept.updates, kept.of_updates, kept.first_update) == (1, 65, 10)
+    assert run(tmp_path / "c", "seeds=[0,1]", "steps=80") == 0
+    assert_same_checkpoint(tmp_path / "b", tmp_path / "c")
+    assert (tmp_path / "b" / "incidents.csv").read_bytes() == (
+        tmp_path / "c" / "incidents.csv"
+    ).read_bytes()
+
+
+def test_skipped_updates_are_counted_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
+    spoil(monkeypatch, 0, 1, 30)
+    assert run(tmp_path / "a", "guard.non_finite=skip") == 0
+    assert (
+        "these updates were left out; further ones are counted in silence"
+        in capsys.readouterr().out
+    )
+    [found] = read(tmp_path / "a")
+    assert (found.task, found.updates, found.answer) == (TASKS[1], 1, "skip")
+
+
+def test_single_task_learning_loses_only_the_task(tmp_path, monkeypatch, capsys):
+    def spoilt(self, batch, noise, genuine=SAC.update):
+        if int(self.updates) == 30:
+            batch.rewards[1] = torch.nan  # the lane of the second task
+        return genuine(self, batch, noise)
+
+    monkeypatch.setattr(SAC, "update", spoilt)
+    assert train.main([*TINY, "agent=stl", f"run_dir={tmp_path / 'a'}"]) == 0
+    assert "drawer-close-v3 of seed 0 learnt no more" in " ".join(capsys.readouterr().out.split())
+    assert [(one.task, one.updates) for one in read(tmp_path / "a")] == [(TASKS[1], 1)]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("guard.non_finite=count", "guard.non_finite=count is unknown; allowed: stop, skip"),
+        (
+            "guard.exploding_value=skip",
+            "guard.exploding_value=skip is unknown; allowed: count, stop",
+        ),
+        ("guard.unsolved=pcgrad", "allowed: count, ls, skip, stop"),
+        ("guard.largest_value=0", "guard.largest_value=0.0 is out of range"),
+        ("guard.smallest_temperature=nan", "guard.smallest_temperature=nan is out of range"),
+    ],
+)
+def test_answers_that_there_are_not_are_refused(word, said, tmp_path, capsys):
+    assert run(tmp_path / "a", word) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "a").exists()
+
+
+# ---- the file and the sentences ----
+
+
+def test_the_file_gives_back_what_was_written(tmp_path):
+    incidents = [ONE, Incident("actor", "unsolved", 0, "", 7, 9, 0, "ls")]
+    (tmp_path / "incidents.csv").write_bytes(encoded(incidents))
+    assert read(tmp_path) == incidents
+    assert read(tmp_path / "elsewhere") == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x\n", "network,condition\n", encoded([ONE]).decode().replace("100", "many")]
+)
+def test_a_damaged_file_is_named(text, tmp_path):
+    (tmp_path / "incidents.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"incidents\.csv is damaged"):
+        read(tmp_path)
+
+
+def test_counts_become_a_list_and_what_belongs_to_a_seed_stands_once():
+    counts = [[[0, 0], [0, 0]] for _ in ALL]
+    first = [[[-1, -1], [-1, -1]] for _ in ALL]
+    n, m = ALL.index(("actor", "unsolved")), ALL.index(("critic", "vanished_gradient"))
+    counts[n][1], first[n][1] = [5, 5], [2, 2]
+    counts[m][0], first[m][0] = [0, 4], [-1, 6]
+    guard = GuardConfig(unsolved="skip")
+    assert listed(counts, first, 50, [8, 9], ["a", "b"], guard) == [
+        Incident("critic", "vanished_gradient", 8, "b", 4, 50, 6, "count"),
+        Incident("actor", "unsolved", 9, "", 5, 50, 2, "skip"),
+    ]
+
+
+def test_tasks_of_one_seed_share_a_sentence():
+    other = Incident("critic", "vanished_gradient", 3, "push-v3", 5, 100, 20, "count")
+    elsewhere = Incident("critic", "vanished_gradient", 4, "push-v3", 5, 100, 20, "count")
+    assert together([ONE, other, elsewhere]) == [[ONE, other], [elsewhere]]
+    assert sentence([ONE, other]) == (
+        "seed 3, reach-v3, push-v3: critic: a gradient had vanished in 5 of 100 updates, first in "
+        "update 20; counted"
+    )
+
+
+def test_an_unsolved_equation_is_told_at_once_only_where_something_is_done_about_it(
+    tmp_path, capsys
+):
+    few = ["method.solver=sgd", "method.sgd_steps=1", "steps=20"]
+    assert run(tmp_path / "a", *few) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "warning: by env_steps" not in printed
+        and "incidents: seed 0: critic: the method's equation was not" in printed
+    )
+    assert run(tmp_path / "b", *few, "guard.unsolved=ls") == 0
+    assert "these updates gave all tasks equal weights" in capsys.readouterr().out
+    assert {one.condition for one in read(tmp_path / "a")} == {
+        one.condition for one in read(tmp_path / "b")
+    }

@@ -1,0 +1,95 @@
+"""The toy problem of Figure 1: where the ways end, and what its options change."""
+
+import functools
+
+import pytest
+import torch
+
+from mtrl_fairgrad.supervised.benchmarks.toy import (
+    STARTS,
+    ToyConfig,
+    Trajectories,
+    descend,
+    draw,
+    gradients,
+    losses,
+    off_the_front,
+)
+from mtrl_fairgrad.weighting import make
+
+
+@functools.cache
+def ways_of(alpha):
+    """Ten times the figure's learning rate, to be there soon."""
+    return descend(alpha, ToyConfig(learning_rate=0.01, steps=8000))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 5.0])
+def test_fairgrad_reaches_the_pareto_front_from_every_start(alpha):
+    ways = ways_of(alpha)
+    assert ways.arrived.all()
+    assert (off_the_front(ways.points[-1]) <= 0.03).all()
+    assert ways.points.shape[1:] == (len(STARTS), 2)
+    torch.testing.assert_close(ways.points[0], torch.tensor(STARTS, dtype=torch.float64))
+
+
+def test_linear_scalarisation_ends_at_one_point_of_the_front_or_in_a_valley():
+    """From (9, 9) the large second loss pulls into its valley; from elsewhere all end where the sum
+    is least.
+    """
+    ways = ways_of(0.0)
+    assert ways.arrived.tolist() == [True, True, False, True, True]
+    ends = ways.points[-1][ways.arrived]
+    torch.testing.assert_close(
+        ends[:, 0], torch.full((4,), -5.727, dtype=torch.float64), rtol=0, atol=0.1
+    )
+
+
+def test_more_fairness_ends_nearer_to_the_small_loss():
+    ends = [ways_of(alpha).points[-1, 1, 0] for alpha in (1.0, 2.0, 5.0)]
+    assert ends[0] < ends[1] < ends[2]
+
+
+def test_the_front_is_where_both_gradients_oppose_each_other():
+    x1 = torch.linspace(-6.5, 6.5, 14, dtype=torch.float64)
+    points = torch.stack([x1, -8.355 - 0.079 * (x1 / 7).square()], -1)
+    assert (off_the_front(points) < 1e-9).all()
+    units = torch.nn.functional.normalize(gradients(points), dim=-1)
+    shortest = (make("mgda")(units @ units.mT).weights.unsqueeze(-2) @ units).norm(dim=-1)
+    assert (shortest < 0.03).all()
+    assert (off_the_front(points + 1.0) > 0.9).all()
+
+
+def test_both_formulas():
+    point = torch.tensor([0.0, -8.0], dtype=torch.float64)
+    # Below the axis only the parabolas count: 49/10 − 20 each, plus 0.1·(−x2 − 8)²/10 or 0.1·(−x1 −
+    # 8)²/10.
+    lower = torch.tanh(torch.tensor(4.0, dtype=torch.float64))
+    torch.testing.assert_close(
+        losses(point), lower * torch.tensor([-1.51, -15.1], dtype=torch.float64)
+    )
+    printed = lower * (-15.1 + 0.64) * torch.tensor([0.1, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(losses(point, "paper"), printed)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"formula": "book"}, "formula=book"),
+        ({"alphas": [-1]}, "alpha=-1"),
+        ({"steps": 0}, "steps=0"),
+    ],
+)
+def test_bad_options_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        ToyConfig(**options)
+
+
+def test_the_figure_is_drawn(tmp_path):
+    points = torch.tensor(STARTS, dtype=torch.float64).expand(3, -1, -1)
+    ways = [
+        Trajectories(alpha, points, torch.zeros(len(STARTS), dtype=torch.bool))
+        for alpha in (0.0, 2.0)
+    ]
+    draw(ways, ToyConfig(), tmp_path / "toy.png")
+    assert (tmp_path / "toy.png").stat().st_size > 10_000

@@ -1,0 +1,204 @@
+"""Supervised runs from the command line's point of view, on the embedded digits."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from mtrl_fairgrad.cli.hydra_main import config_dir
+from mtrl_fairgrad.supervised import trainer as training
+from mtrl_fairgrad.supervised.__main__ import main
+from mtrl_fairgrad.supervised.benchmark import find, names
+from mtrl_fairgrad.supervised.benchmarks.digits import Digits
+from mtrl_fairgrad.supervised.compare import FAIR, Row, Table, jobs
+from mtrl_fairgrad.supervised.trainer import Outcome
+from mtrl_fairgrad.weighting import names as methods
+
+TINY = ["benchmark.pairs=200", "benchmark.width=2", "epochs=3", "progress=false", "threads=1"]
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "words", [["method=ls"], ["alpha=2"], ["method=famo", "loss_alpha=0.5"], ["method=pcgrad"]]
+)
+def test_a_run_learns_and_leaves_a_table(words, tmp_path, capsys):
+    assert main([*TINY, *words, "epochs=6", "learning_rate=0.01", f"run_dir={tmp_path / 'r'}"]) == 0
+    assert "left ↑" in capsys.readouterr().out
+    [row] = rows(tmp_path / "r" / "table.csv")
+    assert 0 <= float(row["left"]) <= 100 and float(row["seconds_per_epoch"]) > 0
+    [path] = (tmp_path / "r").glob("*/seed-0/epochs.csv")
+    history = rows(path)
+    first, last = (
+        sum(float(line[f"losses/{task}"]) for task in Digits.tasks)
+        for line in (history[0], history[-1])
+    )
+    assert len(history) == 6 and last < first
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    words = [*TINY, "method=moco", "seeds=[3]"]
+    assert main([*words, f"run_dir={tmp_path / 'whole'}"]) == 0
+    train = training._Fit._train
+
+    def killed(fit, generator):
+        if len(fit.history) == 2:
+            raise KeyboardInterrupt
+        return train(fit, generator)
+
+    monkeypatch.setattr(training._Fit, "_train", killed)
+    assert main([*words, f"run_dir={tmp_path / 'broken'}"]) == 130
+    monkeypatch.undo()
+    assert main([*words, f"run_dir={tmp_path / 'broken'}"]) == 0
+    outcomes = [
+        json.loads((tmp_path / name / "moco/seed-3/outcome.json").read_text())
+        for name in ("whole", "broken")
+    ]
+    assert outcomes[0]["metrics"] == outcomes[1]["metrics"]
+    tensors = [
+        training.CheckpointStore(tmp_path / n / "moco/seed-3").load().groups
+        for n in ("whole", "broken")
+    ]
+    for group in tensors[0]:
+        for name, value in tensors[0][group].items():
+            assert torch.equal(value, tensors[1][group][name]), f"{group}/{name}"
+
+
+def test_what_is_done_is_not_done_again_and_another_question_is_refused(
+    tmp_path, capsys, monkeypatch
+):
+    words = [*TINY, "method=ls", f"run_dir={tmp_path / 'r'}"]
+    assert main(words) == 0
+    monkeypatch.setattr(training._Fit, "run", None)
+    assert main(words) == 0
+    assert main([*words, "epochs=5"]) == 2
+    assert "holds a fit with another schedule" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_the_fit(tmp_path, capsys, monkeypatch):
+    losses = Digits.losses
+
+    def poisoned(self, outputs, batch):
+        left, right, ink = losses(self, outputs, batch)
+        return [left, right * float("nan"), ink]
+
+    monkeypatch.setattr(Digits, "losses", poisoned)
+    assert main([*TINY, "method=ls", f"run_dir={tmp_path / 'r'}"]) == 1
+    assert "in epoch 1 the loss of right is not finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["benchmark=digit"], "benchmark=digit is unknown"),
+        (["method=pcgard"], "method=pcgard is unknown"),
+        (
+            ["compare=everything"],
+            "compare=everything is unknown; allowed: all, fair, alpha, search",
+        ),
+        (["benchmark.pairs=0"], "pairs=0"),
+        (["epochs=0"], "epochs=0"),
+        (["learning_rate=0"], "learning_rate=0"),
+        (["loss_alpha=1"], "loss_alpha=1"),
+        (["benchmark=toy", "method=ls"], "benchmark=toy draws FairGrad alone"),
+        (["benchmark=celeba"], "Anno/list_attr_celeba.txt"),
+        (["benchmark=celeba", "data.root=/nowhere"], "/nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence(words, said, tmp_path, capsys):
+    given = [
+        word
+        for word in TINY
+        if not (word.startswith("benchmark.") and any("benchmark=" in w for w in words))
+    ]
+    assert main([*given, *words, f"run_dir={tmp_path / 'r'}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_comparisons_hold_the_papers_rows():
+    assert {job.label for job in jobs("all", 3)} == set(methods())
+    assert {job.label for job in jobs("fair", 3)} == {
+        "stl",
+        *FAIR,
+        *(f"fair {name}" for name in FAIR),
+    }
+    assert [job.method["alpha"] for job in jobs("alpha", 3) if job.task is None] == [1, 2, 5, 10]
+    assert [job.method["task"] for job in jobs("all", 3) if job.task is not None] == [0, 1, 2]
+
+
+def test_a_comparison_measures_against_single_tasks(tmp_path, capsys):
+    assert (
+        main([*TINY, "compare=alpha", "seeds=[0,1]", "epochs=1", f"run_dir={tmp_path / 'r'}"]) == 0
+    )
+    found = {row["method"]: row for row in rows(tmp_path / "r" / "table.csv")}
+    assert set(found) == {"stl", *(f"fairgrad α={alpha}" for alpha in (1, 2, 5, 10))}
+    assert float(found["stl"]["delta_m"]) == 0 and found["stl"]["mr"] == ""
+    assert all(row["seeds"] == "2" for row in found.values())
+
+
+def test_an_interrupted_comparison_leaves_a_table_of_what_there_is(tmp_path, monkeypatch):
+    run = training._Fit.run
+
+    def killed(fit, progress):
+        if fit.question.method.get("alpha") == 5:
+            raise KeyboardInterrupt
+        return run(fit, progress)
+
+    monkeypatch.setattr(training._Fit, "run", killed)
+    words = [*TINY, "compare=alpha", "epochs=1", f"run_dir={tmp_path / 'r'}"]
+    assert main(words) == 130
+    found = rows(tmp_path / "r" / "table.csv")
+    assert [row["method"] for row in found] == ["stl", "fairgrad α=1", "fairgrad α=2"]
+    assert [row["mr"] == "" for row in found] == [True, False, False]
+    monkeypatch.undo()
+    assert main(words) == 0
+    assert len(rows(tmp_path / "r" / "table.csv")) == 5
+
+
+def test_a_number_that_is_none_spoils_its_own_summaries_alone():
+    def row(label, left):
+        return Row(label, (Outcome({"left": left, "right": 50, "ink": 1.0}, {}, 1.0),))
+
+    rows = (row("ls", 84), row("si", float("nan")), row("mgda", 80))
+    found = Table(Digits(), (row("stl", 80), *rows)).summaries()
+    assert found["si"].keys() == {"time"} and found["ls"]["delta_m"] == pytest.approx(-5 / 3)
+    assert found["ls"]["mr"] == 1 and found["mgda"]["mr"] == pytest.approx(4 / 3)
+    assert "delta_m" not in Table(Digits(), (row("stl", 0), *rows)).summaries()["ls"]
+
+
+def test_the_tables_numbers_by_hand():
+    def row(label, left, right, ink, seconds):
+        return Row(label, (Outcome({"left": left, "right": right, "ink": ink}, {}, seconds),))
+
+    table = Table(
+        Digits(),
+        (row("stl", 80, 50, 2.0, 9), row("ls", 84, 50, 1.0, 2), row("mgda", 80, 40, 1.0, 3)),
+    )
+    found = table.summaries()
+    assert found["ls"]["delta_m"] == pytest.approx((-5 + 0 - 50) / 3)
+    assert found["mgda"]["delta_m"] == pytest.approx((0 + 20 - 50) / 3)
+    assert found["ls"]["mr"] == pytest.approx(1.0) and found["mgda"]["mr"] == pytest.approx(5 / 3)
+    assert found["mgda"]["time"] == 1.5
+
+
+def test_every_benchmark_has_a_configuration_file():
+    files = {path.stem for path in (config_dir() / "benchmark").glob("*.yaml")}
+    assert files == {*names(), "toy"}
+    assert find("digits") is Digits
+
+
+def test_training_validation_and_test_digits_are_different():
+    """A digit is in one part alone: no column of eight that begins a training image begins a test
+    image.
+    """
+    splits = Digits(pairs=400).splits(0, 64, 0, False)
+    parts = [
+        {row.numpy().tobytes() for row in part.dataset.tensors[0][:, 0, :, :3]}
+        for part in vars(splits).values()
+    ]
+    assert len(parts) == 3 and not parts[0] & parts[2] and not parts[0] & parts[1]

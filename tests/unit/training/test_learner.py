@@ -1,0 +1,136 @@
+"""When a run's learner updates and begins anew, what it stores, and that it goes on exactly."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from mtrl_fairgrad.agents import Batch
+from mtrl_fairgrad.training.learner import Learner
+from tests.support.tiny_runs import composed
+
+TASKS, OBSERVATION, ACTION = 2, 5, 3
+SMALL = [
+    "agent.width=8",
+    "agent.depth=1",
+    "agent.batch_size=4",
+    "agent.buffer_size=30",
+    "agent.warmup_steps=5",
+]
+ALL = [
+    *SMALL, "agent.critic_width=6", "agent.critic_layer_norm=true", "agent.initialization=xavier", "agent.log_std=tanh",
+    "agent.reward_normalization=running_std", "agent.reset_every=7", "agent.warmup_updates=4",
+]  # fmt: skip
+
+
+configuration = functools.cache(composed)
+
+
+def learner_of(*words):
+    return Learner(configuration(*words), TASKS, OBSERVATION, ACTION, torch.device("cpu"))
+
+
+def transition(number, seeds):
+    """What step `number` brings each seed, whatever else trains."""
+
+    def one(seed):
+        draw = np.random.default_rng([number, seed]).standard_normal(
+            (TASKS, 2 * OBSERVATION + ACTION + 1)
+        )
+        return torch.from_numpy(draw).float()
+
+    observations, actions, following, rewards = torch.stack([one(seed) for seed in seeds]).split(
+        [OBSERVATION, ACTION, OBSERVATION, 1], dim=-1
+    )
+    rewards = rewards.squeeze(-1) * torch.tensor([1.0, 100.0])
+    return Batch(observations, actions.tanh(), rewards, following, torch.zeros_like(rewards))
+
+
+def go(learner, first, last, seeds=(0, 1)):
+    for number in range(first, last):
+        learner.learn(number)
+        learner.remember(transition(number, seeds))
+
+
+def flat(learner):
+    """Everything that a learner is."""
+    state = {
+        f"{group}/{key}": value
+        for group, found in learner.state().items()
+        for key, value in found.items()
+    }
+    return {**state, "replay": learner.replay.rows[: learner.replay.added]}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], [0] * 5 + [1] * 5),
+        (["agent.updates_per_step=0.5"], [0] * 5 + [0, 1, 0, 1, 0]),
+        (["agent.updates_per_step=3"], [0] * 5 + [3] * 5),
+        (["agent.warmup_updates=7"], [0] * 5 + [7, 1, 1, 1, 1]),
+        (["agent.warmup_updates=2", "agent.updates_per_step=3"], [0] * 5 + [3] * 5),
+    ],
+)
+def test_updates_begin_after_the_warm_up_with_as_many_as_were_asked_for(words, expected):
+    learner = learner_of(*SMALL, *words)
+    assert [learner.updates_due(step) for step in range(10)] == expected
+
+
+def test_everything_but_memory_and_streams_begins_anew_every_so_many_updates(monkeypatch):
+    learner = learner_of(*ALL)
+    numbers, reset = [], learner.agent.reset
+
+    def noted(number):
+        numbers.append((number, learner.updates))
+        reset(number)
+
+    monkeypatch.setattr(learner.agent, "reset", noted)
+    go(learner, 0, 24, seeds=(0,))
+    assert learner.updates == learner.agent.updates == 22
+    assert numbers == [(1, 7), (2, 14), (3, 21)]
+    assert learner.agent.critics.optimizer.state_dict()["state"][0]["step"] == 1
+    never = learner_of(*ALL, "agent.reset_every=null")
+    go(never, 0, 24, seeds=(0,))
+    for name, value in flat(never).items():
+        if name.startswith(("replay/", "streams/", "rewards/")):
+            assert torch.equal(value, flat(learner)[name]), name
+
+
+def test_rewards_are_scaled_before_they_are_stored():
+    plain, scaled = learner_of(*SMALL), learner_of(*SMALL, "agent.reward_normalization=running_std")
+    for learner in (plain, scaled):
+        go(learner, 0, 4, seeds=(0,))
+    kept, divided = (learner.replay.rows[:4, :, :, -2] for learner in (plain, scaled))
+    assert (divided[:, 0, 1].abs() < kept[:, 0, 1].abs()).all() and torch.equal(
+        divided.sign(), kept.sign()
+    )
+    assert torch.equal(plain.replay.rows[:4, :, :, :-2], scaled.replay.rows[:4, :, :, :-2])
+    assert "rewards" not in plain.state()
+    go(scaled, 4, 7, seeds=(0,))
+    assert scaled.report()["reward_deviation"].shape == (1, TASKS) and scaled.report() == {}
+
+
+@pytest.mark.parametrize("agent", ["mtsac", "mtsac_te", "mhsac", "stl"])
+def test_a_restored_learner_goes_on_bit_for_bit(agent):
+    words, saved = [*ALL, f"agent={agent}", "seeds=[0,1]"], {}
+    whole, restored = learner_of(*words), learner_of(*words)
+    for step in range(14):
+        state = {
+            key: {name: v.clone() for name, v in group.items()}
+            for key, group in whole.state().items()
+        }
+        saved[step] = state, whole.replay.rows.clone(), whole.replay.added
+        go(whole, step, step + 1)
+    expected = flat(whole)
+    for step in (12, 3, 6, 8):  # late, warming up, learning, right after the first reset
+        state, rows, restored.replay.added = saved[step]
+        restored.replay.rows.copy_(rows)
+        restored.load_state(state)
+        go(restored, step, 14)
+        found = flat(restored)
+        assert restored.updates == 12
+        assert [
+            name for name, value in expected.items() if not torch.equal(value, found[name])
+        ] == []

@@ -1,0 +1,90 @@
+"""Cosines, and the one word about an unsolved equation."""
+
+import pytest
+import torch
+
+from mtrl_fairgrad.training.logger import RESIDUAL_WINDOW, Tracker, cosines
+from tests.support.tiny_runs import scalars
+
+
+def test_cosines_are_those_of_all_pairs():
+    rows = torch.tensor([[3.0, 0.0], [0.0, 2.0], [-1.0, 0.0]]).double()
+    torch.testing.assert_close(cosines(rows @ rows.mT), torch.tensor([0.0, -1.0, 0.0]).double())
+
+
+def test_a_vanished_gradient_has_cosine_zero():
+    rows = torch.tensor([[3.0, 0.0], [0.0, 0.0]])
+    assert cosines(rows @ rows.mT).tolist() == [0.0]
+
+
+@pytest.fixture
+def tracker(tmp_path, monkeypatch):
+    said = []
+    made = Tracker(
+        tmp_path,
+        ["a", "b"],
+        10,
+        0,
+        resumed=False,
+        progress=False,
+        alternative="method.solver=newton solves it.",
+    )
+    monkeypatch.setattr(made, "say", said.append)
+    yield made, said
+    made.close()
+
+
+def log(tracker, residual, times):
+    for step in range(times):
+        tracker.update({"actor/residual": torch.tensor([residual])}, step, 1.0)
+
+
+def test_an_unsolved_equation_is_mentioned_once_with_number_and_alternative(tracker):
+    made, said = tracker
+    log(made, 0.7, RESIDUAL_WINDOW - 1)
+    assert said == []
+    log(made, 0.7, 50)
+    [note] = said
+    assert "actor" in note and "0.7" in note and "method.solver=newton" in note and "\n" not in note
+
+
+def test_other_methods_than_fairgrad_may_leave_a_residual(tmp_path, monkeypatch):
+    made, said = (
+        Tracker(tmp_path, ["a"], 10, 0, resumed=False, progress=False, alternative=None),
+        [],
+    )
+    monkeypatch.setattr(made, "say", said.append)
+    log(made, 0.7, RESIDUAL_WINDOW + 1)
+    made.close()
+    assert said == []
+
+
+def test_whatever_a_method_reports_is_logged(tracker, tmp_path):
+    made, _ = tracker
+    entries = {
+        "critic/converged": torch.tensor([True, False]),
+        "critic/active": torch.tensor([[True, False], [True, True]]),
+        "critic/rounds": torch.tensor([3, 4]),
+        "critic/other": torch.arange(12.0).view(2, 3, 2),
+        "critic/share": torch.tensor([0.5, 1.0], dtype=torch.bfloat16),
+    }
+    made.update(entries, 5, 1.0)
+    made.flush()
+    found = {tag: entry[0][1] for tag, entry in scalars(tmp_path).items()}
+    assert found.pop("speed/updates_per_second") == 1.0
+    assert found == {
+        "critic/converged": 0.5,
+        "critic/active/a": 1.0,
+        "critic/active/b": 0.5,
+        "critic/rounds": 3.5,
+        "critic/other": 5.5,
+        "critic/share": 0.75,
+    }
+
+
+def test_a_solved_equation_and_a_few_outliers_are_not_mentioned(tracker):
+    made, said = tracker
+    for _ in range(5):
+        log(made, 1e-6, RESIDUAL_WINDOW)
+        log(made, 3.0, RESIDUAL_WINDOW // 3)
+    assert said == []

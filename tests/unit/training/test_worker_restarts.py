@@ -1,0 +1,257 @@
+"""Runs whose simulator workers die or hang; scripts/kill_workers.py sends 50 signals at random
+moments.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+
+from mtrl_fairgrad import evaluate, train, verify
+from mtrl_fairgrad.analysis.report.formats import blocks_as_text
+from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
+from mtrl_fairgrad.analysis.run_groups import pool
+from mtrl_fairgrad.envs import GymnasiumSuite
+from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.training.trainer import Trainer
+from tests.integration.test_protocols import WALKS
+from tests.support.paths import ROOT
+from tests.support.tiny_runs import (
+    assert_same_checkpoint,
+    checkpoint,
+    checkpoint_steps,
+    rows,
+    scalars,
+)
+from tests.unit.envs.workers.test_pool import alive, wait_until_gone
+
+RUN = [
+    *(word for word in WALKS if not word.startswith("env.workers")),
+    *("env.task_options=[{edge: 50},{edge: 60}]", "env.horizon=12", "env.workers=1"),
+    *("method=ls", "eval.every=20", "steps=60", "log_every=20"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_reports(monkeypatch):
+    """They take longer than the runs."""
+    monkeypatch.setattr(train, "finish", lambda folder: None)
+
+
+def worker():
+    (found,) = (each.pid for each in active_children() if each.name == "envs-0")
+    return found
+
+
+def kill(trainer):
+    os.kill(worker(), signal.SIGKILL)
+
+
+def stop(trainer):
+    os.kill(worker(), signal.SIGSTOP)
+
+
+def state_of(folder):
+    return json.loads((RunFolder.open(folder).checkpoints()[0] / "state.json").read_text())
+
+
+@pytest.fixture
+def happens(monkeypatch):
+    """What happens before which step."""
+    found, step = {}, Trainer.step
+
+    def watched(trainer):
+        found.pop(trainer.env_steps, lambda _: None)(trainer)
+        step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    return found
+
+
+def test_training_goes_on_with_no_row_lost_or_doubled_and_resumes_bit_for_bit(
+    happens, tmp_path, capsys
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    happens.update({16: stop, 47: kill})
+    assert train.main([*RUN, "env.worker_timeout=2", f"run_dir={whole}"]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert [line.split()[3] for line in said] == ["16", "47"]
+    assert "did not answer within 2 s and was killed, it hosted" in said[0]
+    assert (
+        "(SIGKILL), it hosted task tests.support.walks:Walk-v0(edge=50), seed 0; task tests"
+        in said[1]
+    )
+    assert said[1].endswith(
+        ": all episodes of training begin anew with another in its place, replacement 2 of at most "
+        "10"
+    )
+    assert state_of(whole)["replaced"] == {"training": 2, "evaluation": 0}
+    kept = checkpoint(whole)
+    assert int(kept["replay"]["added"]) == 60
+    assert int(kept["agent"]["updates"]) == 60 - 15, "a step that is repeated learns once"
+    assert len({tuple(row.flatten().tolist()) for row in kept["replay"]["rows"]}) == 60
+    assert dict(scalars(whole)["workers/replaced"]) == {17: 1.0, 48: 2.0}
+    assert not any(finding.problems for finding in verify.verify(RunFolder.open(whole)))
+
+    happens.update({16: stop, 47: kill})
+    assert train.main([*RUN, "env.worker_timeout=2", "steps=20", f"run_dir={parts}"]) == 0
+    assert train.main([f"resume={parts}", "steps=60"]) == 0
+    assert_same_checkpoint(whole, parts)
+    assert rows(whole)[-2:] == rows(parts)[-2:] and state_of(whole) == state_of(parts)
+    text = " ".join(blocks_as_text(make_blocks(pool([RunFolder.open(parts)]))).split())
+    assert (
+        "ls: simulator workers that died or hung and were replaced, which began episodes anew: 2."
+        in text
+    )
+
+
+def test_beyond_the_limit_the_run_stops_and_goes_on_with_a_higher_one(happens, tmp_path, capsys):
+    folder = tmp_path / "r"
+    happens.update({5: kill, 25: kill})
+    assert train.main([*RUN, "env.worker_restarts=1", f"run_dir={folder}"]) == 1
+    told = capsys.readouterr()
+    assert "env.worker_restarts=1 workers were replaced already" in told.out
+    assert told.err.startswith("error: environment worker 0 (pid ") and told.err.endswith(
+        "from the last checkpoint.\n"
+    )
+    assert not [each for each in active_children() if each.name.startswith("envs-")]
+    happens[26] = kill
+    assert train.main([f"resume={folder}"]) == 1, "the checkpoint knows how many there were"
+    happens[26] = kill
+    assert train.main([f"resume={folder}", "env.worker_restarts=2"]) == 0
+    assert state_of(folder)["replaced"]["training"] == 2
+    assert dict(scalars(folder)["workers/replaced"])[27] == 2.0
+
+
+def test_one_that_is_lost_when_a_checkpoint_asks_for_its_state(tmp_path, monkeypatch):
+    saved = Trainer.checkpoint
+
+    def killing(trainer):
+        if trainer.env_steps == 20:
+            kill(trainer)
+        saved(trainer)
+
+    monkeypatch.setattr(Trainer, "checkpoint", killing)
+    assert train.main([*RUN, f"run_dir={tmp_path / 'r'}"]) == 0
+    assert checkpoint_steps(tmp_path / "r") == [60, 40]
+    assert state_of(tmp_path / "r")["replaced"]["training"] == 1
+
+
+@pytest.fixture
+def at_boundaries_alone(monkeypatch):
+    """As Meta-World's, the episodes can be saved at their beginning alone; here they have 12 steps."""
+    monkeypatch.setattr(GymnasiumSuite, "replays", False)
+
+
+@pytest.mark.usefixtures("at_boundaries_alone")
+def test_boundaries_move_with_the_episodes_and_evaluations_do_not(happens, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    happens[27] = kill
+    assert train.main([*RUN, f"run_dir={whole}"]) == 0
+    assert checkpoint_steps(whole) == [60, 51], (
+        "the last one is inside an episode, which is fine at the end"
+    )
+    assert list(Counter(int(row["env_steps"]) for row in rows(whole))) == [0, 20, 40, 60]
+    happens.update({27: kill, 30: lambda trainer: trainer.request_stop(signal.SIGTERM)})
+    assert train.main([*RUN, f"run_dir={parts}"]) == 128 + signal.SIGTERM
+    assert checkpoint_steps(parts) == [39, 24]
+    assert train.main([f"resume={parts}"]) == 0
+    assert_same_checkpoint(whole, parts)
+    assert rows(whole) == rows(parts)
+
+
+@pytest.mark.usefixtures("at_boundaries_alone")
+def test_without_grace_it_asks_the_episodes_how_far_the_boundary_is(happens, tmp_path, capsys):
+    """It is at 39, nine seconds away; by env_steps it would be at 36."""
+
+    def ask(trainer):
+        trainer._step_seconds = 1.0
+        trainer.request_stop(signal.SIGTERM)
+
+    happens.update({27: kill, 30: ask})
+    assert (
+        train.main([*RUN, "grace_seconds=7", f"run_dir={tmp_path / 'r'}"]) == 128 + signal.SIGTERM
+    )
+    assert "stopped before the next common episode boundary" in capsys.readouterr().out
+    assert checkpoint_steps(tmp_path / "r") == [24, 0]
+
+
+def test_an_evaluation_by_hand_says_what_happened(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "r"
+    assert train.main([*RUN, "steps=20", f"run_dir={folder}"]) == 0
+    advance = evaluate.Subject.policy
+
+    def killing(subject, observations):
+        kill(None)
+        return advance(subject, observations)
+
+    monkeypatch.setattr(evaluate.Subject, "policy", killing)
+    assert evaluate.main([str(folder), "--workers", "1"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: environment worker 0 (pid ") and error.endswith(
+        ", and evaluate again.\n"
+    )
+
+
+@pytest.mark.slow
+def test_asked_twice_a_run_leaves_at_once_though_a_worker_hangs(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "mtrl_fairgrad.train",
+        *RUN,
+        "steps=100000",
+        "eval.workers=1",
+        "eval.episodes=50",
+    ]
+    run = subprocess.Popen(
+        [*command, "env.worker_timeout=null", f"run_dir={tmp_path / 'r'}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "r" / "checkpoints").glob("0*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    pids = [
+        int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]
+    assert len(pids) == 2
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.2)
+    run.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    run.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    output = run.communicate(timeout=30)[0]
+    assert time.monotonic() - asked < 4, output
+    assert run.returncode == 130 and "stopped at once; the last checkpoint stands" in output
+    assert wait_until_gone(pids) and not alive(pids)
+
+
+@pytest.mark.slow
+def test_a_run_whose_workers_are_killed_at_random_moments_ends_as_it_should(tmp_path):
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "kill_workers.py"),
+        "--kills",
+        "6",
+        "--folder",
+    ]
+    found = subprocess.run(
+        [*command, str(tmp_path / "r")], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "6 signals (1 of them SIGSTOP)" in found.stdout and found.stdout.rstrip().endswith(
+        "0 problems"
+    )
