@@ -8,6 +8,7 @@ from torch import nn
 
 from mtrl_fairgrad import LS, Accumulator, Convention, FairGrad, JacobianAggregation, backward
 from mtrl_fairgrad.gradients.shared_graph import backward_passes
+from mtrl_fairgrad.gradients.shared_graph import jacobian as jacobian_module
 from mtrl_fairgrad.weighting import Aggregate
 from tests.support.heads import Fixed, Heads, K, assert_same
 
@@ -258,7 +259,7 @@ def test_a_choice_that_cannot_be_met_becomes_a_loop(monkeypatch):
     expected = backward(
         squares(parameters[0]), FairGrad(2), shared=[parameters[0]], tasks_per_pass=1
     )
-    monkeypatch.setattr(shared_graph_jacobian, "chosen", lambda tasks, jacobian: 2)
+    monkeypatch.setattr(jacobian_module, "chosen", lambda tasks, jacobian: 2)
     with pytest.warns(
         UserWarning, match=r"2 tasks together failed .* Meanwhile the tasks go one by one\."
     ):
@@ -270,7 +271,7 @@ def test_a_choice_that_cannot_be_met_becomes_a_loop(monkeypatch):
 def test_a_failure_of_a_later_pass_is_told(monkeypatch):
     parameter = torch.ones(3, requires_grad=True)
     losses = [parameter.sum(), parameter.square().sum(), *squares(parameter)[:2]]
-    monkeypatch.setattr(shared_graph_jacobian, "chosen", lambda tasks, jacobian: 2)
+    monkeypatch.setattr(jacobian_module, "chosen", lambda tasks, jacobian: 2)
     with pytest.raises(RuntimeError, match="2 tasks together failed"):
         backward(losses, FairGrad(2), shared=[parameter])
     assert parameter.grad is None
