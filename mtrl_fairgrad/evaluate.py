@@ -200,7 +200,7 @@ def _open_run(options: argparse.Namespace) -> Subject:
     folder = RunFolder.open(options.run)
     config = from_stored(folder.config, folder.path / "config.yaml")
     from mtrl_fairgrad.analysis.run_groups import protocol_of
-    from mtrl_fairgrad.training.factory import resolve_device
+    from mtrl_fairgrad.utils.device import resolve_device
 
     check_parts(config)
     config.eval.workers = options.workers

@@ -82,7 +82,8 @@ def start(config: Config, overrides: list[str]) -> int:
     settled = settle(config)
     check_folder(config)
     check_parts(config)  # from here on with PyTorch
-    from mtrl_fairgrad.training.factory import check_memory, resolve_device
+    from mtrl_fairgrad.training.factory import check_memory
+    from mtrl_fairgrad.utils.device import resolve_device
 
     device = resolve_device(config.device)
     check_memory(config, device)
@@ -97,7 +98,7 @@ def begin(config: Config, overrides: list[str], device: str, settled: bool) -> i
 
     from mtrl_fairgrad.envs import WorkerError
     from mtrl_fairgrad.training.factory import remarks
-    from mtrl_fairgrad.training.trainer import TrainingFault
+    from mtrl_fairgrad.utils.faults import TrainingFault
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -27,7 +27,7 @@ from benchmarking import end_to_end, long_run, machine, scaling, simulators, sta
 from benchmarking.settings import Row, Settings
 
 from mtrl_fairgrad.config.schema import ConfigError
-from mtrl_fairgrad.training.factory import resolve_device
+from mtrl_fairgrad.utils.device import resolve_device
 
 SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     update.SECTION: update.measure,

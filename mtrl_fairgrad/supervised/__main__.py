@@ -21,6 +21,8 @@ from mtrl_fairgrad.cli.hydra_main import Command, run_with_hydra
 from mtrl_fairgrad.supervised.config import SupervisedConfig, from_hydra, make_benchmark, make_toy
 from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.atomic_io import remedy, write_atomic
+from mtrl_fairgrad.utils.device import resolve_device
+from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.validation import ConfigError
 
 if TYPE_CHECKING:
@@ -57,8 +59,6 @@ def start(config: SupervisedConfig, words: Sequence[str] = ()) -> int:
     from mtrl_fairgrad.supervised.benchmark import DataError
     from mtrl_fairgrad.supervised.benchmarks import toy
     from mtrl_fairgrad.supervised.compare import Fits
-    from mtrl_fairgrad.supervised.trainer import TrainingFault
-    from mtrl_fairgrad.training.factory import resolve_device
 
     device = resolve_device(config.device)
     if config.threads is not None:

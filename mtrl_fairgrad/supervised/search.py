@@ -23,8 +23,8 @@ from mtrl_fairgrad.config.alpha_grid import best_alpha, next_alphas
 from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.compare import Fits, Row, Table, alpha_job, changes, single_task_jobs
-from mtrl_fairgrad.supervised.trainer import TrainingFault
 from mtrl_fairgrad.utils.atomic_io import write_atomic
+from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.text_tables import aligned, csv_text
 
 SPLITS = ("validation", "metrics")

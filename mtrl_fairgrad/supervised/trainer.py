@@ -38,13 +38,10 @@ from mtrl_fairgrad.runs.tensorboard_writer import EventFile
 from mtrl_fairgrad.supervised.benchmark import Benchmark, Schedule
 from mtrl_fairgrad.supervised.config import SupervisedConfig
 from mtrl_fairgrad.utils.atomic_io import RunFolderError, write_atomic
+from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.text_tables import csv_text
 from mtrl_fairgrad.weighting import Method, jacobian_like, make
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
-
-
-class TrainingFault(RuntimeError):
-    """A loss stopped being a number; the message names epoch and task."""
 
 
 @dataclass(frozen=True)

@@ -14,30 +14,10 @@ from mtrl_fairgrad.config.schema import AgentConfig, Config, ConfigError
 from mtrl_fairgrad.envs import MetaworldSuite, Suite, TaskVectorEnv
 from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
 from mtrl_fairgrad.gradients.conventions import Convention
-from mtrl_fairgrad.utils.validation import check_device
 from mtrl_fairgrad.weighting import Method, make
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
 
 Agent = SAC | SingleTaskSAC
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(name)
-    kind, _, index = name.partition(":")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device={name} was asked for but this machine has {torch.cuda.device_count()} CUDA "
-            "devices that PyTorch "
-            f"{torch.__version__} can use: choose device=cpu, or install a CUDA build of PyTorch."
-        )
-    return torch.device(name)
 
 
 def check_memory(config: Config, device: torch.device) -> None:

@@ -22,15 +22,13 @@ from mtrl_fairgrad.envs.workers.pool import GRACE_SECONDS
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.run_dir import Checkpoint, RunFolder, RunFolderError
 from mtrl_fairgrad.training.evaluator import Evaluating
-from mtrl_fairgrad.training.factory import make_envs, resolve_device
+from mtrl_fairgrad.training.factory import make_envs
 from mtrl_fairgrad.training.fault_monitor import Watching
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.training.logger import Tracker
 from mtrl_fairgrad.training.worker_restarts import Replacements
-
-
-class TrainingFault(RuntimeError):
-    """Nothing learns any more; the message names step, seeds and tasks."""
+from mtrl_fairgrad.utils.device import resolve_device
+from mtrl_fairgrad.utils.faults import TrainingFault
 
 
 class Trainer:

@@ -19,7 +19,8 @@ from mtrl_fairgrad.supervised.benchmarks.nyuv2 import NYUv2
 from mtrl_fairgrad.supervised.compare import Fits, Job, Row, alpha_job
 from mtrl_fairgrad.supervised.config import SearchConfig, SupervisedConfig
 from mtrl_fairgrad.supervised.search import best_alpha, next_alphas, search
-from mtrl_fairgrad.supervised.trainer import Outcome, TrainingFault
+from mtrl_fairgrad.supervised.trainer import Outcome
+from mtrl_fairgrad.utils.faults import TrainingFault
 
 TINY = [
     "benchmark.pairs=200",
