@@ -6,10 +6,10 @@ from mtrl_fairgrad.agents.networks import ARCHITECTURES, NetworkSpec
 from mtrl_fairgrad.agents.policy import PolicyModule
 from mtrl_fairgrad.agents.replay_buffer import Batch, Replay
 from mtrl_fairgrad.agents.reward_normalizer import RewardScale
+from mtrl_fairgrad.agents.rng import Streams
 from mtrl_fairgrad.agents.sac import SAC
 from mtrl_fairgrad.agents.single_task_sac import SingleTaskSAC
 from mtrl_fairgrad.agents.spec import Noise, SACSpec
-from mtrl_fairgrad.agents.rng import Streams
 
 __all__ = [
     "ARCHITECTURES",

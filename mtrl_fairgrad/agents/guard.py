@@ -51,19 +51,30 @@ class Guard:
         self.first = torch.full_like(self.counts, -1)
         self.stopped = torch.zeros(seeds, dtype=torch.bool, device=device)
         """`[S]`: seeds that learn no more."""
-        answers = {network: [getattr(config, each) for each in found] for network, found in CONDITIONS.items()}
+        answers = {
+            network: [getattr(config, each) for each in found]
+            for network, found in CONDITIONS.items()
+        }
         self._remembers = any(SKIP in given for given in answers.values())
 
         def asking(*wanted: str) -> dict[str, Tensor]:
             """Which conditions of a network, `[4, 1, 1]`, have one of these answers."""
-            chosen = {network: [answer in wanted for answer in given] for network, given in answers.items()}
-            return {network: torch.tensor(which, device=device).view(-1, 1, 1) for network, which in chosen.items()}
+            chosen = {
+                network: [answer in wanted for answer in given]
+                for network, given in answers.items()
+            }
+            return {
+                network: torch.tensor(which, device=device).view(-1, 1, 1)
+                for network, which in chosen.items()
+            }
 
         self._stopping, self._leaving_out = asking(STOP), asking(SKIP, STOP)
 
     def incidents(self) -> Incidents:
         """All so far."""
-        return Incidents(self.counts, self.first, self.stopped.unsqueeze(-1).expand(self.counts.shape[1:]))
+        return Incidents(
+            self.counts, self.first, self.stopped.unsqueeze(-1).expand(self.counts.shape[1:])
+        )
 
     def look(self, network: str, metrics: Tensors, update: Tensor) -> Tensor:
         """Look at a network's combined gradient before its step, and count what is found where a
@@ -81,7 +92,10 @@ class Guard:
         """
         found = torch.stack(self._conditions(network, metrics)) & ~self.stopped.unsqueeze(-1)
         begin = 0 if network == "critic" else len(found)
-        counts, first = self.counts[begin : begin + len(found)], self.first[begin : begin + len(found)]
+        counts, first = (
+            self.counts[begin : begin + len(found)],
+            self.first[begin : begin + len(found)],
+        )
         counts += found
         first.copy_(torch.where(found & (first < 0), update, first))
         left_out = self.stopped | (found & self._leaving_out[network]).any(-1).any(0)
@@ -90,7 +104,10 @@ class Guard:
 
     def _conditions(self, network: str, metrics: Tensors) -> list[Tensor]:
         """Where, `[S, K]` bool, each of the network's `CONDITIONS` holds."""
-        losses, norms = metrics[f"{network}/loss"], metrics[f"{network}/gradient_norm"].unsqueeze(-1)
+        losses, norms = (
+            metrics[f"{network}/loss"],
+            metrics[f"{network}/gradient_norm"].unsqueeze(-1),
+        )
         finite, nowhere = losses.isfinite(), torch.zeros_like(losses, dtype=torch.bool)
         gramian, solved = metrics.get(f"{network}/gramian"), metrics.get(f"{network}/converged")
         short, unsolved = nowhere, nowhere
@@ -104,7 +121,12 @@ class Guard:
         # Where only the combined gradient is no number, it is everybody's.
         bad = ~(finite & (norms.isfinite() | ~everywhere))
         if network == "critic":
-            return [bad, unsolved, short, metrics["critic/value"].abs() > self._config.largest_value]
+            return [
+                bad,
+                unsolved,
+                short,
+                metrics["critic/value"].abs() > self._config.largest_value,
+            ]
         return [bad, unsolved, short, metrics["temperature"] < self._config.smallest_temperature]
 
     @contextmanager

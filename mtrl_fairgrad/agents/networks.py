@@ -126,9 +126,14 @@ def init_mlp(
         head = head_bound if initialization == "he" and layer == last else None
         bound = head or math.sqrt(6 / (fan_in + (fan_out if initialization == "xavier" else 0)))
         group[f"weight{layer}"] = uniform(bound, *lead, fan_out, fan_in)
-        group[f"bias{layer}"] = uniform(head, *lead, fan_out) if head else torch.zeros(*lead, fan_out)
+        group[f"bias{layer}"] = (
+            uniform(head, *lead, fan_out) if head else torch.zeros(*lead, fan_out)
+        )
         if layer_norm and layer < last:
-            group[f"scale{layer}"], group[f"shift{layer}"] = torch.ones(*lead, fan_out), torch.zeros(*lead, fan_out)
+            group[f"scale{layer}"], group[f"shift{layer}"] = (
+                torch.ones(*lead, fan_out),
+                torch.zeros(*lead, fan_out),
+            )
     return found
 
 
@@ -154,7 +159,9 @@ def init_actor(spec: NetworkSpec, tasks: int, generator: torch.Generator) -> Par
     encoding, own_layers = spec.architecture.encoding, spec.architecture.own_layers
     hidden = [spec.width] * (spec.depth + own_layers)
     sizes = [spec.observation_dim + encoding, *hidden, 2 * spec.action_dim]
-    return init_mlp(sizes, generator, spec.initialization, ACTOR_HEAD_BOUND, own_layers=own_layers, tasks=tasks)
+    return init_mlp(
+        sizes, generator, spec.initialization, ACTOR_HEAD_BOUND, own_layers=own_layers, tasks=tasks
+    )
 
 
 def init_critics(spec: NetworkSpec, tasks: int, generator: torch.Generator) -> Parameters:
@@ -166,23 +173,37 @@ def init_critics(spec: NetworkSpec, tasks: int, generator: torch.Generator) -> P
     """
     encoding, own_layers = spec.architecture.encoding, spec.architecture.own_layers
     width = spec.width if spec.critic_width is None else spec.critic_width
-    sizes = [spec.observation_dim + encoding + spec.action_dim, *[width] * (spec.depth + own_layers), 1]
+    sizes = [
+        spec.observation_dim + encoding + spec.action_dim,
+        *[width] * (spec.depth + own_layers),
+        1,
+    ]
     options = (spec.initialization, CRITIC_HEAD_BOUND, spec.critic_layer_norm, own_layers, tasks)
     parts = {name: init_mlp(sizes, generator, *options) for name in ("first", "second")}
     embedding: Tensors = {}
     if encoding:
-        parts["encoder"] = init_mlp([encoding] * (ENCODER_DEPTH + 2), generator, spec.initialization)
+        parts["encoder"] = init_mlp(
+            [encoding] * (ENCODER_DEPTH + 2), generator, spec.initialization
+        )
         embedding["embedding"] = torch.randn(tasks, encoding, generator=generator)
 
     def named(group: int) -> Tensors:
-        return {f"{part}.{name}": value for part, found in parts.items() for name, value in found[group].items()}
+        return {
+            f"{part}.{name}": value
+            for part, found in parts.items()
+            for name, value in found[group].items()
+        }
 
     return Parameters(named(0), {**named(1), **embedding})
 
 
 def of_encoder(critics: Tensors) -> Tensors:
     """The task encoder among the critics' parameters, empty if they have none."""
-    return {name: value for name, value in critics.items() if name == "embedding" or name.startswith("encoder.")}
+    return {
+        name: value
+        for name, value in critics.items()
+        if name == "embedding" or name.startswith("encoder.")
+    }
 
 
 def with_encoding(critics: Tensors, observations: Tensor) -> Tensor:
@@ -194,7 +215,9 @@ def with_encoding(critics: Tensors, observations: Tensor) -> Tensor:
     encoding = mlp(critics, F.relu(critics["embedding"]), "encoder.")
     # A sum of both with zeros, because `torch.cat` under vmap ties an exported program to the
     # number of rows it was traced with (PyTorch 2.13).
-    return F.pad(observations, (0, encoding.shape[-1])) + F.pad(encoding, (observations.shape[-1], 0))
+    return F.pad(observations, (0, encoding.shape[-1])) + F.pad(
+        encoding, (observations.shape[-1], 0)
+    )
 
 
 def policy(parameters: Tensors, observations: Tensor, spec: NetworkSpec) -> tuple[Tensor, Tensor]:
@@ -208,7 +231,9 @@ def policy(parameters: Tensors, observations: Tensor, spec: NetworkSpec) -> tupl
     return mean, log_std.clamp(low, high)
 
 
-def sample(parameters: Tensors, observations: Tensor, noise: Tensor, spec: NetworkSpec) -> tuple[Tensor, Tensor]:
+def sample(
+    parameters: Tensors, observations: Tensor, noise: Tensor, spec: NetworkSpec
+) -> tuple[Tensor, Tensor]:
     """A squashed Gaussian action and its log-density (Haarnoja et al., 2018, appendix C).
 
     Args:
@@ -232,13 +257,19 @@ def sample(parameters: Tensors, observations: Tensor, noise: Tensor, spec: Netwo
 def values(parameters: Tensors, observations: Tensor, actions: Tensor) -> Tensor:
     """Both critics' values `[2, ...]` of what is seen, `[..., O + E]`, and actions `[..., A]`."""
     inputs = torch.cat([observations, actions], dim=-1)
-    return torch.stack([mlp(parameters, inputs, f"{twin}.").squeeze(-1) for twin in ("first", "second")])
+    return torch.stack(
+        [mlp(parameters, inputs, f"{twin}.").squeeze(-1) for twin in ("first", "second")]
+    )
 
 
-def stack_seeds(seeds: Sequence[Parameters], device: torch.device, dtype: torch.dtype) -> Parameters:
+def stack_seeds(
+    seeds: Sequence[Parameters], device: torch.device, dtype: torch.dtype
+) -> Parameters:
     """The parameters of all seeds, `[S, ...]`, from those of each."""
 
     def stack(group: Sequence[Tensors]) -> Tensors:
-        return {name: torch.stack([one[name] for one in group]).to(device, dtype) for name in group[0]}
+        return {
+            name: torch.stack([one[name] for one in group]).to(device, dtype) for name in group[0]
+        }
 
     return Parameters(stack([one.shared for one in seeds]), stack([one.own for one in seeds]))

@@ -15,14 +15,15 @@ from mtrl_fairgrad.agents.policy import merge
 
 
 class Learned:
-    """Parameters of one network with their optimiser: `shared` `[S, ...]` and `own` `[S, K, ...]`.
-    """
+    """Parameters of one network with their optimiser: `shared` `[S, ...]` and `own` `[S, K, ...]`."""
 
     def __init__(self, parameters: Parameters, learning_rate: float, epsilon: float) -> None:
         self.shared, self.own = parameters
         learned = [*self.shared.values(), *self.own.values()]
         on_gpu = learned[0].is_cuda  # where a CUDA graph may hold its step
-        self.optimizer = torch.optim.Adam(learned, learning_rate, eps=epsilon, fused=True, capturable=on_gpu)
+        self.optimizer = torch.optim.Adam(
+            learned, learning_rate, eps=epsilon, fused=True, capturable=on_gpu
+        )
 
     def step(self, shared: Tensors, own: Tensors, left_out: Tensor) -> None:
         """One Adam step along the given gradients, except for the seeds `left_out`, `[S]` bool."""
@@ -42,7 +43,12 @@ class Learned:
         """Parameters and, once a step was made, moments: all that belongs to seeds, `[S, ...]`, in
         place.
         """
-        moments = (moment for entries in self.optimizer.state.values() for moment in entries.values() if moment.ndim)
+        moments = (
+            moment
+            for entries in self.optimizer.state.values()
+            for moment in entries.values()
+            if moment.ndim
+        )
         return [*self.shared.values(), *self.own.values(), *moments]
 
     def restart(self, fresh: Parameters) -> None:
@@ -85,14 +91,21 @@ class Learned:
                     "use the configuration the run was started with."
                 )
             parameter.copy_(state[name])
-            saved = {entry: state.get(f"adam.{entry}.{name}") for entry in ("step", "exp_avg", "exp_avg_sq")}
-            moments[index] = {entry: value.clone() for entry, value in saved.items() if value is not None}
+            saved = {
+                entry: state.get(f"adam.{entry}.{name}")
+                for entry in ("step", "exp_avg", "exp_avg_sq")
+            }
+            moments[index] = {
+                entry: value.clone() for entry, value in saved.items() if value is not None
+            }
         groups = self.optimizer.state_dict()["param_groups"]
         kept = {index: entries for index, entries in moments.items() if entries}
         self.optimizer.load_state_dict({"state": kept, "param_groups": groups})
 
 
-def clip_by_norm(shared: Tensors, own: Tensors, max_norm: float | None) -> tuple[Tensors, Tensors, Tensor]:
+def clip_by_norm(
+    shared: Tensors, own: Tensors, max_norm: float | None
+) -> tuple[Tensors, Tensors, Tensor]:
     """Scale each *seed's* whole gradient down to `max_norm`, and say how long it was.
 
     `torch.nn.utils.clip_grad_norm_` over stacked parameters would mix the seeds.
@@ -105,7 +118,9 @@ def clip_by_norm(shared: Tensors, own: Tensors, max_norm: float | None) -> tuple
     Returns:
         both, scaled, and the norms `[S]` before scaling.
     """
-    parts = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in (*shared.values(), *own.values())]
+    parts = [
+        torch.linalg.vector_norm(g.flatten(1), dim=1) for g in (*shared.values(), *own.values())
+    ]
     norm = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     if max_norm is None:
         return shared, own, norm

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mtrl_fairgrad.agents.sac_losses import Losses
 from mtrl_fairgrad.agents.networks import Tensors, of_encoder
+from mtrl_fairgrad.agents.sac_losses import Losses
 
 Mode = Callable[[Tensors, Tensors, Tensor], Tensor]
 """Shared parameters, one task's own parameters, observations `[B, O]` → actions `[B, A]`; pure, one
@@ -20,13 +20,21 @@ seed's.
 
 def merge(**groups: Tensors) -> Tensors:
     """All groups in one mapping: each name behind its group's, `group.*`."""
-    return {f"{group}.{name}": value for group, members in groups.items() for name, value in members.items()}
+    return {
+        f"{group}.{name}": value
+        for group, members in groups.items()
+        for name, value in members.items()
+    }
 
 
 def split(merged: Tensors, *groups: str) -> tuple[Tensors, ...]:
     """These groups of what `merge` returned, by the names they had."""
     return tuple(
-        {name.removeprefix(f"{group}."): value for name, value in merged.items() if name.startswith(f"{group}.")}
+        {
+            name.removeprefix(f"{group}."): value
+            for name, value in merged.items()
+            if name.startswith(f"{group}.")
+        }
         for group in groups
     )
 
@@ -88,4 +96,6 @@ class PolicyModule(nn.Module):
 
 
 def _frozen(parameters: Tensors) -> nn.ParameterList:
-    return nn.ParameterList(nn.Parameter(value.detach().cpu().clone(), False) for value in parameters.values())
+    return nn.ParameterList(
+        nn.Parameter(value.detach().cpu().clone(), False) for value in parameters.values()
+    )

@@ -72,17 +72,28 @@ class Replay:
         """Store one step of every task, fields `[S, K, ...]`; the oldest step gives way when the
         ring is full.
         """
-        parts = (step.observations, step.actions, step.next_observations, step.rewards, step.terminated)
+        parts = (
+            step.observations,
+            step.actions,
+            step.next_observations,
+            step.rewards,
+            step.terminated,
+        )
         columns = [part if part.ndim == 3 else part.unsqueeze(-1) for part in parts]
         place = self.added % self.capacity
         self.rows[place] = torch.cat([column.to(self.rows.dtype) for column in columns], dim=-1)
         self.added += 1
 
     def sample(self, indices: Tensor) -> Batch:
-        """The transitions at `indices`, int64 `[S, K, B]` in 0 … size − 1: as many of every task.
-        """
+        """The transitions at `indices`, int64 `[S, K, B]` in 0 … size − 1: as many of every task."""
         flat = self.rows.view(-1, self.rows.shape[-1])
         lanes = self.rows.shape[1] * self.rows.shape[2]
-        rows = flat.index_select(0, (indices * lanes + self._lanes).flatten()).view(*indices.shape, -1)
-        observations, actions, next_observations, rewards, terminated = rows.split(self._widths, dim=-1)
-        return Batch(observations, actions, rewards.squeeze(-1), next_observations, terminated.squeeze(-1))
+        rows = flat.index_select(0, (indices * lanes + self._lanes).flatten()).view(
+            *indices.shape, -1
+        )
+        observations, actions, next_observations, rewards, terminated = rows.split(
+            self._widths, dim=-1
+        )
+        return Batch(
+            observations, actions, rewards.squeeze(-1), next_observations, terminated.squeeze(-1)
+        )

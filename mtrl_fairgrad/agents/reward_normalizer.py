@@ -25,7 +25,9 @@ class RewardScale:
             paper's MT10 runs.
     """
 
-    def __init__(self, seeds: int, tasks: int, device: torch.device | str = "cpu", rate: float = 0.001) -> None:
+    def __init__(
+        self, seeds: int, tasks: int, device: torch.device | str = "cpu", rate: float = 0.001
+    ) -> None:
         self.rate = rate
         self.mean = torch.zeros(seeds, tasks, dtype=torch.float64, device=device)
         self.variance = torch.ones(seeds, tasks, dtype=torch.float64, device=device)

@@ -18,16 +18,16 @@ from torch import Tensor
 
 from mtrl_fairgrad.agents import networks
 from mtrl_fairgrad.agents.guard import Guard, Incidents, kept
-from mtrl_fairgrad.agents.optimizer import Learned, clip_by_norm
-from mtrl_fairgrad.agents.sac_losses import Losses, recordable
 from mtrl_fairgrad.agents.networks import Parameters, Tensors
+from mtrl_fairgrad.agents.optimizer import Learned, clip_by_norm
 from mtrl_fairgrad.agents.policy import PolicyModule, by_network, for_acting, merge, mode, split
 from mtrl_fairgrad.agents.replay_buffer import Batch
-from mtrl_fairgrad.agents.spec import Noise, SACSpec
 from mtrl_fairgrad.agents.rng import derived_seed
+from mtrl_fairgrad.agents.sac_losses import Losses, recordable
+from mtrl_fairgrad.agents.spec import Noise, SACSpec
+from mtrl_fairgrad.config.guard import LS, GuardConfig
 from mtrl_fairgrad.gradients.conventions import PLAIN, Convention
 from mtrl_fairgrad.gradients.per_task import combine, lift, over_seeds, task_gradients
-from mtrl_fairgrad.config.guard import LS, GuardConfig
 from mtrl_fairgrad.weighting import Method, gramian
 
 
@@ -72,16 +72,28 @@ class SAC:
                 "such as "
                 'LS(reduction="mean").'
             )
-        self.spec, self.seeds, self.tasks, self.device = spec, tuple(seeds), tasks, torch.device(device)
+        self.spec, self.seeds, self.tasks, self.device = (
+            spec,
+            tuple(seeds),
+            tasks,
+            torch.device(device),
+        )
         self._convention, self.losses = convention, Losses(spec)
         self._critic_loss, self._actor_loss, self._targets = recordable(spec, compile)
         actor, critics, temperature = self._untrained(0, dtype)
-        self.actor, self.critics = (Learned(n, spec.learning_rate, spec.adam_epsilon) for n in (actor, critics))
+        self.actor, self.critics = (
+            Learned(n, spec.learning_rate, spec.adam_epsilon) for n in (actor, critics)
+        )
         self.temperature = Learned(temperature, spec.temperature_learning_rate, spec.adam_epsilon)
-        self.target_critics, self.target_own = ({name: v.clone() for name, v in group.items()} for group in critics)
+        self.target_critics, self.target_own = (
+            {name: v.clone() for name, v in group.items()} for group in critics
+        )
 
         def ready(method: Method, shared: Tensors) -> Method:
-            rows = {name: value.unsqueeze(1).expand(-1, tasks, *value.shape[1:]) for name, value in shared.items()}
+            rows = {
+                name: value.unsqueeze(1).expand(-1, tasks, *value.shape[1:])
+                for name, value in shared.items()
+            }
             return method.init(tasks, (len(self.seeds),), rows).to(self.device)
 
         self.critic_method = ready(critic_method, critics.shared)
@@ -95,9 +107,13 @@ class SAC:
         guard = guard or GuardConfig()
         self.guard = Guard(guard, len(self.seeds), tasks, self.device)
         self._fall_back = guard.unsolved == LS
-        self._target_entropy = -spec.network.action_dim if spec.target_entropy is None else spec.target_entropy
+        self._target_entropy = (
+            -spec.network.action_dim if spec.target_entropy is None else spec.target_entropy
+        )
 
-    def _untrained(self, number: int, dtype: torch.dtype) -> tuple[Parameters, Parameters, Parameters]:
+    def _untrained(
+        self, number: int, dtype: torch.dtype
+    ) -> tuple[Parameters, Parameters, Parameters]:
         """Actor, critics and temperatures of all seeds as reset `number` makes them; 0 is the
         beginning.
         """
@@ -108,7 +124,9 @@ class SAC:
             actors.append(networks.init_actor(self.spec.network, self.tasks, generator))
             critics.append(networks.init_critics(self.spec.network, self.tasks, generator))
         shape, device = (len(self.seeds), self.tasks), self.device
-        temperature = torch.full(shape, self.spec.initial_temperature, device=device, dtype=dtype).log()
+        temperature = torch.full(
+            shape, self.spec.initial_temperature, device=device, dtype=dtype
+        ).log()
         actor, critic = (networks.stack_seeds(each, device, dtype) for each in (actors, critics))
         return actor, critic, Parameters({}, {"log_temperature": temperature})
 
@@ -136,7 +154,9 @@ class SAC:
     # ---- acting ----
 
     @torch.no_grad()
-    def act(self, observations: Tensor, noise: Tensor | None = None, policy: Tensors | None = None) -> Tensor:
+    def act(
+        self, observations: Tensor, noise: Tensor | None = None, policy: Tensors | None = None
+    ) -> Tensor:
         """Actions `[S, K, A]` for observations `[S, K, O]`: sampled with `noise` `[S, K, A]`, else
         the mode.
 
@@ -148,7 +168,9 @@ class SAC:
             shared, own = map(by_network, split(policy, "shared", "own"))
         # Without own parameters the tasks are a batch like any other, which takes a third of the
         # time.
-        lifted = lift(self.losses.action, per_seed=1) if any(own) else over_seeds(self.losses.action)
+        lifted = (
+            lift(self.losses.action, per_seed=1) if any(own) else over_seeds(self.losses.action)
+        )
         return lifted(shared, own, observations, *drawn)
 
     def policy(self) -> Tensors:
@@ -157,7 +179,9 @@ class SAC:
         """
         shared = for_acting(self.actor.shared, self.critics.shared)
         own = for_acting(self.actor.own, self.critics.own)
-        return {name: value.detach().clone() for name, value in merge(shared=shared, own=own).items()}
+        return {
+            name: value.detach().clone() for name, value in merge(shared=shared, own=own).items()
+        }
 
     def policy_module(self, seed: int) -> PolicyModule:
         """The policy of the seed at place `seed` (0 … S − 1) with a copy of its parameters, for
@@ -187,7 +211,9 @@ class SAC:
         metrics = {"temperature": temperature}
         # Update critics.
         problem = self._critic_problem(batch, targets)
-        left_out = self._improve("critic", problem, noise.critic_method, metrics, torch.zeros_like(self.guard.stopped))
+        left_out = self._improve(
+            "critic", problem, noise.critic_method, metrics, torch.zeros_like(self.guard.stopped)
+        )
         # Update actor.
         problem = self._actor_problem(batch, noise, temperature)
         left_out = self._improve("actor", problem, noise.actor_method, metrics, left_out)
@@ -225,15 +251,28 @@ class SAC:
                     target.lerp_(critics[name], share)
 
     def _improve(
-        self, network: str, problem: tuple[Any, ...], noise: Tensor | None, metrics: Tensors, left_out: Tensor
+        self,
+        network: str,
+        problem: tuple[Any, ...],
+        noise: Tensor | None,
+        metrics: Tensors,
+        left_out: Tensor,
     ) -> Tensor:
         """One step of `critic` or `actor`, except for the seeds `left_out` `[S]`; returns them and
         those it found.
         """
         learned, method, auxiliary = self._networks[network]
         with self.guard.watching(method) as forgotten:
-            combined = combine(method, *problem, noise=noise, convention=self._convention, fall_back=self._fall_back)
-            shared, own, norm = clip_by_norm(combined.direction, combined.own, self.spec.max_gradient_norm)
+            combined = combine(
+                method,
+                *problem,
+                noise=noise,
+                convention=self._convention,
+                fall_back=self._fall_back,
+            )
+            shared, own, norm = clip_by_norm(
+                combined.direction, combined.own, self.spec.max_gradient_norm
+            )
             reported = {"loss": combined.losses, "gradient_norm": norm, **combined.diagnostics}
             metrics |= {f"{network}/{key}": value for key, value in reported.items()}
             metrics[auxiliary] = combined.auxiliary
@@ -249,7 +288,15 @@ class SAC:
     def _critic_problem(self, batch: Batch, targets: Tensor) -> tuple[Any, ...]:
         """Loss, parameters and data of the critics, as `combine` and `task_gradients` take them."""
         learned = self.critics
-        return self._critic_loss, learned.shared, {}, learned.own, batch.observations, batch.actions, targets
+        return (
+            self._critic_loss,
+            learned.shared,
+            {},
+            learned.own,
+            batch.observations,
+            batch.actions,
+            targets,
+        )
 
     def _actor_problem(self, batch: Batch, noise: Noise, temperature: Tensor) -> tuple[Any, ...]:
         """The same of the actor."""
@@ -266,7 +313,10 @@ class SAC:
         targets = self._compute_targets(batch, noise, temperature)
         critic = task_gradients(*self._critic_problem(batch, targets))
         actor = task_gradients(*self._actor_problem(batch, noise, temperature))
-        return {"critic/gramian": gramian(critic.jacobian, 1), "actor/gramian": gramian(actor.jacobian, 1)}
+        return {
+            "critic/gramian": gramian(critic.jacobian, 1),
+            "actor/gramian": gramian(actor.jacobian, 1),
+        }
 
     def incidents(self) -> Incidents:
         """What went wrong so far."""
@@ -285,7 +335,11 @@ class SAC:
             "actor_method": self.actor_method.state_dict(),
             "guard": self.guard.state(),
         }
-        flat = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
+        flat = {
+            f"{part}/{name}": value
+            for part, state in parts.items()
+            for name, value in state.items()
+        }
         return {**flat, "updates": self.updates}
 
     @torch.no_grad()
@@ -303,7 +357,9 @@ class SAC:
             return {key for key in keys if not key.startswith(moments)}
 
         trained = bool(state.get("updates", torch.zeros(())) > 0)
-        if named(state) != named(self.state()) or trained != any(key.startswith(moments) for key in state):
+        if named(state) != named(self.state()) or trained != any(
+            key.startswith(moments) for key in state
+        ):
             raise ValueError(
                 "the checkpoint does not hold the parts of this agent: use the configuration the "
                 "run was started with."
@@ -311,7 +367,11 @@ class SAC:
 
         def part(name: str) -> Tensors:
             prefix = f"{name}/"
-            return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            return {
+                key.removeprefix(prefix): value
+                for key, value in state.items()
+                if key.startswith(prefix)
+            }
 
         self.actor.load_state(part("actor"))
         self.critics.load_state(part("critics"))

@@ -14,8 +14,8 @@ from torch import Tensor
 from mtrl_fairgrad.agents import networks
 from mtrl_fairgrad.agents.networks import Tensors
 from mtrl_fairgrad.agents.spec import SACSpec
-from mtrl_fairgrad.gradients.per_task import Recordable, lift
 from mtrl_fairgrad.gradients.graph_capture import Recorded
+from mtrl_fairgrad.gradients.per_task import Recordable, lift
 
 Groups = tuple[Tensors, ...]
 """One group of parameters, shared or own, of several networks."""
@@ -35,7 +35,13 @@ class Losses:
         self.spec = spec
 
     def critics(
-        self, critics: Tensors, context: Tensors, own: Tensors, obs: Tensor, actions: Tensor, targets: Tensor
+        self,
+        critics: Tensors,
+        context: Tensors,
+        own: Tensors,
+        obs: Tensor,
+        actions: Tensor,
+        targets: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Squared error of both critics against `targets` `[B]`, averaged over twins and batch, and
         the mean value.

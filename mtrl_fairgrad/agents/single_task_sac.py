@@ -14,8 +14,8 @@ from mtrl_fairgrad.agents.policy import PolicyModule, mode, split
 from mtrl_fairgrad.agents.replay_buffer import Batch
 from mtrl_fairgrad.agents.sac import SAC
 from mtrl_fairgrad.agents.spec import Noise, SACSpec
-from mtrl_fairgrad.gradients.conventions import PLAIN, Convention
 from mtrl_fairgrad.config.guard import GuardConfig
+from mtrl_fairgrad.gradients.conventions import PLAIN, Convention
 from mtrl_fairgrad.weighting import LS
 
 
@@ -62,9 +62,13 @@ class SingleTaskSAC:
     def incidents(self) -> Incidents:
         """As of `SAC`; what is stopped is a task of a seed."""
         counts, first, stopped = self.lanes.incidents()
-        return Incidents(counts.view(-1, *self._shape), first.view(-1, *self._shape), stopped.view(self._shape))
+        return Incidents(
+            counts.view(-1, *self._shape), first.view(-1, *self._shape), stopped.view(self._shape)
+        )
 
-    def act(self, observations: Tensor, noise: Tensor | None = None, policy: Tensors | None = None) -> Tensor:
+    def act(
+        self, observations: Tensor, noise: Tensor | None = None, policy: Tensors | None = None
+    ) -> Tensor:
         """As of `SAC`."""
         apart = None if noise is None else _apart(noise)
         return self.lanes.act(_apart(observations), apart, policy).view(*self._shape, -1)

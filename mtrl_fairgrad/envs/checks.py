@@ -16,7 +16,11 @@ MAX_SEED = 2**32 - 1
 
 def integer(name: str, value: Any, low: int, high: int, fix: str) -> int:
     """`value` as an int when it is an integer (not a bool) in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, np.integer))
+        or not low <= value <= high
+    ):
         raise ValueError(f"{name}={value!r} is not an integer from {low} to {high}: {fix}.")
     return int(value)
 
@@ -24,14 +28,18 @@ def integer(name: str, value: Any, low: int, high: int, fix: str) -> int:
 def seconds(name: str, value: float | None) -> float | None:
     """None, or a number above 0."""
     if value is not None and not value > 0:
-        raise ValueError(f"{name}={value!r} is no time: give seconds above 0, or None for whatever it takes.")
+        raise ValueError(
+            f"{name}={value!r} is no time: give seconds above 0, or None for whatever it takes."
+        )
     return value
 
 
 def seeds(values: Sequence[int]) -> tuple[int, ...]:
     """At least one seed, none twice, each from 0 to 2³² − 1."""
     if len(values) == 0:
-        raise ValueError("seeds=[] leaves nothing to run: give at least one seed, for example seeds=[0].")
+        raise ValueError(
+            "seeds=[] leaves nothing to run: give at least one seed, for example seeds=[0]."
+        )
     checked = tuple(integer("seed", value, 0, MAX_SEED, "choose another") for value in values)
     twice = [seed for seed in dict.fromkeys(checked) if checked.count(seed) > 1]
     if twice:
@@ -58,7 +66,12 @@ def role(name: str) -> str:
 def goals(values: Any, rows: int, count: int) -> NDArray[np.int64]:
     """Goals [rows, E], E ≥ 1, each from 0 to `count` − 1."""
     array = np.asarray(values)
-    if array.ndim != 2 or array.shape[0] != rows or array.shape[1] == 0 or not np.issubdtype(array.dtype, np.integer):
+    if (
+        array.ndim != 2
+        or array.shape[0] != rows
+        or array.shape[1] == 0
+        or not np.issubdtype(array.dtype, np.integer)
+    ):
         raise ValueError(
             f"goals of type {array.dtype} and shape {list(array.shape)} do not fit: give integers"
             f" [{rows}, E], the goals of each sub-environment in order, at least one."
@@ -77,7 +90,9 @@ def state(saved: Any, made: dict[str, Any], rows: int, suite: Suite) -> list[dic
         origin, saved_rows = saved["made"], saved["rows"]
         differing = [key for key in made if origin[key] != made[key]]
     except (TypeError, KeyError, IndexError) as error:
-        raise ValueError(f"the saved environment state is damaged ({error!r}): use another checkpoint.") from None
+        raise ValueError(
+            f"the saved environment state is damaged ({error!r}): use another checkpoint."
+        ) from None
     if differing:
         key = differing[0]
         raise ValueError(
@@ -87,7 +102,9 @@ def state(saved: Any, made: dict[str, Any], rows: int, suite: Suite) -> list[dic
         )
     intact = isinstance(saved_rows, list) and len(saved_rows) == rows
     if not intact or not all(_is_row(row, suite) for row in saved_rows):
-        raise ValueError(f"the saved environment state does not hold {rows} intact rows: use another checkpoint.")
+        raise ValueError(
+            f"the saved environment state does not hold {rows} intact rows: use another checkpoint."
+        )
     return saved_rows
 
 

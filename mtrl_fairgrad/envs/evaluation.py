@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.envs import checks
-from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.rng import stream
+from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.vector_env import Infos, TaskVectorEnv
 
 Policy = Callable[[NDArray[np.float32]], NDArray[np.floating]]
@@ -32,7 +32,9 @@ class Evaluation(NamedTuple):
     starts: NDArray[np.float32]  # the first observation, which tells where object and goal were
 
 
-def evaluation_goals(suite: Suite, seeds: Sequence[int], episodes: int, env_steps: int) -> NDArray[np.int64]:
+def evaluation_goals(
+    suite: Suite, seeds: Sequence[int], episodes: int, env_steps: int
+) -> NDArray[np.int64]:
     """`episodes` distinct goals for each (seed, task) out of all that there are, int [S, K,
     episodes].
 
@@ -43,10 +45,14 @@ def evaluation_goals(suite: Suite, seeds: Sequence[int], episodes: int, env_step
     every = all_goals(suite, seeds)
     fix = "each of a task's goals is played at most once in an evaluation"
     episodes = checks.integer("episodes", episodes, 1, every.shape[2], fix)
-    env_steps = checks.integer("env_steps", env_steps, 0, 2**63 - 1, "it counts the training steps so far")
+    env_steps = checks.integer(
+        "env_steps", env_steps, 0, 2**63 - 1, "it counts the training steps so far"
+    )
     rows = [
         [
-            every[s, k][stream(seed, task, "goals", env_steps).permutation(every.shape[2])[:episodes]]
+            every[s, k][
+                stream(seed, task, "goals", env_steps).permutation(every.shape[2])[:episodes]
+            ]
             for k, task in enumerate(suite.tasks)
         ]
         for s, seed in enumerate(seeds)
@@ -59,7 +65,10 @@ def all_goals(suite: Suite, seeds: Sequence[int]) -> NDArray[np.int64]:
 
     E is 50; 1 where Metaworld's goals are frozen.
     """
-    return np.array([[suite.goals(seed, task) for task in suite.tasks] for seed in checks.seeds(seeds)], np.int64)
+    return np.array(
+        [[suite.goals(seed, task) for task in suite.tasks] for seed in checks.seeds(seeds)],
+        np.int64,
+    )
 
 
 def evaluate(envs: TaskVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> Evaluation:

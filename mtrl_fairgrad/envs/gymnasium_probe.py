@@ -39,10 +39,16 @@ class Described:
     @property
     def success_rule(self) -> str:
         """What counts as success, in words."""
-        return f"{self.success} in any step" if isinstance(self.success, str) else f"return ≥ {self.success:g}"
+        return (
+            f"{self.success} in any step"
+            if isinstance(self.success, str)
+            else f"return ≥ {self.success:g}"
+        )
 
 
-def gymnasium_names(tasks: Sequence[str] | None, options: Sequence[Mapping[str, Any]] | None) -> tuple[str, ...]:
+def gymnasium_names(
+    tasks: Sequence[str] | None, options: Sequence[Mapping[str, Any]] | None
+) -> tuple[str, ...]:
     """The tasks' names: an environment's id, with its options in brackets where it has any.
 
     `tasks` are ids, or already names with the same `options`. ValueError when there are none, when
@@ -71,10 +77,15 @@ def gymnasium_names(tasks: Sequence[str] | None, options: Sequence[Mapping[str, 
 def _name(task: str, options: Mapping[str, Any]) -> str:
     """`Pendulum-v1(g=5)` for `Pendulum-v1`, or for itself, with the options g=5."""
     identity, bracket, _ = task.partition("(")
-    words = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in options.items()]
+    words = [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in options.items()
+    ]
     name = f"{identity}({','.join(words)})" if words else identity
     if bracket and task != name:
-        raise ValueError(f"env.tasks names {task}, but options go to env.task_options: give the id {identity} alone.")
+        raise ValueError(
+            f"env.tasks names {task}, but options go to env.task_options: give the id {identity} alone."
+        )
     return name
 
 
@@ -100,7 +111,9 @@ def describe(
     names = gymnasium_names(tasks, options)
     found = tuple(
         _inspect(name, json.dumps(dict(given), sort_keys=True), horizon, threshold)
-        for name, given, threshold in zip(names, options or [{}] * len(names), thresholds, strict=True)
+        for name, given, threshold in zip(
+            names, options or [{}] * len(names), thresholds, strict=True
+        )
     )
     first = found[0]
     for other in found[1:]:
@@ -132,10 +145,14 @@ def _inspect(name: str, encoded: str, horizon: int | None, threshold: float | No
         environment = make(identity, options)
     # the registry, missing packages and constructors raise whatever they like
     except Exception as error:
-        raise ValueError(f"task {name} cannot be made ({_first_line(error)}): {_remedy(error)}.") from None
+        raise ValueError(
+            f"task {name} cannot be made ({_first_line(error)}): {_remedy(error)}."
+        ) from None
     try:
         low, _ = action_bounds(name, environment)
-        limits = [steps for steps in (environment.spec.max_episode_steps, horizon) if steps is not None]
+        limits = [
+            steps for steps in (environment.spec.max_episode_steps, horizon) if steps is not None
+        ]
         if not limits:
             raise ValueError(f"task {name} has no time limit of its own: add env.horizon=STEPS.")
         keys, repeats = _play_twice(name, environment, min(limits))
@@ -230,7 +247,10 @@ def thresholds_of(given: Any, tasks: int) -> list[float | None]:
     """
     values = list(given) if isinstance(given, (list, tuple)) else [given] * tasks
     sound = all(
-        value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value))
+        value is None
+        or (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        )
         for value in values
     )
     if not sound or len(values) != tasks:

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.envs import gymnasium_probe
-from mtrl_fairgrad.envs.suite import SubEnvironment, Suite, Transition
 from mtrl_fairgrad.envs.gymnasium_probe import Described
 from mtrl_fairgrad.envs.rng import stream
+from mtrl_fairgrad.envs.suite import SubEnvironment, Suite, Transition
 
 EVALUATION_RESETS = 50
 """Reset seeds of each (seed, task) that evaluations play; as many as Metaworld has goals."""
@@ -44,9 +44,13 @@ class GymnasiumSuite(Suite):
         """Numbers in an action, flattened."""
         return prod(self.described[0].action_shape)
 
-    def make(self, task: str, seed: int, identity: int, role: str, drawing: bool = False) -> "GymnasiumTask":
+    def make(
+        self, task: str, seed: int, identity: int, role: str, drawing: bool = False
+    ) -> "GymnasiumTask":
         """The environment of one task, made anew."""
-        return GymnasiumTask(self.described[self.tasks.index(task)], seed, identity, self, role, drawing)
+        return GymnasiumTask(
+            self.described[self.tasks.index(task)], seed, identity, self, role, drawing
+        )
 
     def goals(self, seed: int, task: str) -> NDArray[np.int64]:
         """50 reset seeds."""
@@ -64,8 +68,15 @@ class GymnasiumSuite(Suite):
         """What must agree for a saved state to mean the same episodes."""
         first = self.described[0]
         shapes = f"observations {list(first.observation_shape)}, actions {list(first.action_shape)}"
-        tasks = {each.name: f"{each.horizon} steps, {each.success_rule}, {shapes}" for each in self.described}
-        return {"one_hot": self.one_hot, **tasks, **{name: version(name) for name in ("gymnasium", "mujoco")}}
+        tasks = {
+            each.name: f"{each.horizon} steps, {each.success_rule}, {shapes}"
+            for each in self.described
+        }
+        return {
+            "one_hot": self.one_hot,
+            **tasks,
+            **{name: version(name) for name in ("gymnasium", "mujoco")},
+        }
 
     def protocol(self) -> dict[str, str]:
         """What a success rate means, in words; tasks in their order where they differ."""
@@ -126,7 +137,13 @@ class GymnasiumTask(SubEnvironment):
     """
 
     def __init__(
-        self, described: Described, seed: int, identity: int, suite: GymnasiumSuite, role: str, drawing: bool = False
+        self,
+        described: Described,
+        seed: int,
+        identity: int,
+        suite: GymnasiumSuite,
+        role: str,
+        drawing: bool = False,
     ) -> None:
         self._described, self._goals = described, suite.goal_count
         drawn = {"render_mode": "rgb_array"} if drawing else {}
@@ -147,7 +164,9 @@ class GymnasiumTask(SubEnvironment):
 
     def _simulate(self, action: NDArray[np.float32]) -> Transition:
         self._actions.append(action.copy())
-        observation, reward, terminated, truncated, info = self.environment.step(self._own_units(action))
+        observation, reward, terminated, truncated, info = self.environment.step(
+            self._own_units(action)
+        )
         self._bare[:] = np.ravel(observation)
         truncated = bool(truncated) or self.elapsed >= self._described.horizon
         success = self._succeeds(float(reward), terminated or truncated, info)

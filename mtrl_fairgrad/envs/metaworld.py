@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.envs import checks
-from mtrl_fairgrad.envs.suite import SubEnvironment, Suite, Transition
 from mtrl_fairgrad.envs.metaworld_fast import unproven
 from mtrl_fairgrad.envs.rng import stream
+from mtrl_fairgrad.envs.suite import SubEnvironment, Suite, Transition
 from mtrl_fairgrad.envs.task_names import MT10, check_tasks
 from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
 
@@ -85,7 +85,9 @@ class MetaworldSuite(Suite):
         """Index of the numbers that an agent sees in Metaworld's observation."""
         return slice(None) if self.observation == "full" else list(OBSERVATIONS[self.observation])
 
-    def make(self, task: str, seed: int, identity: int, role: str, drawing: bool = False) -> "MetaworldTask":
+    def make(
+        self, task: str, seed: int, identity: int, role: str, drawing: bool = False
+    ) -> "MetaworldTask":
         """About 0.25 s, of which the model's XML takes most."""
         return MetaworldTask(task, seed, identity, self, role, drawing)
 
@@ -127,10 +129,18 @@ class MetaworldTask(SubEnvironment):
     """
 
     def __init__(
-        self, task: str, seed: int, identity: int, suite: MetaworldSuite, role: str, drawing: bool = False
+        self,
+        task: str,
+        seed: int,
+        identity: int,
+        suite: MetaworldSuite,
+        role: str,
+        drawing: bool = False,
     ) -> None:
         options = DRAWING if drawing else {}
-        self.environment = _environment(task, suite.fast)(reward_function_version=suite.reward_version, **options)
+        self.environment = _environment(task, suite.fast)(
+            reward_function_version=suite.reward_version, **options
+        )
         self._suite, self._seen = suite, suite.seen
         self._goals = official_goals(self.environment, task, seed)
         super().__init__(task, seed, identity, suite, role)

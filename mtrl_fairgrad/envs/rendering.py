@@ -43,11 +43,15 @@ def find_backend() -> str:
     """
     asked = os.environ.get("MUJOCO_GL", "").strip()
     failures = list[str]()
-    for name in (asked,) if asked else ("egl", "osmesa", "glfw") if sys.platform == "linux" else ("glfw",):
+    for name in (
+        (asked,) if asked else ("egl", "osmesa", "glfw") if sys.platform == "linux" else ("glfw",)
+    ):
         environment = {**os.environ, "MUJOCO_GL": name}
         try:
             command = [sys.executable, "-c", _PROBE]
-            found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+            found = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=60
+            )
         except subprocess.TimeoutExpired:
             failures.append(f"{name}: no answer in 60 s")
             continue
@@ -60,7 +64,11 @@ def find_backend() -> str:
 
 
 def frames(
-    suite: Suite, task: str, seed: int, policy: Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]], goal: int
+    suite: Suite,
+    task: str,
+    seed: int,
+    policy: Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]],
+    goal: int,
 ) -> Film:
     """The film of one episode: `policy` maps an observation [O] to an action [A].
 
@@ -74,13 +82,17 @@ def frames(
             played.play([goal])
             pictures = [_drawn(played)]
         except Exception as error:  # the OpenGL bindings raise whatever they like
-            raise RenderingError(f"nothing can be drawn here ({type(error).__name__}: {error}): {_FIX}.") from error
+            raise RenderingError(
+                f"nothing can be drawn here ({type(error).__name__}: {error}): {_FIX}."
+            ) from error
         left, ended = None, False
         while not ended and left != 0:
             found = played.step(np.asarray(policy(played.observation.copy()), np.float32))
             pictures.append(_drawn(played))
             ended = found.terminated or found.truncated
-            left = left - 1 if left is not None else played.steps_per_second if found.success else None
+            left = (
+                left - 1 if left is not None else played.steps_per_second if found.success else None
+            )
         return Film(np.stack(pictures), played.succeeded)
     finally:
         if played is not None:

@@ -16,7 +16,9 @@ def stream(seed: int, task: str, role: str, *more: int) -> np.random.Generator:
     """The generator that belongs to (seed, task, role, *more*) and to nothing else that runs beside
     it.
     """
-    return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(task.encode()), ROLES[role], *more]))
+    return np.random.default_rng(
+        np.random.SeedSequence([seed, zlib.crc32(task.encode()), ROLES[role], *more])
+    )
 
 
 class Known:

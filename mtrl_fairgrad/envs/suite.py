@@ -65,7 +65,9 @@ class Suite(ABC):
         """Numbers in an action, each in [−1, 1]."""
 
     @abstractmethod
-    def make(self, task: str, seed: int, identity: int, role: str, drawing: bool = False) -> "SubEnvironment":
+    def make(
+        self, task: str, seed: int, identity: int, role: str, drawing: bool = False
+    ) -> "SubEnvironment":
         """The simulator of one task of one seed, `drawing` if it can give a `picture`; it may raise
         anything.
         """
@@ -126,8 +128,7 @@ class SubEnvironment(ABC):
         return self.goal < 0
 
     def play(self, goals: Sequence[int] | None) -> None:
-        """Start playing exactly these goals, one an episode, then idle; None draws goals for ever.
-        """
+        """Start playing exactly these goals, one an episode, then idle; None draws goals for ever."""
         self._queue = None if goals is None else list(goals)
         self.begin()
 
@@ -151,8 +152,7 @@ class SubEnvironment(ABC):
             self.goal, self.elapsed = -1, 0
 
     def step(self, action: NDArray[np.float32]) -> Transition:
-        """Simulate one step with `action` float32 [A], in [−1, 1] or clipped to it; never resets.
-        """
+        """Simulate one step with `action` float32 [A], in [−1, 1] or clipped to it; never resets."""
         self.elapsed += 1
         found = self._simulate(action)
         self.returned += found.reward
@@ -198,5 +198,4 @@ class SubEnvironment(ABC):
 
     @abstractmethod
     def _simulate(self, action: NDArray[np.float32]) -> Transition:
-        """One step of the simulator, the episode's `elapsed`-th; writes its observation to `_bare`.
-        """
+        """One step of the simulator, the episode's `elapsed`-th; writes its observation to `_bare`."""

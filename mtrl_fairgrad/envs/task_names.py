@@ -80,11 +80,30 @@ SUITES = {"mt10": MT10, "mt50": MT50, "mt1": MT50}
 
 _SLOWEST = ("assembly", "box-close", "stick-pull", "stick-push")
 _MIDDLING = (
-    *("basketball", "bin-picking", "coffee-pull", "coffee-push", "disassemble", "door-open", "door-unlock", "hammer"),
-    *("hand-insert", "peg-insert-side", "peg-unplug-side", "pick-place", "pick-place-wall", "push", "push-back"),
+    *(
+        "basketball",
+        "bin-picking",
+        "coffee-pull",
+        "coffee-push",
+        "disassemble",
+        "door-open",
+        "door-unlock",
+        "hammer",
+    ),
+    *(
+        "hand-insert",
+        "peg-insert-side",
+        "peg-unplug-side",
+        "pick-place",
+        "pick-place-wall",
+        "push",
+        "push-back",
+    ),
     *("push-wall", "shelf-place", "soccer", "sweep", "sweep-into"),
 )
-_COSTS = {f"{name}-v3": cost for names, cost in ((_SLOWEST, 1.7), (_MIDDLING, 1.35)) for name in names}
+_COSTS = {
+    f"{name}-v3": cost for names, cost in ((_SLOWEST, 1.7), (_MIDDLING, 1.35)) for name in names
+}
 
 
 def step_cost(task: str) -> float:
@@ -96,7 +115,9 @@ def step_cost(task: str) -> float:
     return _COSTS.get(task, 1.0)
 
 
-def resolve_tasks(suite: str, tasks: Sequence[str] | None = None, task: str | None = None) -> tuple[str, ...]:
+def resolve_tasks(
+    suite: str, tasks: Sequence[str] | None = None, task: str | None = None
+) -> tuple[str, ...]:
     """Names of the tasks to train on, in the order of the one-hot identity and of every `[.., K]`.
 
     `suite` is `mt10`, `mt50` or `mt1`. `task` is the one task of `mt1`, and only of it; `tasks`
@@ -112,18 +133,26 @@ def resolve_tasks(suite: str, tasks: Sequence[str] | None = None, task: str | No
                 "env=mt10."
             )
         if task is None:
-            raise ValueError("env=mt1 needs to know its task: add task=NAME, for example task=reach-v3.")
+            raise ValueError(
+                "env=mt1 needs to know its task: add task=NAME, for example task=reach-v3."
+            )
         return (check_task(task, MT50, "mt50"),)
     if task is not None:
-        raise ValueError(f"env={suite} takes a list of tasks, not task={task!r}: use tasks=[{task}], or env=mt1.")
+        raise ValueError(
+            f"env={suite} takes a list of tasks, not task={task!r}: use tasks=[{task}], or env=mt1."
+        )
     if tasks is None:
         return SUITES[suite]
     if isinstance(tasks, str):
-        raise ValueError(f"tasks={tasks!r} is one string where a list is needed: write tasks=[{tasks}].")
+        raise ValueError(
+            f"tasks={tasks!r} is one string where a list is needed: write tasks=[{tasks}]."
+        )
     return check_tasks(tasks, SUITES[suite], suite)
 
 
-def check_tasks(tasks: Sequence[str], allowed: Sequence[str] = MT50, suite: str = "mt50") -> tuple[str, ...]:
+def check_tasks(
+    tasks: Sequence[str], allowed: Sequence[str] = MT50, suite: str = "mt50"
+) -> tuple[str, ...]:
     """`tasks` as a tuple when there is at least one, all are in `allowed` and none comes twice."""
     if len(tasks) == 0:
         raise ValueError(
@@ -133,7 +162,9 @@ def check_tasks(tasks: Sequence[str], allowed: Sequence[str] = MT50, suite: str 
     checked = tuple(check_task(name, allowed, suite) for name in tasks)
     twice = [name for name in dict.fromkeys(checked) if checked.count(name) > 1]
     if twice:
-        raise ValueError(f"tasks names {twice[0]!r} {checked.count(twice[0])} times: name each task once.")
+        raise ValueError(
+            f"tasks names {twice[0]!r} {checked.count(twice[0])} times: name each task once."
+        )
     return checked
 
 
@@ -148,7 +179,9 @@ def check_task(name: str, allowed: Sequence[str], suite: str) -> str:
             f"task {name!r} is not in {suite}, which has {', '.join(allowed)}: use env=mt50 to "
             "train on it."
         )
-    raise ValueError(f"task {name!r} is not one of Metaworld's: choose {_hint(str(name), allowed)}.")
+    raise ValueError(
+        f"task {name!r} is not one of Metaworld's: choose {_hint(str(name), allowed)}."
+    )
 
 
 def _hint(name: str, allowed: Sequence[str]) -> str:

@@ -1,21 +1,25 @@
-"""S seeds × K tasks of a suite as one Gymnasium vector environment, spread over worker processes.
-"""
+"""S seeds × K tasks of a suite as one Gymnasium vector environment, spread over worker processes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
-from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError, ResetNeeded
+from gymnasium.error import (
+    AlreadyPendingCallError,
+    ClosedEnvironmentError,
+    NoAsyncCallError,
+    ResetNeeded,
+)
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.envs import checks
+from mtrl_fairgrad.envs.rng import Known
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.host import Row
-from mtrl_fairgrad.envs.workers.pool import Inline, WorkerError, WorkerLost, Workers
 from mtrl_fairgrad.envs.workers.load_balancing import spread, worker_count
-from mtrl_fairgrad.envs.rng import Known
+from mtrl_fairgrad.envs.workers.pool import Inline, WorkerError, WorkerLost, Workers
 
 Observations = NDArray[np.float32]
 Infos = dict[str, Any]
@@ -90,7 +94,9 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         self.observation_space = Box(np.tile(low, rows), np.tile(high, rows), dtype=np.float32)
         self.action_space = Box(-1.0, 1.0, (self.num_envs, self.suite.action_size), np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observations, Infos]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observations, Infos]:
         """Start a new episode everywhere; `infos` holds `goal` and `idle`.
 
         With `options={"goals": int [N, E]}` (role `eval` only) each sub-environment plays exactly
@@ -174,7 +180,9 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         Gymnasium's NoAsyncCallError when no step is running; WorkerError when it failed.
         """
         if not self._pending or self._team is None:
-            raise NoAsyncCallError("step_wait without a running step: call step_async first.", "step")
+            raise NoAsyncCallError(
+                "step_wait without a running step: call step_async first.", "step"
+            )
         self._carry(self._team.finish)
         self._pending = False
         buffers = self._buffers
@@ -183,7 +191,11 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         ended = terminated | truncated
         self._streams.draw(ended & (not self._scheduled))
         final = np.where(ended[:, None], buffers.final_observations, observations)
-        episode = {"r": buffers.returns.copy(), "l": buffers.lengths.copy(), "s": buffers.successes.copy()}
+        episode = {
+            "r": buffers.returns.copy(),
+            "l": buffers.lengths.copy(),
+            "s": buffers.successes.copy(),
+        }
         infos = {
             "success": buffers.success.copy(),
             "final_obs": final,
@@ -223,7 +235,9 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
     def get_state(self) -> dict[str, Any]:
         """All that later steps depend on, JSON-serialisable. RuntimeError unless `resumable`."""
         if not self.resumable:
-            raise RuntimeError("get_state before reset, inside an episode or with chosen goals: wait for at_boundary.")
+            raise RuntimeError(
+                "get_state before reset, inside an episode or with chosen goals: wait for at_boundary."
+            )
         states = self._command("get_state")
         rows = [states[row.index] for row in self._rows]
         self._streams.hear(rows)
@@ -268,7 +282,12 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
 
     def _made(self) -> dict[str, Any]:
         """What must agree for a state to mean the same episodes."""
-        made = {"format": STATE_FORMAT, "tasks": list(self.tasks), "seeds": list(self.seeds), "role": self.role}
+        made = {
+            "format": STATE_FORMAT,
+            "tasks": list(self.tasks),
+            "seeds": list(self.seeds),
+            "role": self.role,
+        }
         return made | self.suite.made()
 
     def _free_team(self, name: str) -> Inline | Workers:
@@ -278,7 +297,9 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         if self._team is None:
             raise ClosedEnvironmentError(f"{name} on closed environments: make new ones.")
         if self._pending:
-            raise AlreadyPendingCallError(f"{name} while a step is running: call step_wait first.", "step")
+            raise AlreadyPendingCallError(
+                f"{name} while a step is running: call step_wait first.", "step"
+            )
         return self._team
 
     def _command(self, name: str, payload: Any = None) -> dict[int, Any]:

@@ -21,7 +21,9 @@ def unproven() -> str | None:
     installed = version("metaworld"), version("mujoco")
     if installed in PROVEN and _agrees():
         return None
-    pairs = " or ".join(f"Metaworld {metaworld} with MuJoCo {mujoco}" for metaworld, mujoco in sorted(PROVEN))
+    pairs = " or ".join(
+        f"Metaworld {metaworld} with MuJoCo {mujoco}" for metaworld, mujoco in sorted(PROVEN)
+    )
     reason = f"this is Metaworld {installed[0]} with MuJoCo {installed[1]}, and they are proven for {pairs} only"
     if installed in PROVEN:
         reason = "rotations come out otherwise on this processor or with this SciPy than when they were proven"
@@ -39,6 +41,8 @@ def _agrees() -> bool:
 
     matrices = Rotation.from_quat(np.random.default_rng(0).normal(size=(100, 4))).as_matrix()
     return all(
-        np.array_equal(QuickRotation.from_matrix(each).as_quat(), Rotation.from_matrix(each).as_quat())
+        np.array_equal(
+            QuickRotation.from_matrix(each).as_quat(), Rotation.from_matrix(each).as_quat()
+        )
         for each in matrices
     )

@@ -39,7 +39,11 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
 
 
 def tolerance(
-    x: Any, bounds: Any = (0.0, 0.0), margin: Any = 0.0, sigmoid: Any = "gaussian", value_at_margin: Any = 0.1
+    x: Any,
+    bounds: Any = (0.0, 0.0),
+    margin: Any = 0.0,
+    sigmoid: Any = "gaussian",
+    value_at_margin: Any = 0.1,
 ) -> Any:
     """`reward_utils.tolerance`; here: that of a number, with the two sigmoids that rewards use."""
     lower, upper = bounds
@@ -83,7 +87,12 @@ class QuickRotation:
         rows = self._matrix.tolist()
         diagonal = rows[0][0], rows[1][1], rows[2][2]
         trace, largest = diagonal[0] + diagonal[1] + diagonal[2], max(diagonal)
-        found = [rows[2][1] - rows[1][2], rows[0][2] - rows[2][0], rows[1][0] - rows[0][1], 1 + trace]
+        found = [
+            rows[2][1] - rows[1][2],
+            rows[0][2] - rows[2][0],
+            rows[1][0] - rows[0][1],
+            1 + trace,
+        ]
         leading = 3
         if not trace > largest:
             i = leading = diagonal.index(largest)

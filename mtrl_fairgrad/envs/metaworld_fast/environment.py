@@ -29,8 +29,7 @@ OBJECTS = ((3, 4), (6, 8))
 
 
 def _variant(module: ModuleType, **changes: Any) -> ModuleType:
-    """A copy of a module's namespace with some names changed; the module itself stays what it is.
-    """
+    """A copy of a module's namespace with some names changed; the module itself stays what it is."""
     variant = ModuleType(module.__name__)
     variant.__dict__.update(module.__dict__, **changes)
     return variant
@@ -55,7 +54,11 @@ def fast_environment(task: str) -> type[SawyerXYZEnv]:
     official = ALL_V3_ENVIRONMENTS[task]
     names = dict(vars(sys.modules[official.__module__]))
     names.update({name: STAND_INS[name] for name in STAND_INS.keys() & names.keys()})
-    own = {name: _rerouted(member, names) for name, member in vars(official).items() if not name.startswith("__")}
+    own = {
+        name: _rerouted(member, names)
+        for name, member in vars(official).items()
+        if not name.startswith("__")
+    }
     made = names[official.__name__] = type(official.__name__, (FastSawyer, official), own)
     return made
 
@@ -69,8 +72,12 @@ def _rerouted(member: Any, names: dict[str, Any]) -> Any:
     if not isinstance(member, FunctionType):
         return member
     if member.__code__ is DECORATED and member.__closure__:
-        return SawyerXYZEnv._Decorators.assert_task_is_set(_rerouted(member.__closure__[0].cell_contents, names))
-    return FunctionType(member.__code__, names, member.__name__, member.__defaults__, member.__closure__)
+        return SawyerXYZEnv._Decorators.assert_task_is_set(
+            _rerouted(member.__closure__[0].cell_contents, names)
+        )
+    return FunctionType(
+        member.__code__, names, member.__name__, member.__defaults__, member.__closure__
+    )
 
 
 class FastSawyer(SawyerXYZEnv):
@@ -83,15 +90,24 @@ class FastSawyer(SawyerXYZEnv):
         model.vis.global_.bvactive = 0
         data = NamedData(model)
         finalize(self, data.forget).atexit = False
-        self._ctrl, self._mocap_pos, self._mocap_quat = data.ctrl, data.mocap_pos[0], data.mocap_quat[0]
-        self._hand, self._claws = data.body("hand").xpos, (data.body("rightclaw").xpos, data.body("leftclaw").xpos)
+        self._ctrl, self._mocap_pos, self._mocap_quat = (
+            data.ctrl,
+            data.mocap_pos[0],
+            data.mocap_quat[0],
+        )
+        self._hand, self._claws = (
+            data.body("hand").xpos,
+            (data.body("rightclaw").xpos, data.body("leftclaw").xpos),
+        )
         self._fingers = data.site("rightEndEffector").xpos, data.site("leftEndEffector").xpos
         self._pads = data.body("leftpad").xpos, data.body("rightpad").xpos
         self._pad_geoms = data.geom("leftpad_geom").id, data.geom("rightpad_geom").id
         self._resets = Resets(model, data)
         return model, data
 
-    def reset(self, seed: int | None = None, options: Any = None) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    def reset(
+        self, seed: int | None = None, options: Any = None
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
         """The official one; a goal that was played before is not simulated again."""
         if not self._freeze_rand_vec or self._last_rand_vec is None or self.render_mode == "human":
             return super().reset(seed, options)
@@ -100,7 +116,11 @@ class FastSawyer(SawyerXYZEnv):
 
     def step(self, action: Any) -> tuple[NDArray[np.float64], Any, bool, bool, dict[str, Any]]:
         """The official one."""
-        if not self._set_task_called or self.curr_path_length >= self.max_path_length or self._did_see_sim_exception:
+        if (
+            not self._set_task_called
+            or self.curr_path_length >= self.max_path_length
+            or self._did_see_sim_exception
+        ):
             return super().step(action)
         assert len(action) == 4, f"Actions should be size 4, got {len(action)}"
         self.set_xyz_action(action[:3])
@@ -138,7 +158,9 @@ class FastSawyer(SawyerXYZEnv):
         contact, pressed = self.data.contact, False
         pairs = contact.geom.tolist()
         for pad in self._pad_geoms:
-            places = [place for place, pair in enumerate(pairs) if pad in pair and object_geom_id in pair]
+            places = [
+                place for place, pair in enumerate(pairs) if pad in pair and object_geom_id in pair
+            ]
             pressed = bool(places) and sum(self.data.efc_force[contact.efc_address[places]]) > 0
             if not pressed:
                 break
@@ -184,7 +206,11 @@ class FastSawyer(SawyerXYZEnv):
         for pad in self._pads:
             pad_y = float(pad[1])
             margin = abs(abs(pad_y - start_y) - pad_success_thresh)
-            along_y.append(tolerance(abs(pad_y - place_y), (obj_radius, pad_success_thresh), margin, "long_tail"))
+            along_y.append(
+                tolerance(
+                    abs(pad_y - place_y), (obj_radius, pad_success_thresh), margin, "long_tail"
+                )
+            )
         margin = norm((start - self.init_tcp)[::2].copy()) - xz_thresh
         across = tolerance(norm((tcp - obj_pos)[::2].copy()), (0, xz_thresh), margin, "long_tail")
         caging = hamacher_product(hamacher_product(*along_y), float(across))

@@ -41,7 +41,9 @@ class Resets:
         self._arrays = [getattr(model, name) for name in CHANGED] + _arrays(data)
         self._entries: dict[Any, Entry] = {}
 
-    def reset(self, environment: Any, key: Any, reset: Callable[[], Any]) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    def reset(
+        self, environment: Any, key: Any, reset: Callable[[], Any]
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
         """What `reset` answers: by calling it the first time, from memory later."""
         found = self._entries.get(key)
         if found is None:
@@ -49,7 +51,9 @@ class Resets:
             if len(self._entries) < CAPACITY:
                 arrays = [each.copy() for each in self._arrays]
                 attributes = {name: getattr(environment, name) for name in assigned}
-                self._entries[key] = Entry(attributes, arrays, self._data.time, (observation.copy(), info))
+                self._entries[key] = Entry(
+                    attributes, arrays, self._data.time, (observation.copy(), info)
+                )
             return observation, info
         for array, saved in zip(self._arrays, found.arrays, strict=True):
             np.copyto(array, saved)
@@ -65,17 +69,22 @@ def _arrays(data: mujoco.MjData) -> list[NDArray[Any]]:
     Contacts and constraints lie elsewhere, in an arena that each step fills anew.
     """
     start = data.qpos.ctypes.data
-    every = {name: getattr(data, name) for name in dir(data) if not name.startswith("_") and name not in SKIPPED}
+    every = {
+        name: getattr(data, name)
+        for name in dir(data)
+        if not name.startswith("_") and name not in SKIPPED
+    }
     return [
         array
         for array in every.values()
-        if isinstance(array, np.ndarray) and array.size and start <= array.ctypes.data < start + data.nbuffer
+        if isinstance(array, np.ndarray)
+        and array.size
+        and start <= array.ctypes.data < start + data.nbuffer
     ]
 
 
 def _recorded(environment: Any, action: Callable[[], Any]) -> tuple[set[str], Any]:
-    """Call `action`; the names of the attributes of `environment` that it assigned, and its answer.
-    """
+    """Call `action`; the names of the attributes of `environment` that it assigned, and its answer."""
     kind, names = type(environment), set[str]()
     environment.__dict__["_assigned"] = names
     environment.__class__ = _recording(kind)

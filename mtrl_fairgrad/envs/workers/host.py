@@ -1,12 +1,11 @@
-"""Runs several sub-environments one after the other, in a worker process or in the learner's own.
-"""
+"""Runs several sub-environments one after the other, in a worker process or in the learner's own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 from mtrl_fairgrad.envs.suite import SubEnvironment, Suite
+from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,11 @@ class Host:
             return
         reward, terminated, truncated, success = environment.step(buffers.actions[i])
         buffers.rewards[i] = reward
-        buffers.terminated[i], buffers.truncated[i], buffers.success[i] = terminated, truncated, success
+        buffers.terminated[i], buffers.truncated[i], buffers.success[i] = (
+            terminated,
+            truncated,
+            success,
+        )
         if terminated or truncated:
             buffers.final_observations[i] = environment.observation
             buffers.returns[i], buffers.successes[i] = environment.returned, environment.succeeded
@@ -76,14 +79,18 @@ class Host:
         buffers.elapsed[i] = environment.elapsed
 
     def _reset(self, goals: dict[int, list[int]] | None) -> None:
-        self._each(lambda row, environment: environment.play(None if goals is None else goals[row.index]))
+        self._each(
+            lambda row, environment: environment.play(None if goals is None else goals[row.index])
+        )
         self._each(self._publish)
 
     def _place(self, positions: dict[int, tuple[dict[str, Any] | None, int]]) -> None:
         self._each(lambda row, environment: environment.place(*positions[row.index]))
 
     def _get_state(self, _: None) -> dict[int, dict[str, Any]]:
-        return {row.index: environment.get_state() for row, environment in self._environments.items()}
+        return {
+            row.index: environment.get_state() for row, environment in self._environments.items()
+        }
 
     def _set_state(self, states: dict[int, dict[str, Any]]) -> dict[int, bool]:
         astray: dict[int, bool] = {}

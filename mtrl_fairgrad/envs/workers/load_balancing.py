@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 
 from mtrl_fairgrad.envs import checks
-from mtrl_fairgrad.envs.workers.host import Row
 from mtrl_fairgrad.envs.task_names import step_cost
+from mtrl_fairgrad.envs.workers.host import Row
 
 
 def spread(rows: Sequence[Row], workers: int) -> list[list[Row]]:
@@ -26,8 +26,16 @@ def worker_count(workers: int | None, role: str) -> int:
     learner, at least 1.
     """
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         return cores if role == "eval" else max(1, cores - 1)
     return checks.integer(
-        "workers", workers, 0, 1024, "0 simulates in this process, and the cores less one is a good number"
+        "workers",
+        workers,
+        0,
+        1024,
+        "0 simulates in this process, and the cores less one is a good number",
     )

@@ -21,9 +21,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from typing import Any
 
-from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.host import Host, Row, SubEnvironmentError
+from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 from mtrl_fairgrad.envs.workers.worker_main import bare_start, describe, serve
 
 GRACE_SECONDS = 2.0
@@ -116,7 +116,9 @@ class Workers:
     sub-environments.
     """
 
-    def __init__(self, shares: list[list[Row]], suite: Suite, role: str, timeout: float | None = None) -> None:
+    def __init__(
+        self, shares: list[list[Row]], suite: Suite, role: str, timeout: float | None = None
+    ) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._rows = sum(map(len, shares))
         sizes = _sizes(self._rows, suite)
@@ -155,7 +157,16 @@ class Workers:
     def _launch(self, number: int) -> None:
         here, there = self._context.Pipe()
         bound = threading.current_thread() is threading.main_thread()
-        mine = (there, os.getpid(), bound, self._memory, self._rows, self._shares[number], self._suite, self._role)
+        mine = (
+            there,
+            os.getpid(),
+            bound,
+            self._memory,
+            self._rows,
+            self._shares[number],
+            self._suite,
+            self._role,
+        )
         process = self._context.Process(target=serve, args=mine, name=f"envs-{number}", daemon=True)
         with bare_start():
             process.start()
@@ -228,7 +239,11 @@ class Workers:
     def _allow(self, more: bool) -> None:
         """The time for the next answers begins; `more` than for a step."""
         rows = max(map(len, self._shares)) if more else 0
-        self._allowed, self._waited, self._looked = self._timeout + rows * BUILD_SECONDS, 0.0, time.monotonic()
+        self._allowed, self._waited, self._looked = (
+            self._timeout + rows * BUILD_SECONDS,
+            0.0,
+            time.monotonic(),
+        )
 
     def _count(self, number: int) -> None:
         """Add the time since the last look to what was waited; WorkerLost when that is too much."""
@@ -249,7 +264,9 @@ class Workers:
         if late:
             how = f"did not answer within {self._allowed:g} s and was killed"
         hosted = "; ".join(map(str, self._shares[number]))
-        return WorkerLost(f"environment worker {number} (pid {worker.process.pid}) {how}, it hosted {hosted}")
+        return WorkerLost(
+            f"environment worker {number} (pid {worker.process.pid}) {how}, it hosted {hosted}"
+        )
 
 
 def _end(workers: dict[int, _Worker], grace: float) -> None:

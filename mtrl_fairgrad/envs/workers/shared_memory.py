@@ -36,7 +36,10 @@ class Buffers:
     @staticmethod
     def size(rows: int, observation_size: int, action_size: int) -> int:
         """Bytes that `over` needs."""
-        return sum(_bytes(shape, dtype) for shape, dtype in _layout(rows, observation_size, action_size).values())
+        return sum(
+            _bytes(shape, dtype)
+            for shape, dtype in _layout(rows, observation_size, action_size).values()
+        )
 
     @classmethod
     def over(cls, memory: Any, rows: int, observation_size: int, action_size: int) -> Self:
@@ -48,7 +51,9 @@ class Buffers:
         return cls(**arrays)
 
 
-def _layout(rows: int, observation_size: int, action_size: int) -> dict[str, tuple[Sequence[int], np.dtype[Any]]]:
+def _layout(
+    rows: int, observation_size: int, action_size: int
+) -> dict[str, tuple[Sequence[int], np.dtype[Any]]]:
     """Shape and type of each array, in the fields' order."""
     matrices = {
         "actions": (rows, action_size),

@@ -17,12 +17,14 @@ from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any
 
-from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.host import Host, Row, SubEnvironmentError
+from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 
 FOR_THE_LEARNER = frozenset(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
 )
 """Signals that ask a run to stop."""
 
@@ -31,7 +33,14 @@ PR_SET_PDEATHSIG = 1
 
 
 def serve(
-    connection: Connection, learner: int, bound: bool, memory: Any, rows: int, share: list[Row], suite: Suite, role: str
+    connection: Connection,
+    learner: int,
+    bound: bool,
+    memory: Any,
+    rows: int,
+    share: list[Row],
+    suite: Suite,
+    role: str,
 ) -> None:
     """Answer commands with (error or None, answer) until end of file.
 

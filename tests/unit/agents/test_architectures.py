@@ -7,23 +7,48 @@ from functools import partial
 import pytest
 import torch
 
+from mtrl_fairgrad import LS, make, names
 from mtrl_fairgrad.agents import ARCHITECTURES, SAC, Batch, NetworkSpec, SACSpec, Streams, networks
 from mtrl_fairgrad.agents.networks import init_actor, init_critics
-from mtrl_fairgrad import LS, make, names
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS, PLAIN
-from tests.unit.agents.conftest import ACTION, BATCH, OBSERVATION, TASKS, draw_update, first_faults, learn
+from tests.unit.agents.conftest import (
+    ACTION,
+    BATCH,
+    OBSERVATION,
+    TASKS,
+    draw_update,
+    first_faults,
+    learn,
+)
 
 TOGETHER = ("mtsac", "mtsac_te", "mhsac")
 METHODS = [name for name in names() if name != "stl"]
-EVERYTHING = {"critic_width": 20, "critic_layer_norm": True, "initialization": "xavier", "log_std": "tanh"}
+EVERYTHING = {
+    "critic_width": 20,
+    "critic_layer_norm": True,
+    "initialization": "xavier",
+    "log_std": "tanh",
+}
 SEEDS = (3, 11)
 
 
-def agent_of(name, seeds=(0,), method="ls", network=None, convention=PLAIN, options=None, **changes):
-    spec = NetworkSpec(OBSERVATION, ACTION, 24, 2, architecture=ARCHITECTURES[name], **(network or {}))
+def agent_of(
+    name, seeds=(0,), method="ls", network=None, convention=PLAIN, options=None, **changes
+):
+    spec = NetworkSpec(
+        OBSERVATION, ACTION, 24, 2, architecture=ARCHITECTURES[name], **(network or {})
+    )
     critic, actor = (make(method, **(options or {})) for _ in range(2))
     actor = LS() if actor.needs_positive_losses else actor
-    return SAC(SACSpec(spec, **changes), seeds, TASKS, critic, actor, dtype=torch.float64, convention=convention)
+    return SAC(
+        SACSpec(spec, **changes),
+        seeds,
+        TASKS,
+        critic,
+        actor,
+        dtype=torch.float64,
+        convention=convention,
+    )
 
 
 def copied(state):
@@ -31,7 +56,11 @@ def copied(state):
 
 
 def moved(agent, before):
-    return {name for name, value in agent.state().items() if name in before and not torch.equal(value, before[name])}
+    return {
+        name
+        for name, value in agent.state().items()
+        if name in before and not torch.equal(value, before[name])
+    }
 
 
 # ---- sizes ----
@@ -43,7 +72,9 @@ def count(group):
 
 def counts(name, observation_dim, tasks=10):
     spec = NetworkSpec(observation_dim, 4, architecture=ARCHITECTURES[name])
-    made = [init(spec, tasks, torch.Generator().manual_seed(0)) for init in (init_actor, init_critics)]
+    made = [
+        init(spec, tasks, torch.Generator().manual_seed(0)) for init in (init_actor, init_critics)
+    ]
     return [(count(one.shared), count(one.own)) for one in made]
 
 
@@ -136,10 +167,14 @@ def test_own_parameters_receive_exactly_their_own_tasks_gradient(name, method):
         for k in range(TASKS):
             _, expected = critic_gradients_by_hand(agent, batch, targets, s, k)
             for key, value in caught.own["critics"].items():
-                torch.testing.assert_close(value[s, k], expected[key], rtol=1e-10, atol=1e-13, msg=key)
+                torch.testing.assert_close(
+                    value[s, k], expected[key], rtol=1e-10, atol=1e-13, msg=key
+                )
             expected = actor_gradients_by_hand(agent, batch, noise, temperature, s, k)
             for key, value in caught.own["actor"].items():
-                torch.testing.assert_close(value[s, k], expected[key], rtol=1e-10, atol=1e-13, msg=key)
+                torch.testing.assert_close(
+                    value[s, k], expected[key], rtol=1e-10, atol=1e-13, msg=key
+                )
 
 
 @pytest.mark.parametrize("name", ["mhsac", "mtsac_te"])
@@ -151,7 +186,9 @@ def test_shared_parameters_receive_the_combination_of_the_tasks_gradients(name):
     agent.update(batch, noise)
     rows = [critic_gradients_by_hand(agent, batch, targets, 0, k)[0] for k in range(TASKS)]
     for key, value in caught.shared["critics"].items():
-        torch.testing.assert_close(value[0], sum(row[key] for row in rows) / TASKS, rtol=1e-9, atol=1e-12, msg=key)
+        torch.testing.assert_close(
+            value[0], sum(row[key] for row in rows) / TASKS, rtol=1e-9, atol=1e-12, msg=key
+        )
     assert name != "mtsac_te" or "encoder.weight0" in caught.shared["critics"]
 
 
@@ -165,12 +202,13 @@ def test_only_the_shared_parameters_are_combined():
 
 def hand_problem(agent):
     batch, noise = draw_update(Streams((5,)))
-    return batch, agent._compute_targets(batch, noise, agent.temperature.own["log_temperature"].exp())
+    return batch, agent._compute_targets(
+        batch, noise, agent.temperature.own["log_temperature"].exp()
+    )
 
 
 def test_a_head_moves_with_its_own_task_only():
-    """What another task's batch holds changes the trunk, never this task's head (before clipping).
-    """
+    """What another task's batch holds changes the trunk, never this task's head (before clipping)."""
     batch, noise = draw_update(Streams((5,)))
     other = batch._replace(rewards=batch.rewards + torch.tensor([0.0, 0.0, 9.0]).view(1, TASKS, 1))
     heads = []
@@ -189,7 +227,10 @@ def test_the_encoder_is_not_moved_by_the_actor():
     agents = [agent_of("mtsac_te") for _ in range(2)]
     agents[0].update(batch, noise)
     agents[1].update(batch, noise._replace(actions=noise.actions + 1))  # of the actor's loss alone
-    actors, critics = [agent.actor.shared for agent in agents], [agent.critics.state() for agent in agents]
+    actors, critics = (
+        [agent.actor.shared for agent in agents],
+        [agent.critics.state() for agent in agents],
+    )
     assert not torch.equal(actors[0]["weight0"], actors[1]["weight0"])
     assert all(torch.equal(value, critics[1][name]) for name, value in critics[0].items())
     assert not any("encoder" in name or "embedding" in name for name in agents[0].actor.state())
@@ -199,10 +240,16 @@ def test_the_encoder_is_moved_by_the_critics_and_decides_what_the_actor_does():
     agent = agent_of("mtsac_te", learning_rate=1e-2)
     before, streams = copied(agent.state()), Streams((5,))
     observations = streams.normal(1, OBSERVATION).double().expand(1, TASKS, OBSERVATION)
-    assert not torch.equal(*agent.act(observations)[0, :2]), "the same observation, but another task"
+    assert not torch.equal(*agent.act(observations)[0, :2]), (
+        "the same observation, but another task"
+    )
     learn(agent, streams, 1)
     changed = moved(agent, before)
-    assert {"critics/own.embedding", "critics/shared.encoder.weight0", "targets/embedding"} <= changed
+    assert {
+        "critics/own.embedding",
+        "critics/shared.encoder.weight0",
+        "targets/embedding",
+    } <= changed
     acted = agent.act(observations)
     agent.critics.own["embedding"][0, 1] += 1
     assert (agent.act(observations) != acted).any(-1).tolist() == [[False, True, False]]
@@ -216,11 +263,16 @@ def test_targets_follow_every_parameter_of_the_critics(name):
     for group in ("shared", "own"):
         for key, value in getattr(agent.critics, group).items():
             target = agent.state()[f"targets/{key}"]
-            torch.testing.assert_close(target, 0.75 * before[f"targets/{key}"] + 0.25 * value, msg=key)
+            torch.testing.assert_close(
+                target, 0.75 * before[f"targets/{key}"] + 0.25 * value, msg=key
+            )
 
 
 def test_weighted_heads_are_a_convention():
-    plain, weighted = (agent_of("mhsac", max_gradient_norm=None, convention=c) for c in (PLAIN, CONVENTIONS["libmtl"]))
+    plain, weighted = (
+        agent_of("mhsac", max_gradient_norm=None, convention=c)
+        for c in (PLAIN, CONVENTIONS["libmtl"])
+    )
     batch, noise = draw_update(Streams((5,)))
     gradients = [Caught(agent) for agent in (plain, weighted)]
     plain.critic_method.reduction = weighted.critic_method.reduction = "mean"
@@ -236,7 +288,12 @@ def test_weighted_heads_are_a_convention():
 @pytest.mark.parametrize("network", [{}, EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize("name", ["mtsac_te", "mhsac"])
 def test_a_seed_trained_beside_others_follows_its_own_course(name, network):
-    settings = {"method": "fairgrad", "network": network, "temperature": "shared", "max_gradient_norm": 0.05}
+    settings = {
+        "method": "fairgrad",
+        "network": network,
+        "temperature": "shared",
+        "max_gradient_norm": 0.05,
+    }
     together = agent_of(name, SEEDS, **settings)
     learn(together, Streams(SEEDS), 10)
     beside = together.state()
@@ -244,8 +301,14 @@ def test_a_seed_trained_beside_others_follows_its_own_course(name, network):
         alone = agent_of(name, (seed,), **settings)
         learn(alone, Streams((seed,)), 10)
         for key, value in alone.state().items():
-            if value.ndim and not key.startswith(("critic_method", "actor_method", "guard")) and "adam.step" not in key:
-                torch.testing.assert_close(beside[key][index], value[0], rtol=1e-6, atol=1e-6, msg=key)
+            if (
+                value.ndim
+                and not key.startswith(("critic_method", "actor_method", "guard"))
+                and "adam.step" not in key
+            ):
+                torch.testing.assert_close(
+                    beside[key][index], value[0], rtol=1e-6, atol=1e-6, msg=key
+                )
 
 
 @pytest.mark.parametrize("name", ["mtsac_te", "mhsac"])
@@ -253,9 +316,13 @@ def test_each_seed_and_each_task_begins_with_parameters_of_its_own(name):
     agent = agent_of(name, (0, 1))
     for key, value in agent.critics.own.items():
         if "bias0" not in key and value.abs().sum() > 0:
-            assert not torch.equal(value[0], value[1]) and not torch.equal(value[0, 0], value[0, 1]), key
+            assert not torch.equal(value[0], value[1]) and not torch.equal(
+                value[0, 0], value[0, 1]
+            ), key
     alone = agent_of(name, (1,))
-    assert all(torch.equal(value[0], agent.critics.own[key][1]) for key, value in alone.critics.own.items())
+    assert all(
+        torch.equal(value[0], agent.critics.own[key][1]) for key, value in alone.critics.own.items()
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -263,8 +330,12 @@ def test_every_method_trains_heads(method):
     agent = agent_of("mhsac", SEEDS, method)
     before = copied(agent.state())
     metrics = learn(agent, Streams(SEEDS), 1)
-    assert (first_faults(agent) == -1).all() and all(value.isfinite().all() for value in metrics.values())
-    parameters = {key for key in before if key.startswith(("actor/", "critics/", "temperature/", "targets/"))}
+    assert (first_faults(agent) == -1).all() and all(
+        value.isfinite().all() for value in metrics.values()
+    )
+    parameters = {
+        key for key in before if key.startswith(("actor/", "critics/", "temperature/", "targets/"))
+    }
     assert parameters <= moved(agent, before)
 
 
@@ -296,7 +367,10 @@ def test_another_architectures_state_is_refused():
 def test_acting_asks_each_tasks_own_networks(name):
     agent, streams = agent_of(name, SEEDS), Streams(SEEDS)
     learn(agent, streams, 1)
-    observations, noise = streams.normal(TASKS, OBSERVATION).double(), streams.normal(TASKS, ACTION).double()
+    observations, noise = (
+        streams.normal(TASKS, OBSERVATION).double(),
+        streams.normal(TASKS, ACTION).double(),
+    )
     mode, sampled = agent.act(observations), agent.act(observations, noise)
     assert mode.shape == sampled.shape == (2, TASKS, ACTION)
     for s in range(2):
@@ -304,7 +378,9 @@ def test_acting_asks_each_tasks_own_networks(name):
             critics = {**of(agent.critics.shared, s), **of(agent.critics.own, s, k)}
             actor = {**of(agent.actor.shared, s), **of(agent.actor.own, s, k)}
             seen = networks.with_encoding(critics, observations[s, k])
-            torch.testing.assert_close(mode[s, k], networks.policy(actor, seen, agent.spec.network)[0].tanh())
+            torch.testing.assert_close(
+                mode[s, k], networks.policy(actor, seen, agent.spec.network)[0].tanh()
+            )
             expected = networks.sample(actor, seen, noise[s, k], agent.spec.network)[0]
             torch.testing.assert_close(sampled[s, k], expected)
 
@@ -317,7 +393,9 @@ def test_different_values_are_learnt_from_the_same_observations(name):
     for _ in range(60):
         batch, noise = draw_update(streams)
         same = Batch(*(field[:, :1].expand_as(field) for field in batch))
-        ended = same._replace(rewards=rewards.expand_as(same.rewards), terminated=torch.ones_like(same.terminated))
+        ended = same._replace(
+            rewards=rewards.expand_as(same.rewards), terminated=torch.ones_like(same.terminated)
+        )
         metrics = agent.update(ended, noise)
     apart = (metrics["critic/value"] - rewards.squeeze(-1)).abs().max()
     assert apart < 0.3 if name != "mtsac" else apart > 0.7

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from mtrl_fairgrad import FairGrad, make
 from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, Streams
 from mtrl_fairgrad.agents.guard import Guard
-from mtrl_fairgrad import FairGrad, make
 from mtrl_fairgrad.config.guard import ALL, ANSWERS, CONDITIONS, GuardConfig
 from mtrl_fairgrad.weighting import names
 from tests.unit.agents.conftest import ACTION, OBSERVATION, TASKS, draw_update, learn
@@ -52,7 +52,9 @@ def counts(agent, network, condition):
 
 @pytest.mark.parametrize("spoilt_first", [True, False])
 @pytest.mark.parametrize("name", [name for name in names() if name != "stl"])
-def test_a_seed_with_a_loss_that_is_no_number_stays_as_it_was_and_the_others_never_notice(name, spoilt_first):
+def test_a_seed_with_a_loss_that_is_no_number_stays_as_it_was_and_the_others_never_notice(
+    name, spoilt_first
+):
     """Also in the very first update, before Adam has moments."""
     agent, undisturbed = agent_of(method=name), agent_of(method=name)
     streams, same_streams = Streams(SEEDS), Streams(SEEDS)
@@ -63,33 +65,50 @@ def test_a_seed_with_a_loss_that_is_no_number_stays_as_it_was_and_the_others_nev
     for number in range(3):
         for one, numbers in ((agent, streams), (undisturbed, same_streams)):
             batch, noise = draw_update(numbers)
-            drawn = [method.draw(numbers.generators) for method in (one.critic_method, one.actor_method)]
+            drawn = [
+                method.draw(numbers.generators) for method in (one.critic_method, one.actor_method)
+            ]
             if one is agent and number == 0:
                 batch.rewards[1, 2, 0] = math.nan
             one.update(batch, noise._replace(critic_method=drawn[0], actor_method=drawn[1]))
     after = of_seed(copied(agent), 1)
     learned = {key: value for key, value in after.items() if "method/" not in key}
-    assert all(torch.equal(before.get(key, torch.zeros_like(value)), value) for key, value in learned.items())
+    assert all(
+        torch.equal(before.get(key, torch.zeros_like(value)), value)
+        for key, value in learned.items()
+    )
     for n in (0, 2):
         assert same(of_seed(copied(agent), n), of_seed(copied(undisturbed), n))
     assert agent.incidents().stopped.tolist() == [[False] * TASKS, [True] * TASKS, [False] * TASKS]
-    assert sum(map(sum, counts(agent, "critic", "non_finite"))) in (1, TASKS), "counted once, for it learns no more"
+    assert sum(map(sum, counts(agent, "critic", "non_finite"))) in (1, TASKS), (
+        "counted once, for it learns no more"
+    )
 
 
-@pytest.mark.parametrize("name", ["fairgrad", "famo", "moco", "dwa", "nash_mtl", "gradvac", "db_mtl", "uw"])
+@pytest.mark.parametrize(
+    "name", ["fairgrad", "famo", "moco", "dwa", "nash_mtl", "gradvac", "db_mtl", "uw"]
+)
 def test_a_skipped_update_leaves_the_seed_and_what_its_method_remembers_as_they_were(name):
     agent, streams = agent_of(GuardConfig(non_finite="skip"), name), Streams(SEEDS)
     learn(agent, streams, 3)
     before = of_seed(copied(agent), 1)
     batch, noise = spoiled(streams)
-    drawn = [method.draw(streams.generators) for method in (agent.critic_method, agent.actor_method)]
+    drawn = [
+        method.draw(streams.generators) for method in (agent.critic_method, agent.actor_method)
+    ]
     agent.update(batch, noise._replace(critic_method=drawn[0], actor_method=drawn[1]))
     assert same(of_seed(copied(agent), 1), before)
     assert not agent.incidents().stopped.any()
     learn(agent, streams, 2)
     after = of_seed(copied(agent), 1)
-    moved = [key for key, value in before.items() if key.startswith("actor/shared") and torch.equal(value, after[key])]
-    assert not moved and all(value.isfinite().all() for key, value in after.items() if "method/" not in key)
+    moved = [
+        key
+        for key, value in before.items()
+        if key.startswith("actor/shared") and torch.equal(value, after[key])
+    ]
+    assert not moved and all(
+        value.isfinite().all() for key, value in after.items() if "method/" not in key
+    )
 
 
 def test_what_a_device_computes_is_the_same(monkeypatch):
@@ -158,7 +177,9 @@ def test_every_condition_is_found_counted_and_answered(kind, answer):
         left_out = guard.look(kind[0], metrics(**BAD[kind]), torch.tensor(number))
         assert left_out.tolist() == [False, answer != "count", False]
     expected = torch.zeros_like(guard.counts)
-    expected[(ALL.index(kind), 1) if kind[1] == "unsolved" else (ALL.index(kind), 1, 2)] = 1 if answer == "stop" else 2
+    expected[(ALL.index(kind), 1) if kind[1] == "unsolved" else (ALL.index(kind), 1, 2)] = (
+        1 if answer == "stop" else 2
+    )
     assert torch.equal(guard.counts, expected)
     assert torch.equal(guard.first, torch.where(expected > 0, 7, -1))
     assert guard.stopped.tolist() == [False, answer == "stop", False]
@@ -172,8 +193,7 @@ def test_an_equation_of_numbers_that_are_none_is_not_called_unsolved():
 
 
 def test_where_nothing_was_solved_all_tasks_may_have_equal_weights():
-    """20 SGD steps solve nothing here; with `ls` the agent learns what linear scalarisation learns.
-    """
+    """20 SGD steps solve nothing here; with `ls` the agent learns what linear scalarisation learns."""
     fallen, plain = (
         agent_of(GuardConfig(unsolved="ls"), solver="sgd", sgd_steps=1),
         agent_of(method="ls", reduction="mean"),
@@ -201,7 +221,9 @@ def test_a_periodic_reset_does_not_wake_a_stopped_seed():
     after = copied(agent)
     for n in range(len(SEEDS)):
         one, other = of_seed(before, n), of_seed(after, n)
-        learned = [key for key in one if key.startswith(("actor/", "critics/", "targets/", "temperature/"))]
+        learned = [
+            key for key in one if key.startswith(("actor/", "critics/", "targets/", "temperature/"))
+        ]
         kept = [torch.equal(one[key], other[key]) for key in learned if "weight" in key]
         assert all(kept) if n == 1 else not any(kept)
 
@@ -220,4 +242,6 @@ def test_the_answers_defaults_are_allowed():
     defaults = GuardConfig()
     assert all(getattr(defaults, condition) == allowed[0] for condition, allowed in ANSWERS.items())
     assert {condition for _, condition in ALL} == set(ANSWERS)
-    assert FairGrad().min_relative_norm == 1e-6, "what FairGrad leaves out is what counts as vanished"
+    assert FairGrad().min_relative_norm == 1e-6, (
+        "what FairGrad leaves out is what counts as vanished"
+    )

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, Streams
 from mtrl_fairgrad import LS, FairGrad, make, names
+from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, Streams
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS, PLAIN, Convention
 from mtrl_fairgrad.weighting import GramianWeighting, LossWeighting, Weights
 from tests.unit.agents.conftest import ACTION, OBSERVATION, TASKS, draw_update, first_faults, learn
@@ -74,11 +74,17 @@ def test_a_method_that_asks_sees_the_losses_of_the_same_batch_after_the_step(kin
         for k in range(TASKS):
             arguments = (batch.observations[s, k], batch.actions[s, k], targets[s, k])
             now = {name: value[s] for name, value in agent.critics.shared.items()}
-            torch.testing.assert_close(critic.after[s, k], agent.losses.critics(now, {}, {}, *arguments)[0])
+            torch.testing.assert_close(
+                critic.after[s, k], agent.losses.critics(now, {}, {}, *arguments)[0]
+            )
             actors = {name: value[s] for name, value in agent.actor.shared.items()}
             arguments = (batch.observations[s, k], noise.actions[s, k], temperature[s, k])
-            torch.testing.assert_close(actor.after[s, k], agent.losses.actor(actors, now, {}, {}, *arguments)[0])
-    assert (critic.after.sum(-1) < critic.before.sum(-1)).all() and (actor.after.sum(-1) < actor.before.sum(-1)).all()
+            torch.testing.assert_close(
+                actor.after[s, k], agent.losses.actor(actors, now, {}, {}, *arguments)[0]
+            )
+    assert (critic.after.sum(-1) < critic.before.sum(-1)).all() and (
+        actor.after.sum(-1) < actor.before.sum(-1)
+    ).all()
 
 
 def test_looking_again_changes_nothing_else():
@@ -95,14 +101,19 @@ def test_an_actors_method_must_do_with_negative_losses():
 
 
 def norms_after(convention, updates=3):
-    agent, streams = agent_of(FairGrad(), FairGrad(), convention, max_gradient_norm=None), Streams(SEEDS)
+    agent, streams = (
+        agent_of(FairGrad(), FairGrad(), convention, max_gradient_norm=None),
+        Streams(SEEDS),
+    )
     for _ in range(updates):
         metrics = agent.update(*draw_update(streams))
     return metrics["critic/gradient_norm"], metrics["actor/gradient_norm"]
 
 
 def test_a_convention_scales_and_limits_the_combined_direction():
-    for plain, longer in zip(norms_after(PLAIN, 1), norms_after(Convention(scale="tasks"), 1), strict=True):
+    for plain, longer in zip(
+        norms_after(PLAIN, 1), norms_after(Convention(scale="tasks"), 1), strict=True
+    ):
         torch.testing.assert_close(longer, plain * TASKS, rtol=1e-3, atol=0)
     for limited in norms_after(CONVENTIONS["official_supervised"]):
         assert (limited <= 1 + 1e-6).all() and (limited > 0.9).all()
@@ -131,7 +142,14 @@ TOGETHER = [name for name in names() if name != "stl"]  # each task alone is ano
 def agent_by(name, seeds=SEEDS):
     critic, actor = make(name), make(name)
     spec = SACSpec(NetworkSpec(OBSERVATION, ACTION, width=24, depth=2))
-    return SAC(spec, seeds, TASKS, critic, LS() if actor.needs_positive_losses else actor, dtype=torch.float64)
+    return SAC(
+        spec,
+        seeds,
+        TASKS,
+        critic,
+        LS() if actor.needs_positive_losses else actor,
+        dtype=torch.float64,
+    )
 
 
 @pytest.mark.parametrize("name", TOGETHER)
@@ -139,14 +157,18 @@ def test_every_method_trains_each_seed_as_it_would_alone(name):
     together = agent_by(name)
     metrics = learn(together, Streams(SEEDS), 5)
     assert (first_faults(together) == -1).all()
-    assert all(value.shape[0] == len(SEEDS) and not value.requires_grad for value in metrics.values())
+    assert all(
+        value.shape[0] == len(SEEDS) and not value.requires_grad for value in metrics.values()
+    )
     for index, seed in enumerate(SEEDS):
         alone = agent_by(name, (seed,))
         learn(alone, Streams((seed,)), 5)
         for part, values in (("actor", alone.actor.shared), ("critics", alone.critics.shared)):
             for key, value in values.items():
                 found = getattr(together, part).shared[key][index]
-                torch.testing.assert_close(found, value[0], rtol=1e-6, atol=1e-6, msg=f"{part} {key}")
+                torch.testing.assert_close(
+                    found, value[0], rtol=1e-6, atol=1e-6, msg=f"{part} {key}"
+                )
 
 
 @pytest.mark.parametrize("updates", [0, 3])

@@ -1,5 +1,4 @@
-"""Options of the networks and of the learner: each does what it says, alone and beside other seeds.
-"""
+"""Options of the networks and of the learner: each does what it says, alone and beside other seeds."""
 
 import math
 
@@ -7,11 +6,28 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mtrl_fairgrad.agents import ARCHITECTURES, SAC, NetworkSpec, SACSpec, SingleTaskSAC, Streams, networks
-from mtrl_fairgrad.agents.networks import Architecture, init_actor, init_critics
 from mtrl_fairgrad import LS, make
+from mtrl_fairgrad.agents import (
+    ARCHITECTURES,
+    SAC,
+    NetworkSpec,
+    SACSpec,
+    SingleTaskSAC,
+    Streams,
+    networks,
+)
+from mtrl_fairgrad.agents.networks import Architecture, init_actor, init_critics
 from mtrl_fairgrad.gradients.per_task import lift
-from tests.unit.agents.conftest import ACTION, BATCH, OBSERVATION, TASKS, draw_update, first_faults, make_agent, train
+from tests.unit.agents.conftest import (
+    ACTION,
+    BATCH,
+    OBSERVATION,
+    TASKS,
+    draw_update,
+    first_faults,
+    make_agent,
+    train,
+)
 
 ALL = {"critic_width": 20, "critic_layer_norm": True, "initialization": "xavier", "log_std": "tanh"}
 
@@ -48,13 +64,20 @@ def test_xavier_means_every_layer_and_zero_biases(name):
 def test_an_embedding_begins_standard_normal():
     spec = NetworkSpec(40, 4, 24, 2, architecture=ARCHITECTURES["mtsac_te"])
     embedding = init_critics(spec, 200, generator()).own["embedding"]
-    assert embedding.shape == (200, 50) and abs(embedding.mean()) < 0.03 and abs(embedding.std() - 1) < 0.03
+    assert (
+        embedding.shape == (200, 50)
+        and abs(embedding.mean()) < 0.03
+        and abs(embedding.std() - 1) < 0.03
+    )
 
 
 def test_critics_may_have_a_width_of_their_own():
     made = init_critics(spec_of(critic_width=17), TASKS, generator()).shared
     assert made["first.weight1"].shape == made["second.weight1"].shape == (17, 17)
-    assert init_actor(spec_of(critic_width=17), TASKS, generator()).shared["weight1"].shape == (24, 24)
+    assert init_actor(spec_of(critic_width=17), TASKS, generator()).shared["weight1"].shape == (
+        24,
+        24,
+    )
 
 
 def test_layer_norm_comes_after_each_hidden_linear_layer_of_the_critics():
@@ -62,7 +85,10 @@ def test_layer_norm_comes_after_each_hidden_linear_layer_of_the_critics():
     train(agent, (0,), 2)
     critics = {name: value[0] for name, value in agent.critics.shared.items()}
     streams = Streams((5,))
-    obs, actions = streams.normal(BATCH, OBSERVATION)[0].double(), streams.normal(BATCH, ACTION)[0].double()
+    obs, actions = (
+        streams.normal(BATCH, OBSERVATION)[0].double(),
+        streams.normal(BATCH, ACTION)[0].double(),
+    )
     hidden = torch.cat([obs, actions], -1)
     for layer in range(2):
         hidden = hidden @ critics[f"first.weight{layer}"].T + critics[f"first.bias{layer}"]
@@ -71,7 +97,9 @@ def test_layer_norm_comes_after_each_hidden_linear_layer_of_the_critics():
         hidden = F.relu(hidden * critics[f"first.scale{layer}"] + critics[f"first.shift{layer}"])
     expected = (hidden @ critics["first.weight2"].T + critics["first.bias2"]).squeeze(-1)
     torch.testing.assert_close(networks.values(critics, obs, actions)[0], expected)
-    assert (critics["second.scale1"] != 1).any() and critics["second.shift1"].any(), "both are learnt"
+    assert (critics["second.scale1"] != 1).any() and critics["second.shift1"].any(), (
+        "both are learnt"
+    )
     assert "first.scale2" not in critics and "scale0" not in agent.actor.shared
 
 
@@ -82,7 +110,10 @@ def test_a_heads_normalisation_is_its_own():
 
 
 def test_tanh_squashes_the_log_deviation_into_its_range():
-    actor = {"weight0": torch.eye(2 * ACTION, OBSERVATION).double(), "bias0": torch.zeros(2 * ACTION).double()}
+    actor = {
+        "weight0": torch.eye(2 * ACTION, OBSERVATION).double(),
+        "bias0": torch.zeros(2 * ACTION).double(),
+    }
     raw = torch.tensor([-9.0, -1.0, 0.0, 0.5, 9.0]).double()
     observations = torch.zeros(5, OBSERVATION).double()
     observations[:, ACTION] = raw
@@ -121,7 +152,11 @@ def copied(agent):
 
 
 def parameters(agent):
-    return {n: v for n, v in agent.state().items() if n.startswith(("actor/", "critics/", "temp", "targets/"))}
+    return {
+        n: v
+        for n, v in agent.state().items()
+        if n.startswith(("actor/", "critics/", "temp", "targets/"))
+    }
 
 
 @pytest.mark.parametrize("method", ["ls", "fairgrad", "moco", "gradvac"])
@@ -139,14 +174,20 @@ def test_a_reset_agent_learns_as_a_new_one_with_its_parameters(name, method):
     for one in (agent, fresh):
         learn(one, Streams((5, 6)), 2)
     after, expected = agent.state(), fresh.state()
-    assert [name for name in expected if name != "updates" and not torch.equal(after[name], expected[name])] == []
+    assert [
+        name
+        for name in expected
+        if name != "updates" and not torch.equal(after[name], expected[name])
+    ] == []
     assert agent.updates == 6
 
 
 def learn(agent, streams, updates):
     for _ in range(updates):
         batch, noise = draw_update(streams)
-        drawn = [method.draw(streams.generators) for method in (agent.critic_method, agent.actor_method)]
+        drawn = [
+            method.draw(streams.generators) for method in (agent.critic_method, agent.actor_method)
+        ]
         agent.update(batch, noise._replace(critic_method=drawn[0], actor_method=drawn[1]))
 
 
@@ -164,7 +205,9 @@ def test_a_seeds_resets_are_its_own(name):
     second = copied(together)
     together.reset(2)
     weights = [state["actor/shared.weight0"] for state in (first, second, together.state())]
-    assert not any(torch.equal(a, b) for a, b in ((weights[0], weights[1]), (weights[1], weights[2])))
+    assert not any(
+        torch.equal(a, b) for a, b in ((weights[0], weights[1]), (weights[1], weights[2]))
+    )
     for index, seed in enumerate(seeds):
         alone = agent_of((seed,), name=name)
         train(alone, (seed,), 2)
@@ -179,7 +222,9 @@ def test_a_reset_goes_back_to_the_first_temperature_and_to_parameters_in_place()
     held = agent.actor.shared["weight0"]
     train(agent, (0,), 3)
     agent.reset(1)
-    torch.testing.assert_close(agent.temperature.own["log_temperature"].exp(), torch.full((1, TASKS), 0.3).double())
+    torch.testing.assert_close(
+        agent.temperature.own["log_temperature"].exp(), torch.full((1, TASKS), 0.3).double()
+    )
     assert agent.actor.shared["weight0"] is held
 
 
@@ -208,9 +253,10 @@ def test_agents_of_one_task_take_the_options_too():
 
 
 def test_the_actors_loss_is_one_graph():
-    """With heads, encoder and all options nothing depends on values: the whole of it can be traced.
-    """
-    network = NetworkSpec(OBSERVATION, ACTION, 24, 2, architecture=Architecture(own_layers=2, encoding=5), **ALL)
+    """With heads, encoder and all options nothing depends on values: the whole of it can be traced."""
+    network = NetworkSpec(
+        OBSERVATION, ACTION, 24, 2, architecture=Architecture(own_layers=2, encoding=5), **ALL
+    )
     agent = SAC(SACSpec(network), (0,), TASKS, LS(), LS(), dtype=torch.float64)
     batch, noise = draw_update(Streams((0,)))
     temperature = agent.temperature.own["log_temperature"].exp()

@@ -3,8 +3,15 @@
 import pytest
 import torch
 
-from mtrl_fairgrad.agents import ARCHITECTURES, SAC, NetworkSpec, PolicyModule, SACSpec, SingleTaskSAC
 from mtrl_fairgrad import LS
+from mtrl_fairgrad.agents import (
+    ARCHITECTURES,
+    SAC,
+    NetworkSpec,
+    PolicyModule,
+    SACSpec,
+    SingleTaskSAC,
+)
 from tests.unit.agents.conftest import ACTION, OBSERVATION, TASKS, make_agent, train
 
 SEEDS = (3, 5)
@@ -12,12 +19,18 @@ SEEDS = (3, 5)
 
 def single_tasks():
     return SingleTaskSAC(
-        SACSpec(NetworkSpec(OBSERVATION, ACTION, width=24, depth=2)), SEEDS, TASKS, "cpu", torch.float64
+        SACSpec(NetworkSpec(OBSERVATION, ACTION, width=24, depth=2)),
+        SEEDS,
+        TASKS,
+        "cpu",
+        torch.float64,
     )
 
 
 def together(architecture):
-    network = NetworkSpec(OBSERVATION, ACTION, width=24, depth=2, architecture=ARCHITECTURES[architecture])
+    network = NetworkSpec(
+        OBSERVATION, ACTION, width=24, depth=2, architecture=ARCHITECTURES[architecture]
+    )
     return SAC(SACSpec(network), SEEDS, TASKS, LS(), LS(), dtype=torch.float64)
 
 
@@ -31,7 +44,10 @@ AGENTS = {
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_a_copied_policy_acts_as_the_agent_did(name):
-    agent, observations = AGENTS[name][0](), torch.randn(len(SEEDS), TASKS, OBSERVATION, dtype=torch.float64)
+    agent, observations = (
+        AGENTS[name][0](),
+        torch.randn(len(SEEDS), TASKS, OBSERVATION, dtype=torch.float64),
+    )
     train(agent, SEEDS, updates=2)
     noise = torch.randn(len(SEEDS), TASKS, ACTION, dtype=torch.float64)
     expected, policy = (agent.act(observations), agent.act(observations, noise)), agent.policy()
@@ -40,7 +56,9 @@ def test_a_copied_policy_acts_as_the_agent_did(name):
     assert not torch.equal(agent.act(observations), expected[0])
     assert torch.equal(agent.act(observations, policy=policy), expected[0])
     assert torch.equal(agent.act(observations, noise, policy), expected[1])
-    assert (name == "mtsac_te") == any(".critics." in key for key in policy), "only the task encoder is the critics'"
+    assert (name == "mtsac_te") == any(".critics." in key for key in policy), (
+        "only the task encoder is the critics'"
+    )
 
 
 @pytest.mark.parametrize(("make", "needs_tasks"), AGENTS.values(), ids=AGENTS)
@@ -72,7 +90,9 @@ def test_tasks_may_come_in_any_order_and_number():
 def test_shared_and_own_parameters_meet_in_the_policy():
     """As of a network with a trunk for all tasks and a head for each: 2·x·(head of the task)."""
     shared, own = {"trunk.weight": torch.tensor(2.0)}, {"head": torch.tensor([1.0, 10.0, 100.0])}
-    module = PolicyModule(lambda shared, own, x: shared["trunk.weight"] * x * own["head"], shared, own)
+    module = PolicyModule(
+        lambda shared, own, x: shared["trunk.weight"] * x * own["head"], shared, own
+    )
     found = module(torch.tensor([[1.0], [1.0], [3.0]]), torch.tensor([2, 0, 1]))
     assert found.tolist() == [[200.0], [2.0], [60.0]]
 

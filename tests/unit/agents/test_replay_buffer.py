@@ -13,7 +13,9 @@ def step(number, seeds=SEEDS):
     label = torch.arange(seeds * TASKS).view(seeds, TASKS) + 100.0 * number
     wide = label.unsqueeze(-1)
     observation = wide.expand(-1, -1, OBSERVATION)
-    return Batch(observation, wide.expand(-1, -1, ACTION) + 0.25, label + 0.5, observation + 1, label % 2)
+    return Batch(
+        observation, wide.expand(-1, -1, ACTION) + 0.25, label + 0.5, observation + 1, label % 2
+    )
 
 
 def filled(steps, capacity=5):
@@ -28,8 +30,12 @@ def test_sampling_returns_what_was_stored_for_that_seed_and_task():
     indices = torch.randint(4, (SEEDS, TASKS, 7), generator=torch.Generator().manual_seed(0))
     batch = replay.sample(indices)
     expected = torch.arange(SEEDS * TASKS).view(SEEDS, TASKS, 1) + 100.0 * indices
-    torch.testing.assert_close(batch.observations, expected.unsqueeze(-1).expand(-1, -1, -1, OBSERVATION))
-    torch.testing.assert_close(batch.actions, (expected + 0.25).unsqueeze(-1).expand(-1, -1, -1, ACTION))
+    torch.testing.assert_close(
+        batch.observations, expected.unsqueeze(-1).expand(-1, -1, -1, OBSERVATION)
+    )
+    torch.testing.assert_close(
+        batch.actions, (expected + 0.25).unsqueeze(-1).expand(-1, -1, -1, ACTION)
+    )
     torch.testing.assert_close(batch.rewards, expected + 0.5)
     torch.testing.assert_close(batch.next_observations[..., 0], expected + 1)
     torch.testing.assert_close(batch.terminated, expected % 2)
@@ -40,7 +46,9 @@ def test_the_oldest_step_gives_way():
     assert replay.size == 5
     everything = replay.sample(torch.arange(5).expand(SEEDS, TASKS, 5))
     numbers = (everything.rewards[0, 0] // 100).tolist()
-    assert numbers == [5, 6, 2, 3, 4], "step n lies at place n % capacity, where a checkpoint looks for it"
+    assert numbers == [5, 6, 2, 3, 4], (
+        "step n lies at place n % capacity, where a checkpoint looks for it"
+    )
     assert replay.added == 7
 
 

@@ -51,7 +51,9 @@ def test_a_seed_beside_others_is_scaled_as_alone():
 def test_dtype_and_argument_are_kept():
     step = stream(1)[0]
     before = step.clone()
-    assert RewardScale(SEEDS, TASKS).scaled(step).dtype == torch.float32 and torch.equal(step, before)
+    assert RewardScale(SEEDS, TASKS).scaled(step).dtype == torch.float32 and torch.equal(
+        step, before
+    )
 
 
 def test_a_restored_scale_goes_on_bit_for_bit():

@@ -7,7 +7,16 @@ import torch
 
 from mtrl_fairgrad.agents import Streams, networks
 from mtrl_fairgrad.agents.sac import clip_by_norm
-from tests.unit.agents.conftest import ACTION, BATCH, OBSERVATION, TASKS, draw_update, first_faults, make_agent, train
+from tests.unit.agents.conftest import (
+    ACTION,
+    BATCH,
+    OBSERVATION,
+    TASKS,
+    draw_update,
+    first_faults,
+    make_agent,
+    train,
+)
 
 METHODS = [("ls", {}), ("fairgrad", {"solver": "newton"}), ("fairgrad", {"solver": "sgd"})]
 
@@ -22,8 +31,12 @@ def seed_slice(agent, index):
 
 
 @pytest.mark.parametrize(("method", "options"), METHODS)
-@pytest.mark.parametrize(("dtype", "updates", "tolerance"), [(torch.float64, 100, 1e-6), (torch.float32, 1, 1e-5)])
-def test_a_seed_trained_beside_others_follows_its_own_course(method, options, dtype, updates, tolerance):
+@pytest.mark.parametrize(
+    ("dtype", "updates", "tolerance"), [(torch.float64, 100, 1e-6), (torch.float32, 1, 1e-5)]
+)
+def test_a_seed_trained_beside_others_follows_its_own_course(
+    method, options, dtype, updates, tolerance
+):
     seeds = (3, 11, 7)
     settings = {"method": method, "options": options, "dtype": dtype, "max_gradient_norm": 0.05}
     together = make_agent(seeds, **settings)
@@ -40,7 +53,9 @@ def test_a_seed_trained_beside_others_follows_its_own_course(method, options, dt
 def test_seeds_differ_and_the_same_seed_agrees():
     agent = make_agent((0, 1))
     assert not torch.equal(*agent.actor.shared["weight0"])
-    torch.testing.assert_close(make_agent((1,)).actor.shared["weight0"][0], agent.actor.shared["weight0"][1])
+    torch.testing.assert_close(
+        make_agent((1,)).actor.shared["weight0"][0], agent.actor.shared["weight0"][1]
+    )
 
 
 def test_initialisation_is_per_layer_he_uniform():
@@ -78,18 +93,30 @@ def test_log_density_is_that_of_the_squashed_gaussian():
     agent = make_agent(dtype=torch.float64)
     actor = {name: value[0] * 3 for name, value in agent.actor.shared.items()}
     streams = Streams((5,))
-    obs, noise = streams.normal(BATCH, OBSERVATION)[0].double(), streams.normal(BATCH, ACTION)[0].double()
+    obs, noise = (
+        streams.normal(BATCH, OBSERVATION)[0].double(),
+        streams.normal(BATCH, ACTION)[0].double(),
+    )
     actions, log_density = networks.sample(actor, obs, noise, agent.spec.network)
     mean, log_std = networks.policy(actor, obs, agent.spec.network)
     base = torch.distributions.Normal(mean, log_std.exp())
-    squashed = torch.distributions.TransformedDistribution(base, torch.distributions.TanhTransform())
-    torch.testing.assert_close(log_density, squashed.log_prob(actions).sum(-1), rtol=1e-6, atol=1e-6)
+    squashed = torch.distributions.TransformedDistribution(
+        base, torch.distributions.TanhTransform()
+    )
+    torch.testing.assert_close(
+        log_density, squashed.log_prob(actions).sum(-1), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_log_density_stays_finite_where_tanh_saturates():
     spec = make_agent().spec.network
-    actor = {"weight0": torch.zeros(2 * ACTION, OBSERVATION), "bias0": torch.tensor([60.0, -60.0, 0.0, 0.0])}
-    actions, log_density = networks.sample(actor, torch.zeros(4, OBSERVATION), torch.ones(4, ACTION), spec)
+    actor = {
+        "weight0": torch.zeros(2 * ACTION, OBSERVATION),
+        "bias0": torch.tensor([60.0, -60.0, 0.0, 0.0]),
+    }
+    actions, log_density = networks.sample(
+        actor, torch.zeros(4, OBSERVATION), torch.ones(4, ACTION), spec
+    )
     assert torch.isfinite(log_density).all() and actions.abs().max() <= 1
 
 
@@ -100,10 +127,16 @@ def targets_by_hand(agent, batch, noise, s, k):
     obs = batch.next_observations[s, k]
     actions, log_density = networks.sample(actor, obs, noise.next_actions[s, k], agent.spec.network)
     inputs = torch.cat([obs, actions], -1)
-    first, second = networks.mlp(critics, inputs, "first."), networks.mlp(critics, inputs, "second.")
+    first, second = (
+        networks.mlp(critics, inputs, "first."),
+        networks.mlp(critics, inputs, "second."),
+    )
     temperature = agent.temperature.own["log_temperature"][s, k].exp()
     value = torch.minimum(first, second).squeeze(-1) - temperature * log_density
-    return agent.spec.reward_scale * batch.rewards[s, k] + agent.spec.discount * (1 - batch.terminated[s, k]) * value
+    return (
+        agent.spec.reward_scale * batch.rewards[s, k]
+        + agent.spec.discount * (1 - batch.terminated[s, k]) * value
+    )
 
 
 def test_targets_are_the_bellman_equation_with_actions_sampled_at_the_next_observation():
@@ -117,15 +150,21 @@ def test_targets_are_the_bellman_equation_with_actions_sampled_at_the_next_obser
         for k in range(TASKS):
             torch.testing.assert_close(found[s, k], targets_by_hand(agent, batch, noise, s, k))
     moved = batch._replace(observations=batch.observations + 1)
-    assert torch.equal(agent._compute_targets(moved, noise, temperature), found), "current observations play no part"
+    assert torch.equal(agent._compute_targets(moved, noise, temperature), found), (
+        "current observations play no part"
+    )
 
 
 def test_time_limits_bootstrap_and_terminations_do_not():
     agent = make_agent()
     batch, noise = draw_update(Streams((0,)))
     temperature = agent.temperature.own["log_temperature"].exp()
-    ended = agent._compute_targets(batch._replace(terminated=torch.ones_like(batch.terminated)), noise, temperature)
-    cut = agent._compute_targets(batch._replace(terminated=torch.zeros_like(batch.terminated)), noise, temperature)
+    ended = agent._compute_targets(
+        batch._replace(terminated=torch.ones_like(batch.terminated)), noise, temperature
+    )
+    cut = agent._compute_targets(
+        batch._replace(terminated=torch.zeros_like(batch.terminated)), noise, temperature
+    )
     torch.testing.assert_close(ended, batch.rewards)
     assert (cut != batch.rewards).all()
 
@@ -153,14 +192,18 @@ def plain_sac_step(agent, batch, noise):
 
     def critic_loss(i):
         values = networks.values(leaf["critics"], batch.observations[0, i], batch.actions[0, i])
-        return ((values[0] - targets[i]) ** 2).mean() / 2 + ((values[1] - targets[i]) ** 2).mean() / 2
+        return ((values[0] - targets[i]) ** 2).mean() / 2 + (
+            (values[1] - targets[i]) ** 2
+        ).mean() / 2
 
     step(list(leaf["critics"].values()), sum(critic_loss(i) for i in k) / TASKS, spec.learning_rate)
     entropies = []
 
     def actor_loss(i):
         obs = batch.observations[0, i]
-        actions, log_density = networks.sample(leaf["actor"], obs, noise.actions[0, i], spec.network)
+        actions, log_density = networks.sample(
+            leaf["actor"], obs, noise.actions[0, i], spec.network
+        )
         entropies.append(-log_density.mean().detach())
         values = networks.values(leaf["critics"], obs, actions)
         return (temperature[i] * log_density - torch.minimum(values[0], values[1])).mean()
@@ -173,7 +216,11 @@ def plain_sac_step(agent, batch, noise):
 
 def test_an_ls_update_is_the_textbook_update():
     agent = make_agent(
-        method="ls", options={"reduction": "mean"}, learning_rate=1e-3, max_gradient_norm=0.2, reward_scale=0.3
+        method="ls",
+        options={"reduction": "mean"},
+        learning_rate=1e-3,
+        max_gradient_norm=0.2,
+        reward_scale=0.3,
     )
     batch, noise = draw_update(Streams((0,)))
     leaf, log_temperature = plain_sac_step(agent, batch, noise)
@@ -182,9 +229,13 @@ def test_an_ls_update_is_the_textbook_update():
     for part, learned in (("actor", agent.actor), ("critics", agent.critics)):
         for name, value in learned.shared.items():
             torch.testing.assert_close(value[0], leaf[part][name].detach(), rtol=1e-9, atol=1e-11)
-    torch.testing.assert_close(agent.temperature.own["log_temperature"][0], log_temperature.detach())
+    torch.testing.assert_close(
+        agent.temperature.own["log_temperature"][0], log_temperature.detach()
+    )
     for name, target in agent.target_critics.items():
-        torch.testing.assert_close(target, before[name] * 0.995 + 0.005 * agent.critics.shared[name])
+        torch.testing.assert_close(
+            target, before[name] * 0.995 + 0.005 * agent.critics.shared[name]
+        )
 
 
 def test_temperature_falls_when_the_policy_is_more_random_than_the_target():
@@ -211,7 +262,9 @@ def test_the_critics_learn_a_known_value():
         batch, noise = draw_update(streams)
         one = torch.ones_like(batch.rewards)
         metrics = agent.update(batch._replace(rewards=one, terminated=one), noise)
-    torch.testing.assert_close(metrics["critic/value"], torch.ones(1, TASKS).double(), rtol=0, atol=0.1)
+    torch.testing.assert_close(
+        metrics["critic/value"], torch.ones(1, TASKS).double(), rtol=0, atol=0.1
+    )
 
 
 # ---- acting ----
@@ -276,7 +329,9 @@ def test_an_incomplete_state_is_refused():
     whole = agent.state()
     for part in ("targets/", "adam.", "updates"):
         with pytest.raises(ValueError, match="configuration the run was started with"):
-            make_agent((0,)).load_state({name: value for name, value in whole.items() if part not in name})
+            make_agent((0,)).load_state(
+                {name: value for name, value in whole.items() if part not in name}
+            )
 
 
 def test_a_gradient_that_is_no_number_under_a_finite_loss_is_a_fault():
@@ -297,7 +352,10 @@ def test_update_needs_no_graph_and_returns_none():
     agent = make_agent()
     metrics = train(agent, (0,), 1)
     assert not any(value.requires_grad for value in metrics.values())
-    assert metrics["actor/gramian"].shape == (1, TASKS, TASKS) and metrics["entropy"].shape == (1, TASKS)
+    assert metrics["actor/gramian"].shape == (1, TASKS, TASKS) and metrics["entropy"].shape == (
+        1,
+        TASKS,
+    )
 
 
 def test_conflicts_are_the_gramians_of_the_same_losses():
@@ -306,7 +364,9 @@ def test_conflicts_are_the_gramians_of_the_same_losses():
     found = agent.conflicts(batch, noise)
     metrics = agent.update(batch, noise)
     torch.testing.assert_close(found["critic/gramian"], metrics["critic/gramian"])
-    torch.testing.assert_close(found["actor/gramian"], metrics["actor/gramian"], rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(
+        found["actor/gramian"], metrics["actor/gramian"], rtol=1e-5, atol=1e-8
+    )
 
 
 def test_noise_and_batch_are_the_only_randomness():

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, SingleTaskSAC, Streams
 from mtrl_fairgrad import LS
+from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, SingleTaskSAC, Streams
 from tests.unit.agents.conftest import ACTION, OBSERVATION, TASKS, draw_update, first_faults
 
 SEEDS = (3, 11)
@@ -22,19 +22,27 @@ def alone(seed):
 
 
 def of_one(values, s, k):
-    """The part of one task of one seed, as a run of this seed on this task has it: `[1, 1, ...]`.
-    """
-    return type(values)(*(None if value is None else value[s : s + 1, k : k + 1] for value in values))
+    """The part of one task of one seed, as a run of this seed on this task has it: `[1, 1, ...]`."""
+    return type(values)(
+        *(None if value is None else value[s : s + 1, k : k + 1] for value in values)
+    )
 
 
 def parameters(agent):
-    return {**agent.actor.shared, **agent.critics.shared, **agent.temperature.own, **agent.target_critics}
+    return {
+        **agent.actor.shared,
+        **agent.critics.shared,
+        **agent.temperature.own,
+        **agent.target_critics,
+    }
 
 
 def assert_lanes_equal(agent, apart, tolerance):
     for lane, one in enumerate(apart):
         for name, value in parameters(agent.lanes).items():
-            torch.testing.assert_close(value[lane], parameters(one)[name][0], rtol=tolerance, atol=tolerance, msg=name)
+            torch.testing.assert_close(
+                value[lane], parameters(one)[name][0], rtol=tolerance, atol=tolerance, msg=name
+            )
 
 
 def test_every_agent_trains_as_it_would_alone():
@@ -49,10 +57,14 @@ def test_every_agent_trains_as_it_would_alone():
             expected = one.update(of_one(batch, s, k), of_one(noise, s, k))
             assert found.keys() == expected.keys()
             for name, value in expected.items():
-                torch.testing.assert_close(found[name][s, k], value.reshape(()), rtol=1e-6, atol=1e-6, msg=name)
+                torch.testing.assert_close(
+                    found[name][s, k], value.reshape(()), rtol=1e-6, atol=1e-6, msg=name
+                )
         assert_lanes_equal(agent, apart, tolerance=1e-6)
     norms = found["critic/gradient_norm"]
-    assert norms.shape == (2, TASKS) and (norms > 0.3).any(), "the test means to have some of the gradients clipped"
+    assert norms.shape == (2, TASKS) and (norms > 0.3).any(), (
+        "the test means to have some of the gradients clipped"
+    )
 
 
 def test_tasks_begin_alike_and_part_when_they_learn():
@@ -72,15 +84,24 @@ def test_what_one_task_meets_changes_nothing_of_the_others():
     other.update(changed, noise)
     for name, value in one.state().items():
         if value.ndim and value.shape[0] == 2 * TASKS:
-            differs = {lane for lane in range(2 * TASKS) if not torch.equal(value[lane], other.state()[name][lane])}
+            differs = {
+                lane
+                for lane in range(2 * TASKS)
+                if not torch.equal(value[lane], other.state()[name][lane])
+            }
             assert differs <= {5}, name
-    assert not torch.equal(one.lanes.critics.shared["first.weight0"][5], other.lanes.critics.shared["first.weight0"][5])
+    assert not torch.equal(
+        one.lanes.critics.shared["first.weight0"][5], other.lanes.critics.shared["first.weight0"][5]
+    )
 
 
 def test_acting_asks_each_tasks_own_actor():
     agent, streams = together(), Streams(SEEDS)
     agent.update(*draw_update(streams))
-    observations, noise = streams.normal(TASKS, OBSERVATION).double(), streams.normal(TASKS, ACTION).double()
+    observations, noise = (
+        streams.normal(TASKS, OBSERVATION).double(),
+        streams.normal(TASKS, ACTION).double(),
+    )
     for drawn in (None, noise):
         found = agent.act(observations, drawn)
         assert found.shape == (2, TASKS, ACTION)
@@ -126,4 +147,6 @@ def test_restored_agents_go_on_bit_for_bit():
 def test_its_methods_draw_nothing():
     agent = together()
     generators = Streams(SEEDS).generators
-    assert agent.critic_method.draw(generators) is None and agent.actor_method.draw(generators) is None
+    assert (
+        agent.critic_method.draw(generators) is None and agent.actor_method.draw(generators) is None
+    )

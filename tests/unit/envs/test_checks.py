@@ -22,20 +22,33 @@ def test_foreign_and_damaged_states_are_refused(training):
         with pytest.raises(ValueError, match=re.escape(f"had {key}={value!r} and these have")):
             training.set_state(foreign)
     damaged = [{}, [], None, {"made": state["made"]}, {**state, "rows": state["rows"][:3]}]
-    damaged += [{**state, "rows": [*state["rows"][:3], row]} for row in (None, {}, {"goal": 0}, {"goal": 50})]
+    damaged += [
+        {**state, "rows": [*state["rows"][:3], row]}
+        for row in (None, {}, {"goal": 0}, {"goal": 50})
+    ]
     damaged.append({**state, "rows": [*state["rows"][:3], {**state["rows"][3], "goal": 50}]})
-    damaged.append({**state, "rows": [*state["rows"][:3], {"goal": 3, "generator": {"bit_generator": "MT19937"}}]})
+    damaged.append(
+        {
+            **state,
+            "rows": [*state["rows"][:3], {"goal": 3, "generator": {"bit_generator": "MT19937"}}],
+        }
+    )
     for each in damaged:
         with pytest.raises(ValueError, match=r"damaged|intact") as caught:
             training.set_state(each)
-        assert "\n" not in str(caught.value) and str(caught.value).endswith("use another checkpoint.")
+        assert "\n" not in str(caught.value) and str(caught.value).endswith(
+            "use another checkpoint."
+        )
     assert training.get_state() == state
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tasks": ("reach-v2",)}, "task 'reach-v2' is not one of Metaworld's: choose reach-v3 (closest)"),
+        (
+            {"tasks": ("reach-v2",)},
+            "task 'reach-v2' is not one of Metaworld's: choose reach-v3 (closest)",
+        ),
         ({"tasks": ()}, "tasks=[] leaves nothing"),
         ({"tasks": ("reach-v3", "reach-v3")}, "names 'reach-v3' 2 times"),
         ({"seeds": ()}, "seeds=[] leaves nothing to run"),
@@ -48,7 +61,10 @@ def test_foreign_and_damaged_states_are_refused(training):
         ({"horizon": 0}, "horizon=0 is not an integer from 1 to 500"),
         ({"reward_version": "v3"}, "reward_version='v3' is not known: choose v2"),
         ({"goal_choice": "fixed"}, "goal_choice='fixed' is not known: choose random or frozen."),
-        ({"observation": "some"}, "observation='some' is not known: choose full or hand_objects_goal."),
+        (
+            {"observation": "some"},
+            "observation='some' is not known: choose full or hand_objects_goal.",
+        ),
         ({"role": "test"}, "role='test' is not known: choose train or eval."),
     ],
 )
@@ -89,11 +105,15 @@ def test_wrong_goals(evaluating, goals, message):
 
 def test_wrong_actions(training):
     training.reset()
-    with pytest.raises(ValueError, match=re.escape("actions of shape [4, 3] do not fit: give [4, 4]")):
+    with pytest.raises(
+        ValueError, match=re.escape("actions of shape [4, 3] do not fit: give [4, 4]")
+    ):
         training.step(np.zeros((4, 3)))
     actions = np.zeros((4, 4))
     actions[3, 1] = np.nan
-    with pytest.raises(ValueError, match="for task drawer-close-v3, seed 5 is not finite: the policy has diverged"):
+    with pytest.raises(
+        ValueError, match="for task drawer-close-v3, seed 5 is not finite: the policy has diverged"
+    ):
         training.step(actions)
     actions[3, 1] = 1e39  # beyond float32
     with pytest.raises(ValueError, match="not finite"), np.errstate(over="ignore"):

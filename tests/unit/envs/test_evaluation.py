@@ -5,7 +5,16 @@ import gymnasium
 import numpy as np
 import pytest
 
-from mtrl_fairgrad.envs import MT10, Evaluation, MetaworldSuite, MetaworldVectorEnv, Playing, all_goals, evaluate, evaluation_goals
+from mtrl_fairgrad.envs import (
+    MT10,
+    Evaluation,
+    MetaworldSuite,
+    MetaworldVectorEnv,
+    Playing,
+    all_goals,
+    evaluate,
+    evaluation_goals,
+)
 from tests.unit.envs import official
 
 SEED = 1
@@ -51,7 +60,9 @@ def metaworld_says(tasks, goals, horizon):
         )
         for number, (task, chosen) in enumerate(zip(tasks, goals, strict=True))
     ]
-    envs = gymnasium.vector.SyncVectorEnv(makers, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+    envs = gymnasium.vector.SyncVectorEnv(
+        makers, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP
+    )
     envs.call("toggle_sample_tasks_on_reset", True)
     _, _, rates, returns = evaluation(Agent(), envs, num_episodes=goals.shape[1])
     envs.close()
@@ -59,7 +70,9 @@ def metaworld_says(tasks, goals, horizon):
 
 
 def assert_agrees_with_metaworld(tasks, goals, horizon, workers):
-    with MetaworldVectorEnv(tasks, [SEED], workers, horizon, role="eval", terminate_on_success=True) as envs:
+    with MetaworldVectorEnv(
+        tasks, [SEED], workers, horizon, role="eval", terminate_on_success=True
+    ) as envs:
         mine = evaluate(envs, experts(tasks), goals)
     rates, returns = metaworld_says(tasks, goals[0], horizon)
     assert isinstance(mine, Evaluation) and mine.success.shape == goals.shape
@@ -73,7 +86,9 @@ def assert_agrees_with_metaworld(tasks, goals, horizon, workers):
 def test_scripted_experts_get_metaworlds_success_rates():
     """With little time some goals are reached and some not, so that rates are neither 0 nor 1."""
     goals = np.array([[[4, 17, 23, 48, 9, 31], [0, 12, 49, 33, 20, 5]]])
-    mine = assert_agrees_with_metaworld(("reach-v3", "window-open-v3"), goals, horizon=62, workers=0)
+    mine = assert_agrees_with_metaworld(
+        ("reach-v3", "window-open-v3"), goals, horizon=62, workers=0
+    )
     assert 0 < mine.success.mean() < 1
 
 
@@ -89,7 +104,13 @@ def test_episodes_are_filed_under_their_goals():
     """Each (seed, task, goal) gives what it gives when played alone, whatever is beside it."""
     goals = np.array([[[4, 9]], [[9, 31]]])
     policy = lambda observations: np.tanh(observations[:, [36, 37, 38, 0]] * 3)  # noqa: E731
-    options = {"workers": 0, "horizon": 25, "one_hot": False, "role": "eval", "terminate_on_success": True}
+    options = {
+        "workers": 0,
+        "horizon": 25,
+        "one_hot": False,
+        "role": "eval",
+        "terminate_on_success": True,
+    }
     with MetaworldVectorEnv(["reach-v3"], [1, 2], **options) as envs:
         together = evaluate(envs, policy, goals)
         again = evaluate(envs, policy, goals)
@@ -98,15 +119,22 @@ def test_episodes_are_filed_under_their_goals():
     for s, seed in enumerate([1, 2]):
         with MetaworldVectorEnv(["reach-v3"], [seed], **options) as envs:
             for e in range(2):
-                assert evaluate(envs, policy, goals[s : s + 1, :, e : e + 1]).returns == together.returns[s, 0, e]
+                assert (
+                    evaluate(envs, policy, goals[s : s + 1, :, e : e + 1]).returns
+                    == together.returns[s, 0, e]
+                )
 
 
 def test_played_step_by_step_it_finds_the_same(monkeypatch):
     goals, policy = np.array([[[4, 9, 31]]]), experts(["reach-v3"])
-    with MetaworldVectorEnv(["reach-v3"], [SEED], 0, 30, role="eval", terminate_on_success=True) as envs:
+    with MetaworldVectorEnv(
+        ["reach-v3"], [SEED], 0, 30, role="eval", terminate_on_success=True
+    ) as envs:
         at_one_go = evaluate(envs, policy, goals)
         answers = []
-        monkeypatch.setattr(envs, "ready", lambda: answers.append(len(answers) % 3 == 2) or answers[-1])
+        monkeypatch.setattr(
+            envs, "ready", lambda: answers.append(len(answers) % 3 == 2) or answers[-1]
+        )
         playing, moved = Playing(envs, policy, goals), []
         while not playing.done:
             moved.append(playing.advance())
@@ -119,7 +147,9 @@ def test_evaluation_goals_are_distinct_and_depend_only_on_seed_task_and_steps():
     goals = evaluation_goals(SUITE, [0, 5], 10, env_steps=20_000)
     assert goals.shape == (2, 10, 10) and goals.min() >= 0 and goals.max() < 50
     assert all(len(set(row)) == 10 for row in goals.reshape(-1, 10).tolist())
-    assert np.array_equal(evaluation_goals(MetaworldSuite(tasks=MT10[3:5]), [5], 10, 20_000)[0], goals[1, 3:5])
+    assert np.array_equal(
+        evaluation_goals(MetaworldSuite(tasks=MT10[3:5]), [5], 10, 20_000)[0], goals[1, 3:5]
+    )
     assert len({row.tobytes() for row in goals.reshape(-1, 10)}) == 20
     assert not np.array_equal(evaluation_goals(SUITE, [0, 5], 10, 30_000), goals)
     assert np.array_equal(evaluation_goals(SUITE, [0, 5], 4, 20_000), goals[..., :4])
@@ -137,7 +167,9 @@ def test_all_goals_and_fifty_episodes_play_each_goal_once():
 def test_frozen_goals_are_the_only_ones():
     frozen = MetaworldSuite(goal_choice="frozen")
     every = all_goals(frozen, [0, 1])
-    assert every.shape == (2, 10, 1) and np.array_equal(evaluation_goals(frozen, [0, 1], 1, 7), every)
+    assert every.shape == (2, 10, 1) and np.array_equal(
+        evaluation_goals(frozen, [0, 1], 1, 7), every
+    )
     with pytest.raises(ValueError, match="episodes=2 is not an integer from 1 to 1"):
         evaluation_goals(frozen, [0], 2, 0)
 
@@ -168,7 +200,9 @@ def test_goals_must_fit_the_environments():
             all_goals(MetaworldSuite(tasks=MT10[:2]), [0]),
             np.zeros((1, 1), int),
         ):
-            with pytest.raises(ValueError, match="do not fit 1 seeds × 1 tasks: give \\[1, 1, E\\]"):
+            with pytest.raises(
+                ValueError, match="do not fit 1 seeds × 1 tasks: give \\[1, 1, E\\]"
+            ):
                 evaluate(envs, experts(["reach-v3"]), goals)
     with (
         MetaworldVectorEnv(["reach-v3"], [0], 0) as envs,

@@ -17,7 +17,10 @@ WALK, NARROW = "tests.support.walks:Walk-v0", {"edge": 0.7}
 WALKS = {"tasks": [WALK, WALK], "options": [{}, NARROW]}
 NAMES = (WALK, f"{WALK}(edge=0.7)")
 LIMITED = {"tasks": [WALK, WALK], "options": [{"edge": 50.0}, NARROW]}
-PENDULUMS = {"tasks": ["InvertedPendulum-v5", "InvertedPendulum-v5"], "options": [{}, {"reset_noise_scale": 0.1}]}
+PENDULUMS = {
+    "tasks": ["InvertedPendulum-v5", "InvertedPendulum-v5"],
+    "options": [{}, {"reset_noise_scale": 0.1}],
+}
 
 
 def make(workers=0, seeds=(3, 5), role="train", **options):
@@ -42,7 +45,9 @@ def test_is_gymnasiums_environment_bit_for_bit(suite):
     """
     with make(seeds=(3,), **suite) as envs:
         observations, infos = envs.reset()
-        plain = [gymnasium.make(i, **o) for i, o in zip(suite["tasks"], suite["options"], strict=True)]
+        plain = [
+            gymnasium.make(i, **o) for i, o in zip(suite["tasks"], suite["options"], strict=True)
+        ]
         for row, each in enumerate(plain):
             first, _ = each.reset(seed=int(infos["goal"][row]))
             assert np.array_equal(observations[row, : first.size], first.astype(np.float32))
@@ -52,7 +57,9 @@ def test_is_gymnasiums_environment_bit_for_bit(suite):
             observations, rewards, terminated, truncated, infos = envs.step(step)
             lasted += 1
             for row, each in enumerate(plain):
-                low, high = (bound.astype(float) for bound in (each.action_space.low, each.action_space.high))
+                low, high = (
+                    bound.astype(float) for bound in (each.action_space.low, each.action_space.high)
+                )
                 action = (low + high) / 2 + (high - low) / 2 * step[row].clip(-1, 1)
                 seen, reward, *ends, _ = each.step(action.astype(np.float32))
                 assert np.array_equal(infos["final_obs"][row, : seen.size], seen.astype(np.float32))
@@ -65,7 +72,10 @@ def test_is_gymnasiums_environment_bit_for_bit(suite):
                     first, _ = each.reset(seed=int(infos["goal"][row]))
                     assert np.array_equal(observations[row, : first.size], first.astype(np.float32))
     assert {row for row, *_ in ended} == {0, 1} and any(terminal for _, terminal, _ in ended)
-    assert suite is PENDULUMS or {(row, limit) for row, _, limit in ended} == {(0, True), (1, False)}
+    assert suite is PENDULUMS or {(row, limit) for row, _, limit in ended} == {
+        (0, True),
+        (1, False),
+    }
 
 
 def test_any_number_of_workers_gives_the_same():
@@ -75,11 +85,18 @@ def test_any_number_of_workers_gives_the_same():
 
 
 def test_streams_do_not_depend_on_neighbours():
-    with make(one_hot=False) as together, make(seeds=(5,), tasks=[WALK], options=[NARROW], one_hot=False) as alone:
+    with (
+        make(one_hot=False) as together,
+        make(seeds=(5,), tasks=[WALK], options=[NARROW], one_hot=False) as alone,
+    ):
         assert np.array_equal(together.reset()[0][3:], alone.reset()[0])
         for step in actions(70):
             many, single = course(together, [step])[0], course(alone, [step[3:]])[0]
-            assert all(np.array_equal(many[name][3:], single[name]) for name in many if "episode." not in name)
+            assert all(
+                np.array_equal(many[name][3:], single[name])
+                for name in many
+                if "episode." not in name
+            )
         goals = [all_goals(each.suite, each.seeds)[-1, -1] for each in (together, alone)]
         assert np.array_equal(*goals)
 
@@ -108,11 +125,16 @@ def test_a_task_that_does_not_repeat_itself_is_told_at_the_start_and_refused_whe
     options = [{}, {"drifts": True}]
     with make(seeds=(3,), options=options) as envs:
         [remark] = envs.suite.remarks()
-        assert remark.startswith(f"task {WALK}(drifts=true) does not repeat") and "cannot be resumed" in remark
+        assert (
+            remark.startswith(f"task {WALK}(drifts=true) does not repeat")
+            and "cannot be resumed" in remark
+        )
         envs.reset()
         course(envs, actions(5, rows=2))
         state = envs.get_state()
-        with pytest.raises(ValueError, match=r"drifts=true\), seed 3 does not repeat itself") as caught:
+        with pytest.raises(
+            ValueError, match=r"drifts=true\), seed 3 does not repeat itself"
+        ) as caught:
             envs.set_state(state)
     assert "\n" not in str(caught.value) and gymnasium_suite(**WALKS).remarks() == []
 
@@ -122,7 +144,13 @@ def test_damaged_states_are_refused():
         envs.reset()
         course(envs, actions(5, rows=2))
         state = envs.get_state()
-        damage = [("actions", "AAA"), ("actions", "AAAA"), ("actions", 5), ("returned", None), ("task", "x")]
+        damage = [
+            ("actions", "AAA"),
+            ("actions", "AAAA"),
+            ("actions", 5),
+            ("returned", None),
+            ("task", "x"),
+        ]
         for key, value in damage:
             rows = [state["rows"][0], {**state["rows"][1], key: value}]
             with pytest.raises(ValueError, match="does not hold 2 intact rows"):
@@ -135,7 +163,9 @@ def test_damaged_states_are_refused():
             envs.set_state(other)
     with make(seeds=(3,), horizon=7) as shorter:
         shorter.reset()
-        with pytest.raises(ValueError, match=r"had .*Walk-v0='30 steps, is_success in any step, observations \[2\]"):
+        with pytest.raises(
+            ValueError, match=r"had .*Walk-v0='30 steps, is_success in any step, observations \[2\]"
+        ):
             shorter.set_state(state)
 
 
@@ -165,7 +195,10 @@ def test_success_by_a_return_is_that_of_the_whole_episode():
 
 def test_a_threshold_comes_from_the_configuration_the_infos_or_the_registry():
     rated, silent = "tests.support.walks:Rated-v0", {"informs": False}
-    assert [each.success for each in gymnasium_suite([rated, rated], [{}, silent]).described] == ["is_success", -5.0]
+    assert [each.success for each in gymnasium_suite([rated, rated], [{}, silent]).described] == [
+        "is_success",
+        -5.0,
+    ]
     given = gymnasium_suite([rated, rated], [{}, silent], success_return=[None, 3]).described
     assert [each.success for each in given] == ["is_success", 3.0]
     protocol = gymnasium_suite([rated, rated], [{}, silent], success_return=2).protocol()
@@ -187,9 +220,15 @@ def test_evaluations_play_reset_seeds_of_their_own():
     every = all_goals(suite, [0, 1])
     assert every.shape == (2, 2, 50) and len(np.unique(every)) == 200 and every.min() >= 0
     drawn = evaluation_goals(suite, [0, 1], 10, 400)
-    assert all(set(some) < set(all_) for some, all_ in zip(drawn.reshape(4, -1), every.reshape(4, -1), strict=True))
+    assert all(
+        set(some) < set(all_)
+        for some, all_ in zip(drawn.reshape(4, -1), every.reshape(4, -1), strict=True)
+    )
     assert not np.array_equal(drawn, evaluation_goals(suite, [0, 1], 10, 500))
-    with make(role="eval", seeds=(0, 1)) as envs, make(workers=1, role="eval", seeds=(0, 1)) as others:
+    with (
+        make(role="eval", seeds=(0, 1)) as envs,
+        make(workers=1, role="eval", seeds=(0, 1)) as others,
+    ):
         first, second = evaluate(envs, push, drawn), evaluate(others, push, drawn)
     assert all(np.array_equal(*pair) for pair in zip(first, second, strict=True))
     assert len(np.unique(first.returns)) == first.returns.size
@@ -198,7 +237,9 @@ def test_evaluations_play_reset_seeds_of_their_own():
 def test_films_show_the_episode():
     suite = gymnasium_suite(**WALKS)
     film = frames(suite, NAMES[1], 0, lambda observation: np.ones(1), goal=7).frames
-    assert film.shape[1:] == (8, 16, 3) and film.dtype == np.uint8 and film[0].mean() < film[-1].mean()
+    assert (
+        film.shape[1:] == (8, 16, 3) and film.dtype == np.uint8 and film[0].mean() < film[-1].mean()
+    )
 
 
 CASES = [
@@ -233,4 +274,8 @@ CASES = [
 def test_what_cannot_be_trained_on_is_one_sentence(arguments, said):
     with pytest.raises(ValueError) as caught:
         gymnasium_suite(**arguments)
-    assert said in str(caught.value) and "\n" not in str(caught.value) and str(caught.value).endswith(".")
+    assert (
+        said in str(caught.value)
+        and "\n" not in str(caught.value)
+        and str(caught.value).endswith(".")
+    )

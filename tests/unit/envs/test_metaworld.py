@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from mtrl_fairgrad.envs.metaworld import GOALS, OBSERVATION_SIZE, OBSERVATIONS, MetaworldSuite, MetaworldTask, official_goals
+from mtrl_fairgrad.envs.metaworld import (
+    GOALS,
+    OBSERVATION_SIZE,
+    OBSERVATIONS,
+    MetaworldSuite,
+    MetaworldTask,
+    official_goals,
+)
 from mtrl_fairgrad.envs.rng import stream
 from mtrl_fairgrad.envs.task_names import MT10, MT50
 from tests.unit.envs import official
@@ -29,7 +36,12 @@ def visit(task, seed, goals, actions, suite):
 
 @pytest.mark.parametrize(
     ("task", "reward_version"),
-    [("reach-v3", "v2"), ("push-v3", "v2"), ("peg-insert-side-v3", "v2"), ("drawer-close-v3", "v1")],
+    [
+        ("reach-v3", "v2"),
+        ("push-v3", "v2"),
+        ("peg-insert-side-v3", "v2"),
+        ("drawer-close-v3", "v1"),
+    ],
 )
 def test_is_the_official_environment_bit_for_bit(task, reward_version):
     goals, horizon = [41, 3], 260
@@ -61,7 +73,9 @@ def test_goals_are_those_of_mt1_for_every_task(task):
     made = MetaworldTask(task, 4_000_000_000, 0, BARE, "train")
     drawn = {4_000_000_000: made._goals, 0: official_goals(made.environment, task, 0)}
     for seed, goals in drawn.items():
-        assert np.array_equal(official.rand_vecs(goals), official.rand_vecs(official.goals(task, seed)))
+        assert np.array_equal(
+            official.rand_vecs(goals), official.rand_vecs(official.goals(task, seed))
+        )
 
 
 def test_leaves_numpys_global_stream_alone():
@@ -92,12 +106,16 @@ def test_used_environment_starts_like_a_fresh_one(task):
     official one.
     """
     actions = official.random_actions(120)
-    firsts, used, rewards, _ = visit(task, 1, [5, 6], actions, MetaworldSuite(one_hot=False, horizon=60))
+    firsts, used, rewards, _ = visit(
+        task, 1, [5, 6], actions, MetaworldSuite(one_hot=False, horizon=60)
+    )
     fresh = official.environment(task, 1, 6)
     assert np.array_equal(firsts[1], fresh.reset()[0].astype(np.float32))
     for step in range(60, 120):
         observation, reward, *_ = fresh.step(actions[step])
-        assert np.array_equal(used[step], observation.astype(np.float32)) and rewards[step] == reward
+        assert (
+            np.array_equal(used[step], observation.astype(np.float32)) and rewards[step] == reward
+        )
 
 
 def test_one_hot_follows_the_observation():
@@ -127,7 +145,14 @@ def test_streams_stay_what_they_were():
     """Written out, so that a change, which would silently alter every run's goals, is noticed."""
     draws = stream(3, "reach-v3", "train").integers(GOALS, size=10).tolist()
     assert draws == [44, 30, 23, 19, 7, 1, 17, 31, 6, 39]
-    assert stream(3, "reach-v3", "goals", 7).permutation(GOALS)[:6].tolist() == [0, 32, 3, 45, 10, 31]
+    assert stream(3, "reach-v3", "goals", 7).permutation(GOALS)[:6].tolist() == [
+        0,
+        32,
+        3,
+        45,
+        10,
+        31,
+    ]
 
 
 def test_goals_are_drawn_uniformly():
@@ -174,4 +199,11 @@ def test_a_frozen_goal_is_one_for_each_task_and_seed_in_training_and_evaluation(
 def test_frozen_goals_stay_what_they_were():
     """Written out, so that a change, which would silently alter every run's goals, is noticed."""
     suite = MetaworldSuite(goal_choice="frozen")
-    assert [int(suite.goals(seed, task)[0]) for seed in (0, 1) for task in MT10[:3]] == [32, 43, 29, 36, 37, 15]
+    assert [int(suite.goals(seed, task)[0]) for seed in (0, 1) for task in MT10[:3]] == [
+        32,
+        43,
+        29,
+        36,
+        37,
+        15,
+    ]

@@ -14,9 +14,9 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 
 from mtrl_fairgrad.envs import metaworld_fast as fast
+from mtrl_fairgrad.envs.metaworld import MetaworldSuite, MetaworldTask, official_goals
 from mtrl_fairgrad.envs.metaworld_fast import arithmetic, reset_cache
 from mtrl_fairgrad.envs.metaworld_fast.environment import fast_environment
-from mtrl_fairgrad.envs.metaworld import MetaworldSuite, MetaworldTask, official_goals
 from mtrl_fairgrad.envs.task_names import MT50
 
 TRICKY = {
@@ -49,12 +49,23 @@ def bits(value):
 def attributes(environment):
     plain = (int, float, np.ndarray, np.generic, type(None))
     ours = ("_ctrl", "_mocap_pos", "_mocap_quat", "_hand", "_fingers")
-    return {name: bits(v) for name, v in vars(environment).items() if isinstance(v, plain) and name not in ours}
+    return {
+        name: bits(v)
+        for name, v in vars(environment).items()
+        if isinstance(v, plain) and name not in ours
+    }
 
 
 def streams(environment):
-    holders = (environment, environment.action_space, environment.observation_space, environment.goal_space)
-    return [str(each.np_random.bit_generator.state) for each in holders], np.random.get_state()[1].tobytes()
+    holders = (
+        environment,
+        environment.action_space,
+        environment.observation_space,
+        environment.goal_space,
+    )
+    return [str(each.np_random.bit_generator.state) for each in holders], np.random.get_state()[
+        1
+    ].tobytes()
 
 
 def look(environment, names):
@@ -70,7 +81,12 @@ def make(task):
 
 
 def answers(observation, reward, terminated, truncated, info):
-    values = {"observation": observation, "reward": reward, "terminated": terminated, "truncated": truncated}
+    values = {
+        "observation": observation,
+        "reward": reward,
+        "terminated": terminated,
+        "truncated": truncated,
+    }
     return {name: bits(value) for name, value in (values | info).items()}
 
 
@@ -102,7 +118,16 @@ def compare(pair, task, version, steps):
         for geom in range(official.model.ngeom):
             assert bits(official.touching_object(geom)) == bits(quick.touching_object(geom))
     assert look(official, POSES) == look(quick, POSES) and streams(official) == streams(quick)
-    for name in ("body_pos", "body_quat", "site_pos", "site_quat", "geom_pos", "geom_size", "eq_data", "qpos0"):
+    for name in (
+        "body_pos",
+        "body_quat",
+        "site_pos",
+        "site_quat",
+        "geom_pos",
+        "geom_size",
+        "eq_data",
+        "qpos0",
+    ):
         assert bits(getattr(official.model, name)) == bits(getattr(quick.model, name)), name
     assert len(rewards) > steps and len(quick._resets._entries) == 2
 
@@ -154,14 +179,20 @@ def task_of(suite):
 def test_other_versions_get_the_official_code_and_a_remark(package, monkeypatch):
     monkeypatch.setattr(fast, "version", lambda name: "9.8.7" if name == package else "3.1.1")
     [remark] = MetaworldSuite().remarks()
-    assert "9.8.7" in remark and "proven for Metaworld 3.1.1 with MuJoCo 3.3.0 only" in remark and "\n" not in remark
+    assert (
+        "9.8.7" in remark
+        and "proven for Metaworld 3.1.1 with MuJoCo 3.3.0 only" in remark
+        and "\n" not in remark
+    )
     assert type(task_of(MetaworldSuite())) is ALL_V3_ENVIRONMENTS["reach-v3"]
     assert MetaworldSuite(fast=False).remarks() == []
 
 
 def test_arithmetic_that_differs_here_is_noticed(monkeypatch):
     right = arithmetic.QuickRotation.as_quat
-    monkeypatch.setattr(arithmetic.QuickRotation, "as_quat", lambda self: np.nextafter(right(self), 2))
+    monkeypatch.setattr(
+        arithmetic.QuickRotation, "as_quat", lambda self: np.nextafter(right(self), 2)
+    )
     fast._agrees.cache_clear()
     assert "rotations come out otherwise" in MetaworldSuite().remarks()[0]
     monkeypatch.undo()
@@ -178,7 +209,10 @@ def test_official_environments_on_request_with_states_that_fit_both():
 def test_official_modules_stay_what_they_are():
     fast_environment("push-v3")
     names = vars(__import__("sys").modules[ALL_V3_ENVIRONMENTS["push-v3"].__module__])
-    assert names["np"] is np and names["reward_utils"].tolerance.__module__ == "metaworld.utils.reward_utils"
+    assert (
+        names["np"] is np
+        and names["reward_utils"].tolerance.__module__ == "metaworld.utils.reward_utils"
+    )
     assert np.linalg.norm is not arithmetic.norm
 
 
@@ -225,7 +259,9 @@ def test_tolerance(value, sigmoid, margin):
         assert bits(arithmetic.tolerance(*arguments)) == bits(reward_utils.tolerance(*arguments))
 
 
-@pytest.mark.parametrize("arguments", [(0.1, (1, 0)), (0.1, (0, 1), -0.5), (0.1, (0, 1), 1.0, "long_tail", 2.0)])
+@pytest.mark.parametrize(
+    "arguments", [(0.1, (1, 0)), (0.1, (0, 1), -0.5), (0.1, (0, 1), 1.0, "long_tail", 2.0)]
+)
 def test_tolerance_refuses_like_officially(arguments):
     with pytest.raises(ValueError):
         arithmetic.tolerance(*arguments)
@@ -234,7 +270,16 @@ def test_tolerance_refuses_like_officially(arguments):
 def test_norms():
     vector = np.random.default_rng(0).normal(size=30)
     matrix = vector.reshape(5, 6)
-    for each in (vector[:3], vector[::2], vector[:3].astype(np.float32), matrix, 3, -0.3, np.float64(0.1), [3.0, 4.0]):
+    for each in (
+        vector[:3],
+        vector[::2],
+        vector[:3].astype(np.float32),
+        matrix,
+        3,
+        -0.3,
+        np.float64(0.1),
+        [3.0, 4.0],
+    ):
         assert bits(arithmetic.norm(each)) == bits(np.linalg.norm(each))
     assert bits(arithmetic.norm(vector, ord=2)) == bits(np.linalg.norm(vector, ord=2))
     assert bits(arithmetic.norm(vector, 1)) == bits(np.linalg.norm(vector, 1))

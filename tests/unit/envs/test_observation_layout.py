@@ -4,16 +4,22 @@ import numpy as np
 import pytest
 
 from mtrl_fairgrad.envs import MetaworldVectorEnv, evaluate
-from mtrl_fairgrad.envs.observation_layout import layout
 from mtrl_fairgrad.envs.metaworld import official_goals
+from mtrl_fairgrad.envs.observation_layout import layout
 
 
-@pytest.mark.parametrize(("size", "identities"), [(39, 0), (49, 10), (12, 0), (22, 10), (3, 0), (5, 2)])
+@pytest.mark.parametrize(
+    ("size", "identities"), [(39, 0), (49, 10), (12, 0), (22, 10), (3, 0), (5, 2)]
+)
 def test_parts_have_no_gaps(size, identities):
     parts = layout(size, identities)
     assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
     assert parts[-1].stop == size
-    assert all(part.stop - part.start == part.metaworld[1] - part.metaworld[0] for part in parts if part.metaworld)
+    assert all(
+        part.stop - part.start == part.metaworld[1] - part.metaworld[0]
+        for part in parts
+        if part.metaworld
+    )
     assert [part.name for part in parts if not part.metaworld] == (
         ["observation"] * (size - identities == 3) + ["task_one_hot"] * bool(identities)
     )
@@ -48,7 +54,9 @@ def test_an_evaluation_tells_where_each_episode_started():
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
     with MetaworldVectorEnv(tasks, seeds, 0, horizon=3, role="eval") as envs:
-        starts = evaluate(envs, lambda observations: np.ones((len(observations), 4), np.float32), goals).starts
+        starts = evaluate(
+            envs, lambda observations: np.ones((len(observations), 4), np.float32), goals
+        ).starts
     assert starts.shape == (2, 2, 3, 41) and starts.dtype == np.float32
     for s, seed in enumerate(seeds):
         for k, task in enumerate(tasks):
@@ -57,4 +65,8 @@ def test_an_evaluation_tells_where_each_episode_started():
             for e, goal in enumerate(goals[s, k]):
                 environment.set_task(official[goal])
                 expected, _ = environment.reset()
-                assert np.array_equal(starts[s, k, e, :39], expected.astype(np.float32)), (seed, task, goal)
+                assert np.array_equal(starts[s, k, e, :39], expected.astype(np.float32)), (
+                    seed,
+                    task,
+                    goal,
+                )

@@ -25,7 +25,9 @@ else:
 
 def run(backend):
     environment = {**os.environ, "MUJOCO_GL": backend}
-    found = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120)
+    found = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120
+    )
     return found.stdout.strip().splitlines()[-1] if found.stdout.strip() else found.stderr
 
 
@@ -69,7 +71,9 @@ print("film", np.array_equal(*films), np.ptp(films[0]) > 100, len(pair[1]._reset
 
 def test_fast_environments_look_like_the_official_ones_also_after_a_remembered_reset():
     environment = {**os.environ, "MUJOCO_GL": "osmesa"}
-    found = subprocess.run([sys.executable, "-c", SAME], env=environment, capture_output=True, text=True, timeout=120)
+    found = subprocess.run(
+        [sys.executable, "-c", SAME], env=environment, capture_output=True, text=True, timeout=120
+    )
     if "OpenGL" in found.stderr:
         pytest.skip("no software OpenGL here")
     assert found.stdout.strip() == "film True True 2", found.stderr

@@ -22,7 +22,9 @@ def test_names_need_no_heavy_import():
         "print(sorted({'metaworld', 'mujoco', 'torch', 'mtrl_fairgrad', 'agents'} & "
         "set(sys.modules)))"
     )
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert answer.stdout.split() == ["[]", "[]"]
 
 
@@ -54,7 +56,10 @@ def test_resolves(arguments, expected):
         (("mt100",), "env='mt100' is not known: choose mt10 (closest), or one of mt10, mt50, mt1."),
         (("mt1",), "add task=NAME"),
         (("mt1", ["reach-v3"]), "env=mt1 trains one task, not tasks=['reach-v3']"),
-        (("mt1", None, "reech-v3"), "'reech-v3' is not one of Metaworld's: choose reach-v3 (closest)"),
+        (
+            ("mt1", None, "reech-v3"),
+            "'reech-v3' is not one of Metaworld's: choose reach-v3 (closest)",
+        ),
         (("mt10", None, "reach-v3"), "use tasks=[reach-v3], or env=mt1"),
         (("mt10", []), "tasks=[] leaves nothing to train on"),
         (("mt10", "reach-v3"), "write tasks=[reach-v3]"),

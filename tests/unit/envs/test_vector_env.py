@@ -4,12 +4,17 @@ import os
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError, ResetNeeded
+from gymnasium.error import (
+    AlreadyPendingCallError,
+    ClosedEnvironmentError,
+    NoAsyncCallError,
+    ResetNeeded,
+)
 
 from mtrl_fairgrad.envs import MT10, MT50, MetaworldVectorEnv
+from mtrl_fairgrad.envs.task_names import step_cost
 from mtrl_fairgrad.envs.workers.host import Row
 from mtrl_fairgrad.envs.workers.load_balancing import spread
-from mtrl_fairgrad.envs.task_names import step_cost
 from tests.unit.envs import official
 from tests.unit.envs.conftest import HORIZON, SEEDS, TASKS, make
 
@@ -24,7 +29,11 @@ def flatten(step):
         "truncated": truncated,
     }
     for name, value in infos.items():
-        flat |= {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+        flat |= (
+            {f"{name}.{key}": each for key, each in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
     return flat
 
 
@@ -58,7 +67,11 @@ def test_streams_do_not_depend_on_neighbours():
         assert np.array_equal(together.reset()[0][3:], alone.reset()[0])
         for step in actions:
             many, single = flatten(together.step(step)), flatten(alone.step(step[3:]))
-            assert all(np.array_equal(many[name][3:], single[name]) for name in many if "episode." not in name)
+            assert all(
+                np.array_equal(many[name][3:], single[name])
+                for name in many
+                if "episode." not in name
+            )
 
 
 def test_rows_are_seed_major_with_the_tasks_identity(training):
@@ -82,7 +95,9 @@ def test_final_obs_is_the_true_last_observation(training):
         each.reset()
     for number, actions in enumerate(official.random_actions(HORIZON, rows=4)):
         observations, _, terminated, truncated, infos = training.step(actions)
-        expected = np.array([each.step(action)[0] for each, action in zip(plain, actions, strict=True)], np.float32)
+        expected = np.array(
+            [each.step(action)[0] for each, action in zip(plain, actions, strict=True)], np.float32
+        )
         assert np.array_equal(infos["final_obs"][:, :39], expected)
         assert infos["final_obs"].dtype == np.float32 and not terminated.any()
         assert truncated.tolist() == infos["_final_obs"].tolist() == [number == HORIZON - 1] * 4
@@ -99,17 +114,28 @@ def test_episode_statistics(training):
     steps = course(training, official.random_actions(2 * HORIZON, rows=4))
     for number in (0, 1):
         episode = steps[number * HORIZON : (number + 1) * HORIZON]
-        assert not any(each["_episode"].any() for each in episode[:-1]) and episode[-1]["_episode"].all()
-        assert np.allclose(episode[-1]["episode.r"], np.sum([each["rewards"] for each in episode], axis=0), rtol=1e-12)
+        assert (
+            not any(each["_episode"].any() for each in episode[:-1])
+            and episode[-1]["_episode"].all()
+        )
+        assert np.allclose(
+            episode[-1]["episode.r"],
+            np.sum([each["rewards"] for each in episode], axis=0),
+            rtol=1e-12,
+        )
         assert episode[-1]["episode.l"].tolist() == [HORIZON] * 4
-        assert np.array_equal(episode[-1]["episode.s"], np.any([each["success"] for each in episode], axis=0))
+        assert np.array_equal(
+            episode[-1]["episode.s"], np.any([each["success"] for each in episode], axis=0)
+        )
 
 
 def reach_expert():
     from metaworld.policies import ENV_POLICY_MAP
 
     expert = ENV_POLICY_MAP["reach-v3"]()
-    return lambda observations: np.array([expert.get_action(each[:39]) for each in observations]).clip(-1, 1)
+    return lambda observations: np.array(
+        [expert.get_action(each[:39]) for each in observations]
+    ).clip(-1, 1)
 
 
 @pytest.mark.parametrize("terminate", [False, True])
@@ -122,7 +148,9 @@ def test_success_is_any_steps_and_ends_only_when_asked(terminate):
         while not succeeded or not infos["_episode"][0]:
             # Having reached its goal the hand leaves: what counts is that it was there at some
             # step.
-            observations, _, terminated, truncated, infos = envs.step(away if any(succeeded) else policy(observations))
+            observations, _, terminated, truncated, infos = envs.step(
+                away if any(succeeded) else policy(observations)
+            )
             succeeded.append(bool(infos["success"][0]))
             assert terminated[0] == (terminate and succeeded[-1])
             assert truncated[0] == (len(succeeded) == 100)
@@ -144,7 +172,9 @@ def test_plays_exactly_the_chosen_goals_and_then_idles(evaluating):
             played.append(infos["goal"])
     assert np.array_equal(np.stack(played, axis=1), goals)
     assert infos["idle"].all() and infos["_episode"].all() and infos["goal"].tolist() == [-1] * 4
-    assert np.array_equal(observations, infos["final_obs"]), "nothing follows, so the last observation stays"
+    assert np.array_equal(observations, infos["final_obs"]), (
+        "nothing follows, so the last observation stays"
+    )
     for step in actions[2 * HORIZON :]:
         later, rewards, terminated, truncated, infos = evaluating.step(step)
         assert np.array_equal(later, observations) and infos["idle"].all() and not rewards.any()
@@ -185,7 +215,9 @@ def test_restored_environments_go_on_bit_for_bit(workers):
         rest = course(restored, actions[HORIZON:])
     assert np.array_equal(observations[:, 39:], [[1, 0], [0, 1]] * 2)
     assert_same(whole, rest)
-    assert len({tuple(each["goal"]) for each in whole}) == 3, "goals change, so their stream was restored too"
+    assert len({tuple(each["goal"]) for each in whole}) == 3, (
+        "goals change, so their stream was restored too"
+    )
 
 
 def test_restoring_returns_the_first_observations(training):
@@ -225,7 +257,9 @@ def test_is_a_gymnasium_vector_environment(training):
     assert training.observation_space.contains(observations)
     assert training.single_observation_space.contains(observations[0])
     assert training.action_space.contains(training.action_space.sample())
-    assert training.step(training.action_space.sample())[0].shape == training.observation_space.shape
+    assert (
+        training.step(training.action_space.sample())[0].shape == training.observation_space.shape
+    )
 
 
 def test_gymnasiums_statistics_agree(training):
@@ -260,12 +294,16 @@ def test_default_workers_leave_a_core_to_the_learner_unless_it_waits_for_them(mo
     from mtrl_fairgrad.envs.workers.load_balancing import worker_count
 
     for cores, expected in [(1, 1), (2, 1), (8, 7)]:
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        monkeypatch.setattr(
+            os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False
+        )
         assert worker_count(None, "train") == expected
         assert worker_count(None, "eval") == cores
 
 
-@pytest.mark.parametrize(("tasks", "workers"), [(MT10, 1), (MT10, 2), (MT10, 3), (MT10, 10), (MT50, 7)])
+@pytest.mark.parametrize(
+    ("tasks", "workers"), [(MT10, 1), (MT10, 2), (MT10, 3), (MT10, 10), (MT50, 7)]
+)
 def test_shares_are_balanced(tasks, workers):
     rows = [Row(k, task, k, 0) for k, task in enumerate(tasks)]
     shares = spread(rows, workers)

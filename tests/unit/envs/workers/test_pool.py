@@ -11,10 +11,10 @@ import pytest
 from gymnasium.error import ResetNeeded
 
 from mtrl_fairgrad.envs import MetaworldVectorEnv, WorkerError, WorkerLost
-from mtrl_fairgrad.envs.workers.host import Row
 from mtrl_fairgrad.envs.metaworld import MetaworldSuite
-from mtrl_fairgrad.envs.workers.pool import Inline, Workers
+from mtrl_fairgrad.envs.workers.host import Row
 from mtrl_fairgrad.envs.workers.load_balancing import spread
+from mtrl_fairgrad.envs.workers.pool import Inline, Workers
 from tests.support.paths import ROOT
 
 ROWS = [Row(0, "reach-v3", 0, 3), Row(1, "drawer-close-v3", 1, 3)]
@@ -23,7 +23,9 @@ ROWS = [Row(0, "reach-v3", 0, 3), Row(1, "drawer-close-v3", 1, 3)]
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_exception_names_where_it_happened(workers):
     suite = MetaworldSuite(horizon=5)
-    team = Workers(spread(ROWS, workers), suite, "train") if workers else Inline(ROWS, suite, "train")
+    team = (
+        Workers(spread(ROWS, workers), suite, "train") if workers else Inline(ROWS, suite, "train")
+    )
     try:
         team.start("reset")
         assert team.finish() == {}
@@ -39,7 +41,9 @@ def test_an_exception_names_where_it_happened(workers):
 
 
 def test_an_error_while_building_ends_the_construction():
-    with pytest.raises(WorkerError, match="the environment of task no-such-task, seed 3 raised KeyError"):
+    with pytest.raises(
+        WorkerError, match="the environment of task no-such-task, seed 3 raised KeyError"
+    ):
         Workers([[ROWS[0]], [Row(1, "no-such-task", 1, 3)]], MetaworldSuite(), "train")
     assert not [each for each in active_children() if each.name.startswith("envs-")]
 
@@ -55,7 +59,8 @@ def test_a_killed_worker_is_noticed_and_named(when):
     os.kill(victim.pid, signal.SIGKILL)
     start = time.monotonic()
     with pytest.raises(
-        WorkerLost, match=r"worker 1 .*exit code -9 \(SIGKILL\), it hosted task drawer-close-v3, seed 3"
+        WorkerLost,
+        match=r"worker 1 .*exit code -9 \(SIGKILL\), it hosted task drawer-close-v3, seed 3",
     ):
         envs.step_wait() if when == "stepping" else envs.step(np.zeros((2, 4)))
     assert time.monotonic() - start < 5
@@ -133,7 +138,12 @@ print(*[each.pid for each in active_children()], flush=True)
     file.write_text(text)
     command = [sys.executable, str(file)]
     started = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=path
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=path,
     )
     pids = [int(pid) for pid in started.stdout.readline().split()]
     assert len(pids) == 2
@@ -165,11 +175,15 @@ class TestWithAProgram:
         learner, pids = program(tmp_path, "while True: envs.step(np.zeros((2, 4)))")
         learner.kill()
         assert wait_until_gone(pids)
-        assert not list(Path("/dev/shm").glob(f"pym-{learner.pid}-*")), "no shared memory is left behind"
+        assert not list(Path("/dev/shm").glob(f"pym-{learner.pid}-*")), (
+            "no shared memory is left behind"
+        )
         assert learner.communicate(timeout=5)[1].count("Traceback") == 0
 
     def test_no_worker_outlives_a_killed_learner_though_it_be_stopped(self, tmp_path):
-        learner, pids = program(tmp_path, "envs.step_async(np.zeros((2, 4)))\nenvs.step_wait()\ntime.sleep(60)")
+        learner, pids = program(
+            tmp_path, "envs.step_async(np.zeros((2, 4)))\nenvs.step_wait()\ntime.sleep(60)"
+        )
         os.kill(pids[0], signal.SIGSTOP)
         learner.kill()
         try:

@@ -11,12 +11,15 @@ import pytest
 from gymnasium.error import ResetNeeded
 
 from mtrl_fairgrad.envs import TaskVectorEnv, WorkerError, WorkerLost
-from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
 from mtrl_fairgrad.envs.evaluation import Playing, all_goals, evaluate
-from tests.unit.envs.workers.test_pool import alive
+from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
 from tests.unit.envs.test_vector_env import assert_same, course
+from tests.unit.envs.workers.test_pool import alive
 
-SUITE = gymnasium_suite(["tests.support.walks:Troublesome-v0", "tests.support.walks:Troublesome-v0"], [{}, {"edge": 9.0}])
+SUITE = gymnasium_suite(
+    ["tests.support.walks:Troublesome-v0", "tests.support.walks:Troublesome-v0"],
+    [{}, {"edge": 9.0}],
+)
 SEEDS = (3, 5)
 STILL, CRASH, HANG = 0.0, 1.0, -1.0
 
@@ -43,8 +46,7 @@ def lose(envs, name="envs-0"):
 
 
 def goals_of(episodes, steps=5):
-    """Goals of the first episodes of an undisturbed course, and the observations they begin with.
-    """
+    """Goals of the first episodes of an undisturbed course, and the observations they begin with."""
     with make(workers=0) as envs:
         observations, infos = envs.reset()
         found = [(infos["goal"], observations)]
@@ -57,7 +59,10 @@ def goals_of(episodes, steps=5):
 
 @pytest.mark.parametrize(
     ("action", "said"),
-    [(CRASH, r"died with exit code 3, it hosted"), (HANG, r"did not answer within 1 s and was killed, it hosted")],
+    [
+        (CRASH, r"died with exit code 3, it hosted"),
+        (HANG, r"did not answer within 1 s and was killed, it hosted"),
+    ],
 )
 def test_a_worker_that_crashes_or_hangs_is_replaced_and_all_begin_anew(action, said):
     expected = goals_of(3)
@@ -74,9 +79,13 @@ def test_a_worker_that_crashes_or_hangs_is_replaced_and_all_begin_anew(action, s
             envs.step(actions())
         observations, infos = envs.reset()
         after = processes()
-        assert len(after) == 2 and len(after.items() & before.items()) == 1, "the other one keeps its simulators"
+        assert len(after) == 2 and len(after.items() & before.items()) == 1, (
+            "the other one keeps its simulators"
+        )
         assert envs.at_boundary and envs.elapsed == 0
-        assert np.array_equal(infos["goal"], expected[2][0]) and np.array_equal(observations, expected[2][1])
+        assert np.array_equal(infos["goal"], expected[2][0]) and np.array_equal(
+            observations, expected[2][1]
+        )
         assert np.isfinite(course(envs, [actions()] * 7)[-1]["rewards"]).all()
     assert not alive([*before.values(), *after.values()])
 
@@ -135,7 +144,10 @@ def test_one_that_dies_while_state_is_asked_for():
         with pytest.raises(WorkerLost):
             envs.get_state()
         goals = envs.reset()[1]["goal"]
-        assert np.array_equal(goals, goals_of(2)[1][0]) and envs.get_state()["rows"][0]["goal"] == goals[0]
+        assert (
+            np.array_equal(goals, goals_of(2)[1][0])
+            and envs.get_state()["rows"][0]["goal"] == goals[0]
+        )
 
 
 def test_time_in_which_nobody_looked_is_not_counted():
