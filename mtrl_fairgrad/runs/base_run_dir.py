@@ -1,0 +1,261 @@
+"""What every run folder has, of the agent and of supervised benchmarks: configuration, manifest,
+checkpoints and a lock.
+
+    config.yaml      the composed configuration
+    manifest.json    versions, commit, machine, the configuration's SHA-256
+    checkpoints/     see `mtrl_fairgrad.runs.checkpoint.store`
+    run.lock         held by the process that trains here
+
+Nothing is pickled, so reading a folder runs no code. A killed process leaves the old state or the
+new one, never a mixture: files appear by rename after an fsync. Reading changes nothing; writers
+hold `lock()`. Mistakes and damage raise `RunFolderError`, a `ValueError`, with one sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import yaml
+
+from mtrl_fairgrad.runs.checkpoint.replay_segments import Ring
+from mtrl_fairgrad.runs.checkpoint.store import Checkpoint, CheckpointStore
+from mtrl_fairgrad.runs.manifest import config_sha256
+from mtrl_fairgrad.utils.atomic_io import RunFolderError, call, remove, sweep, write_atomic
+from mtrl_fairgrad.utils.safe_load import read_mapping
+
+if TYPE_CHECKING:  # torch takes a second to import, and only checkpoints need it
+    from torch import Tensor
+try:
+    import fcntl
+except ImportError:  # Windows: runs are not locked there
+    fcntl = None
+
+CONFIG, MANIFEST, CHECKPOINTS = "config.yaml", "manifest.json", "checkpoints"
+TENSORBOARD = "events.out.tfevents.*"
+TRAINING = "training"
+"""The kind of a run whose manifest names none: the agent's."""
+_log = logging.getLogger(__name__)
+
+
+class BaseRunFolder:
+    """An existing run folder; `create` makes one, `open` reads one."""
+
+    kind: ClassVar[str] = TRAINING
+    """Recorded in the manifest unless it is `training`; `open` refuses a folder of another kind."""
+    tables: ClassVar[Mapping[str, bytes]] = {}
+    """Files that a new run starts with: name → header. The first is the history that checkpoints
+    are checked against.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], manifest: dict[str, Any]) -> None:
+        self.path, self.config, self.manifest = path, config, manifest
+        self.store = CheckpointStore(
+            path,
+            next(iter(self.tables), None),
+            (MANIFEST, TENSORBOARD) if self.tables else (),
+            self.how_to_continue(path),
+        )
+
+    @staticmethod
+    def how_to_continue(path: Path) -> str:
+        """Say how a run in the folder `path` is continued, for messages."""
+        return f"continue with resume={path}"
+
+    @classmethod
+    def _parts(cls) -> tuple[str, ...]:
+        return (CONFIG, MANIFEST, *cls.tables, CHECKPOINTS)
+
+    @classmethod
+    def create(
+        cls, path: str | Path, config: Mapping[str, Any], manifest: Mapping[str, Any]
+    ) -> Self:
+        """Begin a run in a new folder, or in one that holds other files but no run; nothing is
+        overwritten.
+
+        `config` and `manifest` are of plain values: mappings, sequences, str, int, float, bool,
+        None.
+        """
+        # Through JSON, so that they are now what they will be when read: tuples become lists.
+        plain = json.loads(json.dumps(config))
+        run = cls(
+            Path(path),
+            plain,
+            {
+                **({} if cls.kind == TRAINING else {"kind": cls.kind}),
+                **json.loads(json.dumps(manifest)),
+                "config_sha256": config_sha256(plain),
+            },
+        )
+        cls.check_vacant(run.path)
+        try:
+            call(os.makedirs, run.store.path)  # also the claim: of two processes, one fails here
+            try:
+                for name, header in cls.tables.items():
+                    write_atomic(run.path / name, header)
+                write_atomic(
+                    run.path / MANIFEST, json.dumps(run.manifest, indent=2).encode() + b"\n"
+                )
+                # Last, because a folder with a config.yaml counts as a run.
+                write_atomic(
+                    run.path / CONFIG, yaml.safe_dump(run.config, sort_keys=False).encode()
+                )
+            except OSError:
+                for name in cls._parts():
+                    remove(run.path / name)
+                raise
+        except OSError as error:
+            raise RunFolderError(
+                f"run_dir={path} cannot be created ({error.strerror}): choose a folder that you "
+                "can write to."
+            ) from error
+        return run
+
+    @classmethod
+    def check_vacant(cls, path: Path) -> None:
+        """Refuse a folder that holds a run already, or that cannot be made."""
+        try:
+            there = [name for name in cls._parts() if os.path.lexists(path / name)]
+            above = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+            if not above.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
+            if not os.access(above, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(above))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise RunFolderError(
+                f"run_dir={path} cannot be created ({reason}): choose a folder that you can write "
+                "to."
+            ) from error
+        if there:
+            raise RunFolderError(
+                f"run_dir={path} already holds a run ({there[0]} is there), and runs are never "
+                "overwritten: "
+                f"choose another run_dir, or {cls.how_to_continue(Path(path))}."
+            )
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Read a run's configuration and manifest, to evaluate, to report or, under `lock`, to
+        resume.
+        """
+        path = Path(path)
+        if not (path / CONFIG).is_file():
+            raise RunFolderError(
+                f"{path} holds no run (no config.yaml): give the folder that training wrote to."
+            )
+        run = cls(path, _mapping(path / CONFIG), _mapping(path / MANIFEST))
+        kind = run.manifest.get("kind", TRAINING)
+        if kind != cls.kind:
+            raise RunFolderError(
+                f"{path} holds a {kind} run, but a {cls.kind} run is needed: give another folder."
+            )
+        return run
+
+    def discard(self) -> None:
+        """Take back what `create` made, for a run that could not be started; other files stay."""
+        with contextlib.suppress(
+            OSError
+        ):  # the folder is not empty, or nothing can be changed any more
+            for name in (*self._parts(), "run.lock"):
+                remove(self.path / name)
+            call(os.rmdir, self.path)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training here, and sweep away what a killed one left
+        half-written.
+
+        The system frees the lock when this process ends, however it ends; forked workers do not
+        inherit it.
+        """
+        try:
+            file = call(open, self.path / "run.lock", "a")
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path} is not writable ({error.strerror}): restore access to it."
+            ) from error
+        with file:
+            _lock(file, self.path)
+            try:
+                sweep(self.path)
+                self.store.sweep()
+            except OSError as error:
+                raise RunFolderError(
+                    f"{error.filename} cannot be removed ({error.strerror}): restore access to "
+                    f"{self.path}."
+                ) from error
+            yield
+
+    # ---- checkpoints ----
+
+    def save_checkpoint(
+        self,
+        env_steps: int,
+        groups: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+        keep: int = 2,
+        ring: Ring | None = None,
+    ) -> Path:
+        """See `CheckpointStore.save`."""
+        return self.store.save(env_steps, groups, state, keep, ring)
+
+    def resume_checkpoint(
+        self,
+        like: Mapping[str, Mapping[str, Tensor]],
+        ring: Ring | None = None,
+        env_steps: int | None = None,
+    ) -> Checkpoint:
+        """See `CheckpointStore.resume`."""
+        return self.store.resume(like, ring, env_steps)
+
+    def checkpoints(self) -> list[Path]:
+        """See `CheckpointStore.all`."""
+        return self.store.all()
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is any, sound or not."""
+        return bool(self.store.all())
+
+    def load_checkpoint(
+        self, env_steps: int | None = None, groups: Collection[str] | None = None
+    ) -> Checkpoint:
+        """See `CheckpointStore.load`."""
+        return self.store.load(env_steps, groups)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        return read_mapping(path)
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} cannot be read ({error.strerror}): restore it from a copy."
+        ) from error
+    except ValueError as error:
+        raise RunFolderError(
+            f"{path} is damaged, or not one of ours: restore it from a copy, or give another run."
+        ) from error
+
+
+def _lock(file: io.TextIOWrapper, folder: Path) -> None:
+    try:
+        if fcntl is not None:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunFolderError(
+            f"another process is training in {folder}: wait for its end, stop it, or choose "
+            "another run_dir."
+        ) from None
+    except (
+        OSError
+    ) as error:  # some cluster file systems have no locks; that must not forbid training
+        _log.warning(
+            "%s cannot be locked (%s): let only one process train there", folder, error.strerror
+        )
