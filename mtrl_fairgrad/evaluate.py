@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtrl_fairgrad.cli.hydra_main import check_own_packages
 from mtrl_fairgrad.config.schema import Config, check_parts, from_stored
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.utils.arguments import Parser, fail, named
@@ -69,7 +68,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluate, print the table, write it beside the run; returns the exit code."""
     try:
         options = _parser().parse_args(arguments)
-        check_own_packages()
         subject = _open(options)
         from mtrl_fairgrad.envs import WorkerError, WorkerLost
 

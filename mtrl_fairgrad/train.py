@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mtrl_fairgrad.cli.hydra_main import check_own_packages, run_with_hydra
+from mtrl_fairgrad.cli.hydra_main import run_with_hydra
 from mtrl_fairgrad.cli.multirun import place
 from mtrl_fairgrad.cli.override_filter import stored_words
 from mtrl_fairgrad.config.env import task_names
@@ -51,7 +51,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def job(composed: DictConfig) -> int:
     """The run of one composed configuration, in this process or in one that a launcher started."""
-    check_own_packages()
     overrides = list(HydraConfig.get().overrides.task)
     config = without_torch(composed, overrides)
     place(config, overrides)

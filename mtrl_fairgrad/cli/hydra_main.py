@@ -1,18 +1,14 @@
-"""What every entry point needs before it may start: our own packages, Hydra's composition, one-line
-errors.
-"""
+"""Run a command's body with the configuration that Hydra composes, and report errors in one line."""
 
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -27,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_fairgrad.cli.multirun import Sweep, Task, in_sweep
 from mtrl_fairgrad.cli.override_filter import sift
-from mtrl_fairgrad.config.groups import PACKAGE, choices, config_dir, unwritten_methods
+from mtrl_fairgrad.config.groups import choices, config_dir, unwritten_methods
 from mtrl_fairgrad.config.schema import Config, to_dict
 from mtrl_fairgrad.runs.run_dir import RunFolderError
 from mtrl_fairgrad.utils.arguments import fail
@@ -37,32 +33,6 @@ MULTIRUN = ("-m", "--multirun")
 
 PLUGINS = {"joblib": "sweep", "submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray"}
 """Launchers of Hydra plugins, which ours under configs/ build on, and the extra each comes with."""
-
-
-def check_own_packages() -> None:
-    """Refuse to go on when `agents` or `envs` would be another project's.
-
-    Both are common names (openai-agents installs `agents` too), and importing a stranger's code
-    fails obscurely.
-
-    Raises:
-        ConfigError: naming where the stranger lives.
-    """
-    for name in ("agents", "envs"):
-        spec = importlib.util.find_spec(name)
-        origin = Path(spec.origin).resolve() if spec and spec.origin else None
-        # Beside us is not enough: in a shared site-packages a stranger may have overwritten ours.
-        ours = (
-            origin is not None
-            and origin.parent.parent == PACKAGE.parent
-            and b"mtrl-fairgrad" in origin.read_bytes()
-        )
-        if not ours:
-            raise ConfigError(
-                f"the package '{name}' found at {origin or 'nowhere'} is not mtrl-fairgrad's: run "
-                "from another folder, or in a virtual environment of its own without the package "
-                "that shadows it."
-            )
 
 
 @dataclass(frozen=True)
