@@ -19,6 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtrl_fairgrad.utils.extras import require_for_command
+
+require_for_command(__name__)
+
 from mtrl_fairgrad.config.schema import Config, check_parts, from_stored
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.utils.arguments import Parser, fail, named

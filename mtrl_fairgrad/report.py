@@ -29,6 +29,10 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from mtrl_fairgrad.utils.extras import require_for_command
+
+require_for_command(__name__)
+
 from mtrl_fairgrad.analysis.report.figure_style import draw
 from mtrl_fairgrad.analysis.report.formats import (
     as_csv,

@@ -15,6 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mtrl_fairgrad.utils.extras import require_for_command
+
+require_for_command(__name__)
+
 from omegaconf import OmegaConf
 
 from mtrl_fairgrad import train

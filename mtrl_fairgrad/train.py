@@ -11,6 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtrl_fairgrad.utils.extras import require_for_command
+
+require_for_command(__name__)
+
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 

@@ -26,6 +26,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mtrl_fairgrad.utils.extras import require_for_command
+
+require_for_command(__name__)
+
 from mtrl_fairgrad.analysis.run_groups import pool
 from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check
 from mtrl_fairgrad.runs.checkpoint.store import steps_of

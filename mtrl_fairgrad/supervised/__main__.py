@@ -14,6 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtrl_fairgrad.utils.extras import require_for_command
+
+require_for_command(__name__)
+
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
