@@ -263,9 +263,14 @@ class SAC:
         """
         learned, method, auxiliary = self._networks[network]
         with self.guard.watching(method) as forgotten:
+            loss, shared, context, own, *inputs = problem
             combined = combine(
                 method,
-                *problem,
+                loss,
+                shared,
+                *inputs,
+                own=own,
+                context=context,
                 noise=noise,
                 convention=self._convention,
                 fall_back=self._fall_back,
@@ -280,8 +285,7 @@ class SAC:
             learned.step(shared, own, left_out)
             # at the losses of the same problem, now that parameters have moved
             if method.looks_after_step:
-                loss, *arguments = problem
-                method.after_step(lift(loss, per_seed=2)(*arguments)[0])
+                method.after_step(lift(loss, per_seed=2)(*problem[1:])[0])
             forgotten.append(left_out)
         return left_out
 
@@ -311,12 +315,15 @@ class SAC:
         """
         temperature = self.temperature.own["log_temperature"].exp()
         targets = self._compute_targets(batch, noise, temperature)
-        critic = task_gradients(*self._critic_problem(batch, targets))
-        actor = task_gradients(*self._actor_problem(batch, noise, temperature))
-        return {
-            "critic/gramian": gramian(critic.jacobian, 1),
-            "actor/gramian": gramian(actor.jacobian, 1),
-        }
+        found: Tensors = {}
+        for network, problem in (
+            ("critic", self._critic_problem(batch, targets)),
+            ("actor", self._actor_problem(batch, noise, temperature)),
+        ):
+            loss, shared, context, own, *inputs = problem
+            gradients = task_gradients(loss, shared, *inputs, own=own, context=context)
+            found[f"{network}/gramian"] = gramian(gradients.jacobian, 1)
+        return found
 
     def incidents(self) -> Incidents:
         """What went wrong so far."""

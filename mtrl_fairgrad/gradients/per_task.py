@@ -129,24 +129,32 @@ def lift(function: Callable[..., Any], per_seed: int) -> Callable[..., Any]:
 
 
 def task_gradients(
-    loss: TaskLoss, shared: Tensors, context: Any, own: Tensors, *inputs: Tensor | Tensors
+    loss: TaskLoss,
+    shared: Tensors,
+    *inputs: Tensor | Tensors,
+    own: Tensors | None = None,
+    context: Any = None,
 ) -> TaskGradients:
-    """Every task's gradient for every seed, in one backward pass.
+    """Compute every task's gradient for every seed in one backward pass.
 
     Args:
         loss: `loss(shared, context, own, *inputs) -> (scalar, auxiliary)` for one task of one seed.
-        shared: parameters all tasks of a seed use, name -> `[S, *shape]`.
-        context: whatever else is common to a seed's tasks and not differentiated, tensors `[S,
-            ...]`.
-        own: each task's own parameters, name -> `[S, K, *shape]`; may be empty.
-        inputs: the tasks' data, each a tensor `[S, K, ...]` or a mapping of such, the last a
-            tensor; at least one.
+        shared: parameters that all tasks of a seed use, name -> `[S, *shape]`.
+        inputs: the tasks' data, at least one: each a tensor `[S, K, ...]` or a mapping of such
+            tensors; the last one a tensor.
+        own: each task's own parameters, name -> `[S, K, *shape]`; None for none.
+        context: anything else that the tasks of a seed share and that is not differentiated, a
+            nesting of tensors `[S, ...]`; None is passed to the loss as `{}`.
     """
+    arguments = (shared, {} if context is None else context, own or {}, *inputs)
+    return _gradients(loss, arguments)
+
+
+def _gradients(loss: TaskLoss, arguments: tuple[Any, ...]) -> TaskGradients:
+    """`task_gradients` with the arguments in the order of the loss."""
     gradients = loss.gradients if isinstance(loss, Recordable) else _all_gradients(loss)
-    arguments: tuple[Any, ...] = tree_map(
-        Tensor.detach, (shared, context, own, *inputs)
-    )  # they may be nn.Parameters
-    with torch.no_grad():  # torch.func differentiates all the same
+    arguments = tree_map(Tensor.detach, arguments)  # they may be nn.Parameters
+    with torch.no_grad():  # torch.func differentiates regardless
         (jacobian, own_gradients), (losses, auxiliary) = gradients(*arguments)
     return TaskGradients(losses, jacobian, own_gradients, auxiliary)
 
@@ -160,37 +168,39 @@ def combine(
     method: Method,
     loss: TaskLoss,
     shared: Tensors,
-    context: Any,
-    own: Tensors,
     *inputs: Tensor | Tensors,
+    own: Tensors | None = None,
+    context: Any = None,
     noise: Tensor | None = None,
     convention: Convention = PLAIN,
     fall_back: bool = False,
 ) -> Combined:
-    """Combine the task gradients of every seed by `method`; arguments as in `task_gradients`.
+    """Combine the task gradients of every seed by `method`.
 
-    Loss weightings cost one ordinary backward pass, the others one Jacobian. `noise` is what
-    `method.draw` returned; `convention` shapes every seed's answer by itself; `fall_back` as in
-    `aggregate`. No loss is refused: a method that needs positive ones answers NaN for the seeds
-    that have another.
+    Costs one ordinary backward pass for loss weightings, one Jacobian for the other kinds. Losses
+    are never rejected: a method that needs positive losses returns NaN for seeds with others.
+
+    Args:
+        method: combines the tasks of all seeds in one call.
+        loss: as in `task_gradients`, like `shared`, `inputs`, `own` and `context`.
+        shared: parameters that all tasks of a seed use, name -> `[S, *shape]`.
+        inputs: the tasks' data, `[S, K, ...]`.
+        own: each task's own parameters, name -> `[S, K, *shape]`.
+        context: what the tasks of a seed share and is not differentiated.
+        noise: what `method.draw` returned, for random methods.
+        convention: how the result becomes gradients, applied to each seed separately.
+        fall_back: give every task the weight 1/K where the method reports by `converged` that it
+            did not solve its equation.
+
+    Raises:
+        TypeError: `method` is not a gradient-combination method.
     """
     method = known(method)
+    arguments = (shared, {} if context is None else context, own or {}, *inputs)
     if isinstance(method, LossWeighting):
-        found = _weigh_losses(
-            method, loss, shared, context, own, *inputs, noise=noise, convention=convention
-        )
+        found = _weigh_losses(method, loss, arguments, noise, convention)
     else:
-        found = _aggregate_gradients(
-            method,
-            loss,
-            shared,
-            context,
-            own,
-            *inputs,
-            noise=noise,
-            convention=convention,
-            fall_back=fall_back,
-        )
+        found = _aggregate_gradients(method, loss, arguments, noise, convention, fall_back)
     return found._replace(
         direction=convention.apply(found.direction, found.losses.shape[-1], batch_dims=1)
     )
@@ -199,16 +209,14 @@ def combine(
 def _weigh_losses(
     method: LossWeighting,
     loss: TaskLoss,
-    shared: Tensors,
-    context: Any,
-    own: Tensors,
-    *inputs: Tensor | Tensors,
+    arguments: tuple[Any, ...],
     noise: Tensor | None,
     convention: Convention,
 ) -> Combined:
     # Ordinary autograd, not torch.func.grad: a method may keep the losses it sees, so they must be
     # plain tensors.
     with torch.enable_grad():
+        shared, context, own, *inputs = arguments
         shared, own = _leaves(shared), _leaves(own)
         losses, auxiliary = lift(loss, per_seed=2)(shared, context, own, *inputs)
         found = method(losses.detach(), noise=noise)
@@ -238,15 +246,12 @@ def _leaves(parameters: Tensors) -> Tensors:
 def _aggregate_gradients(
     method: Method,
     loss: TaskLoss,
-    shared: Tensors,
-    context: Any,
-    own: Tensors,
-    *inputs: Tensor | Tensors,
+    arguments: tuple[Any, ...],
     noise: Tensor | None,
     convention: Convention,
     fall_back: bool,
 ) -> Combined:
-    losses, jacobian, own_gradients, auxiliary = task_gradients(loss, shared, context, own, *inputs)
+    losses, jacobian, own_gradients, auxiliary = _gradients(loss, arguments)
     direction, diagnostics = aggregate(
         method, jacobian, losses, noise, batch_dims=1, fall_back=fall_back
     )

@@ -17,6 +17,7 @@ from mtrl_fairgrad import (
 )
 from mtrl_fairgrad.weighting import Aggregate
 from tests.support.heads import Fixed, Heads, assert_same
+from tests.unit.gradients.test_per_task import call_on
 
 S, K, B = 2, 3, 5
 OWN = ("plain", "weighted", "weighted_losses")
@@ -85,8 +86,8 @@ def expected_factors(name, own, weights):
 @pytest.mark.parametrize("name", METHODS)
 def test_own_gradients_in_combine(name, own):
     problem = make_problem()
-    plain = task_gradients(loss, *problem).own["head"]
-    found = combine(METHODS[name], loss, *problem, convention=Convention(own=own))
+    plain = call_on(problem, task_gradients, loss).own["head"]
+    found = call_on(problem, combine, METHODS[name], loss, convention=Convention(own=own))
     factors = expected_factors(
         name, own, found.diagnostics.get("weights", torch.ones(S, K, dtype=torch.float64))
     )
@@ -115,7 +116,7 @@ def test_a_vanishing_weight_divides_nothing_by_zero(weight):
         {n: v.float() for n, v in part.items()} if isinstance(part, dict) else part.float()
         for part in make_problem()
     ]
-    found = combine(Fixed(1, weight, 1), loss, *problem)
+    found = call_on(problem, combine, Fixed(1, weight, 1), loss)
     assert found.own["head"].isfinite().all()
     assert found.own["head"][:, 0].all()
 
@@ -123,14 +124,16 @@ def test_a_vanishing_weight_divides_nothing_by_zero(weight):
 @pytest.mark.parametrize("method", [LS(), FairGrad(alpha=2), Last(False)])
 def test_scale_and_longest_norm_of_each_seed_in_combine(method):
     problem = make_problem()
-    plain = combine(method, loss, *problem)
-    scaled = combine(method, loss, *problem, convention=Convention(scale="tasks"))
+    plain = call_on(problem, combine, method, loss)
+    scaled = call_on(problem, combine, method, loss, convention=Convention(scale="tasks"))
     assert_same(scaled.direction.values(), [K * part for part in plain.direction.values()])
     # Scaling comes before clipping: choose a limit between K times the one norm and the other.
     long = K * norm(plain.direction)
     limit = float(long.log().mean().exp())
     assert long.amin() < limit < long.amax()
-    clipped = combine(method, loss, *problem, convention=Convention(scale="tasks", max_norm=limit))
+    clipped = call_on(
+        problem, combine, method, loss, convention=Convention(scale="tasks", max_norm=limit)
+    )
     torch.testing.assert_close(norm(clipped.direction), long.clamp(max=limit))
     factors = norm(clipped.direction) / norm(plain.direction)
     for name, part in clipped.direction.items():

@@ -12,6 +12,7 @@ from mtrl_fairgrad.agents.networks import ARCHITECTURES
 from mtrl_fairgrad.gradients import graph_capture
 from mtrl_fairgrad.gradients.graph_capture import Recorded, aten
 from mtrl_fairgrad.gradients.per_task import Recordable, lift, task_gradients
+from tests.unit.gradients.test_per_task import call_on
 
 
 def equal(one, other):
@@ -47,12 +48,12 @@ def problems(spec, seeds, tasks=3, batch=5):
 def test_task_gradients_are_bit_for_bit_those_of_torch_func(architecture, seeds):
     spec = SACSpec(NetworkSpec(7, 2, 8, architecture=ARCHITECTURES[architecture]))
     for loss, *arguments in problems(spec, seeds):
-        plain = task_gradients(loss.loss, *arguments)
+        plain = call_on(arguments, task_gradients, loss.loss)
         recorded = Recordable(loss.loss)
         recorded.gradients.after = 0
         before = [each.clone() for each in tree_leaves(arguments)]
         for _ in range(2):
-            assert equal(task_gradients(recorded, *arguments), plain)
+            assert equal(call_on(arguments, task_gradients, recorded), plain)
         assert equal(before, tree_leaves(arguments))
         assert len(recorded.gradients._recordings) == 1
 
@@ -65,7 +66,10 @@ def test_an_update_is_recorded_once_for_all_agents_of_its_shapes():
     for seeds in (1, 1, 2):
         arguments = {"w": torch.randn(seeds, 4)}, {}, {}, torch.randn(seeds, 3, 4)
         for _ in range(recordable.gradients.after + 1):
-            assert equal(task_gradients(recordable, *arguments), task_gradients(loss, *arguments))
+            assert equal(
+                call_on(arguments, task_gradients, recordable),
+                call_on(arguments, task_gradients, loss),
+            )
     assert len(recordable.gradients._recordings) == 2
 
 

@@ -21,6 +21,12 @@ def make_problem(seeds=S, dtype=torch.float64, generator_seed=0):
     return shared, context, own, normal(seeds, K, B, IN), normal(seeds, K, B)
 
 
+def call_on(problem, function, *arguments, **options):
+    """Call `combine` or `task_gradients` with the problem's parameters, context and inputs."""
+    shared, context, own, *inputs = problem
+    return function(*arguments, shared, *inputs, own=own, context=context, **options)
+
+
 def loss(shared, context, own, inputs, targets):
     hidden = torch.tanh(inputs @ shared["weight"].mT + shared["bias"])
     error = hidden @ own["head"] + context["offset"] - targets
@@ -42,7 +48,7 @@ def one_task(problem, s, k):
 @pytest.mark.parametrize("seeds", [1, S])
 def test_jacobian_equals_separate_autograd_calls(seeds):
     problem = make_problem(seeds)
-    found = task_gradients(loss, *problem)
+    found = call_on(problem, task_gradients, loss)
     assert found.losses.shape == found.auxiliary.shape == (seeds, K)
     for s in range(seeds):
         for k in range(K):
@@ -58,13 +64,13 @@ def test_jacobian_equals_separate_autograd_calls(seeds):
 
 
 def test_gramian_is_the_product_of_concatenated_rows():
-    found = task_gradients(loss, *make_problem())
+    found = call_on(make_problem(), task_gradients, loss)
     rows = torch.cat([g.flatten(2) for g in found.jacobian.values()], dim=-1)
     torch.testing.assert_close(gramian(found.jacobian, batch_dims=1), rows @ rows.mT)
 
 
 def test_contract_is_the_weighted_sum_of_rows():
-    found = task_gradients(loss, *make_problem())
+    found = call_on(make_problem(), task_gradients, loss)
     weights = torch.rand(S, K, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for name, direction in contract(weights, found.jacobian).items():
         expected = sum(
@@ -106,7 +112,7 @@ def test_gramian_widens_half_precision():
 
 @pytest.mark.parametrize("method", [LS(), FairGrad(alpha=2)])
 def test_a_surrounding_autocast_does_not_touch_the_products(method):
-    found = task_gradients(loss, *make_problem(dtype=torch.float32))
+    found = call_on(make_problem(dtype=torch.float32), task_gradients, loss)
     expected, _ = aggregate(method, found.jacobian, found.losses, None, batch_dims=1)
     with torch.autocast("cpu", torch.bfloat16):
         direction, _ = aggregate(method, found.jacobian, found.losses, None, batch_dims=1)
@@ -121,7 +127,7 @@ def test_empty_jacobian_is_refused():
 @pytest.mark.parametrize("seeds", [1, S])
 def test_combine_with_ls_is_the_gradient_of_the_sum(seeds):
     problem = make_problem(seeds)
-    found = combine(LS(), loss, *problem)
+    found = call_on(problem, combine, LS(), loss)
     for s in range(seeds):
         rows = [one_task(problem, s, k)[1] for k in range(K)]
         for name, direction in found.direction.items():
@@ -133,7 +139,7 @@ def test_combine_with_ls_is_the_gradient_of_the_sum(seeds):
 )
 def test_own_parameters_receive_their_tasks_plain_gradient(method):
     problem = make_problem()
-    found = combine(method, loss, *problem)
+    found = call_on(problem, combine, method, loss)
     for s in range(S):
         for k in range(K):
             torch.testing.assert_close(found.own["head"][s, k], one_task(problem, s, k)[1]["head"])
@@ -142,7 +148,7 @@ def test_own_parameters_receive_their_tasks_plain_gradient(method):
 def test_combine_with_fairgrad_solves_the_papers_equation():
     alpha = 2.0
     problem = make_problem()
-    found = combine(FairGrad(alpha=alpha), loss, *problem)
+    found = call_on(problem, combine, FairGrad(alpha=alpha), loss)
     weights, products = found.diagnostics["weights"], found.diagnostics["gramian"]
     torch.testing.assert_close(
         (products @ weights.unsqueeze(-1)).squeeze(-1),
@@ -150,18 +156,18 @@ def test_combine_with_fairgrad_solves_the_papers_equation():
         rtol=1e-4,
         atol=1e-4,
     )
-    rows = task_gradients(loss, *problem).jacobian
+    rows = call_on(problem, task_gradients, loss).jacobian
     for name, direction in contract(weights, rows).items():
         torch.testing.assert_close(found.direction[name], direction)
 
 
 def test_a_seed_among_others_gets_what_it_gets_alone():
     problem = make_problem()
-    together = combine(FairGrad(alpha=2), loss, *problem)
+    together = call_on(problem, combine, FairGrad(alpha=2), loss)
     for s in range(S):
         shared, context, own, *data = problem
         pick = [{n: v[s : s + 1] for n, v in group.items()} for group in (shared, context, own)]
-        alone = combine(FairGrad(alpha=2), loss, *pick, *(d[s : s + 1] for d in data))
+        alone = call_on((*pick, *(d[s : s + 1] for d in data)), combine, FairGrad(alpha=2), loss)
         for name in shared:
             torch.testing.assert_close(
                 alone.direction[name][0], together.direction[name][s], rtol=1e-9, atol=1e-12
@@ -172,11 +178,11 @@ def test_no_graph_survives():
     for method in (LS(), FairGrad(alpha=2)):
         shared, context, own, *data = make_problem()
         shared = {name: torch.nn.Parameter(value) for name, value in shared.items()}
-        found = combine(method, loss, shared, context, own, *data)
+        found = combine(method, loss, shared, *data, own=own, context=context)
         tensors = [found.losses, found.auxiliary, *found.direction.values(), *found.own.values()]
         assert not any(t.requires_grad for t in (*tensors, *found.diagnostics.values()))
 
 
 def test_what_is_no_method_is_refused():
     with pytest.raises(TypeError, match="FairGrad"):
-        combine(torch.nn.Identity(), loss, *make_problem())
+        call_on(make_problem(), combine, torch.nn.Identity(), loss)
