@@ -43,8 +43,8 @@ from mtrl_fairgrad.analysis.report.formats import (
 )
 from mtrl_fairgrad.analysis.report.protocol_blocks import Block, make_blocks
 from mtrl_fairgrad.analysis.run_groups import Group, ReportError, pool
-from mtrl_fairgrad.analysis.supervised_groups import fit_folders
 from mtrl_fairgrad.runs.run_dir import RunFolder, write_atomic
+from mtrl_fairgrad.supervised.stored_fits import fit_folders
 from mtrl_fairgrad.utils.arguments import Parser, fail, named
 
 __all__ = ["as_csv", "as_text", "main", "png", "report"]

@@ -30,7 +30,7 @@ from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.validation import ConfigError
 
 if TYPE_CHECKING:
-    from mtrl_fairgrad.supervised.compare import Fits, Table
+    from mtrl_fairgrad.supervised.compare import FitRunner, ResultTable
 
 COMMAND = Command(
     "mtrl_fairgrad.supervised", "supervised", partial(SupervisedConfig, benchmark={}, method={})
@@ -39,16 +39,14 @@ COMMAND = Command(
 
 def main(arguments: list[str] | None = None) -> int:
     """Compose the configuration, check it, fit and print the table; returns the exit code."""
-    outcome = 0
+    result = 0
 
     def task(composed: DictConfig) -> None:
-        nonlocal outcome
+        nonlocal result
         words = list(HydraConfig.get().overrides.task)
-        outcome = start(from_hydra(composed, words), words)
+        result = start(from_hydra(composed, words), words)
 
-    return (
-        run_with_hydra(task, sys.argv[1:] if arguments is None else arguments, COMMAND) or outcome
-    )
+    return run_with_hydra(task, sys.argv[1:] if arguments is None else arguments, COMMAND) or result
 
 
 def start(config: SupervisedConfig, words: Sequence[str] = ()) -> int:
@@ -62,7 +60,7 @@ def start(config: SupervisedConfig, words: Sequence[str] = ()) -> int:
 
     from mtrl_fairgrad.supervised.benchmark import DataError
     from mtrl_fairgrad.supervised.benchmarks import toy
-    from mtrl_fairgrad.supervised.compare import Fits
+    from mtrl_fairgrad.supervised.compare import FitRunner
 
     device = resolve_device(config.device)
     if config.threads is not None:
@@ -74,7 +72,7 @@ def start(config: SupervisedConfig, words: Sequence[str] = ()) -> int:
         print(toy.run(make_toy(config), folder))
         print(f"\nwritten: {folder / 'toy.csv'}, {folder / 'toy.png'}")
         return 0
-    fits = Fits(config, make_benchmark(config), folder, device)
+    fits = FitRunner(config, make_benchmark(config), folder, device)
     try:
         print(_searched(fits, words) if config.compare == "search" else _compared(fits).text())
     except DataError as error:
@@ -96,23 +94,23 @@ def start(config: SupervisedConfig, words: Sequence[str] = ()) -> int:
     return 0
 
 
-def _compared(fits: Fits) -> Table:
+def _compared(fits: FitRunner) -> ResultTable:
     """The table of what was asked for; its file is written anew with every row."""
-    from mtrl_fairgrad.supervised.compare import Job, Row, Table, jobs
+    from mtrl_fairgrad.supervised.compare import ResultRow, ResultTable, RowSpec, comparison_specs
 
     config, benchmark = fits.config, fits.benchmark
     if config.compare is None:
-        asked = [Job(str(config.method["name"]), config.method, config.loss_alpha)]
+        asked = [RowSpec(str(config.method["name"]), config.method, config.loss_alpha)]
     else:
-        asked = jobs(config.compare, len(benchmark.tasks))
-    rows: list[Row] = []
+        asked = comparison_specs(config.compare, len(benchmark.tasks))
+    rows: list[ResultRow] = []
     for row in fits.rows(asked):
         rows.append(row)
-        write_atomic(fits.folder / "table.csv", Table(benchmark, tuple(rows)).csv().encode())
-    return Table(benchmark, tuple(rows))
+        write_atomic(fits.folder / "table.csv", ResultTable(benchmark, tuple(rows)).csv().encode())
+    return ResultTable(benchmark, tuple(rows))
 
 
-def _searched(fits: Fits, words: Sequence[str]) -> str:
+def _searched(fits: FitRunner, words: Sequence[str]) -> str:
     """What a search found, in words."""
     from mtrl_fairgrad.supervised.search import search
 

@@ -1,5 +1,5 @@
 """Many methods on one benchmark: which fits a comparison needs, and the paper-style table of their
-outcomes.
+results.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from mtrl_fairgrad.analysis.delta_m import delta_m, mean_rank
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.config import SupervisedConfig
-from mtrl_fairgrad.supervised.trainer import Outcome, Question, fit
+from mtrl_fairgrad.supervised.trainer import FitResult, FitSpec, fit
 from mtrl_fairgrad.utils.text_tables import aligned, csv_text
 from mtrl_fairgrad.weighting import names, options
 
@@ -28,7 +28,7 @@ STL = "stl"
 
 
 @dataclass(frozen=True)
-class Job:
+class RowSpec:
     """One row of a table before it is filled."""
 
     label: str
@@ -48,78 +48,78 @@ def method(name: str, **chosen: Any) -> dict[str, Any]:
     return {"name": name, **options(name), **chosen}
 
 
-def single_task_jobs(tasks: int) -> list[Job]:
+def single_task_specs(tasks: int) -> list[RowSpec]:
     """Those that the single-task row is made of."""
-    return [Job(STL, method(STL, task=task), task=task) for task in range(tasks)]
+    return [RowSpec(STL, method(STL, task=task), task=task) for task in range(tasks)]
 
 
-def alpha_job(chosen: Mapping[str, Any], alpha: float, loss_alpha: float | None = None) -> Job:
+def alpha_spec(chosen: Mapping[str, Any], alpha: float, loss_alpha: float | None = None) -> RowSpec:
     """FairGrad at one α, with its other options as chosen."""
-    return Job(f"fairgrad α={alpha:.10g}", {**chosen, "alpha": alpha}, loss_alpha)
+    return RowSpec(f"fairgrad α={alpha:.10g}", {**chosen, "alpha": alpha}, loss_alpha)
 
 
-def jobs(comparison: str, tasks: int) -> list[Job]:
+def comparison_specs(comparison: str, tasks: int) -> list[RowSpec]:
     """The rows of a comparison, `all`, `fair` or `alpha`, the single-task ones first."""
-    found = single_task_jobs(tasks)
+    found = single_task_specs(tasks)
     if comparison == "all":
         return found + [
-            Job(name, method(name))
+            RowSpec(name, method(name))
             for name in ("ls", *(n for n in names() if n not in ("ls", STL)))
         ]
     if comparison == "alpha":
-        return found + [alpha_job(method("fairgrad"), alpha) for alpha in ALPHAS]
+        return found + [alpha_spec(method("fairgrad"), alpha) for alpha in ALPHAS]
     for name in FAIR:
-        plain = Job(name, method(name))
+        plain = RowSpec(name, method(name))
         found += [plain, replace(plain, label=f"fair {name}", loss_alpha=0.5)]
     return found
 
 
 @dataclass(frozen=True)
-class Row:
-    """A filled row: outcomes of all seeds, `[S]`."""
+class ResultRow:
+    """A filled row: results of all seeds, `[S]`."""
 
     label: str
-    outcomes: tuple[Outcome, ...]
+    results: tuple[FitResult, ...]
 
     def mean(self, split: str = "metrics") -> dict[str, float]:
         """Metric -> mean over seeds, of the test data or, with `split="validation"`, of those."""
-        parts: list[dict[str, float]] = [getattr(outcome, split) for outcome in self.outcomes]
+        parts: list[dict[str, float]] = [getattr(result, split) for result in self.results]
         return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
 
     def error(self) -> dict[str, float]:
         """Metric -> standard error over seeds; NaN for one seed."""
-        count = len(self.outcomes)
+        count = len(self.results)
         return {
-            name: float(np.std([o.metrics[name] for o in self.outcomes], ddof=1) / count**0.5)
+            name: float(np.std([o.metrics[name] for o in self.results], ddof=1) / count**0.5)
             if count > 1
             else np.nan
-            for name in self.outcomes[0].metrics
+            for name in self.results[0].metrics
         }
 
     def seconds(self) -> float:
         """Of an epoch, median over seeds."""
-        return float(np.median([outcome.seconds_per_epoch for outcome in self.outcomes]))
+        return float(np.median([result.seconds_per_epoch for result in self.results]))
 
 
-def single_task_row(parts: Mapping[int, Sequence[Outcome]], benchmark: Benchmark) -> Row:
-    """The single-task outcomes of each task as if of one method; an epoch takes as long as all of
+def single_task_row(parts: Mapping[int, Sequence[FitResult]], benchmark: Benchmark) -> ResultRow:
+    """The single-task results of each task as if of one method; an epoch takes as long as all of
     them.
     """
-    merged: list[Outcome] = []
-    for outcomes in zip(*(parts[task] for task in sorted(parts)), strict=True):
+    merged: list[FitResult] = []
+    for results in zip(*(parts[task] for task in sorted(parts)), strict=True):
         metrics: dict[str, dict[str, float]] = {"metrics": {}, "validation": {}}
         for metric in benchmark.metrics:
-            source = outcomes[benchmark.tasks.index(metric.task)]
+            source = results[benchmark.tasks.index(metric.task)]
             metrics["metrics"][metric.name] = source.metrics[metric.name]
             metrics["validation"][metric.name] = source.validation[metric.name]
         merged.append(
-            Outcome(**metrics, seconds_per_epoch=sum(o.seconds_per_epoch for o in outcomes))
+            FitResult(**metrics, seconds_per_epoch=sum(o.seconds_per_epoch for o in results))
         )
-    return Row(STL, tuple(merged))
+    return ResultRow(STL, tuple(merged))
 
 
 @dataclass(frozen=True)
-class Fits:
+class FitRunner:
     """Where a command's fits come from: those its folder holds, and otherwise training."""
 
     config: SupervisedConfig
@@ -127,12 +127,12 @@ class Fits:
     folder: Path
     device: torch.device
 
-    def outcomes(self, job: Job) -> tuple[Outcome, ...]:
+    def results(self, job: RowSpec) -> tuple[FitResult, ...]:
         """Of all seeds; raises as `fit` does."""
         chosen = replace(self.config, method=job.method, loss_alpha=job.loss_alpha)
         return tuple(
             fit(
-                Question.of(chosen, self.benchmark, seed),
+                FitSpec.of(chosen, self.benchmark, seed),
                 self.benchmark,
                 self.folder / job.folder / f"seed-{seed}",
                 self.device,
@@ -142,22 +142,22 @@ class Fits:
             for seed in self.config.seeds
         )
 
-    def rows(self, asked: Iterable[Job]) -> Iterator[Row]:
+    def rows(self, asked: Iterable[RowSpec]) -> Iterator[ResultRow]:
         """The rows of jobs in their order, each as soon as it is there; single-task jobs become
         one.
         """
-        single: dict[int, tuple[Outcome, ...]] = {}
+        single: dict[int, tuple[FitResult, ...]] = {}
         for job in asked:
-            outcomes = self.outcomes(job)
+            results = self.results(job)
             if job.task is None:
-                yield Row(job.label, outcomes)
+                yield ResultRow(job.label, results)
                 continue
-            single[job.task] = outcomes
+            single[job.task] = results
             if len(single) == len(self.benchmark.tasks):
                 yield single_task_row(single, self.benchmark)
 
 
-def changes(
+def delta_m_or_none(
     values: Sequence[Mapping[str, float]], baseline: Mapping[str, float], benchmark: Benchmark
 ) -> list[float] | None:
     """Δm% of each mapping of metrics to values; None where a number does not allow it.
@@ -173,7 +173,7 @@ def changes(
     ).tolist()
 
 
-def ranks(rows: Sequence[Row], benchmark: Benchmark) -> dict[str, float]:
+def mean_ranks(rows: Sequence[ResultRow], benchmark: Benchmark) -> dict[str, float]:
     """Label -> mean rank among these rows, those whose numbers are finite; nothing for fewer than
     two.
     """
@@ -188,24 +188,24 @@ def ranks(rows: Sequence[Row], benchmark: Benchmark) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """Rows with the summaries over metrics that the paper reports."""
 
     benchmark: Benchmark
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
 
     def summaries(self) -> dict[str, dict[str, float]]:
         """Label -> `mr`, `delta_m` (percent) and `time` (relative to ls), those that can be had."""
         found: dict[str, dict[str, float]] = {row.label: {} for row in self.rows}
         others = [row for row in self.rows if row.label != STL]
-        for label, rank in ranks(others, self.benchmark).items():
+        for label, rank in mean_ranks(others, self.benchmark).items():
             found[label]["mr"] = rank
         baseline = next(
             (row.mean() for row in self.rows if row.label == STL), self.benchmark.baseline
         )
         if baseline is not None:
             for row in self.rows:
-                for change in changes([row.mean()], baseline, self.benchmark) or ():
+                for change in delta_m_or_none([row.mean()], baseline, self.benchmark) or ():
                     found[row.label]["delta_m"] = change
         ls = next((row.seconds() for row in self.rows if row.label == "ls"), None)
         if ls:
@@ -252,5 +252,5 @@ class Table:
                 part[metric.name] for metric in self.benchmark.metrics for part in (mean, error)
             ]
             ends = [summary.get(key, "") for key in ("mr", "delta_m", "time")]
-            lines.append([row.label, len(row.outcomes), *values, *ends, row.seconds()])
+            lines.append([row.label, len(row.results), *values, *ends, row.seconds()])
         return csv_text(lines)

@@ -19,12 +19,19 @@ import numpy as np
 
 from mtrl_fairgrad.analysis.run_groups import ReportError
 from mtrl_fairgrad.analysis.statistics import Estimate, over_seeds
-from mtrl_fairgrad.analysis.supervised_groups import Fit, FitGroup, pool_fits, read_fits
 from mtrl_fairgrad.supervised.benchmark import Benchmark, find
-from mtrl_fairgrad.supervised.compare import STL, Row, Table, changes, ranks, single_task_row
+from mtrl_fairgrad.supervised.compare import (
+    STL,
+    ResultRow,
+    ResultTable,
+    delta_m_or_none,
+    mean_ranks,
+    single_task_row,
+)
 from mtrl_fairgrad.supervised.paper_deviations import deviations
 from mtrl_fairgrad.supervised.paper_numbers import SUMMARIES, Published, published
-from mtrl_fairgrad.supervised.trainer import Outcome
+from mtrl_fairgrad.supervised.stored_fits import Fit, FitGroup, pool_fits, read_fits
+from mtrl_fairgrad.supervised.trainer import FitResult
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.text_tables import aligned, csv_text
 
@@ -51,14 +58,14 @@ def beside(paths: Iterable[str | Path], folder: Path) -> None:
     if any((path / TOY).is_file() for path in paths):
         return _toys(paths)
     fits = read_fits(paths)
-    benchmark = find(fits[0].question["benchmark"]["name"])()
+    benchmark = find(fits[0].spec["benchmark"]["name"])()
     notes = _unfinished(fits)
     ours = [one for group in pool_fits(fits) if (one := _ours(group, benchmark, notes)) is not None]
     if not ours:
         raise ReportError(f"no row is complete: {notes[-1]}")
     paper = published(benchmark.name)
     if paper is None:
-        print(Table(benchmark, tuple(one.row for one in ours)).text())
+        print(ResultTable(benchmark, tuple(one.row for one in ours)).text())
         notes.insert(0, f"The paper has no table of {benchmark.name}.")
         lines = [Line(one.group.method, one) for one in ours]
     else:
@@ -101,7 +108,7 @@ class Ours:
     """A row of ours."""
 
     group: FitGroup
-    row: Row
+    row: ResultRow
     delta_m: Estimate | None
     """Of the test data, over seeds; None where there is none."""
     validation: float
@@ -144,11 +151,11 @@ class Line:
             return None if self.rank is None else over_seeds([self.rank], 0)
         if metric == "delta_m":
             return self.ours.delta_m
-        return over_seeds([outcome.metrics[metric] for outcome in self.ours.row.outcomes], 0)
+        return over_seeds([result.metrics[metric] for result in self.ours.row.results], 0)
 
 
 def _unfinished(fits: Sequence[Fit]) -> list[str]:
-    paths = [str(fit.path) for fit in fits if fit.outcome is None]
+    paths = [str(fit.path) for fit in fits if fit.result is None]
     return [f"Left out, because not finished: {', '.join(paths)}."] if paths else []
 
 
@@ -166,20 +173,20 @@ def _ours(group: FitGroup, benchmark: Benchmark, notes: list[str]) -> Ours | Non
     if not whole:
         return None
 
-    def outcomes(task: int | None) -> tuple[Outcome, ...]:
-        return tuple(_outcome(group.fits[s, task], benchmark) for s in whole)
+    def results(task: int | None) -> tuple[FitResult, ...]:
+        return tuple(_result(group.fits[s, task], benchmark) for s in whole)
 
     if group.method == STL:
-        single = {task: outcomes(task) for task in range(len(benchmark.tasks))}
-        row = Row(group.label, single_task_row(single, benchmark).outcomes)
+        single = {task: results(task) for task in range(len(benchmark.tasks))}
+        row = ResultRow(group.label, single_task_row(single, benchmark).results)
     else:
-        row = Row(group.label, outcomes(None))
+        row = ResultRow(group.label, results(None))
     found, chosen = None, None
     if benchmark.baseline is not None:
-        found = changes(
-            [outcome.metrics for outcome in row.outcomes], benchmark.baseline, benchmark
+        found = delta_m_or_none(
+            [result.metrics for result in row.results], benchmark.baseline, benchmark
         )
-        chosen = changes([row.mean("validation")], benchmark.baseline, benchmark)
+        chosen = delta_m_or_none([row.mean("validation")], benchmark.baseline, benchmark)
     return Ours(
         group,
         row,
@@ -188,20 +195,20 @@ def _ours(group: FitGroup, benchmark: Benchmark, notes: list[str]) -> Ours | Non
     )
 
 
-def _outcome(fit: Fit, benchmark: Benchmark) -> Outcome:
-    assert fit.outcome is not None
+def _result(fit: Fit, benchmark: Benchmark) -> FitResult:
+    assert fit.result is not None
     missing = [
         m.name
         for m in benchmark.metrics
         for part in ("metrics", "validation")
-        if m.name not in fit.outcome[part]
+        if m.name not in fit.result[part]
     ]
     if missing:
         raise ReportError(
             f"{fit.path / 'outcome.json'} lacks {missing[0]}: delete the fit's folder and run it "
             "again."
         )
-    return Outcome(**fit.outcome)
+    return FitResult(**fit.result)
 
 
 def _matched(ours: Sequence[Ours], paper: Published, benchmark: Benchmark) -> list[Line]:
@@ -220,7 +227,7 @@ def _matched(ours: Sequence[Ours], paper: Published, benchmark: Benchmark) -> li
         chosen = min(candidates, key=lambda one: one.validation, default=None)
         lines.append(Line(method, chosen, numbers))
     matched = [line.ours for line in lines if line.ours is not None]
-    found = ranks([one.row for one in matched if one.group.method != STL], benchmark)
+    found = mean_ranks([one.row for one in matched if one.group.method != STL], benchmark)
     for line in lines:
         line.rank = None if line.ours is None else found.get(line.label)
     lines += [Line(one.group.method, one) for one in ours if one not in matched]
@@ -290,7 +297,7 @@ def _meaning(lines: Sequence[Line], paper: Published) -> list[str]:
         "The paper's numbers are those of "
         f"{paper.table}{' and, by α, Table 5' if paper.alphas else ''}."
     ]
-    if any(len(line.ours.row.outcomes) > 1 for line in lines if line.ours):
+    if any(len(line.ours.row.results) > 1 for line in lines if line.ours):
         notes.append("±: one standard error over seeds, which the paper does not print.")
     notes.append(f"Δm% of both is relative to {paper.single_task}.")
     ranked = sum(line.rank is not None for line in lines)
@@ -325,7 +332,7 @@ def _csv(lines: Sequence[Line], paper: Published | None, benchmark: Benchmark) -
 
 
 def _cells(table: str, line: Line, metrics: Sequence[str]) -> list[list[object]]:
-    seeds, label = (len(line.ours.row.outcomes), line.label) if line.ours else ("", "")
+    seeds, label = (len(line.ours.row.results), line.label) if line.ours else ("", "")
     found: list[list[object]] = []
     for metric in metrics:
         value = line.value(metric)
@@ -341,7 +348,7 @@ def _cells(table: str, line: Line, metrics: Sequence[str]) -> list[list[object]]
 
 
 def _seeds(line: Line) -> str:
-    count = len(line.ours.row.outcomes) if line.ours else 0
+    count = len(line.ours.row.results) if line.ours else 0
     return f"{count} seed{'' if count == 1 else 's'}"
 
 

@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
-from mtrl_fairgrad.analysis.supervised_groups import FitGroup
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS
 from mtrl_fairgrad.supervised.benchmark import Benchmark
-from mtrl_fairgrad.supervised.compare import Row
+from mtrl_fairgrad.supervised.compare import ResultRow
 from mtrl_fairgrad.supervised.paper_numbers import SEEDS
+from mtrl_fairgrad.supervised.stored_fits import FitGroup
 
 OFFICIAL = "official_supervised"
 SHAPED = ("fairgrad", "cagrad", "pcgrad")
@@ -20,7 +20,7 @@ difference.
 """
 
 
-def deviations(ours: Iterable[tuple[FitGroup, Row]], benchmark: Benchmark) -> list[str]:
+def deviations(ours: Iterable[tuple[FitGroup, ResultRow]], benchmark: Benchmark) -> list[str]:
     """A sentence for the rows that deviate in the same way: in seeds, schedule, options, precision,
     convention, solver.
 
@@ -30,7 +30,7 @@ def deviations(ours: Iterable[tuple[FitGroup, Row]], benchmark: Benchmark) -> li
     """
     found: dict[str, list[str]] = {}
     for group, row in ours:
-        settings = _settings(group, len(row.outcomes), benchmark)
+        settings = _settings(group, len(row.results), benchmark)
         words = [
             f"{name} {here} in place of {there}" for name, here, there in settings if here != there
         ]

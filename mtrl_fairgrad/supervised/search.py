@@ -22,13 +22,20 @@ from mtrl_fairgrad.analysis.statistics import Estimate, over_seeds
 from mtrl_fairgrad.config.alpha_grid import best_alpha, next_alphas
 from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.supervised.benchmark import Benchmark
-from mtrl_fairgrad.supervised.compare import Fits, Row, Table, alpha_job, changes, single_task_jobs
+from mtrl_fairgrad.supervised.compare import (
+    FitRunner,
+    ResultRow,
+    ResultTable,
+    alpha_spec,
+    delta_m_or_none,
+    single_task_specs,
+)
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.text_tables import aligned, csv_text
 
 SPLITS = ("validation", "metrics")
-"""Parts of an outcome: of the validation and of the test data."""
+"""Parts of an result: of the validation and of the test data."""
 
 
 @dataclass
@@ -36,9 +43,9 @@ class Findings:
     """What is known so far."""
 
     benchmark: Benchmark
-    single: Row | None = None
+    single: ResultRow | None = None
     """Fits of each task alone, where the benchmark has no baseline."""
-    rows: dict[float, Row | None] = field(default_factory=dict)
+    rows: dict[float, ResultRow | None] = field(default_factory=dict)
     """α → its fits, None for one whose loss stopped being a number."""
 
     def baseline(self, split: str) -> Mapping[str, float]:
@@ -62,18 +69,20 @@ class Findings:
     def change(self, alpha: float, split: str) -> Estimate:
         """Δm% over seeds, infinite for an α that has none."""
         row = self.rows[alpha]
-        parts = [] if row is None else [getattr(outcome, split) for outcome in row.outcomes]
-        found = changes(parts, self.baseline(split), self.benchmark) if parts else None
+        parts = [] if row is None else [getattr(result, split) for result in row.results]
+        found = delta_m_or_none(parts, self.baseline(split), self.benchmark) if parts else None
         return over_seeds([math.inf] if found is None else found, 0)
 
     def scores(self) -> dict[float, float]:
         """α → Δm% of the validation data."""
         return {alpha: float(self.change(alpha, "validation").mean) for alpha in self.rows}
 
-    def table(self) -> Table:
+    def table(self) -> ResultTable:
         """All fits with their test metrics, by α."""
         rows = [self.rows[alpha] for alpha in sorted(self.rows)]
-        return Table(self.benchmark, tuple(row for row in (self.single, *rows) if row is not None))
+        return ResultTable(
+            self.benchmark, tuple(row for row in (self.single, *rows) if row is not None)
+        )
 
     def csv(self) -> str:
         """A line per α: Δm% of both parts, empty where there is none, and a 1 for the best so far."""
@@ -87,7 +96,7 @@ class Findings:
             numbers = [float(number) for split in SPLITS for number in self.change(alpha, split)]
             cells = [number if math.isfinite(number) else "" for number in numbers]
             lines.append(
-                [alpha, 0 if row is None else len(row.outcomes), *cells, int(alpha == best)]
+                [alpha, 0 if row is None else len(row.results), *cells, int(alpha == best)]
             )
         return csv_text(lines)
 
@@ -108,9 +117,9 @@ class Findings:
         )
         notes = [f"Δm% is relative to {reference}."]
         rows = [row for row in self.rows.values() if row is not None]
-        if any(len(row.outcomes) > 1 for row in rows):
+        if any(len(row.results) > 1 for row in rows):
             notes.append("±: one standard error over seeds.")
-        if all(outcome.metrics == outcome.validation for row in rows for outcome in row.outcomes):
+        if all(result.metrics == result.validation for row in rows for result in row.results):
             notes.append(
                 "Validation and test data are the same here, so the test numbers of the best are "
                 "optimistic."
@@ -133,7 +142,7 @@ class Findings:
         return f"α={best:.10g} has the lowest validation Δm%, {_value(self.change(best, 'validation'))}: {command}"
 
 
-def search(fits: Fits) -> Findings:
+def search(fits: FitRunner) -> Findings:
     """Fit what the search asks for; search.csv and table.csv of the folder are written anew after
     every α.
 
@@ -144,7 +153,7 @@ def search(fits: Fits) -> Findings:
     config, benchmark = fits.config, fits.benchmark
     findings = Findings(benchmark)
     if benchmark.baseline is None:
-        findings.single = next(fits.rows(single_task_jobs(len(benchmark.tasks))))
+        findings.single = next(fits.rows(single_task_specs(len(benchmark.tasks))))
         for split in SPLITS:
             findings.baseline(split)
     while todo := next_alphas(findings.scores(), config.search):
@@ -167,12 +176,12 @@ def search(fits: Fits) -> Findings:
     return findings
 
 
-def _tried(fits: Fits, alpha: float) -> Row | None:
+def _tried(fits: FitRunner, alpha: float) -> ResultRow | None:
     """The fits of one α; None, with a word why, if a loss stopped being a number: other α may well
     do better.
     """
     try:
-        return next(fits.rows([alpha_job(fits.config.method, alpha, fits.config.loss_alpha)]))
+        return next(fits.rows([alpha_spec(fits.config.method, alpha, fits.config.loss_alpha)]))
     except TrainingFault as fault:
         print(f"α={alpha:.10g} is out: {fault}", file=sys.stderr)
         return None

@@ -3,7 +3,7 @@ interrupted.
 
 A fit's folder:
 
-    fit.json        what was asked; a folder is only continued by the same question
+    fit.json        what was asked; a folder is only continued by the same spec
     epochs.csv      losses and metrics of every epoch
     checkpoints/    after every epoch; see `mtrl_fairgrad.runs.checkpoint.store`
     outcome.json    the result, once there is one
@@ -45,7 +45,7 @@ from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
 
 
 @dataclass(frozen=True)
-class Question:
+class FitSpec:
     """What defines the numbers of a fit."""
 
     benchmark: dict[str, Any]
@@ -57,7 +57,7 @@ class Question:
     seed: int
 
     @classmethod
-    def of(cls, config: SupervisedConfig, benchmark: Benchmark, seed: int) -> Question:
+    def of(cls, config: SupervisedConfig, benchmark: Benchmark, seed: int) -> FitSpec:
         """The configuration's method on its benchmark with one of the seeds."""
         given = {
             name: getattr(config, name)
@@ -80,7 +80,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FitResult:
     """The result of a fit."""
 
     metrics: dict[str, float]
@@ -92,13 +92,13 @@ class Outcome:
 
 
 def fit(
-    question: Question,
+    spec: FitSpec,
     benchmark: Benchmark,
     folder: Path,
     device: torch.device,
     progress: bool,
     workers: int = 0,
-) -> Outcome:
+) -> FitResult:
     """Train, validate and test; what is in the folder already is not done again.
 
     Raises:
@@ -106,17 +106,17 @@ def fit(
         DataError: missing or broken data.
         TrainingFault: a loss that is no number.
     """
-    _claim(folder, question)
+    _claim(folder, spec)
     done = folder / "outcome.json"
     if done.is_file():
-        return Outcome(**json.loads(done.read_text()))
-    outcome = _Fit(question, benchmark, folder, device, workers).run(progress)
-    write_atomic(done, json.dumps(asdict(outcome), indent=1).encode() + b"\n")
-    return outcome
+        return FitResult(**json.loads(done.read_text()))
+    result = _Fit(spec, benchmark, folder, device, workers).run(progress)
+    write_atomic(done, json.dumps(asdict(result), indent=1).encode() + b"\n")
+    return result
 
 
-def _claim(folder: Path, question: Question) -> None:
-    path, asked = folder / "fit.json", json.loads(json.dumps(asdict(question)))
+def _claim(folder: Path, spec: FitSpec) -> None:
+    path, asked = folder / "fit.json", json.loads(json.dumps(asdict(spec)))
     if path.is_file():
         found = json.loads(path.read_text())
         changed = [key for key in asked if found.get(key) != asked[key]]
@@ -139,25 +139,25 @@ def _claim(folder: Path, question: Question) -> None:
 class _Fit:
     def __init__(
         self,
-        question: Question,
+        spec: FitSpec,
         benchmark: Benchmark,
         folder: Path,
         device: torch.device,
         workers: int,
     ) -> None:
-        self.question, self.benchmark, self.device = question, benchmark, device
-        schedule, tasks = question.schedule, len(benchmark.tasks)
+        self.spec, self.benchmark, self.device = spec, benchmark, device
+        schedule, tasks = spec.schedule, len(benchmark.tasks)
         self.splits = benchmark.splits(
-            question.seed, schedule.batch_size, workers, device.type == "cuda"
+            spec.seed, schedule.batch_size, workers, device.type == "cuda"
         )
-        torch.manual_seed(question.seed)
+        torch.manual_seed(spec.seed)
         self.model = benchmark.model().to(device)
         self.shared, self.own = (
             list(self.model.shared_parameters()),
             list(self.model.own_parameters()),
         )
         self.method = (
-            make_method(question).init(tasks, template=jacobian_like(self.shared, tasks)).to(device)
+            make_method(spec).init(tasks, template=jacobian_like(self.shared, tasks)).to(device)
         )
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay
@@ -165,11 +165,11 @@ class _Fit:
         self.store, self.folder = CheckpointStore(folder), folder
         self.history: list[dict[str, Any]] = []
 
-    def run(self, progress: bool) -> Outcome:
-        epochs = self.question.schedule.epochs
+    def run(self, progress: bool) -> FitResult:
+        epochs = self.spec.schedule.epochs
         self._resume()
         events = EventFile(self.folder, purge_step=len(self.history))
-        name = f"{self.question.method['name']} seed {self.question.seed}"
+        name = f"{self.spec.method['name']} seed {self.spec.seed}"
         progress_bar = tqdm(
             total=epochs, initial=len(self.history), desc=name, disable=not progress, leave=False
         )
@@ -185,7 +185,7 @@ class _Fit:
                     {key: f"{value:.4g}" for key, value in list(record["test"].items())[:3]}
                 )
                 bar.update()
-        return self._outcome()
+        return self._result()
 
     # ---- an epoch ----
 
@@ -217,7 +217,7 @@ class _Fit:
 
     def _seed(self, epoch: int) -> torch.Generator:
         """Set every generator an epoch draws from; returns the methods'."""
-        words = np.random.SeedSequence([self.question.seed, epoch]).generate_state(3, np.uint64)
+        words = np.random.SeedSequence([self.spec.seed, epoch]).generate_state(3, np.uint64)
         shuffling, everything, drawing = (int(word >> np.uint64(1)) for word in words)
         torch.manual_seed(everything)
         assert self.splits.train.generator is not None
@@ -238,7 +238,7 @@ class _Fit:
                 shared=self.shared,
                 own=self.own,
                 noise=generator,
-                convention=self.question.convention,
+                convention=self.spec.convention,
             )
             self.optimizer.step()
             if self.method.looks_after_step:
@@ -249,7 +249,7 @@ class _Fit:
         return (total / max(batches, 1)).tolist()
 
     def _losses(self, batch: Any) -> list[Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.question.amp):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.amp):
             outputs = self.model(*self.benchmark.inputs(batch))
             return [loss.float() for loss in self.benchmark.losses(outputs, batch)]
 
@@ -259,14 +259,14 @@ class _Fit:
         meter = self.benchmark.meter()
         for batch in loader:
             batch = _to(batch, self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.question.amp):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.amp):
                 outputs = self.model(*self.benchmark.inputs(batch))
             meter.update(outputs, batch)
         return meter.values()
 
     def _adapt(self, epoch: int, validation: Mapping[str, float]) -> None:
         """Lower the learning rate where the schedule says so."""
-        schedule = self.question.schedule
+        schedule = self.spec.schedule
         if schedule.halve_every is not None and (epoch + 1) % schedule.halve_every == 0:
             self._scale_rate(0.5)
         if schedule.plateau is not None:
@@ -277,7 +277,7 @@ class _Fit:
 
     def _score(self, validation: Mapping[str, float]) -> float:
         """The benchmark's score, of the one task that is trained if it is only one."""
-        only = self.question.method.get("task") if self.question.method["name"] == "stl" else None
+        only = self.spec.method.get("task") if self.spec.method["name"] == "stl" else None
         counted = [
             m.name
             for m in self.benchmark.metrics
@@ -292,7 +292,7 @@ class _Fit:
 
     # ---- results ----
 
-    def _outcome(self) -> Outcome:
+    def _result(self) -> FitResult:
         if self.benchmark.select_best:
             chosen = [min(self.history, key=lambda record: self._score(record["validation"]))]
         else:
@@ -305,7 +305,7 @@ class _Fit:
             }
 
         seconds = float(np.median([record["seconds"] for record in self.history]))
-        return Outcome(mean("test"), mean("validation"), seconds)
+        return FitResult(mean("test"), mean("validation"), seconds)
 
     def _save(self) -> None:
         groups = {
@@ -348,11 +348,11 @@ def stalled(scores: Sequence[float], patience: int) -> bool:
     return waited > 0 and waited % (patience + 1) == 0
 
 
-def make_method(question: Question) -> Method:
+def make_method(spec: FitSpec) -> Method:
     """The method that was asked for, without sizes yet."""
-    options = {key: value for key, value in question.method.items() if key != "name"}
-    method = make(question.method["name"], **options)
-    return method if question.loss_alpha is None else alpha_fair(method, question.loss_alpha)
+    options = {key: value for key, value in spec.method.items() if key != "name"}
+    method = make(spec.method["name"], **options)
+    return method if spec.loss_alpha is None else alpha_fair(method, spec.loss_alpha)
 
 
 def _to(batch: Any, device: torch.device) -> Any:

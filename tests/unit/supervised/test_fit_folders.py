@@ -29,10 +29,8 @@ def test_the_same_fit_in_two_runs_counts_once_unless_they_differ(tmp_path, capsy
     assert main([a, b, "--out", str(tmp_path / "out")]) == 0
     assert line(capsys.readouterr().out, "ls", "ours,", "1", "seed").endswith(" 10.00")
     assert main([a, c, "--out", str(tmp_path / "out")]) == 2
-    assert (
-        "c/ls/seed-0 are fits of the same question and seed that differ: leave one out."
-        in capsys.readouterr().err
-    )
+    error = capsys.readouterr().err
+    assert "a/ls/seed-0" in error and "c/ls/seed-0" in error and "differ" in error
 
 
 def test_unfinished_fits_are_left_out_and_named(tmp_path, capsys):

@@ -11,8 +11,8 @@ from mtrl_fairgrad.supervised import trainer as training
 from mtrl_fairgrad.supervised.__main__ import main
 from mtrl_fairgrad.supervised.benchmark import find, names
 from mtrl_fairgrad.supervised.benchmarks.digits import Digits
-from mtrl_fairgrad.supervised.compare import FAIR, Row, Table, jobs
-from mtrl_fairgrad.supervised.trainer import Outcome
+from mtrl_fairgrad.supervised.compare import FAIR, ResultRow, ResultTable, comparison_specs
+from mtrl_fairgrad.supervised.trainer import FitResult
 from mtrl_fairgrad.weighting import names as methods
 
 TINY = ["benchmark.pairs=200", "benchmark.width=2", "epochs=3", "progress=false", "threads=1"]
@@ -54,11 +54,11 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
     assert main([*words, f"run_dir={tmp_path / 'broken'}"]) == 130
     monkeypatch.undo()
     assert main([*words, f"run_dir={tmp_path / 'broken'}"]) == 0
-    outcomes = [
+    results = [
         json.loads((tmp_path / name / "moco/seed-3/outcome.json").read_text())
         for name in ("whole", "broken")
     ]
-    assert outcomes[0]["metrics"] == outcomes[1]["metrics"]
+    assert results[0]["metrics"] == results[1]["metrics"]
     tensors = [
         training.CheckpointStore(tmp_path / n / "moco/seed-3").load().groups
         for n in ("whole", "broken")
@@ -121,14 +121,23 @@ def test_a_mistake_is_one_sentence(words, said, tmp_path, capsys):
 
 
 def test_comparisons_hold_the_papers_rows():
-    assert {job.label for job in jobs("all", 3)} == set(methods())
-    assert {job.label for job in jobs("fair", 3)} == {
+    assert {job.label for job in comparison_specs("all", 3)} == set(methods())
+    assert {job.label for job in comparison_specs("fair", 3)} == {
         "stl",
         *FAIR,
         *(f"fair {name}" for name in FAIR),
     }
-    assert [job.method["alpha"] for job in jobs("alpha", 3) if job.task is None] == [1, 2, 5, 10]
-    assert [job.method["task"] for job in jobs("all", 3) if job.task is not None] == [0, 1, 2]
+    assert [job.method["alpha"] for job in comparison_specs("alpha", 3) if job.task is None] == [
+        1,
+        2,
+        5,
+        10,
+    ]
+    assert [job.method["task"] for job in comparison_specs("all", 3) if job.task is not None] == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_a_comparison_measures_against_single_tasks(tmp_path, capsys):
@@ -145,7 +154,7 @@ def test_an_interrupted_comparison_leaves_a_table_of_what_there_is(tmp_path, mon
     run = training._Fit.run
 
     def killed(fit, progress):
-        if fit.question.method.get("alpha") == 5:
+        if fit.spec.method.get("alpha") == 5:
             raise KeyboardInterrupt
         return run(fit, progress)
 
@@ -162,20 +171,22 @@ def test_an_interrupted_comparison_leaves_a_table_of_what_there_is(tmp_path, mon
 
 def test_a_number_that_is_none_spoils_its_own_summaries_alone():
     def row(label, left):
-        return Row(label, (Outcome({"left": left, "right": 50, "ink": 1.0}, {}, 1.0),))
+        return ResultRow(label, (FitResult({"left": left, "right": 50, "ink": 1.0}, {}, 1.0),))
 
     rows = (row("ls", 84), row("si", float("nan")), row("mgda", 80))
-    found = Table(Digits(), (row("stl", 80), *rows)).summaries()
+    found = ResultTable(Digits(), (row("stl", 80), *rows)).summaries()
     assert found["si"].keys() == {"time"} and found["ls"]["delta_m"] == pytest.approx(-5 / 3)
     assert found["ls"]["mr"] == 1 and found["mgda"]["mr"] == pytest.approx(4 / 3)
-    assert "delta_m" not in Table(Digits(), (row("stl", 0), *rows)).summaries()["ls"]
+    assert "delta_m" not in ResultTable(Digits(), (row("stl", 0), *rows)).summaries()["ls"]
 
 
 def test_the_tables_numbers_by_hand():
     def row(label, left, right, ink, seconds):
-        return Row(label, (Outcome({"left": left, "right": right, "ink": ink}, {}, seconds),))
+        return ResultRow(
+            label, (FitResult({"left": left, "right": right, "ink": ink}, {}, seconds),)
+        )
 
-    table = Table(
+    table = ResultTable(
         Digits(),
         (row("stl", 80, 50, 2.0, 9), row("ls", 84, 50, 1.0, 2), row("mgda", 80, 40, 1.0, 3)),
     )

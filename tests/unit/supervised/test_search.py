@@ -16,10 +16,10 @@ from mtrl_fairgrad.supervised import trainer as training
 from mtrl_fairgrad.supervised.__main__ import main
 from mtrl_fairgrad.supervised.benchmarks.digits import Digits
 from mtrl_fairgrad.supervised.benchmarks.nyuv2 import NYUv2
-from mtrl_fairgrad.supervised.compare import Fits, Job, Row, alpha_job
+from mtrl_fairgrad.supervised.compare import FitRunner, ResultRow, RowSpec, alpha_spec
 from mtrl_fairgrad.supervised.config import SearchConfig, SupervisedConfig
 from mtrl_fairgrad.supervised.search import best_alpha, next_alphas, search
-from mtrl_fairgrad.supervised.trainer import Outcome
+from mtrl_fairgrad.supervised.trainer import FitResult
 from mtrl_fairgrad.utils.faults import TrainingFault
 
 TINY = [
@@ -40,25 +40,25 @@ def rows(path):
 
 def test_folders_are_named_by_short_numbers():
     [_, up, *_] = next_alphas({1.0: 0.0}, SearchConfig(coarse=[1.0]))
-    assert alpha_job({"name": "fairgrad"}, up).folder == "fairgrad α=1.1"
-    assert alpha_job({"name": "fairgrad"}, 2.0).folder == "fairgrad α=2"
+    assert alpha_spec({"name": "fairgrad"}, up).folder == "fairgrad α=1.1"
+    assert alpha_spec({"name": "fairgrad"}, 2.0).folder == "fairgrad α=2"
 
 
 # ---- what it chooses by ----
 
 
-class Invented(Fits):
-    """Fits whose outcomes are a function of α; `asked` lists the labels."""
+class Invented(FitRunner):
+    """A runner whose results are a function of α; `asked` lists the labels."""
 
-    def __init__(self, benchmark, folder, outcome, **search):
+    def __init__(self, benchmark, folder, result, **search):
         config = SupervisedConfig(search=SearchConfig(**search), progress=False)
         super().__init__(config, benchmark, folder, torch.device("cpu"))
         object.__setattr__(self, "asked", [])
-        object.__setattr__(self, "outcome", outcome)
+        object.__setattr__(self, "result", result)
 
-    def outcomes(self, job: Job):
+    def results(self, job: RowSpec):
         self.asked.append(job.label)
-        return self.outcome(job.method.get("alpha"))
+        return self.result(job.method.get("alpha"))
 
 
 def digits(left, right=50.0, ink=2.0):
@@ -66,13 +66,13 @@ def digits(left, right=50.0, ink=2.0):
 
 
 def test_validation_chooses_and_test_is_only_reported(tmp_path):
-    def outcome(alpha):
+    def result(alpha):
         if alpha is None:
-            return (Outcome(digits(80.0), digits(40.0), 1.0),) * 2
+            return (FitResult(digits(80.0), digits(40.0), 1.0),) * 2
         validation, test = 40 - abs(alpha - 2.1), 80 - abs(alpha - 5)
-        return tuple(Outcome(digits(test + s), digits(validation + s), 1.0) for s in (-1, 1))
+        return tuple(FitResult(digits(test + s), digits(validation + s), 1.0) for s in (-1, 1))
 
-    fits = Invented(Digits(), tmp_path, outcome, radius=0.2)
+    fits = Invented(Digits(), tmp_path, result, radius=0.2)
     findings = search(fits)
     assert fits.asked[:7] == ["stl"] * 3 + [f"fairgrad α={alpha}" for alpha in (1, 2, 5, 10)]
     assert best_alpha(findings.scores()) == 2.1
@@ -90,15 +90,15 @@ def test_validation_chooses_and_test_is_only_reported(tmp_path):
 
 
 def test_the_papers_baseline_spares_the_single_task_fits(tmp_path):
-    def outcome(alpha):
+    def result(alpha):
         worse = 1 + abs(alpha - 1) / 100
         values = {
             m.name: NYUv2.baseline[m.name] * (1 / worse if m.higher_is_better else worse)
             for m in NYUv2.metrics
         }
-        return (Outcome(values, values, 1.0),)
+        return (FitResult(values, values, 1.0),)
 
-    fits = Invented(NYUv2(), tmp_path, outcome, coarse=[1.0, 2.0], radius=0.1)
+    fits = Invented(NYUv2(), tmp_path, result, coarse=[1.0, 2.0], radius=0.1)
     findings = search(fits)
     assert fits.asked == [f"fairgrad α={alpha}" for alpha in (1, 2, 0.9, 1.1)]
     assert findings.scores()[1] == pytest.approx(0, abs=1e-9) and findings.scores()[
@@ -111,12 +111,12 @@ def test_the_papers_baseline_spares_the_single_task_fits(tmp_path):
 
 
 def test_an_alpha_that_cannot_be_trained_is_out(tmp_path, capsys):
-    def outcome(alpha):
+    def result(alpha):
         if alpha is not None and alpha >= 2:
             raise TrainingFault("in epoch 3 the loss of ink is not finite.")
-        return (Outcome(digits(80.0), digits(40.0 - (alpha or 0)), 1.0),)
+        return (FitResult(digits(80.0), digits(40.0 - (alpha or 0)), 1.0),)
 
-    findings = search(Invented(Digits(), tmp_path, outcome, radius=0.1))
+    findings = search(Invented(Digits(), tmp_path, result, radius=0.1))
     assert best_alpha(findings.scores()) == 0.1
     assert "α=10 is out: in epoch 3 the loss of ink" in capsys.readouterr().err
     [row] = [row for row in rows(tmp_path / "search.csv") if row["alpha"] == "10.0"]
@@ -127,11 +127,11 @@ def test_an_alpha_that_cannot_be_trained_is_out(tmp_path, capsys):
         "0",
     )
     with pytest.raises(TrainingFault, match=r"no α of search.coarse=\[2.0, 5.0\] has a result"):
-        search(Invented(Digits(), tmp_path, outcome, coarse=[2.0, 5.0]))
+        search(Invented(Digits(), tmp_path, result, coarse=[2.0, 5.0]))
 
 
 def test_single_tasks_that_learn_nothing_allow_no_search(tmp_path):
-    fits = Invented(Digits(), tmp_path, lambda alpha: (Outcome(digits(80.0), digits(0.0), 1.0),))
+    fits = Invented(Digits(), tmp_path, lambda alpha: (FitResult(digits(80.0), digits(0.0), 1.0),))
     with pytest.raises(ConfigError, match=r"the single-task fits have left=0, .* more epochs"):
         search(fits)
     assert set(fits.asked) == {"stl"}
@@ -223,7 +223,8 @@ def test_the_file_holds_the_defaults():
 
 
 def test_rows_have_means_of_both_parts():
-    row = Row(
-        "ls", (Outcome(digits(80.0), digits(40.0), 1.0), Outcome(digits(90.0), digits(60.0), 1.0))
+    row = ResultRow(
+        "ls",
+        (FitResult(digits(80.0), digits(40.0), 1.0), FitResult(digits(90.0), digits(60.0), 1.0)),
     )
     assert row.mean()["left"] == 85 and row.mean("validation")["left"] == 50

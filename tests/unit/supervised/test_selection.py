@@ -24,7 +24,7 @@ TINY = [
 
 
 def fitted(tmp_path, *words):
-    """Epochs and outcome of the one fit these words ask for."""
+    """Epochs and result of the one fit these words ask for."""
     assert main([*TINY, *words, f"run_dir={tmp_path}"]) == 0
     [folder] = tmp_path.glob("*/seed-0")
     with (folder / "epochs.csv").open() as file:
@@ -35,7 +35,7 @@ def fitted(tmp_path, *words):
 def test_the_epoch_with_the_best_validation_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(Digits, "select_best", True)
     monkeypatch.setattr(Digits, "baseline", {"left": 50.0, "right": 50.0, "ink": 10.0})
-    epochs, outcome = fitted(tmp_path, "method=ls")
+    epochs, result = fitted(tmp_path, "method=ls")
 
     def delta_m(row):
         left, right, ink = (row[f"validation/{name}"] for name in ("left", "right", "ink"))
@@ -43,15 +43,15 @@ def test_the_epoch_with_the_best_validation_is_reported(tmp_path, monkeypatch):
 
     best = min(epochs, key=delta_m)
     assert best is not epochs[-1], "choose another learning rate: the last epoch tells nothing"
-    for name, value in outcome["metrics"].items():
+    for name, value in result["metrics"].items():
         assert value == pytest.approx(best[f"test/{name}"], rel=1e-12)
 
 
 def test_a_single_task_fit_is_selected_by_its_own_task(tmp_path, monkeypatch):
     monkeypatch.setattr(Digits, "select_best", True)
-    epochs, outcome = fitted(tmp_path, "method=stl", "method.task=2")
+    epochs, result = fitted(tmp_path, "method=stl", "method.task=2")
     best = min(epochs, key=lambda row: row["validation/ink"])
-    assert outcome["validation"]["ink"] == best["validation/ink"]
+    assert result["validation"]["ink"] == best["validation/ink"]
     assert (
         min(epochs, key=lambda row: -row["validation/left"] - row["validation/right"]) is not best
     )

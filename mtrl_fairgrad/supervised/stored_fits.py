@@ -30,39 +30,35 @@ class Fit:
     """One fit's folder."""
 
     path: Path
-    question: dict[str, Any]
+    spec: dict[str, Any]
     """As in fit.json: benchmark, method, loss_alpha, convention, schedule, amp and seed."""
-    outcome: dict[str, Any] | None
+    result: dict[str, Any] | None
     """As in outcome.json; None while there is none."""
 
     @classmethod
     def read(cls, path: Path) -> Fit:
         """A fit of a folder with fit.json; `ReportError` if a file is broken."""
-        question = _mapping(
+        spec = _mapping(
             path / "fit.json", ("benchmark", "method", "schedule", "convention", "seed")
         )
         done = path / "outcome.json"
         return cls(
-            path, question, _mapping(done, ("metrics", "validation")) if done.is_file() else None
+            path, spec, _mapping(done, ("metrics", "validation")) if done.is_file() else None
         )
 
     @property
     def seed(self) -> int:
         """What it was seeded with."""
-        return self.question["seed"]
+        return self.spec["seed"]
 
     @property
     def task(self) -> int | None:
         """The one task that it trained, None if all."""
-        return (
-            self.question["method"].get("task")
-            if self.question["method"]["name"] == "stl"
-            else None
-        )
+        return self.spec["method"].get("task") if self.spec["method"]["name"] == "stl" else None
 
     def common(self) -> dict[str, Any]:
-        """Its question without the seed, and without the one task: dotted names."""
-        flat = {key: value for key, value in flatten(self.question).items() if key != "seed"}
+        """Its spec without the seed, and without the one task: dotted names."""
+        flat = {key: value for key, value in flatten(self.spec).items() if key != "seed"}
         return {
             key: value for key, value in flat.items() if self.task is None or key != "method.task"
         }
@@ -99,7 +95,7 @@ def read_fits(paths: Iterable[str | Path]) -> list[Fit]:
                 "wrote to."
             )
         found |= {folder.resolve(): Fit.read(folder) for folder in folders}
-    homes = {fit.question["benchmark"]["name"]: fit.path for fit in found.values()}
+    homes = {fit.spec["benchmark"]["name"]: fit.path for fit in found.values()}
     if len(homes) > 1:
         (one, here), (other, there), *_ = homes.items()
         raise ReportError(
@@ -113,19 +109,19 @@ def pool_fits(fits: Iterable[Fit]) -> list[FitGroup]:
     ls, then the others.
 
     Raises:
-        ReportError: none is finished, or the same seed of the same question has two results.
+        ReportError: none is finished, or the same seed of the same spec has two results.
     """
     groups: dict[str, FitGroup] = {}
     for fit in fits:
-        if fit.outcome is None:
+        if fit.result is None:
             continue
         group = groups.setdefault(
             json.dumps(fit.common(), sort_keys=True), FitGroup(fit.common(), {})
         )
         twin = group.fits.setdefault((fit.seed, fit.task), fit)
-        if twin.outcome is not None and twin.outcome["metrics"] != fit.outcome["metrics"]:
+        if twin.result is not None and twin.result["metrics"] != fit.result["metrics"]:
             raise ReportError(
-                f"{twin.path} and {fit.path} are fits of the same question and seed that differ: "
+                f"{twin.path} and {fit.path} are fits of the same spec and seed that differ: "
                 "leave one out."
             )
     if not groups:
