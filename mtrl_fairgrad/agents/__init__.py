@@ -4,9 +4,9 @@ random streams.
 
 from mtrl_fairgrad.agents.networks import ARCHITECTURES, NetworkSpec
 from mtrl_fairgrad.agents.policy import PolicyModule
-from mtrl_fairgrad.agents.replay_buffer import Batch, Replay
-from mtrl_fairgrad.agents.reward_normalizer import RewardScale
-from mtrl_fairgrad.agents.rng import Streams
+from mtrl_fairgrad.agents.replay_buffer import Batch, ReplayBuffer
+from mtrl_fairgrad.agents.reward_normalizer import RewardNormalizer
+from mtrl_fairgrad.agents.rng import SeedStreams
 from mtrl_fairgrad.agents.sac import SAC
 from mtrl_fairgrad.agents.single_task_sac import SingleTaskSAC
 from mtrl_fairgrad.agents.spec import Noise, SACSpec
@@ -18,9 +18,9 @@ __all__ = [
     "NetworkSpec",
     "Noise",
     "PolicyModule",
-    "Replay",
-    "RewardScale",
+    "ReplayBuffer",
+    "RewardNormalizer",
     "SACSpec",
     "SingleTaskSAC",
-    "Streams",
+    "SeedStreams",
 ]

@@ -23,7 +23,7 @@ leaves it out, too.
 """
 
 
-class Incidents(NamedTuple):
+class FaultCounts(NamedTuple):
     """What went wrong so far."""
 
     counts: Tensor
@@ -70,9 +70,9 @@ class Guard:
 
         self._stopping, self._leaving_out = asking(STOP), asking(SKIP, STOP)
 
-    def incidents(self) -> Incidents:
+    def faults(self) -> FaultCounts:
         """All so far."""
-        return Incidents(
+        return FaultCounts(
             self.counts, self.first, self.stopped.unsqueeze(-1).expand(self.counts.shape[1:])
         )
 

@@ -14,7 +14,7 @@ from mtrl_fairgrad.agents.networks import Parameters, Tensors
 from mtrl_fairgrad.agents.policy import merge
 
 
-class Learned:
+class OptimizedParameters:
     """Parameters of one network with their optimiser: `shared` `[S, ...]` and `own` `[S, K, ...]`."""
 
     def __init__(self, parameters: Parameters, learning_rate: float, epsilon: float) -> None:

@@ -1,4 +1,4 @@
-"""Replay memory of all seeds and tasks: one preallocated ring on the learner's device."""
+"""Replay buffer of all seeds and tasks: one preallocated ring on the learner's device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     """
 
 
-class Replay:
+class ReplayBuffer:
     """The last `capacity` steps of every task of every seed.
 
     A transition is one row `[observation, action, next observation, reward, terminated]`, so that a

@@ -9,7 +9,7 @@ SMALLEST = 1e-8
 """Added to the standard deviation, against a division by 0."""
 
 
-class RewardScale:
+class RewardNormalizer:
     """Divides every reward by a running standard deviation of its task's rewards, without centring.
 
     Mean and variance are exponential averages `[S, K]`, float64, from 0 and 1; each reward moves

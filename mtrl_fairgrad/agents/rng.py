@@ -13,12 +13,12 @@ def derived_seed(*words: int) -> int:
     """The seed of a generator of its own for these numbers: a run's seed, what the generator is
     for, and more.
 
-    Second words in use: 1 `Streams`, 2 resets.
+    Second words in use: 1 `SeedStreams`, 2 resets.
     """
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
-class Streams:
+class SeedStreams:
     """One `torch.Generator` per seed; every draw is `[S, *shape]`, row s from seed s's own
     generator.
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.agents import networks
-from mtrl_fairgrad.agents.guard import Guard, Incidents, kept
+from mtrl_fairgrad.agents.guard import FaultCounts, Guard, kept
 from mtrl_fairgrad.agents.networks import Parameters, Tensors
-from mtrl_fairgrad.agents.optimizer import Learned, clip_by_norm
+from mtrl_fairgrad.agents.optimizer import OptimizedParameters, clip_by_norm
 from mtrl_fairgrad.agents.policy import PolicyModule, by_network, for_acting, merge, mode, split
 from mtrl_fairgrad.agents.replay_buffer import Batch
 from mtrl_fairgrad.agents.rng import derived_seed
@@ -82,9 +82,11 @@ class SAC:
         self._critic_loss, self._actor_loss, self._targets = recordable(spec, compile)
         actor, critics, temperature = self._untrained(0, dtype)
         self.actor, self.critics = (
-            Learned(n, spec.learning_rate, spec.adam_epsilon) for n in (actor, critics)
+            OptimizedParameters(n, spec.learning_rate, spec.adam_epsilon) for n in (actor, critics)
         )
-        self.temperature = Learned(temperature, spec.temperature_learning_rate, spec.adam_epsilon)
+        self.temperature = OptimizedParameters(
+            temperature, spec.temperature_learning_rate, spec.adam_epsilon
+        )
         self.target_critics, self.target_own = (
             {name: v.clone() for name, v in group.items()} for group in critics
         )
@@ -325,9 +327,9 @@ class SAC:
             found[f"{network}/gramian"] = gramian(gradients.jacobian, 1)
         return found
 
-    def incidents(self) -> Incidents:
+    def faults(self) -> FaultCounts:
         """What went wrong so far."""
-        return self.guard.incidents()
+        return self.guard.faults()
 
     # ---- persistence ----
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.agents.guard import Incidents
+from mtrl_fairgrad.agents.guard import FaultCounts
 from mtrl_fairgrad.agents.networks import Tensors
 from mtrl_fairgrad.agents.policy import PolicyModule, mode, split
 from mtrl_fairgrad.agents.replay_buffer import Batch
@@ -59,10 +59,10 @@ class SingleTaskSAC:
         """Updates made so far, each of all agents."""
         return self.lanes.updates
 
-    def incidents(self) -> Incidents:
+    def faults(self) -> FaultCounts:
         """As of `SAC`; what is stopped is a task of a seed."""
-        counts, first, stopped = self.lanes.incidents()
-        return Incidents(
+        counts, first, stopped = self.lanes.faults()
+        return FaultCounts(
             counts.view(-1, *self._shape), first.view(-1, *self._shape), stopped.view(self._shape)
         )
 

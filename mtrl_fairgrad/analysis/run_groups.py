@@ -33,8 +33,8 @@ from mtrl_fairgrad.analysis.statistics import (
     stratified_bootstrap,
     task_curves,
 )
-from mtrl_fairgrad.runs.fault_log import Incident
-from mtrl_fairgrad.runs.fault_log import read as read_incidents
+from mtrl_fairgrad.runs.fault_log import Fault
+from mtrl_fairgrad.runs.fault_log import read as read_faults
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
 from mtrl_fairgrad.runs.tensorboard_reader import Telemetry, read_telemetry
 
@@ -132,10 +132,10 @@ class Group:
         return [read_telemetry(folder.path, self.until) for folder in self.folders]
 
     @cached_property
-    def incidents(self) -> list[Incident]:
+    def faults(self) -> list[Fault]:
         """What went wrong in the updates of all folders, whole runs."""
         try:
-            return [one for folder in self.folders for one in read_incidents(folder.path)]
+            return [one for folder in self.folders for one in read_faults(folder.path)]
         except ValueError as error:
             raise ReportError(str(error)) from None
 

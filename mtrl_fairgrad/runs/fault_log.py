@@ -46,7 +46,7 @@ DONE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Incident:
+class Fault:
     """One condition of one task of one seed."""
 
     network: str
@@ -72,11 +72,11 @@ def listed(
     seeds: Sequence[int],
     tasks: Sequence[str],
     guard: GuardConfig,
-) -> list[Incident]:
-    """All incidents of `updates` updates; `agents.guard.Incidents` has the others, here nested
+) -> list[Fault]:
+    """All faults of `updates` updates; `agents.guard.FaultCounts` has the others, here nested
     lists `[C][S][K]`.
     """
-    found: list[Incident] = []
+    found: list[Fault] = []
     for n, (network, condition) in enumerate(ALL):
         answer = getattr(guard, condition)
         for s, seed in enumerate(seeds):
@@ -84,16 +84,16 @@ def listed(
                 if counts[n][s][k]:
                     name = "" if condition in OF_SEEDS else task
                     times = counts[n][s][k], updates, first[n][s][k]
-                    found.append(Incident(network, condition, seed, name, *times, answer))
+                    found.append(Fault(network, condition, seed, name, *times, answer))
     return found
 
 
-def encoded(incidents: Iterable[Incident]) -> bytes:
+def encoded(faults: Iterable[Fault]) -> bytes:
     """The content of incidents.csv."""
-    return csv_text([COLUMNS, *map(astuple, incidents)]).encode()
+    return csv_text([COLUMNS, *map(astuple, faults)]).encode()
 
 
-def read(folder: Path) -> list[Incident]:
+def read(folder: Path) -> list[Fault]:
     """Those of a run folder; none where there is no such file.
 
     Raises:
@@ -107,30 +107,30 @@ def read(folder: Path) -> list[Incident]:
         if tuple(header) != COLUMNS:
             raise ValueError
         return [
-            Incident(network, condition, int(seed), task, int(updates), int(of), int(first), answer)
+            Fault(network, condition, int(seed), task, int(updates), int(of), int(first), answer)
             for network, condition, seed, task, updates, of, first, answer in rows
         ]
     except ValueError:
         raise ValueError(f"{path} is damaged: remove it, and the report goes without it.") from None
 
 
-def sentence(incidents: Sequence[Incident]) -> str:
-    """One for incidents that differ in task alone."""
-    one = incidents[0]
-    tasks = ", ".join(each.task for each in incidents if each.task)
+def sentence(faults: Sequence[Fault]) -> str:
+    """One for faults that differ in task alone."""
+    one = faults[0]
+    tasks = ", ".join(each.task for each in faults if each.task)
     where = f"seed {one.seed}" + (f", {tasks}" if tasks else "")
     times, first = (
-        max(each.updates for each in incidents),
-        min(each.first_update for each in incidents),
+        max(each.updates for each in faults),
+        min(each.first_update for each in faults),
     )
     what, done = WORDS.get(one.condition, one.condition), DONE.get(one.answer, one.answer)
     of = counted(one.of_updates, "update")
     return f"{where}: {one.network}: {what} in {times:,} of {of}, first in update {first:,}; {done}"
 
 
-def together(incidents: Iterable[Incident]) -> list[list[Incident]]:
+def together(faults: Iterable[Fault]) -> list[list[Fault]]:
     """Those that differ in task and numbers alone, in lists; in their order."""
-    found: dict[tuple[int, str, str], list[Incident]] = {}
-    for one in incidents:
+    found: dict[tuple[int, str, str], list[Fault]] = {}
+    for one in faults:
         found.setdefault((one.seed, one.network, one.condition), []).append(one)
     return list(found.values())

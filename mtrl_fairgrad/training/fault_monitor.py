@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from mtrl_fairgrad.config.guard import COUNT, STOP
 from mtrl_fairgrad.config.schema import Config
-from mtrl_fairgrad.runs.fault_log import NAME, Incident, encoded, listed, sentence, together
+from mtrl_fairgrad.runs.fault_log import NAME, Fault, encoded, listed, sentence, together
 from mtrl_fairgrad.runs.run_dir import RunFolder, write_atomic
 from mtrl_fairgrad.training.learner import Learner
 
@@ -44,27 +44,25 @@ class Watching:
             folder,
             say,
         )
-        self._told = {_kind(one) for one in self.incidents()}
+        self._told = {_kind(one) for one in self.faults()}
         self._places = 0
         """How many conditions of tasks of seeds had ever held at the last look."""
 
     def look(self, env_steps: int) -> str | None:
         """Tell what is new; the reason why nothing learns any more, if so."""
-        found = self._learner.agent.incidents()
+        found = self._learner.agent.faults()
         places = int((found.first >= 0).sum())
         if places == self._places:
             return None
         self._places = places
-        incidents = self.incidents()
-        self._announce([one for one in incidents if _kind(one) not in self._told], env_steps)
+        faults = self.faults()
+        self._announce([one for one in faults if _kind(one) not in self._told], env_steps)
         if not bool(found.stopped.all()):
             return None
         self.save()
-        return "; ".join(
-            sentence(group) for group in together(incidents) if group[0].answer == STOP
-        )
+        return "; ".join(sentence(group) for group in together(faults) if group[0].answer == STOP)
 
-    def _announce(self, new: Sequence[Incident], env_steps: int) -> None:
+    def _announce(self, new: Sequence[Fault], env_steps: int) -> None:
         self._told |= {_kind(one) for one in new}
         for group in together(new):
             one = group[0]
@@ -72,21 +70,21 @@ class Watching:
                 again = "" if one.answer == STOP else "; further ones are counted in silence"
                 self._say(f"warning: by env_steps {env_steps}: {sentence(group)}{again}")
 
-    def incidents(self) -> list[Incident]:
+    def faults(self) -> list[Fault]:
         """All so far."""
-        counts, first, _ = (found.tolist() for found in self._learner.agent.incidents())
+        counts, first, _ = (found.tolist() for found in self._learner.agent.faults())
         guard, seeds = self._config.guard, self._config.seeds
         return listed(counts, first, self._learner.updates, seeds, self._tasks, guard)
 
     def save(self) -> None:
         """Leave them in the run's folder."""
-        write_atomic(self._folder.path / NAME, encoded(self.incidents()))
+        write_atomic(self._folder.path / NAME, encoded(self.faults()))
 
     def sum_up(self) -> None:
         """Say all there were."""
-        for group in together(self.incidents()):
-            self._say(f"incidents: {sentence(group)}")
+        for group in together(self.faults()):
+            self._say(f"faults: {sentence(group)}")
 
 
-def _kind(incident: Incident) -> tuple[str, str, int, str]:
-    return incident.network, incident.condition, incident.seed, incident.task
+def _kind(fault: Fault) -> tuple[str, str, int, str]:
+    return fault.network, fault.condition, fault.seed, fault.task

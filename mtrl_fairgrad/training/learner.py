@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtrl_fairgrad.agents import Batch, Noise, Replay, RewardScale, Streams
+from mtrl_fairgrad.agents import Batch, Noise, ReplayBuffer, RewardNormalizer, SeedStreams
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.gradients.cuda_graph import Launches, cuda_graph
 from mtrl_fairgrad.training.factory import make_agent
@@ -57,13 +57,13 @@ class Learner:
         self.config = config.agent
         seeds, self._size = len(config.seeds), (tasks, config.agent.batch_size)
         self._shape, self._device, self._action_dim = (seeds, tasks), device, action_dim
-        self.replay = Replay(
+        self.replay = ReplayBuffer(
             self.config.buffer_size, seeds, tasks, observation_dim, action_dim, device
         )
         self.agent = make_agent(config, tasks, observation_dim, action_dim, device)
-        self.streams = Streams(config.seeds, device)
+        self.streams = SeedStreams(config.seeds, device)
         scaling = self.config.reward_normalization == "running_std"
-        self.rewards = RewardScale(seeds, tasks, device) if scaling else None
+        self.rewards = RewardNormalizer(seeds, tasks, device) if scaling else None
         check_launches(config, device)
         self._launch = Launches(self._update, cuda_graph if config.cuda_graph else None)
         self._per_launch = config.updates_per_launch

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtrl_fairgrad import FairGrad
-from mtrl_fairgrad.agents import Batch, Noise, Replay, Streams
+from mtrl_fairgrad.agents import Batch, Noise, ReplayBuffer, SeedStreams
 
 from .settings import Size
 
@@ -179,8 +179,10 @@ class Source:
     """A filled replay, and what each update draws."""
 
     def __init__(self, size: Size, device: torch.device) -> None:
-        self.size, self.streams = size, Streams(range(size.seeds), device)
-        self.replay = Replay(REPLAY, size.seeds, size.tasks, size.observation, size.action, device)
+        self.size, self.streams = size, SeedStreams(range(size.seeds), device)
+        self.replay = ReplayBuffer(
+            REPLAY, size.seeds, size.tasks, size.observation, size.action, device
+        )
         rows = self.streams.normal(*self.replay.rows.shape[2:], REPLAY).movedim(-1, 0)
         rows[..., size.observation : size.observation + size.action].tanh_()
         rows[..., -1] = 0  # nothing terminates

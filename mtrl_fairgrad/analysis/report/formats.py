@@ -12,8 +12,8 @@ from mtrl_fairgrad.analysis.report.tables import (
     Table,
     by_task,
     certainty,
+    faults,
     improvement,
-    incidents,
     overview,
     seed_ranks,
     step_parts,
@@ -63,7 +63,7 @@ def _block_text(block: Block) -> str:
     notes += [
         f"{group.label}: {sentence(same)}."
         for group in block.groups
-        for same in together(group.incidents)
+        for same in together(group.faults)
     ]
     notes = [line for note in notes for line in textwrap.wrap(note, 118)]
     return "\n\n".join([*parts, "\n".join(notes)])
@@ -85,7 +85,7 @@ def tables_of(block: Block) -> list[Table]:
         *step_parts(block),
         paper_comparison.beside(block),
         paper_comparison.differences(block),
-        incidents(block),
+        faults(block),
     ]
     return [table for table in wanted if table is not None]
 

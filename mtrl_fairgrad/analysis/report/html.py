@@ -110,7 +110,7 @@ def _section(block: Block, anchor: str, videos: list[Video]) -> dict[str, Any]:
         "even": "; ".join(even),
         "even_within": f"{charts.EVEN:.0%}",
         "ratio": f"{charts.RATIO:g}",
-        "incidents": tables.incidents(block),
+        "faults": tables.faults(block),
         "videos": videos,
         "runs": [_run(group, n) for group in block.groups for n in range(len(group.folders))],
     }

@@ -176,11 +176,11 @@ def _ranked(found: RankTest) -> str:
     return f"{found.probability:.2f}" + ("" if math.isnan(found.p) else f" ({found.p:.2g})")
 
 
-def incidents(block: Block) -> Table | None:
+def faults(block: Block) -> Table | None:
     """A row for each thing that went wrong in the updates of a seed; None where nothing did."""
     rows: list[list[str]] = []
     for name, group in zip(row_names(block), block.groups, strict=True):
-        for same in together(group.incidents):
+        for same in together(group.faults):
             one, share = same[0], max(each.updates / max(each.of_updates, 1) for each in same)
             tasks = ", ".join(each.task for each in same if each.task) or "all"
             first = f"{min(each.first_update for each in same):,}"
@@ -189,7 +189,7 @@ def incidents(block: Block) -> Table | None:
             rows.append(
                 [name, str(one.seed), one.network, what, tasks, f"{share:.2%}", first, done]
             )
-    head = ["incidents", "seed", "network", "what", "tasks", "of its updates", "first in", "answer"]
+    head = ["faults", "seed", "network", "what", "tasks", "of its updates", "first in", "answer"]
     notes = ["Of its updates: of the task where it happened most often."]
     return Table("What went wrong in updates", head, rows, notes, words=True) if rows else None
 
@@ -256,9 +256,7 @@ def _stopped(group: Group) -> list[str]:
         f"{one.first_update:,} on; the "
         "numbers are those of what it had learnt by then."
         for one in {
-            (each.seed, alone and each.task): each
-            for each in group.incidents
-            if each.answer == STOP
+            (each.seed, alone and each.task): each for each in group.faults if each.answer == STOP
         }.values()
     ]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mtrl_fairgrad import make
-from mtrl_fairgrad.agents import SAC, Batch, NetworkSpec, SACSpec, Streams
+from mtrl_fairgrad.agents import SAC, Batch, NetworkSpec, SACSpec, SeedStreams
 from mtrl_fairgrad.agents.sac import Noise
 from mtrl_fairgrad.config.guard import ALL, CONDITIONS
 
@@ -36,7 +36,7 @@ def draw_update(streams, dtype=torch.float64, tasks=TASKS):
 
 
 def train(agent, seeds, updates, dtype=torch.float64):
-    streams = Streams(seeds)
+    streams = SeedStreams(seeds)
     for _ in range(updates):
         metrics = agent.update(*draw_update(streams, dtype))
     return metrics
@@ -58,7 +58,7 @@ def first_faults(agent):
     was.
     """
     first = torch.stack(
-        [agent.incidents().first[ALL.index((network, "non_finite"))] for network in CONDITIONS]
+        [agent.faults().first[ALL.index((network, "non_finite"))] for network in CONDITIONS]
     )
     return (
         torch.where(first < 0, torch.iinfo(first.dtype).max, first)

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from mtrl_fairgrad import LS, make, names
-from mtrl_fairgrad.agents import ARCHITECTURES, SAC, Batch, NetworkSpec, SACSpec, Streams, networks
+from mtrl_fairgrad.agents import (
+    ARCHITECTURES,
+    SAC,
+    Batch,
+    NetworkSpec,
+    SACSpec,
+    SeedStreams,
+    networks,
+)
 from mtrl_fairgrad.agents.networks import init_actor, init_critics
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS, PLAIN
 from tests.unit.agents.conftest import (
@@ -155,8 +163,8 @@ class Caught:
 @pytest.mark.parametrize("name", ["mhsac", "mtsac_te"])
 def test_own_parameters_receive_exactly_their_own_tasks_gradient(name, method):
     agent = agent_of(name, SEEDS, method, max_gradient_norm=None)
-    learn(agent, Streams(SEEDS), 3)
-    batch, noise = draw_update(Streams((5, 6)))
+    learn(agent, SeedStreams(SEEDS), 3)
+    batch, noise = draw_update(SeedStreams((5, 6)))
     temperature = agent.temperature.own["log_temperature"].exp()
     targets = agent._compute_targets(batch, noise, temperature)
     caught = Caught(agent)
@@ -180,7 +188,7 @@ def test_own_parameters_receive_exactly_their_own_tasks_gradient(name, method):
 @pytest.mark.parametrize("name", ["mhsac", "mtsac_te"])
 def test_shared_parameters_receive_the_combination_of_the_tasks_gradients(name):
     agent = agent_of(name, method="ls", options={"reduction": "mean"}, max_gradient_norm=None)
-    batch, noise = draw_update(Streams((5,)))
+    batch, noise = draw_update(SeedStreams((5,)))
     targets = agent._compute_targets(batch, noise, agent.temperature.own["log_temperature"].exp())
     caught = Caught(agent)
     agent.update(batch, noise)
@@ -194,14 +202,14 @@ def test_shared_parameters_receive_the_combination_of_the_tasks_gradients(name):
 
 def test_only_the_shared_parameters_are_combined():
     agent = agent_of("mhsac", method="fairgrad", options={"solver": "newton"})
-    found = agent.conflicts(*draw_update(Streams((5,))))["critic/gramian"]
+    found = agent.conflicts(*draw_update(SeedStreams((5,))))["critic/gramian"]
     rows = [critic_gradients_by_hand(agent, *hand_problem(agent), 0, k)[0] for k in range(TASKS)]
     flat = torch.stack([torch.cat([g.flatten() for g in row.values()]) for row in rows])
     torch.testing.assert_close(found[0], flat @ flat.T)
 
 
 def hand_problem(agent):
-    batch, noise = draw_update(Streams((5,)))
+    batch, noise = draw_update(SeedStreams((5,)))
     return batch, agent._compute_targets(
         batch, noise, agent.temperature.own["log_temperature"].exp()
     )
@@ -209,7 +217,7 @@ def hand_problem(agent):
 
 def test_a_head_moves_with_its_own_task_only():
     """What another task's batch holds changes the trunk, never this task's head (before clipping)."""
-    batch, noise = draw_update(Streams((5,)))
+    batch, noise = draw_update(SeedStreams((5,)))
     other = batch._replace(rewards=batch.rewards + torch.tensor([0.0, 0.0, 9.0]).view(1, TASKS, 1))
     heads = []
     for data in (batch, other):
@@ -223,7 +231,7 @@ def test_a_head_moves_with_its_own_task_only():
 
 
 def test_the_encoder_is_not_moved_by_the_actor():
-    batch, noise = draw_update(Streams((5,)))
+    batch, noise = draw_update(SeedStreams((5,)))
     agents = [agent_of("mtsac_te") for _ in range(2)]
     agents[0].update(batch, noise)
     agents[1].update(batch, noise._replace(actions=noise.actions + 1))  # of the actor's loss alone
@@ -238,7 +246,7 @@ def test_the_encoder_is_not_moved_by_the_actor():
 
 def test_the_encoder_is_moved_by_the_critics_and_decides_what_the_actor_does():
     agent = agent_of("mtsac_te", learning_rate=1e-2)
-    before, streams = copied(agent.state()), Streams((5,))
+    before, streams = copied(agent.state()), SeedStreams((5,))
     observations = streams.normal(1, OBSERVATION).double().expand(1, TASKS, OBSERVATION)
     assert not torch.equal(*agent.act(observations)[0, :2]), (
         "the same observation, but another task"
@@ -259,7 +267,7 @@ def test_the_encoder_is_moved_by_the_critics_and_decides_what_the_actor_does():
 def test_targets_follow_every_parameter_of_the_critics(name):
     agent = agent_of(name, polyak=0.25)
     before = copied(agent.state())
-    learn(agent, Streams((5,)), 1)
+    learn(agent, SeedStreams((5,)), 1)
     for group in ("shared", "own"):
         for key, value in getattr(agent.critics, group).items():
             target = agent.state()[f"targets/{key}"]
@@ -273,7 +281,7 @@ def test_weighted_heads_are_a_convention():
         agent_of("mhsac", max_gradient_norm=None, convention=c)
         for c in (PLAIN, CONVENTIONS["libmtl"])
     )
-    batch, noise = draw_update(Streams((5,)))
+    batch, noise = draw_update(SeedStreams((5,)))
     gradients = [Caught(agent) for agent in (plain, weighted)]
     plain.critic_method.reduction = weighted.critic_method.reduction = "mean"
     for agent in (plain, weighted):
@@ -295,11 +303,11 @@ def test_a_seed_trained_beside_others_follows_its_own_course(name, network):
         "max_gradient_norm": 0.05,
     }
     together = agent_of(name, SEEDS, **settings)
-    learn(together, Streams(SEEDS), 10)
+    learn(together, SeedStreams(SEEDS), 10)
     beside = together.state()
     for index, seed in enumerate(SEEDS):
         alone = agent_of(name, (seed,), **settings)
-        learn(alone, Streams((seed,)), 10)
+        learn(alone, SeedStreams((seed,)), 10)
         for key, value in alone.state().items():
             if (
                 value.ndim
@@ -329,7 +337,7 @@ def test_each_seed_and_each_task_begins_with_parameters_of_its_own(name):
 def test_every_method_trains_heads(method):
     agent = agent_of("mhsac", SEEDS, method)
     before = copied(agent.state())
-    metrics = learn(agent, Streams(SEEDS), 1)
+    metrics = learn(agent, SeedStreams(SEEDS), 1)
     assert (first_faults(agent) == -1).all() and all(
         value.isfinite().all() for value in metrics.values()
     )
@@ -342,10 +350,10 @@ def test_every_method_trains_heads(method):
 @pytest.mark.parametrize("updates", [0, 3])
 @pytest.mark.parametrize("name", ["mtsac_te", "mhsac"])
 def test_a_restored_agent_goes_on_bit_for_bit(name, updates):
-    agent, streams = agent_of(name, SEEDS, "fairgrad", EVERYTHING), Streams(SEEDS)
+    agent, streams = agent_of(name, SEEDS, "fairgrad", EVERYTHING), SeedStreams(SEEDS)
     if updates:
         learn(agent, streams, updates)
-    restored, again = agent_of(name, (8, 9), "fairgrad", EVERYTHING), Streams((8, 9))
+    restored, again = agent_of(name, (8, 9), "fairgrad", EVERYTHING), SeedStreams((8, 9))
     restored.load_state(copied(agent.state()))
     again.load_state(streams.state().clone())
     learn(agent, streams, 3)
@@ -365,7 +373,7 @@ def test_another_architectures_state_is_refused():
 
 @pytest.mark.parametrize("name", TOGETHER)
 def test_acting_asks_each_tasks_own_networks(name):
-    agent, streams = agent_of(name, SEEDS), Streams(SEEDS)
+    agent, streams = agent_of(name, SEEDS), SeedStreams(SEEDS)
     learn(agent, streams, 1)
     observations, noise = (
         streams.normal(TASKS, OBSERVATION).double(),
@@ -389,7 +397,7 @@ def test_acting_asks_each_tasks_own_networks(name):
 def test_different_values_are_learnt_from_the_same_observations(name):
     """Without a task id: heads and encoders tell tasks with the same data apart; mtsac cannot."""
     agent = agent_of(name, learning_rate=1e-2)
-    streams, rewards = Streams((0,)), torch.tensor([-1.0, 0.0, 1.0]).double().view(1, TASKS, 1)
+    streams, rewards = SeedStreams((0,)), torch.tensor([-1.0, 0.0, 1.0]).double().view(1, TASKS, 1)
     for _ in range(60):
         batch, noise = draw_update(streams)
         same = Batch(*(field[:, :1].expand_as(field) for field in batch))

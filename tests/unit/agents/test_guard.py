@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mtrl_fairgrad import FairGrad, make
-from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, Streams
+from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, SeedStreams
 from mtrl_fairgrad.agents.guard import Guard
 from mtrl_fairgrad.config.guard import ALL, ANSWERS, CONDITIONS, GuardConfig
 from mtrl_fairgrad.weighting import names
@@ -47,7 +47,7 @@ def spoiled(streams, seed=1, task=2):
 
 
 def counts(agent, network, condition):
-    return agent.incidents().counts[ALL.index((network, condition))].tolist()
+    return agent.faults().counts[ALL.index((network, condition))].tolist()
 
 
 @pytest.mark.parametrize("spoilt_first", [True, False])
@@ -57,7 +57,7 @@ def test_a_seed_with_a_loss_that_is_no_number_stays_as_it_was_and_the_others_nev
 ):
     """Also in the very first update, before Adam has moments."""
     agent, undisturbed = agent_of(method=name), agent_of(method=name)
-    streams, same_streams = Streams(SEEDS), Streams(SEEDS)
+    streams, same_streams = SeedStreams(SEEDS), SeedStreams(SEEDS)
     if not spoilt_first:
         learn(agent, streams, 3)
         learn(undisturbed, same_streams, 3)
@@ -79,7 +79,7 @@ def test_a_seed_with_a_loss_that_is_no_number_stays_as_it_was_and_the_others_nev
     )
     for n in (0, 2):
         assert same(of_seed(copied(agent), n), of_seed(copied(undisturbed), n))
-    assert agent.incidents().stopped.tolist() == [[False] * TASKS, [True] * TASKS, [False] * TASKS]
+    assert agent.faults().stopped.tolist() == [[False] * TASKS, [True] * TASKS, [False] * TASKS]
     assert sum(map(sum, counts(agent, "critic", "non_finite"))) in (1, TASKS), (
         "counted once, for it learns no more"
     )
@@ -89,7 +89,7 @@ def test_a_seed_with_a_loss_that_is_no_number_stays_as_it_was_and_the_others_nev
     "name", ["fairgrad", "famo", "moco", "dwa", "nash_mtl", "gradvac", "db_mtl", "uw"]
 )
 def test_a_skipped_update_leaves_the_seed_and_what_its_method_remembers_as_they_were(name):
-    agent, streams = agent_of(GuardConfig(non_finite="skip"), name), Streams(SEEDS)
+    agent, streams = agent_of(GuardConfig(non_finite="skip"), name), SeedStreams(SEEDS)
     learn(agent, streams, 3)
     before = of_seed(copied(agent), 1)
     batch, noise = spoiled(streams)
@@ -98,7 +98,7 @@ def test_a_skipped_update_leaves_the_seed_and_what_its_method_remembers_as_they_
     ]
     agent.update(batch, noise._replace(critic_method=drawn[0], actor_method=drawn[1]))
     assert same(of_seed(copied(agent), 1), before)
-    assert not agent.incidents().stopped.any()
+    assert not agent.faults().stopped.any()
     learn(agent, streams, 2)
     after = of_seed(copied(agent), 1)
     moved = [
@@ -115,7 +115,7 @@ def test_what_a_device_computes_is_the_same(monkeypatch):
     """There nobody looks whether a seed is left out."""
     found = []
     for device in (False, True):
-        agent, streams = agent_of(GuardConfig(non_finite="skip"), "ls"), Streams(SEEDS)
+        agent, streams = agent_of(GuardConfig(non_finite="skip"), "ls"), SeedStreams(SEEDS)
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda device=device: device)
         agent.update(*spoiled(streams))
         learn(agent, streams, 2)
@@ -126,7 +126,7 @@ def test_what_a_device_computes_is_the_same(monkeypatch):
 
 
 def test_a_critic_that_is_left_out_leaves_out_the_actor_too():
-    agent, streams = agent_of(GuardConfig(non_finite="skip"), "ls"), Streams(SEEDS)
+    agent, streams = agent_of(GuardConfig(non_finite="skip"), "ls"), SeedStreams(SEEDS)
     agent.update(*spoiled(streams))
     assert counts(agent, "critic", "non_finite")[1] == [0, 0, 1]
     assert not any(map(any, counts(agent, "actor", "non_finite"))), "its own loss was fine"
@@ -198,7 +198,7 @@ def test_where_nothing_was_solved_all_tasks_may_have_equal_weights():
         agent_of(GuardConfig(unsolved="ls"), solver="sgd", sgd_steps=1),
         agent_of(method="ls", reduction="mean"),
     )
-    one, other = (learn(agent, Streams(SEEDS), 3) for agent in (fallen, plain))
+    one, other = (learn(agent, SeedStreams(SEEDS), 3) for agent in (fallen, plain))
     assert (one["critic/weights"] == 1 / TASKS).all() and not one["critic/converged"].any()
     assert counts(fallen, "critic", "unsolved") == [[3] * TASKS] * len(SEEDS)
     for name in ("critic/gradient_norm", "actor/gradient_norm", "critic/loss"):
@@ -208,12 +208,12 @@ def test_where_nothing_was_solved_all_tasks_may_have_equal_weights():
 def test_what_is_solved_keeps_its_weights():
     one, other = agent_of(GuardConfig(unsolved="ls")), agent_of()
     for agent in (one, other):
-        learn(agent, Streams(SEEDS), 3)
+        learn(agent, SeedStreams(SEEDS), 3)
     assert same(copied(one), copied(other))
 
 
 def test_a_periodic_reset_does_not_wake_a_stopped_seed():
-    agent, streams = agent_of(), Streams(SEEDS)
+    agent, streams = agent_of(), SeedStreams(SEEDS)
     learn(agent, streams, 2)
     agent.update(*spoiled(streams))
     before = copied(agent)
@@ -229,13 +229,13 @@ def test_a_periodic_reset_does_not_wake_a_stopped_seed():
 
 
 def test_what_was_counted_goes_on_after_a_checkpoint():
-    agent, streams = agent_of(), Streams(SEEDS)
+    agent, streams = agent_of(), SeedStreams(SEEDS)
     agent.update(*spoiled(streams))
     restored = agent_of(seeds=(7, 8, 9))
     restored.load_state(copied(agent))
-    for one, other in zip(agent.incidents(), restored.incidents(), strict=True):
+    for one, other in zip(agent.faults(), restored.faults(), strict=True):
         assert torch.equal(one, other)
-    assert restored.incidents().stopped[1].all()
+    assert restored.faults().stopped[1].all()
 
 
 def test_the_answers_defaults_are_allowed():

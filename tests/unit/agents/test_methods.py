@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtrl_fairgrad import LS, FairGrad, make, names
-from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, Streams
+from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, SeedStreams
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS, PLAIN, Convention
 from mtrl_fairgrad.weighting import GramianWeighting, LossWeighting, Weights
 from tests.unit.agents.conftest import ACTION, OBSERVATION, TASKS, draw_update, first_faults, learn
@@ -65,7 +65,7 @@ class Positive(LossWeighting):
 def test_a_method_that_asks_sees_the_losses_of_the_same_batch_after_the_step(kind):
     critic, actor = kind(), kind()
     agent = agent_of(critic, actor)
-    batch, noise = draw_update(Streams(SEEDS))
+    batch, noise = draw_update(SeedStreams(SEEDS))
     temperature = agent.temperature.own["log_temperature"].exp()
     targets = agent._compute_targets(batch, noise, temperature)
     metrics = agent.update(batch, noise)
@@ -90,7 +90,7 @@ def test_a_method_that_asks_sees_the_losses_of_the_same_batch_after_the_step(kin
 def test_looking_again_changes_nothing_else():
     watched, plain = agent_of(Watching(), Watching()), agent_of(LS(), LS())
     for agent in (watched, plain):
-        agent.update(*draw_update(Streams(SEEDS)))
+        agent.update(*draw_update(SeedStreams(SEEDS)))
     assert all(torch.equal(value, plain.state()[name]) for name, value in watched.state().items())
 
 
@@ -103,7 +103,7 @@ def test_an_actors_method_must_do_with_negative_losses():
 def norms_after(convention, updates=3):
     agent, streams = (
         agent_of(FairGrad(), FairGrad(), convention, max_gradient_norm=None),
-        Streams(SEEDS),
+        SeedStreams(SEEDS),
     )
     for _ in range(updates):
         metrics = agent.update(*draw_update(streams))
@@ -121,7 +121,7 @@ def test_a_convention_scales_and_limits_the_combined_direction():
 
 def test_a_method_that_answers_no_number_is_a_fault_of_the_whole_seed():
     agent = agent_of(Failing(), LS())
-    agent.update(*draw_update(Streams(SEEDS)))
+    agent.update(*draw_update(SeedStreams(SEEDS)))
     assert first_faults(agent).tolist() == [[-1] * TASKS, [0] * TASKS]
 
 
@@ -155,14 +155,14 @@ def agent_by(name, seeds=SEEDS):
 @pytest.mark.parametrize("name", TOGETHER)
 def test_every_method_trains_each_seed_as_it_would_alone(name):
     together = agent_by(name)
-    metrics = learn(together, Streams(SEEDS), 5)
+    metrics = learn(together, SeedStreams(SEEDS), 5)
     assert (first_faults(together) == -1).all()
     assert all(
         value.shape[0] == len(SEEDS) and not value.requires_grad for value in metrics.values()
     )
     for index, seed in enumerate(SEEDS):
         alone = agent_by(name, (seed,))
-        learn(alone, Streams((seed,)), 5)
+        learn(alone, SeedStreams((seed,)), 5)
         for part, values in (("actor", alone.actor.shared), ("critics", alone.critics.shared)):
             for key, value in values.items():
                 found = getattr(together, part).shared[key][index]
@@ -174,10 +174,10 @@ def test_every_method_trains_each_seed_as_it_would_alone(name):
 @pytest.mark.parametrize("updates", [0, 3])
 @pytest.mark.parametrize("name", TOGETHER)
 def test_every_method_goes_on_bit_for_bit(name, updates):
-    agent, streams = agent_by(name), Streams(SEEDS)
+    agent, streams = agent_by(name), SeedStreams(SEEDS)
     if updates:
         learn(agent, streams, updates)
-    restored, again = agent_by(name, (8, 9)), Streams((8, 9))
+    restored, again = agent_by(name, (8, 9)), SeedStreams((8, 9))
     restored.load_state({key: value.clone() for key, value in agent.state().items()})
     again.load_state(streams.state().clone())
     learn(agent, streams, 3)

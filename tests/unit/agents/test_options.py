@@ -12,8 +12,8 @@ from mtrl_fairgrad.agents import (
     SAC,
     NetworkSpec,
     SACSpec,
+    SeedStreams,
     SingleTaskSAC,
-    Streams,
     networks,
 )
 from mtrl_fairgrad.agents.networks import Architecture, init_actor, init_critics
@@ -84,7 +84,7 @@ def test_layer_norm_comes_after_each_hidden_linear_layer_of_the_critics():
     agent = agent_of(network={"critic_layer_norm": True}, learning_rate=1e-2)
     train(agent, (0,), 2)
     critics = {name: value[0] for name, value in agent.critics.shared.items()}
-    streams = Streams((5,))
+    streams = SeedStreams((5,))
     obs, actions = (
         streams.normal(BATCH, OBSERVATION)[0].double(),
         streams.normal(BATCH, ACTION)[0].double(),
@@ -128,7 +128,7 @@ def test_tanh_squashes_the_log_deviation_into_its_range():
 
 def test_a_shared_temperature_follows_the_mean_of_its_gradients():
     agent = agent_of((0, 1), temperature="shared", temperature_learning_rate=1e-2)
-    streams, moments = Streams((0, 1)), [0.0, 0.0]
+    streams, moments = SeedStreams((0, 1)), [0.0, 0.0]
     expected = torch.zeros(2, dtype=torch.float64)
     for step in range(1, 4):
         gradient = agent.update(*draw_update(streams))["entropy"].mean(-1) + ACTION
@@ -164,7 +164,7 @@ def parameters(agent):
 def test_a_reset_agent_learns_as_a_new_one_with_its_parameters(name, method):
     agent, fresh = agent_of((0, 1), method, name), agent_of((8, 9), method, name)
     untrained = copied(fresh)
-    learn(agent, Streams((0, 1)), 4)
+    learn(agent, SeedStreams((0, 1)), 4)
     agent.reset(1)
     begun = parameters(agent)
     start = {name: value for name, value in agent.state().items() if "/adam." not in name}
@@ -172,7 +172,7 @@ def test_a_reset_agent_learns_as_a_new_one_with_its_parameters(name, method):
     fresh.load_state({**start, "updates": untrained["updates"]})
     assert all(torch.equal(v, begun[f"critics/{g}.{n}"]) for n, v, g in targets_of(agent))
     for one in (agent, fresh):
-        learn(one, Streams((5, 6)), 2)
+        learn(one, SeedStreams((5, 6)), 2)
     after, expected = agent.state(), fresh.state()
     assert [
         name
@@ -231,11 +231,11 @@ def test_a_reset_goes_back_to_the_first_temperature_and_to_parameters_in_place()
 @pytest.mark.parametrize("updates", [0, 2])
 def test_a_checkpoint_right_after_a_reset_goes_on_bit_for_bit(updates):
     agent, restored = agent_of((0, 1), "moco"), agent_of((8, 9), "moco")
-    learn(agent, Streams((0, 1)), updates)
+    learn(agent, SeedStreams((0, 1)), updates)
     agent.reset(1)
     restored.load_state(copied(agent))
     for one in (agent, restored):
-        learn(one, Streams((5, 6)), 2)
+        learn(one, SeedStreams((5, 6)), 2)
     assert all(torch.equal(value, restored.state()[name]) for name, value in agent.state().items())
 
 
@@ -258,7 +258,7 @@ def test_the_actors_loss_is_one_graph():
         OBSERVATION, ACTION, 24, 2, architecture=Architecture(own_layers=2, encoding=5), **ALL
     )
     agent = SAC(SACSpec(network), (0,), TASKS, LS(), LS(), dtype=torch.float64)
-    batch, noise = draw_update(Streams((0,)))
+    batch, noise = draw_update(SeedStreams((0,)))
     temperature = agent.temperature.own["log_temperature"].exp()
     loss, *arguments = agent._actor_problem(batch, noise, temperature)
     traced = torch.compile(lift(loss, per_seed=2), backend="eager", fullgraph=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mtrl_fairgrad.agents import Batch, Replay
+from mtrl_fairgrad.agents import Batch, ReplayBuffer
 
 SEEDS, TASKS, OBSERVATION, ACTION = 2, 3, 4, 2
 
@@ -19,7 +19,7 @@ def step(number, seeds=SEEDS):
 
 
 def filled(steps, capacity=5):
-    replay = Replay(capacity, SEEDS, TASKS, OBSERVATION, ACTION)
+    replay = ReplayBuffer(capacity, SEEDS, TASKS, OBSERVATION, ACTION)
     for number in range(steps):
         replay.add(step(number))
     return replay
@@ -54,4 +54,4 @@ def test_the_oldest_step_gives_way():
 
 def test_a_buffer_beyond_memory_says_so():
     with pytest.raises(MemoryError, match=r"agent.buffer_size=1000000000000 needs .* GiB"):
-        Replay(10**12, 10, 50, 89, 4)
+        ReplayBuffer(10**12, 10, 50, 89, 4)

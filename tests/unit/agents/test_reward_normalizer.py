@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mtrl_fairgrad.agents import RewardScale, Streams
+from mtrl_fairgrad.agents import RewardNormalizer, SeedStreams
 
 SEEDS, TASKS = 2, 3
 
@@ -13,7 +13,7 @@ SEEDS, TASKS = 2, 3
 def stream(steps, seeds=range(SEEDS)):
     """Rewards of very different sizes, `[steps, S, K]`."""
     sizes = torch.tensor([0.01, 1.0, 500.0])
-    return (Streams(tuple(seeds)).normal(steps, TASKS) * sizes + sizes / 2).transpose(0, 1)
+    return (SeedStreams(tuple(seeds)).normal(steps, TASKS) * sizes + sizes / 2).transpose(0, 1)
 
 
 def by_hand(rewards, rate):
@@ -27,7 +27,7 @@ def by_hand(rewards, rate):
 
 
 def test_it_is_the_running_average_of_one_reward_after_the_other():
-    rewards, scale = stream(300).double(), RewardScale(SEEDS, TASKS)
+    rewards, scale = stream(300).double(), RewardNormalizer(SEEDS, TASKS)
     found = torch.stack([scale.scaled(step) for step in rewards])
     for s in range(SEEDS):
         for k in range(TASKS):
@@ -36,14 +36,14 @@ def test_it_is_the_running_average_of_one_reward_after_the_other():
 
 
 def test_rewards_of_any_size_come_out_alike_and_uncentred():
-    scale = RewardScale(SEEDS, TASKS, rate=0.01)
+    scale = RewardNormalizer(SEEDS, TASKS, rate=0.01)
     found = torch.stack([scale.scaled(step) for step in stream(3000)])[-1500:]
     torch.testing.assert_close(found.std(0), torch.ones(SEEDS, TASKS), rtol=0.15, atol=0)
     torch.testing.assert_close(found.mean(0), torch.full((SEEDS, TASKS), 0.5), rtol=0, atol=0.15)
 
 
 def test_a_seed_beside_others_is_scaled_as_alone():
-    together, alone = RewardScale(SEEDS, TASKS), RewardScale(1, TASKS)
+    together, alone = RewardNormalizer(SEEDS, TASKS), RewardNormalizer(1, TASKS)
     for step in stream(50):
         assert torch.equal(together.scaled(step)[1:], alone.scaled(step[1:]))
 
@@ -51,13 +51,13 @@ def test_a_seed_beside_others_is_scaled_as_alone():
 def test_dtype_and_argument_are_kept():
     step = stream(1)[0]
     before = step.clone()
-    assert RewardScale(SEEDS, TASKS).scaled(step).dtype == torch.float32 and torch.equal(
+    assert RewardNormalizer(SEEDS, TASKS).scaled(step).dtype == torch.float32 and torch.equal(
         step, before
     )
 
 
 def test_a_restored_scale_goes_on_bit_for_bit():
-    scale, restored = RewardScale(SEEDS, TASKS), RewardScale(SEEDS, TASKS)
+    scale, restored = RewardNormalizer(SEEDS, TASKS), RewardNormalizer(SEEDS, TASKS)
     rewards = stream(40)
     for step in rewards[:20]:
         scale.scaled(step)
@@ -68,4 +68,4 @@ def test_a_restored_scale_goes_on_bit_for_bit():
 
 def test_another_shape_is_refused():
     with pytest.raises(ValueError, match="configuration the run was started with"):
-        RewardScale(1, TASKS).load_state(RewardScale(SEEDS, TASKS).state())
+        RewardNormalizer(1, TASKS).load_state(RewardNormalizer(SEEDS, TASKS).state())

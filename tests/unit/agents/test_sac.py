@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mtrl_fairgrad.agents import Streams, networks
+from mtrl_fairgrad.agents import SeedStreams, networks
 from mtrl_fairgrad.agents.sac import clip_by_norm
 from tests.unit.agents.conftest import (
     ACTION,
@@ -92,7 +92,7 @@ def test_clipping_counts_own_gradients_too():
 def test_log_density_is_that_of_the_squashed_gaussian():
     agent = make_agent(dtype=torch.float64)
     actor = {name: value[0] * 3 for name, value in agent.actor.shared.items()}
-    streams = Streams((5,))
+    streams = SeedStreams((5,))
     obs, noise = (
         streams.normal(BATCH, OBSERVATION)[0].double(),
         streams.normal(BATCH, ACTION)[0].double(),
@@ -143,7 +143,7 @@ def test_targets_are_the_bellman_equation_with_actions_sampled_at_the_next_obser
     seeds = (0, 1)
     agent = make_agent(seeds)
     train(agent, seeds, 3)
-    batch, noise = draw_update(Streams(seeds))
+    batch, noise = draw_update(SeedStreams(seeds))
     temperature = agent.temperature.own["log_temperature"].exp()
     found = agent._compute_targets(batch, noise, temperature)
     for s in range(2):
@@ -157,7 +157,7 @@ def test_targets_are_the_bellman_equation_with_actions_sampled_at_the_next_obser
 
 def test_time_limits_bootstrap_and_terminations_do_not():
     agent = make_agent()
-    batch, noise = draw_update(Streams((0,)))
+    batch, noise = draw_update(SeedStreams((0,)))
     temperature = agent.temperature.own["log_temperature"].exp()
     ended = agent._compute_targets(
         batch._replace(terminated=torch.ones_like(batch.terminated)), noise, temperature
@@ -222,7 +222,7 @@ def test_an_ls_update_is_the_textbook_update():
         max_gradient_norm=0.2,
         reward_scale=0.3,
     )
-    batch, noise = draw_update(Streams((0,)))
+    batch, noise = draw_update(SeedStreams((0,)))
     leaf, log_temperature = plain_sac_step(agent, batch, noise)
     before = {name: value.clone() for name, value in agent.target_critics.items()}
     agent.update(batch, noise)
@@ -246,7 +246,7 @@ def test_temperature_falls_when_the_policy_is_more_random_than_the_target():
 
 
 def test_with_one_task_fairgrad_moves_along_the_tasks_gradient():
-    streams = (Streams((0,)), Streams((0,)))
+    streams = (SeedStreams((0,)), SeedStreams((0,)))
     agents = [make_agent(method=m, tasks=1, max_gradient_norm=1e-3) for m in ("ls", "fairgrad")]
     for agent, stream in zip(agents, streams, strict=True):
         agent.update(*draw_update(stream, tasks=1))
@@ -257,7 +257,7 @@ def test_with_one_task_fairgrad_moves_along_the_tasks_gradient():
 def test_the_critics_learn_a_known_value():
     """Constant reward 1 and termination: the value of everything is 1."""
     agent = make_agent(learning_rate=3e-3, options={"alpha": 1.0, "solver": "newton"})
-    streams = Streams((0,))
+    streams = SeedStreams((0,))
     for _ in range(300):
         batch, noise = draw_update(streams)
         one = torch.ones_like(batch.rewards)
@@ -272,7 +272,9 @@ def test_the_critics_learn_a_known_value():
 
 def test_act_is_per_seed_and_the_mode_is_deterministic():
     agent = make_agent((0, 1))
-    observations = Streams((4,)).normal(TASKS, OBSERVATION).double().expand(2, TASKS, OBSERVATION)
+    observations = (
+        SeedStreams((4,)).normal(TASKS, OBSERVATION).double().expand(2, TASKS, OBSERVATION)
+    )
     mode = agent.act(observations)
     assert mode.shape == (2, TASKS, ACTION) and torch.equal(mode, agent.act(observations))
     actor = {name: value[1] for name, value in agent.actor.shared.items()}
@@ -288,7 +290,7 @@ def test_act_is_per_seed_and_the_mode_is_deterministic():
 @pytest.mark.parametrize(("method", "options"), METHODS)
 def test_a_fault_is_recorded_with_its_update_seed_and_task(method, options):
     agent = make_agent((0, 1), method=method, options=options)
-    streams = Streams((0, 1))
+    streams = SeedStreams((0, 1))
     agent.update(*draw_update(streams))
     batch, noise = draw_update(streams)
     batch.rewards[1, 2, 0] = math.nan
@@ -306,7 +308,7 @@ def test_a_fault_is_recorded_with_its_update_seed_and_task(method, options):
 @pytest.mark.parametrize(("method", "options"), METHODS)
 def test_a_restored_agent_goes_on_bit_for_bit(method, options):
     seeds = (0, 1)
-    agent, streams = make_agent(seeds, method=method, options=options), Streams(seeds)
+    agent, streams = make_agent(seeds, method=method, options=options), SeedStreams(seeds)
     for _ in range(5):
         agent.update(*draw_update(streams))
     saved = {name: value.clone() for name, value in agent.state().items()}
@@ -314,7 +316,7 @@ def test_a_restored_agent_goes_on_bit_for_bit(method, options):
     for _ in range(5):
         agent.update(*draw_update(streams))
 
-    restored, again = make_agent((8, 9), method=method, options=options), Streams((8, 9))
+    restored, again = make_agent((8, 9), method=method, options=options), SeedStreams((8, 9))
     restored.load_state(saved)
     again.load_state(generators)
     for _ in range(5):
@@ -360,7 +362,7 @@ def test_update_needs_no_graph_and_returns_none():
 
 def test_conflicts_are_the_gramians_of_the_same_losses():
     agent = make_agent(options={"solver": "newton"}, learning_rate=1e-12)
-    batch, noise = draw_update(Streams((0,)))
+    batch, noise = draw_update(SeedStreams((0,)))
     found = agent.conflicts(batch, noise)
     metrics = agent.update(batch, noise)
     torch.testing.assert_close(found["critic/gramian"], metrics["critic/gramian"])

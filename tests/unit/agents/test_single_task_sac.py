@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mtrl_fairgrad import LS
-from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, SingleTaskSAC, Streams
+from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, SeedStreams, SingleTaskSAC
 from tests.unit.agents.conftest import ACTION, OBSERVATION, TASKS, draw_update, first_faults
 
 SEEDS = (3, 11)
@@ -46,7 +46,7 @@ def assert_lanes_equal(agent, apart, tolerance):
 
 
 def test_every_agent_trains_as_it_would_alone():
-    agent, streams = together(), Streams(SEEDS)
+    agent, streams = together(), SeedStreams(SEEDS)
     apart = [alone(seed) for seed in SEEDS for _ in range(TASKS)]
     assert_lanes_equal(agent, apart, tolerance=0.0)
     for _ in range(3):
@@ -71,12 +71,12 @@ def test_tasks_begin_alike_and_part_when_they_learn():
     agent = together()
     weights = agent.lanes.actor.shared["weight0"]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[TASKS])
-    agent.update(*draw_update(Streams(SEEDS)))
+    agent.update(*draw_update(SeedStreams(SEEDS)))
     assert not torch.equal(weights[0], weights[1])
 
 
 def test_what_one_task_meets_changes_nothing_of_the_others():
-    batch, noise = draw_update(Streams(SEEDS))
+    batch, noise = draw_update(SeedStreams(SEEDS))
     changed = batch._replace(rewards=batch.rewards.clone())
     changed.rewards[1, 2] += 1
     one, other = together(), together()
@@ -96,7 +96,7 @@ def test_what_one_task_meets_changes_nothing_of_the_others():
 
 
 def test_acting_asks_each_tasks_own_actor():
-    agent, streams = together(), Streams(SEEDS)
+    agent, streams = together(), SeedStreams(SEEDS)
     agent.update(*draw_update(streams))
     observations, noise = (
         streams.normal(TASKS, OBSERVATION).double(),
@@ -115,14 +115,14 @@ def test_acting_asks_each_tasks_own_actor():
 
 def test_tasks_that_share_nothing_do_not_conflict():
     agent = together()
-    batch, noise = draw_update(Streams(SEEDS))
+    batch, noise = draw_update(SeedStreams(SEEDS))
     found = agent.conflicts(batch, noise)["critic/gramian"]
     norms = agent.update(batch, noise)["critic/gradient_norm"]
     torch.testing.assert_close(found, torch.diag_embed(norms.square()))
 
 
 def test_a_fault_of_one_task_leaves_all_others_alone():
-    agent, streams = together(), Streams(SEEDS)
+    agent, streams = together(), SeedStreams(SEEDS)
     batch, noise = draw_update(streams)
     batch.rewards[1, 2, 0] = math.nan
     agent.update(batch, noise)
@@ -132,7 +132,7 @@ def test_a_fault_of_one_task_leaves_all_others_alone():
 
 
 def test_restored_agents_go_on_bit_for_bit():
-    agent, streams = together(), Streams(SEEDS)
+    agent, streams = together(), SeedStreams(SEEDS)
     agent.update(*draw_update(streams))
     restored = together((8, 9))
     restored.load_state({name: value.clone() for name, value in agent.state().items()})
@@ -146,7 +146,7 @@ def test_restored_agents_go_on_bit_for_bit():
 
 def test_its_methods_draw_nothing():
     agent = together()
-    generators = Streams(SEEDS).generators
+    generators = SeedStreams(SEEDS).generators
     assert (
         agent.critic_method.draw(generators) is None and agent.actor_method.draw(generators) is None
     )

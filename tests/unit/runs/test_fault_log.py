@@ -1,4 +1,4 @@
-"""Incidents of a run: said when they come, kept in its folder, and told by its report."""
+"""FaultCounts of a run: said when they come, kept in its folder, and told by its report."""
 
 import shutil
 
@@ -8,10 +8,10 @@ import torch
 from mtrl_fairgrad import train
 from mtrl_fairgrad.agents import SAC
 from mtrl_fairgrad.config.guard import ALL, GuardConfig
-from mtrl_fairgrad.runs.fault_log import Incident, encoded, listed, read, sentence, together
+from mtrl_fairgrad.runs.fault_log import Fault, encoded, listed, read, sentence, together
 from tests.support.tiny_runs import TASKS, TINY, assert_same_checkpoint, rows
 
-ONE = Incident("critic", "vanished_gradient", 3, "reach-v3", 2, 100, 40, "count")
+ONE = Fault("critic", "vanished_gradient", 3, "reach-v3", 2, 100, 40, "count")
 
 
 def spoil(monkeypatch, seed, task, update, network="critics"):
@@ -44,12 +44,12 @@ def test_a_failed_seed_does_not_take_the_others_down(tmp_path, monkeypatch, caps
         printed.count(f"warning: by env_steps 46: {told} in 1 of 31 updates, first in update 30")
         == 1
     )
-    assert f"incidents: {told} in 1 of 85 updates" in printed
+    assert f"faults: {told} in 1 of 85 updates" in printed
     assert "seed 1 learnt no more from update 30 on" in " ".join(printed.split()), (
         "below the report's numbers"
     )
     assert read(tmp_path / "one") == [
-        Incident("critic", "non_finite", 1, "reach-v3", 1, 85, 30, "stop")
+        Fault("critic", "non_finite", 1, "reach-v3", 1, 85, 30, "stop")
     ]
 
     whole, one = rows(tmp_path / "whole"), rows(tmp_path / "one")
@@ -126,9 +126,9 @@ def test_answers_that_there_are_not_are_refused(word, said, tmp_path, capsys):
 
 
 def test_the_file_gives_back_what_was_written(tmp_path):
-    incidents = [ONE, Incident("actor", "unsolved", 0, "", 7, 9, 0, "ls")]
-    (tmp_path / "incidents.csv").write_bytes(encoded(incidents))
-    assert read(tmp_path) == incidents
+    faults = [ONE, Fault("actor", "unsolved", 0, "", 7, 9, 0, "ls")]
+    (tmp_path / "incidents.csv").write_bytes(encoded(faults))
+    assert read(tmp_path) == faults
     assert read(tmp_path / "elsewhere") == []
 
 
@@ -137,7 +137,7 @@ def test_the_file_gives_back_what_was_written(tmp_path):
 )
 def test_a_damaged_file_is_named(text, tmp_path):
     (tmp_path / "incidents.csv").write_text(text)
-    with pytest.raises(ValueError, match=r"incidents\.csv is damaged"):
+    with pytest.raises(ValueError, match=r"faults\.csv is damaged"):
         read(tmp_path)
 
 
@@ -149,14 +149,14 @@ def test_counts_become_a_list_and_what_belongs_to_a_seed_stands_once():
     counts[m][0], first[m][0] = [0, 4], [-1, 6]
     guard = GuardConfig(unsolved="skip")
     assert listed(counts, first, 50, [8, 9], ["a", "b"], guard) == [
-        Incident("critic", "vanished_gradient", 8, "b", 4, 50, 6, "count"),
-        Incident("actor", "unsolved", 9, "", 5, 50, 2, "skip"),
+        Fault("critic", "vanished_gradient", 8, "b", 4, 50, 6, "count"),
+        Fault("actor", "unsolved", 9, "", 5, 50, 2, "skip"),
     ]
 
 
 def test_tasks_of_one_seed_share_a_sentence():
-    other = Incident("critic", "vanished_gradient", 3, "push-v3", 5, 100, 20, "count")
-    elsewhere = Incident("critic", "vanished_gradient", 4, "push-v3", 5, 100, 20, "count")
+    other = Fault("critic", "vanished_gradient", 3, "push-v3", 5, 100, 20, "count")
+    elsewhere = Fault("critic", "vanished_gradient", 4, "push-v3", 5, 100, 20, "count")
     assert together([ONE, other, elsewhere]) == [[ONE, other], [elsewhere]]
     assert sentence([ONE, other]) == (
         "seed 3, reach-v3, push-v3: critic: a gradient had vanished in 5 of 100 updates, first in "
@@ -172,7 +172,7 @@ def test_an_unsolved_equation_is_told_at_once_only_where_something_is_done_about
     printed = capsys.readouterr().out
     assert (
         "warning: by env_steps" not in printed
-        and "incidents: seed 0: critic: the method's equation was not" in printed
+        and "faults: seed 0: critic: the method's equation was not" in printed
     )
     assert run(tmp_path / "b", *few, "guard.unsolved=ls") == 0
     assert "these updates gave all tasks equal weights" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 from mtrl_fairgrad.analysis.report import html
 from mtrl_fairgrad.analysis.report.formats import as_latex, as_markdown, blocks_as_text
 from mtrl_fairgrad.analysis.report.html import as_html
-from mtrl_fairgrad.runs.fault_log import Incident, encoded
+from mtrl_fairgrad.runs.fault_log import Fault, encoded
 from mtrl_fairgrad.runs.tensorboard_reader import SPEED
 from tests.support.reported import COURSE, FAIRGRAD, METHOD, PROTOCOL, TASKS, blocks_of_runs, log
 
@@ -231,14 +231,14 @@ def test_the_page_says_where_its_runs_come_from_without_naming_other_folders(mak
 # ---- what went wrong ----
 
 
-def test_incidents_stand_in_every_format_escaped_and_a_stopped_seed_is_noted(make):
+def test_faults_stand_in_every_format_escaped_and_a_stopped_seed_is_noted(make):
     path = make("a", tasks=[EVIL, "push-v3"])
     block = blocks_of_runs(path)
     assert "went wrong" not in as_html(block)
     found = [
-        Incident("critic", "non_finite", 1, EVIL, 1, 400, 200, "stop"),
-        Incident("actor", "unsolved", 0, "", 300, 400, 0, "count"),
-        Incident("actor", EVIL, 0, EVIL, 2, 400, 10, EVIL),
+        Fault("critic", "non_finite", 1, EVIL, 1, 400, 200, "stop"),
+        Fault("actor", "unsolved", 0, "", 300, 400, 0, "count"),
+        Fault("actor", EVIL, 0, EVIL, 2, 400, 10, EVIL),
     ]
     (path / "incidents.csv").write_bytes(encoded(found))
     block = blocks_of_runs(path)
