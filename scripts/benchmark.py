@@ -91,7 +91,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
         "--show",
         type=Path,
         metavar="CSV",
-        help="measure nothing, show a kept file as the README does",
+        help="measure nothing, print a results file as docs/performance.md shows it",
     )
     return parser.parse_args(words)
 

@@ -1,7 +1,7 @@
 """Publish finished runs: what they measured, their curves and their policies, small enough for a
 repository.
 
-    python scripts/publish.py SET... [--out results/mt10] [--readme README.md] [--no-policies]
+    python scripts/publish.py SET... [--out results/mt10] [--page docs/results.md] [--no-policies]
 
 A SET is a folder of run folders, such as runs/mt10 with runs/mt10/ls. Written are
 
@@ -10,7 +10,7 @@ A SET is a folder of run folders, such as runs/mt10 with runs/mt10/ls. Written a
     OUT/SET.csv             every evaluation, with the run's protocol, versions, commit, machine and
     wall-clock time OUT/SET.png             learning curves
 
-and in the README, between `<!-- SET -->` and `<!-- end of SET -->`, curves and table. A run is
+and in the page, between `<!-- SET -->` and `<!-- end of SET -->`, curves and table. A run is
 published only if `verify` trusts it, and a policy only if, played again from its file on each
 task's 50 goals, it repeats the success rates of the last evaluation exactly. Given OUT/SET itself,
 everything after the run folders is made anew from them.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import shutil
 import sys
 import tempfile
@@ -71,26 +72,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("sets", type=Path, nargs="+", metavar="SET")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "mt10")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md")
     parser.add_argument(
         "--no-policies", action="store_true", help="leave policies as they are, or out"
     )
     given = parser.parse_args(arguments)
     try:
         for each in given.sets:
-            publish(each, given.out, given.readme, policies=not given.no_policies)
+            publish(each, given.out, given.page, policies=not given.no_policies)
     except (NotPublished, RunFolderError, OSError) as error:
         return fail(error)
     return 0
 
 
-def publish(source: Path, out: Path, readme: Path, policies: bool = True) -> None:
+def publish(source: Path, out: Path, page: Path, policies: bool = True) -> None:
     """Publish one set.
 
     Args:
         source: a folder of run folders; its name is the set's.
         out: where the set goes.
-        readme: where its table goes.
+        page: the Markdown page with the markers of the set.
         policies: whether to export and play them, minutes for each seed.
 
     Raises:
@@ -118,11 +119,8 @@ def publish(source: Path, out: Path, readme: Path, policies: bool = True) -> Non
         )
     write_atomic(out / f"{name}.csv", csv_text([COLUMNS, *_rows(groups)]).encode())
     write_atomic(out / f"{name}.png", png(groups))
-    _insert(
-        readme,
-        name,
-        section(blocks[0], (out / f"{name}.png").resolve().relative_to(readme.resolve().parent)),
-    )
+    figure = os.path.relpath((out / f"{name}.png").resolve(), page.resolve().parent)
+    _insert(page, name, section(blocks[0], Path(figure)))
 
 
 def _check(run: Path) -> None:
@@ -235,7 +233,7 @@ def table(block: Block) -> Table:
 
 
 def section(block: Block, figure: Path) -> str:
-    """The README's lines about a set."""
+    """The page's lines about a set."""
     lines = [f"![Success over training, mean and by task]({figure.as_posix()})"]
     tables = [
         table(block),
@@ -248,15 +246,15 @@ def section(block: Block, figure: Path) -> str:
     return "\n".join([*lines, "", *dict.fromkeys(note for each in tables for note in each.notes)])
 
 
-def _insert(readme: Path, name: str, text: str) -> None:
+def _insert(page: Path, name: str, text: str) -> None:
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    before, found, rest = readme.read_text().partition(begin)
+    before, found, rest = page.read_text().partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
         raise NotPublished(
-            f"{readme} has no place for the table: put {begin} and {end} where it should stand."
+            f"{page} has no place for the table: put {begin} and {end} where it should stand."
         )
-    write_atomic(readme, f"{before}{begin}\n\n{text}\n\n{end}{after}".encode())
+    write_atomic(page, f"{before}{begin}\n\n{text}\n\n{end}{after}".encode())
 
 
 if __name__ == "__main__":

@@ -139,8 +139,10 @@ def test_unknown_devices_and_sections_are_refused(capsys):
     assert "invalid choice: 'speed'" in capsys.readouterr().err
 
 
-def test_the_readme_shows_what_is_kept():
-    assert tables.shown(RESULTS / "cpu-2-cores.csv") in (ROOT / "README.md").read_text()
+def test_the_performance_page_shows_the_published_measurements():
+    assert (
+        tables.shown(RESULTS / "cpu-2-cores.csv") in (ROOT / "docs" / "performance.md").read_text()
+    )
 
 
 # ---- everything, tiny ----

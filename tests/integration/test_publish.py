@@ -17,7 +17,7 @@ from mtrl_fairgrad.runs.tensorboard_reader import read_telemetry
 from tests.support.tiny_runs import TINY
 
 PUBLISHED = Path(publish.ROOT) / "results" / "mt10"
-README = "# Title\n\n<!-- small -->\nold\n<!-- end of small -->\n\nrest\n"
+PAGE = "# Title\n\n<!-- small -->\nold\n<!-- end of small -->\n\nrest\n"
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +42,12 @@ def small(tmp_path_factory):
 
 @pytest.fixture
 def places(tmp_path):
-    (tmp_path / "README.md").write_text(README)
-    return tmp_path / "results", tmp_path / "README.md"
+    (tmp_path / "page.md").write_text(PAGE)
+    return tmp_path / "results", tmp_path / "page.md"
 
 
-def published(source, out, readme, *words):
-    return publish.main([str(source), "--out", str(out), "--readme", str(readme), *words])
+def published(source, out, page, *words):
+    return publish.main([str(source), "--out", str(out), "--page", str(page), *words])
 
 
 def contents(folder):
@@ -57,8 +57,8 @@ def contents(folder):
 
 
 def test_a_published_run_reports_as_the_run_itself(small, places):
-    out, readme = places
-    assert published(small, out, readme) == 0
+    out, page = places
+    assert published(small, out, page) == 0
     there, run = out / "small" / "ls", RunFolder.open(small / "ls")
     assert as_csv(pool([RunFolder.open(there)])) == as_csv(pool([run]))
     assert not (there / "checkpoints").exists()
@@ -76,7 +76,7 @@ def test_a_published_run_reports_as_the_run_itself(small, places):
     assert {row["commit"] for row in rows} == {known} and rows[0]["protocol"].startswith(
         "gymnasium"
     )
-    text = readme.read_text()
+    text = page.read_text()
     assert "| ls | 2 | 40 (0.002%) |" in text and "(results/small.png)" in text
     assert text.startswith("# Title\n\n<!-- small -->") and text.endswith(
         "<!-- end of small -->\n\nrest\n"
@@ -84,17 +84,17 @@ def test_a_published_run_reports_as_the_run_itself(small, places):
 
 
 def test_what_is_made_of_published_runs_can_be_made_again(small, places):
-    out, readme = places
-    assert published(small, out, readme, "--no-policies") == 0
+    out, page = places
+    assert published(small, out, page, "--no-policies") == 0
     before = contents(out.parent)
-    readme.write_text(README)
-    assert published(out / "small", out, readme) == 0
+    page.write_text(PAGE)
+    assert published(out / "small", out, page) == 0
     assert contents(out.parent) == before
 
 
 def test_curves_are_thinned_but_span_the_same_time(small, places):
-    out, readme = places
-    published(small, out, readme, "--no-policies")
+    out, page = places
+    published(small, out, page, "--no-policies")
     whole, thin = read_telemetry(small / "ls"), read_telemetry(out / "small" / "ls")
     assert (
         thin.wall_seconds == pytest.approx(whole.wall_seconds)
@@ -132,7 +132,7 @@ def test_a_policy_that_does_not_repeat_what_it_scored_is_not_published(
     assert "does not repeat the last evaluation" in capsys.readouterr().err
 
 
-def test_a_set_needs_runs_and_a_place_in_the_readme(small, places, tmp_path, capsys):
+def test_a_set_needs_runs_and_a_place_in_the_page(small, places, tmp_path, capsys):
     assert published(tmp_path, *places) == 2
     assert "holds no run folders" in capsys.readouterr().err
     places[1].write_text("nothing\n")
@@ -142,10 +142,11 @@ def test_a_set_needs_runs_and_a_place_in_the_readme(small, places, tmp_path, cap
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PUBLISHED.glob("*.csv")))
 def test_tables_in_the_repository_are_those_of_its_runs(name, tmp_path):
-    readme = publish.ROOT / "README.md"
-    shutil.copytree(PUBLISHED, tmp_path / "results" / "mt10")
-    (tmp_path / "README.md").write_text(readme.read_text())
-    out = tmp_path / "results" / "mt10"
-    assert published(out / name, out, tmp_path / "README.md") == 0
-    assert (tmp_path / "README.md").read_text() == readme.read_text()
+    page = publish.ROOT / "docs" / "results.md"
+    copy, out = tmp_path / "docs" / "results.md", tmp_path / "results" / "mt10"
+    shutil.copytree(PUBLISHED, out)
+    copy.parent.mkdir()
+    copy.write_text(page.read_text())
+    assert published(out / name, out, copy) == 0
+    assert copy.read_text() == page.read_text()
     assert (out / f"{name}.csv").read_bytes() == (PUBLISHED / f"{name}.csv").read_bytes()
