@@ -1,117 +1,82 @@
-"""FairGrad and its relatives, for anyone's training loop.
+"""FairGrad and related methods of gradient combination for any training loop.
 
     from mtrl_fairgrad import FairGrad, backward
 
-    backward(losses, FairGrad(alpha=2), shared=model.encoder.parameters(),
-    own=model.heads.parameters())
+    backward(losses, FairGrad(alpha=2), shared=encoder.parameters(), own=heads.parameters())
 
-Importing this loads no environment and no configuration library, and PyTorch only with the first
-name that is used, since the commands read their command line before it; the agent lives in
-`mtrl_fairgrad.train`.
+The public names are those of `mtrl_fairgrad.weighting` and `mtrl_fairgrad.gradients`. They are
+imported on first use, so that `import mtrl_fairgrad` alone loads neither PyTorch nor NumPy: worker
+processes with simulators and the check of a command line need none of them.
 """
 
-from importlib import import_module
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtrl_fairgrad.gradients.conventions import CONVENTIONS, Convention
-    from mtrl_fairgrad.gradients.per_task import combine, task_gradients
-    from mtrl_fairgrad.gradients.shared_graph import Accumulator, backward
-    from mtrl_fairgrad.weighting import (
-        DBMTL,
-        DWA,
-        FAMO,
-        IMTLG,
-        LS,
-        MGDA,
-        RLW,
-        SI,
-        STCH,
-        STL,
-        UW,
-        Aggregate,
-        AlignedMTL,
-        CAGrad,
-        FairGrad,
-        GradDrop,
-        GradVac,
-        GramianWeighting,
-        JacobianAggregation,
-        LossWeighting,
-        Method,
-        MoCo,
-        NashMTL,
-        PCGrad,
-        UPGrad,
-        Weights,
-        contract,
-        gramian,
-        jacobian_like,
-        make,
-        names,
-        options,
-        register,
-    )
-    from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
+    from mtrl_fairgrad.gradients import *  # noqa: F403
+    from mtrl_fairgrad.weighting import *  # noqa: F403
 
-__all__ = [
-    "CONVENTIONS",
-    "DBMTL",
-    "DWA",
-    "FAMO",
-    "IMTLG",
-    "LS",
-    "MGDA",
-    "RLW",
-    "SI",
-    "STCH",
-    "STL",
-    "UW",
-    "Accumulator",
-    "Aggregate",
-    "AlignedMTL",
-    "CAGrad",
-    "Convention",
-    "FairGrad",
-    "GradDrop",
-    "GradVac",
-    "GramianWeighting",
-    "JacobianAggregation",
-    "LossWeighting",
-    "Method",
-    "MoCo",
-    "NashMTL",
-    "PCGrad",
-    "UPGrad",
-    "Weights",
-    "alpha_fair",
-    "backward",
-    "combine",
-    "contract",
-    "gramian",
-    "jacobian_like",
-    "make",
-    "names",
-    "options",
-    "register",
-    "task_gradients",
-]
+    __version__: str
 
-_HOME = {
-    **dict.fromkeys(("CONVENTIONS", "Convention"), "gradients.conventions"),
-    **dict.fromkeys(("combine", "task_gradients"), "gradients.per_task"),
-    "alpha_fair": "weighting.alpha_fair",
-    **dict.fromkeys(("Accumulator", "backward"), "gradients.shared_graph"),
+_ROOMS = ("weighting", "gradients")
+_DEPRECATED = {
+    "make": "make_method",
+    "names": "method_names",
+    "options": "method_options",
+    "register": "register_method",
 }
-"""Modules of the names that are not of `weighting`."""
+"""Names of version 0.1 and their successors."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import `name` from its module (PEP 562); AttributeError for names that are not in `__all__`."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'weighting')}"), name)
+    """Import a public name on first use (PEP 562)."""
+    if name == "__all__":
+        return sorted(_public_names())
+    if name == "__version__":
+        return _version()
+    if name in _DEPRECATED:
+        import warnings
+
+        name, old = _DEPRECATED[name], name
+        warnings.warn(
+            f"mtrl_fairgrad.{old} is deprecated: use mtrl_fairgrad.{name}.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+    if not name.startswith("_") and not _is_submodule(name) and name in (names := _public_names()):
+        return names[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_public_names(), "__version__"})
+
+
+def _public_names() -> dict[str, Any]:
+    """Return what the rooms export: name -> object."""
+    from importlib import import_module
+    from types import ModuleType
+
+    return {
+        name: value
+        for room in _ROOMS
+        for name, value in vars(import_module(f"{__name__}.{room}")).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+
+
+def _is_submodule(name: str) -> bool:
+    """Tell submodules apart without PyTorch, for `from mtrl_fairgrad import train`."""
+    from importlib.util import find_spec
+
+    return find_spec(f"{__name__}.{name}") is not None
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("mtrl-fairgrad")
+    except PackageNotFoundError:  # a source tree that is not installed
+        return "0+unknown"

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarking.timing import wait
 
-from mtrl_fairgrad import backward, jacobian_like, make
+from mtrl_fairgrad import backward, jacobian_like, make_method
 from mtrl_fairgrad.supervised.benchmarks.celeba import CelebA
 
 LIMIT = 1.25
@@ -71,7 +71,7 @@ def measure(
         list(model.own_parameters()),
         len(benchmark.tasks),
     )
-    method = make(name).init(tasks, template=jacobian_like(shared, tasks)).to(device)
+    method = make_method(name).init(tasks, template=jacobian_like(shared, tasks)).to(device)
     optimizer = torch.optim.Adam(model.parameters())
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.rand(batch_size, 3, 64, 64), torch.rand(batch_size, tasks).round()

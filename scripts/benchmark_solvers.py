@@ -35,7 +35,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarking.timing import wait
 
-from mtrl_fairgrad.weighting import GramianWeighting, LossWeighting, Method, contract, make, names
+from mtrl_fairgrad.weighting import (
+    GramianWeighting,
+    LossWeighting,
+    Method,
+    contract,
+    make_method,
+    method_names,
+)
 
 Reference = Callable[..., Any]
 
@@ -125,7 +132,7 @@ def rows() -> list[Row]:
         Row("famo", {}, weighted(lambda x: 1 / x), None),
         Row("stch", {}, weighted(lambda x: 1 / x), None),
     ]
-    missing = set(names()) - {row.method for row in found}
+    missing = set(method_names()) - {row.method for row in found}
     if missing:
         raise SystemExit(f"no row for {', '.join(sorted(missing))}: add one to rows().")
     return found
@@ -181,7 +188,7 @@ def measure(row: Row, tasks: int, problems: int, device: str) -> dict[str, Any]:
     for seed in range(problems):
         jacobian = problem(tasks, seed)
         here, gramian = jacobian.to(device), (jacobian @ jacobian.mT).to(device)
-        method = make(row.method, **row.options).init(tasks, template={"all": here}).to(device)
+        method = make_method(row.method, **row.options).init(tasks, template={"all": here}).to(device)
         noise = method.draw([torch.Generator(device).manual_seed(seed)])
         elapsed, found = timed(call, method, here, gramian, losses, noise, device=device)
         direction = found if found.numel() != tasks else contract(found, {"all": here})["all"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,16 @@ def _files(group: str) -> dict[str, dict[str, Any]]:
 def unwritten_methods() -> dict[str, dict[str, Any]]:
     """Registered methods without a file of their own: name → what such a file would say."""
     written = _files("method").keys()
-    registering = (
-        path.stem
-        for path in (PACKAGE / "weighting").glob("*.py")
-        if b"\n@register\n" in path.read_bytes()
-    )
-    # Anybody who registers has imported the registry; if nobody has, only our own files will.
-    if "mtrl_fairgrad.weighting" not in sys.modules and written >= set(registering):
+    # Methods are registered by code that imported the registry, or by entry points, whose names
+    # are known without PyTorch. The built-in methods have files.
+    if "mtrl_fairgrad.weighting" not in sys.modules and not entry_points(
+        group="mtrl_fairgrad.methods"
+    ):
         return {}
-    from mtrl_fairgrad.weighting import names, options
+    from mtrl_fairgrad.weighting import method_names, method_options
 
-    return {name: {"name": name, **options(name)} for name in names() if name not in written}
+    return {
+        name: {"name": name, **method_options(name)}
+        for name in method_names()
+        if name not in written
+    }

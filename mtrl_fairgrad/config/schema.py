@@ -262,13 +262,13 @@ def check_seeds(seeds: list[int]) -> None:
 
 def check_method(method: dict[str, Any], loss_alpha: float | None) -> None:
     """Refuse a method, options or a loss transformation that cannot be made."""
-    from mtrl_fairgrad.weighting import make
+    from mtrl_fairgrad.weighting import make_method
     from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
 
     given = dict(method)
     name = str(given.pop("name", None))
     try:
-        made = make(name, **given)
+        made = make_method(name, **given)
         if loss_alpha is not None:
             alpha_fair(made, loss_alpha)
     except ValueError as error:

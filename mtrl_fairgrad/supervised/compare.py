@@ -17,7 +17,7 @@ from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.config import SupervisedConfig
 from mtrl_fairgrad.supervised.trainer import FitResult, FitSpec, fit
 from mtrl_fairgrad.utils.text_tables import aligned, csv_text
-from mtrl_fairgrad.weighting import names, options
+from mtrl_fairgrad.weighting import method_names, method_options
 
 FAIR = ("ls", "rlw", "dwa", "uw", "mgda", "pcgrad", "cagrad")
 """The methods of the paper's §6, each with and without the α-fair loss transformation."""
@@ -45,7 +45,7 @@ class RowSpec:
 
 def method(name: str, **chosen: Any) -> dict[str, Any]:
     """A method's configuration: its defaults, and what is chosen."""
-    return {"name": name, **options(name), **chosen}
+    return {"name": name, **method_options(name), **chosen}
 
 
 def single_task_specs(tasks: int) -> list[RowSpec]:
@@ -64,7 +64,7 @@ def comparison_specs(comparison: str, tasks: int) -> list[RowSpec]:
     if comparison == "all":
         return found + [
             RowSpec(name, method(name))
-            for name in ("ls", *(n for n in names() if n not in ("ls", STL)))
+            for name in ("ls", *(n for n in method_names() if n not in ("ls", STL)))
         ]
     if comparison == "alpha":
         return found + [alpha_spec(method("fairgrad"), alpha) for alpha in ALPHAS]

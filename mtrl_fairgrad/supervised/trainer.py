@@ -40,7 +40,7 @@ from mtrl_fairgrad.supervised.config import SupervisedConfig
 from mtrl_fairgrad.utils.atomic_io import RunFolderError, write_atomic
 from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.text_tables import csv_text
-from mtrl_fairgrad.weighting import Method, jacobian_like, make
+from mtrl_fairgrad.weighting import Method, jacobian_like, make_method
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
 
 
@@ -351,7 +351,7 @@ def stalled(scores: Sequence[float], patience: int) -> bool:
 def make_method(spec: FitSpec) -> Method:
     """The method that was asked for, without sizes yet."""
     options = {key: value for key, value in spec.method.items() if key != "name"}
-    method = make(spec.method["name"], **options)
+    method = make_method(spec.method["name"], **options)
     return method if spec.loss_alpha is None else alpha_fair(method, spec.loss_alpha)
 
 

@@ -14,7 +14,7 @@ from mtrl_fairgrad.config.schema import AgentConfig, Config, ConfigError
 from mtrl_fairgrad.envs import MetaworldSuite, Suite, TaskVectorEnv
 from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
 from mtrl_fairgrad.gradients.conventions import Convention
-from mtrl_fairgrad.weighting import Method, make
+from mtrl_fairgrad.weighting import Method, make_method
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
 
 Agent = SAC | SingleTaskSAC
@@ -95,10 +95,10 @@ def make_methods(config: Config) -> tuple[Method, Method]:
     the critics, and for a method that needs positive losses linear scalarisation stands in.
     """
     options = {key: value for key, value in config.method.items() if key != "name"}
-    critic, actor = (make(config.method["name"], **options) for _ in range(2))
+    critic, actor = (make_method(config.method["name"], **options) for _ in range(2))
     if config.loss_alpha is not None:
         critic = alpha_fair(critic, config.loss_alpha)
-    return critic, make("ls", reduction="mean") if actor.needs_positive_losses else actor
+    return critic, make_method("ls", reduction="mean") if actor.needs_positive_losses else actor
 
 
 def method_names(config: Config) -> dict[str, str]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import GramianWeighting, Weights, register
+from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
 from mtrl_fairgrad.weighting.checks import choice
 from mtrl_fairgrad.weighting.solvers.arrays import enter, namespace, quiet, times
 from mtrl_fairgrad.weighting.solvers.problem import answer, check, prepare
@@ -25,7 +25,6 @@ from mtrl_fairgrad.weighting.solvers.problem import answer, check, prepare
 SCALES = ("min", "median", "rmse")
 
 
-@register
 class AlignedMTL(GramianWeighting):
     """Aligned gradients. Stateless; costs one Jacobian and a K×K eigendecomposition.
 

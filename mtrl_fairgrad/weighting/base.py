@@ -1,4 +1,4 @@
-"""The three kinds of multi-task method, and the registry that makes one by its name.
+"""The three kinds of multi-task method.
 
 Every method answers how the gradients of K tasks become one update. What it has to look at decides
 its kind:
@@ -16,11 +16,9 @@ losses, weights and Gramians.
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -249,71 +247,3 @@ class JacobianAggregation(Method):
             losses: Tensor | None = None,
             noise: Tensor | None = None,
         ) -> Aggregate: ...
-
-
-M = TypeVar("M", bound=Method)
-
-_METHODS: dict[str, type[Method]] = {}
-
-
-def register(method: type[M]) -> type[M]:
-    """Class decorator: make the method known by its `name`.
-
-    Raises:
-        ValueError: the class has no `name` of its own, or another class has it already.
-    """
-    name = vars(method).get("name")
-    if not isinstance(name, str) or not name:
-        raise ValueError(
-            f"{method.__name__} has no name: set the class attribute name, such as name = 'ls'."
-        )
-    if _METHODS.get(name, method) is not method:
-        raise ValueError(
-            f"name={name} belongs to {_METHODS[name].__name__}: give {method.__name__} another."
-        )
-    _METHODS[name] = method
-    return method
-
-
-def names() -> tuple[str, ...]:
-    """All registered methods, in alphabetical order."""
-    return tuple(sorted(_METHODS))
-
-
-def options(name: str) -> dict[str, Any]:
-    """The hyper-parameters of a method with their defaults, in the constructor's order.
-
-    Raises:
-        ValueError: no method has this name.
-    """
-    parameters = inspect.signature(_find(name).__init__).parameters
-    return {
-        option: parameter.default for option, parameter in parameters.items() if option != "self"
-    }
-
-
-def make(name: str, **chosen: Any) -> Method:
-    """The method called `name` with the given hyper-parameters, the others at their defaults.
-
-    Raises:
-        ValueError: no such method, an option the method does not have, or a value it does not
-            allow.
-    """
-    method, allowed = _find(name), options(name)
-    for option in chosen:
-        if option not in allowed:
-            owners = [other for other in names() if option in options(other)]
-            elsewhere = f", or choose method={' or method='.join(owners)}" if owners else ""
-            takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
-            raise ValueError(
-                f"method={name} has no option '{option}': {takes}. Drop it{elsewhere}."
-            )
-    return method(**chosen)
-
-
-def _find(name: str) -> type[Method]:
-    if name in _METHODS:
-        return _METHODS[name]
-    close = difflib.get_close_matches(str(name).lower(), names(), n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else "choose one of them."
-    raise ValueError(f"method={name} is unknown; the methods are {', '.join(names())}: {hint}")

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import GramianWeighting, Weights, register
+from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
 from mtrl_fairgrad.weighting.checks import choice, number
 from mtrl_fairgrad.weighting.solvers.arrays import Array, leave, namespace, on_host, quiet, times
 from mtrl_fairgrad.weighting.solvers.nonnegative import minimise
@@ -52,7 +52,6 @@ class _Point(NamedTuple):
     """`[...]`, `‖Σ y_i g_i‖`."""
 
 
-@register
 class CAGrad(GramianWeighting):
     """Conflict-averse gradient descent, solved to convergence. Stateless; one Jacobian and a few
     K×K systems.

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import Aggregate, register
+from mtrl_fairgrad.weighting.base import Aggregate
 from mtrl_fairgrad.weighting.checks import number
 from mtrl_fairgrad.weighting.products import contract, flatten
 from mtrl_fairgrad.weighting.template import AveragingAggregation
@@ -28,7 +28,6 @@ from mtrl_fairgrad.weighting.template import AveragingAggregation
 _linalg: Any = torch.linalg  # compiled, without type annotations
 
 
-@register
 class DBMTL(AveragingAggregation):
     """Averaged gradients of the losses' logarithms at equal norms. With state, K gradients of it;
     costs one Jacobian.

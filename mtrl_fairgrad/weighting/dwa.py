@@ -16,12 +16,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import Weights, register
+from mtrl_fairgrad.weighting.base import Weights
 from mtrl_fairgrad.weighting.checks import number, whole
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 
-@register
 class DWA(PositiveLossWeighting):
     """Weights by the losses' rates of change. Needs positive losses and `init`; costs one ordinary
     backward pass.

@@ -30,13 +30,12 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting import solvers
-from mtrl_fairgrad.weighting.base import GramianWeighting, Weights, register
+from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
 from mtrl_fairgrad.weighting.checks import choice, number, whole
 
 SOLVERS = ("newton", "sgd", "least_squares")
 
 
-@register
 class FairGrad(GramianWeighting):
     """α-fair weights from the Gramian. Stateless; costs one Jacobian and the solution of a K×K
     equation.

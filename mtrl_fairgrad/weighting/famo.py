@@ -26,14 +26,13 @@ from typing import Self
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.adam import Adam
-from mtrl_fairgrad.weighting.base import Weights, register
+from mtrl_fairgrad.weighting.base import Weights
 from mtrl_fairgrad.weighting.checks import number
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 EPSILON = 1e-8
 
 
-@register
 class FAMO(PositiveLossWeighting):
     """Weights that balance the losses' relative progress. Needs positive losses, `init`, and
     `after_step`.

@@ -21,13 +21,12 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import Aggregate, register
+from mtrl_fairgrad.weighting.base import Aggregate
 from mtrl_fairgrad.weighting.checks import number
 from mtrl_fairgrad.weighting.products import flatten
 from mtrl_fairgrad.weighting.template import TemplateAggregation
 
 
-@register
 class GradDrop(TemplateAggregation):
     """Keeps one sign per coordinate. Random, without state; costs one Jacobian and two passes over
     it.

@@ -23,7 +23,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import Weights, register
+from mtrl_fairgrad.weighting.base import Weights
 from mtrl_fairgrad.weighting.checks import number
 from mtrl_fairgrad.weighting.random_order import Meeting, RandomOrderWeighting
 
@@ -32,7 +32,6 @@ LARGEST_TARGET = 1 - 1e-6
 come as close to it as rounding allows for tasks that were always alike."""
 
 
-@register
 class GradVac(RandomOrderWeighting):
     """Moves gradients to their usual angles. Random, with state; costs one Jacobian and K steps on
     K×K matrices.

@@ -16,12 +16,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import GramianWeighting, Weights, register
+from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
 from mtrl_fairgrad.weighting.solvers.arrays import namespace, quiet, solve
 from mtrl_fairgrad.weighting.solvers.problem import answer, begin
 
 
-@register
 class IMTLG(GramianWeighting):
     """Equal projections on all gradients. Stateless; costs one Jacobian and a K×K linear system."""
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import LossWeighting, Weights, register
+from mtrl_fairgrad.weighting.base import LossWeighting, Weights
 from mtrl_fairgrad.weighting.checks import choice
 
 
-@register
 class LS(LossWeighting):
     """Linear scalarisation, the usual multi-task baseline: minimise the sum or the mean of the
     losses.

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import GramianWeighting, Weights, register
+from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
 from mtrl_fairgrad.weighting.checks import choice
 from mtrl_fairgrad.weighting.solvers.arrays import Array, enter, namespace, quiet
 from mtrl_fairgrad.weighting.solvers.nonnegative import minimise
@@ -27,7 +27,6 @@ from mtrl_fairgrad.weighting.solvers.problem import answer, begin
 NORMALIZE = ("none", "l2", "loss", "loss+")
 
 
-@register
 class MGDA(GramianWeighting):
     """The min-norm point, exactly. Stateless; costs one Jacobian and a K×K quadratic programme.
 

@@ -24,13 +24,12 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting import simplex
-from mtrl_fairgrad.weighting.base import Aggregate, register
+from mtrl_fairgrad.weighting.base import Aggregate
 from mtrl_fairgrad.weighting.checks import choice, number
 from mtrl_fairgrad.weighting.products import contract, gramian
 from mtrl_fairgrad.weighting.template import AveragingAggregation
 
 
-@register
 class MoCo(AveragingAggregation):
     """Convex combination of averaged gradients. With state, K gradients of it; costs one Jacobian
     and its Gramian.

@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting import solvers
-from mtrl_fairgrad.weighting.base import GramianWeighting, Weights, register
+from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
 from mtrl_fairgrad.weighting.checks import choice, whole
 
 
-@register
 class NashMTL(GramianWeighting):
     """The Nash bargaining solution, exactly. Costs one Jacobian and the solution of a K×K equation.
 

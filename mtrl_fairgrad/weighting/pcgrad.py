@@ -17,11 +17,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import Weights, register
+from mtrl_fairgrad.weighting.base import Weights
 from mtrl_fairgrad.weighting.random_order import Meeting, RandomOrderWeighting
 
 
-@register
 class PCGrad(RandomOrderWeighting):
     """Projects conflicts out of each gradient. Random, without state; costs one Jacobian and K
     steps on K×K matrices.

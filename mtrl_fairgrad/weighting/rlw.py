@@ -16,10 +16,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import LossWeighting, Weights, register
+from mtrl_fairgrad.weighting.base import LossWeighting, Weights
 
 
-@register
 class RLW(LossWeighting):
     """Random weights, whatever the losses. Random, so needs `init` and `noise`; costs one ordinary
     backward pass.

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import Weights, register
+from mtrl_fairgrad.weighting.base import Weights
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 
-@register
 class SI(PositiveLossWeighting):
     """Scale-invariant weights `1/l_i`. Needs positive losses; stateless; costs one ordinary
     backward pass.

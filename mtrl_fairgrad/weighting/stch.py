@@ -21,12 +21,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import Weights, register
+from mtrl_fairgrad.weighting.base import Weights
 from mtrl_fairgrad.weighting.checks import number, whole
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 
-@register
 class STCH(PositiveLossWeighting):
     """Weights of a smooth maximum of relative losses. Needs positive losses and `init`; one
     ordinary backward pass.

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import LossWeighting, Weights, register
+from mtrl_fairgrad.weighting.base import LossWeighting, Weights
 from mtrl_fairgrad.weighting.checks import whole
 
 
-@register
 class STL(LossWeighting):
     """One task alone: weight 1 for it, 0 for the others. Stateless; costs one ordinary backward
     pass.

@@ -16,13 +16,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import GramianWeighting, Weights, register
+from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
 from mtrl_fairgrad.weighting.solvers.arrays import eye_like, namespace, quiet
 from mtrl_fairgrad.weighting.solvers.nonnegative import minimise
 from mtrl_fairgrad.weighting.solvers.problem import answer, begin
 
 
-@register
 class UPGrad(GramianWeighting):
     """The mean of the gradients' projections, exactly. Stateless; one Jacobian and K quadratic
     programmes of size K.

@@ -17,12 +17,11 @@ from typing import Self
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.adam import Adam
-from mtrl_fairgrad.weighting.base import Weights, register
+from mtrl_fairgrad.weighting.base import Weights
 from mtrl_fairgrad.weighting.checks import number
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 
-@register
 class UW(PositiveLossWeighting):
     """Weights from learned uncertainties. Needs positive losses and `init`; costs one ordinary
     backward pass.

@@ -16,7 +16,7 @@ from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.config.schema import AgentConfig, Config, EnvConfig, EvalConfig, validate
 from mtrl_fairgrad.train import open_folder
 from mtrl_fairgrad.training.trainer import Trainer
-from mtrl_fairgrad.weighting import options
+from mtrl_fairgrad.weighting import method_options
 
 from .settings import Settings
 
@@ -27,7 +27,7 @@ def configuration(
     settings: Settings, agent: AgentConfig, env: EnvConfig, seeds: int, **others: Any
 ) -> Config:
     """FairGrad (newton) on the settings' device, on one thread, without a progress bar; validated."""
-    method = {"name": "fairgrad", **options("fairgrad"), "solver": "newton"}
+    method = {"name": "fairgrad", **method_options("fairgrad"), "solver": "newton"}
     config = Config(
         **{"eval": EvalConfig(workers=0 if settings.quick else 1), **others},
         agent=agent,

@@ -28,7 +28,7 @@ from mtrl_fairgrad.config.schema import AgentConfig, Config
 from mtrl_fairgrad.gradients.graph_capture import CALLS_BEFORE
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.utils.text_tables import counted
-from mtrl_fairgrad.weighting import options, solvers
+from mtrl_fairgrad.weighting import method_options, solvers
 
 from . import floor, profiling
 from .plain import REPLAY, PlainSAC, Source, autograd_loop, mean_of_losses, torchjd_fairgrad
@@ -60,7 +60,7 @@ def learner(size: Size, device: torch.device, way: str = "fairgrad_newton") -> L
     )
     config = Config(
         agent=agent,
-        method={"name": name, **options(name), **chosen},
+        method={"name": name, **method_options(name), **chosen},
         seeds=list(range(size.seeds)),
         device=str(device),
     )

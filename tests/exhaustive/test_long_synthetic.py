@@ -9,7 +9,7 @@ negative as it learns.
 import pytest
 import torch
 
-from mtrl_fairgrad import GramianWeighting, LossWeighting, contract, gramian, names
+from mtrl_fairgrad import GramianWeighting, LossWeighting, contract, gramian, method_names
 from mtrl_fairgrad.training.factory import make_methods
 from tests.support.tiny_runs import composed
 
@@ -88,7 +88,7 @@ def train(method, constants):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", method_names())
 @torch.no_grad()
 def test_twenty_thousand_updates_end_better_than_they_began(name):
     critic, actor = make_methods(composed(f"method={name}"))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import mtrl_fairgrad
-from mtrl_fairgrad import evaluate, names, options, report, train, verify
+from mtrl_fairgrad import evaluate, method_names, method_options, report, train, verify
 from mtrl_fairgrad.cli.override_filter import DEEPEST, LONGEST_WORD, sift, stored_words
 from mtrl_fairgrad.config.groups import choices
 from mtrl_fairgrad.config.schema import to_dict
@@ -97,7 +97,7 @@ def test_the_package_offers_its_names_before_it_has_them():
     assert offered["FairGrad"] is mtrl_fairgrad.weighting.FairGrad and callable(offered["backward"])
     with pytest.raises(AttributeError, match="has no attribute 'FairGard'"):
         _ = mtrl_fairgrad.FairGard
-    code = "from mtrl_fairgrad import *; backward; FairGrad(alpha=2); print(len(names()))"
+    code = "from mtrl_fairgrad import *; backward; FairGrad(alpha=2); print(len(method_names()))"
     found = subprocess.run(
         [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=120
     )
@@ -106,9 +106,9 @@ def test_the_package_offers_its_names_before_it_has_them():
 
 def test_the_files_say_what_the_registry_says():
     for name, keys in choices("method").items():
-        assert list(keys) == ["name", *options(name)], name
-    assert set(choices("method")) == set(names())
-    assert options("fairgrad")["solver"] == EXACT
+        assert list(keys) == ["name", *method_options(name)], name
+    assert set(choices("method")) == set(method_names())
+    assert method_options("fairgrad")["solver"] == EXACT
 
 
 # ---- which words pass ----

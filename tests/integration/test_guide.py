@@ -6,7 +6,13 @@ import sys
 
 import pytest
 
-from mtrl_fairgrad import GramianWeighting, JacobianAggregation, LossWeighting, make, names
+from mtrl_fairgrad import (
+    GramianWeighting,
+    JacobianAggregation,
+    LossWeighting,
+    make_method,
+    method_names,
+)
 from tests.support.paths import ROOT
 
 GUIDE = (ROOT / "docs" / "methods.md").read_text()
@@ -26,17 +32,17 @@ def run(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", method_names())
 def test_every_method_is_in_the_table(name):
-    kind = next(word for kind, word in SEES.items() if isinstance(make(name), kind))
+    kind = next(word for kind, word in SEES.items() if isinstance(make_method(name), kind))
     assert TABLE[name] == kind
     row = next(line for line in GUIDE.splitlines() if line.startswith(f"| `{name}` |"))
-    assert ("positive losses" in row) == make(name).needs_positive_losses
-    assert ("second forward pass" in row) == make(name).looks_after_step
+    assert ("positive losses" in row) == make_method(name).needs_positive_losses
+    assert ("second forward pass" in row) == make_method(name).looks_after_step
 
 
 def test_the_table_has_no_others():
-    assert set(TABLE) == set(names())
+    assert set(TABLE) == set(method_names())
 
 
 LOOP = """
@@ -68,8 +74,8 @@ def test_the_example_of_ones_own_method_works_everywhere():
         LOOP
         + example
         + """
-from mtrl_fairgrad import backward, make
-print(backward(losses, make("unit_gradients"), shared=encoder.parameters())["norms"].shape)
+from mtrl_fairgrad import backward, make_method
+print(backward(losses, make_method("unit_gradients"), shared=encoder.parameters())["norms"].shape)
 from mtrl_fairgrad import train
 train.main(["method=unit_gradients", "--cfg", "job"])
 """

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from mtrl_fairgrad import evaluate, names, train
+from mtrl_fairgrad import evaluate, method_names, train
 from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training import trainer as trainer_module
@@ -98,7 +98,7 @@ def assert_trained(before, after):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", method_names())
 def test_every_method_trains_mt10_and_goes_on_from_a_checkpoint_bit_for_bit(
     name, trainer, tmp_path
 ):

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 import torch
 
-from mtrl_fairgrad import evaluate, names, train, verify
+from mtrl_fairgrad import evaluate, method_names, train, verify
 from mtrl_fairgrad.agents import SAC
 from tests.support.paths import ROOT
 from tests.support.tiny_runs import (
@@ -301,7 +301,7 @@ def test_a_nan_in_the_only_seed_stops_the_run_naming_step_task_and_seed(
 
 
 MISTAKES = [
-    (["method=farigrad"], f"method=farigrad is unknown; allowed: {', '.join(names())}; did you mean fairgrad?"),
+    (["method=farigrad"], f"method=farigrad is unknown; allowed: {', '.join(method_names())}; did you mean fairgrad?"),
     (["convention=libtml"], "allowed: libmtl, official_supervised, plain; did you mean libmtl?"),
     (["loss_alpha=1"], "at 1 the transformation is the logarithm: use the method si"),
     (["env=mt11"], "env=mt11 is unknown; allowed: gymnasium, mt1, mt10, mt10_paper, mt50, mt50_paper"),
@@ -413,7 +413,7 @@ def test_help_lists_groups_and_keys():
     command = [sys.executable, "-m", "mtrl_fairgrad.train", "--help"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert found.returncode == 0
-    assert f"method: {', '.join(names())}\n" in found.stdout and "grace_seconds" in found.stdout
+    assert f"method: {', '.join(method_names())}\n" in found.stdout and "grace_seconds" in found.stdout
 
 
 # ---- evaluate ----

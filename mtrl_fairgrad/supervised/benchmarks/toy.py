@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.text_tables import csv_text
-from mtrl_fairgrad.weighting import FairGrad, make
+from mtrl_fairgrad.weighting import FairGrad, make_method
 
 STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 FORMULAS = ("code", "paper")
@@ -114,7 +114,7 @@ def descend(alpha: float, config: ToyConfig) -> Trajectories:
     """
     points = torch.tensor(STARTS, dtype=torch.float64)
     optimizer = torch.optim.Adam([points], lr=config.learning_rate)
-    method, shortest = FairGrad(alpha=alpha), make("mgda")
+    method, shortest = FairGrad(alpha=alpha), make_method("mgda")
     arrived, kept = torch.zeros(len(STARTS), dtype=torch.bool), [points.clone()]
     for step in range(1, config.steps + 1):
         with torch.enable_grad():

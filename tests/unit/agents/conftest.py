@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mtrl_fairgrad import make
+from mtrl_fairgrad import make_method
 from mtrl_fairgrad.agents import SAC, Batch, NetworkSpec, SACSpec, SeedStreams
 from mtrl_fairgrad.agents.sac import Noise
 from mtrl_fairgrad.config.guard import ALL, CONDITIONS
@@ -16,7 +16,7 @@ def make_agent(
 ):
     spec = SACSpec(NetworkSpec(OBSERVATION, ACTION, width=24, depth=2), **changes)
     options = options or {}
-    return SAC(spec, seeds, tasks, make(method, **options), make(method, **options), dtype=dtype)
+    return SAC(spec, seeds, tasks, make_method(method, **options), make_method(method, **options), dtype=dtype)
 
 
 def draw_update(streams, dtype=torch.float64, tasks=TASKS):

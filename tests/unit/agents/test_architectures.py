@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from mtrl_fairgrad import LS, make, names
+from mtrl_fairgrad import LS, make_method, method_names
 from mtrl_fairgrad.agents import (
     ARCHITECTURES,
     SAC,
@@ -30,7 +30,7 @@ from tests.unit.agents.conftest import (
 )
 
 TOGETHER = ("mtsac", "mtsac_te", "mhsac")
-METHODS = [name for name in names() if name != "stl"]
+METHODS = [name for name in method_names() if name != "stl"]
 EVERYTHING = {
     "critic_width": 20,
     "critic_layer_norm": True,
@@ -46,7 +46,7 @@ def agent_of(
     spec = NetworkSpec(
         OBSERVATION, ACTION, 24, 2, architecture=ARCHITECTURES[name], **(network or {})
     )
-    critic, actor = (make(method, **(options or {})) for _ in range(2))
+    critic, actor = (make_method(method, **(options or {})) for _ in range(2))
     actor = LS() if actor.needs_positive_losses else actor
     return SAC(
         SACSpec(spec, **changes),

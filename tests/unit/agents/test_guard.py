@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from mtrl_fairgrad import FairGrad, make
+from mtrl_fairgrad import FairGrad, make_method
 from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, SeedStreams
 from mtrl_fairgrad.agents.guard import Guard
 from mtrl_fairgrad.config.guard import ALL, ANSWERS, CONDITIONS, GuardConfig
-from mtrl_fairgrad.weighting import names
+from mtrl_fairgrad.weighting import method_names
 from tests.unit.agents.conftest import ACTION, OBSERVATION, TASKS, draw_update, learn
 
 SEEDS = (0, 1, 2)
@@ -17,9 +17,9 @@ NETWORK = NetworkSpec(OBSERVATION, ACTION, width=24, depth=2)
 
 
 def agent_of(guard=None, method="fairgrad", seeds=SEEDS, spec=None, **options):
-    critic, actor = make(method, **options), make(method, **options)
+    critic, actor = make_method(method, **options), make_method(method, **options)
     if actor.needs_positive_losses:
-        actor = make("ls", reduction="mean")
+        actor = make_method("ls", reduction="mean")
     spec = spec or SACSpec(NETWORK)
     return SAC(spec, seeds, TASKS, critic, actor, dtype=torch.float64, guard=guard)
 
@@ -51,7 +51,7 @@ def counts(agent, network, condition):
 
 
 @pytest.mark.parametrize("spoilt_first", [True, False])
-@pytest.mark.parametrize("name", [name for name in names() if name != "stl"])
+@pytest.mark.parametrize("name", [name for name in method_names() if name != "stl"])
 def test_a_seed_with_a_loss_that_is_no_number_stays_as_it_was_and_the_others_never_notice(
     name, spoilt_first
 ):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mtrl_fairgrad import LS, FairGrad, make, names
+from mtrl_fairgrad import LS, FairGrad, make_method, method_names
 from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, SeedStreams
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS, PLAIN, Convention
 from mtrl_fairgrad.weighting import GramianWeighting, LossWeighting, Weights
@@ -136,11 +136,11 @@ def test_a_fault_that_has_a_name_is_not_everyones():
 
 # ---- every registered method ----
 
-TOGETHER = [name for name in names() if name != "stl"]  # each task alone is another agent's matter
+TOGETHER = [name for name in method_names() if name != "stl"]  # each task alone is another agent's matter
 
 
 def agent_by(name, seeds=SEEDS):
-    critic, actor = make(name), make(name)
+    critic, actor = make_method(name), make_method(name)
     spec = SACSpec(NetworkSpec(OBSERVATION, ACTION, width=24, depth=2))
     return SAC(
         spec,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mtrl_fairgrad import LS, make
+from mtrl_fairgrad import LS, make_method
 from mtrl_fairgrad.agents import (
     ARCHITECTURES,
     SAC,
@@ -38,7 +38,7 @@ def spec_of(name="mtsac", **options):
 
 def agent_of(seeds=(0,), method="ls", name="mtsac", network=None, **changes):
     spec = SACSpec(spec_of(name, **(network or {})), **changes)
-    return SAC(spec, seeds, TASKS, make(method), make(method), dtype=torch.float64)
+    return SAC(spec, seeds, TASKS, make_method(method), make_method(method), dtype=torch.float64)
 
 
 def generator():

@@ -8,7 +8,7 @@ import pytest
 
 from mtrl_fairgrad.analysis.delta_m import delta_m, mean_rank
 from mtrl_fairgrad.analysis.paper_tables import PAPER_TABLES, celeba_stl, paper_table
-from mtrl_fairgrad.weighting import names
+from mtrl_fairgrad.weighting import method_names
 
 DETAILED = ("table2", "table3", "table8")
 ROWS = [(name, method) for name in DETAILED for method in paper_table(name).methods[1:]]
@@ -126,7 +126,7 @@ def test_tables_are_complete_and_named_as_everything_here(name):
     assert np.isfinite(table.values).all() and (table.rounding > 0).all()
     assert table.higher_is_better.shape == shape[1:]
     assert len(set(table.methods)) == shape[0]
-    assert {method.partition(" ")[0] for method in table.methods} <= {*names(), *AGENTS}
+    assert {method.partition(" ")[0] for method in table.methods} <= {*method_names(), *AGENTS}
     for column in (table.stderr, table.mean_rank, table.delta_m, table.delta_m_rounding):
         assert column.shape == shape[:1]
     assert np.isfinite(table.stderr).all() == (name == "table4")

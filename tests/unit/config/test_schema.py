@@ -18,7 +18,7 @@ from mtrl_fairgrad.config.schema import (
     to_dict,
 )
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS, Convention
-from mtrl_fairgrad.weighting import names, options
+from mtrl_fairgrad.weighting import method_names, method_options
 from tests.support.tiny_runs import composed
 
 CONFIGS = Path(config_dir())
@@ -52,16 +52,16 @@ def test_every_key_is_explained(path):
     assert [line for line in bare if not line.strip().startswith(("-", "name:"))] == []
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", method_names())
 def test_every_method_has_a_yaml_with_all_its_options(name):
     written = yaml.safe_load((CONFIGS / "method" / f"{name}.yaml").read_text())
     assert written.pop("name") == name
-    assert list(written) == list(options(name))
+    assert list(written) == list(method_options(name))
 
 
 def test_fairgrads_yaml_holds_its_defaults_but_for_the_solver_of_the_papers_rl_experiments():
     written = yaml.safe_load((CONFIGS / "method" / "fairgrad.yaml").read_text())
-    assert written == {"name": "fairgrad", **options("fairgrad"), "solver": "sgd"}
+    assert written == {"name": "fairgrad", **method_options("fairgrad"), "solver": "sgd"}
 
 
 def test_alpha_at_the_top_belongs_to_fairgrad():
@@ -73,7 +73,7 @@ def test_alpha_at_the_top_belongs_to_fairgrad():
 
 
 def test_alpha_for_a_method_without_one_names_those_that_have_one():
-    owners = [f"method={name}" for name in names() if "alpha" in options(name)]
+    owners = [f"method={name}" for name in method_names() if "alpha" in method_options(name)]
     assert "method=fairgrad" in owners
     with pytest.raises(ConfigError, match=f"drop it, or choose {' or '.join(owners)}\\.$"):
         composed("method=ls", "alpha=2")
@@ -102,7 +102,7 @@ def test_a_convention_of_ones_own_has_a_name_of_its_own():
         composed("convention=libmtl", "convention.scale=tasks")
 
 
-@pytest.mark.skipif("stl" not in names(), reason="there is no stl")
+@pytest.mark.skipif("stl" not in method_names(), reason="there is no stl")
 def test_single_task_learning_takes_no_task_and_no_fairness_between_tasks():
     assert composed("method=stl").method["name"] == "stl"
     with pytest.raises(
@@ -116,7 +116,7 @@ def test_single_task_learning_takes_no_task_and_no_fairness_between_tasks():
 @pytest.mark.parametrize("words", [["agent=stl"], ["method=stl"], ["agent=stl", "method=stl"]])
 def test_single_task_agents_and_their_method_are_one_choice(words):
     config = composed(*words)
-    assert (config.agent.name, config.method) == ("stl", {"name": "stl", **options("stl")})
+    assert (config.agent.name, config.method) == ("stl", {"name": "stl", **method_options("stl")})
     assert (
         changed_keys(to_dict(config), to_dict(from_hydra(OmegaConf.create(to_dict(config))))) == []
     )

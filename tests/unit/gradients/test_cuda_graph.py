@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.gradients import cuda_graph as launches
 from mtrl_fairgrad.training.learner import Learner, check_launches
-from mtrl_fairgrad.weighting import names
+from mtrl_fairgrad.weighting import method_names
 from tests.unit.training.test_learner import (
     ACTION,
     OBSERVATION,
@@ -60,7 +60,7 @@ def where(learner):
     }
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", method_names())
 def test_an_update_changes_things_where_they_are_and_looks_at_no_value(name, monkeypatch):
     learner = learner_of(*words_of(name))
     seeds = learner.agent.critic_method.batch_shape[0] if name != "stl" else 1

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad import FairGrad, backward, make
+from mtrl_fairgrad import FairGrad, backward, make_method
 from mtrl_fairgrad.supervised.benchmarks.toy import STARTS, off_the_front
 from mtrl_fairgrad.supervised.benchmarks.toy import losses as toy_losses
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair, transform
@@ -60,7 +60,7 @@ def test_theorem_one(tasks: int, dimension: int, alpha: float) -> None:
     # There, what is left of the gradients cancels in a convex combination: the point is Pareto
     # stationary.
     rows = problem.gradients(x)
-    shortest = make("mgda")(rows @ rows.T).weights @ rows
+    shortest = make_method("mgda")(rows @ rows.T).weights @ rows
     assert shortest.norm() <= 1e-2 * rows.norm(dim=1).max()
 
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 
 from mtrl_fairgrad.supervised.benchmark import find
-from mtrl_fairgrad.weighting import options
+from mtrl_fairgrad.weighting import method_options
 
 PLAIN = {"own": "plain", "scale": "none", "max_norm": None}
 OFFICIAL = {"own": "weighted_losses", "scale": "tasks", "max_norm": 1.0}
@@ -17,7 +17,7 @@ def question(
     schedule = asdict(find(benchmark)().schedule)
     return {
         "benchmark": {"name": benchmark},
-        "method": {"name": method, **options(method), **chosen},
+        "method": {"name": method, **method_options(method), **chosen},
         "loss_alpha": loss_alpha,
         "convention": convention,
         "schedule": schedule if epochs is None else {**schedule, "epochs": epochs},

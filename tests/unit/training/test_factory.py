@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from mtrl_fairgrad import FairGrad, make, names
+from mtrl_fairgrad import FairGrad, make_method, method_names
 from mtrl_fairgrad.agents import ARCHITECTURES, SAC, SingleTaskSAC
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS
 from mtrl_fairgrad.training.factory import make_agent, make_methods, method_names, remarks
-from mtrl_fairgrad.weighting import LossWeighting, Weights, base
+from mtrl_fairgrad.weighting import LossWeighting, Weights, registry
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
 from tests.support.tiny_runs import composed
 
-TOGETHER = [name for name in names() if name != "stl"]
+TOGETHER = [name for name in method_names() if name != "stl"]
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def positive(monkeypatch):
         def forward(self, losses, noise=None):
             return Weights(1 / losses, {})
 
-    monkeypatch.setitem(base._METHODS, "positive", Positive)
+    monkeypatch.setitem(registry._registered, "positive", Positive)
     config = composed("method=ls")
     config.method = {"name": "positive"}
     return config
@@ -38,11 +38,11 @@ def build(config):
     return make_agent(config, 2, 6, 4, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", method_names())
 def test_every_method_has_an_agent_whose_actor_can_use_it(name):
     config = composed(f"method={name}", "agent.width=8")
     critic, actor = make_methods(config)
-    assert type(critic) is type(make(name)) and critic is not actor
+    assert type(critic) is type(make_method(name)) and critic is not actor
     assert actor.name == ("ls" if critic.needs_positive_losses else name)
     assert method_names(config) == {"critic": name, "actor": actor.name}
     assert isinstance(build(config), SingleTaskSAC if name == "stl" else SAC)

@@ -15,8 +15,8 @@ from mtrl_fairgrad import (
     Method,
     backward,
     jacobian_like,
-    make,
-    names,
+    make_method,
+    method_names,
 )
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair, transform
 
@@ -55,20 +55,20 @@ def test_transform_is_equation_five_and_differentiable(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", method_names())
 def test_chain_rule_is_differentiating_the_transformed_losses(name: str, alpha: float) -> None:
     a, b = leaf(), leaf()
-    wrapped = gradient(alpha_fair(make(name), alpha), losses(a), a)
-    direct = gradient(make(name), transform(losses(b), alpha), b)
+    wrapped = gradient(alpha_fair(make_method(name), alpha), losses(a), a)
+    direct = gradient(make_method(name), transform(losses(b), alpha), b)
     torch.testing.assert_close(wrapped, direct, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", method_names())
 def test_without_fairness_it_is_the_method_itself(name: str) -> None:
     a, b = leaf(), leaf()
     torch.testing.assert_close(
-        gradient(alpha_fair(make(name), 0.0), losses(a), a),
-        gradient(make(name), losses(b), b),
+        gradient(alpha_fair(make_method(name), 0.0), losses(a), a),
+        gradient(make_method(name), losses(b), b),
         rtol=1e-12,
         atol=0,
     )
@@ -76,13 +76,15 @@ def test_without_fairness_it_is_the_method_itself(name: str) -> None:
 
 def test_alpha_towards_one_is_si_for_linear_scalarisation() -> None:
     a, b = leaf(), leaf()
-    wrapped = gradient(alpha_fair(make("ls"), 1 - 1e-9), losses(a), a)
-    torch.testing.assert_close(wrapped, gradient(make("si"), losses(b), b), rtol=1e-7, atol=0)
+    wrapped = gradient(alpha_fair(make_method("ls"), 1 - 1e-9), losses(a), a)
+    torch.testing.assert_close(
+        wrapped, gradient(make_method("si"), losses(b), b), rtol=1e-7, atol=0
+    )
 
 
 def test_alpha_towards_minus_infinity_minimises_the_largest_loss() -> None:
     parameter = leaf()
-    method = alpha_fair(make("ls"), -300.0)
+    method = alpha_fair(make_method("ls"), -300.0)
     weights = backward(losses(parameter) / 10, method, shared=[parameter])["weights"]
     assert (
         weights.argmax() == losses(parameter).argmax()
@@ -101,17 +103,17 @@ def test_it_trains_saves_and_resets_as_the_method_does(name: str) -> None:
                 parameter -= 1e-3 * parameter.grad
             method.after_step(losses(parameter).detach())
 
-    method, noise = ready(alpha_fair(make(name), 0.5))
+    method, noise = ready(alpha_fair(make_method(name), 0.5))
     parameter = leaf()
     steps(method, noise, parameter, 3)
-    other, _ = ready(alpha_fair(make(name), 0.5))
+    other, _ = ready(alpha_fair(make_method(name), 0.5))
     other.load_state_dict(method.state_dict())
     copy = parameter.detach().clone().requires_grad_()
     steps(method, noise, parameter, 3)
     steps(other, noise, copy, 3)
     assert torch.equal(parameter, copy)
     method.reset()
-    fresh, _ = ready(alpha_fair(make(name), 0.5))
+    fresh, _ = ready(alpha_fair(make_method(name), 0.5))
     for key, value in fresh.state_dict().items():
         assert torch.equal(method.state_dict()[key], value), key
 
@@ -123,7 +125,7 @@ def test_it_needs_positive_losses_and_says_which_is_not() -> None:
         backward(values, alpha_fair(FairGrad(alpha=2), 0.5), shared=[parameter])
     assert parameter.grad is None
     stacked = torch.tensor([[1.0, 2.0], [1.0, -2.0]])
-    method = alpha_fair(make("ls"), 0.5)
+    method = alpha_fair(make_method("ls"), 0.5)
     assert isinstance(method, LossWeighting)
     assert method(stacked).weights.isnan().tolist() == [[False, False], [True, True]]
     with pytest.raises(ValueError, match="needs the losses"):
@@ -135,7 +137,7 @@ def test_alpha_must_be_below_one(alpha: float) -> None:
     with pytest.raises(
         ValueError, match=r"^loss_alpha=.* is not allowed: .*use the method si\)\.$"
     ):
-        alpha_fair(make("ls"), alpha)
+        alpha_fair(make_method("ls"), alpha)
     with pytest.raises(ValueError, match="loss_alpha"):
         transform(torch.ones(2), alpha)
 
@@ -156,7 +158,7 @@ def test_own_parameters_feel_the_transformation_too(name: str, own: str) -> None
             [torch.ones((), dtype=torch.float64, requires_grad=True) for _ in range(3)],
         )
         values = [value * head for value, head in zip(losses(parameter), heads, strict=True)]
-        method, noise = ready(alpha_fair(make(name), 0.5) if wrap else make(name))
+        method, noise = ready(alpha_fair(make_method(name), 0.5) if wrap else make_method(name))
         seen = values if wrap else [transform(value, 0.5) for value in values]
         backward(
             seen, method, shared=[parameter], own=heads, noise=noise, convention=Convention(own=own)

@@ -18,7 +18,7 @@ from mtrl_fairgrad.weighting import (
     contract,
     gramian,
     jacobian_like,
-    make,
+    make_method,
 )
 from tests.unit.weighting.helpers import as_jacobian, as_vector, loss_course
 
@@ -44,7 +44,7 @@ def made(case: str, rows: Tensor) -> Method:
     """Made for gradients like `[..., K, P]`."""
     name, options = METHODS[case]
     *batch, tasks, _ = rows.shape
-    return make(name, **options).init(tasks, tuple(batch), as_jacobian(rows))
+    return make_method(name, **options).init(tasks, tuple(batch), as_jacobian(rows))
 
 
 def generators(*seeds: int) -> list[torch.Generator]:
@@ -276,7 +276,9 @@ def test_state_changes_in_place(case: str) -> None:
 def test_init_again_forgets_the_former_sizes(case: str) -> None:
     course = gradients(2, TASKS)
     name, options = METHODS[case]
-    method = make(name, **options).init(7, (3,), {str(i): torch.ones(3, 7, 2) for i in range(5)})
+    method = make_method(name, **options).init(
+        7, (3,), {str(i): torch.ones(3, 7, 2) for i in range(5)}
+    )
     method.init(TASKS, (), as_jacobian(course[0]))
     assert torch.equal(
         answers(method, course, generators(0)),
@@ -291,7 +293,7 @@ def test_backward_takes_it(case: str, tasks: int) -> None:
     layer = torch.nn.Linear(3, 2)
     parameters = list(layer.parameters())
     name, options = METHODS[case]
-    method = make(name, **options).init(tasks, template=jacobian_like(parameters, tasks))
+    method = make_method(name, **options).init(tasks, template=jacobian_like(parameters, tasks))
     inputs = torch.randn(tasks, 3, generator=torch.Generator().manual_seed(0))
     losses = [layer(row).square().sum() for row in inputs]
     backward(losses, method, shared=parameters, noise=method.draw(generators(0)))
@@ -306,7 +308,7 @@ def test_a_jacobian_of_other_parameters_is_refused(case: str) -> None:
     jacobian = as_jacobian(rows)
     losses = torch.ones(TASKS)
     name, options = METHODS[case]
-    fresh = make(name, **options)
+    fresh = make_method(name, **options)
     with pytest.raises(ValueError, match=rf"^{name} remembers or draws: call its init"):
         fresh(jacobian, losses=losses)
     with pytest.raises(

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting import GramianWeighting, make, names
+from mtrl_fairgrad.weighting import GramianWeighting, make_method, method_names
 from tests.unit.weighting.samplers import STRATA
 
-GRAMIAN = [name for name in names() if isinstance(make(name), GramianWeighting)]
+GRAMIAN = [name for name in method_names() if isinstance(make_method(name), GramianWeighting)]
 TASKS = [1, 2, 3, 10, 50]
 SEEDS = range(2)
 
@@ -36,7 +36,7 @@ def prepared(method: str, tasks: int, batch_shape: tuple[int, ...] = ()) -> Call
     """The method's weights as a function of a Gramian, and of the numbers it draws, always the
     same.
     """
-    made = make(method, **WORDS.get(method, {})).init(tasks, batch_shape)
+    made = make_method(method, **WORDS.get(method, {})).init(tasks, batch_shape)
     assert isinstance(made, GramianWeighting)
     generators = [
         torch.Generator().manual_seed(7 + i) for i in range(batch_shape[0] if batch_shape else 1)
@@ -128,7 +128,7 @@ def test_many_at_once_are_as_one_by_one(method: str) -> None:
     gramians = jacobians @ jacobians.mT
     together = prepared(method, 4, (len(strata),))(gramians)
     for i, gramian in enumerate(gramians):
-        made = make(method, **WORDS.get(method, {})).init(4)
+        made = make_method(method, **WORDS.get(method, {})).init(4)
         noise = made.draw([torch.Generator().manual_seed(7 + i)])
         alone = made(gramian, losses=torch.ones(4), noise=noise).weights
         a, b = together[i] @ jacobians[i], alone @ jacobians[i]
@@ -166,7 +166,7 @@ def test_the_form_for_devices_never_looks_at_a_value_and_answers_alike(
     jacobians = torch.stack([gradients(name, 4, 0) for name in STRATA])
     gramians = jacobians @ jacobians.mT
     torch.compiler.reset()
-    made = make(method, **options).init(4, (len(STRATA),))
+    made = make_method(method, **options).init(4, (len(STRATA),))
     noise = made.draw([torch.Generator().manual_seed(i) for i in range(len(STRATA))])
     losses = torch.ones(len(STRATA), 4)
     expected = made(gramians, losses=losses, noise=noise).weights
@@ -197,7 +197,7 @@ def test_a_bad_element_is_nan_and_disturbs_no_other(method: str) -> None:
 @pytest.mark.parametrize("method", GRAMIAN)
 def test_reports_the_slowest_task(method: str) -> None:
     jacobian = gradients("conflicting", 4, 0)
-    made = make(method).init(4)
+    made = make_method(method).init(4)
     noise = made.draw([torch.Generator().manual_seed(0)])
     weights, diagnostics = made(jacobian @ jacobian.T, losses=torch.ones(4), noise=noise)
     slowest = (jacobian @ (weights @ jacobian)).min()
@@ -207,7 +207,7 @@ def test_reports_the_slowest_task(method: str) -> None:
 
 @pytest.mark.parametrize("method", GRAMIAN)
 def test_what_is_no_gramian_is_refused(method: str) -> None:
-    made = make(method).init(3)
+    made = make_method(method).init(3)
     noise = made.draw([torch.Generator()])
     with pytest.raises(ValueError, match=r"shape \(3, 2\) is not allowed: give \[\.\.\., K, K\]"):
         made(torch.zeros(3, 2), noise=noise)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting import LossWeighting, make
+from mtrl_fairgrad.weighting import LossWeighting, make_method
 from tests.unit.weighting.helpers import loss_course
 
 TASKS = 3
@@ -38,7 +38,7 @@ needing_init = pytest.mark.parametrize("case", NEED_INIT)
 
 def made(case: str, batch_shape: tuple[int, ...] = ()) -> LossWeighting:
     name, options = METHODS[case]
-    method = make(name, **options).init(TASKS, batch_shape)
+    method = make_method(name, **options).init(TASKS, batch_shape)
     assert isinstance(method, LossWeighting)
     return method
 
@@ -178,7 +178,7 @@ def test_init_is_asked_for(case: str) -> None:
     with pytest.raises(
         ValueError, match=rf"{name} remembers or draws: call its init\(tasks=3\) once"
     ):
-        make(name, **options)(torch.ones(TASKS), noise=torch.ones(TASKS))
+        make_method(name, **options)(torch.ones(TASKS), noise=torch.ones(TASKS))
 
 
 @needing_init

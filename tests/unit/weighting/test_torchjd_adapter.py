@@ -6,7 +6,7 @@ from torchjd.aggregation import GramianWeightedAggregator, Weighting
 from torchjd.autojac import backward as torchjd_backward
 from torchjd.autojac import jac_to_grad
 
-from mtrl_fairgrad import LS, FairGrad, backward, make
+from mtrl_fairgrad import LS, FairGrad, backward, make_method
 from mtrl_fairgrad.integrations.torchjd import TorchJDWeighting
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
 from tests.unit.weighting.samplers import ordinary
@@ -33,7 +33,7 @@ def test_training_through_torchjd_is_training_through_backward() -> None:
 
 def test_random_methods_draw_from_the_generator_given() -> None:
     jacobian = ordinary(5, torch.Generator().manual_seed(1))
-    method = make("pcgrad").init(5)
+    method = make_method("pcgrad").init(5)
     found = TorchJDWeighting(method, torch.Generator().manual_seed(3))(jacobian @ jacobian.T)  # pyright: ignore
     noise = method.draw([torch.Generator().manual_seed(3)])
     torch.testing.assert_close(found, method(jacobian @ jacobian.T, noise=noise).weights)

@@ -18,7 +18,7 @@ from mtrl_fairgrad import (
     backward,
     contract,
     jacobian_like,
-    make,
+    make_method,
 )
 from tests.support.paths import ROOT
 
@@ -81,7 +81,7 @@ def test_a_task_without_weight_does_no_harm():
 def test_averages_over_batches_are_not_made_at_a_representation(name):
     parameter = leaf(1.0, 2.0)
     representation = parameter * 2
-    method = make(name).init(2, template=jacobian_like([representation], 2))
+    method = make_method(name).init(2, template=jacobian_like([representation], 2))
     losses = [representation[0], representation[1]]
     for asked in (method, alpha_fair(method, 0.5)):
         with pytest.raises(ValueError, match=f"{name} averages gradients over batches"):
@@ -116,7 +116,7 @@ def test_modules_and_generators_are_taken_for_what_is_meant():
 
 
 def test_state_is_made_on_the_templates_device():
-    method = make("moco").init(2, template={"weight": torch.empty(2, 3, device="meta")})
+    method = make_method("moco").init(2, template={"weight": torch.empty(2, 3, device="meta")})
     assert {buffer.device.type for buffer in method.buffers()} == {"meta"}
 
 

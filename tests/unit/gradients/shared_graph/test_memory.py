@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mtrl_fairgrad import Accumulator, Convention, backward, jacobian_like, make
+from mtrl_fairgrad import Accumulator, Convention, backward, jacobian_like, make_method
 from mtrl_fairgrad.gradients.shared_graph.grad_writer import largest
 from mtrl_fairgrad.supervised.benchmarks.celeba import CelebA
 from tests.support.paths import ROOT
@@ -33,7 +33,7 @@ def peak(name, tasks_per_pass=None, scaler=False, accumulate=False):
     groups = {"shared": list(model.shared_parameters()), "own": list(model.own_parameters())}
     options = {"tasks_per_pass": tasks_per_pass, "convention": OFFICIAL}
     options["scaler"] = torch.amp.GradScaler("cpu") if scaler else None
-    method = make(name).init(40, template=jacobian_like(groups["shared"], 40))
+    method = make_method(name).init(40, template=jacobian_like(groups["shared"], 40))
     batch = torch.rand(2, 3, 64, 64), torch.rand(2, 40).round()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         losses = benchmark.losses(model(batch[0]), batch)

@@ -15,7 +15,7 @@ from mtrl_fairgrad.supervised.benchmarks.toy import (
     losses,
     off_the_front,
 )
-from mtrl_fairgrad.weighting import make
+from mtrl_fairgrad.weighting import make_method
 
 
 @functools.cache
@@ -55,7 +55,7 @@ def test_the_front_is_where_both_gradients_oppose_each_other():
     points = torch.stack([x1, -8.355 - 0.079 * (x1 / 7).square()], -1)
     assert (off_the_front(points) < 1e-9).all()
     units = torch.nn.functional.normalize(gradients(points), dim=-1)
-    shortest = (make("mgda")(units @ units.mT).weights.unsqueeze(-2) @ units).norm(dim=-1)
+    shortest = (make_method("mgda")(units @ units.mT).weights.unsqueeze(-2) @ units).norm(dim=-1)
     assert (shortest < 0.03).all()
     assert (off_the_front(points + 1.0) > 0.9).all()
 
