@@ -151,7 +151,7 @@ class BaseRunFolder:
             raise RunFolderError(
                 f"{path} holds no run (no config.yaml): give the folder that training wrote to."
             )
-        run = cls(path, _mapping(path / CONFIG), _mapping(path / MANIFEST))
+        run = cls(path, read_run_file(path / CONFIG), read_run_file(path / MANIFEST))
         kind = run.manifest.get("kind", TRAINING)
         if kind != cls.kind:
             raise RunFolderError(
@@ -167,6 +167,20 @@ class BaseRunFolder:
             for name in (*self._parts(), "run.lock"):
                 remove(self.path / name)
             call(os.rmdir, self.path)
+
+    @classmethod
+    def clear_unfinished(cls, path: Path) -> None:
+        """Remove what a process left that was killed during `create`: `config.yaml`, which is
+        written last, is missing.
+
+        A folder with measurements or checkpoints is left as it is; `create` then refuses it.
+        """
+        measured = any(
+            (path / name).is_file() and (path / name).read_bytes().count(b"\n") > 1
+            for name in cls.tables
+        )
+        if not measured and not any((path / CHECKPOINTS).glob("*")):
+            cls(path, {}, {}).discard()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -231,7 +245,8 @@ class BaseRunFolder:
         return self.store.load(env_steps, groups)
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def read_run_file(path: Path) -> dict[str, Any]:
+    """Read a YAML or JSON file of a run folder; `RunFolderError` if it is missing or damaged."""
     try:
         return read_mapping(path)
     except OSError as error:

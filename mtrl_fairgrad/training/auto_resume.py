@@ -28,7 +28,7 @@ def settle(config: Config) -> bool:
         )
     path = Path(config.run_dir)
     if not (path / "config.yaml").is_file():
-        _clear_unborn(path)
+        RunFolder.clear_unfinished(path)
         config.resume = None
         return True
     asked = RunFolder.open(path).steps
@@ -48,15 +48,3 @@ def finished(folder: RunFolder, steps: int) -> bool:
     return any(steps_of(path) >= steps for path in folder.checkpoints()) and any(
         row.env_steps >= steps for row in folder.evaluations()
     )
-
-
-def _clear_unborn(path: Path) -> None:
-    """Remove what a process left that was killed while it made the folder: config.yaml comes last,
-    so there is no run.
-
-    Anything measured stays, and making a run there is then refused.
-    """
-    rows = path / "evaluations.csv"
-    measured = rows.is_file() and rows.read_bytes().count(b"\n") > 1
-    if not measured and not any((path / "checkpoints").glob("*")):
-        RunFolder(path, {}, {}).discard()
