@@ -334,14 +334,14 @@ def _filmed(options: argparse.Namespace, subject: Subject) -> int | None:
 
 def _origin(subject: Subject) -> tuple[dict[str, Any], dict[str, Any]]:
     """How the policy came about, and the run's protocol, as `policies.describe` takes them."""
-    from mtrl_fairgrad.training.factory import method_names
+    from mtrl_fairgrad.training.factory import methods_by_network
 
     manifest = subject.manifest or {}
     updates = None if subject.agent is None else int(subject.agent.updates)
     training = {
         "env_steps": subject.env_steps,
         "updates": updates,
-        "methods": method_names(subject.config),
+        "methods": methods_by_network(subject.config),
     }
     protocol = {"in_words": subject.protocol, **manifest.get("protocol", {})}
     return training | {key: manifest.get(key) for key in ("started", "versions", "git")}, protocol

@@ -216,14 +216,14 @@ def open_folder(config: Config, overrides: list[str], device: str) -> RunFolder:
     """
     import torch
 
-    from mtrl_fairgrad.training.factory import make_suite, method_names, protocol
+    from mtrl_fairgrad.training.factory import make_suite, methods_by_network, protocol
 
     if config.resume is None:
         suite = make_suite(config, tuple(config.env.tasks or task_names(config.env)))
         accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
         record = {
             **manifest(overrides, device, protocol(config, suite), accelerator),
-            "methods": method_names(config),
+            "methods": methods_by_network(config),
         }
         return RunFolder.create(_path(config), to_dict(config), record)
     folder = RunFolder.open(Path(config.resume))

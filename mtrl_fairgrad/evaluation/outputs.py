@@ -109,6 +109,6 @@ def write(
 
 
 def _title(config: Config, env_steps: int) -> str:
-    from mtrl_fairgrad.training.factory import method_names
+    from mtrl_fairgrad.training.factory import methods_by_network
 
-    return f"{config.env.name}, {method_names(config)['critic']}, env_steps {env_steps}"
+    return f"{config.env.name}, {methods_by_network(config)['critic']}, env_steps {env_steps}"

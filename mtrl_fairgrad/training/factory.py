@@ -101,7 +101,7 @@ def make_methods(config: Config) -> tuple[Method, Method]:
     return critic, make_method("ls", reduction="mean") if actor.needs_positive_losses else actor
 
 
-def method_names(config: Config) -> dict[str, str]:
+def methods_by_network(config: Config) -> dict[str, str]:
     """What critics and actor are trained by, in words, for the record."""
     transformed = "" if config.loss_alpha is None else f" with loss_alpha={config.loss_alpha:g}"
     return {
@@ -112,7 +112,7 @@ def method_names(config: Config) -> dict[str, str]:
 
 def remarks(config: Config) -> list[str]:
     """What a user should know about the methods and might not expect, a sentence each."""
-    name, used, found = config.method["name"], method_names(config), list[str]()
+    name, used, found = config.method["name"], methods_by_network(config), list[str]()
     if config.loss_alpha is not None:
         found.append(
             f"the critics are trained by {used['critic']}; the actor, whose losses may be "

@@ -13,7 +13,7 @@ from mtrl_fairgrad.supervised.benchmark import find, names
 from mtrl_fairgrad.supervised.benchmarks.digits import Digits
 from mtrl_fairgrad.supervised.compare import FAIR, ResultRow, ResultTable, comparison_specs
 from mtrl_fairgrad.supervised.trainer import FitResult
-from mtrl_fairgrad.weighting import method_method_method_names as methods
+from mtrl_fairgrad.weighting import method_names as methods
 
 TINY = ["benchmark.pairs=200", "benchmark.width=2", "epochs=3", "progress=false", "threads=1"]
 

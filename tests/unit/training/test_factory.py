@@ -6,7 +6,7 @@ import torch
 from mtrl_fairgrad import FairGrad, make_method, method_names
 from mtrl_fairgrad.agents import ARCHITECTURES, SAC, SingleTaskSAC
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS
-from mtrl_fairgrad.training.factory import make_agent, make_methods, method_names, remarks
+from mtrl_fairgrad.training.factory import make_agent, make_methods, methods_by_network, remarks
 from mtrl_fairgrad.weighting import LossWeighting, Weights, registry
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
 from tests.support.tiny_runs import composed
@@ -44,7 +44,7 @@ def test_every_method_has_an_agent_whose_actor_can_use_it(name):
     critic, actor = make_methods(config)
     assert type(critic) is type(make_method(name)) and critic is not actor
     assert actor.name == ("ls" if critic.needs_positive_losses else name)
-    assert method_names(config) == {"critic": name, "actor": actor.name}
+    assert methods_by_network(config) == {"critic": name, "actor": actor.name}
     assert isinstance(build(config), SingleTaskSAC if name == "stl" else SAC)
 
 
@@ -85,7 +85,7 @@ def test_both_get_the_options():
 def test_the_actor_falls_back_to_the_mean_of_losses_and_it_is_said_once(positive):
     critic, actor = make_methods(positive)
     assert (critic.name, actor.name, actor.reduction) == ("positive", "ls", "mean")
-    assert method_names(positive) == {"critic": "positive", "actor": "ls"}
+    assert methods_by_network(positive) == {"critic": "positive", "actor": "ls"}
     assert remarks(positive) == [
         "method=positive needs positive losses, so the actor, whose losses may be negative, uses ls"
     ]
@@ -101,7 +101,7 @@ def test_loss_alpha_transforms_the_critics_losses_only():
     critic, actor = make_methods(config)
     assert type(critic) is type(alpha_fair(FairGrad(), 0.5)) and critic.alpha == 0.5
     assert isinstance(actor, FairGrad) and actor.solver == "newton"
-    assert method_names(config) == {"critic": "fairgrad with loss_alpha=0.5", "actor": "fairgrad"}
+    assert methods_by_network(config) == {"critic": "fairgrad with loss_alpha=0.5", "actor": "fairgrad"}
     [said] = remarks(config)
     assert (
         "critics are trained by fairgrad with loss_alpha=0.5; the actor," in said
@@ -112,7 +112,7 @@ def test_loss_alpha_transforms_the_critics_losses_only():
 
 def test_loss_alpha_with_a_method_that_needs_positive_losses_is_one_remark(positive):
     positive.loss_alpha = -1.0
-    assert method_names(positive) == {"critic": "positive with loss_alpha=-1", "actor": "ls"}
+    assert methods_by_network(positive) == {"critic": "positive with loss_alpha=-1", "actor": "ls"}
     [said] = remarks(positive)
     assert said.endswith("by ls")
 
