@@ -1,5 +1,6 @@
-"""The method guide tells the truth: its table, its own-method example, and the code around them."""
+"""The method guide tells the truth: its table, its examples, and the code around them."""
 
+import doctest
 import re
 import subprocess
 import sys
@@ -43,6 +44,22 @@ def test_every_method_is_in_the_table(name):
 
 def test_the_table_has_no_others():
     assert set(TABLE) == set(method_names())
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_has_a_section_with_an_example(name):
+    [section] = re.findall(rf"^### `{name}`: .*?(?=^##)", GUIDE, re.MULTILINE | re.DOTALL)
+    assert f"mtl.{type(make_method(name)).__name__}(" in section and "```pycon" in section
+
+
+def test_the_examples_print_what_the_guide_shows():
+    examples = doctest.DocTestParser().get_doctest(
+        "\n".join(blocks("pycon")), {}, "docs/methods.md", "docs/methods.md", 0
+    )
+    assert len(examples.examples) > 40
+    report: list[str] = []
+    results = doctest.DocTestRunner().run(examples, out=report.append)
+    assert results.failed == 0, "".join(report)
 
 
 LOOP = """
