@@ -1,7 +1,7 @@
 import pytest
 
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder
-from tests.support.reported import COURSE, FAIRGRAD, TASKS
+from tests.support.fabricated_runs import COURSE, FAIRGRAD, TASKS
 
 
 @pytest.fixture

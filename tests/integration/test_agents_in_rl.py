@@ -8,7 +8,7 @@ import pytest
 
 from mtrl_fairgrad import evaluate, train
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from tests.support.reported import groups_of
+from tests.support.fabricated_runs import groups_of
 from tests.support.tiny_runs import ONE, TINY, assert_same_checkpoint, checkpoint, rows, scalars
 
 OPTIONS = [

@@ -1,9 +1,7 @@
 """Every call that changes the disk fails once, fails from then on, or is the last one of a process."""
 
-import errno
 import os
 import random
-from collections import Counter
 
 import pytest
 import torch
@@ -13,60 +11,10 @@ from mtrl_fairgrad.runs.checkpoint.index import check as check_file
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.run_dir import CheckpointError, RunFolder, RunFolderError
 from mtrl_fairgrad.utils import atomic_io
-from tests.support.run_folders import CONFIG, Rows, one_sentence, rows
+from tests.support.faulty_disk import Disk, Killed
+from tests.support.sample_run import CONFIG, Rows, one_sentence, rows
 
 STEPS = (500, 1000, 1500)
-
-
-class Killed(BaseException):
-    """The end of a process."""
-
-
-class Disk:
-    """Stands in for `atomic_io.call`.
-
-    Args:
-        allowed: calls that succeed.
-        fault: what then happens: "once" a call fails with EIO; the disk stays "full"; "killed": the
-            process ends in the midst of a call; "power": and what was never synced is lost.
-    """
-
-    def __init__(self, allowed, fault):
-        self.allowed, self.fault = allowed, fault
-        self.calls = Counter()
-        self.unsynced = {}
-        """Of files by number: how long they were when they were last synced."""
-
-    def __call__(self, function, *arguments):
-        name = function.__name__
-        late = sum(self.calls.values()) - self.allowed
-        self.calls[name] += 1
-        if late < 0 or (self.fault == "once" and late > 0):
-            return self.through(name, function, arguments)
-        if self.fault == "once":
-            raise OSError(errno.EIO, os.strerror(errno.EIO), "the disk")
-        if self.fault == "full":
-            if name in ("open", "mkdir", "write"):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "the disk")
-            return self.through(name, function, arguments)
-        if name == "write" and late == 0:
-            self.through(name, function, (arguments[0][: len(arguments[0]) // 2],))
-        raise Killed
-
-    def through(self, name, function, arguments):
-        if name == "fsync":  # nobody pulls the plug: what is not synced is forgotten below
-            self.unsynced.pop(os.fstat(arguments[0]).st_ino, None)
-            return None
-        if name == "write":
-            file = os.fstat(function.__self__.fileno())
-            self.unsynced.setdefault(file.st_ino, file.st_size)
-        return function(*arguments)
-
-    def lose_what_was_not_synced(self, folder):
-        for path in folder.rglob("*"):
-            file = path.stat()
-            if path.is_file() and file.st_ino in self.unsynced:
-                os.truncate(path, (self.unsynced[file.st_ino] + file.st_size) // 2)
 
 
 def groups(env_steps):

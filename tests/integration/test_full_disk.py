@@ -14,7 +14,7 @@ import pytest
 from mtrl_fairgrad import train, verify
 from mtrl_fairgrad.training.trainer import Trainer
 from mtrl_fairgrad.utils import atomic_io
-from tests.support.run_folders import fork
+from tests.support.sample_run import fork
 from tests.support.tiny_runs import assert_same_checkpoint, checkpoint_steps, rows, scalars
 
 PENDULUM = [

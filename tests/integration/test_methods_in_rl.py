@@ -11,7 +11,7 @@ from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training import trainer as trainer_module
 from mtrl_fairgrad.training.trainer import Trainer
-from tests.support.reported import groups_of
+from tests.support.fabricated_runs import groups_of
 from tests.support.tiny_runs import ONE, TINY, assert_same_checkpoint, composed, rows, scalars
 
 MT10 = [

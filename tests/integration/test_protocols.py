@@ -5,8 +5,6 @@ refused.
 import csv
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -19,18 +17,16 @@ from mtrl_fairgrad.config.schema import Config, ConfigError, changed_keys, to_di
 from mtrl_fairgrad.envs.metaworld import OBSERVATIONS
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.factory import make_suite, protocol
-from tests.integration.test_train import wait_for_checkpoint
-from tests.support.paths import ROOT
-from tests.support.tiny_runs import TINY, assert_same_checkpoint, checkpoint_steps, composed, rows
-
-WALKS = [
-    *(word for word in TINY if not word.startswith(("env.tasks", "env.horizon"))),
-    "env=gymnasium",
-    "env.tasks=[tests.support.walks:Walk-v0,tests.support.walks:Walk-v0]",
-    "env.task_options=[{edge: 0.6},{edge: 0.3}]",
-]
-NAMES = ["tests.support.walks:Walk-v0(edge=0.6)", "tests.support.walks:Walk-v0(edge=0.3)"]
-
+from tests.support.processes import start_training, wait_for_checkpoint
+from tests.support.tiny_runs import (
+    FALLING,
+    FALLING_TASKS,
+    TINY,
+    assert_same_checkpoint,
+    checkpoint_steps,
+    composed,
+    rows,
+)
 
 # ---- files ----
 
@@ -166,72 +162,74 @@ def test_what_a_success_rate_means_is_said_in_words():
 
 
 @pytest.fixture(scope="module")
-def walked(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "walked"
-    assert train.main([*WALKS, f"run_dir={folder}"]) == 0
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    assert train.main([*FALLING, f"run_dir={folder}"]) == 0
     return folder
 
 
-def test_a_run_on_gymnasiums_tasks_says_what_it_measured(walked):
-    found = rows(walked)
+def test_a_run_on_gymnasiums_tasks_says_what_it_measured(finished):
+    found = rows(finished)
     assert {(row["env_steps"], row["episodes"]) for row in found} == {
         ("0", "1"),
         ("40", "1"),
         ("80", "1"),
         ("100", "50"),
     }
-    assert [row["task"] for row in found[:2]] == NAMES
-    line = protocol_of(RunFolder.open(walked), NAMES)
+    assert [row["task"] for row in found[:2]] == FALLING_TASKS
+    line = protocol_of(RunFolder.open(finished), FALLING_TASKS)
     assert (
         line.startswith("gymnasium · 2 tasks · one hot · ")
-        and f"simulators Gymnasium's {NAMES[0]}, {NAMES[1]}" in line
+        and f"simulators Gymnasium's {FALLING_TASKS[0]}, {FALLING_TASKS[1]}" in line
     )
     assert (
         "episode steps 30" in line
         and "success is_success in any step" in line
         and "50 episodes" in line
     )
-    assert {row["protocol"] for row in csv.DictReader((walked / "report.csv").open())} == {line}
+    assert {row["protocol"] for row in csv.DictReader((finished / "report.csv").open())} == {line}
 
 
-def test_its_evaluation_can_be_repeated(walked, capsys):
-    assert evaluate.main([str(walked), "--workers", "0"]) == 0
-    again = list(csv.DictReader((walked / "evaluation-100-50-goals.csv").open()))
-    last = [row for row in rows(walked) if row["env_steps"] == "100"]
+def test_its_evaluation_can_be_repeated(finished, capsys):
+    assert evaluate.main([str(finished), "--workers", "0"]) == 0
+    again = list(csv.DictReader((finished / "evaluation-100-50-goals.csv").open()))
+    last = [row for row in rows(finished) if row["env_steps"] == "100"]
     assert [(r["seed"], r["task"], r["return"]) for r in again] == [
         (r["seed"], r["task"], r["return"]) for r in last
     ]
-    assert {row["protocol"] for row in again} == {protocol_of(RunFolder.open(walked), NAMES)}
+    assert {row["protocol"] for row in again} == {
+        protocol_of(RunFolder.open(finished), FALLING_TASKS)
+    }
     assert again[0]["protocol"] in capsys.readouterr().out
 
 
-def test_workers_change_nothing(walked, tmp_path):
-    arguments = [word for word in WALKS if "workers" not in word]
+def test_workers_change_nothing(finished, tmp_path):
+    arguments = [word for word in FALLING if "workers" not in word]
     more = ["env.workers=1", "eval.workers=1", f"run_dir={tmp_path / 'r'}"]
     assert train.main([*arguments, *more]) == 0
-    assert_same_checkpoint(walked, tmp_path / "r")
-    assert rows(walked) == rows(tmp_path / "r")
+    assert_same_checkpoint(finished, tmp_path / "r")
+    assert rows(finished) == rows(tmp_path / "r")
 
 
 @pytest.mark.parametrize("steps", [40, 53])
-def test_it_resumes_inside_episodes_bit_for_bit(steps, walked, tmp_path):
+def test_it_resumes_inside_episodes_bit_for_bit(steps, finished, tmp_path):
     """After an evaluation, and where it ended: both between no two episodes."""
     folder = tmp_path / "parts"
-    assert train.main([*WALKS, f"run_dir={folder}", f"steps={steps}"]) == 0
+    assert train.main([*FALLING, f"run_dir={folder}", f"steps={steps}"]) == 0
     path = RunFolder.open(folder).checkpoints()[0]
     saved = json.loads((path / "state.json").read_text())["environments"]["rows"]
     assert len({row["actions"] for row in saved}) > 1 and any(row["actions"] for row in saved)
     assert train.main([f"resume={folder}", "steps=100"]) == 0
-    assert_same_checkpoint(walked, folder)
-    assert [row for row in rows(folder) if row["env_steps"] == "100"] == rows(walked)[-2:]
+    assert_same_checkpoint(finished, folder)
+    assert [row for row in rows(folder) if row["env_steps"] == "100"] == rows(finished)[-2:]
 
 
 def test_a_run_that_does_not_repeat_itself_is_told_and_not_resumed(tmp_path, capsys):
     folder = tmp_path / "r"
     drifting = "env.task_options=[{},{drifts: true}]"
-    assert train.main([*WALKS, drifting, "steps=47", f"run_dir={folder}"]) == 0
+    assert train.main([*FALLING, drifting, "steps=47", f"run_dir={folder}"]) == 0
     assert (
-        "note: task tests.support.walks:Walk-v0(drifts=true) does not repeat"
+        "note: task tests.support.point_mass:PointMass-v0(drifts=true) does not repeat"
         in capsys.readouterr().out
     )
     assert train.main([f"resume={folder}", "steps=60"]) == 2
@@ -243,24 +241,14 @@ def test_a_run_that_does_not_repeat_itself_is_told_and_not_resumed(tmp_path, cap
 @pytest.mark.slow
 def test_a_signal_leaves_a_checkpoint_at_once(tmp_path):
     folder = tmp_path / "r"
-    command = [
-        sys.executable,
-        "-m",
-        "mtrl_fairgrad.train",
-        *WALKS,
-        "steps=40000",
-        f"run_dir={folder}",
-    ]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = start_training([*FALLING, "steps=40000"], folder)
     wait_for_checkpoint(folder, process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + signal.SIGTERM and "with a checkpoint" in output, output
     steps = checkpoint_steps(folder)[0] + 30
     assert train.main([f"resume={folder}", f"steps={steps}"]) == 0
-    assert train.main([*WALKS, f"steps={steps}", f"run_dir={tmp_path / 'whole'}"]) == 0
+    assert train.main([*FALLING, f"steps={steps}", f"run_dir={tmp_path / 'whole'}"]) == 0
     assert_same_checkpoint(folder, tmp_path / "whole")
 
 
@@ -307,17 +295,17 @@ def test_a_run_of_the_papers_protocol_plays_one_frozen_goal(tmp_path, capsys):
         (["env.tasks=[nowhere_at_all:A-v0,Pendulum-v1]"], "install what is missing"),
         (
             ["env.task_options=[{},{numbers: 3}]"],
-            "Walk-v0(numbers=3) have shape [3] and those of",
+            "PointMass-v0(numbers=3) have shape [3] and those of",
         ),
         (["env.task_options=[{}]"], "env.task_options has 1 entries for 2 tasks"),
-        (["env.tasks=[tests.support.walks:Endless-v0,Pendulum-v1]"], "add env.horizon=STEPS."),
+        (["env.tasks=[tests.support.point_mass:Endless-v0,Pendulum-v1]"], "add env.horizon=STEPS."),
         (["env.success_return=[1,2,3]"], "env.success_return=[1, 2, 3] does not fit 2 tasks"),
     ],
 )
 def test_what_cannot_be_trained_on_is_said_before_anything_is_written(
     arguments, said, tmp_path, capsys
 ):
-    assert train.main([*WALKS, *arguments, f"run_dir={tmp_path / 'r'}"]) == 2
+    assert train.main([*FALLING, *arguments, f"run_dir={tmp_path / 'r'}"]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and error.startswith("error: ")
     assert not (tmp_path / "r").exists()

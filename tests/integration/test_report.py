@@ -11,8 +11,8 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import Block
 from mtrl_fairgrad.analysis.run_groups import ReportError
 from mtrl_fairgrad.report import as_text, main, report
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder
+from tests.support.fabricated_runs import COURSE, METHOD, PROTOCOL, groups_of
 from tests.support.paths import ROOT
-from tests.support.reported import COURSE, METHOD, PROTOCOL, groups_of
 
 
 def of_seed(s):

@@ -7,7 +7,7 @@ import csv
 import pytest
 
 from mtrl_fairgrad import search, train
-from tests.support.reported import FAIRGRAD
+from tests.support.fabricated_runs import FAIRGRAD
 from tests.support.tiny_runs import ONE, TINY
 
 

@@ -15,6 +15,7 @@ import torch
 from mtrl_fairgrad import evaluate, method_names, train, verify
 from mtrl_fairgrad.agents import SAC
 from tests.support.paths import ROOT
+from tests.support.processes import start_training, wait_for_checkpoint
 from tests.support.tiny_runs import (
     ONE,
     TASKS,
@@ -134,32 +135,6 @@ def test_resuming_a_finished_run_changes_nothing(finished):
     assert len(rows(finished)) == 16
 
 
-def start(folder, *arguments):
-    command = [
-        sys.executable,
-        "-m",
-        "mtrl_fairgrad.train",
-        *TINY,
-        "steps=4000",
-        f"run_dir={folder}",
-        *arguments,
-    ]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def wait_for_checkpoint(folder, process, at_least=40):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.stdout.read()
-        steps = [int(p.name.split("-")[0]) for p in (folder / "checkpoints").glob("0*")]
-        if steps and max(steps) >= at_least:
-            return
-        time.sleep(0.05)
-    raise AssertionError("no checkpoint within two minutes")
-
-
 def assert_gap_free(folder, steps):
     counted = Counter((int(row["env_steps"]), row["task"]) for row in rows(folder))
     expected = {(step, task) for step in [*range(0, steps, 40), steps] for task in TASKS}
@@ -172,7 +147,7 @@ def assert_gap_free(folder, steps):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_leaves_a_checkpoint_at_the_next_boundary(number, tmp_path):
-    process = start(tmp_path / "r")
+    process = start_training([*TINY, "steps=4000"], tmp_path / "r")
     wait_for_checkpoint(tmp_path / "r", process)
     process.send_signal(number)
     output = process.communicate(timeout=60)[0]
@@ -189,7 +164,9 @@ def test_a_signal_leaves_a_checkpoint_at_the_next_boundary(number, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
-    process = start(tmp_path / "r", "env.workers=1", "eval.workers=1")
+    process = start_training(
+        [*TINY, "steps=4000"], tmp_path / "r", "env.workers=1", "eval.workers=1"
+    )
     wait_for_checkpoint(tmp_path / "r", process, at_least=120)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
@@ -202,7 +179,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
 @pytest.mark.slow
 def test_a_run_killed_before_its_second_checkpoint_leaves_no_double_entries(tmp_path):
     folder = tmp_path / "r"
-    process = start(folder, "eval.every=4000")
+    process = start_training([*TINY, "steps=4000"], folder, "eval.every=4000")
     wait_for_checkpoint(folder, process, at_least=0)
     time.sleep(3)
     process.send_signal(signal.SIGKILL)
@@ -213,7 +190,7 @@ def test_a_run_killed_before_its_second_checkpoint_leaves_no_double_entries(tmp_
 
 @pytest.mark.slow
 def test_without_grace_the_last_checkpoint_stands(tmp_path):
-    process = start(tmp_path / "r", "grace_seconds=0")
+    process = start_training([*TINY, "steps=4000"], tmp_path / "r", "grace_seconds=0")
     wait_for_checkpoint(tmp_path / "r", process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]

@@ -13,7 +13,7 @@ from mtrl_fairgrad.runs.manifest import manifest
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder
 from mtrl_fairgrad.runs.tensorboard_writer import EventFile
 from tests.support.paths import ROOT
-from tests.support.run_folders import GROUPS, Rows
+from tests.support.sample_run import GROUPS, Rows
 
 CONFIG = {
     "env": {"name": "mt10", "tasks": ["reach-v3", "push-v3"]},

@@ -12,11 +12,9 @@ from mtrl_fairgrad.runs.checkpoint.index import Index
 from mtrl_fairgrad.runs.checkpoint.replay_segments import load_rows
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from tests.support.run_folders import Rows
+from tests.support.sample_run import Rows
 
-TINY = [
-    "env.tasks=[reach-v3,drawer-close-v3]",
-    "env.horizon=20",
+COMMON = [
     "env.workers=0",
     "eval.workers=0",
     "eval.every=40",
@@ -30,8 +28,25 @@ TINY = [
     "progress=false",
     "threads=1",
 ]
+
+# Two tasks of Meta-World: for tests of what only it has. MuJoCo makes a run of seconds of it.
+TINY = ["env.tasks=[reach-v3,drawer-close-v3]", "env.horizon=20", *COMMON]
 TASKS = ["reach-v3", "drawer-close-v3"]
 ONE = ["env.tasks=[reach-v3]"]
+
+# Two tasks without MuJoCo, with episodes of 20 steps each: for tests of run mechanics.
+POINT_MASS_TASKS = ["tests.support.point_mass:Near-v0", "tests.support.point_mass:Far-v0"]
+POINT_MASS = ["env=gymnasium", f"env.tasks=[{','.join(POINT_MASS_TASKS)}]", *COMMON]
+POINT_MASS_ONE = [f"env.tasks=[{POINT_MASS_TASKS[0]}]"]
+
+# Two tasks without MuJoCo whose episodes end when the mass falls, so that they never meet.
+FALLING = [
+    *COMMON,
+    "env=gymnasium",
+    "env.tasks=[tests.support.point_mass:PointMass-v0,tests.support.point_mass:PointMass-v0]",
+    "env.task_options=[{edge: 0.6},{edge: 0.3}]",
+]
+FALLING_TASKS = [f"tests.support.point_mass:PointMass-v0(edge={edge})" for edge in (0.6, 0.3)]
 
 
 def checkpoint_steps(folder):

@@ -3,7 +3,7 @@
 from mtrl_fairgrad.analysis.run_groups import NOT_COMPARED, blocks_of, flatten
 from mtrl_fairgrad.config.schema import RESUMABLE
 from mtrl_fairgrad.report import as_text
-from tests.support.reported import FAIRGRAD, METHOD, PROTOCOL, groups_of
+from tests.support.fabricated_runs import FAIRGRAD, METHOD, PROTOCOL, groups_of
 
 
 def test_blocks_keep_runs_of_one_protocol_together(make):

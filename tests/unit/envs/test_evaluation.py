@@ -15,7 +15,7 @@ from mtrl_fairgrad.envs import (
     evaluate,
     evaluation_goals,
 )
-from tests.unit.envs import official
+from tests.support import official_metaworld as official
 
 SEED = 1
 SUITE = MetaworldSuite()

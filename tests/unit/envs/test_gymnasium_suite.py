@@ -11,12 +11,12 @@ import pytest
 from mtrl_fairgrad.envs import TaskVectorEnv, all_goals, evaluate, evaluation_goals
 from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
 from mtrl_fairgrad.envs.rendering import frames
-from tests.unit.envs.test_vector_env import assert_same, course
+from tests.support.rollouts import assert_same, course
 
-WALK, NARROW = "tests.support.walks:Walk-v0", {"edge": 0.7}
-WALKS = {"tasks": [WALK, WALK], "options": [{}, NARROW]}
-NAMES = (WALK, f"{WALK}(edge=0.7)")
-LIMITED = {"tasks": [WALK, WALK], "options": [{"edge": 50.0}, NARROW]}
+POINT_MASS, NARROW = "tests.support.point_mass:PointMass-v0", {"edge": 0.7}
+WALKS = {"tasks": [POINT_MASS, POINT_MASS], "options": [{}, NARROW]}
+NAMES = (POINT_MASS, f"{POINT_MASS}(edge=0.7)")
+LIMITED = {"tasks": [POINT_MASS, POINT_MASS], "options": [{"edge": 50.0}, NARROW]}
 PENDULUMS = {
     "tasks": ["InvertedPendulum-v5", "InvertedPendulum-v5"],
     "options": [{}, {"reset_noise_scale": 0.1}],
@@ -87,7 +87,7 @@ def test_any_number_of_workers_gives_the_same():
 def test_streams_do_not_depend_on_neighbours():
     with (
         make(one_hot=False) as together,
-        make(seeds=(5,), tasks=[WALK], options=[NARROW], one_hot=False) as alone,
+        make(seeds=(5,), tasks=[POINT_MASS], options=[NARROW], one_hot=False) as alone,
     ):
         assert np.array_equal(together.reset()[0][3:], alone.reset()[0])
         for step in actions(70):
@@ -126,7 +126,7 @@ def test_a_task_that_does_not_repeat_itself_is_told_at_the_start_and_refused_whe
     with make(seeds=(3,), options=options) as envs:
         [remark] = envs.suite.remarks()
         assert (
-            remark.startswith(f"task {WALK}(drifts=true) does not repeat")
+            remark.startswith(f"task {POINT_MASS}(drifts=true) does not repeat")
             and "cannot be resumed" in remark
         )
         envs.reset()
@@ -164,7 +164,8 @@ def test_damaged_states_are_refused():
     with make(seeds=(3,), horizon=7) as shorter:
         shorter.reset()
         with pytest.raises(
-            ValueError, match=r"had .*Walk-v0='30 steps, is_success in any step, observations \[2\]"
+            ValueError,
+            match=r"had .*PointMass-v0='30 steps, is_success in any step, observations \[2\]",
         ):
             shorter.set_state(state)
 
@@ -175,7 +176,7 @@ def push(observations):
 
 
 def test_success_is_what_infos_say_of_any_step():
-    with make(seeds=(3,), tasks=[WALK], options=None, role="eval") as envs:
+    with make(seeds=(3,), tasks=[POINT_MASS], options=None, role="eval") as envs:
         found = evaluate(envs, push, all_goals(envs.suite, [3])[..., :5])
         assert envs.suite.protocol()["success"] == "is_success in any step"
     assert found.success.all() and (found.lengths > 1).all() and found.returns.max() < 0
@@ -183,7 +184,7 @@ def test_success_is_what_infos_say_of_any_step():
 
 def test_success_by_a_return_is_that_of_the_whole_episode():
     """The running sum begins at 0, above a negative threshold: only the end decides."""
-    with make(seeds=(3,), tasks=[WALK], options=None, success_return=-9, role="eval") as envs:
+    with make(seeds=(3,), tasks=[POINT_MASS], options=None, success_return=-9, role="eval") as envs:
         goals = all_goals(envs.suite, [3])[..., :20]
         found = evaluate(envs, lambda observations: np.sin(9e3 * observations[:, :1]), goals)
         assert np.array_equal(found.success, found.returns >= -9) and 0 < found.success.mean() < 1
@@ -194,7 +195,7 @@ def test_success_by_a_return_is_that_of_the_whole_episode():
 
 
 def test_a_threshold_comes_from_the_configuration_the_infos_or_the_registry():
-    rated, silent = "tests.support.walks:Rated-v0", {"informs": False}
+    rated, silent = "tests.support.point_mass:Rated-v0", {"informs": False}
     assert [each.success for each in gymnasium_suite([rated, rated], [{}, silent]).described] == [
         "is_success",
         -5.0,
@@ -207,7 +208,10 @@ def test_a_threshold_comes_from_the_configuration_the_infos_or_the_registry():
 
 def test_the_shorter_limit_ends_an_episode():
     limits = [{"horizon": None}, {"horizon": 25}, {"horizon": 4}]
-    suites = [gymnasium_suite([WALK, "tests.support.walks:Rated-v0"], **each) for each in limits]
+    suites = [
+        gymnasium_suite([POINT_MASS, "tests.support.point_mass:Rated-v0"], **each)
+        for each in limits
+    ]
     assert [suite.protocol()["episode_steps"] for suite in suites] == ["30, 20", "25, 20", "4"]
     with TaskVectorEnv(suites[2], [0], 0) as envs:
         envs.reset()
@@ -249,24 +253,24 @@ CASES = [
     ({"tasks": ["Pendulm-v1"]}, "Did you mean: `Pendulum`?): choose an id of gymnasium.pprint_registry(), or MOD"),
     ({"tasks": ["nowhere_at_all:Mine-v0"]}, "No module named 'nowhere_at_all'"),
     ({"tasks": ["nowhere_at_all:Mine-v0"]}, "install what is missing, or choose another."),
-    ({"tasks": [WALK], "options": [{"gaol": 3}]}, "unexpected keyword argument 'gaol'"),
-    ({"tasks": [WALK, WALK]}, f"names {WALK} 2 times: give each once, or tell them apart by env.task_options."),
-    ({"tasks": [WALK], "options": [{}, {}]}, "env.task_options has 2 entries for 1 tasks: give one for each"),
-    ({"tasks": ["Walk-v0(edge=3)"], "options": [{"edge": 2}]}, "give the id Walk-v0 alone"),
-    ({"tasks": [WALK], "options": [{"space": "discrete"}]}, "has the action space Discrete(2) where a Box"),
-    ({"tasks": [WALK], "options": [{"space": "dict"}]}, "has the observation space Dict("),
-    ({"tasks": [WALK], "options": [{"high": float("inf")}]}, "where real numbers between finite, different bounds"),
-    ({"tasks": [WALK], "options": [{"low": 4.0}]}, "Box(4.0, 4.0, (1, 1), float32) where real numbers between"),
+    ({"tasks": [POINT_MASS], "options": [{"gaol": 3}]}, "unexpected keyword argument 'gaol'"),
+    ({"tasks": [POINT_MASS, POINT_MASS]}, f"names {POINT_MASS} 2 times: give each once, or tell them apart by env.task_options."),
+    ({"tasks": [POINT_MASS], "options": [{}, {}]}, "env.task_options has 2 entries for 1 tasks: give one for each"),
+    ({"tasks": ["PointMass-v0(edge=3)"], "options": [{"edge": 2}]}, "give the id PointMass-v0 alone"),
+    ({"tasks": [POINT_MASS], "options": [{"space": "discrete"}]}, "has the action space Discrete(2) where a Box"),
+    ({"tasks": [POINT_MASS], "options": [{"space": "dict"}]}, "has the observation space Dict("),
+    ({"tasks": [POINT_MASS], "options": [{"high": float("inf")}]}, "where real numbers between finite, different bounds"),
+    ({"tasks": [POINT_MASS], "options": [{"low": 4.0}]}, "Box(4.0, 4.0, (1, 1), float32) where real numbers between"),
     (
-        {"tasks": [WALK, WALK], "options": [{}, {"numbers": 3}]},
-        f"observations of task {WALK}(numbers=3) have shape [3] and those of {WALK} [2]: one agent "
+        {"tasks": [POINT_MASS, POINT_MASS], "options": [{}, {"numbers": 3}]},
+        f"observations of task {POINT_MASS}(numbers=3) have shape [3] and those of {POINT_MASS} [2]: one agent "
         "needs equal ones",
     ),
-    ({"tasks": ["tests.support.walks:Endless-v0"]}, "has no time limit of its own: add env.horizon=STEPS."),
-    ({"tasks": [WALK], "options": [{"informs": False}]}, "when it succeeds: add env.success_return=RETURN"),
-    ({"tasks": [WALK], "success_return": "high"}, "env.success_return=high does not fit 1 tasks: give one number"),
-    ({"tasks": [WALK], "success_return": [1, 2]}, "env.success_return=[1, 2] does not fit 1 tasks"),
-    ({"tasks": [WALK], "options": [{"edge": "far"}]}, "failed in an episode of random actions (TypeError: "),
+    ({"tasks": ["tests.support.point_mass:Endless-v0"]}, "has no time limit of its own: add env.horizon=STEPS."),
+    ({"tasks": [POINT_MASS], "options": [{"informs": False}]}, "when it succeeds: add env.success_return=RETURN"),
+    ({"tasks": [POINT_MASS], "success_return": "high"}, "env.success_return=high does not fit 1 tasks: give one number"),
+    ({"tasks": [POINT_MASS], "success_return": [1, 2]}, "env.success_return=[1, 2] does not fit 1 tasks"),
+    ({"tasks": [POINT_MASS], "options": [{"edge": "far"}]}, "failed in an episode of random actions (TypeError: "),
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from mtrl_fairgrad.envs.metaworld import (
 )
 from mtrl_fairgrad.envs.rng import stream
 from mtrl_fairgrad.envs.task_names import MT10, MT50
-from tests.unit.envs import official
+from tests.support import official_metaworld as official
 
 BARE = MetaworldSuite(one_hot=False)
 

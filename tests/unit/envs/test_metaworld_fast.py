@@ -228,7 +228,7 @@ def test_misuse_is_refused_like_officially():
 
 
 def test_memory_of_resets_is_bounded_and_what_is_not_remembered_is_right(monkeypatch):
-    monkeypatch.setattr(resets, "CAPACITY", 1)
+    monkeypatch.setattr(reset_cache, "CAPACITY", 1)
     official, quick, goals = make("drawer-open-v3")
     for goal in (0, 1, 0, 1):
         official.set_task(goals[goal])

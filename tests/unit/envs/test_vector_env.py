@@ -15,40 +15,9 @@ from mtrl_fairgrad.envs import MT10, MT50, MetaworldVectorEnv
 from mtrl_fairgrad.envs.task_names import step_cost
 from mtrl_fairgrad.envs.workers.host import Row
 from mtrl_fairgrad.envs.workers.load_balancing import spread
-from tests.unit.envs import official
+from tests.support import official_metaworld as official
+from tests.support.rollouts import assert_same, course, flatten
 from tests.unit.envs.conftest import HORIZON, SEEDS, TASKS, make
-
-
-def flatten(step):
-    """All arrays of a step's answer, by name."""
-    observations, rewards, terminated, truncated, infos = step
-    flat = {
-        "observations": observations,
-        "rewards": rewards,
-        "terminated": terminated,
-        "truncated": truncated,
-    }
-    for name, value in infos.items():
-        flat |= (
-            {f"{name}.{key}": each for key, each in value.items()}
-            if isinstance(value, dict)
-            else {name: value}
-        )
-    return flat
-
-
-def course(envs, actions):
-    return [flatten(envs.step(each)) for each in actions]
-
-
-def assert_same(mine, other):
-    assert len(mine) == len(other)
-    for one, two in zip(mine, other, strict=True):
-        assert one.keys() == two.keys()
-        for name in one:
-            # Statistics of an episode count where one ended.
-            rows = one["_episode"] if name.startswith("episode.") else slice(None)
-            assert np.array_equal(one[name][rows], two[name][rows]), name
 
 
 @pytest.mark.parametrize("workers", [1, 2])

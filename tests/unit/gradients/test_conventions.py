@@ -16,7 +16,7 @@ from mtrl_fairgrad import (
     task_gradients,
 )
 from mtrl_fairgrad.weighting import Aggregate
-from tests.support.heads import Fixed, Heads, assert_same
+from tests.support.multi_head_model import Fixed, Heads, assert_same
 from tests.unit.gradients.test_per_task import call_on
 
 S, K, B = 2, 3, 5

@@ -9,7 +9,7 @@ import pytest
 from mtrl_fairgrad.runs.manifest import config_sha256
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.utils.atomic_io import remove
-from tests.support.run_folders import CONFIG, GROUPS, Fault, fork, one_sentence, rows
+from tests.support.sample_run import CONFIG, GROUPS, Fault, fork, one_sentence, rows
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 
 from mtrl_fairgrad.runs.tensorboard_reader import SPEED, Series, course, read_telemetry
 from mtrl_fairgrad.training.logger import Tracker
-from tests.support.reported import log
+from tests.support.fabricated_runs import log
 
 
 def points(series):

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from mtrl_fairgrad.runs import tensorboard_writer as events
 from mtrl_fairgrad.runs.tensorboard_reader import read_telemetry
 from mtrl_fairgrad.runs.tensorboard_writer import EventFile
-from tests.support.run_folders import Fault
+from tests.support.sample_run import Fault
 from tests.support.tiny_runs import scalars
 
 

@@ -4,9 +4,9 @@ from hypothesis.stateful import invariant, rule
 from hypothesis.strategies import booleans, integers, sampled_from
 
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from tests.integration.test_faults import Disk
-from tests.support.machines import SETTINGS, Folder
-from tests.support.run_folders import GROUPS, rows
+from tests.support.faulty_disk import Disk
+from tests.support.sample_run import GROUPS, rows
+from tests.support.state_machines import SETTINGS, Folder
 
 
 class Evaluations(Folder):

@@ -16,12 +16,11 @@ from mtrl_fairgrad.envs import Playing, TaskVectorEnv
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.evaluator import Evaluating
 from mtrl_fairgrad.training.trainer import Trainer
-from tests.integration.test_protocols import WALKS
-from tests.support.run_folders import Fault
-from tests.support.tiny_runs import assert_same_checkpoint, rows, scalars
+from tests.support.sample_run import Fault
+from tests.support.tiny_runs import FALLING, assert_same_checkpoint, rows, scalars
 
 RUN = [
-    *WALKS,
+    *FALLING,
     *("env.task_options=[{edge: 50},{edge: 60}]", "env.horizon=12"),
     *("method=ls", "eval.every=20", "steps=60", "log_every=60"),
 ]
@@ -168,7 +167,7 @@ def test_with_another_in_the_place_of_a_worker_that_died_it_finds_the_same(
     waiting, killed_at_3, tmp_path, capsys
 ):
     assert train.main([*RUN, "eval.workers=1", f"run_dir={tmp_path / 'r'}"]) == 0
-    assert "(SIGKILL), it hosted task tests.support.walks:Walk-v0(edge=50), seed 0; " in (
+    assert "(SIGKILL), it hosted task tests.support.point_mass:PointMass-v0(edge=50), seed 0; " in (
         out := capsys.readouterr().out
     )
     assert (

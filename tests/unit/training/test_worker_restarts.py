@@ -21,19 +21,19 @@ from mtrl_fairgrad.analysis.run_groups import pool
 from mtrl_fairgrad.envs import GymnasiumSuite
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.trainer import Trainer
-from tests.integration.test_protocols import WALKS
 from tests.support.paths import ROOT
+from tests.support.processes import alive, wait_until_gone
 from tests.support.tiny_runs import (
+    FALLING,
     assert_same_checkpoint,
     checkpoint,
     checkpoint_steps,
     rows,
     scalars,
 )
-from tests.unit.envs.workers.test_pool import alive, wait_until_gone
 
 RUN = [
-    *(word for word in WALKS if not word.startswith("env.workers")),
+    *(word for word in FALLING if not word.startswith("env.workers")),
     *("env.task_options=[{edge: 50},{edge: 60}]", "env.horizon=12", "env.workers=1"),
     *("method=ls", "eval.every=20", "steps=60", "log_every=20"),
 ]
@@ -85,7 +85,7 @@ def test_training_goes_on_with_no_row_lost_or_doubled_and_resumes_bit_for_bit(
     assert [line.split()[3] for line in said] == ["16", "47"]
     assert "did not answer within 2 s and was killed, it hosted" in said[0]
     assert (
-        "(SIGKILL), it hosted task tests.support.walks:Walk-v0(edge=50), seed 0; task tests"
+        "(SIGKILL), it hosted task tests.support.point_mass:PointMass-v0(edge=50), seed 0; task tests"
         in said[1]
     )
     assert said[1].endswith(

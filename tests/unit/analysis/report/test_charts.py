@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from mtrl_fairgrad.analysis.report import charts
 from mtrl_fairgrad.analysis.report.figure_style import COLOURS, draw
 from mtrl_fairgrad.analysis.report.svg import as_pdf, as_svg
-from tests.support.reported import COURSE, METHOD, TASKS, blocks_of_runs, log
+from tests.support.fabricated_runs import COURSE, METHOD, TASKS, blocks_of_runs, log
 
 LS = {"name": "ls"}
 

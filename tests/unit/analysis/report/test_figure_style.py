@@ -6,7 +6,7 @@ from matplotlib.image import imread
 from mtrl_fairgrad.analysis.report import figure_style as figures
 from mtrl_fairgrad.analysis.report.figure_style import COLOURS, draw
 from mtrl_fairgrad.report import report
-from tests.support.reported import COURSE, METHOD, TASKS, groups_of
+from tests.support.fabricated_runs import COURSE, METHOD, TASKS, groups_of
 
 
 def test_the_figure_shows_the_means_the_bands_and_every_task(make):

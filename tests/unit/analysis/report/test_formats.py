@@ -15,7 +15,15 @@ from mtrl_fairgrad.analysis.report.formats import (
 )
 from mtrl_fairgrad.analysis.report.tables import certainty, duration, overview
 from mtrl_fairgrad.runs.tensorboard_reader import SPEED
-from tests.support.reported import COURSE, METHOD, PROTOCOL, TASKS, blocks_of_runs, groups_of, log
+from tests.support.fabricated_runs import (
+    COURSE,
+    METHOD,
+    PROTOCOL,
+    TASKS,
+    blocks_of_runs,
+    groups_of,
+    log,
+)
 
 HOSTILE = "a|b_c & <script>alert(1)</script> 50% #1 $x$ {y} ~^\\ `z` [0]*"
 LS = {"name": "ls"}

@@ -11,7 +11,15 @@ from mtrl_fairgrad.analysis.report.formats import as_latex, as_markdown, blocks_
 from mtrl_fairgrad.analysis.report.html import as_html
 from mtrl_fairgrad.runs.fault_log import Fault, encoded
 from mtrl_fairgrad.runs.tensorboard_reader import SPEED
-from tests.support.reported import COURSE, FAIRGRAD, METHOD, PROTOCOL, TASKS, blocks_of_runs, log
+from tests.support.fabricated_runs import (
+    COURSE,
+    FAIRGRAD,
+    METHOD,
+    PROTOCOL,
+    TASKS,
+    blocks_of_runs,
+    log,
+)
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)> $a$ & {{ 7*7 }}"
 VOID = {"meta", "br", "img", "path", "use", "image", "rect", "line"}

@@ -14,7 +14,7 @@ from mtrl_fairgrad.analysis.report.paper_comparison import (
     number,
     row_of,
 )
-from tests.support.reported import FAIRGRAD, MT10, blocks_of_runs, groups_of
+from tests.support.fabricated_runs import FAIRGRAD, MT10, blocks_of_runs, groups_of
 
 
 @pytest.fixture

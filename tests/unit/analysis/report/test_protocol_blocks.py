@@ -12,7 +12,7 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import (
 )
 from mtrl_fairgrad.analysis.report.tables import step_parts
 from mtrl_fairgrad.runs.tensorboard_reader import SPEED
-from tests.support.reported import COURSE, METHOD, TASKS, blocks_of_runs, log
+from tests.support.fabricated_runs import COURSE, METHOD, TASKS, blocks_of_runs, log
 
 LS = {"name": "ls"}
 

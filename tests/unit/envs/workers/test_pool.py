@@ -16,6 +16,7 @@ from mtrl_fairgrad.envs.workers.host import Row
 from mtrl_fairgrad.envs.workers.load_balancing import spread
 from mtrl_fairgrad.envs.workers.pool import Inline, Workers
 from tests.support.paths import ROOT
+from tests.support.processes import alive, wait_until_gone
 
 ROWS = [Row(0, "reach-v3", 0, 3), Row(1, "drawer-close-v3", 1, 3)]
 
@@ -148,25 +149,6 @@ print(*[each.pid for each in active_children()], flush=True)
     pids = [int(pid) for pid in started.stdout.readline().split()]
     assert len(pids) == 2
     return started, pids
-
-
-def alive(pids):
-    """Those of `pids` that still run; one that nobody has waited for yet (a zombie) does not."""
-    running = []
-    for pid in pids:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        running += [pid] * (state not in "ZX")
-    return running
-
-
-def wait_until_gone(pids, seconds=5.0):
-    deadline = time.monotonic() + seconds
-    while alive(pids) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not alive(pids)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

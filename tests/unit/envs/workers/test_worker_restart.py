@@ -13,11 +13,11 @@ from gymnasium.error import ResetNeeded
 from mtrl_fairgrad.envs import TaskVectorEnv, WorkerError, WorkerLost
 from mtrl_fairgrad.envs.evaluation import Playing, all_goals, evaluate
 from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
-from tests.unit.envs.test_vector_env import assert_same, course
-from tests.unit.envs.workers.test_pool import alive
+from tests.support.processes import alive
+from tests.support.rollouts import assert_same, course
 
 SUITE = gymnasium_suite(
-    ["tests.support.walks:Troublesome-v0", "tests.support.walks:Troublesome-v0"],
+    ["tests.support.point_mass:Unreliable-v0", "tests.support.point_mass:Unreliable-v0"],
     [{}, {"edge": 9.0}],
 )
 SEEDS = (3, 5)

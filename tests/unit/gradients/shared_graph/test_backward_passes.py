@@ -10,7 +10,7 @@ from mtrl_fairgrad import LS, Accumulator, Convention, FairGrad, JacobianAggrega
 from mtrl_fairgrad.gradients.shared_graph import backward_passes
 from mtrl_fairgrad.gradients.shared_graph import jacobian as jacobian_module
 from mtrl_fairgrad.weighting import Aggregate
-from tests.support.heads import Fixed, Heads, K, assert_same
+from tests.support.multi_head_model import Fixed, Heads, K, assert_same
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 SIZES = [2, K, K + 2]

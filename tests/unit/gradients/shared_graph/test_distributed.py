@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mtrl_fairgrad import LS, Accumulator, Convention, FairGrad, JacobianAggregation, backward
 from mtrl_fairgrad.weighting import Aggregate
-from tests.support.heads import Fixed, Heads, K, assert_same
+from tests.support.multi_head_model import Fixed, Heads, K, assert_same
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 HALVES = (slice(0, 6), slice(6, 12))

@@ -16,7 +16,7 @@ from mtrl_fairgrad import (
     jacobian_like,
 )
 from mtrl_fairgrad.weighting import Aggregate
-from tests.support.heads import Heads, K, assert_same
+from tests.support.multi_head_model import Heads, K, assert_same
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 

@@ -16,7 +16,7 @@ from mtrl_fairgrad import (
     gramian,
 )
 from mtrl_fairgrad.weighting import Weights
-from tests.support.heads import Fixed, Heads, K, assert_same
+from tests.support.multi_head_model import Fixed, Heads, K, assert_same
 
 HALF = {"rtol": 0.03, "atol": 0.03}  # of gradients of about 1, from matrix products with 11 bits
 

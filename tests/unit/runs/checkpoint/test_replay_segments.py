@@ -9,7 +9,7 @@ from mtrl_fairgrad.runs.checkpoint.replay_segments import RingRecord, load_rows,
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils import atomic_io
 from mtrl_fairgrad.utils.atomic_io import RunFolderError
-from tests.support.run_folders import CONFIG, GROUPS, Rows, rows
+from tests.support.sample_run import CONFIG, GROUPS, Rows, rows
 
 
 def written(folder):

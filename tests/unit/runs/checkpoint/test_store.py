@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mtrl_fairgrad.runs.run_dir import CheckpointError, RunFolder, RunFolderError
-from tests.support.run_folders import CONFIG, GROUPS, Rows, fork, one_sentence, rows
+from tests.support.sample_run import CONFIG, GROUPS, Rows, fork, one_sentence, rows
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from hypothesis.strategies import booleans, integers, sampled_from
 from mtrl_fairgrad.runs.checkpoint.index import Index
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.run_dir import CheckpointError, RunFolder
-from tests.integration.test_faults import Disk, Killed
-from tests.support.machines import SETTINGS, Folder
-from tests.support.run_folders import Rows, rows
+from tests.support.faulty_disk import Disk, Killed
+from tests.support.sample_run import Rows, rows
+from tests.support.state_machines import SETTINGS, Folder
 
 keeps = sampled_from([2, 3, 1])
 calls = integers(0, 60)  # how many succeed; a save makes fewer

@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from mtrl_fairgrad.runs.run_dir import CheckpointError, RunFolder
 from mtrl_fairgrad.utils import atomic_io
-from tests.integration.test_faults import Killed
-from tests.support.run_folders import CONFIG
+from tests.support.faulty_disk import Killed
+from tests.support.sample_run import CONFIG
 
 EXAMPLES = os.environ.get("MACHINE_EXAMPLES")
 SETTINGS = settings(
