@@ -39,7 +39,7 @@ from hydra import compose, initialize_config_dir
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import mtrl_fairgrad.training.trainer  # noqa: F401, for the children
+import mtrl_fairgrad.training.factory  # noqa: F401, for the children
 from mtrl_fairgrad import train, verify
 from mtrl_fairgrad.cli.hydra_main import config_dir
 from mtrl_fairgrad.config.schema import Config, ConfigError, from_hydra

@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from mtrl_fairgrad import evaluate, train, verify
 from mtrl_fairgrad.runs.checkpoint.index import Index
 from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.training import factory
 from mtrl_fairgrad.training.trainer import Trainer
 
 TINY = [
@@ -134,16 +135,14 @@ def main() -> int:
     steps = (
         given.kills * STEPS_PER_KILL + 400
     )  # what follows the last signal takes longer than starting a worker
-    killer, built = Killer(given.kills, random.Random(given.seed)), train.build
+    killer, made = Killer(given.kills, random.Random(given.seed)), factory.make_trainer
 
-    def build(*arguments: Any) -> Trainer:
-        killer.trainer = built(*arguments)
+    def make_trainer(*arguments: Any) -> Trainer:
+        killer.trainer = made(*arguments)
         return killer.trainer
 
-    train.build, train.finish = (
-        build,
-        lambda folder: None,
-    )  # a report takes longer than a replacement
+    factory.make_trainer = make_trainer
+    train.finish = lambda folder: None  # a report takes longer than a replacement
     with tempfile.TemporaryDirectory() as passing:
         folder = given.folder or Path(passing) / "run"
         more = [f"steps={steps}", f"eval.every={steps // 10}", f"env.worker_restarts={given.kills}"]

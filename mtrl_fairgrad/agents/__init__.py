@@ -11,9 +11,12 @@ from mtrl_fairgrad.agents.sac import SAC
 from mtrl_fairgrad.agents.single_task_sac import SingleTaskSAC
 from mtrl_fairgrad.agents.spec import Noise, SACSpec
 
+Agent = SAC | SingleTaskSAC
+
 __all__ = [
     "ARCHITECTURES",
     "SAC",
+    "Agent",
     "Batch",
     "NetworkSpec",
     "Noise",

@@ -1,6 +1,4 @@
-"""What `resume=auto` means for a folder: begin there, go on there, or leave it because it is
-finished.
-"""
+"""`resume=auto`: start a run in `run_dir`, resume it, or leave it because it is finished."""
 
 from __future__ import annotations
 
@@ -13,19 +11,19 @@ from mtrl_fairgrad.runs.run_dir import RunFolder
 AUTO = "auto"
 
 
-def settle(config: Config) -> bool:
-    """Replace `resume=auto` by the folder to go on in, or by null for a new run; returns whether it
-    was auto.
+def resolve_auto_resume(config: Config) -> bool:
+    """Replace `resume=auto` by the folder to resume, or by None for a new run.
+
+    Returns:
+        whether `resume` was `auto`.
 
     Raises:
-        ConfigError: no folder is named, or its run has been asked for more steps than now.
+        ConfigError: `run_dir` is missing, or the run there was started with more steps.
     """
     if config.resume != AUTO:
         return False
     if config.run_dir is None:
-        raise ConfigError(
-            "resume=auto goes on in a folder that is known before: give run_dir=FOLDER, too."
-        )
+        raise ConfigError("resume=auto needs the folder to resume: give run_dir=FOLDER, too.")
     path = Path(config.run_dir)
     if not (path / "config.yaml").is_file():
         RunFolder.clear_unfinished(path)
@@ -34,16 +32,16 @@ def settle(config: Config) -> bool:
     asked = RunFolder.open(path).steps
     if config.steps < asked:
         raise ConfigError(
-            f"the run in {path} goes to steps={asked}, but steps={config.steps} was given: give at "
-            "least as many, or another run_dir."
+            f"the run in {path} goes to steps={asked}, but steps={config.steps} was given: give "
+            f"steps={asked} or more, or another run_dir."
         )
     config.resume = config.run_dir
     return True
 
 
-def finished(folder: RunFolder, steps: int) -> bool:
-    """Whether the run has a checkpoint at `steps` or beyond, and its last evaluation, which a stop
-    may have cut off.
+def is_finished(folder: RunFolder, steps: int) -> bool:
+    """Whether the run has a checkpoint and an evaluation at `steps` or beyond; a stop may have left
+    only the checkpoint.
     """
     return any(steps_of(path) >= steps for path in folder.checkpoints()) and any(
         row.env_steps >= steps for row in folder.evaluations()

@@ -1,23 +1,44 @@
-"""The parts of a run, made from its configuration: device, tasks, protocol, methods, agent,
-simulators.
-"""
+"""Make a trainer and its parts from a configuration: tasks, simulators, methods, agent, learner."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
+from gymnasium.spaces import flatdim
 
-from mtrl_fairgrad.agents import ARCHITECTURES, SAC, NetworkSpec, SACSpec, SingleTaskSAC
+from mtrl_fairgrad.agents import ARCHITECTURES, SAC, Agent, NetworkSpec, SACSpec, SingleTaskSAC
+from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.config.schema import AgentConfig, Config, ConfigError
 from mtrl_fairgrad.envs import MetaworldSuite, Suite, TaskVectorEnv
 from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
+from mtrl_fairgrad.envs.workers.pool import GRACE_SECONDS
 from mtrl_fairgrad.gradients.conventions import Convention
+from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
+from mtrl_fairgrad.training.evaluator import Evaluator
+from mtrl_fairgrad.training.fault_monitor import FaultMonitor
+from mtrl_fairgrad.training.learner import Learner
+from mtrl_fairgrad.training.logger import Logger
+from mtrl_fairgrad.training.progress import Progress
+from mtrl_fairgrad.training.restore import restore_learner
+from mtrl_fairgrad.training.signals import StopController
+from mtrl_fairgrad.training.trainer import Trainer
+from mtrl_fairgrad.training.worker_restarts import WorkerRestarts
+from mtrl_fairgrad.utils.device import resolve_device
 from mtrl_fairgrad.weighting import Method, make_method
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
 
-Agent = SAC | SingleTaskSAC
+
+def configure_torch(config: Config) -> None:
+    """Set the number of threads and the determinism of this process; call it before CUDA starts."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by PyTorch
+    torch.use_deterministic_algorithms(config.deterministic)
 
 
 def check_memory(config: Config, device: torch.device) -> None:
@@ -173,8 +194,16 @@ def make_agent(
     return SAC(spec, config.seeds, tasks, *make_methods(config), device, **further)
 
 
+def make_learner(
+    config: Config, tasks: int, observation_dim: int, action_dim: int, device: torch.device
+) -> Learner:
+    """Make the learner of a configuration, untrained."""
+    agent = make_agent(config, tasks, observation_dim, action_dim, device)
+    return Learner(config, agent, tasks, observation_dim, action_dim, device)
+
+
 def make_envs(config: Config, tasks: tuple[str, ...], evaluation: bool) -> TaskVectorEnv:
-    """The simulators of training, or the separate ones of evaluation."""
+    """Make the simulators of training, or the separate ones of evaluation."""
     return TaskVectorEnv(
         make_suite(config, tasks, evaluation),
         config.seeds,
@@ -182,3 +211,99 @@ def make_envs(config: Config, tasks: tuple[str, ...], evaluation: bool) -> TaskV
         role="eval" if evaluation else "train",
         timeout=config.env.worker_timeout,
     )
+
+
+def make_trainer(config: Config, folder: RunFolder) -> Trainer:
+    """Make the trainer of a run, at its beginning or at the checkpoint that it resumes from.
+
+    After an error everything that was opened is closed, and the folder of a new run is removed.
+
+    Args:
+        config: validated.
+        folder: the run's folder, new or to be resumed.
+
+    Raises:
+        ConfigError: tasks, memory or checkpoint do not allow this run.
+        RunFolderError: the folder cannot be read or written.
+    """
+    with ExitStack() as undo:
+        if config.resume is None:
+            undo.callback(folder.discard)
+        elif config.steps != folder.steps:
+            folder.extend(config.steps)
+        try:
+            with ExitStack() as resources:
+                trainer = _make_trainer(config, folder, resources)
+                trainer.resources = resources.pop_all()
+        except (ConfigError, RunFolderError):
+            raise
+        except (ValueError, MemoryError) as error:
+            raise ConfigError(str(error)) from None
+        undo.pop_all()
+    return trainer
+
+
+def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Trainer:
+    """Make the parts in the order of their dependencies; `resources` closes them."""
+    tasks = tuple(config.env.tasks or task_names(config.env))
+    envs = make_envs(config, tasks, evaluation=False)
+    resources.push(_closing(envs))
+    eval_envs = make_envs(config, tasks, evaluation=True)
+    resources.push(_closing(eval_envs))
+    dims = flatdim(envs.single_observation_space), flatdim(envs.single_action_space)
+    learner = make_learner(config, len(tasks), *dims, resolve_device(config.device))
+
+    saved = restore_learner(learner, folder, config)
+    progress = Progress(0 if saved is None else saved.env_steps)
+    simulators = None if saved is None else saved.state.get("environments")
+    observations = envs.set_state(simulators) if simulators else envs.reset()[0]
+    folder.rewind(saved)  # before the logger, whose file it would remove
+
+    logger = Logger(
+        folder.path,
+        tasks,
+        config.steps,
+        progress.env_steps,
+        resumed=saved is not None,
+        progress=config.progress,
+        alternative=_solver_advice(config),
+    )
+    resources.callback(logger.close)
+    stop = StopController(config.grace_seconds)
+    fault_monitor = FaultMonitor(config, tasks, learner, folder, logger)
+    worker_restarts = WorkerRestarts(config.env.worker_restarts, logger, progress)
+    evaluator = Evaluator(config, tasks, eval_envs, learner, folder, logger, worker_restarts, stop)
+    if saved is not None:
+        fault_monitor.save()
+        worker_restarts.restore(saved.state.get("replaced", {}))
+        evaluator.restore(saved)
+    return Trainer(
+        config=config,
+        folder=folder,
+        progress=progress,
+        stop=stop,
+        envs=envs,
+        observations=observations,
+        learner=learner,
+        evaluator=evaluator,
+        logger=logger,
+        fault_monitor=fault_monitor,
+        worker_restarts=worker_restarts,
+    )
+
+
+def _closing(envs: TaskVectorEnv) -> Callable[..., None]:
+    """Return an exit callback that closes simulators, after Ctrl-C without waiting for them."""
+
+    def close(kind: type[BaseException] | None, *_: object) -> None:
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        envs.close(grace=0.0 if interrupted else GRACE_SECONDS)
+
+    return close
+
+
+def _solver_advice(config: Config) -> str | None:
+    """What to advise if FairGrad's equation stays unsolved."""
+    if config.method["name"] == "fairgrad" and config.method["solver"] == "sgd":
+        return "method.solver=newton solves it exactly at about the same cost."
+    return None

@@ -1,32 +1,33 @@
-"""What goes wrong in the updates of a run: told when it is new, kept in its folder, and when it
-ends the run.
+"""Numerical faults of a run's updates: reported when new, saved in the run folder, final when every
+seed has stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mtrl_fairgrad.config.guard import COUNT, STOP
 from mtrl_fairgrad.config.schema import Config
 from mtrl_fairgrad.runs.fault_log import NAME, Fault, encoded, listed, sentence, together
 from mtrl_fairgrad.runs.run_dir import RunFolder, write_atomic
 from mtrl_fairgrad.training.learner import Learner
+from mtrl_fairgrad.training.logger import Logger
 
-QUIET = ("unsolved", COUNT)
-"""Condition and answer that are told at the end only: the tracker watches how far from solved
-equations are.
+REPORTED_AT_END = ("unsolved", COUNT)
+"""Condition and response reported in the summary only: the logger already warns of residuals that
+stay large.
 """
 
 
-class Watching:
-    """Looks at what the guard of a run's agent counts.
+class FaultMonitor:
+    """Reports what the agent's guard counts.
 
     Args:
         config: validated.
         tasks: names, in the order of the task axis.
-        learner: whose agent it is; what it has counted by now was told before.
-        folder: of the run.
-        say: shows a line.
+        learner: its agent is monitored; faults it has counted by now are not reported again.
+        folder: where the list of faults is saved.
+        logger: prints warnings.
     """
 
     def __init__(
@@ -35,55 +36,51 @@ class Watching:
         tasks: Sequence[str],
         learner: Learner,
         folder: RunFolder,
-        say: Callable[[str], None],
+        logger: Logger,
     ) -> None:
-        self._config, self._tasks, self._learner, self._folder, self._say = (
-            config,
-            tasks,
-            learner,
-            folder,
-            say,
-        )
-        self._told = {_kind(one) for one in self.faults()}
-        self._places = 0
-        """How many conditions of tasks of seeds had ever held at the last look."""
+        self._config, self._tasks, self._learner = config, tasks, learner
+        self._folder, self._logger = folder, logger
+        self._reported = {_kind(fault) for fault in self.faults()}
+        self._conditions = 0
+        """Number of conditions that had occurred, over all seeds and tasks, at the last check."""
 
-    def look(self, env_steps: int) -> str | None:
-        """Tell what is new; the reason why nothing learns any more, if so."""
+    def check(self, env_steps: int) -> str | None:
+        """Report new faults; return the reason if every seed has stopped training, else None."""
         found = self._learner.agent.faults()
-        places = int((found.first >= 0).sum())
-        if places == self._places:
+        conditions = int((found.first >= 0).sum())
+        if conditions == self._conditions:
             return None
-        self._places = places
+        self._conditions = conditions
         faults = self.faults()
-        self._announce([one for one in faults if _kind(one) not in self._told], env_steps)
+        new = [fault for fault in faults if _kind(fault) not in self._reported]
+        self._report(new, env_steps)
         if not bool(found.stopped.all()):
             return None
         self.save()
         return "; ".join(sentence(group) for group in together(faults) if group[0].answer == STOP)
 
-    def _announce(self, new: Sequence[Fault], env_steps: int) -> None:
-        self._told |= {_kind(one) for one in new}
+    def _report(self, new: Sequence[Fault], env_steps: int) -> None:
+        self._reported |= {_kind(fault) for fault in new}
         for group in together(new):
-            one = group[0]
-            if (one.condition, one.answer) != QUIET:
-                again = "" if one.answer == STOP else "; further ones are counted in silence"
-                self._say(f"warning: by env_steps {env_steps}: {sentence(group)}{again}")
+            first = group[0]
+            if (first.condition, first.answer) != REPORTED_AT_END:
+                rest = "" if first.answer == STOP else "; later ones are counted but not reported"
+                self._logger.log(f"warning: by env_steps {env_steps}: {sentence(group)}{rest}")
 
     def faults(self) -> list[Fault]:
-        """All so far."""
-        counts, first, _ = (found.tolist() for found in self._learner.agent.faults())
+        """Return all faults so far."""
+        counts, first, _ = (values.tolist() for values in self._learner.agent.faults())
         guard, seeds = self._config.guard, self._config.seeds
         return listed(counts, first, self._learner.updates, seeds, self._tasks, guard)
 
     def save(self) -> None:
-        """Leave them in the run's folder."""
+        """Write all faults so far to the run folder."""
         write_atomic(self._folder.path / NAME, encoded(self.faults()))
 
-    def sum_up(self) -> None:
-        """Say all there were."""
+    def log_summary(self) -> None:
+        """Print all faults so far."""
         for group in together(self.faults()):
-            self._say(f"faults: {sentence(group)}")
+            self._logger.log(f"faults: {sentence(group)}")
 
 
 def _kind(fault: Fault) -> tuple[str, str, int, str]:

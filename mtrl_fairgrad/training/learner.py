@@ -1,81 +1,117 @@
-"""The learner of a run: the agent, what it remembers, its random streams, and when it updates and
-begins anew.
-"""
+"""The learner of a run: agent, replay buffer, random streams, update schedule, periodic resets."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtrl_fairgrad.agents import Batch, Noise, ReplayBuffer, RewardNormalizer, SeedStreams
+from mtrl_fairgrad.agents import Agent, Batch, Noise, ReplayBuffer, RewardNormalizer, SeedStreams
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.gradients.cuda_graph import Launches, cuda_graph
-from mtrl_fairgrad.training.factory import make_agent
 
 Groups = dict[str, dict[str, Tensor]]
+"""Tensors of a checkpoint, by group and name."""
 
 
-def check_launches(config: Config, device: torch.device) -> None:
-    """Refuse a CUDA graph of updates that are made elsewhere.
+def check_cuda_graph(config: Config, device: torch.device) -> None:
+    """Check that `cuda_graph=true` is used with a CUDA device.
 
     Raises:
-        ConfigError: they are.
+        ConfigError: the learner is on another device.
     """
     if config.cuda_graph and device.type != "cuda":
         raise ConfigError(
-            f"cuda_graph=true but the learner is on device={device.type}: drop it, or give "
-            "device=cuda."
+            f"cuda_graph=true needs a CUDA device, but the learner is on device={device.type}: use "
+            "cuda_graph=false or device=cuda."
         )
 
 
 class Learner:
-    """Everything of a run that is not a simulator.
+    """The part of a run that learns: everything but the simulators.
 
     Args:
         config: validated.
+        agent: the agent to train.
         tasks: K.
-        observation_dim: numbers in an observation.
-        action_dim: numbers in an action.
-        device: where it learns.
+        observation_dim: size of an observation.
+        action_dim: size of an action.
+        device: where the agent and the replay buffer are.
 
     Raises:
-        MemoryError: the replay does not fit.
+        MemoryError: the replay buffer does not fit into memory.
+        ConfigError: `cuda_graph=true` without a CUDA device.
     """
 
     def __init__(
         self,
         config: Config,
+        agent: Agent,
         tasks: int,
         observation_dim: int,
         action_dim: int,
         device: torch.device,
     ) -> None:
-        self.config = config.agent
-        seeds, self._size = len(config.seeds), (tasks, config.agent.batch_size)
-        self._shape, self._device, self._action_dim = (seeds, tasks), device, action_dim
+        check_cuda_graph(config, device)
+        self.config, self.agent, self.device = config.agent, agent, device
+        seeds = len(config.seeds)
+        self._shape, self._action_dim = (seeds, tasks), action_dim
+        self._batch_shape = (tasks, config.agent.batch_size)
         self.replay = ReplayBuffer(
             self.config.buffer_size, seeds, tasks, observation_dim, action_dim, device
         )
-        self.agent = make_agent(config, tasks, observation_dim, action_dim, device)
         self.streams = SeedStreams(config.seeds, device)
         scaling = self.config.reward_normalization == "running_std"
         self.rewards = RewardNormalizer(seeds, tasks, device) if scaling else None
-        check_launches(config, device)
-        self._launch = Launches(self._update, cuda_graph if config.cuda_graph else None)
-        self._per_launch = config.updates_per_launch
+        self._graph = Launches(self._update, cuda_graph) if config.cuda_graph else None
+        self._updates_per_launch = config.updates_per_launch
         self.updates = 0
-        """Made so far; the agent counts them, too, but asking it would wait for the device."""
-        self._latest: tuple[tuple[Batch, Noise], dict[str, Tensor]] | None = None
+        """Updates so far. The agent counts them too, but reading its counter waits for the device.
+        """
+        self._latest: tuple[Batch, Noise, dict[str, Tensor]] | None = None
+        """Batch, noise and result of the last update, until `report` takes them."""
+
+    # ---- acting and storing ----
+
+    def act(self, observations: NDArray[np.float32], env_steps: int) -> NDArray[np.float32]:
+        """Return actions `[S·K, A]`: uniform in [−1, 1] during warm-up, then sampled by the policy.
+
+        Args:
+            observations: `[S·K, O]`.
+            env_steps: transitions of each task so far.
+        """
+        shape = self._shape[1], self._action_dim
+        if env_steps < self.config.warmup_steps:
+            actions = self.streams.uniform(*shape)
+        else:
+            noise = self.streams.normal(*shape)
+            actions = self.agent.act(self.to_tensor(observations), noise)
+        return actions.flatten(0, 1).cpu().numpy()
+
+    def to_tensor(self, array: NDArray[Any]) -> Tensor:
+        """Convert `[S·K, ...]` from the simulators to float32 `[S, K, ...]` on the device."""
+        shaped = torch.from_numpy(array.reshape(*self._shape, *array.shape[1:]))
+        return shaped.to(self.device, torch.float32, non_blocking=True)
+
+    def store(self, transition: Batch) -> None:
+        """Store one transition of every task, fields `[S, K, ...]`, with its reward scaled if
+        `agent.reward_normalization` says so.
+        """
+        if self.rewards is not None:
+            transition = transition._replace(rewards=self.rewards.scaled(transition.rewards))
+        self.replay.add(transition)
+
+    # ---- learning ----
 
     def updates_due(self, env_steps: int) -> int:
-        """Updates of the step that begins after `env_steps`: as many as `updates_per_step` owes by
-        then.
+        """Number of updates during the step that follows `env_steps`.
 
-        There is none before the warm-up is over, and right after it at least `warmup_updates`.
+        None before the end of the warm-up, at least `warmup_updates` right after it, and
+        `updates_per_step` for each step on average.
         """
         since = env_steps - self.config.warmup_steps
         if since < 0:
@@ -85,68 +121,72 @@ class Learner:
         return usual if since else max(usual, self.config.warmup_updates)
 
     def learn(self, env_steps: int) -> None:
-        """The updates of this step; what the last one drew and reported stays on the device until
-        it is asked for.
-        """
-        due, every = self.updates_due(env_steps), self.config.reset_every
-        while due:
-            before_reset = due if every is None else every - self.updates % every
-            size = self._per_launch if self._per_launch <= min(due, before_reset) else 1
-            self._latest = self._launch([self._draw() for _ in range(size)])
-            self.updates, due = self.updates + size, due - size
-            if size == before_reset and every is not None:
-                self.agent.reset(self.updates // every)
-
-    def _update(self, drawn: tuple[Tensor, Noise]) -> tuple[tuple[Batch, Noise], dict[str, Tensor]]:
-        """One update, and what it saw."""
-        indices, noise = drawn
-        batch = self.replay.sample(indices)
-        return (batch, noise), self.agent.update(batch, noise)
+        """Make the updates that are due in this step; nothing waits for the device."""
+        due = self.updates_due(env_steps)
+        if self._graph is not None:
+            return self._replay_graph(self._graph, due)
+        for _ in range(due):
+            indices, noise = self._draw()
+            batch = self.replay.sample(indices)
+            self._latest = batch, noise, self.agent.update(batch, noise)
+            self._count_updates(1)
 
     def _draw(self) -> tuple[Tensor, Noise]:
-        """Everything random about one update, from each seed's own stream: indices `[S, K, B]`, and
-        noise.
+        """Draw everything random of one update from each seed's own stream: indices `[S, K, B]`
+        into the replay buffer, and noise.
         """
-        indices = self.streams.integers(self.replay.size, *self._size)
+        indices = self.streams.integers(self.replay.size, *self._batch_shape)
         noise = Noise(
-            self.streams.normal(*self._size, self._action_dim),
-            self.streams.normal(*self._size, self._action_dim),
+            self.streams.normal(*self._batch_shape, self._action_dim),
+            self.streams.normal(*self._batch_shape, self._action_dim),
             self.agent.critic_method.draw(self.streams.generators),
             self.agent.actor_method.draw(self.streams.generators),
         )
         return indices, noise
 
-    def tensor(self, array: NDArray[Any]) -> Tensor:
-        """`[S·K, ...]` from the simulators as float32 `[S, K, ...]` on the learner's device."""
-        shaped = torch.from_numpy(array.reshape(*self._shape, *array.shape[1:]))
-        return shaped.to(self._device, torch.float32, non_blocking=True)
+    def _count_updates(self, count: int) -> None:
+        """Count updates, and reset the agent after every `agent.reset_every` of them."""
+        self.updates += count
+        every = self.config.reset_every
+        if every is not None and self.updates % every == 0:
+            self.agent.reset(self.updates // every)
 
-    def remember(self, step: Batch) -> None:
-        """Store one step of every task, fields `[S, K, ...]`, its rewards scaled if the
-        configuration says so.
+    def _replay_graph(self, graph: Launches, due: int) -> None:
+        """Make the updates by a CUDA graph that holds `updates_per_launch` of them; those left over
+        at the end or before a reset are made one by one.
         """
-        if self.rewards is not None:
-            step = step._replace(rewards=self.rewards.scaled(step.rewards))
-        self.replay.add(step)
+        every = self.config.reset_every
+        while due:
+            most = due if every is None else min(due, every - self.updates % every)
+            size = self._updates_per_launch if self._updates_per_launch <= most else 1
+            self._latest = graph([self._draw() for _ in range(size)])
+            self._count_updates(size)
+            due -= size
+
+    def _update(self, drawn: tuple[Tensor, Noise]) -> tuple[Batch, Noise, dict[str, Tensor]]:
+        """Make one update from a draw, as the CUDA graph records it."""
+        indices, noise = drawn
+        batch = self.replay.sample(indices)
+        return batch, noise, self.agent.update(batch, noise)
 
     def report(self) -> dict[str, Tensor]:
-        """What is to be logged of the last update since the last report, Gramians included; empty
-        without any.
+        """Return the last update's values for the log, Gramians included; empty if there was no
+        update since the last report.
         """
         if self._latest is None:
             return {}
-        drawn, metrics = self._latest
+        batch, noise, metrics = self._latest
         self._latest = None
         if not {"critic/gramian", "actor/gramian"} <= metrics.keys():
-            metrics = {**self.agent.conflicts(*drawn), **metrics}
-        return (
-            metrics
-            if self.rewards is None
-            else {**metrics, "reward_deviation": self.rewards.deviation}
-        )
+            metrics = {**self.agent.conflicts(batch, noise), **metrics}
+        if self.rewards is not None:
+            metrics = {**metrics, "reward_deviation": self.rewards.deviation}
+        return metrics
+
+    # ---- checkpoints ----
 
     def state(self) -> Groups:
-        """Everything it needs to go on but its replay, as the groups of a checkpoint."""
+        """Return everything needed to continue, except the replay buffer, as checkpoint groups."""
         scale = {} if self.rewards is None else {"rewards": self.rewards.state()}
         streams = {"generators": self.streams.state()}
         return {"agent": self.agent.state(), "streams": streams, **scale}
@@ -155,7 +195,7 @@ class Learner:
         """Continue from what `state` returned for the same configuration.
 
         Raises:
-            ValueError, KeyError, RuntimeError: it belongs to another one.
+            ValueError, KeyError, RuntimeError: the state belongs to another configuration.
         """
         self.agent.load_state(groups["agent"])
         self.streams.load_state(groups["streams"]["generators"])

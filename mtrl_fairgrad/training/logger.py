@@ -1,6 +1,4 @@
-"""What a run shows while it goes: TensorBoard scalars, the progress bar, and a word when a solver
-does not solve.
-"""
+"""The log of a run: messages, progress bar, TensorBoard scalars, and a note on unsolved equations."""
 
 from __future__ import annotations
 
@@ -20,14 +18,14 @@ from mtrl_fairgrad.runs.tensorboard_reader import REPLACED
 from mtrl_fairgrad.runs.tensorboard_writer import EventFile
 
 RESIDUAL_LIMIT = 0.1
-"""Above this median relative residual FairGrad's equation cannot be called solved."""
+"""Median relative residual above which FairGrad's equation counts as unsolved."""
 RESIDUAL_WINDOW = 20
-"""Log entries the median is taken over."""
+"""Number of log entries the median is taken over."""
 
 
 def cosines(gramian: Tensor) -> Tensor:
-    """Cosines between all pairs of different task gradients, `[..., K·(K−1)/2]`, from Gramians
-    `[..., K, K]`.
+    """Return the cosines between all pairs of task gradients, `[..., K·(K−1)/2]`, from Gramians
+    `[..., K, K]`; 0 where a gradient vanishes.
     """
     norms = gramian.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(gramian.dtype).tiny).sqrt()
     cosine = gramian / (norms.unsqueeze(-1) * norms.unsqueeze(-2))
@@ -35,18 +33,18 @@ def cosines(gramian: Tensor) -> Tensor:
     return cosine[..., row, column].clamp(-1, 1)
 
 
-class Tracker:
-    """Writes a run's TensorBoard files and moves its progress bar.
+class Logger:
+    """Prints messages, moves the progress bar and writes the TensorBoard files of a run.
 
     Args:
         folder: where the event files go.
         tasks: names, in the order of the task axis.
-        steps: vector steps of the whole run.
-        first_step: where this process begins.
-        resumed: whether it goes on from a checkpoint there; entries a predecessor wrote beyond are
-            dropped.
-        progress: show the bar.
-        alternative: what to advise when FairGrad's equation stays unsolved; `None`: say nothing.
+        steps: training steps of the whole run.
+        first_step: the step at which this process starts.
+        resumed: whether it starts from a checkpoint; entries written beyond `first_step` by an
+            earlier process are dropped.
+        progress: show the progress bar.
+        alternative: the advice given once if FairGrad's equation stays unsolved; None for no note.
     """
 
     def __init__(
@@ -75,26 +73,28 @@ class Tracker:
         self._shown: dict[str, str] = {}
 
     def advance(self) -> None:
-        """One vector step is done."""
+        """Move the progress bar by one step."""
         self._bar.update()
 
-    def say(self, text: str) -> None:
-        """A line on the terminal, without breaking the bar."""
+    def log(self, text: str) -> None:
+        """Print a line without breaking the progress bar."""
         tqdm.write(text)
 
-    def show(self, **words: str) -> None:
-        """Set words beside the bar, such as the last success rate; an empty one goes away."""
-        self._shown = {key: word for key, word in {**self._shown, **words}.items() if word}
+    def show(self, **values: str) -> None:
+        """Show values at the end of the progress bar, such as the last success rate; an empty one is
+        removed.
+        """
+        self._shown = {key: value for key, value in {**self._shown, **values}.items() if value}
         self._bar.set_postfix(self._shown, refresh=False)
 
     def _per_task(self, tag: str, values: NDArray[np.floating], env_steps: int) -> None:
         for task, value in zip(self._tasks, values, strict=True):
             self._writer.add_scalar(f"{tag}/{task}", value, env_steps)
 
-    def evaluation(
+    def log_evaluation(
         self, success: NDArray[np.floating], returns: NDArray[np.floating], env_steps: int
     ) -> None:
-        """Success rates and returns `[S, K]` of one evaluation."""
+        """Log success rates and returns `[S, K]` of an evaluation."""
         per_seed = success.mean(axis=1)
         self._per_task("success", success.mean(axis=0), env_steps)
         self._per_task("return", returns.mean(axis=0), env_steps)
@@ -104,25 +104,27 @@ class Tracker:
             self._writer.add_scalar("success_mean/standard_error", error, env_steps)
         self.show(success=f"{per_seed.mean():.2f}")
 
-    def episodes(
+    def log_episodes(
         self, success: NDArray[np.floating], returns: NDArray[np.floating], env_steps: int
     ) -> None:
-        """Training episodes `[S, K]` that just ended; NaN where none did."""
+        """Log success and return `[S, K]` of training episodes that just ended; NaN elsewhere."""
         ended = ~np.isnan(returns).all(axis=0)
         for name, values in (("success", success), ("return", returns)):
             means = np.nanmean(values[:, ended], axis=0)
             for task, value in zip(np.flatnonzero(ended), means, strict=True):
                 self._writer.add_scalar(f"train_{name}/{self._tasks[task]}", value, env_steps)
 
-    def update(self, metrics: dict[str, Tensor], env_steps: int, updates_per_second: float) -> None:
-        """Metrics of one update, means over seeds; `[S, K]` by task, others by their mean, Gramians
-        as cosines.
+    def log_update(
+        self, metrics: dict[str, Tensor], env_steps: int, updates_per_second: float
+    ) -> None:
+        """Log an update's metrics as means over seeds: `[S, K]` by task, others by their mean,
+        Gramians as norms and cosines.
         """
         self._writer.add_scalar("speed/updates_per_second", updates_per_second, env_steps)
         self.show(**{"updates/s": f"{updates_per_second:.0f}"})
         for name, value in metrics.items():
             if name.endswith("gramian"):
-                self._gramian(name.removesuffix("gramian"), value, env_steps)
+                self._log_gramian(name.removesuffix("gramian"), value, env_steps)
                 continue
             mean = value.double().mean(0).cpu().numpy()
             if mean.shape == (len(self._tasks),):
@@ -130,13 +132,13 @@ class Tracker:
             else:
                 self._writer.add_scalar(name, float(mean.mean()), env_steps)
             if name.endswith("/residual"):
-                self._watch(name.partition("/")[0], float(value.median()))
+                self._check_residual(name.partition("/")[0], float(value.median()))
 
-    def replaced(self, workers: int, env_steps: int) -> None:
-        """How many simulator workers were lost and replaced so far."""
+    def log_worker_restarts(self, workers: int, env_steps: int) -> None:
+        """Log the number of simulator workers replaced so far."""
         self._writer.add_scalar(REPLACED, workers, env_steps)
 
-    def _gramian(self, prefix: str, gramian: Tensor, env_steps: int) -> None:
+    def _log_gramian(self, prefix: str, gramian: Tensor, env_steps: int) -> None:
         norms = gramian.diagonal(dim1=-2, dim2=-1).double().clamp_min(0).sqrt().mean(0)
         self._per_task(f"{prefix}task_gradient_norm", norms.cpu().numpy(), env_steps)
         if gramian.shape[-1] > 1:
@@ -149,15 +151,15 @@ class Tracker:
                 f"{prefix}cosine/share_negative", float((pairs < 0).double().mean()), env_steps
             )
 
-    def _watch(self, network: str, residual: float) -> None:
-        """Say once when the median residual stays large."""
+    def _check_residual(self, network: str, residual: float) -> None:
+        """Print a note once the median residual stays large."""
         recent = self._residuals.setdefault(network, deque(maxlen=RESIDUAL_WINDOW))
         recent.append(residual)
         if self._alternative is None or len(recent) < RESIDUAL_WINDOW:
             return
         median = statistics.median(recent)
         if median > RESIDUAL_LIMIT:
-            self.say(
+            self.log(
                 f"note: the {network}'s FairGrad equation stays unsolved (median relative residual "
                 f"{median:.2g} over the last {RESIDUAL_WINDOW} log entries, solved is below 1e-3); "
                 f"{self._alternative}"
@@ -165,10 +167,10 @@ class Tracker:
             self._alternative = None
 
     def flush(self) -> None:
-        """Have everything on disk, before a checkpoint says that it is."""
+        """Write everything to disk; required before a checkpoint refers to it."""
         self._writer.flush()
 
     def close(self) -> None:
-        """Finish the bar and the files."""
+        """Close the progress bar and the files."""
         self._bar.close()
         self._writer.close()

@@ -1,77 +1,113 @@
-"""Signals that ask a run to stop: first a checkpoint, then what whoever started us does at that
-signal.
-"""
+"""Stop requests: SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 end a run with a checkpoint."""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from enum import Enum, auto
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
-ASKING = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C and the end a job manager announces; asked for twice, a run ends at once."""
-WARNING = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
-"""What job managers send some time before the end: SLURM's --signal, submitit's preemption signal.
-"""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C and a job manager's termination; the second of them ends a run at once."""
+WARNING_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
+"""Sent by job managers some time before the end: SLURM's --signal, submitit's preemption signal."""
 
-
-class Stoppable(Protocol):
-    """A run in progress."""
-
-    def request_stop(self, signal: int) -> None:
-        """Ask it to end when it can save itself."""
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
-@dataclass
-class Stop:
-    """What was received while a run was in progress."""
+class StopRequested(Exception):
+    """Training ends before its last step; the message says where and with which checkpoint."""
 
-    received: list[int] = field(default_factory=list)
-    """The signals, in order."""
-    before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = field(
-        default_factory=dict
-    )
-    """Who handled them before us."""
 
-    def hand_on(self) -> None:
-        """Let those who wait for the signals in this process have them now, such as submitit to
-        requeue the job.
+class StopState(Enum):
+    """The stages of a stop."""
 
-        Call it when the run is closed: they may end the process.
+    NOT_REQUESTED = auto()
+    REQUESTED = auto()
+    ANNOUNCED = auto()
+    """The user was told that training goes on to the next common episode boundary."""
+
+
+class StopController:
+    """Receives requests to stop and tells the training loop when its grace period ends.
+
+    Args:
+        grace_seconds: how long training may go on after a request, to reach a step that it can be
+            resumed from.
+    """
+
+    def __init__(self, grace_seconds: float = math.inf) -> None:
+        self.state = StopState.NOT_REQUESTED
+        self.signal: int | None = None
+        """The signal that requested the stop."""
+        self.received: list[int] = []
+        """All signals received by `handle_signals`, in order."""
+        self.previous_handlers: dict[int, Handler] = {}
+        """The handlers that `handle_signals` replaced, by signal."""
+        self._grace_seconds = grace_seconds
+        self._deadline = math.inf
+
+    @property
+    def requested(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self.state is not StopState.NOT_REQUESTED
+
+    @property
+    def exit_code(self) -> int:
+        """128 + signal after a requested stop, else 0."""
+        return 0 if self.signal is None else 128 + self.signal
+
+    def request(self, number: int) -> None:
+        """Ask the run to stop because of signal `number`; only the first request counts."""
+        if not self.requested:
+            self.signal = number
+            self._deadline = time.monotonic() + self._grace_seconds
+            self.state = StopState.REQUESTED
+
+    def out_of_grace(self, seconds: float) -> bool:
+        """Whether a stop was requested whose grace period ends within the next `seconds`."""
+        return self.requested and time.monotonic() + seconds > self._deadline
+
+    @contextmanager
+    def handle_signals(self) -> Iterator[None]:
+        """Turn signals into requests; restore the previous handlers at the end.
+
+        A second SIGINT or SIGTERM raises KeyboardInterrupt. One SIGTERM after a warning signal does
+        not, because job managers send that sequence. In a thread this does nothing, since Python
+        delivers signals to the main thread only.
+        """
+        if threading.current_thread() is threading.main_thread():
+            self.previous_handlers.update(
+                {
+                    number: signal.signal(number, self._handle)
+                    for number in (*STOP_SIGNALS, *WARNING_SIGNALS)
+                }
+            )
+        try:
+            yield
+        finally:
+            for number, handler in self.previous_handlers.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(number)
+        if sum(received in STOP_SIGNALS for received in self.received) > 1:
+            raise KeyboardInterrupt
+        self.request(number)
+
+    def reraise(self) -> None:
+        """Pass the received signals to the handlers of before, such as submitit's, which requeues.
+
+        Call it after the run is closed: a handler may end the process.
         """
         for number in self.received:
-            handler = self.before[number]
+            handler = self.previous_handlers[number]
             if callable(handler) and handler is not signal.default_int_handler:
                 handler(number, None)
-
-
-@contextmanager
-def stopping(run: Stoppable) -> Iterator[Stop]:
-    """Let Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 end the run with a checkpoint.
-
-    A second Ctrl-C or SIGTERM raises KeyboardInterrupt; one SIGTERM after a warning is the job
-    manager's way and does not. In a thread nothing is changed, since Python gives signals to the
-    main thread alone.
-    """
-    stop = Stop()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop.received.append(number)
-        if sum(1 for each in stop.received if each in ASKING) > 1:
-            raise KeyboardInterrupt
-        if len(stop.received) == 1:
-            run.request_stop(number)
-
-    if threading.current_thread() is threading.main_thread():
-        stop.before.update(
-            {number: signal.signal(number, handle) for number in (*ASKING, *WARNING)}
-        )
-    try:
-        yield stop
-    finally:
-        for number, handler in stop.before.items():
-            signal.signal(number, handler)

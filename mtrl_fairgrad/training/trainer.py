@@ -1,121 +1,58 @@
-"""The training of all seeds and tasks in one process: building the parts, one step, checkpoints,
-stopping.
-"""
+"""A training run: its parts and the operations that `mtrl_fairgrad.training.loop` puts in order."""
 
 from __future__ import annotations
 
-import math
 import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from gymnasium.spaces import flatdim
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.agents import Batch
-from mtrl_fairgrad.config.env import task_names
-from mtrl_fairgrad.config.schema import Config, ConfigError
-from mtrl_fairgrad.envs import WorkerLost
+from mtrl_fairgrad.config.schema import Config
+from mtrl_fairgrad.envs import TaskVectorEnv, WorkerLost
 from mtrl_fairgrad.envs.vector_env import Step
-from mtrl_fairgrad.envs.workers.pool import GRACE_SECONDS
-from mtrl_fairgrad.runs.checkpoint.store import steps_of
-from mtrl_fairgrad.runs.run_dir import Checkpoint, RunFolder, RunFolderError
-from mtrl_fairgrad.training.evaluator import Evaluating
-from mtrl_fairgrad.training.factory import make_envs
-from mtrl_fairgrad.training.fault_monitor import Watching
+from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.training.evaluator import Evaluator
+from mtrl_fairgrad.training.fault_monitor import FaultMonitor
 from mtrl_fairgrad.training.learner import Learner
-from mtrl_fairgrad.training.logger import Tracker
-from mtrl_fairgrad.training.worker_restarts import Replacements
-from mtrl_fairgrad.utils.device import resolve_device
+from mtrl_fairgrad.training.logger import Logger
+from mtrl_fairgrad.training.progress import Progress
+from mtrl_fairgrad.training.signals import StopController, StopRequested, StopState
+from mtrl_fairgrad.training.worker_restarts import WorkerRestarts
 from mtrl_fairgrad.utils.faults import TrainingFault
 
 
+@dataclass(eq=False)
 class Trainer:
-    """A run in progress; `mtrl_fairgrad.train.run` tells the story, this holds the parts.
+    """A run in progress, made by `mtrl_fairgrad.training.factory.make_trainer`.
 
-    Args:
-        config: validated.
-        folder: the run's folder, new or to be resumed.
+    As a context manager it closes `resources` at the end.
     """
 
-    def __init__(self, config: Config, folder: RunFolder) -> None:
-        self.config, self.folder = config, folder
-        self.device = resolve_device(config.device)
-        self.tasks = tuple(config.env.tasks or task_names(config.env))
-        self.shape = (len(config.seeds), len(self.tasks))
-        self.env_steps = 0
-        self.stop_signal: int | None = None
-        """The signal that asked for a stop, if any."""
-        self._stop_deadline = math.inf
-        self._step_seconds = 0.0
-        self.envs = make_envs(config, self.tasks, evaluation=False)
-        try:
-            self.eval_envs = make_envs(config, self.tasks, evaluation=True)
-            self._build_learner()
-            saved = self._load() if folder.has_checkpoint() else None
-            environments = saved and saved.state.get("environments")
-            self.observations = (
-                self.envs.set_state(environments) if environments else self.envs.reset()[0]
-            )
-            folder.rewind(saved)
-            self._build_tracker(resumed=saved is not None)
-            self.watching = Watching(config, self.tasks, self.learner, folder, self.tracker.say)
-            self.replacements = Replacements(
-                config.env.worker_restarts, self.tracker, lambda: self.env_steps
-            )
-            if saved is not None:
-                self.watching.save()
-                self.replacements.go_back_to(saved.state.get("replaced", {}))
-            self.evaluating = Evaluating(
-                *(
-                    config,
-                    self.tasks,
-                    self.eval_envs,
-                    self.learner,
-                    folder,
-                    self.tracker,
-                    self.replacements,
-                ),
-                stopping=lambda: self.stop_signal is not None,
-            )
-            self.evaluating.go_back_to(saved)
-            self._speed_since = self.learner.updates, self._learning_seconds()
-        except (ValueError, MemoryError) as error:
-            self.close()
-            raise (
-                error
-                if isinstance(error, ConfigError | RunFolderError)
-                else ConfigError(str(error))
-            ) from None
-        except BaseException as error:
-            self.close(at_once=isinstance(error, KeyboardInterrupt))
-            raise
+    config: Config
+    folder: RunFolder
+    progress: Progress
+    stop: StopController
+    envs: TaskVectorEnv
+    observations: NDArray[np.float32]
+    """Current observations of the simulators, `[S·K, O]`."""
+    learner: Learner
+    evaluator: Evaluator
+    logger: Logger
+    fault_monitor: FaultMonitor
+    worker_restarts: WorkerRestarts
+    resources: ExitStack = field(default_factory=ExitStack)
+    """Closes simulators and log files at the end."""
+    _checkpoint_due: bool = field(default=False, init=False)
+    """Whether an evaluation began or ended since the last checkpoint."""
 
-    def _build_learner(self) -> None:
-        spaces = self.envs.single_observation_space, self.envs.single_action_space
-        observation_dim, self._action_dim = map(flatdim, spaces)
-        self.learner = Learner(
-            self.config, len(self.tasks), observation_dim, self._action_dim, self.device
-        )
-        self.agent, self.replay, self.streams = (
-            self.learner.agent,
-            self.learner.replay,
-            self.learner.streams,
-        )
-
-    def _build_tracker(self, resumed: bool) -> None:
-        config = self.config
-        sgd = config.method["name"] == "fairgrad" and config.method["solver"] == "sgd"
-        self.tracker = Tracker(
-            self.folder.path,
-            self.tasks,
-            config.steps,
-            self.env_steps,
-            resumed,
-            config.progress,
-            "method.solver=newton solves it exactly at about the same cost." if sgd else None,
-        )
+    def __post_init__(self) -> None:
+        self._shape = len(self.config.seeds), self.envs.num_envs // len(self.config.seeds)
+        self._speed_since = self.learner.updates, self._learning_seconds()
 
     def __enter__(self) -> Self:
         return self
@@ -126,226 +63,208 @@ class Trainer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close(at_once=kind is KeyboardInterrupt)
+        self.resources.__exit__(kind, error, trace)
 
-    def close(self, at_once: bool = False) -> None:
-        """End simulators, `at_once` without waiting for what they are doing, and files; may be
-        called twice.
-        """
-        for part in ("envs", "eval_envs"):
-            if hasattr(self, part):
-                getattr(self, part).close(grace=0.0 if at_once else GRACE_SECONDS)
-        if hasattr(self, "tracker"):
-            self.tracker.close()
+    @property
+    def env_steps(self) -> int:
+        """Transitions of each task so far."""
+        return self.progress.env_steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether the configured number of steps is reached."""
+        return self.env_steps >= self.config.steps
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the learner computes on the CPU, so that its results are there when it returns."""
+        return self.learner.device.type == "cpu"
 
     # ---- one step ----
 
-    def step(self) -> None:
-        """One step of every simulator, and meanwhile the updates it is worth and a part of the
-        running evaluation.
-        """
-        started = time.monotonic()
-        actions = self._choose_actions()
-        self.envs.step_async(actions)
-        self.evaluating.advance()
-        self.learner.learn(self.env_steps)
-        if (
-            self.device.type == "cpu"
-        ):  # on another device its actions would wait for the updates just queued there
-            self.evaluating.advance()
-        actions, (next_observations, rewards, terminated, _, infos) = self._finish_step(actions)
-        self._remember(actions, rewards, infos["final_obs"], terminated)
-        self.observations = next_observations
-        self.env_steps += 1
-        self.tracker.advance()
-        self._step_seconds += 0.05 * (time.monotonic() - started - self._step_seconds)
-        if "episode" in infos:
-            self._track_episodes(infos)
-        if self.device.type == "cpu" or self.env_steps % self.config.log_every == 0:
-            self.check_faults()
-        if self.env_steps % self.config.log_every == 0:
-            self._track_update()
+    def act(self) -> NDArray[np.float32]:
+        """Return the actions `[S·K, A]` for the current observations.
 
-    def _finish_step(self, actions: NDArray[np.float32]) -> tuple[NDArray[np.float32], Step]:
-        """The actions of the step under way and what it gave; a first one of fresh episodes where a
-        worker is lost.
+        Raises:
+            TrainingFault: they are not finite.
+        """
+        actions = self.learner.act(self.observations, self.env_steps)
+        if not np.isfinite(actions).all():
+            self.check_faults()
+            raise TrainingFault(
+                f"at env_steps={self.env_steps} the policy's actions are not finite."
+            )
+        return actions
+
+    def finish_step(self, actions: NDArray[np.float32]) -> tuple[NDArray[np.float32], Step]:
+        """Wait for the simulators, and advance the evaluation meanwhile.
+
+        If a worker is lost, new episodes begin and their first step is taken instead.
+
+        Returns:
+            the actions taken, and what the simulators returned.
         """
         while True:
             try:
-                self.evaluating.advance_until(self.envs.ready)
+                self.evaluator.advance_until(self.envs.ready)
                 return actions, self.envs.step_wait()
             except WorkerLost as lost:
-                self._begin_anew(lost)
-            actions = self._choose_actions()
+                self._restart_episodes(lost)
+            actions = self.act()
             self.envs.step_async(actions)
 
-    def _begin_anew(self, lost: WorkerLost) -> None:
-        """Replace a lost worker, and those that are lost meanwhile; fresh episodes begin
-        everywhere.
-        """
+    def _restart_episodes(self, lost: WorkerLost) -> None:
+        """Replace a lost worker, and any lost meanwhile, and start new episodes everywhere."""
         while True:
-            self.replacements.admit(lost, "training")
+            self.worker_restarts.record_restart(lost, "training")
             try:
                 self.observations = self.envs.reset()[0]
                 return
             except WorkerLost as another:
                 lost = another
 
-    def _choose_actions(self) -> NDArray[np.float32]:
-        if self.env_steps < self.config.agent.warmup_steps:
-            actions = self.streams.uniform(len(self.tasks), self._action_dim)
-        else:
-            noise = self.streams.normal(len(self.tasks), self._action_dim)
-            actions = self.agent.act(self.learner.tensor(self.observations), noise)
-        found = actions.flatten(0, 1).cpu().numpy()
-        if not np.isfinite(found).all():
-            self.check_faults()
-            raise TrainingFault(
-                f"at env_steps={self.env_steps} the policy's actions are not finite."
-            )
-        return found
+    def store(self, actions: NDArray[np.float32], step: Step) -> None:
+        """Store the transitions in the replay buffer and take over the new observations."""
+        next_observations, rewards, terminated, _, infos = step
+        arrays = (self.observations, actions, rewards, infos["final_obs"], terminated)
+        self.learner.store(Batch(*map(self.learner.to_tensor, arrays)))
+        self.observations = next_observations
 
-    def _remember(
-        self,
-        actions: NDArray[np.float32],
-        rewards: NDArray[Any],
-        next_observations: NDArray[np.float32],
-        terminated: NDArray[np.bool_],
-    ) -> None:
-        arrays = (self.observations, actions, rewards, next_observations, terminated)
-        self.learner.remember(Batch(*map(self.learner.tensor, arrays)))
+    def count_step(self, seconds: float) -> None:
+        """Count the step, which took `seconds`."""
+        self.progress.count_step(seconds)
+        self.logger.advance()
 
-    def check_faults(self) -> None:
-        """Say what went wrong in updates since the last time, and stop when nothing learns any
-        more.
+    def report_step(self, step: Step) -> None:
+        """Log ended episodes and, every `log_every` steps, an update; check for faults.
 
         Raises:
-            TrainingFault: naming what happened, with step, seed and task.
+            TrainingFault: no seed can be trained any further.
         """
-        reason = self.watching.look(self.env_steps)
+        infos, log_due = step[-1], self.env_steps % self.config.log_every == 0
+        if "episode" in infos:
+            self._log_episodes(infos)
+        if self.on_cpu or log_due:
+            self.check_faults()
+        if log_due:
+            self._log_update()
+
+    def check_faults(self) -> None:
+        """Report new numerical faults.
+
+        Raises:
+            TrainingFault: every seed has stopped training.
+        """
+        reason = self.fault_monitor.check(self.env_steps)
         if reason is not None:
             raise TrainingFault(
-                f"at env_steps={self.env_steps} the run stopped, since no seed learns any more "
-                f"({reason}); the last checkpoint in {self.folder.path} is untouched."
+                f"at env_steps={self.env_steps} the run ended because every seed has stopped "
+                f"training ({reason}); the last checkpoint in {self.folder.path} is unchanged."
             )
 
-    # ---- what is shown ----
-
-    def _track_episodes(self, infos: dict[str, Any]) -> None:
-        ended = infos["_episode"].reshape(self.shape)
+    def _log_episodes(self, infos: dict[str, Any]) -> None:
+        ended = infos["_episode"].reshape(self._shape)
         if ended.any():
             success, returns = (
-                np.where(ended, infos["episode"][key].reshape(self.shape), np.nan)
+                np.where(ended, infos["episode"][key].reshape(self._shape), np.nan)
                 for key in ("s", "r")
             )
-            self.tracker.episodes(success, returns, self.env_steps)
+            self.logger.log_episodes(success, returns, self.env_steps)
 
-    def _track_update(self) -> None:
+    def _log_update(self) -> None:
         metrics = self.learner.report()
         if not metrics:
             return
         (updates, since), now = self._speed_since, self._learning_seconds()
         speed = (self.learner.updates - updates) / max(now - since, 1e-9)
         self._speed_since = self.learner.updates, now
-        self.tracker.update(metrics, self.env_steps, speed)
+        self.logger.log_update(metrics, self.env_steps, speed)
 
     def _learning_seconds(self) -> float:
         """A clock that stands still while training waits for an evaluation."""
-        return time.monotonic() - self.evaluating.waited
+        return time.monotonic() - self.evaluator.waited
 
-    # ---- evaluation ----
+    # ---- between steps ----
 
-    def evaluate(self) -> bool:
-        """Begin the evaluation that is due, if any, and wait for what cannot go on beside training.
+    def evaluate_if_due(self) -> None:
+        """Start the evaluation that is due, and wait for it where it cannot run during training:
+        after the last step, or without workers.
 
-        A stop that is asked for meanwhile ends the waiting. Returns whether there is something to
-        be kept in a checkpoint: an evaluation was begun, or waited for.
+        A stop request ends the waiting, and prevents new evaluations.
         """
-        due = self.evaluating.due(self.env_steps)
-        if due:
+        if self.stop.requested:
+            return
+        if self.evaluator.due(self.env_steps):
             self.check_faults()
-            self.evaluating.begin(self.env_steps)
-        if self.env_steps >= self.config.steps or not self.evaluating.background:
-            due |= (
-                self.evaluating.running is not None
-            )  # the one that the checkpoint before was to repeat
-            self.evaluating.finish()
-        return due
+            self.evaluator.start(self.env_steps)
+            self._checkpoint_due = True
+        if self.finished or not self.evaluator.background:
+            # Also if it was started before: the last checkpoint has it as unfinished.
+            self._checkpoint_due |= self.evaluator.running is not None
+            self.evaluator.finish()
+
+    def save_if_due(self) -> None:
+        """Save a checkpoint after an evaluation or a stop request, once the run can be resumed from
+        the current step.
+
+        Raises:
+            StopRequested: this was the checkpoint of a stop.
+        """
+        stopping = self.stop.requested  # read once: a signal may come while the checkpoint is saved
+        if (self._checkpoint_due or stopping) and (self.envs.resumable or self.finished):
+            self.checkpoint()
+            self._checkpoint_due = False
+            if stopping:
+                raise StopRequested(f"stopped at env_steps {self.env_steps}, with a checkpoint")
+
+    def check_grace(self) -> None:
+        """Announce a requested stop once; end it without a checkpoint when that would come too late.
+
+        Raises:
+            StopRequested: the next common episode boundary is beyond the grace period.
+        """
+        if not self.stop.requested:
+            return
+        if self.stop.state is StopState.REQUESTED:
+            self.stop.state = StopState.ANNOUNCED
+            self.logger.log(
+                "stopping at the next common episode boundary; a second signal stops at once"
+            )
+        horizon = self.config.env.horizon
+        if self.envs.suite.replays or horizon is None:
+            return
+        steps_left = horizon - self.envs.elapsed  # env_steps does not tell: episodes may restart
+        if self.stop.out_of_grace(steps_left * self.progress.step_seconds):
+            raise StopRequested(
+                "stopped before the next common episode boundary; resume from the last checkpoint"
+            )
 
     # ---- checkpoints ----
 
     def checkpoint(self) -> None:
-        """Save everything. Inside an episode, only at a run's very end, a run goes on from the
-        checkpoint before.
+        """Save the run's state.
+
+        Inside an episode, possible only at the end of a run, the state of the simulators is None,
+        and a longer run goes on from an earlier checkpoint.
         """
         self.check_faults()
-        self.tracker.flush()
-        environments = self._environments()
-        policy, evaluation = self.evaluating.state()
+        self.logger.flush()
+        environments = self._simulator_state()
+        policy, evaluation = self.evaluator.state()
         state = {
             "environments": environments,
             "evaluation": evaluation,
-            "replaced": self.replacements.counts,
+            "replaced": self.worker_restarts.counts,
         }
         groups = {**self.learner.state(), **policy}
-        self.folder.save_checkpoint(self.env_steps, groups, state, ring=self.replay)
-        self.watching.save()
+        self.folder.save_checkpoint(self.env_steps, groups, state, ring=self.learner.replay)
+        self.fault_monitor.save()
 
-    def _environments(self) -> dict[str, Any] | None:
-        """The state of the simulators, None inside an episode."""
+    def _simulator_state(self) -> dict[str, Any] | None:
+        """Return the state of the simulators, None inside an episode."""
         while self.envs.resumable:
             try:
                 return self.envs.get_state()
             except WorkerLost as lost:
-                self._begin_anew(lost)
+                self._restart_episodes(lost)
         return None
-
-    def _load(self) -> Checkpoint:
-        """Let the learner go back to the newest checkpoint that can be continued."""
-        saved = self.folder.resume_checkpoint(self.learner.state(), self.replay)
-        if saved.state.get("environments") is None and saved.env_steps < self.config.steps:
-            saved = self._boundary_before(saved)
-        try:
-            self.learner.load_state(saved.groups)
-        except (ValueError, KeyError, RuntimeError) as error:
-            raise ConfigError(
-                f"the checkpoint in {self.folder.path} does not fit this run: {error}"
-            ) from None
-        self.env_steps = saved.env_steps
-        return saved
-
-    def _boundary_before(self, saved: Checkpoint) -> Checkpoint:
-        """The checkpoint at an episode boundary that was kept beside one inside an episode."""
-        for path in self.folder.checkpoints():
-            if steps_of(path) < saved.env_steps:
-                older = self.folder.resume_checkpoint(
-                    self.learner.state(), self.replay, steps_of(path)
-                )
-                if older.state.get("environments") is not None:
-                    return older
-        raise ConfigError(
-            f"the run in {self.folder.path} ended at env_steps={saved.env_steps}, inside an "
-            "episode, and no earlier "
-            "checkpoint is left: choose steps as a multiple of "
-            f"env.horizon={self.config.env.horizon} in a new run."
-        )
-
-    # ---- stopping ----
-
-    def request_stop(self, signal: int) -> None:
-        """Ask the run to end: at the next common episode boundary, if `grace_seconds` allow, else
-        at once.
-        """
-        self.stop_signal = signal
-        self._stop_deadline = time.monotonic() + self.config.grace_seconds
-
-    @property
-    def out_of_grace(self) -> bool:
-        """Whether a stop was requested and the next boundary is farther than the grace that is
-        left.
-        """
-        horizon = self.config.env.horizon
-        if self.stop_signal is None or self.envs.suite.replays or horizon is None:
-            return False
-        steps_left = horizon - self.envs.elapsed  # not env_steps: episodes may have begun anew
-        return time.monotonic() + steps_left * self._step_seconds > self._stop_deadline

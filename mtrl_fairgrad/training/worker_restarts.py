@@ -1,68 +1,69 @@
-"""Simulator workers that die or hang: how many were replaced, told and limited.
+"""Replacement of simulator workers that died or stopped answering: counted, logged and limited.
 
-Replacing itself is `reset` of the simulators: in training, fresh episodes of all tasks and seeds
-begin together, with goals that follow those seen so far; an evaluation is played again from its
-beginning. What happened in the step, or the evaluation, that a worker was lost in is forgotten.
+The simulators replace a worker in `reset`: in training, all tasks and seeds start new episodes at
+the same step, with the goals that follow those already used; an evaluation starts again from its
+beginning. The interrupted step, or the interrupted evaluation, is discarded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from mtrl_fairgrad.envs import WorkerLost
-from mtrl_fairgrad.training.logger import Tracker
+from mtrl_fairgrad.training.logger import Logger
+from mtrl_fairgrad.training.progress import Progress
 
 
-class Replacements:
-    """Of one run, resumed or not.
+class WorkerRestarts:
+    """Counts the replaced workers of a run, including those before it was resumed.
 
     Args:
-        limit: how many there may be (`env.worker_restarts`).
-        tracker: where they are shown.
-        env_steps: where training is.
+        limit: the largest number of replacements (`env.worker_restarts`).
+        logger: reports each replacement.
+        progress: the step at which it happened.
     """
 
-    def __init__(self, limit: int, tracker: Tracker, env_steps: Callable[[], int]) -> None:
-        self._limit, self._tracker, self._env_steps = limit, tracker, env_steps
+    def __init__(self, limit: int, logger: Logger, progress: Progress) -> None:
+        self._limit, self._logger, self._progress = limit, logger, progress
         self.counts = {"training": 0, "evaluation": 0}
-        """By what the workers simulated; belongs into checkpoints."""
+        """Replacements by what the worker simulated; saved in checkpoints."""
 
     @property
     def count(self) -> int:
-        """All of them."""
+        """Replacements in training and evaluation together."""
         return sum(self.counts.values())
 
-    def admit(self, lost: WorkerLost, of: str) -> None:
-        """Count one more, of `training` or `evaluation`, and tell.
+    def record_restart(self, lost: WorkerLost, role: str) -> None:
+        """Count and report a replacement in `training` or `evaluation`.
 
         Raises:
-            WorkerLost: there were as many as there may be.
+            WorkerLost: the limit is reached.
         """
         if self.count >= self._limit:
-            self._tracker.say(
-                f"note: env.worker_restarts={self._limit} workers were replaced already"
+            self._logger.log(
+                f"note: the limit env.worker_restarts={self._limit} is reached, so the lost worker "
+                "is not replaced"
             )
             raise lost
-        self.counts[of] += 1
-        what = (
-            "all episodes of training begin anew"
-            if of == "training"
-            else "the evaluation begins anew"
+        self.counts[role] += 1
+        consequence = (
+            "training starts new episodes of all tasks"
+            if role == "training"
+            else "the evaluation starts again"
         )
-        self._tracker.say(
-            f"note: at env_steps {self._env_steps()} {lost.loss}: {what} with another in its "
-            "place, replacement "
-            f"{self.count} of at most {self._limit}"
+        self._logger.log(
+            f"note: at env_steps {self._progress.env_steps} {lost.loss}: {consequence} with a new "
+            f"worker, replacement {self.count} of at most {self._limit}"
         )
-        self._show()
+        self._log_count()
 
-    def go_back_to(self, saved: Mapping[str, int]) -> None:
-        """Go on counting from what a checkpoint holds."""
-        self.counts.update({of: int(saved.get(of, 0)) for of in self.counts})
+    def restore(self, saved: Mapping[str, int]) -> None:
+        """Continue from the counts of a checkpoint."""
+        self.counts.update({role: int(saved.get(role, 0)) for role in self.counts})
         if self.count:
-            self._show()
+            self._log_count()
 
-    def _show(self) -> None:
-        # Of the step under way: a run that is resumed at its beginning takes it back and shows what
-        # it knows.
-        self._tracker.replaced(self.count, self._env_steps() + 1)
+    def _log_count(self) -> None:
+        # Logged for the step in progress: a run that resumes at its beginning drops this entry and
+        # logs the count of its checkpoint.
+        self._logger.log_worker_restarts(self.count, self._progress.env_steps + 1)

@@ -17,9 +17,12 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import flatdim
 
 from mtrl_fairgrad.config.schema import AgentConfig, EnvConfig
 from mtrl_fairgrad.envs import MT10
+from mtrl_fairgrad.training import loop
+from mtrl_fairgrad.training.factory import make_learner
 from mtrl_fairgrad.training.trainer import Trainer
 
 from . import machine
@@ -50,6 +53,8 @@ class Watched:
         self._wait = trainer.envs.step_wait
         trainer.envs.step_wait = self._timed_wait
         self._workers = [child.pid for child in multiprocessing.active_children() if child.pid]
+        spaces = trainer.envs.single_observation_space, trainer.envs.single_action_space
+        self._dims = flatdim(spaces[0]), flatdim(spaces[1])
         shape = trainer.envs.action_space.shape or ()
         self._actions = cycle(np.random.default_rng(0).uniform(-1, 1, (100, *shape)).astype("f4"))
 
@@ -67,17 +72,24 @@ class Watched:
         build, stay.
         """
         trainer, agent = self.trainer, replace(self.trainer.config.agent, width=width)
-        trainer.config, trainer.env_steps = replace(trainer.config, agent=agent), 0
-        trainer._build_learner()
+        trainer.config, trainer.progress.env_steps = replace(trainer.config, agent=agent), 0
+        observation, action = self._dims
+        trainer.learner = make_learner(
+            trainer.config,
+            len(trainer.config.env.tasks or ()),
+            observation,
+            action,
+            trainer.learner.device,
+        )
         while not trainer.learner.updates:
-            trainer.step()
+            loop.step(trainer)
         self.stepping = self.waited = self.simulated = 0.0
 
     def step(self, number: int) -> None:
         """Real training steps."""
         waiting, busy, started = self._waiting, self._busy(), time.perf_counter()
         for _ in range(number):
-            self.trainer.step()
+            loop.step(self.trainer)
         self.stepping += time.perf_counter() - started
         self.waited += self._waiting - waiting
         self.simulated += self._busy() - busy
@@ -99,7 +111,7 @@ def measure(settings: Settings) -> Iterator[Row]:
     targets = TARGETS[:1] if settings.quick else TARGETS
     agent = AgentConfig(width=WIDTHS[0], batch_size=BATCH, buffer_size=1000, warmup_steps=WARM_UP)
     config = configuration(settings, agent, EnvConfig(tasks=list(tasks), workers=1), seeds)
-    with training(config, Trainer) as trainer:
+    with training(config) as trainer:
         watched = Watched(trainer)
         found = interleaved({"simulation": lambda: watched.simulate(1)}, 20, settings.device)
         taken = _update_seconds(

@@ -20,7 +20,8 @@ from typing import Any  # noqa: E402
 sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
 from mtrl_fairgrad import train  # noqa: E402
-from mtrl_fairgrad.training import trainer as trainer_module  # noqa: E402
+from mtrl_fairgrad.training import factory, loop  # noqa: E402
+from mtrl_fairgrad.training.trainer import Trainer  # noqa: E402
 
 IMPORTED = time.monotonic()
 
@@ -49,9 +50,9 @@ def main() -> None:
         check(*args)
         spent["configuration"] = time.monotonic() - IMPORTED
 
-    real_step = trainer_module.Trainer.step
+    real_step = loop.step
 
-    def step(trainer: trainer_module.Trainer) -> None:
+    def step(trainer: Trainer) -> None:
         part = (
             "first update"
             if trainer.env_steps >= trainer.config.agent.warmup_steps
@@ -63,11 +64,10 @@ def main() -> None:
             raise Enough
 
     train.check_parts = checked
-    trainer_module.make_envs = timed("simulators", trainer_module.make_envs)
-    parts: Any = trainer_module  # a class in it becomes a function
-    parts.Learner = timed("agent", trainer_module.Learner)
-    parts.Trainer.step = step
-    parts.Trainer.evaluate = lambda self: False
+    factory.make_envs = timed("simulators", factory.make_envs)
+    factory.make_learner = timed("agent", factory.make_learner)
+    loop.step = step
+    Trainer.evaluate_if_due = lambda self: None
     try:
         code = train.main(words)
     except Enough:

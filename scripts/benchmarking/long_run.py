@@ -14,11 +14,11 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from unittest import mock
 
-from mtrl_fairgrad.config.schema import AgentConfig, Config, EnvConfig, EvalConfig
+from mtrl_fairgrad.config.schema import AgentConfig, EnvConfig, EvalConfig
 from mtrl_fairgrad.envs import MT10
-from mtrl_fairgrad.runs.run_dir import RunFolder
-from mtrl_fairgrad.train import run
+from mtrl_fairgrad.training import loop
 from mtrl_fairgrad.training.trainer import Trainer
 
 from . import machine
@@ -32,32 +32,29 @@ EVERY = 1000
 """Steps between two readings, fewer in a short run."""
 
 
-class Weighed(Trainer):
-    """A trainer that reads memory while it trains, and stops in order an episode before its last
-    step.
+class MemoryReadings:
+    """Reads memory during training, and requests a stop one episode before the last step.
 
-    The evaluation at a run's very end, of all goals, would only take time.
+    The evaluation at the end of a run, of all goals, would only take time.
     """
 
-    def __init__(self, config: Config, folder: RunFolder) -> None:
-        super().__init__(config, folder)
-        self.last = config.steps - (config.env.horizon or 0)
+    def __init__(self) -> None:
         self.readings: list[tuple[int, int]] = []
         """Bytes of the learner, and of its simulators together."""
+        self._step = loop.step
 
-    def step(self) -> None:
-        """As ever."""
-        super().step()
-        if (
-            self.env_steps % min(EVERY, max(1, self.last // 20)) == 0
-            and 10 * self.env_steps >= self.last
-        ):
+    def step(self, trainer: Trainer) -> None:
+        """Take a training step, then read memory if it is time."""
+        self._step(trainer)
+        last = trainer.config.steps - (trainer.config.env.horizon or 0)
+        every = min(EVERY, max(1, last // 20))
+        if trainer.env_steps % every == 0 and 10 * trainer.env_steps >= last:
             workers = [child.pid for child in multiprocessing.active_children() if child.pid]
             self.readings.append(
                 (machine.resident_bytes(os.getpid()), sum(map(machine.resident_bytes, workers)))
             )
-        if self.env_steps >= self.last and self.stop_signal is None:
-            self.request_stop(signal.SIGTERM)
+        if trainer.env_steps >= last:
+            trainer.stop.request(signal.SIGTERM)
 
 
 def measure(settings: Settings) -> Iterator[Row]:
@@ -88,9 +85,14 @@ def measure(settings: Settings) -> Iterator[Row]:
         eval=EvalConfig(every=max(1, steps // 5), episodes=1, workers=0 if settings.quick else 1),
     )
     started = time.perf_counter()
-    with contextlib.redirect_stdout(sys.stderr), training(config, Weighed) as trainer:
-        run(trainer)
-        replay = trainer.replay
+    memory = MemoryReadings()
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        mock.patch.object(loop, "step", memory.step),
+        training(config) as trainer,
+    ):
+        loop.run(trainer)
+        replay = trainer.learner.replay
     yield Row(SECTION, "vector steps", trainer.env_steps, "steps")
     yield Row(SECTION, "times the replay was filled", trainer.env_steps / replay.capacity, "times")
     yield Row(
@@ -100,8 +102,8 @@ def measure(settings: Settings) -> Iterator[Row]:
         "bytes",
     )
     yield Row(SECTION, "wall time", time.perf_counter() - started, "s")
-    yield from _memory("learner", [own for own, _ in trainer.readings])
-    yield from _memory("simulators", [others for _, others in trainer.readings])
+    yield from _memory("learner", [own for own, _ in memory.readings])
+    yield from _memory("simulators", [others for _, others in memory.readings])
 
 
 def _memory(name: str, readings: list[int]) -> Iterator[Row]:

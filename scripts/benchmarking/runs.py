@@ -8,19 +8,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.config.schema import AgentConfig, Config, EnvConfig, EvalConfig, validate
-from mtrl_fairgrad.train import open_folder
+from mtrl_fairgrad.training.factory import make_trainer
+from mtrl_fairgrad.training.run_setup import open_folder
 from mtrl_fairgrad.training.trainer import Trainer
 from mtrl_fairgrad.weighting import method_options
 
 from .settings import Settings
-
-Kind = TypeVar("Kind", bound=Trainer)
 
 
 def configuration(
@@ -44,14 +43,14 @@ def configuration(
 
 
 @contextmanager
-def training(config: Config, kind: type[Kind]) -> Iterator[Kind]:
+def training(config: Config) -> Iterator[Trainer]:
     """A new run's trainer in a temporary folder, on as many threads as the configuration says."""
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or before)
     try:
         with tempfile.TemporaryDirectory() as folder:
             config.run_dir = str(Path(folder) / "run")
-            with kind(config, open_folder(config, [], config.device)) as trainer:
+            with make_trainer(config, open_folder(config, [], config.device)) as trainer:
                 yield trainer
     finally:
         torch.set_num_threads(before)

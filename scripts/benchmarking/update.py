@@ -26,6 +26,7 @@ import torch
 from mtrl_fairgrad.agents import SAC
 from mtrl_fairgrad.config.schema import AgentConfig, Config
 from mtrl_fairgrad.gradients.graph_capture import CALLS_BEFORE
+from mtrl_fairgrad.training.factory import make_learner
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.utils.text_tables import counted
 from mtrl_fairgrad.weighting import method_options, solvers
@@ -64,7 +65,7 @@ def learner(size: Size, device: torch.device, way: str = "fairgrad_newton") -> L
         seeds=list(range(size.seeds)),
         device=str(device),
     )
-    made = Learner(config, size.tasks, size.observation, size.action, device)
+    made = make_learner(config, size.tasks, size.observation, size.action, device)
     made.replay.rows.copy_(Source(size, device).replay.rows)
     made.replay.added = REPLAY
     return made

@@ -9,8 +9,8 @@ import torch
 from mtrl_fairgrad import evaluate, method_names, train
 from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from mtrl_fairgrad.training import trainer as trainer_module
-from mtrl_fairgrad.training.trainer import Trainer
+from mtrl_fairgrad.training import factory, loop
+from mtrl_fairgrad.training.run_setup import open_folder
 from tests.support.fabricated_runs import groups_of
 from tests.support.tiny_runs import ONE, TINY, assert_same_checkpoint, composed, rows, scalars
 
@@ -39,7 +39,7 @@ class Unused:
 def simulators():
     """MT10, built once: reading the models takes longer than a run."""
     config = composed(*MT10)
-    with trainer_module.make_envs(config, task_names(config.env), evaluation=False) as envs:
+    with factory.make_envs(config, task_names(config.env), evaluation=False) as envs:
         yield envs
 
 
@@ -51,7 +51,7 @@ def trainer(simulators, tmp_path, monkeypatch):
     def make_trainer(*arguments):
         config = composed(*MT10, f"run_dir={tmp_path / 'run'}", *arguments)
         config.env.tasks = list(task_names(config.env))
-        made.append(Trainer(config, train.open_folder(config, list(arguments), "cpu")))
+        made.append(factory.make_trainer(config, open_folder(config, list(arguments), "cpu")))
         return made[-1]
 
     def make_envs(config, tasks, evaluation):
@@ -59,24 +59,24 @@ def trainer(simulators, tmp_path, monkeypatch):
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(trainer_module, "make_envs", make_envs)
+    monkeypatch.setattr(factory, "make_envs", make_envs)
     monkeypatch.setattr(simulators, "close", lambda grace: None)
     yield make_trainer
     for one in made:
-        one.close()
+        one.resources.close()
     torch.set_num_threads(threads)
 
 
 def steps(run, count):
     for _ in range(count):
-        run.step()
+        loop.step(run)
 
 
 def state_of(run):
     groups = {
-        "agent": run.agent.state(),
-        "replay": {"rows": run.replay.rows[: run.replay.size]},
-        "streams": {"all": run.streams.state()},
+        "agent": run.learner.agent.state(),
+        "replay": {"rows": run.learner.replay.rows[: run.learner.replay.size]},
+        "streams": {"all": run.learner.streams.state()},
     }
     return {
         f"{group}/{key}": value.clone()
@@ -119,9 +119,9 @@ def test_every_method_trains_mt10_and_goes_on_from_a_checkpoint_bit_for_bit(
     assert found.keys() == after.keys()
     assert [key for key, value in after.items() if not torch.equal(value, found[key])] == []
 
-    needs = run.agent.critic_method.needs_positive_losses
+    needs = run.learner.agent.critic_method.needs_positive_losses
     assert run.folder.manifest["methods"] == {"critic": name, "actor": "ls" if needs else name}
-    run.tracker.flush()
+    run.logger.flush()
     logged = set(scalars(run.folder.path))
     gradient_norm = "critic/gradient_norm/reach-v3" if name == "stl" else "critic/gradient_norm"
     assert {

@@ -8,7 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.gradients import cuda_graph as launches
-from mtrl_fairgrad.training.learner import Learner, check_launches
+from mtrl_fairgrad.training.factory import make_learner
+from mtrl_fairgrad.training.learner import check_cuda_graph
 from mtrl_fairgrad.weighting import method_names
 from tests.unit.training.test_learner import (
     ACTION,
@@ -45,7 +46,7 @@ class Blindfold(TorchDispatchMode):
 
 
 def learner_of(*words):
-    return Learner(configuration(*SMALL, *words), TASKS, OBSERVATION, ACTION, torch.device("cpu"))
+    return make_learner(configuration(*SMALL, *words), TASKS, OBSERVATION, ACTION, torch.device("cpu"))
 
 
 def words_of(name):
@@ -68,8 +69,8 @@ def test_an_update_changes_things_where_they_are_and_looks_at_no_value(name, mon
     before = where(learner)
     go(learner, 8, 10, range(seeds))
     assert where(learner) == before
-    batch = learner.replay.sample(torch.zeros(seeds, *learner._size, dtype=torch.int64))
-    (batch, noise), _ = learner._update(learner._draw())
+    batch = learner.replay.sample(torch.zeros(seeds, *learner._batch_shape, dtype=torch.int64))
+    batch, noise, _ = learner._update(learner._draw())
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # the forms for devices
     with Blindfold():
         learner.agent.update(batch, noise)
@@ -81,13 +82,12 @@ def pretended(work, log):
     """A capture without a GPU: nothing is done until the replay, whose answer lands in the same
     place.
     """
-    answer = [None, {}]
+    answer = [None, None, {}]
 
     def replay():
         log.append("replayed")
-        seen, metrics = work()
-        answer[0] = seen
-        answer[1].update(metrics)
+        answer[0], answer[1], metrics = work()
+        answer[2].update(metrics)
 
     log.append("captured")
     return answer, replay
@@ -106,11 +106,11 @@ def test_replays_learn_what_updates_learn(words):
     words = [*words, "agent.reset_every=7", "seeds=[0,1]"]
     plain, replaying, log = learner_of(*words), learner_of(*words), []
     capture = functools.partial(pretended, log=log)
-    replaying._launch = launches.Launches(replaying._update, capture)
+    replaying._graph = launches.Launches(replaying._update, capture)
     for number in range(30):
         for learner in (plain, replaying):
             learner.learn(number)
-            learner.remember(transition(number, (0, 1)))
+            learner.store(transition(number, (0, 1)))
     assert log.count("captured") == 1
     assert log.count("replayed") > 10
     expected, found = flat(plain), flat(replaying)
@@ -137,9 +137,9 @@ def test_draws_of_another_number_do_not_go_through_the_graph():
 
 def test_a_graph_without_a_gpu_is_refused():
     with pytest.raises(
-        ConfigError, match=r"cuda_graph=true but the learner is on device=cpu: drop it"
+        ConfigError, match=r"cuda_graph=true .* device=cpu"
     ):
-        check_launches(configuration("cuda_graph=true"), torch.device("cpu"))
+        check_cuda_graph(configuration("cuda_graph=true"), torch.device("cpu"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -149,10 +149,10 @@ def test_a_cuda_graph_learns_what_updates_learn(method):
     states = []
     for graph in (False, True):
         words = [f"method={method}", f"cuda_graph={graph}".lower(), *SMALL]
-        learner = Learner(configuration(*words), TASKS, OBSERVATION, ACTION, device)
+        learner = make_learner(configuration(*words), TASKS, OBSERVATION, ACTION, device)
         for number in range(30):
             learner.learn(number)
-            learner.remember(
+            learner.store(
                 type(found := transition(number, (0,)))(*(each.to(device) for each in found))
             )
         states.append(flat(learner))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mtrl_fairgrad.runs.tensorboard_reader import SPEED, Series, course, read_telemetry
-from mtrl_fairgrad.training.logger import Tracker
+from mtrl_fairgrad.training.logger import Logger
 from tests.support.fabricated_runs import log
 
 
@@ -14,7 +14,7 @@ def points(series):
 
 
 def test_what_tracking_writes_is_read_back(tmp_path):
-    tracker = Tracker(tmp_path, ["a", "b"], 10, 0, resumed=False, progress=False, alternative=None)
+    logger = Logger(tmp_path, ["a", "b"], 10, 0, resumed=False, progress=False, alternative=None)
     for step in (0, 5):
         entries = {
             "critic/gramian": torch.tensor([[[4.0, -1.0], [-1.0, 1.0]]]),
@@ -23,8 +23,8 @@ def test_what_tracking_writes_is_read_back(tmp_path):
             "critic/residual": torch.tensor([0.25]),
             "critic/loss": torch.tensor([[1.0, 2.0]]),
         }
-        tracker.update(entries, step, 20.0)
-    tracker.close()
+        logger.log_update(entries, step, 20.0)
+    logger.close()
     found = read_telemetry(tmp_path)
     assert points(found.series[SPEED]) == {0: 20, 5: 20}
     assert points(found.series["critic/cosine/mean"]) == {0: -0.5, 5: -0.5}

@@ -14,8 +14,8 @@ import pytest
 from mtrl_fairgrad import train
 from mtrl_fairgrad.envs import Playing, TaskVectorEnv
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from mtrl_fairgrad.training.evaluator import Evaluating
-from mtrl_fairgrad.training.trainer import Trainer
+from mtrl_fairgrad.training import loop
+from mtrl_fairgrad.training.evaluator import Evaluator
 from tests.support.sample_run import Fault
 from tests.support.tiny_runs import FALLING, assert_same_checkpoint, rows, scalars
 
@@ -86,7 +86,7 @@ def left(tmp_path_factory):
 
 @contextmanager
 def made_beside():
-    made, step, step_wait = Beside(), Trainer.step, TaskVectorEnv.step_wait
+    made, step, step_wait = Beside(), loop.step, TaskVectorEnv.step_wait
 
     def watched_step(trainer):
         made.happens.get(trainer.env_steps, lambda _: None)(trainer)
@@ -102,10 +102,10 @@ def made_beside():
         return envs.role == "train" or made.answers(made.env_steps)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Trainer, "step", watched_step)
+        patched.setattr(loop, "step", watched_step)
         patched.setattr(TaskVectorEnv, "step_wait", watched_wait)
         patched.setattr(TaskVectorEnv, "ready", ready)
-        patched.setattr(Evaluating, "background", True)
+        patched.setattr(Evaluator, "background", True)
         yield made
 
 
@@ -150,7 +150,7 @@ def test_numbers_order_and_training_are_those_of_waiting(
 @pytest.fixture
 def killed_at_3(monkeypatch):
     """Kills the worker of the evaluation within a step of training."""
-    step = Trainer.step
+    step = loop.step
 
     def killing(trainer):
         if trainer.env_steps == 3:
@@ -159,7 +159,7 @@ def killed_at_3(monkeypatch):
         step(trainer)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "step", killing)
+        patched.setattr(loop, "step", killing)
         yield patched
 
 
@@ -170,9 +170,7 @@ def test_with_another_in_the_place_of_a_worker_that_died_it_finds_the_same(
     assert "(SIGKILL), it hosted task tests.support.point_mass:PointMass-v0(edge=50), seed 0; " in (
         out := capsys.readouterr().out
     )
-    assert (
-        "the evaluation begins anew with another in its place, replacement 1 of at most 10" in out
-    )
+    assert "the evaluation starts again with a new worker, replacement 1 of at most 10" in out
     assert_same_run(tmp_path / "r", waiting)
     assert state_of(tmp_path / "r", 60)["replaced"] == {"training": 0, "evaluation": 1}
 
@@ -294,17 +292,14 @@ def test_a_full_disk_says_what_is_safe(left, waiting, tmp_path, monkeypatch, cap
 
 
 def stop(trainer):
-    trainer.request_stop(signal.SIGTERM)
+    trainer.stop.request(signal.SIGTERM)
 
 
 def test_a_stop_leaves_the_running_evaluation_to_the_resumed_run(waiting, beside, tmp_path, capsys):
     folder = tmp_path / "r"
     beside.answers, beside.happens[31] = never, stop
     assert train.main([*RUN, f"run_dir={folder}"]) == 128 + signal.SIGTERM
-    assert (
-        "the evaluation of env_steps 20 was left; resuming will repeat it"
-        in capsys.readouterr().out
-    )
+    assert "the evaluation of env_steps 20 is unfinished" in capsys.readouterr().out
     assert state_of(folder, 32)["evaluation"] == 20 and len(rows(folder)) == 2
     assert train.main([f"resume={folder}", "eval.background=false"]) == 0
     assert_same_run(folder, waiting)
@@ -316,8 +311,8 @@ def test_a_stop_ends_the_waiting_for_the_last_one(waiting, beside, tmp_path, mon
 
     def stop_in_the_last(trainer):
         def asking(playing, wait=False):
-            if trainer.env_steps == 60 and trainer.evaluating.running.env_steps == 60:
-                asked.append(trainer.evaluating.running.env_steps)
+            if trainer.env_steps == 60 and trainer.evaluator.running.env_steps == 60:
+                asked.append(trainer.evaluator.running.env_steps)
                 stop(trainer)
             return advance(playing, wait)
 

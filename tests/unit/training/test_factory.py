@@ -101,7 +101,10 @@ def test_loss_alpha_transforms_the_critics_losses_only():
     critic, actor = make_methods(config)
     assert type(critic) is type(alpha_fair(FairGrad(), 0.5)) and critic.alpha == 0.5
     assert isinstance(actor, FairGrad) and actor.solver == "newton"
-    assert methods_by_network(config) == {"critic": "fairgrad with loss_alpha=0.5", "actor": "fairgrad"}
+    assert methods_by_network(config) == {
+        "critic": "fairgrad with loss_alpha=0.5",
+        "actor": "fairgrad",
+    }
     [said] = remarks(config)
     assert (
         "critics are trained by fairgrad with loss_alpha=0.5; the actor," in said

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mtrl_fairgrad.agents import Batch
-from mtrl_fairgrad.training.learner import Learner
+from mtrl_fairgrad.training.factory import make_learner
 from tests.support.tiny_runs import composed
 
 TASKS, OBSERVATION, ACTION = 2, 5, 3
@@ -28,7 +28,7 @@ configuration = functools.cache(composed)
 
 
 def learner_of(*words):
-    return Learner(configuration(*words), TASKS, OBSERVATION, ACTION, torch.device("cpu"))
+    return make_learner(configuration(*words), TASKS, OBSERVATION, ACTION, torch.device("cpu"))
 
 
 def transition(number, seeds):
@@ -50,7 +50,7 @@ def transition(number, seeds):
 def go(learner, first, last, seeds=(0, 1)):
     for number in range(first, last):
         learner.learn(number)
-        learner.remember(transition(number, seeds))
+        learner.store(transition(number, seeds))
 
 
 def flat(learner):

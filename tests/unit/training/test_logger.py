@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mtrl_fairgrad.training.logger import RESIDUAL_WINDOW, Tracker, cosines
+from mtrl_fairgrad.training.logger import RESIDUAL_WINDOW, Logger, cosines
 from tests.support.tiny_runs import scalars
 
 
@@ -18,9 +18,9 @@ def test_a_vanished_gradient_has_cosine_zero():
 
 
 @pytest.fixture
-def tracker(tmp_path, monkeypatch):
+def logger(tmp_path, monkeypatch):
     said = []
-    made = Tracker(
+    made = Logger(
         tmp_path,
         ["a", "b"],
         10,
@@ -29,18 +29,18 @@ def tracker(tmp_path, monkeypatch):
         progress=False,
         alternative="method.solver=newton solves it.",
     )
-    monkeypatch.setattr(made, "say", said.append)
+    monkeypatch.setattr(made, "log", said.append)
     yield made, said
     made.close()
 
 
-def log(tracker, residual, times):
+def log(logger, residual, times):
     for step in range(times):
-        tracker.update({"actor/residual": torch.tensor([residual])}, step, 1.0)
+        logger.log_update({"actor/residual": torch.tensor([residual])}, step, 1.0)
 
 
-def test_an_unsolved_equation_is_mentioned_once_with_number_and_alternative(tracker):
-    made, said = tracker
+def test_an_unsolved_equation_is_mentioned_once_with_number_and_alternative(logger):
+    made, said = logger
     log(made, 0.7, RESIDUAL_WINDOW - 1)
     assert said == []
     log(made, 0.7, 50)
@@ -50,17 +50,17 @@ def test_an_unsolved_equation_is_mentioned_once_with_number_and_alternative(trac
 
 def test_other_methods_than_fairgrad_may_leave_a_residual(tmp_path, monkeypatch):
     made, said = (
-        Tracker(tmp_path, ["a"], 10, 0, resumed=False, progress=False, alternative=None),
+        Logger(tmp_path, ["a"], 10, 0, resumed=False, progress=False, alternative=None),
         [],
     )
-    monkeypatch.setattr(made, "say", said.append)
+    monkeypatch.setattr(made, "log", said.append)
     log(made, 0.7, RESIDUAL_WINDOW + 1)
     made.close()
     assert said == []
 
 
-def test_whatever_a_method_reports_is_logged(tracker, tmp_path):
-    made, _ = tracker
+def test_whatever_a_method_reports_is_logged(logger, tmp_path):
+    made, _ = logger
     entries = {
         "critic/converged": torch.tensor([True, False]),
         "critic/active": torch.tensor([[True, False], [True, True]]),
@@ -68,7 +68,7 @@ def test_whatever_a_method_reports_is_logged(tracker, tmp_path):
         "critic/other": torch.arange(12.0).view(2, 3, 2),
         "critic/share": torch.tensor([0.5, 1.0], dtype=torch.bfloat16),
     }
-    made.update(entries, 5, 1.0)
+    made.log_update(entries, 5, 1.0)
     made.flush()
     found = {tag: entry[0][1] for tag, entry in scalars(tmp_path).items()}
     assert found.pop("speed/updates_per_second") == 1.0
@@ -82,8 +82,8 @@ def test_whatever_a_method_reports_is_logged(tracker, tmp_path):
     }
 
 
-def test_a_solved_equation_and_a_few_outliers_are_not_mentioned(tracker):
-    made, said = tracker
+def test_a_solved_equation_and_a_few_outliers_are_not_mentioned(logger):
+    made, said = logger
     for _ in range(5):
         log(made, 1e-6, RESIDUAL_WINDOW)
         log(made, 3.0, RESIDUAL_WINDOW // 3)

@@ -6,17 +6,7 @@ import threading
 
 import pytest
 
-from mtrl_fairgrad.training.signals import stopping
-
-
-class Run:
-    """Notes what it is asked."""
-
-    def __init__(self):
-        self.asked = []
-
-    def request_stop(self, signal):
-        self.asked.append(signal)
+from mtrl_fairgrad.training.signals import StopController
 
 
 def send(*numbers):
@@ -26,19 +16,21 @@ def send(*numbers):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_each_of_the_signals_asks_once(number):
-    run, before = Run(), signal.getsignal(number)
-    with stopping(run) as stop:
+    stop, before = StopController(), signal.getsignal(number)
+    with stop.handle_signals():
+        assert not stop.requested and stop.exit_code == 0
         send(number)
-    assert run.asked == [number] and stop.received == [number]
+    assert stop.requested and stop.signal == number and stop.received == [number]
+    assert stop.exit_code == 128 + number
     assert signal.getsignal(number) is before
 
 
 def test_a_second_request_leaves_at_once_but_a_warning_and_then_sigterm_do_not():
-    run = Run()
-    with stopping(run):
+    stop = StopController()
+    with stop.handle_signals():
         send(signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR2)
-    assert run.asked == [signal.SIGUSR1]
-    with pytest.raises(KeyboardInterrupt), stopping(Run()):
+    assert stop.signal == signal.SIGUSR1 and len(stop.received) == 3
+    with pytest.raises(KeyboardInterrupt), StopController().handle_signals():
         send(signal.SIGINT, signal.SIGTERM)
 
 
@@ -49,10 +41,11 @@ def test_whoever_waited_for_a_signal_has_it_when_the_run_is_closed():
         for n in (signal.SIGUSR2, signal.SIGTERM)
     }
     try:
-        with stopping(Run()) as stop:
+        stop = StopController()
+        with stop.handle_signals():
             send(signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1)
             assert heard == []
-        stop.hand_on()
+        stop.reraise()
         assert heard == [signal.SIGTERM, signal.SIGUSR2], "nobody waited for SIGUSR1"
     finally:
         for number, handler in previous.items():
@@ -60,19 +53,33 @@ def test_whoever_waited_for_a_signal_has_it_when_the_run_is_closed():
 
 
 def test_ctrl_c_is_not_repeated_to_python_itself():
-    with stopping(Run()) as stop:
+    stop = StopController()
+    with stop.handle_signals():
         send(signal.SIGINT)
-    stop.hand_on()
+    stop.reraise()
 
 
 def test_in_a_thread_nothing_changes():
     found = []
 
     def body():
-        with stopping(Run()) as stop:
-            found.append(stop.before)
+        stop = StopController()
+        with stop.handle_signals():
+            found.append(stop.previous_handlers)
 
     thread = threading.Thread(target=body)
     thread.start()
     thread.join()
     assert found == [{}]
+
+
+def test_only_the_first_request_sets_the_deadline(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stop = StopController(grace_seconds=10)
+    assert not stop.out_of_grace(1e9)
+    stop.request(signal.SIGUSR1)
+    now[0] = 105.0
+    stop.request(signal.SIGTERM)
+    assert stop.signal == signal.SIGUSR1
+    assert not stop.out_of_grace(5.0) and stop.out_of_grace(5.1)
