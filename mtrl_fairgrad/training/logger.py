@@ -1,4 +1,4 @@
-"""The log of a run: messages, progress bar, TensorBoard scalars, and a note on unsolved equations."""
+"""The log of a run: messages, progress bar, TensorBoard scalars, a note on unsolved equations."""
 
 from __future__ import annotations
 
@@ -81,9 +81,7 @@ class Logger:
         tqdm.write(text)
 
     def show(self, **values: str) -> None:
-        """Show values at the end of the progress bar, such as the last success rate; an empty one is
-        removed.
-        """
+        """Show values after the progress bar, such as the last success rate; an empty one is removed."""
         self._shown = {key: value for key, value in {**self._shown, **values}.items() if value}
         self._bar.set_postfix(self._shown, refresh=False)
 

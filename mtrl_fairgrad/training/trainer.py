@@ -77,7 +77,7 @@ class Trainer:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the learner computes on the CPU, so that its results are there when it returns."""
+        """Whether the learner computes on the CPU, where an update is complete when it returns."""
         return self.learner.device.type == "cpu"
 
     # ---- one step ----
@@ -218,7 +218,7 @@ class Trainer:
                 raise StopRequested(f"stopped at env_steps {self.env_steps}, with a checkpoint")
 
     def check_grace(self) -> None:
-        """Announce a requested stop once; end it without a checkpoint when that would come too late.
+        """Announce a requested stop once; stop without a checkpoint if one would come too late.
 
         Raises:
             StopRequested: the next common episode boundary is beyond the grace period.
