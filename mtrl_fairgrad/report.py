@@ -44,7 +44,7 @@ from mtrl_fairgrad.analysis.report.formats import (
 from mtrl_fairgrad.analysis.report.protocol_blocks import Block, make_blocks
 from mtrl_fairgrad.analysis.run_groups import Group, ReportError, pool
 from mtrl_fairgrad.runs.run_dir import RunFolder, write_atomic
-from mtrl_fairgrad.supervised.stored_fits import fit_folders
+from mtrl_fairgrad.supervised.fit_folder import fit_folders, is_fit_folder
 from mtrl_fairgrad.utils.arguments import Parser, fail, named
 
 __all__ = ["as_csv", "as_text", "main", "png", "report"]
@@ -59,7 +59,7 @@ def report(
     figures: str | Path | None = None,
     until: int | None = None,
 ) -> Path:
-    """Print the tables and write report.csv and report.png, or beside.csv; returns their folder.
+    """Print the tables and write report.csv and report.png, or paper_comparison.csv; returns their folder.
 
     Args:
         paths: run folders, at least one, either of training or of supervised runs, which have
@@ -79,14 +79,14 @@ def report(
     folder = Path(out) if out is not None else given[0] if len(given) == 1 else Path("report")
     if _supervised(given):
         # Here, because all its benchmarks come with it.
-        from mtrl_fairgrad.supervised.paper_comparison import beside
+        from mtrl_fairgrad.supervised.paper_comparison import compare_with_paper
 
         if any(option is not None for option in (html, latex, markdown, figures, until)):
             raise ReportError(
                 "--html, --latex, --markdown, --figures and --until are for training runs: leave "
                 "them out."
             )
-        beside(given, folder)
+        compare_with_paper(given, folder)
         return folder
     groups = pool([RunFolder.open(path) for path in given], until)
     blocks = make_blocks(groups)
@@ -107,16 +107,17 @@ def report(
 
 
 def _supervised(paths: Sequence[Path]) -> bool:
-    """Whether all of these folders are of supervised runs; a folder with a config.yaml is of a
-    training run.
+    """Whether all of these folders are of supervised runs.
 
     Raises:
         ValueError: only some are, or one holds no run at all.
     """
     kinds: dict[bool, Path] = {}
     for path in paths:
-        supervised = not (path / "config.yaml").is_file() and (
-            (path / "toy.csv").is_file() or bool(fit_folders(path))
+        supervised = (
+            is_fit_folder(path)
+            if (path / "config.yaml").is_file()
+            else (path / "toy.csv").is_file() or bool(fit_folders(path))
         )
         if not supervised:
             RunFolder.open(path)

@@ -175,6 +175,8 @@ class BaseRunFolder:
 
         A folder with measurements or checkpoints is left as it is; `create` then refuses it.
         """
+        if (path / CONFIG).is_file():
+            return
         measured = any(
             (path / name).is_file() and (path / name).read_bytes().count(b"\n") > 1
             for name in cls.tables

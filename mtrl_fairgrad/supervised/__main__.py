@@ -1,8 +1,7 @@
-"""Run a supervised benchmark: `python -m mtrl_fairgrad.supervised benchmark=digits method=fairgrad
-alpha=2`.
+"""Run a supervised benchmark: `python -m mtrl_fairgrad.supervised benchmark=digits alpha=2`.
 
-`compare=all`, `compare=fair` and `compare=alpha` make tables, `compare=search` looks for the best
-α; `--help` lists everything.
+`compare=all`, `compare=fair` and `compare=alpha` make tables of many methods, `compare=search`
+searches for the best α; `--help` lists all options.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.validation import ConfigError
 
 if TYPE_CHECKING:
-    from mtrl_fairgrad.supervised.compare import FitRunner, ResultTable
+    from mtrl_fairgrad.supervised.compare import FitRunner
 
 COMMAND = Command(
     "mtrl_fairgrad.supervised", "supervised", partial(SupervisedConfig, benchmark={}, method={})
@@ -38,84 +37,96 @@ COMMAND = Command(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compose the configuration, check it, fit and print the table; returns the exit code."""
-    result = 0
+    """Compose and check the configuration, run it and print the table; returns the exit code."""
 
-    def task(composed: DictConfig) -> None:
-        nonlocal result
-        words = list(HydraConfig.get().overrides.task)
-        result = start(from_hydra(composed, words), words)
+    def task(composed: DictConfig) -> int:
+        overrides = list(HydraConfig.get().overrides.task)
+        return start(from_hydra(composed, overrides), overrides)
 
-    return run_with_hydra(task, sys.argv[1:] if arguments is None else arguments, COMMAND) or result
+    return run_with_hydra(task, sys.argv[1:] if arguments is None else arguments, COMMAND)
 
 
-def start(config: SupervisedConfig, words: Sequence[str] = ()) -> int:
-    """Fit what a configuration asks for; returns the exit code, 1 after a fault.
+def start(config: SupervisedConfig, overrides: Sequence[str] = ()) -> int:
+    """Run a configuration; returns the exit code: 0, 1 after a fault, 130 after an interrupt.
 
     Args:
         config: validated.
-        words: the command line it came from, for a command to go on with.
+        overrides: the command line that it was composed from.
+
+    Raises:
+        ConfigError: the data are missing or damaged, or anything that fits refuse.
     """
     import torch
 
     from mtrl_fairgrad.supervised.benchmark import DataError
-    from mtrl_fairgrad.supervised.benchmarks import toy
     from mtrl_fairgrad.supervised.compare import FitRunner
 
     device = resolve_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    what = config.method["name"] if config.compare is None else config.compare
-    folder = Path(config.run_dir or f"runs/{config.benchmark['name']}-{what}-{stamp}")
+    folder = _run_dir(config)
     if config.benchmark["name"] == "toy":
+        from mtrl_fairgrad.supervised.benchmarks import toy
+
         print(toy.run(make_toy(config), folder))
         print(f"\nwritten: {folder / 'toy.csv'}, {folder / 'toy.png'}")
         return 0
-    fits = FitRunner(config, make_benchmark(config), folder, device)
+    runner = FitRunner(config, make_benchmark(config), folder, device, overrides)
     try:
-        print(_searched(fits, words) if config.compare == "search" else _compared(fits).text())
+        print(_search(runner) if config.compare == "search" else _compare(runner))
     except DataError as error:
-        # One that a loader's worker raised comes with the traceback as its text.
-        raise ConfigError(
-            str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]
-        ) from None
+        # An error of a data loader process carries that process's traceback as its text.
+        last_line = str(error).strip().splitlines()[-1]
+        raise ConfigError(last_line.rpartition("DataError: ")[2]) from None
     except TrainingFault as fault:
         return fail(fault, code=1)
     except OSError as error:
-        refused = f"{error.filename or folder} could not be written ({error.strerror or error})"
         return fail(
-            f"{refused}: {remedy(error)}, then give the command again with run_dir={folder}", code=1
+            f"{error.filename or folder} could not be written ({error.strerror or error}): "
+            f"{remedy(error)}, then give the command again with run_dir={folder}",
+            code=1,
         )
     except KeyboardInterrupt:
-        print(f"stopped; the same command with run_dir={folder} goes on from here", file=sys.stderr)
+        print(f"stopped; the same command with run_dir={folder} continues it", file=sys.stderr)
         return 130
     print(f"\nrun folder: {folder}")
     return 0
 
 
-def _compared(fits: FitRunner) -> ResultTable:
-    """The table of what was asked for; its file is written anew with every row."""
-    from mtrl_fairgrad.supervised.compare import ResultRow, ResultTable, RowSpec, comparison_specs
+def _run_dir(config: SupervisedConfig) -> Path:
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    what = config.method["name"] if config.compare is None else config.compare
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path(f"runs/{config.benchmark['name']}-{what}-{stamp}")
 
-    config, benchmark = fits.config, fits.benchmark
+
+def _compare(runner: FitRunner) -> str:
+    """Run the rows of a comparison, or of one method, and return the table.
+
+    table.csv is rewritten after every row, so that an interrupted run leaves one.
+    """
+    from mtrl_fairgrad.supervised.compare import RowSpec, comparison_specs
+    from mtrl_fairgrad.supervised.result_table import ResultTable
+
+    config, benchmark = runner.config, runner.benchmark
     if config.compare is None:
-        asked = [RowSpec(str(config.method["name"]), config.method, config.loss_alpha)]
+        specs = [RowSpec(str(config.method["name"]), config.method, config.loss_alpha)]
     else:
-        asked = comparison_specs(config.compare, len(benchmark.tasks))
-    rows: list[ResultRow] = []
-    for row in fits.rows(asked):
-        rows.append(row)
-        write_atomic(fits.folder / "table.csv", ResultTable(benchmark, tuple(rows)).csv().encode())
-    return ResultTable(benchmark, tuple(rows))
+        specs = comparison_specs(config.compare, len(benchmark.tasks))
+    table = ResultTable(benchmark, ())
+    for row in runner.rows(specs):
+        table = ResultTable(benchmark, (*table.rows, row))
+        write_atomic(runner.folder / "table.csv", table.csv().encode())
+    return table.text()
 
 
-def _searched(fits: FitRunner, words: Sequence[str]) -> str:
-    """What a search found, in words."""
+def _search(runner: FitRunner) -> str:
+    """Search for the best α and return the findings as text."""
     from mtrl_fairgrad.supervised.search import search
 
-    findings = search(fits)
-    return f"{findings.text()}\n\n{findings.verdict(words)}"
+    findings = search(runner)
+    return f"{findings.text()}\n\n{findings.verdict(runner.overrides)}"
 
 
 if __name__ == "__main__":

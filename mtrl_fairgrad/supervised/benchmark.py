@@ -1,26 +1,21 @@
-"""What a supervised benchmark is: data, network, losses, metrics and schedule, for the one training
-loop.
+"""The interface of a supervised benchmark: data, network, losses, metrics and schedule.
 
-A benchmark is one file of this folder with one registered class. Shapes: K tasks; a batch is
-whatever its data set's collation yields.
+K is the number of tasks; a batch is whatever the collation of the data set yields.
+`mtrl_fairgrad.supervised.benchmarks` lists the benchmarks and says how to add one.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-
-from mtrl_fairgrad.supervised import benchmarks
 
 
 class DataError(ValueError):
@@ -161,34 +156,6 @@ class Benchmark(ABC):
         if self.root is None:
             raise DataError(f"{self.name} needs data.root=FOLDER, a folder with {expected}.")
         return self.root
-
-
-_BENCHMARKS: dict[str, type[Benchmark]] = {}
-_Class = TypeVar("_Class", bound=type[Benchmark])
-
-
-def register(benchmark: _Class) -> _Class:
-    """Class decorator: make the benchmark known by its `name`."""
-    _BENCHMARKS[benchmark.name] = benchmark
-    return benchmark
-
-
-def names() -> tuple[str, ...]:
-    """All registered benchmarks, in alphabetical order."""
-    for file in pkgutil.iter_modules(benchmarks.__path__):
-        importlib.import_module(f"{benchmarks.__name__}.{file.name}")
-    return tuple(sorted(_BENCHMARKS))
-
-
-def find(name: str) -> type[Benchmark]:
-    """The benchmark called `name`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in names():
-        raise ValueError(f"benchmark={name} is unknown; allowed: {', '.join(names())}.")
-    return _BENCHMARKS[name]
 
 
 def seeded_loader(

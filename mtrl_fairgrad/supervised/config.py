@@ -186,12 +186,12 @@ def make_benchmark(config: SupervisedConfig) -> Benchmark:
     Raises:
         ConfigError: an unknown one, or options it does not have or allow.
     """
-    from mtrl_fairgrad.supervised.benchmark import find
+    from mtrl_fairgrad.supervised.benchmarks import benchmark_class
 
     chosen = dict(config.benchmark)
     name = str(chosen.pop("name", None))
     root = None if config.data.root is None else Path(config.data.root)
     try:
-        return find(name)(root=root, **chosen)
+        return benchmark_class(name)(root=root, **chosen)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"benchmark={name}: {error}") from None

@@ -1,128 +1,114 @@
-"""Supervised fits beside the paper's tables, for `python -m mtrl_fairgrad.report`.
+"""Comparison of supervised fits with the paper's tables, for `python -m mtrl_fairgrad.report`.
 
-Prints our numbers of every method above the paper's, one line alone where only one side has it.
-Writes beside.csv with a row for each method and metric, the summaries `mr` and `delta_m` included:
-which table it is, the method and how our row of it is called, the number of seeds, our mean and
-standard error over them, and the paper's number, all in the paper's units; a cell is empty where
-there is nothing.
+Prints our numbers of every method above the paper's; a method that only one side has gets one line.
+Writes paper_comparison.csv with a row for each method and metric, the summaries `mr` and `delta_m`
+included: the paper's table, the method and the label of our row, the number of seeds, our mean and
+standard error over them, and the paper's number, all in the paper's units. Cells are empty where
+there is no number.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from mtrl_fairgrad.analysis.run_groups import ReportError
 from mtrl_fairgrad.analysis.statistics import Estimate, over_seeds
-from mtrl_fairgrad.supervised.benchmark import Benchmark, find
-from mtrl_fairgrad.supervised.compare import (
-    STL,
+from mtrl_fairgrad.supervised.benchmark import Benchmark
+from mtrl_fairgrad.supervised.benchmarks import benchmark_class, toy
+from mtrl_fairgrad.supervised.fit_folder import SINGLE_TASK, FitFolder, FitResult
+from mtrl_fairgrad.supervised.paper_deviations import deviations
+from mtrl_fairgrad.supervised.paper_numbers import SUMMARIES, PublishedTable, published_table
+from mtrl_fairgrad.supervised.result_table import (
+    NONE,
     ResultRow,
     ResultTable,
     delta_m_or_none,
     mean_ranks,
     single_task_row,
 )
-from mtrl_fairgrad.supervised.paper_deviations import deviations
-from mtrl_fairgrad.supervised.paper_numbers import SUMMARIES, Published, published
-from mtrl_fairgrad.supervised.stored_fits import Fit, FitGroup, pool_fits, read_fits
-from mtrl_fairgrad.supervised.trainer import FitResult
+from mtrl_fairgrad.supervised.stored_fits import FinishedFit, FitGroup, pool_fits, read_fits
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.text_tables import aligned, csv_text
 
-NONE = "–"
-"""In place of a number that there is not."""
-TOY = "toy.csv"
-"""What benchmark=toy leaves."""
+OUTPUT = "paper_comparison.csv"
+COLUMNS = ("table", "method", "ours", "metric", "seeds", "mean", "stderr", "paper")
 
 
-def beside(paths: Iterable[str | Path], folder: Path) -> None:
-    """Print our fits beside the paper's table of their benchmark, and write beside.csv into a
-    folder.
+def compare_with_paper(paths: Iterable[str | Path], folder: Path) -> None:
+    """Print fits of one benchmark with the paper's table of it, and write paper_comparison.csv.
 
-    Of the toy problem, where its ways ended.
+    Of the toy problem, print where the trajectories end.
 
     Args:
         paths: folders of runs, methods or fits of one benchmark.
         folder: where to write.
 
     Raises:
-        ReportError: no table can be made of them, or it cannot be written.
+        ReportError: the fits cannot be compared, or the table cannot be written.
     """
     paths = [Path(path) for path in paths]
-    if any((path / TOY).is_file() for path in paths):
-        return _toys(paths)
+    if any(toy.is_toy_run(path) for path in paths):
+        return toy.print_ends(paths)
     fits = read_fits(paths)
-    benchmark = find(fits[0].spec["benchmark"]["name"])()
+    benchmark = benchmark_class(fits[0].config["benchmark"]["name"])()
     notes = _unfinished(fits)
-    ours = [one for group in pool_fits(fits) if (one := _ours(group, benchmark, notes)) is not None]
-    if not ours:
+    rows = [row for group in pool_fits(fits) if (row := _our_row(group, benchmark, notes))]
+    if not rows:
         raise ReportError(f"no row is complete: {notes[-1]}")
-    paper = published(benchmark.name)
+    paper = published_table(benchmark.name)
     if paper is None:
-        print(ResultTable(benchmark, tuple(one.row for one in ours)).text())
+        print(ResultTable(benchmark, tuple(rows)).text())
         notes.insert(0, f"The paper has no table of {benchmark.name}.")
-        lines = [Line(one.group.method, one) for one in ours]
+        lines = [Line(row.method, row) for row in rows]
     else:
-        lines = _matched(ours, paper, benchmark)
-        print("\n".join(_text(lines, paper, benchmark, notes)))
+        lines = _matched(rows, paper, benchmark)
+        notes[:0] = [
+            *_explanations(lines, paper),
+            *deviations([(row.group, row) for line in lines if (row := line.ours)], benchmark),
+        ]
+        print(_text(lines, paper, benchmark))
     print("\n".join(["", *notes]))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "beside.csv", _csv(lines, paper, benchmark).encode())
+        write_atomic(folder / OUTPUT, _csv(lines, paper, benchmark).encode())
     except OSError as error:
         raise ReportError(
             f"the table cannot be written to {folder} ({error.strerror}): give another folder with "
             "--out."
         ) from error
-    print(f"\nwritten: {folder / 'beside.csv'}")
+    print(f"\nwritten: {folder / OUTPUT}")
 
 
-def _toys(paths: Sequence[Path]) -> None:
-    other = [path for path in paths if not (path / TOY).is_file()]
-    if other:
-        raise ReportError(
-            f"{other[0]} is not of the toy problem, others are: report on one benchmark at a time."
-        )
-    for path in paths:
-        with (path / TOY).open(encoding="utf-8", newline="") as file:
-            ends = {
-                (row["alpha"], row["start"]): row for row in csv.DictReader(file)
-            }  # the last of each remains
-        names = ("alpha", "start", "x1", "x2", "loss1", "loss2")
-        rows = [[f"{float(row[name]):.5g}" for name in names] for row in ends.values()]
-        print("\n".join([*aligned([["α", *names[1:]], *rows]), ""]))
-    print(
-        "The paper has no table of the toy problem: these are the ends of the ways that its Figure "
-        "1 draws."
-    )
+# ---- rows ----
 
 
-@dataclass(frozen=True, eq=False)
-class Ours:
-    """A row of ours."""
+@dataclass(frozen=True)
+class OurRow(ResultRow):
+    """A row of ours, with the fits it is made of."""
 
     group: FitGroup
-    row: ResultRow
     delta_m: Estimate | None
-    """Of the test data, over seeds; None where there is none."""
-    validation: float
-    """Δm% of the validation data, by which one of several α is chosen; infinite where there is
-    none.
+    """Δm% of the test data over seeds; None where it is undefined."""
+    validation_delta_m: float
+    """Δm% of the mean validation metrics, by which one of several α is selected; infinite where it
+    is undefined.
     """
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.group.method
 
 
 @dataclass
 class Line:
-    """A row that we or the paper have."""
+    """A method that we or the paper have."""
 
     method: str
-    ours: Ours | None = None
+    ours: OurRow | None = None
     paper: Mapping[str, str] = field(default_factory=dict)
     """Metric or summary → the number as printed."""
     rank: float | None = None
@@ -130,183 +116,173 @@ class Line:
 
     @property
     def label(self) -> str:
-        """Ours of the method, which tells its options too, or else its name."""
-        return self.method if self.ours is None else self.ours.row.label
+        """The label of our row, which shows its options, or else the method's name."""
+        return self.method if self.ours is None else self.ours.label
+
+    @property
+    def seeds(self) -> int:
+        """Number of our seeds."""
+        return 0 if self.ours is None else len(self.ours.results)
 
     def alpha(self) -> float | None:
-        """Of our FairGrad on plain losses."""
-        if (
-            self.ours is None
-            or self.method != "fairgrad"
-            or self.ours.group.options.get("loss_alpha") is not None
-        ):
+        """The α of our row, if it is FairGrad on plain losses."""
+        if self.ours is None or self.method != "fairgrad":
             return None
-        return float(self.ours.group.options["method.alpha"])
+        options = self.ours.group.options
+        return float(options["method.alpha"]) if options.get("loss_alpha") is None else None
 
     def value(self, metric: str) -> Estimate | None:
-        """Our number of a metric or summary."""
+        """Our number of a metric or summary; None where there is none."""
         if self.ours is None:
             return None
         if metric == "mr":
             return None if self.rank is None else over_seeds([self.rank], 0)
         if metric == "delta_m":
             return self.ours.delta_m
-        return over_seeds([result.metrics[metric] for result in self.ours.row.results], 0)
+        return over_seeds([result.metrics[metric] for result in self.ours.results], 0)
 
 
-def _unfinished(fits: Sequence[Fit]) -> list[str]:
-    paths = [str(fit.path) for fit in fits if fit.result is None]
+def _unfinished(fits: Sequence[FitFolder]) -> list[str]:
+    paths = [str(fit.path) for fit in fits if fit.result() is None]
     return [f"Left out, because not finished: {', '.join(paths)}."] if paths else []
 
 
-def _ours(group: FitGroup, benchmark: Benchmark, notes: list[str]) -> Ours | None:
-    """A group as a row; what is incomplete is left out and noted."""
-    tasks = range(len(benchmark.tasks)) if group.method == STL else [None]
-    whole = sorted({s for s, _ in group.fits if all((s, task) in group.fits for task in tasks)})
-    partial = sorted({s for s, _ in group.fits} - set(whole))
-    if partial:
-        seeds = ", ".join(map(str, partial))
+def _our_row(group: FitGroup, benchmark: Benchmark, notes: list[str]) -> OurRow | None:
+    """Make a row of a group's complete seeds; add a note on the others."""
+    tasks = range(len(benchmark.tasks)) if group.method == SINGLE_TASK else [None]
+    seeds = sorted({seed for seed, _ in group.fits})
+    complete = [seed for seed in seeds if all((seed, task) in group.fits for task in tasks)]
+    if len(complete) < len(seeds):
+        partial = ", ".join(str(seed) for seed in seeds if seed not in complete)
         notes.append(
-            f"{group.label} is left out for seed {seeds}, which does not have all {len(tasks)} "
+            f"{group.label} is left out for seed {partial}, which does not have all {len(tasks)} "
             "tasks yet."
         )
-    if not whole:
+    if not complete:
         return None
 
     def results(task: int | None) -> tuple[FitResult, ...]:
-        return tuple(_result(group.fits[s, task], benchmark) for s in whole)
+        return tuple(_complete(group.fits[seed, task], benchmark) for seed in complete)
 
-    if group.method == STL:
-        single = {task: results(task) for task in range(len(benchmark.tasks))}
-        row = ResultRow(group.label, single_task_row(single, benchmark).results)
+    if group.method == SINGLE_TASK:
+        parts = {task: results(task) for task in range(len(benchmark.tasks))}
+        row = single_task_row(parts, benchmark, group.label)
     else:
         row = ResultRow(group.label, results(None))
-    found, chosen = None, None
+    test, validation = None, None
     if benchmark.baseline is not None:
-        found = delta_m_or_none(
-            [result.metrics for result in row.results], benchmark.baseline, benchmark
-        )
-        chosen = delta_m_or_none([row.mean("validation")], benchmark.baseline, benchmark)
-    return Ours(
+        metrics = [result.metrics for result in row.results]
+        test = delta_m_or_none(metrics, benchmark.baseline, benchmark)
+        validation = delta_m_or_none([row.mean("validation")], benchmark.baseline, benchmark)
+    return OurRow(
+        row.label,
+        row.results,
         group,
-        row,
-        None if found is None else over_seeds(found, 0),
-        math.inf if chosen is None else chosen[0],
+        None if test is None else over_seeds(test, 0),
+        math.inf if validation is None else validation[0],
     )
 
 
-def _result(fit: Fit, benchmark: Benchmark) -> FitResult:
-    assert fit.result is not None
-    missing = [
-        m.name
-        for m in benchmark.metrics
-        for part in ("metrics", "validation")
-        if m.name not in fit.result[part]
-    ]
-    if missing:
-        raise ReportError(
-            f"{fit.path / 'outcome.json'} lacks {missing[0]}: delete the fit's folder and run it "
-            "again."
-        )
-    return FitResult(**fit.result)
+def _complete(fit: FinishedFit, benchmark: Benchmark) -> FitResult:
+    for values in (fit.result.metrics, fit.result.validation):
+        missing = [metric.name for metric in benchmark.metrics if metric.name not in values]
+        if missing:
+            raise ReportError(
+                f"the result in {fit.path} lacks {missing[0]}: delete the folder and run the fit "
+                "again."
+            )
+    return fit.result
 
 
-def _matched(ours: Sequence[Ours], paper: Published, benchmark: Benchmark) -> list[Line]:
+def _matched(rows: Sequence[OurRow], paper: PublishedTable, benchmark: Benchmark) -> list[Line]:
     """The paper's methods in its order, with ours where we have them, then the rest of ours.
 
-    Of several of one method, such as FairGrad's with different α, the best by validation is the
-    paper's counterpart, as a search would choose. Our ranks are among the counterparts.
+    Of several rows of one method, such as FairGrad with different α, the best by validation is
+    matched, as a search would select it. Our ranks are among the matched rows.
     """
     lines: list[Line] = []
     for method, numbers in paper.rows.items():
         candidates = [
-            one
-            for one in ours
-            if one.group.method == method and one.group.options.get("loss_alpha") is None
+            row
+            for row in rows
+            if row.method == method and row.group.options.get("loss_alpha") is None
         ]
-        chosen = min(candidates, key=lambda one: one.validation, default=None)
-        lines.append(Line(method, chosen, numbers))
+        best = min(candidates, key=lambda row: row.validation_delta_m, default=None)
+        lines.append(Line(method, best, numbers))
     matched = [line.ours for line in lines if line.ours is not None]
-    found = mean_ranks([one.row for one in matched if one.group.method != STL], benchmark)
+    ranks = mean_ranks([row for row in matched if row.method != SINGLE_TASK], benchmark)
     for line in lines:
-        line.rank = None if line.ours is None else found.get(line.label)
-    lines += [Line(one.group.method, one) for one in ours if one not in matched]
-    return sorted(lines, key=lambda line: line.method != STL)
+        line.rank = None if line.ours is None else ranks.get(line.label)
+    lines += [Line(row.method, row) for row in rows if not any(row is one for one in matched)]
+    return sorted(lines, key=lambda line: line.method != SINGLE_TASK)
 
 
-# ---- what is printed and written ----
+def _lines_by_alpha(lines: Sequence[Line], paper: PublishedTable) -> list[Line]:
+    """FairGrad by α with Δm% alone, ours and those of Table 5; empty where one side has none."""
+    ours = [(alpha, line.ours) for line in lines if (alpha := line.alpha()) is not None]
+    if not ours or not paper.alphas:
+        return []
+    missing = [(alpha, None) for alpha in paper.alphas if alpha not in dict(ours)]
+    return [
+        Line(
+            f"fairgrad α={alpha:.10g}",
+            row,
+            {"delta_m": paper.alphas[alpha]} if alpha in paper.alphas else {},
+        )
+        for alpha, row in sorted([*ours, *missing], key=lambda pair: pair[0])
+    ]
 
 
-def _text(
-    lines: Sequence[Line], paper: Published, benchmark: Benchmark, notes: list[str]
-) -> list[str]:
-    """The tables; what there is to say about them goes before the other notes."""
+# ---- text ----
+
+
+def _text(lines: Sequence[Line], paper: PublishedTable, benchmark: Benchmark) -> str:
+    """The tables for the terminal."""
     arrows = {metric.name: "↑" if metric.higher_is_better else "↓" for metric in benchmark.metrics}
-    shown = {metric: f"{metric} {arrows[metric]}" for metric in paper.metrics} | {
+    columns = {metric: f"{metric} {arrows[metric]}" for metric in paper.metrics} | {
         "mr": "MR ↓",
         "delta_m": "Δm% ↓",
     }
-    rows = [[benchmark.name, "", *shown.values()]]
+    rows = [[benchmark.name, "", *columns.values()]]
     for line in lines:
         if line.ours:
-            numbers = [_number(line.value(key), paper.decimals(key)) for key in shown]
-            rows.append(
-                [
-                    line.label,
-                    f"ours, {_seeds(line)}{'' if line.paper else f'; paper {NONE}'}",
-                    *numbers,
-                ]
-            )
+            seeds = f"ours, {line.seeds} seed{'' if line.seeds == 1 else 's'}"
+            numbers = [_number(line.value(key), paper.decimals(key)) for key in columns]
+            rows.append([line.label, seeds if line.paper else f"{seeds}; paper {NONE}", *numbers])
         if line.paper:
-            whose = ["", "paper"] if line.ours else [line.label, f"ours {NONE}; paper"]
-            rows.append([*whose, *(line.paper.get(key, NONE) for key in shown)])
+            names = ["", "paper"] if line.ours else [line.label, f"ours {NONE}; paper"]
+            rows.append([*names, *(line.paper.get(key, NONE) for key in columns)])
     text = aligned(rows)
-    if by_alpha := _by_alpha(lines, paper):
+    if by_alpha := _lines_by_alpha(lines, paper):
         rows = [["FairGrad by α, Δm% ↓", "ours", "paper, Table 5"]]
         for line in by_alpha:
             ours = _number(line.value("delta_m"), paper.decimals("delta_m"))
             rows.append([line.label, ours, line.paper.get("delta_m", NONE)])
         text += ["", *aligned(rows)]
-    notes[:0] = [
-        *_meaning(lines, paper),
-        *deviations([(o.group, o.row) for line in lines if (o := line.ours)], benchmark),
-    ]
-    return text
+    return "\n".join(text)
 
 
-def _by_alpha(lines: Sequence[Line], paper: Published) -> list[Line]:
-    """FairGrad by α, ours and the paper's of Table 5, with Δm% alone; empty where one side has
-    none.
-    """
-    known = [(alpha, line.ours) for line in lines if (alpha := line.alpha()) is not None]
-    missing = [(alpha, None) for alpha in paper.alphas if alpha not in dict(known)]
-    ordered = sorted([*known, *missing], key=lambda pair: pair[0]) if known and paper.alphas else []
-    return [
-        Line(
-            f"fairgrad α={alpha:.10g}",
-            ours,
-            {"delta_m": paper.alphas[alpha]} if alpha in paper.alphas else {},
-        )
-        for alpha, ours in ordered
-    ]
+def _number(value: Estimate | None, decimals: int) -> str:
+    if value is None:
+        return NONE
+    error = "" if math.isnan(value.stderr) else f" ± {value.stderr:.{decimals}f}"
+    return f"{value.mean:.{decimals}f}{error}"
 
 
-def _meaning(lines: Sequence[Line], paper: Published) -> list[str]:
-    """What the numbers are, in sentences."""
-    notes = [
-        "The paper's numbers are those of "
-        f"{paper.table}{' and, by α, Table 5' if paper.alphas else ''}."
-    ]
-    if any(len(line.ours.row.results) > 1 for line in lines if line.ours):
+def _explanations(lines: Sequence[Line], paper: PublishedTable) -> list[str]:
+    """Sentences on what the numbers are."""
+    source = f"{paper.table}{' and, by α, Table 5' if paper.alphas else ''}"
+    notes = [f"The paper's numbers are those of {source}."]
+    ours = [line for line in lines if line.ours]
+    if any(line.seeds > 1 for line in ours):
         notes.append("±: one standard error over seeds, which the paper does not print.")
     notes.append(f"Δm% of both is relative to {paper.single_task}.")
     ranked = sum(line.rank is not None for line in lines)
     if ranked:
-        methods = len(paper.rows) - (STL in paper.rows)
+        methods = len(paper.rows) - (SINGLE_TASK in paper.rows)
         notes.append(
             f"MR: ours among the {ranked} methods that both have, the paper's among its {methods}."
         )
-    ours = [line for line in lines if line.ours]
     for line in ours:
         if line.paper and sum(other.method == line.method for other in ours) > 1:
             notes.append(
@@ -316,45 +292,29 @@ def _meaning(lines: Sequence[Line], paper: Published) -> list[str]:
     return notes
 
 
-def _csv(lines: Sequence[Line], paper: Published | None, benchmark: Benchmark) -> str:
-    """The rows of beside.csv, described at the top of this file."""
-    rows: list[list[object]] = [
-        ["table", "method", "ours", "metric", "seeds", "mean", "stderr", "paper"]
-    ]
+# ---- CSV ----
+
+
+def _csv(lines: Sequence[Line], paper: PublishedTable | None, benchmark: Benchmark) -> str:
+    """The rows of paper_comparison.csv, described at the top of this file."""
+    rows: list[list[object]] = [list(COLUMNS)]
     metrics = [metric.name for metric in benchmark.metrics]
     if paper is None:
         return csv_text([*rows, *(cells for line in lines for cells in _cells("", line, metrics))])
     for line in lines:
         rows += _cells(paper.table, line, [*metrics, *SUMMARIES])
-    for line in _by_alpha(lines, paper):
+    for line in _lines_by_alpha(lines, paper):
         rows += _cells("Table 5", line, ["delta_m"])
     return csv_text(rows)
 
 
 def _cells(table: str, line: Line, metrics: Sequence[str]) -> list[list[object]]:
-    seeds, label = (len(line.ours.row.results), line.label) if line.ours else ("", "")
-    found: list[list[object]] = []
+    names = [line.seeds, line.label] if line.ours else ["", ""]
+    cells: list[list[object]] = []
     for metric in metrics:
         value = line.value(metric)
-        numbers = (
-            ["" if np.isnan(number) else float(number) for number in value]
-            if value is not None
-            else ["", ""]
-        )
-        found.append(
-            [table, line.method, label, metric, seeds, *numbers, line.paper.get(metric, "")]
-        )
-    return found
-
-
-def _seeds(line: Line) -> str:
-    count = len(line.ours.row.results) if line.ours else 0
-    return f"{count} seed{'' if count == 1 else 's'}"
-
-
-def _number(value: Estimate | None, decimals: int) -> str:
-    if value is None:
-        return NONE
-    return f"{value.mean:.{decimals}f}" + (
-        "" if np.isnan(value.stderr) else f" ± {value.stderr:.{decimals}f}"
-    )
+        numbers = [math.nan, math.nan] if value is None else [float(number) for number in value]
+        mean, stderr = ("" if math.isnan(number) else number for number in numbers)
+        printed = line.paper.get(metric, "")
+        cells.append([table, line.method, names[1], metric, names[0], mean, stderr, printed])
+    return cells

@@ -1,4 +1,4 @@
-"""What sets our fits apart from those behind the paper's tables, in sentences."""
+"""Sentences on how our fits differ from those behind the paper's tables."""
 
 from __future__ import annotations
 
@@ -9,68 +9,68 @@ from dataclasses import asdict
 
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS
 from mtrl_fairgrad.supervised.benchmark import Benchmark
-from mtrl_fairgrad.supervised.compare import ResultRow
 from mtrl_fairgrad.supervised.paper_numbers import SEEDS
+from mtrl_fairgrad.supervised.result_table import ResultRow
 from mtrl_fairgrad.supervised.stored_fits import FitGroup
 
 OFFICIAL = "official_supervised"
-SHAPED = ("fairgrad", "cagrad", "pcgrad")
-"""Methods that the paper's code runs under that convention; with its others it makes little or no
+CONVENTION_METHODS = ("fairgrad", "cagrad", "pcgrad")
+"""Methods that the paper's code runs under that convention; for the others it makes little or no
 difference.
 """
 
 
-def deviations(ours: Iterable[tuple[FitGroup, ResultRow]], benchmark: Benchmark) -> list[str]:
-    """A sentence for the rows that deviate in the same way: in seeds, schedule, options, precision,
-    convention, solver.
+def deviations(rows: Iterable[tuple[FitGroup, ResultRow]], benchmark: Benchmark) -> list[str]:
+    """List what differs from the paper: seeds, schedule, options, precision, convention, solver.
 
     Args:
-        ours: what was asked, and the row that came of it.
-        benchmark: whose schedule and options are the paper's.
+        rows: fits and the row made of them.
+        benchmark: whose schedule and default options are the paper's.
+
+    Returns:
+        One sentence for all rows with the same differences, or one that there are none.
     """
-    found: dict[str, list[str]] = {}
-    for group, row in ours:
+    labels: dict[str, list[str]] = {}
+    for group, row in rows:
         settings = _settings(group, len(row.results), benchmark)
-        words = [
-            f"{name} {here} in place of {there}" for name, here, there in settings if here != there
+        differences = [
+            f"{name} {ours} in place of {paper}" for name, ours, paper in settings if ours != paper
         ]
-        found.setdefault(", ".join(words), []).append(row.label)
-    if list(found) == [""]:
+        labels.setdefault(", ".join(differences), []).append(row.label)
+    if list(labels) == [""]:
         return ["Number of seeds, schedule and options are the paper's."]
-    whose = {
-        words: "" if len(found) == 1 else f" for {', '.join(labels)}"
-        for words, labels in found.items()
-    }
-    return [f"Not as in the paper{whose[words]}: {words}." for words in found if words]
+    sentences: list[str] = []
+    for text, same in labels.items():
+        if text:
+            rows_named = "" if len(labels) == 1 else f" for {', '.join(same)}"
+            sentences.append(f"Not as in the paper{rows_named}: {text}.")
+    return sentences
 
 
 def _settings(
     group: FitGroup, seeds: int, benchmark: Benchmark
 ) -> Iterator[tuple[str, object, object]]:
-    """Name, our value and the paper's."""
+    """Yield the name, our value and the paper's value of each setting."""
     yield "seeds", seeds, SEEDS
-    for name, value in json.loads(
-        json.dumps(asdict(benchmark.schedule))
-    ).items():  # as in the file: tuples are lists
+    schedule = json.loads(json.dumps(asdict(benchmark.schedule)))  # tuples become lists, as stored
+    for name, value in schedule.items():
         yield name, group.options.get(f"schedule.{name}"), value
     for name, parameter in inspect.signature(type(benchmark).__init__).parameters.items():
         if name not in ("self", "root"):
             yield name, group.options.get(f"benchmark.{name}", parameter.default), parameter.default
     if group.options.get("amp"):
         yield "precision", "bfloat16", "float32"
-    if group.method in SHAPED:
+    if group.method in CONVENTION_METHODS:
         yield "convention", _convention(group), OFFICIAL
     if group.method == "fairgrad":
         yield "solver", group.options.get("method.solver"), "least_squares"
 
 
 def _convention(group: FitGroup) -> str:
-    """The preset's name, or what it consists of."""
+    """Name of the preset, or the options of a convention without one."""
     keys = ("own", "scale", "max_norm")
     chosen = [group.options.get(f"convention.{key}") for key in keys]
-    names = (
-        name
-        for name, preset in CONVENTIONS.items()
-        if [getattr(preset, key) for key in keys] == chosen
-    )
-    return next(names, " ".join(f"{key}={value}" for key, value in zip(keys, chosen, strict=True)))
+    for name, preset in CONVENTIONS.items():
+        if [getattr(preset, key) for key in keys] == chosen:
+            return name
+    return " ".join(f"{key}={value}" for key, value in zip(keys, chosen, strict=True))

@@ -22,14 +22,8 @@ from mtrl_fairgrad.analysis.statistics import Estimate, over_seeds
 from mtrl_fairgrad.config.alpha_grid import best_alpha, next_alphas
 from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.supervised.benchmark import Benchmark
-from mtrl_fairgrad.supervised.compare import (
-    FitRunner,
-    ResultRow,
-    ResultTable,
-    alpha_spec,
-    delta_m_or_none,
-    single_task_specs,
-)
+from mtrl_fairgrad.supervised.compare import FitRunner, alpha_spec, single_task_specs
+from mtrl_fairgrad.supervised.result_table import ResultRow, ResultTable, delta_m_or_none
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.text_tables import aligned, csv_text

@@ -1,27 +1,16 @@
-"""One method on one benchmark with one seed, from the first epoch to the last, or from where it was
-interrupted.
+"""Training of one fit, from the first epoch to the last or from its newest checkpoint.
 
-A fit's folder:
-
-    fit.json        what was asked; a folder is only continued by the same spec
-    epochs.csv      losses and metrics of every epoch
-    checkpoints/    after every epoch; see `mtrl_fairgrad.runs.checkpoint.store`
-    outcome.json    the result, once there is one
-    events.…        TensorBoard
-
-Every epoch draws from generators made from the seed and the epoch's number, so that a fit that was
-interrupted ends as one that was not.
+Every epoch draws from generators seeded by the fit's seed and the number of the epoch, so that an
+interrupted fit that is continued ends bit for bit as an uninterrupted one.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,206 +19,145 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from mtrl_fairgrad.config.schema import ConfigError
-from mtrl_fairgrad.gradients.conventions import Convention
 from mtrl_fairgrad.gradients.shared_graph import backward
-from mtrl_fairgrad.runs.checkpoint.store import CheckpointStore
 from mtrl_fairgrad.runs.tensorboard_writer import EventFile
-from mtrl_fairgrad.supervised.benchmark import Benchmark, Schedule
-from mtrl_fairgrad.supervised.config import SupervisedConfig
-from mtrl_fairgrad.utils.atomic_io import RunFolderError, write_atomic
+from mtrl_fairgrad.supervised.benchmark import Benchmark
+from mtrl_fairgrad.supervised.fit_folder import FitFolder, FitResult
+from mtrl_fairgrad.supervised.fit_spec import FitSpec
+from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.faults import TrainingFault
+from mtrl_fairgrad.utils.optimizer_state import load_optimizer_state, optimizer_state
 from mtrl_fairgrad.utils.text_tables import csv_text
-from mtrl_fairgrad.weighting import Method, jacobian_like, make_method
-from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
+from mtrl_fairgrad.weighting import jacobian_like
 
 
 @dataclass(frozen=True)
-class FitSpec:
-    """What defines the numbers of a fit."""
+class EpochRecord:
+    """What an epoch is recorded by, in checkpoints, epochs.csv and TensorBoard."""
 
-    benchmark: dict[str, Any]
-    method: dict[str, Any]
-    loss_alpha: float | None
-    convention: Convention
-    schedule: Schedule
-    amp: bool
-    seed: int
-
-    @classmethod
-    def of(cls, config: SupervisedConfig, benchmark: Benchmark, seed: int) -> FitSpec:
-        """The configuration's method on its benchmark with one of the seeds."""
-        given = {
-            name: getattr(config, name)
-            for name in ("epochs", "batch_size", "learning_rate", "halve_every")
-        }
-        schedule = {
-            **asdict(benchmark.schedule),
-            **{name: value for name, value in given.items() if value is not None},
-        }
-        chosen = config.convention
-        return cls(
-            config.benchmark,
-            config.method,
-            config.loss_alpha,
-            Convention(chosen.own, chosen.scale, chosen.max_norm),
-            Schedule(**schedule),
-            config.amp,
-            seed,
-        )
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """The result of a fit."""
-
-    metrics: dict[str, float]
-    """Of the test data: means over the benchmark's last epochs, or of its selected epoch."""
+    losses: dict[str, float]
+    """Task → mean training loss."""
     validation: dict[str, float]
-    """The same of the validation data."""
-    seconds_per_epoch: float
-    """Median over epochs, of training alone."""
+    """Metric → value."""
+    test: dict[str, float]
+    """Metric → value."""
+    seconds: float
+    """Training time, without validation and test."""
+
+    def scalars(self) -> dict[str, float]:
+        """TensorBoard tag, which is also the CSV column → value."""
+        parts = (("losses", self.losses), ("validation", self.validation), ("test", self.test))
+        tagged = {f"{part}/{name}": v for part, values in parts for name, v in values.items()}
+        return {**tagged, "seconds": self.seconds}
 
 
-def fit(
-    spec: FitSpec,
-    benchmark: Benchmark,
-    folder: Path,
-    device: torch.device,
-    progress: bool,
-    workers: int = 0,
-) -> FitResult:
-    """Train, validate and test; what is in the folder already is not done again.
+class Trainer:
+    """The training of one fit.
+
+    Args:
+        spec: what to train.
+        benchmark: the benchmark that the specification names.
+        folder: run folder of the fit, locked by the caller.
+        device: where the network and its batches are.
+        workers: number of data loader processes; 0 loads in this process.
 
     Raises:
-        ConfigError: the folder holds the answer to another question.
-        DataError: missing or broken data.
-        TrainingFault: a loss that is no number.
+        DataError: the data are missing or damaged.
     """
-    _claim(folder, spec)
-    done = folder / "outcome.json"
-    if done.is_file():
-        return FitResult(**json.loads(done.read_text()))
-    result = _Fit(spec, benchmark, folder, device, workers).run(progress)
-    write_atomic(done, json.dumps(asdict(result), indent=1).encode() + b"\n")
-    return result
 
-
-def _claim(folder: Path, spec: FitSpec) -> None:
-    path, asked = folder / "fit.json", json.loads(json.dumps(asdict(spec)))
-    if path.is_file():
-        found = json.loads(path.read_text())
-        changed = [key for key in asked if found.get(key) != asked[key]]
-        if changed:
-            raise ConfigError(
-                f"{folder} holds a fit with another {' and '.join(changed)} "
-                f"({found.get(changed[0])} there, {asked[changed[0]]} now): choose another "
-                "run_dir, or ask for the same."
-            )
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(asked, indent=1).encode() + b"\n")
-    except OSError as error:
-        raise RunFolderError(
-            f"{folder} cannot be written ({error.strerror}): choose another run_dir."
-        ) from error
-
-
-class _Fit:
     def __init__(
         self,
         spec: FitSpec,
         benchmark: Benchmark,
-        folder: Path,
+        folder: FitFolder,
         device: torch.device,
-        workers: int,
+        workers: int = 0,
     ) -> None:
-        self.spec, self.benchmark, self.device = spec, benchmark, device
+        self.spec, self.benchmark, self.folder, self.device = spec, benchmark, folder, device
         schedule, tasks = spec.schedule, len(benchmark.tasks)
         self.splits = benchmark.splits(
             spec.seed, schedule.batch_size, workers, device.type == "cuda"
         )
         torch.manual_seed(spec.seed)
         self.model = benchmark.model().to(device)
-        self.shared, self.own = (
-            list(self.model.shared_parameters()),
-            list(self.model.own_parameters()),
-        )
-        self.method = (
-            make_method(spec).init(tasks, template=jacobian_like(self.shared, tasks)).to(device)
-        )
+        self.shared = list(self.model.shared_parameters())
+        self.own = list(self.model.own_parameters())
+        template = jacobian_like(self.shared, tasks)
+        self.method = spec.make_method().init(tasks, template=template).to(device)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay
         )
-        self.store, self.folder = CheckpointStore(folder), folder
-        self.history: list[dict[str, Any]] = []
+        self.history: list[EpochRecord] = []
 
     def run(self, progress: bool) -> FitResult:
+        """Train the epochs that are left, with a checkpoint after each.
+
+        Args:
+            progress: whether to show a progress bar.
+
+        Raises:
+            TrainingFault: a task's loss became NaN or infinite.
+            CheckpointError: a checkpoint could not be read or written.
+        """
         epochs = self.spec.schedule.epochs
-        self._resume()
-        events = EventFile(self.folder, purge_step=len(self.history))
-        name = f"{self.spec.method['name']} seed {self.spec.seed}"
+        self.resume()
+        events = EventFile(self.folder.path, purge_step=len(self.history))
         progress_bar = tqdm(
-            total=epochs, initial=len(self.history), desc=name, disable=not progress, leave=False
+            total=epochs,
+            initial=len(self.history),
+            desc=f"{self.spec.method['name']} seed {self.spec.seed}",
+            disable=not progress,
+            leave=False,
         )
         with closing(events), progress_bar as bar:
             for epoch in range(len(self.history), epochs):
-                record = self._epoch(epoch)
+                record = self.run_epoch(epoch)
                 self.history.append(record)
-                for key, value in _flat(record).items():
-                    events.add_scalar(key, value, epoch)
+                for tag, value in record.scalars().items():
+                    events.add_scalar(tag, value, epoch)
                 events.flush()
-                self._save()
-                bar.set_postfix(
-                    {key: f"{value:.4g}" for key, value in list(record["test"].items())[:3]}
-                )
+                self.save()
+                shown = list(record.test.items())[:3]
+                bar.set_postfix({name: f"{value:.4g}" for name, value in shown})
                 bar.update()
-        return self._result()
+        return self.result()
 
     # ---- an epoch ----
 
-    def _epoch(self, epoch: int) -> dict[str, Any]:
-        generator = self._seed(epoch)
+    def run_epoch(self, epoch: int) -> EpochRecord:
+        """Train, validate and test, then update the learning rate; `epoch` counts from 0."""
+        generator = self._seed_epoch(epoch)
         started = time.perf_counter()
         losses = self._train(generator)
         seconds = time.perf_counter() - started
-        wrong = [
-            task
-            for task, loss in zip(self.benchmark.tasks, losses, strict=True)
-            if not math.isfinite(loss)
-        ]
-        if wrong:
-            raise TrainingFault(
-                f"in epoch {epoch + 1} the loss of {', '.join(wrong)} is not finite, so the fit "
-                "stopped; the last "
-                f"checkpoint in {self.folder} is untouched."
-            )
-        validation, test = self._measure(self.splits.validation), None
-        test = (
-            validation
-            if self.splits.test is self.splits.validation
-            else self._measure(self.splits.test)
-        )
-        self._adapt(epoch, validation)
         named = dict(zip(self.benchmark.tasks, losses, strict=True))
-        return {"losses": named, "validation": validation, "test": test, "seconds": seconds}
+        diverged = [task for task, loss in named.items() if not math.isfinite(loss)]
+        if diverged:
+            raise TrainingFault(
+                f"in epoch {epoch + 1} the loss of {', '.join(diverged)} is not finite: try a "
+                f"smaller learning_rate; the last checkpoint in {self.folder.path} is untouched."
+            )
+        validation = self._measure(self.splits.validation)
+        same = self.splits.test is self.splits.validation
+        test = validation if same else self._measure(self.splits.test)
+        self._update_learning_rate(epoch, validation)
+        return EpochRecord(named, validation, test, seconds)
 
-    def _seed(self, epoch: int) -> torch.Generator:
-        """Set every generator an epoch draws from; returns the methods'."""
+    def _seed_epoch(self, epoch: int) -> torch.Generator:
+        """Seed every generator that an epoch draws from; returns the one of the method."""
         words = np.random.SeedSequence([self.spec.seed, epoch]).generate_state(3, np.uint64)
-        shuffling, everything, drawing = (int(word >> np.uint64(1)) for word in words)
-        torch.manual_seed(everything)
+        shuffling, default, method = (int(word >> np.uint64(1)) for word in words)
+        torch.manual_seed(default)
         assert self.splits.train.generator is not None
         self.splits.train.generator.manual_seed(shuffling)
-        return torch.Generator().manual_seed(drawing)
+        return torch.Generator().manual_seed(method)
 
     def _train(self, generator: torch.Generator) -> list[float]:
-        """One pass over the training data; the mean losses."""
+        """Make one pass over the training data; returns the mean loss of each task."""
         self.model.train()
         total, batches = torch.zeros(len(self.benchmark.tasks), device=self.device), 0
         for batch in self.splits.train:
-            batch = _to(batch, self.device)
+            batch = to_device(batch, self.device)
             losses = self._losses(batch)
             self.optimizer.zero_grad()
             backward(
@@ -258,135 +186,109 @@ class _Fit:
         self.model.eval()
         meter = self.benchmark.meter()
         for batch in loader:
-            batch = _to(batch, self.device)
+            batch = to_device(batch, self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.amp):
                 outputs = self.model(*self.benchmark.inputs(batch))
             meter.update(outputs, batch)
         return meter.values()
 
-    def _adapt(self, epoch: int, validation: Mapping[str, float]) -> None:
-        """Lower the learning rate where the schedule says so."""
+    # ---- learning rate and score ----
+
+    def _update_learning_rate(self, epoch: int, validation: Mapping[str, float]) -> None:
         schedule = self.spec.schedule
         if schedule.halve_every is not None and (epoch + 1) % schedule.halve_every == 0:
-            self._scale_rate(0.5)
+            self._scale_learning_rate(0.5)
         if schedule.plateau is not None:
             factor, patience, lowest = schedule.plateau
-            scores = [self._score(record["validation"]) for record in self.history]
-            if stalled([*scores, self._score(validation)], patience):
-                self._scale_rate(factor, lowest)
+            scores = [self._score(record.validation) for record in self.history]
+            if on_plateau([*scores, self._score(validation)], patience):
+                self._scale_learning_rate(factor, lowest)
 
-    def _score(self, validation: Mapping[str, float]) -> float:
-        """The benchmark's score, of the one task that is trained if it is only one."""
-        only = self.spec.method.get("task") if self.spec.method["name"] == "stl" else None
-        counted = [
-            m.name
-            for m in self.benchmark.metrics
-            if only is None or m.task == self.benchmark.tasks[only]
-        ]
-        score = self.benchmark.score({name: validation[name] for name in counted})
-        return math.inf if math.isnan(score) else score
-
-    def _scale_rate(self, factor: float, lowest: float = 0.0) -> None:
+    def _scale_learning_rate(self, factor: float, lowest: float = 0.0) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = max(group["lr"] * factor, lowest)
 
-    # ---- results ----
+    def _score(self, validation: Mapping[str, float]) -> float:
+        """The benchmark's score of the trained tasks, less is better; infinite instead of NaN."""
+        only = self.spec.single_task
+        tasks = self.benchmark.tasks if only is None else (self.benchmark.tasks[only],)
+        names = [metric.name for metric in self.benchmark.metrics if metric.task in tasks]
+        score = self.benchmark.score({name: validation[name] for name in names})
+        return math.inf if math.isnan(score) else score
 
-    def _result(self) -> FitResult:
+    # ---- results and checkpoints ----
+
+    def result(self) -> FitResult:
+        """The result of the epochs so far, of which there is at least one."""
         if self.benchmark.select_best:
-            chosen = [min(self.history, key=lambda record: self._score(record["validation"]))]
+            reported = [min(self.history, key=lambda record: self._score(record.validation))]
         else:
-            chosen = self.history[-self.benchmark.last_epochs :]
+            reported = self.history[-self.benchmark.last_epochs :]
+        return FitResult(
+            metrics=_mean([record.test for record in reported]),
+            validation=_mean([record.validation for record in reported]),
+            seconds_per_epoch=float(np.median([record.seconds for record in self.history])),
+        )
 
-        def mean(split: str) -> dict[str, float]:
-            return {
-                name: float(np.mean([record[split][name] for record in chosen]))
-                for name in chosen[0][split]
-            }
-
-        seconds = float(np.median([record["seconds"] for record in self.history]))
-        return FitResult(mean("test"), mean("validation"), seconds)
-
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint, then epochs.csv anew."""
+        moments = optimizer_state(self.optimizer)
         groups = {
             "model": dict(self.model.state_dict()),
             "method": dict(self.method.state_dict()),
-            "optimizer": _optimizer_tensors(self.optimizer),
+            "optimizer": {f"{index}.{entry}": value for (index, entry), value in moments.items()},
         }
-        rate = self.optimizer.param_groups[0]["lr"]
-        self.store.save(len(self.history), groups, {"history": self.history, "learning_rate": rate})
-        rows = [_flat(record) for record in self.history]
-        columns = list(rows[0])
-        lines = [
-            [epoch, *(row[column] for column in columns)] for epoch, row in enumerate(rows, start=1)
-        ]
-        write_atomic(self.folder / "epochs.csv", csv_text([["epoch", *columns], *lines]).encode())
+        state = {
+            "history": [asdict(record) for record in self.history],
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+        self.folder.save_checkpoint(len(self.history), groups, state)
+        rows = [record.scalars() for record in self.history]
+        lines = [[epoch, *row.values()] for epoch, row in enumerate(rows, start=1)]
+        text = csv_text([["epoch", *rows[0]], *lines])
+        write_atomic(self.folder.path / "epochs.csv", text.encode())
 
-    def _resume(self) -> None:
-        self.store.sweep()
-        if not self.store.all():
+    def resume(self) -> None:
+        """Continue from the newest checkpoint, if there is any."""
+        if not self.folder.has_checkpoint():
             return
-        saved = self.store.resume(
+        saved = self.folder.resume_checkpoint(
             {"model": self.model.state_dict(), "method": self.method.state_dict()}
         )
         self.model.load_state_dict(saved.groups["model"])
         self.method.load_state_dict(saved.groups.get("method", {}))
-        _load_optimizer(self.optimizer, saved.groups["optimizer"])
+        moments: dict[tuple[int, str], Tensor] = {}
+        for name, value in saved.groups["optimizer"].items():
+            index, _, entry = name.partition(".")
+            moments[int(index), entry] = value
+        load_optimizer_state(self.optimizer, moments)
         for group in self.optimizer.param_groups:
             group["lr"] = saved.state["learning_rate"]
-        self.history = saved.state["history"]
+        self.history = [EpochRecord(**record) for record in saved.state["history"]]
 
 
-def stalled(scores: Sequence[float], patience: int) -> bool:
-    """Whether the rate should fall now: the last patience + 1 scores have not improved on the best
-    before them.
+def on_plateau(scores: Sequence[float], patience: int) -> bool:
+    """Whether to lower the learning rate now: the last patience + 1 scores have not improved.
 
-    The rule of PyTorch's ReduceLROnPlateau without threshold or cooldown; after a fall it waits as
-    long again.
+    The rule of PyTorch's ReduceLROnPlateau without threshold or cooldown: after each reduction it
+    waits for patience + 1 further epochs.
+
+    Args:
+        scores: one for each epoch so far, less is better, at least one.
+        patience: epochs without improvement that are tolerated.
     """
     waited = len(scores) - 1 - int(np.argmin(scores))
     return waited > 0 and waited % (patience + 1) == 0
 
 
-def make_method(spec: FitSpec) -> Method:
-    """The method that was asked for, without sizes yet."""
-    options = {key: value for key, value in spec.method.items() if key != "name"}
-    method = make_method(spec.method["name"], **options)
-    return method if spec.loss_alpha is None else alpha_fair(method, spec.loss_alpha)
-
-
-def _to(batch: Any, device: torch.device) -> Any:
-    """Tensors of a batch on the device; anything else with a `to` likewise."""
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move the tensors of a batch, and whatever else has a method `to`, to the device."""
     if isinstance(batch, list | tuple):
-        return tuple(_to(part, device) for part in batch)
+        return tuple(to_device(part, device) for part in batch)
     if isinstance(batch, Mapping):
-        return {key: _to(part, device) for key, part in batch.items()}
+        return {key: to_device(part, device) for key, part in batch.items()}
     return batch.to(device, non_blocking=True) if hasattr(batch, "to") else batch
 
 
-def _flat(record: Mapping[str, Any]) -> dict[str, float]:
-    """A record as TensorBoard tags and CSV columns."""
-    parts = {
-        f"{split}/{name}": value
-        for split in ("losses", "validation", "test")
-        for name, value in record[split].items()
-    }
-    return {**parts, "seconds": record["seconds"]}
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{index}.{entry}": value
-        for index, entries in optimizer.state_dict()["state"].items()
-        for entry, value in entries.items()
-    }
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, _, entry = name.partition(".")
-        state.setdefault(int(index), {})[entry] = value
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
+def _mean(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([record[name] for record in records])) for name in records[0]}

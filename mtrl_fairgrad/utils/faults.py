@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class TrainingFault(RuntimeError):
-    """Training cannot continue; the message is one sentence with the step or epoch and the cause."""
+    """Training cannot continue; the message names the step or epoch and the cause."""

@@ -30,7 +30,6 @@ from mtrl_fairgrad.supervised.benchmark import (
     MultiTaskModel,
     Schedule,
     Splits,
-    register,
     seeded_loader,
 )
 
@@ -157,7 +156,6 @@ def _column(attribute: str) -> str:
     return f"f1_{attribute}"
 
 
-@register
 class CelebA(Benchmark):
     """CelebA, 162,770 images for training, 19,867 for validation and 19,962 for testing.
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from mtrl_fairgrad.supervised.benchmark import register
 from mtrl_fairgrad.supervised.benchmarks.dense_prediction import (
     METRICS,
     Dense,
@@ -13,7 +12,6 @@ from mtrl_fairgrad.supervised.benchmarks.dense_prediction import (
 )
 
 
-@register
 class Cityscapes(Dense):
     """2,975 images of 128 × 256 for training and 500 for validation and testing, which are the
     same; see `dense`.

@@ -26,7 +26,6 @@ from mtrl_fairgrad.supervised.benchmark import (
     MultiTaskModel,
     Schedule,
     Splits,
-    register,
     seeded_loader,
 )
 
@@ -89,7 +88,6 @@ class DigitsMeter(Meter):
         return {"left": left, "right": right, "ink": 100 * (self._squares / self._count) ** 0.5}
 
 
-@register
 class Digits(Benchmark):
     """Two overlaid digits.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtrl_fairgrad.supervised.benchmark import Meter, Metric, register
+from mtrl_fairgrad.supervised.benchmark import Meter, Metric
 from mtrl_fairgrad.supervised.benchmarks.dense_prediction import (
     METRICS,
     Dense,
@@ -97,7 +97,6 @@ def _known(normals: Tensor) -> Tensor:
     return (normals != 0).any(1)
 
 
-@register
 class NYUv2(Dense):
     """795 images of 288 × 384 for training and 654 for validation and testing, which are the same;
     see `dense`.

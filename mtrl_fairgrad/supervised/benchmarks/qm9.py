@@ -29,7 +29,6 @@ from mtrl_fairgrad.supervised.benchmark import (
     MultiTaskModel,
     Schedule,
     Splits,
-    register,
     seeded_loader,
 )
 
@@ -204,7 +203,6 @@ class MeanAbsoluteError(Meter):
         }
 
 
-@register
 class QM9(Benchmark):
     """QM9, 110,831 molecules for training, 10,000 for validation and 10,000 for testing, drawn by
     the seed.

@@ -10,6 +10,7 @@ appear in the parabolas.
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.atomic_io import write_atomic
-from mtrl_fairgrad.utils.text_tables import csv_text
+from mtrl_fairgrad.utils.atomic_io import RunFolderError, write_atomic
+from mtrl_fairgrad.utils.text_tables import aligned, csv_text
 from mtrl_fairgrad.weighting import FairGrad, make_method
 
 STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
@@ -30,6 +31,7 @@ STATIONARY = 1e-3
 """Where the set is not known, a way ends once the unit gradients have a convex combination as short
 as this.
 """
+CSV = "toy.csv"
 CHECK_EVERY = 100
 """Steps between looks at that, and between kept points."""
 
@@ -153,7 +155,7 @@ def run(config: ToyConfig, folder: Path) -> str:
         ):
             for start, (point, loss) in enumerate(zip(row, pair, strict=True)):
                 lines.append([ways.alpha, start, index * CHECK_EVERY, *point, *loss])
-    write_atomic(folder / "toy.csv", csv_text(lines).encode())
+    write_atomic(folder / CSV, csv_text(lines).encode())
     draw(found, config, folder / "toy.png")
     return _table(found, config)
 
@@ -171,6 +173,36 @@ def _table(found: Sequence[Trajectories], config: ToyConfig) -> str:
                 f" {'yes' if on else 'no'}"
             )
     return "\n".join(lines)
+
+
+def is_toy_run(folder: Path) -> bool:
+    """Whether a folder holds the trajectories of this problem."""
+    return (folder / CSV).is_file()
+
+
+def print_ends(folders: Sequence[Path]) -> None:
+    """Print where the trajectories of each folder end.
+
+    Raises:
+        RunFolderError: a folder holds none.
+    """
+    for folder in folders:
+        if not is_toy_run(folder):
+            raise RunFolderError(
+                f"{folder} is not of the toy problem, others are: report on one benchmark at a "
+                "time."
+            )
+    names = ("alpha", "start", "x1", "x2", "loss1", "loss2")
+    for folder in folders:
+        with (folder / CSV).open(encoding="utf-8", newline="") as file:
+            # The last row of each trajectory replaces those before it.
+            ends = {(row["alpha"], row["start"]): row for row in csv.DictReader(file)}
+        rows = [[f"{float(row[name]):.5g}" for name in names] for row in ends.values()]
+        print("\n".join([*aligned([["α", *names[1:]], *rows]), ""]))
+    print(
+        "The paper has no table of the toy problem: these are the ends of the trajectories that "
+        "its Figure 1 draws."
+    )
 
 
 def draw(found: Sequence[Trajectories], config: ToyConfig, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Supervised runs beside the paper's tables: names and units, matching, and numbers by hand."""
+"""Supervised runs and the paper's tables: names and units, matching, and numbers by hand."""
 
 import numpy as np
 import pytest
@@ -6,17 +6,17 @@ import torch
 
 from mtrl_fairgrad.analysis.paper_tables import paper_table
 from mtrl_fairgrad.report import main
-from mtrl_fairgrad.supervised.benchmark import find
+from mtrl_fairgrad.supervised.benchmarks import benchmark_class
 from mtrl_fairgrad.supervised.benchmarks.qm9 import PROPERTIES
-from mtrl_fairgrad.supervised.paper_numbers import SUMMARIES, TABLES, published
-from tests.unit.supervised.fit_files import OFFICIAL, line, put, question, table
+from mtrl_fairgrad.supervised.paper_numbers import SUMMARIES, TABLES, published_table
+from tests.unit.supervised.fit_files import OFFICIAL, fit_config, line, table, write_fit
 
 # ---- names and units ----
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_metric_is_its_column(name):
-    benchmark, paper = find(name), published(name)
+    benchmark, paper = benchmark_class(name), published_table(name)
     known = {metric.name: metric for metric in paper_table(TABLES[name]).metrics}
     if name == "celeba":  # 40 attributes, of which the paper prints summaries
         assert set(paper.rows["fairgrad"]) == set(SUMMARIES) and paper.metrics == ()
@@ -32,7 +32,7 @@ def test_every_metric_is_its_column(name):
 
 def test_units_of_scenes_are_those_of_the_paper():
     """Half the pixels right, 60 ° off in half of them, depth too large by a quarter."""
-    benchmark = find("nyuv2")()
+    benchmark = benchmark_class("nyuv2")()
     labels = torch.tensor([[[0, 1, 0, 1]]])
     logits = torch.zeros(1, 13, 1, 4)
     logits[:, 0] = 1
@@ -57,7 +57,7 @@ def test_units_of_scenes_are_those_of_the_paper():
 
 def test_units_of_molecules_are_those_of_the_paper():
     """Errors of 0.01 in the data's units: eV for energies, which the paper has in meV."""
-    meter = find("qm9")().meter()
+    meter = benchmark_class("qm9")().meter()
     zeros = torch.zeros(2, len(PROPERTIES))
     meter.update(tuple(zeros.T), (None, zeros + 1, torch.full((len(PROPERTIES),), 0.01)))
     units = {metric.name: metric.unit for metric in paper_table("table8").metrics}
@@ -71,9 +71,9 @@ def test_units_of_molecules_are_those_of_the_paper():
 def test_both_sides_of_cityscapes_by_hand(tmp_path, capsys):
     run = tmp_path / "run"
     for seed, factor in enumerate((1.0, 1.1, 1.2)):
-        put(run / f"ls/seed-{seed}", question("cityscapes", "ls", seed, epochs=5), factor)
-    put(run / "upgrad/seed-0", question("cityscapes", "upgrad", 0, epochs=5), 1.5)
-    put(run / "famo/seed-0", question("cityscapes", "famo", 0, epochs=5), 0.9)
+        write_fit(run / f"ls/seed-{seed}", fit_config("cityscapes", "ls", seed, epochs=5), factor)
+    write_fit(run / "upgrad/seed-0", fit_config("cityscapes", "upgrad", 0, epochs=5), 1.5)
+    write_fit(run / "famo/seed-0", fit_config("cityscapes", "famo", 0, epochs=5), 0.9)
     assert main([str(run)]) == 0
     out = capsys.readouterr().out
     # The paper's single-task row is 74.01 93.16 0.0125 27.77.
@@ -106,16 +106,18 @@ def test_both_sides_of_cityscapes_by_hand(tmp_path, capsys):
     assert found["Table 3", "ls", "ls", "mr"]["mean"] == "2.0"
 
 
-def test_fairgrad_by_alpha_stands_beside_table_5_and_the_best_by_validation_beside_table_2(
+def test_fairgrad_by_alpha_is_matched_with_table_5_and_the_best_by_validation_with_table_2(
     tmp_path, capsys
 ):
     asked = {"convention": OFFICIAL, "solver": "least_squares"}
     for alpha, test, validation in ((2.0, 0.9, 1.3), (2.3, 1.1, 1.2), (10.0, 1.2, 1.4)):
         for seed in range(3):
             path = tmp_path / f"run/fairgrad α={alpha:g}/seed-{seed}"
-            put(path, question("nyuv2", "fairgrad", seed, alpha=alpha, **asked), test, validation)
-    fair = question("nyuv2", "fairgrad", 0, alpha=2.0, loss_alpha=0.5, **asked)
-    put(tmp_path / "run/fair/seed-0", fair, 0.5)
+            write_fit(
+                path, fit_config("nyuv2", "fairgrad", seed, alpha=alpha, **asked), test, validation
+            )
+    fair = fit_config("nyuv2", "fairgrad", 0, alpha=2.0, loss_alpha=0.5, **asked)
+    write_fit(tmp_path / "run/fair/seed-0", fair, 0.5)
     assert main([str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert line(out, "fairgrad", "α=2.3", "ours,", "3", "seeds").endswith("– 10.00 ± 0.00")
@@ -152,13 +154,13 @@ def test_fairgrad_by_alpha_stands_beside_table_5_and_the_best_by_validation_besi
 def test_single_task_fits_make_one_row(tmp_path, capsys):
     for task, factor in enumerate((1.0, 1.2)):
         for seed in (0, 1):
-            put(
+            write_fit(
                 tmp_path / f"stl-{task}/seed-{seed}",
-                question("cityscapes", "stl", seed, task=task),
+                fit_config("cityscapes", "stl", seed, task=task),
                 factor,
             )
-    put(tmp_path / "stl-0/seed-2", question("cityscapes", "stl", 2, task=0), 1.0)
-    put(tmp_path / "ls/seed-0", question("cityscapes", "ls", 0), 1.1)
+    write_fit(tmp_path / "stl-0/seed-2", fit_config("cityscapes", "stl", 2, task=0), 1.0)
+    write_fit(tmp_path / "ls/seed-0", fit_config("cityscapes", "ls", 0), 1.1)
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     numbers = "74.01 ± 0.00 93.16 ± 0.00 0.0150 ± 0.0000 33.32 ± 0.00 – 10.00 ± 0.00"
@@ -168,8 +170,8 @@ def test_single_task_fits_make_one_row(tmp_path, capsys):
 
 
 def test_summaries_of_celeba(tmp_path, capsys):
-    put(tmp_path / "ls/seed-0", question("celeba", "ls", 0), 1.1)
-    put(tmp_path / "fairgrad/seed-0", question("celeba", "fairgrad", 0), 1.05)
+    write_fit(tmp_path / "ls/seed-0", fit_config("celeba", "ls", 0), 1.1)
+    write_fit(tmp_path / "fairgrad/seed-0", fit_config("celeba", "fairgrad", 0), 1.05)
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert line(out, "ls", "ours,", "1", "seed") == "2.00 10.00" and "f1_Bald" not in out
@@ -186,7 +188,7 @@ def test_summaries_of_celeba(tmp_path, capsys):
 
 def test_summaries_of_qm9_refer_to_the_unrounded_baseline(tmp_path, capsys):
     for seed in range(3):
-        put(tmp_path / f"famo/seed-{seed}", question("qm9", "famo", seed), 1.5)
+        write_fit(tmp_path / f"famo/seed-{seed}", fit_config("qm9", "famo", seed), 1.5)
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert line(out, "famo", "ours,", "3", "seeds").endswith("50.0 ± 0.0") and "MR: " not in out
@@ -194,20 +196,22 @@ def test_summaries_of_qm9_refer_to_the_unrounded_baseline(tmp_path, capsys):
     assert "Number of seeds, schedule and options are the paper's." in out
 
 
-def test_a_number_that_is_none_has_no_summary(tmp_path, capsys):
+def test_a_metric_that_is_nan_has_no_summary(tmp_path, capsys):
     for name, factor in (("ls", 1.1), ("si", np.nan), ("uw", 1.2)):
-        put(tmp_path / f"{name}/seed-0", question("cityscapes", name, 0), factor)
+        write_fit(tmp_path / f"{name}/seed-0", fit_config("cityscapes", name, 0), factor)
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert line(out, "si", "ours,", "1", "seed") == "nan nan nan nan – –"
     assert line(out, "uw", "ours,", "1", "seed").endswith("2.00 20.00")
 
 
-def test_digits_have_no_paper_to_stand_beside(tmp_path, capsys):
+def test_digits_are_not_in_the_paper(tmp_path, capsys):
     for task in range(3):
-        put(tmp_path / f"stl-{task}/seed-0", question("digits", "stl", 0, task=task), 1.0)
-    put(tmp_path / "fairgrad α=2/seed-0", question("digits", "fairgrad", 0), 1.1)
-    put(tmp_path / "fairgrad α=10/seed-0", question("digits", "fairgrad", 0, alpha=10.0), 1.2)
+        write_fit(tmp_path / f"stl-{task}/seed-0", fit_config("digits", "stl", 0, task=task), 1.0)
+    write_fit(tmp_path / "fairgrad α=2/seed-0", fit_config("digits", "fairgrad", 0), 1.1)
+    write_fit(
+        tmp_path / "fairgrad α=10/seed-0", fit_config("digits", "fairgrad", 0, alpha=10.0), 1.2
+    )
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "The paper has no table of digits." in out
@@ -219,9 +223,10 @@ def test_digits_have_no_paper_to_stand_beside(tmp_path, capsys):
     assert table(tmp_path)["", "stl", "stl", "ink"]["mean"] == "10.0"
 
 
-def test_the_toy_problem_has_no_paper_to_stand_beside(tmp_path, capsys):
-    text = "alpha,start,step,x1,x2,loss1,loss2\n2.0,0,0,9,9,1,1\n2.0,0,100,3.25,-8.36,0.5,-17\n2.0,1,0,1,1,1,1\n"
-    (tmp_path / "toy.csv").write_text(text)
+def test_of_the_toy_problem_the_ends_are_printed(tmp_path, capsys):
+    rows = ["alpha,start,step,x1,x2,loss1,loss2", "2.0,0,0,9,9,1,1"]
+    rows += ["2.0,0,100,3.25,-8.36,0.5,-17", "2.0,1,0,1,1,1,1"]
+    (tmp_path / "toy.csv").write_text("\n".join([*rows, ""]))
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert line(out, "2", "0") == "3.25 -8.36 0.5 -17" and "no table of the toy problem" in out

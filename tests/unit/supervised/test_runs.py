@@ -2,18 +2,22 @@
 
 import csv
 import json
+import os
 
 import pytest
 import torch
 
 from mtrl_fairgrad.cli.hydra_main import config_dir
-from mtrl_fairgrad.supervised import trainer as training
 from mtrl_fairgrad.supervised.__main__ import main
-from mtrl_fairgrad.supervised.benchmark import find, names
+from mtrl_fairgrad.supervised.benchmarks import BENCHMARKS, benchmark_class
 from mtrl_fairgrad.supervised.benchmarks.digits import Digits
-from mtrl_fairgrad.supervised.compare import FAIR, ResultRow, ResultTable, comparison_specs
-from mtrl_fairgrad.supervised.trainer import FitResult
-from mtrl_fairgrad.weighting import method_names as methods
+from mtrl_fairgrad.supervised.compare import FAIR, comparison_specs
+from mtrl_fairgrad.supervised.fit_folder import FitFolder, FitResult
+from mtrl_fairgrad.supervised.result_table import ResultRow, ResultTable
+from mtrl_fairgrad.supervised.trainer import Trainer
+from mtrl_fairgrad.utils.atomic_io import RunFolderError
+from mtrl_fairgrad.utils.validation import ConfigError
+from mtrl_fairgrad.weighting import method_names
 
 TINY = ["benchmark.pairs=200", "benchmark.width=2", "epochs=3", "progress=false", "threads=1"]
 
@@ -43,14 +47,14 @@ def test_a_run_learns_and_leaves_a_table(words, tmp_path, capsys):
 def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
     words = [*TINY, "method=moco", "seeds=[3]"]
     assert main([*words, f"run_dir={tmp_path / 'whole'}"]) == 0
-    train = training._Fit._train
+    run_epoch = Trainer.run_epoch
 
-    def killed(fit, generator):
-        if len(fit.history) == 2:
+    def killed(trainer, epoch):
+        if epoch == 2:
             raise KeyboardInterrupt
-        return train(fit, generator)
+        return run_epoch(trainer, epoch)
 
-    monkeypatch.setattr(training._Fit, "_train", killed)
+    monkeypatch.setattr(Trainer, "run_epoch", killed)
     assert main([*words, f"run_dir={tmp_path / 'broken'}"]) == 130
     monkeypatch.undo()
     assert main([*words, f"run_dir={tmp_path / 'broken'}"]) == 0
@@ -60,26 +64,59 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
     ]
     assert results[0]["metrics"] == results[1]["metrics"]
     tensors = [
-        training.CheckpointStore(tmp_path / n / "moco/seed-3").load().groups
-        for n in ("whole", "broken")
+        FitFolder.open(tmp_path / name / "moco/seed-3").load_checkpoint().groups
+        for name in ("whole", "broken")
     ]
     for group in tensors[0]:
         for name, value in tensors[0][group].items():
             assert torch.equal(value, tensors[1][group][name]), f"{group}/{name}"
 
 
-def test_what_is_done_is_not_done_again_and_another_question_is_refused(
+def test_a_fit_is_a_run_folder_with_manifest_and_lock(tmp_path, capsys):
+    words = [*TINY, "method=ls", "epochs=1", f"run_dir={tmp_path / 'r'}"]
+    assert main(words) == 0
+    folder = FitFolder.open(tmp_path / "r/ls/seed-0")
+    assert folder.config["method"]["name"] == "ls" and folder.config["schedule"]["epochs"] == 1
+    assert folder.manifest["overrides"] == words and folder.manifest["kind"] == "supervised"
+    assert {"torch", "python"} <= folder.manifest["versions"].keys()
+    (folder.path / "outcome.json").unlink()
+    with folder.lock():
+        code = os.fork()
+        if not code:
+            os._exit(main(words))
+        assert os.waitstatus_to_exitcode(os.waitpid(code, 0)[1]) == 2
+    assert not (folder.path / "outcome.json").exists()
+    assert main(words) == 0 and folder.result() is not None
+
+
+def test_a_folder_whose_creation_was_killed_is_used_but_an_agents_run_is_not(tmp_path, capsys):
+    words = [*TINY, "method=ls", "epochs=1", f"run_dir={tmp_path}"]
+    path = tmp_path / "ls/seed-0"
+    (path / "checkpoints").mkdir(parents=True)
+    (path / "manifest.json").write_text("{}")
+    assert main(words) == 0
+    for file in ("config.yaml", "manifest.json"):
+        (path / file).write_text("steps: 100\n" if file == "config.yaml" else "{}")
+    before = sorted(path.rglob("*"))
+    assert main(words) == 2
+    assert "already holds a run" in capsys.readouterr().err and sorted(path.rglob("*")) == before
+    with pytest.raises(RunFolderError, match="training run"):
+        FitFolder.open(path)
+
+
+def test_a_finished_fit_is_not_repeated_and_another_specification_is_refused(
     tmp_path, capsys, monkeypatch
 ):
     words = [*TINY, "method=ls", f"run_dir={tmp_path / 'r'}"]
     assert main(words) == 0
-    monkeypatch.setattr(training._Fit, "run", None)
+    monkeypatch.setattr(Trainer, "run", None)
     assert main(words) == 0
     assert main([*words, "epochs=5"]) == 2
-    assert "holds a fit with another schedule" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "schedule.epochs (3 there, 5 now)" in error and error.count("\n") == 1
 
 
-def test_a_loss_that_is_no_number_stops_the_fit(tmp_path, capsys, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_fit(tmp_path, capsys, monkeypatch):
     losses = Digits.losses
 
     def poisoned(self, outputs, batch):
@@ -88,7 +125,8 @@ def test_a_loss_that_is_no_number_stops_the_fit(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(Digits, "losses", poisoned)
     assert main([*TINY, "method=ls", f"run_dir={tmp_path / 'r'}"]) == 1
-    assert "in epoch 1 the loss of right is not finite" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "epoch 1" in error and "loss of right" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -121,23 +159,16 @@ def test_a_mistake_is_one_sentence(words, said, tmp_path, capsys):
 
 
 def test_comparisons_hold_the_papers_rows():
-    assert {job.label for job in comparison_specs("all", 3)} == set(methods())
-    assert {job.label for job in comparison_specs("fair", 3)} == {
+    assert {spec.label for spec in comparison_specs("all", 3)} == set(method_names())
+    assert {spec.label for spec in comparison_specs("fair", 3)} == {
         "stl",
         *FAIR,
         *(f"fair {name}" for name in FAIR),
     }
-    assert [job.method["alpha"] for job in comparison_specs("alpha", 3) if job.task is None] == [
-        1,
-        2,
-        5,
-        10,
-    ]
-    assert [job.method["task"] for job in comparison_specs("all", 3) if job.task is not None] == [
-        0,
-        1,
-        2,
-    ]
+    alphas = [spec.method["alpha"] for spec in comparison_specs("alpha", 3) if spec.task is None]
+    assert alphas == [1, 2, 5, 10]
+    tasks = [spec.method["task"] for spec in comparison_specs("all", 3) if spec.task is not None]
+    assert tasks == [0, 1, 2]
 
 
 def test_a_comparison_measures_against_single_tasks(tmp_path, capsys):
@@ -151,14 +182,14 @@ def test_a_comparison_measures_against_single_tasks(tmp_path, capsys):
 
 
 def test_an_interrupted_comparison_leaves_a_table_of_what_there_is(tmp_path, monkeypatch):
-    run = training._Fit.run
+    run = Trainer.run
 
-    def killed(fit, progress):
-        if fit.spec.method.get("alpha") == 5:
+    def killed(trainer, progress):
+        if trainer.spec.method.get("alpha") == 5:
             raise KeyboardInterrupt
-        return run(fit, progress)
+        return run(trainer, progress)
 
-    monkeypatch.setattr(training._Fit, "run", killed)
+    monkeypatch.setattr(Trainer, "run", killed)
     words = [*TINY, "compare=alpha", "epochs=1", f"run_dir={tmp_path / 'r'}"]
     assert main(words) == 130
     found = rows(tmp_path / "r" / "table.csv")
@@ -169,7 +200,7 @@ def test_an_interrupted_comparison_leaves_a_table_of_what_there_is(tmp_path, mon
     assert len(rows(tmp_path / "r" / "table.csv")) == 5
 
 
-def test_a_number_that_is_none_spoils_its_own_summaries_alone():
+def test_a_metric_that_is_nan_affects_the_summaries_of_its_own_row_alone():
     def row(label, left):
         return ResultRow(label, (FitResult({"left": left, "right": 50, "ink": 1.0}, {}, 1.0),))
 
@@ -199,8 +230,19 @@ def test_the_tables_numbers_by_hand():
 
 def test_every_benchmark_has_a_configuration_file():
     files = {path.stem for path in (config_dir() / "benchmark").glob("*.yaml")}
-    assert files == {*names(), "toy"}
-    assert find("digits") is Digits
+    assert files == {*BENCHMARKS, "toy"}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_is_listed_under_its_own_name(name):
+    if name == "celeba":
+        pytest.importorskip("PIL")
+    assert benchmark_class(name).name == name
+
+
+def test_an_unknown_benchmark_is_refused_with_those_there_are():
+    with pytest.raises(ConfigError, match=r"benchmark=mnist.*celeba.*qm9"):
+        benchmark_class("mnist")
 
 
 def test_training_validation_and_test_digits_are_different():

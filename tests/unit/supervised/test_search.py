@@ -3,7 +3,6 @@ twice.
 """
 
 import csv
-import json
 import shlex
 
 import pytest
@@ -12,14 +11,15 @@ import yaml
 
 from mtrl_fairgrad.cli.hydra_main import config_dir
 from mtrl_fairgrad.config.schema import ConfigError
-from mtrl_fairgrad.supervised import trainer as training
 from mtrl_fairgrad.supervised.__main__ import main
 from mtrl_fairgrad.supervised.benchmarks.digits import Digits
 from mtrl_fairgrad.supervised.benchmarks.nyuv2 import NYUv2
-from mtrl_fairgrad.supervised.compare import FitRunner, ResultRow, RowSpec, alpha_spec
+from mtrl_fairgrad.supervised.compare import FitRunner, RowSpec, alpha_spec
 from mtrl_fairgrad.supervised.config import SearchConfig, SupervisedConfig
+from mtrl_fairgrad.supervised.fit_folder import FitFolder, FitResult
+from mtrl_fairgrad.supervised.result_table import ResultRow
 from mtrl_fairgrad.supervised.search import best_alpha, next_alphas, search
-from mtrl_fairgrad.supervised.trainer import FitResult
+from mtrl_fairgrad.supervised.trainer import Trainer
 from mtrl_fairgrad.utils.faults import TrainingFault
 
 TINY = [
@@ -141,18 +141,18 @@ def test_single_tasks_that_learn_nothing_allow_no_search(tmp_path):
 
 
 def test_an_interrupted_search_goes_on_and_fits_nothing_twice(tmp_path, capsys, monkeypatch):
-    run, fitted = training._Fit.run, []
+    run, fitted = Trainer.run, []
 
-    def counted(fit, progress):
+    def counted(trainer, progress):
         if len(fitted) == limit:
             raise KeyboardInterrupt
-        fitted.append(fit.folder)
-        return run(fit, progress)
+        fitted.append(trainer.folder.path)
+        return run(trainer, progress)
 
-    monkeypatch.setattr(training._Fit, "run", counted)
+    monkeypatch.setattr(Trainer, "run", counted)
     words, limit = [*TINY, *SMALL, "seeds=[0,1]", f"run_dir={tmp_path / 'r'}"], 9
     assert main(words) == 130
-    assert "goes on from here" in capsys.readouterr().err
+    assert f"run_dir={tmp_path / 'r'}" in capsys.readouterr().err
     assert [row["alpha"] for row in rows(tmp_path / "r/search.csv")] == [
         "1.0"
     ]  # six of tasks, two of 1, one of 2
@@ -186,7 +186,7 @@ def test_the_command_it_ends_with_trains_with_what_it_found(tmp_path, capsys):
     assert not any(word.startswith(("compare", "search", "run_dir")) for word in given)
     assert main([*given, f"run_dir={tmp_path / 'new'}"]) == 0
     searched, new = (
-        json.loads((tmp_path / path / "seed-0/fit.json").read_text())
+        FitFolder.open(tmp_path / path / "seed-0").config
         for path in (f"r/fairgrad α={float(best):g}", "new/fairgrad")
     )
     assert searched == new and new["method"]["solver"] == "sgd" and new["method"]["sgd_steps"] == 3

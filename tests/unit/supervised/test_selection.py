@@ -11,7 +11,7 @@ from mtrl_fairgrad.supervised.__main__ import main
 from mtrl_fairgrad.supervised.benchmarks.celeba import CelebA
 from mtrl_fairgrad.supervised.benchmarks.digits import Digits
 from mtrl_fairgrad.supervised.benchmarks.qm9 import QM9
-from mtrl_fairgrad.supervised.trainer import stalled
+from mtrl_fairgrad.supervised.trainer import on_plateau
 
 TINY = [
     "benchmark.pairs=200",
@@ -69,7 +69,7 @@ def test_the_rate_falls_when_pytorch_s_scheduler_says_so(patience):
     falls = 0
     for count in range(1, len(scores) + 1):
         scheduler.step(scores[count - 1])
-        falls += stalled(scores[:count], patience)
+        falls += on_plateau(scores[:count], patience)
         assert optimizer.param_groups[0]["lr"] == 0.5**falls
     assert falls > 1
 

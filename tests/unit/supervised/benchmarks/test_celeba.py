@@ -12,7 +12,8 @@ from sklearn.metrics import f1_score
 from torch import nn
 
 from mtrl_fairgrad import LS, FairGrad, backward
-from mtrl_fairgrad.supervised.benchmark import DataError, find
+from mtrl_fairgrad.supervised.benchmark import DataError
+from mtrl_fairgrad.supervised.benchmarks import benchmark_class
 from mtrl_fairgrad.supervised.benchmarks.celeba import ATTRIBUTES, CelebA
 
 LABELS, PARTITION, IMAGES = (
@@ -83,7 +84,7 @@ def rewrite(file: Path, old, new):
 
 
 def test_it_is_the_benchmark_of_the_paper():
-    assert find("celeba") is CelebA
+    assert benchmark_class("celeba") is CelebA
     benchmark = CelebA()
     assert len(benchmark.tasks) == len(benchmark.metrics) == 40
     assert benchmark.tasks[0] == "5_o_Clock_Shadow" and benchmark.tasks[-1] == "Young"

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from mtrl_fairgrad import LS, FairGrad, backward
-from mtrl_fairgrad.supervised.benchmark import find
+from mtrl_fairgrad.supervised.benchmarks import benchmark_class
 from mtrl_fairgrad.supervised.benchmarks.cityscapes import Cityscapes
 from mtrl_fairgrad.supervised.benchmarks.nyuv2 import NYUv2
 from mtrl_fairgrad.supervised.benchmarks.scene_dataset import SCALES, augment
@@ -17,7 +17,7 @@ from tests.unit.supervised.benchmarks.scene_files import BENCHMARKS, made, split
 
 
 def test_they_are_the_benchmarks_of_the_paper():
-    assert find("nyuv2") is NYUv2 and find("cityscapes") is Cityscapes
+    assert benchmark_class("nyuv2") is NYUv2 and benchmark_class("cityscapes") is Cityscapes
     nyuv2, cityscapes = NYUv2(), Cityscapes()
     assert (
         nyuv2.tasks == ("segmentation", "depth", "normal") and cityscapes.tasks == nyuv2.tasks[:2]

@@ -11,8 +11,8 @@ import torch
 
 from mtrl_fairgrad import LS, FairGrad
 from mtrl_fairgrad.analysis.paper_tables import paper_table
-from mtrl_fairgrad.supervised.benchmark import DataError, find
-from mtrl_fairgrad.supervised.benchmarks import qm9
+from mtrl_fairgrad.supervised.benchmark import DataError
+from mtrl_fairgrad.supervised.benchmarks import benchmark_class, qm9
 from mtrl_fairgrad.supervised.benchmarks.qm9 import QM9
 from tests.unit.supervised.benchmarks.test_celeba import mean_losses
 
@@ -121,7 +121,7 @@ def splits(root, seed=0, batch_size=4):
 
 
 def test_it_is_the_benchmark_of_the_paper():
-    assert find("qm9") is QM9
+    assert benchmark_class("qm9") is QM9
     benchmark, table = QM9(), paper_table("table8")
     assert benchmark.tasks == tuple(metric.name for metric in table.metrics)
     assert not any(metric.higher_is_better for metric in benchmark.metrics)

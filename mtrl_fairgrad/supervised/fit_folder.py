@@ -1,0 +1,151 @@
+"""The run folder of a fit, which is one method trained on one benchmark with one seed.
+
+Besides what `mtrl_fairgrad.runs.base_run_dir` describes, it holds
+
+    epochs.csv               losses and metrics of every epoch
+    outcome.json             the result, once the fit is finished
+    events.out.tfevents.*    the same for TensorBoard
+
+and its configuration is a `FitSpec`. Version 0.1.0 wrote that to fit.json, without a manifest;
+such folders are still reported and continued. Nothing here imports PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from mtrl_fairgrad.config.schema import changed_keys
+from mtrl_fairgrad.runs.base_run_dir import CONFIG, BaseRunFolder, read_run_file
+from mtrl_fairgrad.utils.atomic_io import RunFolderError, write_atomic
+
+CONFIG_0_1 = "fit.json"
+"""The file of the specification in folders of version 0.1.0."""
+RESULT = "outcome.json"
+SINGLE_TASK = "stl"
+"""The method that trains one task alone, its option `task`."""
+_DEPTHS = ("", "*/", "*/*/")
+"""Where fits lie below a fit's own folder, a method's with its seeds, a run's with its methods."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The result of a fit."""
+
+    metrics: dict[str, float]
+    """Test metrics: means over the benchmark's last epochs, or those of its selected epoch."""
+    validation: dict[str, float]
+    """Validation metrics of the same epochs."""
+    seconds_per_epoch: float
+    """Median over epochs of the training time alone."""
+
+
+class FitFolder(BaseRunFolder):
+    """An existing folder of a fit."""
+
+    kind: ClassVar[str] = "supervised"
+
+    @staticmethod
+    def how_to_continue(path: Path) -> str:
+        """Say how a fit is continued, for messages."""
+        return "give the command again with the same run_dir"
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Read the specification of a fit.
+
+        Raises:
+            RunFolderError: there is none, it is damaged, or the folder is of an agent's run.
+        """
+        path = Path(path)
+        old = path / CONFIG_0_1
+        folder = (
+            cls(path, read_run_file(old), {})
+            if old.is_file() and not (path / CONFIG).is_file()
+            else super().open(path)
+        )
+        required = ("benchmark", "method", "schedule", "convention", "seed")
+        folder._check_keys(old if old.is_file() else path / CONFIG, folder.config, required)
+        return folder
+
+    @classmethod
+    def open_or_create(
+        cls, path: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]
+    ) -> Self:
+        """Open the folder of a fit, or create it.
+
+        Raises:
+            RunFolderError: the folder holds a fit of another specification, or cannot be created.
+        """
+        if not is_fit_folder(path):
+            cls.clear_unfinished(path)
+            return cls.create(path, config, manifest)
+        folder = cls.open(path)
+        for key, before, now in changed_keys(folder.config, dict(config)):
+            raise RunFolderError(
+                f"{path} holds a fit with another {key} ({before} there, {now} now): choose "
+                "another run_dir, or give the same options."
+            )
+        return folder
+
+    @property
+    def seed(self) -> int:
+        """The seed of the fit."""
+        return self.config["seed"]
+
+    @property
+    def single_task(self) -> int | None:
+        """Index of the only task that was trained; None if all were."""
+        return single_task_of(self.config["method"])
+
+    def result(self) -> FitResult | None:
+        """Read the result; None while the fit is unfinished.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
+        path = self.path / RESULT
+        if not path.is_file():
+            return None
+        values = read_run_file(path)
+        keys = ("metrics", "validation", "seconds_per_epoch")
+        self._check_keys(path, values, keys)
+        return FitResult(**{key: values[key] for key in keys})
+
+    def save_result(self, result: FitResult) -> None:
+        """Write the result, which makes the fit finished."""
+        write_atomic(self.path / RESULT, json.dumps(asdict(result), indent=1).encode() + b"\n")
+
+    @staticmethod
+    def _check_keys(file: Path, values: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+        missing = [key for key in keys if key not in values]
+        if missing:
+            raise RunFolderError(
+                f"{file} lacks {', '.join(missing)}: delete the fit's folder and run it again."
+            )
+
+
+def is_fit_folder(path: Path) -> bool:
+    """Whether a folder itself holds a fit, of this version or of 0.1.0."""
+    return (path / CONFIG_0_1).is_file() or (
+        (path / CONFIG).is_file() and "benchmark" in read_run_file(path / CONFIG)
+    )
+
+
+def fit_folders(path: str | Path) -> list[Path]:
+    """Return the folders of all fits of a run, of a method, or of a single fit."""
+    files = (
+        file
+        for depth in _DEPTHS
+        for name in (CONFIG, CONFIG_0_1)
+        for file in Path(path).glob(depth + name)
+    )
+    return sorted({file.parent for file in files if is_fit_folder(file.parent)})
+
+
+def single_task_of(method: Mapping[str, Any]) -> int | None:
+    """Index of the only task that a method's configuration trains; None if it trains all."""
+    return method.get("task") if method["name"] == SINGLE_TASK else None
