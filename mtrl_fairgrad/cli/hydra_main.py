@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_fairgrad.cli.multirun import Sweep, Task, in_sweep
 from mtrl_fairgrad.cli.override_filter import sift
-from mtrl_fairgrad.config.groups import choices, config_dir, unwritten_methods
+from mtrl_fairgrad.config.groups import config_dir, config_group, unwritten_methods
 from mtrl_fairgrad.config.schema import Config, to_dict
 from mtrl_fairgrad.runs.run_dir import RunFolderError
 from mtrl_fairgrad.utils.arguments import fail
@@ -157,5 +157,5 @@ def _keys(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in config.items():
         yield f"{prefix}{key}"
         if isinstance(value, dict):
-            for each in [value] if value else choices(key).values():
+            for each in [value] if value else config_group(key).values():
                 yield from _keys(each, f"{prefix}{key}.")

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from mtrl_fairgrad.config.groups import config_dir
-from mtrl_fairgrad.utils.validation import ConfigError, depth
+from mtrl_fairgrad.utils.validation import ConfigError, bracket_depth
 
 FLAGS = ("-h", "--help", "--hydra-help", "--version", "-m", "--multirun", "--resolve")
 SHOWING = ("-c", "--cfg")
@@ -97,7 +97,7 @@ def stored_words(found: object) -> list[str]:
 def _check_readable(word: str) -> None:
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in word):
         raise ConfigError(f"{word!r} has a character that cannot be printed: leave it out.")
-    if len(word) > LONGEST_WORD or depth(word) > DEEPEST:
+    if len(word) > LONGEST_WORD or bracket_depth(word) > DEEPEST:
         raise ConfigError(
             f"{word[:40]}… is too long or too deep: at most {LONGEST_WORD} characters and "
             f"{DEEPEST} brackets within "

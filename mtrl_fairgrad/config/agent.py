@@ -1,120 +1,132 @@
-"""The agent's part of the configuration, and its checks."""
+"""Configuration of the agent and its cross-field checks."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from mtrl_fairgrad.utils.validation import ConfigError, one_of, positive, within
+from mtrl_fairgrad.utils.validation import ConfigError, option
 
-WORDS = {
-    "initialization": ("he", "xavier"),
-    "log_std": ("clamp", "tanh"),
-    "temperature": ("per_task", "shared"),
-    "reward_normalization": ("none", "running_std"),
-}
-"""Options that choose among words."""
+AGENTS = ("mtsac", "mtsac_te", "mhsac", "stl")
 
 
 @dataclass
 class AgentConfig:
-    """Soft actor-critic for many tasks; defaults as in the Meta-World+ baselines."""
+    """Soft actor-critic for many tasks; defaults of the Meta-World+ baselines (McLean et al., 2025)."""
 
-    name: str = "mtsac"
-    """mtsac: tasks share everything; mtsac_te: and a task encoder; mhsac: each has a head; stl:
-    each has an agent.
-    """
-    width: int = 400
-    """Units of each hidden layer."""
-    critic_width: int | None = None
-    """Units of each hidden layer of the critics; null: width."""
-    depth: int = 3
-    """Hidden layers; mhsac adds two, one to the trunk and one to each head."""
-    critic_layer_norm: bool = False
-    """LayerNorm after each hidden linear layer of the critics."""
-    initialization: str = "he"
-    """he: He-uniform with near-zero heads; xavier: Xavier-uniform throughout, zero biases, as the
-    paper's code.
-    """
-    log_std: str = "clamp"
-    """How the policy's log-std stays within −20 … 2: clamp, or tanh, which squashes it, as the
-    paper's code.
-    """
-    batch_size: int = 128
-    """Transitions of EACH task in an update."""
-    buffer_size: int = 100_000
-    """Transitions of EACH task that are remembered."""
-    warmup_steps: int = 4_000
-    """Vector steps of uniformly random actions before the first update."""
-    warmup_updates: int = 0
-    """Updates at once in the step after them, if more than usual; the paper's code: 1500."""
-    updates_per_step: float = 1.0
-    """Updates per vector step; below 1, some steps have none."""
-    reset_every: int | None = None
-    """Updates until all but the replay begins anew (Nikishin et al., 2022: 200,000); null: never.
-    """
-    discount: float = 0.99
-    """γ."""
-    reward_scale: float = 1.0
-    """Multiplies every reward the critics see; Meta-World's are 0 to 10 a step."""
-    reward_normalization: str = "none"
-    """none, or running_std: divide each task's rewards by their running standard deviation, as the
-    paper's code.
-    """
-    polyak: float = 0.005
-    """Share of the critics that flows into their targets at each update."""
-    learning_rate: float = 3e-4
-    """Adam, actor and critics."""
-    temperature_learning_rate: float = 3e-4
-    """Adam, temperatures."""
-    adam_epsilon: float = 1e-5
-    """Adam's denominator term."""
-    max_gradient_norm: float | None = 1.0
-    """Clips each seed's combined gradient; null: no clipping."""
-    temperature: str = "per_task"
-    """SAC's entropy coefficient: per_task, or shared by all, moved by the mean of their gradients.
-    """
-    initial_temperature: float = 1.0
-    """The entropy coefficient at the start."""
-    target_entropy: float | None = None
-    """null: minus the number of action dimensions."""
+    name: str = option(
+        "mtsac",
+        "Architecture. mtsac: tasks share everything; mtsac_te: with a task encoder; mhsac: one "
+        "head per task; stl: an independent agent per task.",
+        choices=AGENTS,
+    )
+    width: int = option(400, "Units of each hidden layer.", at_least=1)
+    critic_width: int | None = option(
+        None,
+        "Units of each hidden layer of the critics; null: width. BRO (Nauman et al., 2024): 512.",
+        at_least=1,
+    )
+    depth: int = option(
+        3,
+        "Hidden layers; mhsac adds two, one to the trunk and one to each head.",
+        at_least=1,
+    )
+    critic_layer_norm: bool = option(
+        False, "LayerNorm after each hidden linear layer of the critics, as in BRO."
+    )
+    initialization: str = option(
+        "he",
+        "he: He-uniform with near-zero output layers; xavier: Xavier-uniform with zero biases, as "
+        "in the FairGrad paper's code.",
+        choices=("he", "xavier"),
+    )
+    log_std: str = option(
+        "clamp",
+        "How the policy's log standard deviation is kept in [−20, 2]; tanh as in the FairGrad "
+        "paper's code.",
+        choices=("clamp", "tanh"),
+    )
+    batch_size: int = option(
+        128, "Transitions per task in each update.", at_least=1, unit="transitions"
+    )
+    buffer_size: int = option(100_000, "Replay capacity per task.", at_least=1, unit="transitions")
+    warmup_steps: int = option(
+        4_000,
+        "Vector steps with uniformly random actions before the first update.",
+        at_least=1,
+        unit="vector steps",
+    )
+    warmup_updates: int = option(
+        0,
+        "Updates done at once after the warm-up, if more than are due anyway; 1500 in the FairGrad "
+        "paper's code.",
+        at_least=0,
+        unit="updates",
+    )
+    updates_per_step: float = option(
+        1.0, "Updates per vector step; below 1, some steps have none.", above=0
+    )
+    reset_every: int | None = option(
+        None,
+        "Updates between resets of networks and optimizers, which keep the replay buffer "
+        "(Nikishin et al., 2022: 200000); null: never.",
+        at_least=1,
+        unit="updates",
+    )
+    discount: float = option(0.99, "Discount factor γ.", at_least=0, at_most=1)
+    reward_scale: float = option(
+        1.0,
+        "Factor on every reward that the critics see; Meta-World's rewards are 0 to 10 per step.",
+        above=0,
+    )
+    reward_normalization: str = option(
+        "none",
+        "running_std: divide each task's rewards by their running standard deviation, as in the "
+        "FairGrad paper's code.",
+        choices=("none", "running_std"),
+    )
+    polyak: float = option(
+        0.005,
+        "Fraction of the critics that is mixed into the target critics at each update.",
+        at_least=0,
+        at_most=1,
+    )
+    learning_rate: float = option(3e-4, "Adam's learning rate for actor and critics.", above=0)
+    temperature_learning_rate: float = option(
+        3e-4, "Adam's learning rate for the entropy coefficients.", above=0
+    )
+    adam_epsilon: float = option(1e-5, "Adam's ε.", above=0)
+    max_gradient_norm: float | None = option(
+        1.0, "Largest norm of each seed's combined gradient; null: no clipping.", above=0
+    )
+    temperature: str = option(
+        "per_task",
+        "SAC's entropy coefficient: one per task, or one shared by all tasks and moved by the mean "
+        "of their gradients.",
+        choices=("per_task", "shared"),
+    )
+    initial_temperature: float = option(1.0, "Initial entropy coefficient.", above=0)
+    target_entropy: float | None = option(
+        None, "Target entropy; null: minus the number of action dimensions.", unit="nats"
+    )
 
 
 def check_agent(agent: AgentConfig) -> None:
-    """Refuse what no agent can be made of.
+    """Check combinations of fields that are valid each.
 
     Raises:
         ConfigError: with the value, what is allowed and the fix.
     """
-    one_of("agent", agent.name, ("mtsac", "mtsac_te", "mhsac", "stl"))
-    for name, allowed in WORDS.items():
-        one_of(f"agent.{name}", getattr(agent, name), allowed)
-    for name in ("width", "depth", "batch_size", "buffer_size", "warmup_steps"):
-        within(f"agent.{name}", getattr(agent, name), 1)
-    within("agent.warmup_updates", agent.warmup_updates, 0)
-    for name in ("critic_width", "reset_every"):
-        if (value := getattr(agent, name)) is not None:
-            within(f"agent.{name}", value, 1)
-    for name in ("reward_scale", "updates_per_step", "adam_epsilon", "initial_temperature"):
-        positive(f"agent.{name}", getattr(agent, name))
-    for name in ("learning_rate", "temperature_learning_rate"):
-        positive(f"agent.{name}", getattr(agent, name))
-    for name in ("discount", "polyak"):
-        within(f"agent.{name}", getattr(agent, name), 0.0, 1.0)
-    if agent.max_gradient_norm is not None:
-        positive("agent.max_gradient_norm", agent.max_gradient_norm, "or null for no clipping")
-    if agent.target_entropy is not None and not math.isfinite(agent.target_entropy):
-        raise ConfigError(
-            f"agent.target_entropy={agent.target_entropy} is not a number: give one, or null for "
-            "−|A|."
-        )
     if agent.batch_size > agent.buffer_size:
         raise ConfigError(
             f"agent.batch_size={agent.batch_size} exceeds agent.buffer_size={agent.buffer_size}: a "
-            "task's batch is drawn from its buffer, so make the batch smaller or the buffer larger."
+            "task's batch is drawn from its buffer, so make the batch smaller or the buffer larger.",
+            "agent.batch_size",
+            agent.batch_size,
         )
     if agent.name == "stl" and agent.temperature == "shared":
         raise ConfigError(
-            "agent.temperature=shared is one for all tasks but agent=stl trains each alone: drop "
-            "one of them."
+            "agent.temperature=shared needs tasks that share an agent, but agent=stl trains each "
+            "task alone: drop one of them.",
+            "agent.temperature",
+            "shared",
         )

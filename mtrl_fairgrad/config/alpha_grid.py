@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from mtrl_fairgrad.utils.validation import ConfigError, positive, within
+from mtrl_fairgrad.utils.validation import ConfigError, option, validate_fields
 
 
 @dataclass
 class SearchConfig:
     """How a search looks for FairGrad's α."""
 
-    coarse: list[float] = field(default_factory=lambda: [1.0, 2.0, 5.0, 10.0])
-    """α of the first round, all above 0."""
-    step: float = 0.1
-    """Of the grid around the best."""
-    radius: float = 0.5
-    """How far the grid reaches on both sides of the best; 0: no grid."""
+    coarse: list[float] = option(
+        factory=lambda: [1.0, 2.0, 5.0, 10.0], help="α of the first round.", above=0
+    )
+    step: float = option(0.1, "Spacing of the grid around the best α.", at_least=0.001)
+    radius: float = option(0.5, "Distance that the grid reaches on both sides; 0: no grid.")
 
 
 def check_search(search: SearchConfig) -> None:
@@ -33,13 +32,11 @@ def check_search(search: SearchConfig) -> None:
     Raises:
         ConfigError: with the value, what is allowed and the fix.
     """
-    for alpha in search.coarse:
-        positive("search.coarse", alpha)
+    validate_fields(search, "search.")
     if not search.coarse or len(set(search.coarse)) < len(search.coarse):
         raise ConfigError(
             f"search.coarse={search.coarse} is not allowed: give one α or more, each only once."
         )
-    within("search.step", search.step, 0.001)
     if search.radius != 0 and not search.step <= search.radius < math.inf:
         raise ConfigError(
             f"search.radius={search.radius:g} is not allowed: give a number from "

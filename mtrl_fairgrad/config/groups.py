@@ -25,7 +25,7 @@ def config_dir() -> Path:
     )
 
 
-def choices(group: str) -> dict[str, dict[str, Any]]:
+def config_group(group: str) -> dict[str, dict[str, Any]]:
     """What `group=` may choose, by name in alphabetical order: the keys that it sets, with their
     values.
 

@@ -1,9 +1,8 @@
-"""The typed configuration: one dataclass per group, one line of documentation per field, and
-`validate`.
+"""Typed configuration of a training run: one dataclass per group, and `validate`.
 
-The YAML files under `configs/` compose to exactly these defaults (a test says so); `preset=` and
-the command line change them. Mistakes end here, before anything starts, in one sentence; most of
-them before PyTorch is imported, which takes seconds.
+The YAML files under `configs/` compose to exactly these defaults (a test checks it); presets and the
+command line change them. Mistakes raise `ConfigError` before anything starts, most of them before
+PyTorch is imported, which takes seconds.
 """
 
 from __future__ import annotations
@@ -19,9 +18,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_fairgrad.config.agent import AgentConfig, check_agent
 from mtrl_fairgrad.config.env import EnvConfig, EvalConfig, check_env
-from mtrl_fairgrad.config.groups import choices
-from mtrl_fairgrad.config.guard import GuardConfig, check_guard
-from mtrl_fairgrad.utils.validation import ConfigError, check_device, one_of, within
+from mtrl_fairgrad.config.groups import config_group
+from mtrl_fairgrad.config.guard import GuardConfig
+from mtrl_fairgrad.utils.validation import (
+    MAX_WORKERS,
+    ConfigError,
+    check_choice,
+    check_device,
+    check_seeds,
+    option,
+    validate_fields,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -31,91 +38,119 @@ Schema = TypeVar("Schema")
 
 @dataclass
 class ConventionConfig:
-    """How the answer of the method becomes gradients; see `mtrl_fairgrad.gradients.conventions`."""
+    """How a method's weights become gradients; see `mtrl_fairgrad.gradients.conventions`."""
 
-    name: str = "plain"
-    """plain, official_supervised or libmtl; stands in reports."""
-    own: str = "plain"
-    """Own parameters of a task (heads): plain, weighted or weighted_losses."""
-    scale: str = "none"
-    """none, or tasks: the combined direction times K."""
-    max_norm: float | None = None
-    """Longest combined direction of each network, before agent.max_gradient_norm; null: any."""
+    name: str = option("plain", "Name of the convention, shown in reports.")
+    own: str = option(
+        "plain",
+        "Gradients of a task's own parameters (heads). plain: unweighted; weighted: times the "
+        "task's weight; weighted_losses: weighted by loss weightings only.",
+    )
+    scale: str = option("none", "tasks: multiply the combined direction by K.")
+    max_norm: float | None = option(
+        None,
+        "Largest norm of each network's combined direction, applied before "
+        "agent.max_gradient_norm; null: no limit.",
+    )
 
 
 @dataclass
 class Config:
-    """A whole run."""
+    """Configuration of a training run."""
 
     env: EnvConfig = field(default_factory=EnvConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
-    method: dict[str, Any] = field(default_factory=lambda: choices("method")["fairgrad"])
-    """`name` and the method's own options; one that needs positive losses serves the critics, ls
-    the actor.
-    """
+    method: dict[str, Any] = option(
+        factory=lambda: config_group("method")["fairgrad"],
+        help="The method's name and its own options. A method that needs positive losses is used "
+        "for the critics only; the actor then uses ls.",
+    )
     convention: ConventionConfig = field(default_factory=ConventionConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
-    preset: str = "none"
-    """Name of the preset that changed the defaults, for the record."""
-    alpha: float | None = None
-    """Fairness of FairGrad, α ≥ 0; short for method.alpha."""
-    loss_alpha: float | None = None
-    """α-fair transformation of the critics' losses, l^(1−α)/(1−α), α < 1; null: none."""
-    seeds: list[int] = field(default_factory=lambda: [0])
-    """Trained side by side in one process; each is a run of its own."""
-    steps: int = 2_000_000
-    """Vector steps: transitions of each task."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    threads: int | None = None
-    """Learner threads on CPU; null: PyTorch's choice."""
-    deterministic: bool = False
-    """On a GPU, use only kernels that repeat themselves bit for bit, so that resuming does; a CPU's
-    always do.
-    """
-    compile: bool = False
-    """Hand the task gradients to torch.compile, which takes a C++ compiler, or on a GPU Triton, and
-    some seconds.
-    """
-    cuda_graph: bool = False
-    """Replay updates from a CUDA graph; not yet tried on a GPU."""
-    updates_per_launch: int = 1
-    """Updates replayed by one call, where at least as many are due."""
-    run_dir: str | None = None
-    """Folder of this run; null: runs/<env>-<method>-<time>, in a sweep hydra.sweep.dir/<words of
-    the run>.
-    """
-    resume: str | None = None
-    """Folder of a run to continue; auto: the one in run_dir if there is any."""
-    log_every: int = 500
-    """Vector steps between TensorBoard entries."""
-    grace_seconds: float = 60.0
-    """After Ctrl-C, SIGTERM, SIGUSR1 or SIGUSR2, how long to go on to the next boundary for a
-    checkpoint.
-    """
-    progress: bool = True
-    """Show the progress bar."""
+    preset: str = option("none", "Name of the preset that changed the defaults, for the record.")
+    alpha: float | None = option(
+        None,
+        "Fairness of FairGrad, α ≥ 0, short for method.alpha. 0: LS, 1: proportional, 2: minimum "
+        "potential delay, large: max-min.",
+    )
+    loss_alpha: float | None = option(
+        None,
+        "α-fair transformation of the critics' losses, l^(1−α)/(1−α) with α < 1, for any method; "
+        "null: none.",
+    )
+    seeds: list[int] = option(
+        factory=lambda: [0],
+        help="Seeds trained together in one process; each is a run of its own.",
+    )
+    steps: int = option(
+        2_000_000,
+        "Vector steps, which is transitions per task.",
+        at_least=1,
+        unit="vector steps",
+    )
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    threads: int | None = option(
+        None,
+        "The learner's threads on CPU; null: PyTorch's default.",
+        at_least=1,
+        at_most=MAX_WORKERS,
+    )
+    deterministic: bool = option(
+        False,
+        "On a GPU, use only deterministic kernels, so that resuming is bit-exact; on CPU it always "
+        "is.",
+    )
+    compile: bool = option(
+        False,
+        "Compile the task gradients with torch.compile; needs a C++ compiler, on a GPU Triton.",
+    )
+    cuda_graph: bool = option(False, "Replay updates from a CUDA graph; not yet tried on a GPU.")
+    updates_per_launch: int = option(
+        1, "Updates replayed by one call, where at least as many are due.", at_least=1
+    )
+    run_dir: str | None = option(
+        None,
+        "Run folder; null: runs/<env>-<method>-<time>, in a sweep a folder named after the "
+        "overrides below hydra.sweep.dir.",
+    )
+    resume: str | None = option(
+        None,
+        "Run folder to resume; auto: the one in run_dir if it exists, as every run of a sweep does.",
+    )
+    log_every: int = option(
+        500,
+        "Vector steps between log entries.",
+        at_least=1,
+        unit="vector steps",
+    )
+    grace_seconds: float = option(
+        60.0,
+        "After Ctrl-C, SIGTERM, SIGUSR1 or SIGUSR2, the longest time to reach the next episode "
+        "boundary, where a checkpoint is possible.",
+        at_least=0,
+        finite=False,
+        unit="seconds",
+    )
+    progress: bool = option(True, "Show the progress bar.")
 
 
 RESUMABLE = frozenset(
     {"steps", "env.fast", "env.workers", "env.worker_timeout", "env.worker_restarts"}
     | {"eval.workers", "eval.background", "resume", "grace_seconds", "progress"}
 )
-"""What may differ when a run is resumed: it changes how long and how fast the run goes, never its
-course.
-"""
+"""Options that may change on resume: they affect length and speed of a run, not its course."""
 
 
 def from_hydra(composed: DictConfig, overrides: Sequence[str] = ()) -> Config:
-    """The typed and validated configuration of what Hydra composed.
+    """Convert what Hydra composed into a validated `Config`.
 
     Args:
         composed: the whole configuration.
-        overrides: the command line, to tell a value that was asked for from a default.
+        overrides: the command line, which tells requested values from defaults.
 
     Raises:
-        ConfigError: anything unknown, of the wrong type, out of range or contradictory.
+        ConfigError: an unknown key, a wrong type, a value out of range or a contradiction.
     """
     config = without_torch(composed, overrides)
     check_parts(config)
@@ -123,28 +158,24 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str] = ()) -> Config:
 
 
 def without_torch(composed: DictConfig, overrides: Sequence[str] = ()) -> Config:
-    """What `from_hydra` finds out without PyTorch; what is left, `check_parts` does."""
+    """Do what `from_hydra` does, except `check_parts`, which needs PyTorch."""
     config = typed(Config(method={}), composed)
     if config.agent.name == "mtsac" and config.method.get("name") == "stl":
-        config.agent.name = "stl"  # method=stl is another word for it
-    if config.agent.name == "stl" and not any(
-        override.startswith("agent.temperature=") for override in overrides
-    ):
-        config.agent.temperature = (
-            "per_task"  # a protocol may have one for all, which agents of their own cannot share
-        )
-    resolve_alpha(config, asked=any(override.startswith("method.alpha=") for override in overrides))
+        config.agent.name = "stl"  # method=stl implies agent=stl
+    if config.agent.name == "stl" and not _is_given("agent.temperature", overrides):
+        # A protocol may set `shared`, which is impossible with an agent per task.
+        config.agent.temperature = "per_task"
+    resolve_alpha(config, method_alpha_given=_is_given("method.alpha", overrides))
     validate(config)
     return config
 
 
 def from_stored(stored: dict[str, Any], path: Path) -> Config:
-    """The configuration that a run's folder or an exported policy holds, as `without_torch` checks
-    it.
+    """Convert the configuration stored in a run folder or an exported policy, as `without_torch`.
 
     Args:
-        stored: the plain values that `read_mapping` found there; a stranger may have written them.
-        path: the file, for the message.
+        stored: plain values as `read_mapping` returns them; untrusted.
+        path: the file, for messages.
 
     Raises:
         ConfigError: anything that a run does not store.
@@ -152,8 +183,8 @@ def from_stored(stored: dict[str, Any], path: Path) -> Config:
     try:
         if "${" in json.dumps(stored):
             raise ConfigError(
-                "interpolations would look at this machine, and training stores none: take them "
-                "out."
+                "it contains interpolations, which could read data of this machine and which "
+                "training never stores: remove them."
             )
         return without_torch(OmegaConf.create(stored))
     except ValueError as error:
@@ -161,7 +192,7 @@ def from_stored(stored: dict[str, Any], path: Path) -> Config:
 
 
 def check_parts(config: Config) -> None:
-    """Refuse options of the method and of the convention that these do not allow, by making them.
+    """Check the options of method and convention by constructing them; imports PyTorch.
 
     Raises:
         ConfigError: with the value, what is allowed and the fix.
@@ -171,58 +202,65 @@ def check_parts(config: Config) -> None:
 
 
 def typed(defaults: Schema, composed: DictConfig) -> Schema:
-    """What Hydra composed, as an instance of the dataclass of `defaults`.
+    """Convert what Hydra composed into an instance of the dataclass of `defaults`.
 
     Raises:
         ConfigError: an unknown key, or a value of the wrong type.
     """
     try:
-        return cast(
-            Schema, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(defaults), composed))
-        )
+        merged = OmegaConf.merge(OmegaConf.structured(defaults), composed)
+        return cast(Schema, OmegaConf.to_object(merged))
     except OverflowError:
         raise ConfigError(
-            "a number of the configuration is too large to be read: give one below 1e300."
+            "a number of the configuration is too large: give one below 1e300."
         ) from None
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        where = error.full_key or "the configuration"
-        raise ConfigError(f"{where}: {reason}; see configs/ for what is allowed.") from None
+        key = str(error.full_key) if error.full_key else None
+        where = key or "the configuration"
+        raise ConfigError(f"{where}: {reason}; see configs/ for what is allowed.", key) from None
 
 
 def to_dict(config: DataclassInstance) -> dict[str, Any]:
-    """Plain nested dictionaries, as written to config.yaml."""
+    """Convert to plain nested dictionaries, as written to config.yaml."""
     return asdict(config)
 
 
 class WithMethod(Protocol):
-    """A configuration with a method and the shorthand for its fairness."""
+    """A configuration with a method and the top-level shorthand `alpha`."""
 
     method: dict[str, Any]
     alpha: float | None
 
 
-def resolve_alpha(config: WithMethod, asked: bool = False) -> None:
-    """Move the top-level `alpha` into the method it belongs to; `asked`: method.alpha was given,
-    too.
+def resolve_alpha(config: WithMethod, method_alpha_given: bool = False) -> None:
+    """Copy the top-level `alpha`, if any, to `method.alpha`.
+
+    Raises:
+        ConfigError: the method has no alpha, or `method.alpha` was given, too, and differs.
     """
-    if config.alpha is None:
+    alpha, method = config.alpha, config.method
+    if alpha is None:
         return
-    name = config.method.get("name")
-    if "alpha" not in config.method:
-        owners = " or ".join(
-            f"method={owner}" for owner, options in choices("method").items() if "alpha" in options
-        )
+    if "alpha" not in method:
+        owners = [
+            f"method={name}"
+            for name, options in config_group("method").items()
+            if "alpha" in options
+        ]
         raise ConfigError(
-            f"alpha={config.alpha:g} was given but method={name} has no alpha: drop it, or choose "
-            f"{owners}."
+            f"alpha={alpha:g} was given but method={method.get('name')} has no alpha: drop it, or "
+            f"choose {' or '.join(owners)}.",
+            "alpha",
+            alpha,
         )
-    if asked and config.method["alpha"] != config.alpha:
+    if method_alpha_given and method["alpha"] != alpha:
         raise ConfigError(
-            f"alpha={config.alpha:g} and method.alpha={config.method['alpha']} disagree: give only "
-            "one of them."
+            f"alpha={alpha:g} and method.alpha={method['alpha']} disagree: give only one of them.",
+            "alpha",
+            alpha,
         )
-    config.method["alpha"] = config.alpha
+    method["alpha"] = alpha
 
 
 def validate(config: Config) -> None:
@@ -231,104 +269,112 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: with the value, what is allowed and the fix.
     """
+    validate_fields(config)
     check_env(config.env, config.eval)
-    within("steps", config.steps, 1)
-    within("log_every", config.log_every, 1)
-    if config.threads is not None:
-        within("threads", config.threads, 1, 1024)
-    within("updates_per_launch", config.updates_per_launch, 1)
-    if not config.grace_seconds >= 0:
-        raise ConfigError(f"grace_seconds={config.grace_seconds} is negative: give seconds ≥ 0.")
+    check_agent(config.agent)
     check_seeds(config.seeds)
     check_device(config.device)
-    check_agent(config.agent)
-    check_guard(config.guard)
-    one_of("method", str(config.method.get("name")), choices("method"))
+    check_choice("method", str(config.method.get("name")), config_group("method"))
     _check_single_task(config)
 
 
-def check_seeds(seeds: list[int]) -> None:
-    """Refuse seeds that are none, repeated or out of range."""
-    if not seeds:
-        raise ConfigError("seeds=[] trains nothing: give at least one seed, such as seeds=[0].")
-    for seed in seeds:
-        within("seeds", seed, 0, 2**31 - 1)
-    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    if twice:
-        raise ConfigError(
-            f"seeds={seeds} names {twice[0]} twice: each seed is one run, so give different ones."
-        )
-
-
 def check_method(method: dict[str, Any], loss_alpha: float | None) -> None:
-    """Refuse a method, options or a loss transformation that cannot be made."""
+    """Check a method's options and the loss transformation by constructing them.
+
+    Raises:
+        ConfigError: with the value, what is allowed and the fix.
+    """
     from mtrl_fairgrad.weighting import make_method
     from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
 
-    given = dict(method)
-    name = str(given.pop("name", None))
+    options = dict(method)
+    name = str(options.pop("name", None))
     try:
-        made = make_method(name, **given)
-        if loss_alpha is not None:
-            alpha_fair(made, loss_alpha)
+        made = make_method(name, **options)
+    except ConfigError as error:
+        raise error.prefixed("method.") from None
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    if loss_alpha is not None:
+        alpha_fair(made, loss_alpha)
 
 
 def _check_single_task(config: Config) -> None:
+    """Check what `agent=stl` and `method=stl` exclude."""
     agent, method, loss_alpha = config.agent.name, config.method, config.loss_alpha
     if agent == "stl" and method["name"] != "stl":
         raise ConfigError(
-            "agent=stl trains each task by an agent of its own, whose gradients "
-            f"method={method['name']} cannot "
-            "combine: drop one of them."
+            "agent=stl trains each task by an independent agent, whose gradients "
+            f"method={method['name']} cannot combine: drop one of them.",
+            "method",
+            method["name"],
         )
     if method["name"] != "stl":
         return
     if agent != "stl":
         raise ConfigError(
             f"agent={agent} trains tasks together but method=stl trains each alone: drop one of "
-            "them."
+            "them.",
+            "agent",
+            agent,
         )
-    usual = choices("method")["stl"]["task"]
-    if method.get("task", usual) != usual:
+    default = config_group("method")["stl"]["task"]
+    if method.get("task", default) != default:
         raise ConfigError(
-            f"method.task={method['task']} is for supervised learning: here method=stl trains "
-            "every task by an agent of its own, so drop it, and choose tasks with env.tasks=[…]."
+            f"method.task={method['task']} is for supervised learning; here method=stl trains "
+            "every task by an independent agent: drop it, and choose tasks with env.tasks=[…].",
+            "method.task",
+            method["task"],
         )
     if loss_alpha is not None:
         raise ConfigError(
             f"loss_alpha={loss_alpha:g} is fairness between tasks but method=stl trains each "
-            "alone: give only one."
+            "alone: give only one.",
+            "loss_alpha",
+            loss_alpha,
         )
 
 
-def check_convention(chosen: ConventionConfig) -> None:
-    """Refuse unknown words, and a preset's name on something else."""
+def check_convention(config: ConventionConfig) -> None:
+    """Check the convention's fields, and that a predefined name means the predefined convention.
+
+    Raises:
+        ConfigError: with the value, what is allowed and the fix.
+    """
     from mtrl_fairgrad.gradients.conventions import CONVENTIONS, Convention
 
     try:
-        meant = Convention(chosen.own, chosen.scale, chosen.max_norm)
-    except ValueError as error:
-        raise ConfigError(f"convention.{error}") from None
-    if CONVENTIONS.get(chosen.name, meant) != meant:
+        convention = Convention(config.own, config.scale, config.max_norm)
+    except ConfigError as error:
+        raise error.prefixed("convention.") from None
+    if CONVENTIONS.get(config.name, convention) != convention:
         raise ConfigError(
-            f"convention.own={chosen.own}, scale={chosen.scale}, max_norm={chosen.max_norm} would "
-            "be reported as "
-            f"{chosen.name}, which is something else: give it a name of your own, such as "
-            "convention.name=mine."
+            f"convention.own={config.own}, scale={config.scale}, max_norm={config.max_norm} would "
+            f"be reported as {config.name}, which is a different convention: give it a name of its "
+            "own, such as convention.name=mine.",
+            "convention.name",
+            config.name,
         )
 
 
 def changed_keys(
     before: dict[str, Any], after: dict[str, Any], prefix: str = ""
 ) -> list[tuple[str, Any, Any]]:
-    """Dotted keys whose values differ between two plain configurations, with both values, in order."""
-    found: list[tuple[str, Any, Any]] = []
+    """Compare two plain configurations.
+
+    Returns:
+        (dotted key, value before, value after) of each leaf that differs, sorted by key.
+    """
+    changes: list[tuple[str, Any, Any]] = []
     for key in sorted(before.keys() | after.keys()):
         name, old, new = f"{prefix}{key}", before.get(key), after.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += changed_keys(cast(dict[str, Any], old), cast(dict[str, Any], new), f"{name}.")
+            nested = (cast(dict[str, Any], old), cast(dict[str, Any], new))
+            changes += changed_keys(*nested, f"{name}.")
         elif old != new:
-            found.append((name, cast(Any, old), cast(Any, new)))
-    return found
+            changes.append((name, cast(Any, old), cast(Any, new)))
+    return changes
+
+
+def _is_given(key: str, overrides: Sequence[str]) -> bool:
+    return any(override.startswith(f"{key}=") for override in overrides)

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mtrl_fairgrad.envs import checks
 from mtrl_fairgrad.envs.rng import stream
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.vector_env import Infos, TaskVectorEnv
+from mtrl_fairgrad.utils.validation import check_integer, check_seeds
 
 Policy = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 """Observations [N, O] → actions [N, A]; it also sees the rows that are idle, whose actions are
@@ -43,11 +43,9 @@ def evaluation_goals(
     ValueError for numbers out of range.
     """
     every = all_goals(suite, seeds)
-    fix = "each of a task's goals is played at most once in an evaluation"
-    episodes = checks.integer("episodes", episodes, 1, every.shape[2], fix)
-    env_steps = checks.integer(
-        "env_steps", env_steps, 0, 2**63 - 1, "it counts the training steps so far"
-    )
+    hint = "(an evaluation plays each goal of a task at most once)"
+    episodes = check_integer("episodes", episodes, at_least=1, at_most=every.shape[2], hint=hint)
+    env_steps = check_integer("env_steps", env_steps, at_most=2**63 - 1)
     rows = [
         [
             every[s, k][
@@ -66,7 +64,7 @@ def all_goals(suite: Suite, seeds: Sequence[int]) -> NDArray[np.int64]:
     E is 50; 1 where Metaworld's goals are frozen.
     """
     return np.array(
-        [[suite.goals(seed, task) for task in suite.tasks] for seed in checks.seeds(seeds)],
+        [[suite.goals(seed, task) for task in suite.tasks] for seed in check_seeds(seeds)],
         np.int64,
     )
 

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mtrl_fairgrad.envs import checks
 from mtrl_fairgrad.envs.metaworld_fast import unproven
 from mtrl_fairgrad.envs.rng import stream
 from mtrl_fairgrad.envs.suite import SubEnvironment, Suite, Transition
 from mtrl_fairgrad.envs.task_names import MT10, check_tasks
 from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
+from mtrl_fairgrad.utils.validation import check_choice, check_integer
 
 GOALS = 50
 """Goals of a task, as in `metaworld.MT1(task, seed).train_tasks`."""
@@ -63,12 +63,12 @@ class MetaworldSuite(Suite):
 
     def __post_init__(self) -> None:
         check_tasks(self.tasks)
-        fix = f"Metaworld's environments refuse more than {HORIZON} steps, so shorten the episode"
-        checks.integer("horizon", self.horizon, 1, HORIZON, fix)
-        # Metaworld itself takes every unknown version, 'v3' too, for v1 and says nothing.
-        checks.word("reward_version", self.reward_version, {"v2": "Metaworld's current", "v1": ""})
-        checks.word("goal_choice", self.goal_choice, {"random": "", "frozen": ""})
-        checks.word("observation", self.observation, dict.fromkeys(OBSERVATIONS, ""))
+        hint = f"(Metaworld's environments refuse more than {HORIZON} steps)"
+        check_integer("horizon", self.horizon, at_least=1, at_most=HORIZON, hint=hint)
+        # Metaworld silently treats every unknown version, such as 'v3', as v1.
+        check_choice("reward_version", self.reward_version, ("v2", "v1"))
+        check_choice("goal_choice", self.goal_choice, ("random", "frozen"))
+        check_choice("observation", self.observation, OBSERVATIONS)
 
     @property
     def bare_size(self) -> int:

@@ -14,12 +14,18 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from mtrl_fairgrad.envs import checks
 from mtrl_fairgrad.envs.rng import Known
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.host import Row
 from mtrl_fairgrad.envs.workers.load_balancing import spread, worker_count
 from mtrl_fairgrad.envs.workers.pool import Inline, WorkerError, WorkerLost, Workers
+from mtrl_fairgrad.utils.validation import (
+    ConfigError,
+    check_choice,
+    check_integer,
+    check_number,
+    check_seeds,
+)
 
 Observations = NDArray[np.float32]
 Infos = dict[str, Any]
@@ -65,8 +71,8 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         timeout: float | None = None,
     ) -> None:
         self._team: Inline | Workers | None = None
-        self.suite, self.tasks, self.seeds = suite, suite.tasks, checks.seeds(seeds)
-        self.role = checks.role(role)
+        self.suite, self.tasks, self.seeds = suite, suite.tasks, check_seeds(seeds)
+        self.role = check_choice("role", role, ("train", "eval"))
         self.num_envs = len(self.seeds) * len(self.tasks)
         self.workers = min(worker_count(workers, role), self.num_envs)
         self._define_spaces()
@@ -78,8 +84,10 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         self._started = self._pending = self._scheduled = False
         self._streams = Known(self.num_envs)
         if self.workers:
+            if timeout is not None:
+                check_number("timeout", timeout, above=0, finite=False, hint="or None")
             shares = spread(self._rows, self.workers)
-            self._team = Workers(shares, suite, role, checks.seconds("timeout", timeout))
+            self._team = Workers(shares, suite, role, timeout)
         else:
             self._team = Inline(self._rows, suite, role)
         self._buffers = self._team.buffers
@@ -121,7 +129,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         plan = (
             None
             if goals is None
-            else dict(enumerate(checks.goals(goals, self.num_envs, self.suite.goal_count).tolist()))
+            else dict(enumerate(_checked_goals(goals, self.num_envs, self.suite.goal_count)))
         )
         self._refill()
         self._command("reset", plan)
@@ -250,7 +258,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         ValueError when the state is damaged, comes from other tasks, seeds, settings or versions,
         or cannot be reached again.
         """
-        rows = checks.state(state, self._made(), self.num_envs, self.suite)
+        rows = _saved_rows(state, self._made(), self.num_envs, self.suite)
         self._refill()
         astray = self._command("set_state", dict(enumerate(rows)))
         if astray:
@@ -329,3 +337,72 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
     def _position(self) -> Infos:
         goals = self._buffers.goals.copy()
         return {"goal": goals, "idle": goals < 0}
+
+
+def _checked_goals(goals: Any, rows: int, count: int) -> list[list[int]]:
+    """Return goals [rows][E] for E ≥ 1, each from 0 to `count` − 1.
+
+    Raises:
+        ConfigError: another type, shape or range.
+    """
+    array = np.asarray(goals)
+    integers = np.issubdtype(array.dtype, np.integer)
+    if array.ndim != 2 or array.shape[0] != rows or array.shape[1] == 0 or not integers:
+        raise ConfigError(
+            f"goals of dtype {array.dtype} and shape {list(array.shape)} are not allowed: give "
+            f"integers [{rows}, E], the goals of each sub-environment in order, at least one.",
+            "goals",
+            goals,
+        )
+    for goal in (array.min(), array.max()):
+        check_integer("goals", int(goal), at_most=count - 1)
+    return array.tolist()
+
+
+def _saved_rows(saved: Any, made: dict[str, Any], rows: int, suite: Suite) -> list[dict[str, Any]]:
+    """Return the rows of a saved state if it is intact and from environments made like these.
+
+    Args:
+        saved: what `get_state` returned, perhaps damaged.
+        made: settings of these environments.
+        rows: sub-environments of these environments.
+        suite: of these environments.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    try:
+        origin, saved_rows = saved["made"], saved["rows"]
+        differing = [key for key in made if origin[key] != made[key]]
+    except (TypeError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"the saved environment state is damaged ({error!r}): use another checkpoint."
+        ) from None
+    if differing:
+        key = differing[0]
+        raise ConfigError(
+            f"{key}={made[key]!r} differs from the saved environments, which had "
+            f"{key}={origin[key]!r}: resume with that value.",
+            key,
+            made[key],
+        )
+    if (
+        not isinstance(saved_rows, list)
+        or len(saved_rows) != rows
+        or not all(_is_saved_row(row, suite) for row in saved_rows)
+    ):
+        raise ValueError(
+            f"the saved environment state does not hold {rows} intact rows: use another checkpoint."
+        )
+    return saved_rows
+
+
+def _is_saved_row(row: Any, suite: Suite) -> bool:
+    """Tell whether a row holds a goal, a state of NumPy's generator and what the suite needs."""
+    try:
+        check_integer("goal", row["goal"], at_most=suite.goal_count - 1)
+        np.random.PCG64().state = row["generator"]
+        suite.check_row(row)
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return False
+    return True

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_choice, check_number
 from mtrl_fairgrad.weighting import LossWeighting, Method
-from mtrl_fairgrad.weighting.checks import choice, number
 from mtrl_fairgrad.weighting.products import align
 
 OWN = ("plain", "weighted", "weighted_losses")
@@ -49,15 +49,10 @@ class Convention:
     """
 
     def __post_init__(self) -> None:
-        choice("own", self.own, OWN)
-        choice("scale", self.scale, SCALES)
+        check_choice("own", self.own, OWN)
+        check_choice("scale", self.scale, SCALES)
         if self.max_norm is not None:
-            number(
-                "max_norm",
-                self.max_norm,
-                "a finite positive number such as 1, or None for no limit",
-                above=0,
-            )
+            check_number("max_norm", self.max_norm, above=0, hint="or None for no limit")
 
     def own_weights(self, method: Method, diagnostics: Mapping[str, Tensor]) -> Tensor | None:
         """What multiplies the tasks' own gradients, `[..., K]`; None leaves them as they are.

@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mtrl_fairgrad.config.alpha_grid import SearchConfig, check_search
-from mtrl_fairgrad.config.groups import choices
+from mtrl_fairgrad.config.groups import config_group
 from mtrl_fairgrad.config.schema import (
     ConventionConfig,
     check_convention,
     check_method,
-    check_seeds,
     resolve_alpha,
     typed,
 )
-from mtrl_fairgrad.utils.validation import ConfigError, check_device, one_of, positive, within
+from mtrl_fairgrad.utils.validation import (
+    MAX_WORKERS,
+    ConfigError,
+    check_choice,
+    check_device,
+    check_integer,
+    check_number,
+    check_seeds,
+)
 
 if TYPE_CHECKING:
     from mtrl_fairgrad.supervised.benchmark import Benchmark
@@ -47,7 +54,7 @@ class SupervisedConfig:
     )
     """`name` and the benchmark's own options."""
     method: dict[str, Any] = field(
-        default_factory=lambda: {**choices("method")["fairgrad"], "solver": EXACT}
+        default_factory=lambda: {**config_group("method")["fairgrad"], "solver": EXACT}
     )
     """`name` and the method's own options; ignored in comparisons but search, which takes those of
     fairgrad.
@@ -110,17 +117,18 @@ def validate(config: SupervisedConfig) -> None:
     """
     check_seeds(config.seeds)
     check_device(config.device)
-    one_of("method", str(config.method.get("name")), choices("method"))
-    one_of("benchmark", str(config.benchmark.get("name")), choices("benchmark"))
+    check_choice("method", str(config.method.get("name")), config_group("method"))
+    check_choice("benchmark", str(config.benchmark.get("name")), config_group("benchmark"))
     if config.compare is not None:
-        one_of("compare", config.compare, COMPARISONS)
+        check_choice("compare", config.compare, COMPARISONS)
     _check_search(config)
     for name in ("epochs", "batch_size", "halve_every", "threads"):
         if getattr(config, name) is not None:
-            within(name, getattr(config, name), 1)
-    within("workers", config.workers, 0, 1024)
+            check_integer(name, getattr(config, name), at_least=1)
+    check_integer("workers", config.workers, at_most=MAX_WORKERS)
     if config.learning_rate is not None:
-        positive("learning_rate", config.learning_rate, "or null for the benchmark's")
+        hint = "or null for the benchmark's"
+        check_number("learning_rate", config.learning_rate, above=0, hint=hint)
 
 
 def check_parts(config: SupervisedConfig) -> None:
@@ -151,7 +159,10 @@ def _check_search(config: SupervisedConfig) -> None:
             f"compare=search looks for the α of fairgrad, but method={config.method['name']} was "
             "given: drop one of them."
         )
-    if config.method["alpha"] != choices("method")["fairgrad"]["alpha"] or config.alpha is not None:
+    if (
+        config.method["alpha"] != config_group("method")["fairgrad"]["alpha"]
+        or config.alpha is not None
+    ):
         raise ConfigError(
             f"alpha={config.method['alpha']:g} was given, but compare=search looks for it: drop "
             "it, or give where to begin, such as search.coarse=[1,2]."

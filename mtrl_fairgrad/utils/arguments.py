@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from mtrl_fairgrad.utils.validation import ConfigError, readable
+from mtrl_fairgrad.utils.validation import ConfigError, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,5 +33,5 @@ def fail(error: object, code: int = 2) -> int:
     """Print the one sentence, in one line that no value makes long or unreadable; returns the exit
     code.
     """
-    print(f"error: {readable(str(error))}", file=sys.stderr)
+    print(f"error: {one_line(str(error))}", file=sys.stderr)
     return code

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mtrl_fairgrad.utils.validation import depth
+from mtrl_fairgrad.utils.validation import bracket_depth
 
 LARGEST = {".yaml": 2**17, ".json": 2**24}
 """Bytes of a file by its ending; ours have a few thousand."""
@@ -54,7 +54,7 @@ def is_plain(value: object, levels: int = DEEPEST) -> bool:
 
 
 def _parsed(text: str) -> object:
-    if depth(text) > 2 * DEEPEST:  # names may have brackets of their own
+    if bracket_depth(text) > 2 * DEEPEST:  # names may have brackets of their own
         raise ValueError("it is too deep")
     return _Loader(text).get_single_data()
 

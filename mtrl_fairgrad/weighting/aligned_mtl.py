@@ -17,8 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_choice
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-from mtrl_fairgrad.weighting.checks import choice
 from mtrl_fairgrad.weighting.solvers.arrays import enter, namespace, quiet, times
 from mtrl_fairgrad.weighting.solvers.problem import answer, check, prepare
 
@@ -42,7 +42,7 @@ class AlignedMTL(GramianWeighting):
 
     def __init__(self, scale: str = "min") -> None:
         super().__init__()
-        self.scale = choice("scale", scale, SCALES)
+        self.scale = check_choice("scale", scale, SCALES)
 
     @quiet
     @torch.no_grad()

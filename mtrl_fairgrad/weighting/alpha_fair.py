@@ -19,6 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_number
 from mtrl_fairgrad.weighting.base import (
     Aggregate,
     GramianWeighting,
@@ -27,7 +28,6 @@ from mtrl_fairgrad.weighting.base import (
     Method,
     Weights,
 )
-from mtrl_fairgrad.weighting.checks import number
 from mtrl_fairgrad.weighting.products import align
 
 
@@ -72,8 +72,8 @@ def alpha_fair(method: Method, alpha: float) -> Method:
 
 
 def _checked(alpha: float) -> float:
-    allowed = "a finite number below 1, such as 0.5 (at 1 the transformation is the logarithm: use the method si)"
-    return number("loss_alpha", alpha, allowed, below=1)
+    hint = "(at 1 the transformation is the logarithm: use the method si)"
+    return check_number("loss_alpha", alpha, below=1, hint=hint)
 
 
 class _Fair(Method):

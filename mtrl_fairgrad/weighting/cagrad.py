@@ -25,8 +25,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_choice, check_number
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-from mtrl_fairgrad.weighting.checks import choice, number
 from mtrl_fairgrad.weighting.solvers.arrays import Array, leave, namespace, on_host, quiet, times
 from mtrl_fairgrad.weighting.solvers.nonnegative import minimise
 from mtrl_fairgrad.weighting.solvers.problem import Equilibrated, Problem, answer, begin
@@ -71,8 +71,8 @@ class CAGrad(GramianWeighting):
 
     def __init__(self, c: float = 0.4, rescale: str = "squared") -> None:
         super().__init__()
-        self.c = number("c", c, "a finite number of at least 0, such as 0.4", at_least=0)
-        self.rescale = choice("rescale", rescale, RESCALE)
+        self.c = check_number("c", c, at_least=0)
+        self.rescale = check_choice("rescale", rescale, RESCALE)
 
     @quiet
     @torch.no_grad()

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_number
 from mtrl_fairgrad.weighting.base import Aggregate
-from mtrl_fairgrad.weighting.checks import number
 from mtrl_fairgrad.weighting.products import contract, flatten
 from mtrl_fairgrad.weighting.template import AveragingAggregation
 
@@ -45,10 +45,8 @@ class DBMTL(AveragingAggregation):
 
     def __init__(self, beta: float = 0.9, beta_decay: float = 0.5) -> None:
         super().__init__()
-        self.beta = number("beta", beta, "a number in [0, 1), such as 0.9", at_least=0, below=1)
-        self.beta_decay = number(
-            "beta_decay", beta_decay, "a finite number of at least 0, such as 0.5", at_least=0
-        )
+        self.beta = check_number("beta", beta, at_least=0, below=1)
+        self.beta_decay = check_number("beta_decay", beta_decay, at_least=0)
 
     @torch.no_grad()
     def forward(

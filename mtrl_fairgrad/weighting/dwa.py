@@ -16,8 +16,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_flag, check_integer, check_number
 from mtrl_fairgrad.weighting.base import Weights
-from mtrl_fairgrad.weighting.checks import number, whole
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 
@@ -47,13 +47,9 @@ class DWA(PositiveLossWeighting):
 
     def __init__(self, temperature: float = 2.0, window: int = 25, sliding: bool = True) -> None:
         super().__init__()
-        self.temperature = number(
-            "temperature", temperature, "a finite positive number, such as 2", above=0
-        )
-        self.window = whole(
-            "window", window, "a whole number of at least 1, such as 25", at_least=1
-        )
-        self.sliding = _flag("sliding", sliding)
+        self.temperature = check_number("temperature", temperature, above=0)
+        self.window = check_integer("window", window, at_least=1)
+        self.sliding = check_flag("sliding", sliding)
 
     def init(
         self,
@@ -86,9 +82,3 @@ class DWA(PositiveLossWeighting):
         return Weights(
             losses.shape[-1] * (answered / self.temperature).softmax(-1), {"rate": answered}
         )
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} is not allowed: give true or false.")
-    return value

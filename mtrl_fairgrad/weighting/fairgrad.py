@@ -29,9 +29,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_choice, check_integer, check_number
 from mtrl_fairgrad.weighting import solvers
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-from mtrl_fairgrad.weighting.checks import choice, number, whole
 
 SOLVERS = ("newton", "sgd", "least_squares")
 
@@ -71,26 +71,18 @@ class FairGrad(GramianWeighting):
         sgd_max_norm: float = 1.0,
     ) -> None:
         super().__init__()
-        self.alpha = number(
-            "alpha", alpha, "a finite number of at least 0, such as alpha=2", at_least=0
-        )
-        self.solver = choice("solver", solver, SOLVERS)
-        self.min_relative_norm = number(
+        self.alpha = check_number("alpha", alpha, at_least=0)
+        self.solver = check_choice("solver", solver, SOLVERS)
+        self.min_relative_norm = check_number(
             "min_relative_norm",
             min_relative_norm,
-            "a number in [0, 1), such as 1e-6, or 0 to leave out only tasks without gradient",
             at_least=0,
             below=1,
         )
-        self.sgd_steps = whole("sgd_steps", sgd_steps, "a whole number such as 20", at_least=1)
-        positive = "a finite positive number, such as "
-        self.sgd_learning_rate = number(
-            "sgd_learning_rate", sgd_learning_rate, positive + "0.1", above=0
-        )
-        self.sgd_momentum = number(
-            "sgd_momentum", sgd_momentum, "a number in [0, 1), such as 0.5", at_least=0, below=1
-        )
-        self.sgd_max_norm = number("sgd_max_norm", sgd_max_norm, positive + "1", above=0)
+        self.sgd_steps = check_integer("sgd_steps", sgd_steps, at_least=1)
+        self.sgd_learning_rate = check_number("sgd_learning_rate", sgd_learning_rate, above=0)
+        self.sgd_momentum = check_number("sgd_momentum", sgd_momentum, at_least=0, below=1)
+        self.sgd_max_norm = check_number("sgd_max_norm", sgd_max_norm, above=0)
 
     @torch.no_grad()
     def forward(

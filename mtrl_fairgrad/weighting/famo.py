@@ -25,9 +25,9 @@ from typing import Self
 
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_number
 from mtrl_fairgrad.weighting.adam import Adam
 from mtrl_fairgrad.weighting.base import Weights
-from mtrl_fairgrad.weighting.checks import number
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 EPSILON = 1e-8
@@ -59,15 +59,9 @@ class FAMO(PositiveLossWeighting):
         self, learning_rate: float = 0.025, gamma: float = 0.01, min_loss: float = 0.0
     ) -> None:
         super().__init__()
-        self.learning_rate = number(
-            "learning_rate", learning_rate, "a finite positive number, such as 0.025", above=0
-        )
-        self.gamma = number(
-            "gamma", gamma, "a finite number of at least 0, such as 0.01", at_least=0
-        )
-        self.min_loss = number(
-            "min_loss", min_loss, "a finite number of at least 0, such as 0", at_least=0
-        )
+        self.learning_rate = check_number("learning_rate", learning_rate, above=0)
+        self.gamma = check_number("gamma", gamma, at_least=0)
+        self.min_loss = check_number("min_loss", min_loss, at_least=0)
         self.lowest_loss = self.min_loss
         self._stepping = False
 

@@ -21,8 +21,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_number
 from mtrl_fairgrad.weighting.base import Aggregate
-from mtrl_fairgrad.weighting.checks import number
 from mtrl_fairgrad.weighting.products import flatten
 from mtrl_fairgrad.weighting.template import TemplateAggregation
 
@@ -43,7 +43,7 @@ class GradDrop(TemplateAggregation):
 
     def __init__(self, leak: float = 0.0) -> None:
         super().__init__()
-        self.leak = number("leak", leak, "a number in [0, 1], such as 0", at_least=0, at_most=1)
+        self.leak = check_number("leak", leak, at_least=0, at_most=1)
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Uniform numbers `[..., P]`, one for each coordinate of all parameters in the template's

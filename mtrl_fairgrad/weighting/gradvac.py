@@ -23,8 +23,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_number
 from mtrl_fairgrad.weighting.base import Weights
-from mtrl_fairgrad.weighting.checks import number
 from mtrl_fairgrad.weighting.random_order import Meeting, RandomOrderWeighting
 
 LARGEST_TARGET = 1 - 1e-6
@@ -50,7 +50,7 @@ class GradVac(RandomOrderWeighting):
 
     def __init__(self, beta: float = 0.01, reduction: str = "sum") -> None:
         super().__init__(reduction)
-        self.beta = number("beta", beta, "a number in (0, 1], such as 0.01", above=0, at_most=1)
+        self.beta = check_number("beta", beta, above=0, at_most=1)
 
     def init(
         self,

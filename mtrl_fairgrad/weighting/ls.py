@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_choice
 from mtrl_fairgrad.weighting.base import LossWeighting, Weights
-from mtrl_fairgrad.weighting.checks import choice
 
 
 class LS(LossWeighting):
@@ -26,7 +26,7 @@ class LS(LossWeighting):
 
     def __init__(self, reduction: str = "sum") -> None:
         super().__init__()
-        self.reduction = choice("reduction", reduction, ("sum", "mean"))
+        self.reduction = check_choice("reduction", reduction, ("sum", "mean"))
 
     def forward(self, losses: Tensor, noise: Tensor | None = None) -> Weights:
         """Weights `[..., K]`, all 1 or all 1/K, in the losses' dtype, whatever the losses."""

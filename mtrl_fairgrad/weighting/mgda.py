@@ -18,8 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_choice
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-from mtrl_fairgrad.weighting.checks import choice
 from mtrl_fairgrad.weighting.solvers.arrays import Array, enter, namespace, quiet
 from mtrl_fairgrad.weighting.solvers.nonnegative import minimise
 from mtrl_fairgrad.weighting.solvers.problem import answer, begin
@@ -43,7 +43,7 @@ class MGDA(GramianWeighting):
 
     def __init__(self, normalize: str = "none") -> None:
         super().__init__()
-        self.normalize = choice("normalize", normalize, NORMALIZE)
+        self.normalize = check_choice("normalize", normalize, NORMALIZE)
         self.needs_positive_losses = normalize in ("loss", "loss+")
 
     @quiet

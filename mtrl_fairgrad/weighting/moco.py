@@ -23,9 +23,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_choice, check_number
 from mtrl_fairgrad.weighting import simplex
 from mtrl_fairgrad.weighting.base import Aggregate
-from mtrl_fairgrad.weighting.checks import choice, number
 from mtrl_fairgrad.weighting.products import contract, gramian
 from mtrl_fairgrad.weighting.template import AveragingAggregation
 
@@ -62,13 +62,12 @@ class MoCo(AveragingAggregation):
         projection: str = "simplex",
     ) -> None:
         super().__init__()
-        at_least_0 = "a finite number of at least 0, such as "
-        self.beta = number("beta", beta, "a number in (0, 1], such as 0.5", above=0, at_most=1)
-        self.beta_decay = number("beta_decay", beta_decay, at_least_0 + "0.5", at_least=0)
-        self.gamma = number("gamma", gamma, "a finite positive number, such as 0.1", above=0)
-        self.gamma_decay = number("gamma_decay", gamma_decay, at_least_0 + "0.5", at_least=0)
-        self.rho = number("rho", rho, at_least_0 + "0", at_least=0)
-        self.projection = choice("projection", projection, ("simplex", "softmax"))
+        self.beta = check_number("beta", beta, above=0, at_most=1)
+        self.beta_decay = check_number("beta_decay", beta_decay, at_least=0)
+        self.gamma = check_number("gamma", gamma, above=0)
+        self.gamma_decay = check_number("gamma_decay", gamma_decay, at_least=0)
+        self.rho = check_number("rho", rho, at_least=0)
+        self.projection = check_choice("projection", projection, ("simplex", "softmax"))
 
     def init(
         self,

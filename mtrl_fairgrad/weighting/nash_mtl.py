@@ -20,9 +20,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_choice, check_integer
 from mtrl_fairgrad.weighting import solvers
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-from mtrl_fairgrad.weighting.checks import choice, whole
 
 
 class NashMTL(GramianWeighting):
@@ -46,13 +46,12 @@ class NashMTL(GramianWeighting):
 
     def __init__(self, update_weights_every: int = 1, normalize: str = "none") -> None:
         super().__init__()
-        self.update_weights_every = whole(
+        self.update_weights_every = check_integer(
             "update_weights_every",
             update_weights_every,
-            "a whole number of at least 1, such as 1",
             at_least=1,
         )
-        self.normalize = choice("normalize", normalize, ("none", "frobenius"))
+        self.normalize = check_choice("normalize", normalize, ("none", "frobenius"))
 
     def init(
         self,

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_choice
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-from mtrl_fairgrad.weighting.checks import choice
 from mtrl_fairgrad.weighting.solvers.problem import check
 
 
@@ -50,7 +50,7 @@ class RandomOrderWeighting(GramianWeighting):
 
     def __init__(self, reduction: str = "sum") -> None:
         super().__init__()
-        self.reduction = choice("reduction", reduction, ("sum", "mean"))
+        self.reduction = check_choice("reduction", reduction, ("sum", "mean"))
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Orders `[..., K, K]` int64: row i is a permutation of all tasks, in which task i skips

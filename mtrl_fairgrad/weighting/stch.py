@@ -21,8 +21,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_integer, check_number
 from mtrl_fairgrad.weighting.base import Weights
-from mtrl_fairgrad.weighting.checks import number, whole
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 
@@ -47,10 +47,8 @@ class STCH(PositiveLossWeighting):
 
     def __init__(self, mu: float = 1.0, warmup: int = 500) -> None:
         super().__init__()
-        self.mu = number("mu", mu, "a finite positive number, such as 1", above=0)
-        self.warmup = whole(
-            "warmup", warmup, "a whole number of at least 1, such as 500", at_least=1
-        )
+        self.mu = check_number("mu", mu, above=0)
+        self.warmup = check_integer("warmup", warmup, at_least=1)
 
     def init(
         self,

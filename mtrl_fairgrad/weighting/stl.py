@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_integer
 from mtrl_fairgrad.weighting.base import LossWeighting, Weights
-from mtrl_fairgrad.weighting.checks import whole
 
 
 class STL(LossWeighting):
@@ -26,9 +26,7 @@ class STL(LossWeighting):
 
     def __init__(self, task: int = 0) -> None:
         super().__init__()
-        self.task = whole(
-            "task", task, "the position of a task, such as 0 for the first", at_least=0
-        )
+        self.task = check_integer("task", task, at_least=0)
 
     def forward(self, losses: Tensor, noise: Tensor | None = None) -> Weights:
         """Weights `[..., K]` in the losses' dtype (float32 for half precision), whatever the

@@ -16,9 +16,9 @@ from typing import Self
 
 from torch import Tensor
 
+from mtrl_fairgrad.utils.validation import check_number
 from mtrl_fairgrad.weighting.adam import Adam
 from mtrl_fairgrad.weighting.base import Weights
-from mtrl_fairgrad.weighting.checks import number
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 
@@ -43,10 +43,8 @@ class UW(PositiveLossWeighting):
 
     def __init__(self, learning_rate: float = 0.025, initial: float = 0.0) -> None:
         super().__init__()
-        self.learning_rate = number(
-            "learning_rate", learning_rate, "a finite positive number, such as 0.025", above=0
-        )
-        self.initial = number("initial", initial, "a finite number, such as 0")
+        self.learning_rate = check_number("learning_rate", learning_rate, above=0)
+        self.initial = check_number("initial", initial)
 
     def init(
         self,

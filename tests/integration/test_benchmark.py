@@ -132,7 +132,7 @@ def test_kept_sections_replace_only_themselves(tmp_path):
 
 
 def test_unknown_devices_and_sections_are_refused(capsys):
-    with pytest.raises(SystemExit, match="device=tpu is unknown: choose auto, cpu, cuda or cuda:N"):
+    with pytest.raises(SystemExit, match="device=tpu is unknown; allowed: auto, cpu, cuda, cuda:N"):
         benchmark.main(["--device", "tpu"])
     with pytest.raises(SystemExit):
         benchmark.main(["--sections", "speed"])

@@ -10,13 +10,13 @@ import pytest
 import mtrl_fairgrad
 from mtrl_fairgrad import evaluate, method_names, method_options, report, train, verify
 from mtrl_fairgrad.cli.override_filter import DEEPEST, LONGEST_WORD, sift, stored_words
-from mtrl_fairgrad.config.groups import choices
+from mtrl_fairgrad.config.groups import config_group
 from mtrl_fairgrad.config.schema import to_dict
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.supervised.config import EXACT
 from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.safe_load import LARGEST, read_mapping
-from mtrl_fairgrad.utils.validation import LONGEST, ConfigError, readable
+from mtrl_fairgrad.utils.validation import MAX_MESSAGE_LENGTH, ConfigError, one_line
 from tests.support.fuzzing import BOMB
 from tests.support.paths import ROOT
 from tests.support.tiny_runs import ONE, TASKS, TINY, composed
@@ -101,13 +101,13 @@ def test_the_package_offers_its_names_before_it_has_them():
     found = subprocess.run(
         [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=120
     )
-    assert found.stdout.strip() == str(len(choices("method"))), found.stderr
+    assert found.stdout.strip() == str(len(config_group("method"))), found.stderr
 
 
 def test_the_files_say_what_the_registry_says():
-    for name, keys in choices("method").items():
+    for name, keys in config_group("method").items():
         assert list(keys) == ["name", *method_options(name)], name
-    assert set(choices("method")) == set(method_names())
+    assert set(config_group("method")) == set(method_names())
     assert method_options("fairgrad")["solver"] == EXACT
 
 
@@ -179,10 +179,10 @@ def test_what_could_run_code_or_write_elsewhere_does_not_pass(words, tmp_path, m
 
 
 def test_a_sentence_stays_one_line_of_a_terminal(capsys):
-    assert readable("α\n\x1b[2J\u202e\udc80") == "α\\n\\x1b[2J\\u202e\\udc80"
+    assert one_line("α\n\x1b[2J\u202e\udc80") == "α\\n\\x1b[2J\\u202e\\udc80"
     assert fail("x" * 10_000 + "end") == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and len(said) < LONGEST + 20 and said.endswith("end\n")
+    assert said.count("\n") == 1 and len(said) < MAX_MESSAGE_LENGTH + 20 and said.endswith("end\n")
 
 
 # ---- what a stranger's folder may say ----

@@ -13,10 +13,11 @@ from mtrl_fairgrad import evaluate, train
 from mtrl_fairgrad.analysis.run_groups import protocol_of
 from mtrl_fairgrad.cli.hydra_main import config_dir
 from mtrl_fairgrad.config.env import METAWORLDS, SUITE_OF, task_names
-from mtrl_fairgrad.config.schema import Config, ConfigError, changed_keys, to_dict
+from mtrl_fairgrad.config.schema import Config, changed_keys, to_dict
 from mtrl_fairgrad.envs.metaworld import OBSERVATIONS
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.factory import make_suite, protocol
+from tests.support.errors import refused
 from tests.support.processes import start_training, wait_for_checkpoint
 from tests.support.tiny_runs import (
     FALLING,
@@ -81,53 +82,32 @@ def test_a_composed_run_reads_back_as_itself():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "key", "value"),
     [
-        (
-            ["env=mt10_paper", "eval.episodes=10"],
-            "eval.episodes=10 would repeat one episode, since env.goals=frozen",
-        ),
-        (["env.goals=frozen"], "give eval.episodes=1."),
-        (["env.goals=fixed"], "env.goals=fixed is unknown; allowed: random, frozen"),
-        (["env.goals=null"], "env.goals=None is unknown"),
-        (["env.observation=hand"], "allowed: full, hand_objects_goal"),
-        (
-            ["env.horizon=null"],
-            "env.horizon=null is for env=gymnasium: give env=mt10 steps from 1 to 500.",
-        ),
-        (
-            ["env.success_return=3"],
-            "env.success_return=3 is for env=gymnasium: drop it for env=mt10.",
-        ),
-        (["env.task_options=[{}]"], "env.task_options=[{}] is for env=gymnasium"),
-        (["env.name=mine"], "env.suite=mt10 would be reported as mine"),
-        (
-            ["env=gymnasium", "env.reward_version=v1"],
-            "env.reward_version=v1 is Meta-World's and env=gymnasium has",
-        ),
-        (["env.fast=null"], "env.fast=null is for env=gymnasium: give env=mt10 true or false."),
-        (
-            ["env=gymnasium", "env.fast=true"],
-            "env.fast=True is Meta-World's and env=gymnasium has none",
-        ),
-        (["env=gymnasium", "env.goals=frozen"], "env.goals=frozen is Meta-World's"),
-        (["env=gymnasium", "env.task=reach-v3"], "env.task=reach-v3 is Meta-World's"),
-        (
-            ["env=gymnasium", "env.horizon=0"],
-            "env.horizon=0 is out of range: give a value at least 1.",
-        ),
-        (
-            ["env=gymnasium", "env.task_options=[5]"],
-            "env.task_options=[5] is no list with a mapping for each task",
-        ),
-        (["env=gymnasium", "env.task_options={g: 5}"], "env.task_options={'g': 5} is no list"),
-        (["env=gymnasium", "eval.episodes=51"], "eval.episodes=51"),
+        (["env=mt10_paper", "eval.episodes=10"], "eval.episodes", 10),
+        (["env.goals=frozen"], "eval.episodes", 10),
+        (["env.goals=fixed"], "env.goals", "fixed"),
+        (["env.goals=null"], "env.goals", None),
+        (["env.observation=hand"], "env.observation", "hand"),
+        (["env.horizon=null"], "env.horizon", None),
+        (["env.success_return=3"], "env.success_return", 3),
+        (["env.task_options=[{}]"], "env.task_options", [{}]),
+        (["env.name=mine"], "env.suite", "mt10"),
+        (["env=gymnasium", "env.reward_version=v1"], "env.reward_version", "v1"),
+        (["env.fast=null"], "env.fast", None),
+        (["env=gymnasium", "env.fast=true"], "env.fast", True),
+        (["env=gymnasium", "env.goals=frozen"], "env.goals", "frozen"),
+        (["env=gymnasium", "env.task=reach-v3"], "env.task", "reach-v3"),
+        (["env=gymnasium", "env.horizon=0"], "env.horizon", 0),
+        (["env=gymnasium", "env.task_options=[5]"], "env.task_options", [5]),
+        (["env=gymnasium", "env.task_options={g: 5}"], "env.task_options", {"g": 5}),
+        (["env=gymnasium", "eval.episodes=51"], "eval.episodes", 51),
     ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) and "=" in str(value) else "",
 )
-def test_mistakes_end_in_one_sentence(overrides, said):
-    with pytest.raises(ConfigError) as caught:
+def test_mistakes_end_in_one_sentence(overrides, key, value):
+    with refused(key, value):
         composed(*overrides)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 # ---- what stands in results ----

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import strategies as st
 
 from mtrl_fairgrad.cli.hydra_main import _keys
-from mtrl_fairgrad.config.groups import choices, config_dir
+from mtrl_fairgrad.config.groups import config_dir, config_group
 from mtrl_fairgrad.config.schema import to_dict
-from mtrl_fairgrad.utils.validation import LONGEST
+from mtrl_fairgrad.utils.validation import MAX_MESSAGE_LENGTH
 from tests.support.tiny_runs import TINY
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
@@ -59,7 +59,7 @@ def words(keys):
         st.integers().map(str),
         st.floats().map(str),
         st.sampled_from(
-            [name for group in ("env", "agent", "method", "preset") for name in choices(group)]
+            [name for group in ("env", "agent", "method", "preset") for name in config_group(group)]
         ),
         st.lists(st.integers(-1, 9), max_size=3).map(str),
     )
@@ -166,7 +166,7 @@ def check_answer(code, said, codes=(0, 2)):
     lines = said.splitlines()
     if code == 2:
         assert len(lines) == 1 and said.startswith("error: ") and said.endswith("\n"), said
-        assert len(said) <= LONGEST + 20 and said.strip().isprintable(), said
+        assert len(said) <= MAX_MESSAGE_LENGTH + 20 and said.strip().isprintable(), said
     else:
         assert not lines, said
 

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Sequence
 
-from mtrl_fairgrad.envs import checks
 from mtrl_fairgrad.envs.task_names import step_cost
 from mtrl_fairgrad.envs.workers.host import Row
+from mtrl_fairgrad.utils.validation import MAX_WORKERS, check_integer
 
 
 def spread(rows: Sequence[Row], workers: int) -> list[list[Row]]:
@@ -32,10 +32,5 @@ def worker_count(workers: int | None, role: str) -> int:
             else os.cpu_count() or 1
         )
         return cores if role == "eval" else max(1, cores - 1)
-    return checks.integer(
-        "workers",
-        workers,
-        0,
-        1024,
-        "0 simulates in this process, and the cores less one is a good number",
-    )
+    hint = "(0 simulates in this process)"
+    return check_integer("workers", workers, at_most=MAX_WORKERS, hint=hint)

@@ -14,8 +14,8 @@ from mtrl_fairgrad.gradients.shared_graph.distributed import Group, Processes
 from mtrl_fairgrad.gradients.shared_graph.features import cut, pull_back
 from mtrl_fairgrad.gradients.shared_graph.grad_writer import Destination
 from mtrl_fairgrad.gradients.shared_graph.jacobian import Rows
+from mtrl_fairgrad.utils.validation import check_integer
 from mtrl_fairgrad.weighting import JacobianAggregation, LossWeighting, Method
-from mtrl_fairgrad.weighting.checks import whole
 from mtrl_fairgrad.weighting.template import AveragingAggregation
 
 Losses = Tensor | Sequence[Tensor]
@@ -262,12 +262,9 @@ def _weigh(scalars: list[Tensor], method: Method, noise: Noise, to: Destination)
 
 
 def _checked(tasks_per_pass: int | None) -> int | None:
-    allowed = "a whole number of at least 1, which is a loop over tasks, or None to have it chosen"
-    return (
-        None
-        if tasks_per_pass is None
-        else whole("tasks_per_pass", tasks_per_pass, allowed, at_least=1)
-    )
+    if tasks_per_pass is None:
+        return None
+    return check_integer("tasks_per_pass", tasks_per_pass, at_least=1, hint="or None")
 
 
 def _draw(method: Method, noise: Noise, losses: Tensor, to: Destination) -> Tensor | None:

@@ -16,6 +16,7 @@ from mtrl_fairgrad import (
     task_gradients,
 )
 from mtrl_fairgrad.weighting import Aggregate
+from tests.support.errors import refused
 from tests.support.multi_head_model import Fixed, Heads, assert_same
 from tests.unit.gradients.test_per_task import call_on
 
@@ -179,17 +180,14 @@ def test_the_presets_are_what_the_table_says():
 
 
 @pytest.mark.parametrize(
-    ("chosen", "message"),
+    "chosen",
     [
-        (
-            {"own": "heavy"},
-            "own='heavy' is not allowed: give one of plain, weighted, weighted_losses",
-        ),
-        ({"scale": 2}, "scale=2 is not allowed: give one of none, tasks"),
-        ({"max_norm": 0}, "max_norm=0 is not allowed: give a finite positive number"),
-        ({"max_norm": float("inf")}, "max_norm=inf is not allowed"),
+        {"own": "heavy"},
+        {"scale": 2},
+        {"max_norm": 0},
+        {"max_norm": float("inf")},
     ],
 )
-def test_other_values_are_refused(chosen, message):
-    with pytest.raises(ValueError, match=message):
+def test_other_values_are_refused(chosen):
+    with refused(*next(iter(chosen.items()))):
         Convention(**chosen)

@@ -110,8 +110,8 @@ def test_single_task_learning_loses_only_the_task(tmp_path, monkeypatch, capsys)
             "guard.exploding_value=skip is unknown; allowed: count, stop",
         ),
         ("guard.unsolved=pcgrad", "allowed: count, ls, skip, stop"),
-        ("guard.largest_value=0", "guard.largest_value=0.0 is out of range"),
-        ("guard.smallest_temperature=nan", "guard.smallest_temperature=nan is out of range"),
+        ("guard.largest_value=0", "guard.largest_value=0.0 is not allowed"),
+        ("guard.smallest_temperature=nan", "guard.smallest_temperature=nan is not allowed"),
     ],
 )
 def test_answers_that_there_are_not_are_refused(word, said, tmp_path, capsys):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting import DBMTL
+from tests.support.errors import refused
 from tests.unit.weighting.helpers import as_jacobian, as_vector, loss_course
 from tests.unit.weighting.samplers import SAMPLERS, STRATA, Sampler
 
@@ -142,9 +143,8 @@ def test_missing_and_misshapen_losses_are_refused() -> None:
 )
 def test_bad_options(option: dict[str, object]) -> None:
     ((name, value),) = option.items()
-    with pytest.raises(ValueError) as caught:
+    with refused(name, value):
         DBMTL(**option)
-    assert str(caught.value).startswith(f"{name}={value!r} is not allowed: give a")
 
 
 def test_print_shows_what_it_is() -> None:

@@ -6,6 +6,7 @@ import torch
 from torchjd import scalarization
 
 from mtrl_fairgrad.weighting import DWA
+from tests.support.errors import refused
 from tests.unit.weighting.helpers import loss_course
 
 
@@ -51,26 +52,17 @@ def test_a_task_that_stopped_falling_weighs_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    "options",
     [
-        (
-            {"temperature": 0},
-            "temperature=0 is not allowed: give a finite positive number, such as 2.",
-        ),
-        (
-            {"temperature": float("inf")},
-            "temperature=inf is not allowed: give a finite positive number, such as 2.",
-        ),
-        ({"window": 0}, "window=0 is not allowed: give a whole number of at least 1, such as 25."),
-        (
-            {"window": 2.5},
-            "window=2.5 is not allowed: give a whole number of at least 1, such as 25.",
-        ),
-        ({"sliding": "no"}, "sliding='no' is not allowed: give true or false."),
-        ({"sliding": 1}, "sliding=1 is not allowed: give true or false."),
+        {"temperature": 0},
+        {"temperature": float("inf")},
+        {"window": 0},
+        {"window": 2.5},
+        {"sliding": "no"},
+        {"sliding": 1},
     ],
 )
-def test_other_options_are_refused(options: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError) as caught:
+def test_other_options_are_refused(options: dict[str, object]) -> None:
+    ((name, value),) = options.items()
+    with refused(name, value):
         DWA(**options)
-    assert str(caught.value) == said

@@ -6,32 +6,25 @@ import pytest
 import torch
 
 from mtrl_fairgrad.weighting import FairGrad
+from tests.support.errors import refused
 
 
 @pytest.mark.parametrize("alpha", [-1, -1e-9, math.nan, math.inf, True, "2", None])
 def test_bad_alpha(alpha: object) -> None:
-    with pytest.raises(ValueError) as caught:
+    with refused("alpha", alpha):
         FairGrad(alpha)
-    assert str(caught.value) == (
-        f"alpha={alpha!r} is not allowed: give a finite number of at least 0, such as alpha=2."
-    )
 
 
 @pytest.mark.parametrize("value", [-1e-9, 1, 1.5, math.nan, False, "0"])
 def test_bad_min_relative_norm(value: object) -> None:
-    with pytest.raises(
-        ValueError, match=r"^min_relative_norm=.* is not allowed: give a number in \[0, 1\)"
-    ):
+    with refused("min_relative_norm", value):
         FairGrad(min_relative_norm=value)
 
 
 @pytest.mark.parametrize("solver", ["Newton", "scipy", "", None])
 def test_bad_solver(solver: object) -> None:
-    with pytest.raises(ValueError) as caught:
+    with refused("solver", solver):
         FairGrad(solver=solver)
-    assert str(caught.value) == (
-        f"solver={solver!r} is not allowed: give one of newton, sgd, least_squares."
-    )
 
 
 @pytest.mark.parametrize(
@@ -51,11 +44,8 @@ def test_bad_solver(solver: object) -> None:
 )
 def test_bad_sgd_options(option: dict[str, object]) -> None:
     ((name, value),) = option.items()
-    with pytest.raises(ValueError) as caught:
+    with refused(name, value):
         FairGrad(solver="sgd", **option)
-    message = str(caught.value)
-    assert message.startswith(f"{name}={value!r} is not allowed: give ")
-    assert message.endswith(".")
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (2, 3, 4), (0, 0)])

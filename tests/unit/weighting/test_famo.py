@@ -8,6 +8,7 @@ from torch import Tensor
 from torchjd import scalarization
 
 from mtrl_fairgrad.weighting import FAMO
+from tests.support.errors import refused
 from tests.unit.weighting.helpers import loss_course
 
 
@@ -128,27 +129,15 @@ def test_losses_after_the_step_have_the_shape_of_those_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    "options",
     [
-        (
-            {"learning_rate": -1},
-            "learning_rate=-1 is not allowed: give a finite positive number, such as 0.025.",
-        ),
-        (
-            {"gamma": -0.1},
-            "gamma=-0.1 is not allowed: give a finite number of at least 0, such as 0.01.",
-        ),
-        (
-            {"min_loss": -1},
-            "min_loss=-1 is not allowed: give a finite number of at least 0, such as 0.",
-        ),
-        (
-            {"min_loss": None},
-            "min_loss=None is not allowed: give a finite number of at least 0, such as 0.",
-        ),
+        {"learning_rate": -1},
+        {"gamma": -0.1},
+        {"min_loss": -1},
+        {"min_loss": None},
     ],
 )
-def test_other_options_are_refused(options: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError) as caught:
+def test_other_options_are_refused(options: dict[str, object]) -> None:
+    ((name, value),) = options.items()
+    with refused(name, value):
         FAMO(**options)
-    assert str(caught.value) == said

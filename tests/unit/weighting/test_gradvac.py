@@ -8,6 +8,7 @@ from torch import Tensor
 from torchjd.aggregation import GradVac as TorchJDGradVac
 
 from mtrl_fairgrad.weighting import GradVac, PCGrad
+from tests.support.errors import refused
 from tests.unit.weighting.samplers import SAMPLERS, STRATA, Sampler
 
 ALL: dict[str, Sampler] = SAMPLERS | STRATA
@@ -156,17 +157,12 @@ def test_tasks_without_gradient_have_no_effect_and_keep_their_targets() -> None:
 
 @pytest.mark.parametrize("beta", [0, -0.1, 1.1, math.nan, True, "0.5"])
 def test_bad_beta(beta: object) -> None:
-    with pytest.raises(ValueError) as caught:
+    with refused("beta", beta):
         GradVac(beta)
-    assert (
-        str(caught.value) == f"beta={beta!r} is not allowed: give a number in (0, 1], such as 0.01."
-    )
 
 
 def test_bad_reduction() -> None:
-    with pytest.raises(
-        ValueError, match=r"^reduction='max' is not allowed: give one of sum, mean\.$"
-    ):
+    with refused("reduction", "max"):
         GradVac(reduction="max")
 
 

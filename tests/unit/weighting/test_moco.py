@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting import MoCo
+from tests.support.errors import refused
 from tests.unit.weighting.helpers import as_jacobian, as_vector
 from tests.unit.weighting.samplers import SAMPLERS, STRATA, Sampler
 
@@ -114,9 +115,8 @@ def test_constant_gradients_lead_to_the_combination_of_least_norm() -> None:
 )
 def test_bad_options(option: dict[str, object]) -> None:
     ((name, value),) = option.items()
-    with pytest.raises(ValueError) as caught:
+    with refused(name, value):
         MoCo(**option)
-    assert str(caught.value).startswith(f"{name}={value!r} is not allowed: give ")
 
 
 def test_print_shows_what_it_is() -> None:

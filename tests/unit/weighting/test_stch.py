@@ -6,6 +6,7 @@ from torch import Tensor
 from torchjd import scalarization
 
 from mtrl_fairgrad.weighting import STCH
+from tests.support.errors import refused
 from tests.unit.weighting.helpers import loss_course
 
 WARMUP = 4
@@ -65,17 +66,14 @@ def test_a_sharp_maximum_has_one_task_and_a_smooth_one_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    "options",
     [
-        ({"mu": 0}, "mu=0 is not allowed: give a finite positive number, such as 1."),
-        ({"warmup": 0}, "warmup=0 is not allowed: give a whole number of at least 1, such as 500."),
-        (
-            {"warmup": True},
-            "warmup=True is not allowed: give a whole number of at least 1, such as 500.",
-        ),
+        {"mu": 0},
+        {"warmup": 0},
+        {"warmup": True},
     ],
 )
-def test_other_options_are_refused(options: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError) as caught:
+def test_other_options_are_refused(options: dict[str, object]) -> None:
+    ((name, value),) = options.items()
+    with refused(name, value):
         STCH(**options)
-    assert str(caught.value) == said

@@ -5,6 +5,7 @@ import torch
 from torchjd import scalarization
 
 from mtrl_fairgrad.weighting import UW
+from tests.support.errors import refused
 from tests.unit.weighting.helpers import loss_course
 
 
@@ -44,20 +45,14 @@ def test_weights_come_to_rest_at_half_the_inverse_losses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    "options",
     [
-        (
-            {"learning_rate": 0},
-            "learning_rate=0 is not allowed: give a finite positive number, such as 0.025.",
-        ),
-        (
-            {"learning_rate": "x"},
-            "learning_rate='x' is not allowed: give a finite positive number, such as 0.025.",
-        ),
-        ({"initial": float("nan")}, "initial=nan is not allowed: give a finite number, such as 0."),
+        {"learning_rate": 0},
+        {"learning_rate": "x"},
+        {"initial": float("nan")},
     ],
 )
-def test_other_options_are_refused(options: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError) as caught:
+def test_other_options_are_refused(options: dict[str, object]) -> None:
+    ((name, value),) = options.items()
+    with refused(name, value):
         UW(**options)
-    assert str(caught.value) == said
