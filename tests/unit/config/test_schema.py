@@ -100,18 +100,16 @@ def test_a_convention_of_ones_own_has_a_name_of_its_own():
         "convention=libmtl", "convention.scale=tasks", "convention.name=mine"
     ).convention
     assert (mine.name, mine.own, mine.scale) == ("mine", "weighted", "tasks")
-    with pytest.raises(ConfigError, match="would be reported as libmtl"):
+    with refused("convention.name", "libmtl"):
         composed("convention=libmtl", "convention.scale=tasks")
 
 
 @pytest.mark.skipif("stl" not in method_names(), reason="there is no stl")
 def test_single_task_learning_takes_no_task_and_no_fairness_between_tasks():
     assert composed("method=stl").method["name"] == "stl"
-    with pytest.raises(
-        ConfigError, match=r"method.task=1 is for supervised learning: .* env.tasks="
-    ):
+    with refused("method.task", 1):
         composed("method=stl", "method.task=1")
-    with pytest.raises(ConfigError, match=r"loss_alpha=0.5 is fairness between tasks"):
+    with refused("loss_alpha", 0.5):
         composed("method=stl", "loss_alpha=0.5")
 
 
@@ -147,7 +145,7 @@ def test_a_preset_changes_defaults_and_the_command_line_wins():
     [
         (["method=ls", "alpha=2"], "alpha", 2.0),
         (["alpha=-1"], "method.alpha", -1.0),
-        (["alpha=nan"], "method.alpha", math.nan),
+        (["alpha=nan"], "alpha", math.nan),
         (["loss_alpha=1"], "loss_alpha", 1.0),
         (["loss_alpha=nan"], "loss_alpha", math.nan),
         (["convention.own=mine"], "convention.own", "mine"),
@@ -191,7 +189,7 @@ def test_a_preset_changes_defaults_and_the_command_line_wins():
         (["grace_seconds=-2"], "grace_seconds", -2.0),
         (["grace_seconds=nan"], "grace_seconds", math.nan),
     ],
-    ids=lambda value: ",".join(value) if isinstance(value, list) and value else "",
+    ids=str,
 )
 def test_refused_values_name_key_and_value(overrides, key, value):
     with refused(key, value):
