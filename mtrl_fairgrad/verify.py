@@ -31,7 +31,7 @@ from mtrl_fairgrad.utils.extras import require_for_command
 require_for_command(__name__)
 
 from mtrl_fairgrad.analysis.run_groups import pool
-from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check
+from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check_file
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.manifest import config_sha256
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
@@ -166,7 +166,7 @@ def _checkpoints(folder: RunFolder, found: Finding) -> str:
             if file not in sizes:
                 sizes[file] = content.bytes
                 try:
-                    check(file, content)
+                    check_file(file, content)
                 except CheckpointError as error:
                     found.problems.append(str(error))
     if steps_of(paths[0]) < steps:
@@ -205,10 +205,10 @@ def _history(folder: RunFolder, found: Finding) -> str:
             index = Index.read(path)
         except CheckpointError:
             continue  # told by the check of the checkpoints
-        for name, content in index.beside.items():
+        for name, content in index.run_files.items():
             known[name] = content.bytes
             try:
-                index.check_beside(folder.path, name)
+                index.check_run_file(folder.path, name)
             except CheckpointError as error:
                 found.problems.append(f"{error} at env_steps {steps_of(path)}")
     rows = folder.path / "evaluations.csv"
@@ -223,7 +223,7 @@ def _report(folder: RunFolder, found: Finding) -> str:
     [group] = pool([folder])
     if group.left_out:
         found.problems.append(f"it would leave out {group.left_out} evaluations")
-    return f"can be made of {len(group.env_steps)} evaluations and {len(group.telemetry[0].series)} curves"
+    return f"can be made of {len(group.env_steps)} evaluations and {len(group.metrics[0].series)} curves"
 
 
 # ---- the command ----

@@ -43,8 +43,8 @@ from mtrl_fairgrad.analysis.report.tables import (  # noqa: E402
 )
 from mtrl_fairgrad.analysis.run_groups import Group, pool  # noqa: E402
 from mtrl_fairgrad.report import png  # noqa: E402
+from mtrl_fairgrad.runs import metrics_log  # noqa: E402
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError  # noqa: E402
-from mtrl_fairgrad.runs.tensorboard_reader import thinned  # noqa: E402
 from mtrl_fairgrad.utils.arguments import fail  # noqa: E402
 from mtrl_fairgrad.utils.atomic_io import write_atomic  # noqa: E402
 from mtrl_fairgrad.utils.text_tables import csv_text  # noqa: E402
@@ -136,13 +136,11 @@ def _check(run: Path) -> None:
 def _copy(run: Path, there: Path) -> None:
     """The run folder's small files, its curves thinned."""
     there.mkdir(parents=True, exist_ok=True)
-    for old in there.glob("events.out.tfevents.*"):
-        old.unlink()
     for name in KEPT:
         if (run / name).is_file():
             shutil.copyfile(run / name, there / name)
-    for events in run.glob("events.out.tfevents.*"):
-        write_atomic(there / events.name, thinned(events, CURVE_POINTS))
+    entries = metrics_log.thin(metrics_log.read_entries(run), CURVE_POINTS)
+    write_atomic(there / metrics_log.NAME, metrics_log.encode(entries))
 
 
 def _export(run: Path, there: Path) -> None:
@@ -181,7 +179,7 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 def _rows(groups: Sequence[Group]) -> Iterator[tuple[object, ...]]:
     for group in groups:
-        for folder, logged in zip(group.folders, group.telemetry, strict=True):
+        for folder, logged in zip(group.folders, group.metrics, strict=True):
             about, versions, git = (
                 folder.manifest,
                 folder.manifest["versions"],

@@ -103,18 +103,36 @@ def asked(*signals: signal.Signals) -> Callable[[Attempt], Outcome]:
     return happening
 
 
+class FailingOs:
+    """Stands in for the module `os` in `atomic_io`: one call that changes the disk fails.
+
+    Args:
+        left: the number of calls until then.
+    """
+
+    CHANGING = ("write", "ftruncate", "fsync", "mkdir", "replace", "unlink", "rmdir")
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(os, name)
+        if name not in self.CHANGING:
+            return function
+
+        def call(*arguments: Any) -> Any:
+            self.left -= 1
+            if self.left == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), "the disk")
+            return function(*arguments)
+
+        return call
+
+
 def refused(attempt: Attempt) -> Outcome:
     """One call to the disk fails."""
-    left = attempt.luck.randrange(600)
-
-    def call(function: Callable[..., Any], *arguments: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), "the disk")
-        return function(*arguments)
-
-    attempt.begin(lambda: setattr(atomic_io, "call", call))
+    failing = FailingOs(attempt.luck.randrange(600))
+    attempt.begin(lambda: setattr(atomic_io, "os", failing))
     return attempt.end(), REFUSED
 
 

@@ -35,8 +35,8 @@ from mtrl_fairgrad.analysis.statistics import (
 )
 from mtrl_fairgrad.runs.fault_log import Fault
 from mtrl_fairgrad.runs.fault_log import read as read_faults
+from mtrl_fairgrad.runs.metrics_log import RunMetrics, read_metrics
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
-from mtrl_fairgrad.runs.tensorboard_reader import Telemetry, read_telemetry
 
 NOT_COMPARED = frozenset(
     {
@@ -127,9 +127,9 @@ class Group:
         return stratified_bootstrap(interquartile_mean, self.success[-1])
 
     @cached_property
-    def telemetry(self) -> list[Telemetry]:
-        """What each of the folders logged while it trained."""
-        return [read_telemetry(folder.path, self.until) for folder in self.folders]
+    def metrics(self) -> list[RunMetrics]:
+        """Logged metrics of each folder."""
+        return [read_metrics(folder.path, self.until) for folder in self.folders]
 
     @cached_property
     def faults(self) -> list[Fault]:

@@ -1,21 +1,19 @@
-"""What every run folder has, of the agent and of supervised benchmarks: configuration, manifest,
-checkpoints and a lock.
+"""The common part of run folders, of agents and of supervised benchmarks.
 
     config.yaml      the composed configuration
     manifest.json    versions, commit, machine, the configuration's SHA-256
     checkpoints/     see `mtrl_fairgrad.runs.checkpoint.store`
     run.lock         held by the process that trains here
 
-Nothing is pickled, so reading a folder runs no code. A killed process leaves the old state or the
-new one, never a mixture: files appear by rename after an fsync. Reading changes nothing; writers
-hold `lock()`. Mistakes and damage raise `RunFolderError`, a `ValueError`, with one sentence.
+Nothing is pickled, so reading a folder runs no code. A crash leaves the old state or the new one:
+files appear by rename after an fsync. Reading changes nothing; writers hold `lock()`. User errors
+and damage raise `RunFolderError`, a `ValueError` of one sentence.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import json
 import logging
 import os
@@ -25,10 +23,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import yaml
 
+from mtrl_fairgrad.runs import metrics_log
 from mtrl_fairgrad.runs.checkpoint.replay_segments import Ring
 from mtrl_fairgrad.runs.checkpoint.store import Checkpoint, CheckpointStore
 from mtrl_fairgrad.runs.manifest import config_sha256
-from mtrl_fairgrad.utils.atomic_io import RunFolderError, call, remove, sweep, write_atomic
+from mtrl_fairgrad.utils.atomic_io import (
+    RunFolderError,
+    open_handle,
+    remove,
+    remove_temporaries,
+    write_atomic,
+)
 from mtrl_fairgrad.utils.safe_load import read_mapping
 
 if TYPE_CHECKING:  # torch takes a second to import, and only checkpoints need it
@@ -39,7 +44,8 @@ except ImportError:  # Windows: runs are not locked there
     fcntl = None
 
 CONFIG, MANIFEST, CHECKPOINTS = "config.yaml", "manifest.json", "checkpoints"
-TENSORBOARD = "events.out.tfevents.*"
+CURVES = (metrics_log.NAME, metrics_log.EVENT_FILES)
+"""Patterns of the files that training logs to."""
 TRAINING = "training"
 """The kind of a run whose manifest names none: the agent's."""
 _log = logging.getLogger(__name__)
@@ -56,17 +62,19 @@ class BaseRunFolder:
     """
 
     def __init__(self, path: Path, config: dict[str, Any], manifest: dict[str, Any]) -> None:
-        self.path, self.config, self.manifest = path, config, manifest
+        self.path = path
+        self.config = config
+        self.manifest = manifest
         self.store = CheckpointStore(
             path,
-            next(iter(self.tables), None),
-            (MANIFEST, TENSORBOARD) if self.tables else (),
-            self.how_to_continue(path),
+            history=next(iter(self.tables), None),
+            run_files=(MANIFEST, *CURVES) if self.tables else (),
+            retry=self.how_to_continue(path),
         )
 
     @staticmethod
     def how_to_continue(path: Path) -> str:
-        """Say how a run in the folder `path` is continued, for messages."""
+        """How to continue a run in the folder `path`, for messages."""
         return f"continue with resume={path}"
 
     @classmethod
@@ -77,13 +85,14 @@ class BaseRunFolder:
     def create(
         cls, path: str | Path, config: Mapping[str, Any], manifest: Mapping[str, Any]
     ) -> Self:
-        """Begin a run in a new folder, or in one that holds other files but no run; nothing is
-        overwritten.
+        """Start a run in a folder without one; other files in it stay.
 
-        `config` and `manifest` are of plain values: mappings, sequences, str, int, float, bool,
-        None.
+        `config` and `manifest` hold mappings, sequences, str, int, float, bool and None.
+
+        Raises:
+            RunFolderError: the folder holds a run, or cannot be made.
         """
-        # Through JSON, so that they are now what they will be when read: tuples become lists.
+        # Through JSON, so that values are what a reader will get: tuples become lists.
         plain = json.loads(json.dumps(config))
         run = cls(
             Path(path),
@@ -96,7 +105,7 @@ class BaseRunFolder:
         )
         cls.check_vacant(run.path)
         try:
-            call(os.makedirs, run.store.path)  # also the claim: of two processes, one fails here
+            os.makedirs(run.store.path)  # also the claim: of two processes, one fails here
             try:
                 for name, header in cls.tables.items():
                     write_atomic(run.path / name, header)
@@ -113,38 +122,38 @@ class BaseRunFolder:
                 raise
         except OSError as error:
             raise RunFolderError(
-                f"run_dir={path} cannot be created ({error.strerror}): choose a folder that you "
-                "can write to."
+                f"run_dir={path} cannot be created ({error.strerror}): choose a writable folder."
             ) from error
         return run
 
     @classmethod
     def check_vacant(cls, path: Path) -> None:
-        """Refuse a folder that holds a run already, or that cannot be made."""
+        """Raise RunFolderError if a folder holds a run already or cannot be made."""
         try:
-            there = [name for name in cls._parts() if os.path.lexists(path / name)]
-            above = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
-            if not above.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
-            if not os.access(above, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(above))
+            existing = [name for name in cls._parts() if os.path.lexists(path / name)]
+            parents = (path, *path.absolute().parents)
+            parent = next(folder for folder in parents if os.path.lexists(folder))
+            if not parent.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))
+            if not os.access(parent, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise RunFolderError(
-                f"run_dir={path} cannot be created ({reason}): choose a folder that you can write "
-                "to."
+                f"run_dir={path} cannot be created ({reason}): choose a writable folder."
             ) from error
-        if there:
+        if existing:
             raise RunFolderError(
-                f"run_dir={path} already holds a run ({there[0]} is there), and runs are never "
-                "overwritten: "
-                f"choose another run_dir, or {cls.how_to_continue(Path(path))}."
+                f"run_dir={path} already holds a run ({existing[0]} exists), and runs are never "
+                f"overwritten: choose another run_dir, or {cls.how_to_continue(Path(path))}."
             )
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Read a run's configuration and manifest, to evaluate, to report or, under `lock`, to
-        resume.
+        """Read a run's configuration and manifest, to evaluate, report or resume it.
+
+        Raises:
+            RunFolderError: the folder holds no such run, or one of the two files is damaged.
         """
         path = Path(path)
         if not (path / CONFIG).is_file():
@@ -160,13 +169,11 @@ class BaseRunFolder:
         return run
 
     def discard(self) -> None:
-        """Take back what `create` made, for a run that could not be started; other files stay."""
-        with contextlib.suppress(
-            OSError
-        ):  # the folder is not empty, or nothing can be changed any more
+        """Remove what `create` made, for a run that could not be started; other files stay."""
+        with contextlib.suppress(OSError):  # other files are there, or the disk refuses
             for name in (*self._parts(), "run.lock"):
                 remove(self.path / name)
-            call(os.rmdir, self.path)
+            os.rmdir(self.path)
 
     @classmethod
     def clear_unfinished(cls, path: Path) -> None:
@@ -186,29 +193,32 @@ class BaseRunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from training here, and sweep away what a killed one left
-        half-written.
+        """Lock the folder against other training processes, and remove partial files.
 
-        The system frees the lock when this process ends, however it ends; forked workers do not
-        inherit it.
+        The system frees the lock when this process ends; forked workers do not inherit it.
+
+        Raises:
+            RunFolderError: another process holds the lock, or the folder is not writable.
         """
         try:
-            file = call(open, self.path / "run.lock", "a")
+            handle = open_handle(self.path / "run.lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise RunFolderError(
                 f"{self.path} is not writable ({error.strerror}): restore access to it."
             ) from error
-        with file:
-            _lock(file, self.path)
+        try:
+            _lock(handle, self.path)
             try:
-                sweep(self.path)
-                self.store.sweep()
+                remove_temporaries(self.path)
+                self.store.clean()
             except OSError as error:
                 raise RunFolderError(
                     f"{error.filename} cannot be removed ({error.strerror}): restore access to "
                     f"{self.path}."
                 ) from error
             yield
+        finally:
+            os.close(handle)
 
     # ---- checkpoints ----
 
@@ -237,7 +247,7 @@ class BaseRunFolder:
         return self.store.all()
 
     def has_checkpoint(self) -> bool:
-        """Whether there is any, sound or not."""
+        """Whether there is a checkpoint, intact or not."""
         return bool(self.store.all())
 
     def load_checkpoint(
@@ -257,22 +267,21 @@ def read_run_file(path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise RunFolderError(
-            f"{path} is damaged, or not one of ours: restore it from a copy, or give another run."
+            f"{path} is damaged or of another program: restore it from a copy, or give another run."
         ) from error
 
 
-def _lock(file: io.TextIOWrapper, folder: Path) -> None:
+def _lock(handle: int, folder: Path) -> None:
     try:
         if fcntl is not None:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise RunFolderError(
             f"another process is training in {folder}: wait for its end, stop it, or choose "
             "another run_dir."
         ) from None
-    except (
-        OSError
-    ) as error:  # some cluster file systems have no locks; that must not forbid training
+    except OSError as error:
+        # Some cluster file systems have no locks, which must not forbid training.
         _log.warning(
             "%s cannot be locked (%s): let only one process train there", folder, error.strerror
         )

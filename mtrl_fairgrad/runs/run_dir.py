@@ -3,8 +3,9 @@
 Besides what `mtrl_fairgrad.runs.base_run_dir` describes, it holds
 
     evaluations.csv          one row per (env_steps, seed, task)
-    incidents.csv            see `mtrl_fairgrad.runs.fault_log`
-    events.out.tfevents.*    what training logged, for TensorBoard
+    metrics.csv              logged metrics, see `mtrl_fairgrad.runs.metrics_log`
+    incidents.csv            numerical faults, see `mtrl_fairgrad.runs.fault_log`
+    events.out.tfevents.*    logged metrics, for TensorBoard
 
 and its manifest records the evaluation protocol.
 """
@@ -19,7 +20,7 @@ from typing import ClassVar
 
 import yaml
 
-from mtrl_fairgrad.runs.base_run_dir import CONFIG, TENSORBOARD, BaseRunFolder
+from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.store import Checkpoint, CheckpointError
 from mtrl_fairgrad.utils.atomic_io import RunFolderError, append, cut, remove, write_atomic
 from mtrl_fairgrad.utils.text_tables import csv_text
@@ -40,7 +41,7 @@ _HEADER = csv_text([COLUMNS]).encode()
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One task of one seed, evaluated after `env_steps` transitions of that task."""
+    """The result of one task and seed, after `env_steps` transitions of that task."""
 
     env_steps: int
     seed: int
@@ -53,13 +54,13 @@ class Evaluation:
 
 
 class RunFolder(BaseRunFolder):
-    """The run folder of an agent: its evaluations come on top of what every run has."""
+    """The run folder of an agent: a run folder with evaluations."""
 
     tables: ClassVar[Mapping[str, bytes]] = {EVALUATIONS: _HEADER}
 
     @property
     def steps(self) -> int:
-        """How far the run is to go."""
+        """Length of the run, in env_steps."""
         steps = self.config.get("steps")
         if not isinstance(steps, int) or steps < 1:
             raise RunFolderError(
@@ -68,7 +69,7 @@ class RunFolder(BaseRunFolder):
         return steps
 
     def extend(self, steps: int) -> None:
-        """Have the run's configuration say that it now goes on to `steps`; call under `lock`."""
+        """Change the length of the run in its configuration; call under `lock`."""
         self.config["steps"] = steps
         write_atomic(self.path / CONFIG, yaml.safe_dump(self.config, sort_keys=False).encode())
 
@@ -78,19 +79,14 @@ class RunFolder(BaseRunFolder):
     def _file(self) -> Path:
         return self.path / EVALUATIONS
 
-    def append_evaluation(self, rows: Iterable[Evaluation]) -> None:
-        """Append rows durably, all or none: a full disk leaves the file as it was and raises
-        OSError.
-        """
-        block, end = csv_text(astuple(row) for row in rows).encode(), len(self._whole_lines())
-        append(
-            self._file, end, block
-        )  # what a killed process left of a line goes before new lines come
+    def append_evaluation(self, evaluations: Iterable[Evaluation]) -> None:
+        """Append rows durably, all or none; OSError when the disk refuses."""
+        block = csv_text(map(astuple, evaluations)).encode()
+        # A torn line, left by a killed process, is overwritten.
+        append(self._file, len(self._whole_lines()), block)
 
     def evaluations(self) -> list[Evaluation]:
-        """All rows in the order of writing; what a killed process left of a last line is not among
-        them.
-        """
+        """All rows in the order of writing, without a torn last line."""
         header, *lines = self._whole_lines().decode(errors="replace").split("\n")[:-1] or [""]
         if header != ",".join(COLUMNS):
             raise RunFolderError(
@@ -101,16 +97,15 @@ class RunFolder(BaseRunFolder):
         ]
 
     def rewind(self, saved: Checkpoint | None) -> None:
-        """Have evaluations and curves be what they were when a checkpoint was made, or as yet
-        empty; under `lock`.
+        """Cut evaluations and curves back to a checkpoint, or to nothing; call under `lock`.
 
-        A run that goes on from there makes the rest again; interrupted, this may be done again.
+        A run that resumes there writes the rest again. An interrupted rewind can be repeated.
         """
-        known = {EVALUATIONS: len(_HEADER)} if saved is None else saved.beside
-        cut(self._file, known[EVALUATIONS])
-        for path in self.path.glob(TENSORBOARD):
-            if path.name in known:
-                cut(path, known[path.name])
+        sizes = {EVALUATIONS: len(_HEADER)} if saved is None else saved.run_file_sizes
+        cut(self._file, sizes[EVALUATIONS])
+        for path in (path for pattern in CURVES for path in self.path.glob(pattern)):
+            if path.name in sizes:
+                cut(path, sizes[path.name])
             else:
                 remove(path)
 
@@ -127,13 +122,13 @@ class RunFolder(BaseRunFolder):
 def _evaluation(line: str, place: str) -> Evaluation:
     try:
         [[env_steps, seed, task, episodes, success, return_]] = csv.reader([line])
-        row = Evaluation(
+        evaluation = Evaluation(
             int(env_steps), int(seed), task, int(episodes), float(success), float(return_)
         )
-        if not 0 <= row.success <= 1:
+        if not 0 <= evaluation.success <= 1:
             raise ValueError
     except ValueError:
         raise RunFolderError(
             f"{place} is damaged ({line!r}): restore the file from a copy."
         ) from None
-    return row
+    return evaluation

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from mtrl_fairgrad.runs.tensorboard_reader import REPLACED
+from mtrl_fairgrad.runs.metrics_log import WORKERS_REPLACED, MetricsLog
 from mtrl_fairgrad.runs.tensorboard_writer import EventFile
 
 RESIDUAL_LIMIT = 0.1
@@ -57,7 +57,8 @@ class Logger:
         progress: bool,
         alternative: str | None,
     ) -> None:
-        self._writer = EventFile(folder, purge_step=first_step + resumed)
+        self._metrics = MetricsLog(folder)
+        self._events = EventFile(folder, purge_step=first_step + resumed)
         self._tasks = tuple(tasks)
         self._bar = tqdm(
             total=steps,
@@ -85,9 +86,14 @@ class Logger:
         self._shown = {key: value for key, value in {**self._shown, **values}.items() if value}
         self._bar.set_postfix(self._shown, refresh=False)
 
+    def _add_scalar(self, name: str, value: float, env_steps: int) -> None:
+        """Log a value for reports and for TensorBoard."""
+        self._metrics.add(name, value, env_steps)
+        self._events.add_scalar(name, value, env_steps)
+
     def _per_task(self, tag: str, values: NDArray[np.floating], env_steps: int) -> None:
         for task, value in zip(self._tasks, values, strict=True):
-            self._writer.add_scalar(f"{tag}/{task}", value, env_steps)
+            self._add_scalar(f"{tag}/{task}", value, env_steps)
 
     def log_evaluation(
         self, success: NDArray[np.floating], returns: NDArray[np.floating], env_steps: int
@@ -96,10 +102,10 @@ class Logger:
         per_seed = success.mean(axis=1)
         self._per_task("success", success.mean(axis=0), env_steps)
         self._per_task("return", returns.mean(axis=0), env_steps)
-        self._writer.add_scalar("success_mean/mean", per_seed.mean(), env_steps)
+        self._add_scalar("success_mean/mean", per_seed.mean(), env_steps)
         if len(per_seed) > 1:
             error = per_seed.std(ddof=1) / np.sqrt(len(per_seed))
-            self._writer.add_scalar("success_mean/standard_error", error, env_steps)
+            self._add_scalar("success_mean/standard_error", error, env_steps)
         self.show(success=f"{per_seed.mean():.2f}")
 
     def log_episodes(
@@ -110,7 +116,7 @@ class Logger:
         for name, values in (("success", success), ("return", returns)):
             means = np.nanmean(values[:, ended], axis=0)
             for task, value in zip(np.flatnonzero(ended), means, strict=True):
-                self._writer.add_scalar(f"train_{name}/{self._tasks[task]}", value, env_steps)
+                self._add_scalar(f"train_{name}/{self._tasks[task]}", value, env_steps)
 
     def log_update(
         self, metrics: dict[str, Tensor], env_steps: int, updates_per_second: float
@@ -118,7 +124,7 @@ class Logger:
         """Log an update's metrics as means over seeds: `[S, K]` by task, others by their mean,
         Gramians as norms and cosines.
         """
-        self._writer.add_scalar("speed/updates_per_second", updates_per_second, env_steps)
+        self._add_scalar("speed/updates_per_second", updates_per_second, env_steps)
         self.show(**{"updates/s": f"{updates_per_second:.0f}"})
         for name, value in metrics.items():
             if name.endswith("gramian"):
@@ -128,24 +134,24 @@ class Logger:
             if mean.shape == (len(self._tasks),):
                 self._per_task(name, mean, env_steps)
             else:
-                self._writer.add_scalar(name, float(mean.mean()), env_steps)
+                self._add_scalar(name, float(mean.mean()), env_steps)
             if name.endswith("/residual"):
                 self._check_residual(name.partition("/")[0], float(value.median()))
 
     def log_worker_restarts(self, workers: int, env_steps: int) -> None:
         """Log the number of simulator workers replaced so far."""
-        self._writer.add_scalar(REPLACED, workers, env_steps)
+        self._add_scalar(WORKERS_REPLACED, workers, env_steps)
 
     def _log_gramian(self, prefix: str, gramian: Tensor, env_steps: int) -> None:
         norms = gramian.diagonal(dim1=-2, dim2=-1).double().clamp_min(0).sqrt().mean(0)
         self._per_task(f"{prefix}task_gradient_norm", norms.cpu().numpy(), env_steps)
         if gramian.shape[-1] > 1:
             pairs = cosines(gramian.double())
-            self._writer.add_scalar(f"{prefix}cosine/mean", float(pairs.mean()), env_steps)
-            self._writer.add_scalar(
+            self._add_scalar(f"{prefix}cosine/mean", float(pairs.mean()), env_steps)
+            self._add_scalar(
                 f"{prefix}cosine/smallest", float(pairs.min(-1).values.mean()), env_steps
             )
-            self._writer.add_scalar(
+            self._add_scalar(
                 f"{prefix}cosine/share_negative", float((pairs < 0).double().mean()), env_steps
             )
 
@@ -166,9 +172,11 @@ class Logger:
 
     def flush(self) -> None:
         """Write everything to disk; required before a checkpoint refers to it."""
-        self._writer.flush()
+        self._metrics.flush()
+        self._events.flush()
 
     def close(self) -> None:
         """Close the progress bar and the files."""
         self._bar.close()
-        self._writer.close()
+        self._metrics.close()
+        self._events.close()

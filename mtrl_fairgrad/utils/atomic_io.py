@@ -1,7 +1,7 @@
-"""Changes on the disk that survive a crash: the old content or the new, never a mixture.
+"""File operations that survive a crash: afterwards a file has its old content or its new content.
 
-Every call that changes the disk goes through `call`, so that a test can make any one of them fail,
-or be the last.
+Everything that changes a run folder goes through this module, which calls `os` directly, without
+Python's buffers.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
-_CHUNK = 2**24
+FLUSH_SECONDS = 10.0
+"""Longest time that `AppendFile` keeps data in memory."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
 
 class RunFolderError(ValueError):
@@ -25,33 +27,31 @@ class RunFolderError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file holds, or must hold."""
+    """Size and checksum of a file, or of its first bytes."""
 
     bytes: int
     sha256: str
     """Hexadecimal."""
 
 
-def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The one way to the disk for whatever changes it."""
-    return function(*arguments)
+# ---- writing ----
 
 
 def write(path: Path, chunks: Iterable[bytes | memoryview]) -> Content:
-    """Write a file, however large, and have the disk hold it; returns what was given to the disk."""
+    """Write a file of any size and sync it; returns the content that was handed to the disk."""
     digest, size = hashlib.sha256(), 0
-    with _named(path), call(open, path, "wb", 0) as file:
+    with opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as handle:
         for chunk in chunks:
             digest.update(chunk)
             size += len(chunk)
-            _put(file, chunk)
-        call(os.fsync, file.fileno())
+            _write_all(handle, chunk)
+        os.fsync(handle)
     return Content(size, digest.hexdigest())
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file durably; readers and crashes see the old content or the new."""
-    partial = beside(path)
+    partial = temporary(path)
     try:
         write(partial, [data])
         rename(partial, path)
@@ -63,117 +63,154 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def append(path: Path, end: int, data: bytes) -> None:
-    """Have the file, durably, be its first `end` bytes and `data`; when the disk refuses, those
-    bytes alone.
+    """Cut an existing file to `end` bytes and append `data` durably.
 
-    A crash may leave a part of `data`.
+    A crash may leave a part of `data`; when the disk refuses, the file is cut to `end` bytes.
     """
-    with _named(path), call(open, path, "r+b", 0) as file:
-        call(file.truncate, end)
-        file.seek(end)
+    with opened(path, os.O_RDWR) as handle:
+        os.ftruncate(handle, end)
+        os.lseek(handle, end, os.SEEK_SET)
         try:
-            _put(file, data)
-            call(os.fsync, file.fileno())
+            _write_all(handle, data)
+            os.fsync(handle)
         except OSError:
             with contextlib.suppress(OSError):
-                call(file.truncate, end)
+                os.ftruncate(handle, end)
             raise
 
 
 def cut(path: Path, end: int) -> None:
-    """Have the file, durably, be its first `end` bytes; a shorter one stays as it is."""
+    """Cut a file to `end` bytes durably; a shorter one stays as it is."""
     if path.stat().st_size > end:
         append(path, end, b"")
 
 
-def content_of(path: Path, first: int | None = None, cached: bool = True) -> Content:
-    """What a file holds, or its `first` bytes; from the disk rather than the system's memory if not
-    `cached`.
+class AppendFile:
+    """A growing file of one process: data is collected in memory and appended durably.
+
+    Args:
+        path: made by the first flush if it does not exist.
+        end: bytes of the file to keep; a torn end beyond them is overwritten.
     """
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb", 0) as file:
-        if not cached and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        while chunk := file.read(_CHUNK if first is None else min(_CHUNK, first - size)):
-            digest.update(chunk)
-            size += len(chunk)
-    return Content(size, digest.hexdigest())
+
+    def __init__(self, path: Path, end: int = 0) -> None:
+        self.path = path
+        self._end = end
+        self._pending = bytearray()
+        self._flushed = time.monotonic()
+
+    def write(self, data: bytes) -> None:
+        """Add data; flushes every `FLUSH_SECONDS`, with OSError when the disk refuses."""
+        self._pending += data
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append everything durably; when the disk refuses (OSError), nothing was appended."""
+        if self._pending:
+            if not self._end and not self.path.exists():
+                write(self.path, [])
+            append(self.path, self._end, bytes(self._pending))
+            self._end += len(self._pending)
+            self._pending.clear()
+        self._flushed = time.monotonic()
 
 
-def read_back(path: Path, given: Content) -> None:
-    """Refuse what the disk does not give back as it was given.
-
-    Raises:
-        OSError: it does not.
-    """
-    if content_of(path, cached=False) != given:
-        raise OSError(errno.EIO, "what was written is not what is read back", str(path))
-
-
-def beside(path: Path) -> Path:
-    """Where a file is written before it is renamed to `path`."""
-    return path.with_name(f".{path.name}.tmp")
-
-
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left `beside` the files of a folder."""
-    for leftover in folder.glob(".*.tmp"):
-        remove(leftover)
-
-
-def rename(path: Path, target: Path) -> None:
-    """Give a file or folder its name, in place of a file that has it; durable with the `sync` of
-    the folder.
-    """
-    call(os.replace, path, target)
-
-
-def make_folder(path: Path) -> None:
-    """Make one folder, durably, in one that is there; it may be there itself."""
-    if not path.is_dir():
-        call(os.mkdir, path)
-        sync(path.parent)
-
-
-def remove(path: Path) -> None:
-    """Delete a file or a whole folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        for inner in path.iterdir():
-            remove(inner)
-        call(os.rmdir, path)
-        return
-    with contextlib.suppress(FileNotFoundError):
-        call(os.unlink, path)
-
-
-def sync(path: Path) -> None:
-    """Have the system write a file, or a folder's list of names, to the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders
-    with _named(path):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            call(os.fsync, handle)
-        finally:
-            os.close(handle)
-
-
-def remedy(error: OSError) -> str:
-    """What to do when the disk has refused."""
-    return "make room" if error.errno in _NO_ROOM else "restore access to the folder"
+def open_handle(path: Path, flags: int) -> int:
+    """Open a file with `os.open`; new files get the mode that the umask leaves."""
+    return os.open(path, flags | _BINARY, 0o666)
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Have errors tell of which file they are; those of open files do not."""
+def opened(path: Path, flags: int) -> Iterator[int]:
+    """A file's handle, closed at the end; errors inside carry the file's name."""
     try:
-        yield
+        handle = open_handle(path, flags)
+        try:
+            yield handle
+        finally:
+            os.close(handle)
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
 
 
-def _put(file: IO[bytes], data: bytes | memoryview) -> None:
+def _write_all(handle: int, data: bytes | memoryview) -> None:
     left = memoryview(data)
     while left:
-        left = left[call(file.write, left) :]
+        left = left[os.write(handle, left) :]
+
+
+# ---- folders and names ----
+
+
+def temporary(path: Path) -> Path:
+    """The name under which a file or folder is written before it is renamed to `path`."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove the partial files that a killed process left in a folder."""
+    for leftover in folder.glob(".*.tmp"):
+        remove(leftover)
+
+
+def rename(path: Path, target: Path) -> None:
+    """Rename a file or folder, replacing a file of that name; durable after `sync(folder)`."""
+    os.replace(path, target)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder durably in an existing one, unless it exists."""
+    if not path.is_dir():
+        os.mkdir(path)
+        sync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder with its content, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        for inner in path.iterdir():
+            remove(inner)
+        os.rmdir(path)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    with opened(path, os.O_RDONLY) as handle:
+        os.fsync(handle)
+
+
+# ---- checking ----
+
+
+def content_of(path: Path, cached: bool = True) -> Content:
+    """Size and checksum of a file; read from the disk, not the page cache, if not `cached`."""
+    with path.open("rb", 0) as file:
+        if not cached and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        digest = hashlib.file_digest(file, "sha256")
+        return Content(file.tell(), digest.hexdigest())
+
+
+def prefix_of(path: Path, size: int) -> Content:
+    """Size and checksum of a file's first `size` bytes, or of all if it is shorter."""
+    with path.open("rb") as file:
+        data = file.read(size)
+    return Content(len(data), hashlib.sha256(data).hexdigest())
+
+
+def read_back(path: Path, expected: Content) -> None:
+    """Read a written file from the disk; OSError if its content is not `expected`."""
+    if content_of(path, cached=False) != expected:
+        raise OSError(errno.EIO, "the data read back differ from the data written", str(path))
+
+
+def remedy(error: OSError) -> str:
+    """The fix to name when the disk refused."""
+    return "make room" if error.errno in _NO_ROOM else "restore access to the folder"

@@ -6,12 +6,11 @@ import random
 import pytest
 import torch
 
-from mtrl_fairgrad.runs.checkpoint.index import Index
-from mtrl_fairgrad.runs.checkpoint.index import check as check_file
+from mtrl_fairgrad.runs.checkpoint.index import Index, check_file
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.run_dir import CheckpointError, RunFolder, RunFolderError
 from mtrl_fairgrad.utils import atomic_io
-from tests.support.faulty_disk import Disk, Killed
+from tests.support.faulty_disk import Disk, Killed, PatchedOs
 from tests.support.sample_run import CONFIG, Rows, one_sentence, rows
 
 STEPS = (500, 1000, 1500)
@@ -76,7 +75,7 @@ def attempt(path, allowed, fault, monkeypatch):
     folder, ring, completed = RunFolder.create(path, CONFIG, {}), Rows(6, 2), 0
     folder.store.small = 0
     disk = Disk(allowed, fault)
-    monkeypatch.setattr(atomic_io, "call", disk)
+    monkeypatch.setattr(atomic_io, "os", PatchedOs(disk))
     try:
         for env_steps in STEPS:
             save(folder, ring, env_steps)
@@ -119,7 +118,7 @@ def calls_in_all(path, monkeypatch):
     assert disk.calls.keys() == {
         "open",
         "write",
-        "truncate",
+        "ftruncate",
         "fsync",
         "mkdir",
         "replace",

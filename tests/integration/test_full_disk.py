@@ -14,6 +14,7 @@ import pytest
 from mtrl_fairgrad import train, verify
 from mtrl_fairgrad.training.trainer import Trainer
 from mtrl_fairgrad.utils import atomic_io
+from tests.support.faulty_disk import PatchedOs
 from tests.support.sample_run import fork
 from tests.support.tiny_runs import assert_same_checkpoint, checkpoint_steps, rows, scalars
 
@@ -144,7 +145,7 @@ def test_the_disk_becomes_read_only(tmp_path, whole, capsys, at_the_third_checkp
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(arguments[0]))
 
     with monkeypatch.context() as patch:
-        at_the_third_checkpoint(lambda: patch.setattr(atomic_io, "call", refuse))
+        at_the_third_checkpoint(lambda: patch.setattr(atomic_io, "os", PatchedOs(refuse)))
         assert train.main([*PENDULUM, f"run_dir={folder}"]) == 1
         said = capsys.readouterr().err
         check_said(

@@ -12,8 +12,9 @@ import pytest
 from mtrl_fairgrad import train
 from mtrl_fairgrad.analysis.report.formats import as_csv
 from mtrl_fairgrad.analysis.run_groups import pool
+from mtrl_fairgrad.runs import metrics_log
+from mtrl_fairgrad.runs.metrics_log import read_metrics
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from mtrl_fairgrad.runs.tensorboard_reader import read_telemetry
 from tests.support.tiny_runs import TINY
 
 PUBLISHED = Path(publish.ROOT) / "results" / "mt10"
@@ -95,15 +96,15 @@ def test_what_is_made_of_published_runs_can_be_made_again(small, places):
 def test_curves_are_thinned_but_span_the_same_time(small, places):
     out, page = places
     published(small, out, page, "--no-policies")
-    whole, thin = read_telemetry(small / "ls"), read_telemetry(out / "small" / "ls")
+    whole, thin = read_metrics(small / "ls"), read_metrics(out / "small" / "ls")
     assert (
         thin.wall_seconds == pytest.approx(whole.wall_seconds)
         and thin.series.keys() == whole.series.keys()
     )
-    [events] = (small / "ls").glob("events.*")
-    (out / "small" / "ls" / "few").mkdir()
-    (out / "small" / "ls" / "few" / events.name).write_bytes(publish.thinned(events, 2))
-    few = read_telemetry(out / "small" / "ls" / "few")
+    (out / "few").mkdir()
+    two = metrics_log.thin(metrics_log.read_entries(small / "ls"), 2)
+    (out / "few" / "metrics.csv").write_bytes(metrics_log.encode(two))
+    few = read_metrics(out / "few")
     assert few.wall_seconds == pytest.approx(whole.wall_seconds)
     for tag, series in few.series.items():
         ends = [0, -1] if len(whole.series[tag].env_steps) > 1 else [0]

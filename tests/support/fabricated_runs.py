@@ -6,6 +6,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
 from mtrl_fairgrad.analysis.run_groups import pool
+from mtrl_fairgrad.runs.metrics_log import Entry, encode
 from mtrl_fairgrad.runs.run_dir import RunFolder
 
 TASKS = ["reach-v3", "push-v3"]
@@ -32,8 +33,27 @@ def blocks_of_runs(*paths):
     return make_blocks(groups_of(*paths))
 
 
-def log(folder, entries, every=10.0, purge=None):
-    """Writes an event file as training does.
+def log(folder, entries, every=10.0):
+    """Write a metrics log as training does.
+
+    Args:
+        folder: a run's.
+        entries: {name: {env_steps: value}}.
+        every: seconds between two steps that are logged.
+    """
+    steps = sorted({step for values in entries.values() for step in values})
+    lines = [
+        Entry(step, name, values[step])
+        for step in steps
+        for name, values in entries.items()
+        if step in values
+    ]
+    lines += [Entry(step, "wall_seconds", n * every) for n, step in enumerate(steps)]
+    (folder / "metrics.csv").write_bytes(encode(lines))
+
+
+def log_events(folder, entries, every=10.0, purge=None):
+    """Write an event file as training of version 0.1 did.
 
     Args:
         folder: a run's.

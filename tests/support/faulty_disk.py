@@ -5,12 +5,37 @@ import os
 from collections import Counter
 
 
+class PatchedOs:
+    """Stands in for the module `os` in `atomic_io`; calls that change the disk go to `call`.
+
+    Args:
+        call: gets the function of `os` and its arguments.
+    """
+
+    CHANGING = ("open", "write", "ftruncate", "fsync", "mkdir", "replace", "unlink", "rmdir")
+
+    def __init__(self, call):
+        self.call = call
+
+    def __getattr__(self, name):
+        function = getattr(os, name)
+        if name not in self.CHANGING:
+            return function
+
+        def patched(*arguments):
+            if name == "open" and not arguments[1] & (os.O_WRONLY | os.O_RDWR):
+                return function(*arguments)
+            return self.call(function, *arguments)
+
+        return patched
+
+
 class Killed(BaseException):
     """The end of a process."""
 
 
 class Disk:
-    """Stands in for `atomic_io.call`.
+    """A disk with a fault; what `PatchedOs` calls.
 
     Args:
         allowed: calls that succeed.
@@ -37,7 +62,8 @@ class Disk:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "the disk")
             return self.through(name, function, arguments)
         if name == "write" and late == 0:
-            self.through(name, function, (arguments[0][: len(arguments[0]) // 2],))
+            handle, data = arguments
+            self.through(name, function, (handle, data[: len(data) // 2]))
         raise Killed
 
     def through(self, name, function, arguments):
@@ -45,7 +71,7 @@ class Disk:
             self.unsynced.pop(os.fstat(arguments[0]).st_ino, None)
             return None
         if name == "write":
-            file = os.fstat(function.__self__.fileno())
+            file = os.fstat(arguments[0])
             self.unsynced.setdefault(file.st_ino, file.st_size)
         return function(*arguments)
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from mtrl_fairgrad.runs.run_dir import CheckpointError, RunFolder
 from mtrl_fairgrad.utils import atomic_io
-from tests.support.faulty_disk import Killed
+from tests.support.faulty_disk import Killed, PatchedOs
 from tests.support.sample_run import CONFIG
 
 EXAMPLES = os.environ.get("MACHINE_EXAMPLES")
@@ -54,7 +54,7 @@ class Folder(RuleBasedStateMachine):
     def on(self, disk, action):
         """What `action` raised while that disk was there, if anything."""
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(atomic_io, "call", disk)
+            patched.setattr(atomic_io, "os", PatchedOs(disk))
             try:
                 action()
             except (OSError, CheckpointError, Killed) as error:

@@ -25,7 +25,7 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import (
 )
 from mtrl_fairgrad.analysis.run_groups import Group
 from mtrl_fairgrad.analysis.statistics import Interval
-from mtrl_fairgrad.runs.tensorboard_reader import Series
+from mtrl_fairgrad.runs.metrics_log import Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -200,7 +200,7 @@ def _films(block: Block) -> Iterator[tuple[Group, RunFolder, Path]]:
 
 def _run(group: Group, n: int) -> dict[str, str]:
     """Where a row of the list of runs comes from; names no folder but the run's own."""
-    folder, telemetry = group.folders[n], group.telemetry[n]
+    folder, metrics = group.folders[n], group.metrics[n]
     manifest, git = folder.manifest, folder.manifest.get("git") or {}
     commit = str(git.get("commit") or tables.NOTHING)[:10]
     return {
@@ -208,7 +208,7 @@ def _run(group: Group, n: int) -> dict[str, str]:
         "label": group.label,
         "seeds": ", ".join(str(seed) for seed in folder.config.get("seeds") or []),
         "started": str(manifest.get("started") or tables.NOTHING)[:16].replace("T", " "),
-        "took": tables.duration(telemetry.wall_seconds),
+        "took": tables.duration(metrics.wall_seconds),
         "device": str(manifest.get("device") or tables.NOTHING),
         "commit": f"{commit} with changes" if git.get("dirty") else commit,
     }

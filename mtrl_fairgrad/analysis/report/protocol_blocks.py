@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtrl_fairgrad.analysis import metric_curves
 from mtrl_fairgrad.analysis.report.figure_style import Style, styles
 from mtrl_fairgrad.analysis.run_groups import Group, blocks_of, one_protocol
 from mtrl_fairgrad.analysis.statistics import (
@@ -21,7 +22,7 @@ from mtrl_fairgrad.analysis.statistics import (
     probability_of_improvement,
     rank_test,
 )
-from mtrl_fairgrad.runs.tensorboard_reader import REPLACED, SPEED, Series, Telemetry, course
+from mtrl_fairgrad.runs.metrics_log import SPEED, WORKERS_REPLACED, RunMetrics, Series
 
 
 class Cost(NamedTuple):
@@ -87,9 +88,9 @@ class Block:
         tags = {
             tag
             for group in self.groups
-            for one in group.telemetry
+            for one in group.metrics
             for tag in one.series
-            if tag not in (SPEED, REPLACED)
+            if tag not in (SPEED, WORKERS_REPLACED)
         }
         return sorted(
             {tag.partition("/")[0] for tag in tags}, key=lambda name: (name != "critic", name)
@@ -147,8 +148,8 @@ def make_blocks(groups: Sequence[Group]) -> list[Block]:
 
 def cost(group: Group) -> Cost:
     """Wall-clock time and speed of a group's runs."""
-    seconds = float(np.sum([run.wall_seconds for run in group.telemetry]))
-    speeds = [run.series[SPEED].values for run in group.telemetry if SPEED in run.series]
+    seconds = float(np.sum([run.wall_seconds for run in group.metrics]))
+    speeds = [run.series[SPEED].values for run in group.metrics if SPEED in run.series]
     return Cost(seconds, float(np.median(np.concatenate(speeds))) if speeds else float("nan"))
 
 
@@ -156,16 +157,20 @@ def logged(group: Group, tag: str) -> Series:
     """The mean course of what a group's runs logged under `tag`, a run counting by its seeds; empty
     if nothing.
     """
-    return course((run.series[tag], seeds) for run, seeds in _runs(group) if tag in run.series)
+    return metric_curves.mean_curve(
+        (run.series[tag], seeds) for run, seeds in _runs(group) if tag in run.series
+    )
 
 
 def negative_progress(group: Group, network: str) -> Series:
     """How often, in each stretch of the course, an update made some task worse to first order;
     empty if not logged.
     """
-    found = ((run.negative_progress(network), seeds) for run, seeds in _runs(group))
+    found = ((metric_curves.negative_progress(run, network), seeds) for run, seeds in _runs(group))
     # A frequency takes more entries a stretch than a mean does.
-    return course(((series, seeds) for series, seeds in found if series is not None), points=25)
+    return metric_curves.mean_curve(
+        ((series, seeds) for series, seeds in found if series is not None), points=25
+    )
 
 
 def weight_shares(group: Group, network: str) -> list[Series] | None:
@@ -211,9 +216,9 @@ def step_shares(group: Group, network: str) -> Array | None:
     return np.average(found, axis=0, weights=counts)
 
 
-def _runs(group: Group) -> list[tuple[Telemetry, int]]:
-    """Each run's telemetry with its number of seeds."""
+def _runs(group: Group) -> list[tuple[RunMetrics, int]]:
+    """Each run's metrics with its number of seeds."""
     return [
         (run, len(folder.config.get("seeds") or [0]))
-        for run, folder in zip(group.telemetry, group.folders, strict=True)
+        for run, folder in zip(group.metrics, group.folders, strict=True)
     ]

@@ -243,7 +243,7 @@ def _notes(block: Block) -> list[str]:
         f"{group.label}: simulator workers that died or hung and were replaced, which began "
         f"episodes anew: {replaced}."
         for group in block.groups
-        if (replaced := sum(run.replaced for run in group.telemetry))
+        if (replaced := sum(run.workers_replaced for run in group.metrics))
     ]
     return notes
 

@@ -1,14 +1,15 @@
-"""What a checkpoint's folder must hold: index.json, and the check of files against it.
+"""The index of a checkpoint, index.json, and the check of files against it.
 
     {"index": {"format": 2,
                "files": {"agent.safetensors": {"bytes": …, "sha256": …}, "state.json": …},
-               "ring": {"shape": [capacity, …], "dtype": "float32", "added": …, "segments":
-               [{"start": …, …}]}, "beside": {"evaluations.csv": {"bytes": …, "sha256": …}, …}},
+               "ring": {"shape": [capacity, …], "dtype": "float32", "added": …,
+                        "segments": [{"start": …, …}]},
+               "beside": {"evaluations.csv": {"bytes": …, "sha256": …}, …}},
      "sha256": the digest of "index"}
 
-One spelling alone is accepted, so that no flipped byte of the index goes unnoticed either. What it
-says has been checked when `read` returns, since whoever forges a checkpoint forges its digests,
-too: names lead to no other folder, numbers are no lies about sizes.
+Only one spelling is accepted, so that a flipped byte of the index itself is noticed, too. `Index.read`
+validates all content, since a forged checkpoint has forged checksums: names lead to no other
+folder, and sizes are bounded.
 """
 
 from __future__ import annotations
@@ -21,100 +22,102 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_fairgrad.runs.checkpoint.replay_segments import RingRecord
-from mtrl_fairgrad.utils.atomic_io import Content, RunFolderError, content_of
+from mtrl_fairgrad.utils.atomic_io import Content, RunFolderError, content_of, prefix_of
 
 NAME = "index.json"
 FORMAT = 2
 _LARGEST = 2**26
-"""Bytes of an index, and of a state.json."""
+"""Upper bound of the bytes of an index.json or state.json."""
 _FILE = re.compile(r"[\w-]+\.safetensors|state\.json")
-_BESIDE = re.compile(r"[\w-][\w.-]*")
+_RUN_FILE = re.compile(r"[\w-][\w.-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class CheckpointError(RunFolderError):
-    """No checkpoint could be written or read."""
+    """A checkpoint could not be written or read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The parts of a checkpoint."""
+    """The content of a checkpoint."""
 
     files: dict[str, Content]
-    """In its folder."""
+    """Content of the files in its folder, by name."""
     ring: RingRecord | None
-    """The rows of the replay, in segments that checkpoints share; None without a replay."""
-    beside: dict[str, Content]
-    """Beginnings of files of the run that only grow."""
+    """Rows of the replay, in segments that checkpoints share; None without a replay."""
+    run_files: dict[str, Content]
+    """Content of growing files of the run folder when the checkpoint was made (`beside` on disk)."""
 
     def encode(self) -> bytes:
-        """The text of index.json."""
+        """The content of index.json."""
         index = {
             "format": FORMAT,
             "files": {name: asdict(content) for name, content in self.files.items()},
             "ring": None if self.ring is None else asdict(self.ring),
-            "beside": {name: asdict(content) for name, content in self.beside.items()},
+            "beside": {name: asdict(content) for name, content in self.run_files.items()},
         }
         return _text({"index": index, "sha256": hashlib.sha256(_text(index)).hexdigest()})
 
     @classmethod
     def read(cls, folder: Path) -> Index:
-        """The index of a checkpoint's folder.
+        """Read and validate the index in a checkpoint's folder.
 
         Raises:
-            CheckpointError: it is missing, damaged, of another version, or forged.
+            CheckpointError: it is missing, damaged, of another version, or invalid.
         """
         path = folder / NAME
         try:
             if path.stat().st_size > _LARGEST:
                 raise ValueError
             text = path.read_bytes()
-            found = json.loads(text)
-            index = found["index"]
-            if text != _text(found) or found["sha256"] != hashlib.sha256(_text(index)).hexdigest():
+            signed = json.loads(text)
+            index = signed["index"]
+            digest = hashlib.sha256(_text(index)).hexdigest()
+            if text != _text(signed) or signed["sha256"] != digest:
                 raise ValueError
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             if (folder / "checksums.json").is_file():
                 raise CheckpointError(
-                    f"{folder} was written by an older version of this program"
+                    f"{folder} was written by an older version of mtrl-fairgrad"
                 ) from None
             raise CheckpointError(f"{path} is missing or damaged") from None
         try:
             if index["format"] != FORMAT:
-                raise CheckpointError(f"{folder} was written by another version of this program")
+                raise CheckpointError(f"{folder} was written by another version of mtrl-fairgrad")
             ring = None if index["ring"] is None else RingRecord.parse(index["ring"])
-            return cls(_contents(index["files"], _FILE), ring, _contents(index["beside"], _BESIDE))
+            run_files = _contents(index["beside"], _RUN_FILE)
+            return cls(_contents(index["files"], _FILE), ring, run_files)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, CheckpointError):
                 raise
-            raise CheckpointError(f"{path} is not one of ours ({error!r})") from None
+            raise CheckpointError(f"{path} is invalid ({error!r})") from None
 
     def groups(self) -> list[str]:
-        """Names of the groups of tensors."""
+        """Sorted names of the groups of tensors."""
         return sorted(
             name.removesuffix(".safetensors") for name in self.files if name != "state.json"
         )
 
     def check(self, folder: Path, name: str) -> Path:
-        """The path of one of the files, which has been read and found sound.
+        """Verify the checksum of the file `name` and return its path.
 
         Raises:
-            CheckpointError: naming the file.
+            CheckpointError: the file is damaged or missing.
         """
-        check(folder / name, self.files[name])
+        check_file(folder / name, self.files[name])
         return folder / name
 
-    def check_beside(self, run: Path, name: str) -> None:
-        """Find out whether the run's file `name` still begins as it did when the checkpoint was
-        made.
+    def check_run_file(self, run: Path, name: str) -> None:
+        """Verify that the run's file `name` still begins as when the checkpoint was made.
 
         Raises:
-            CheckpointError: it does not.
+            CheckpointError: it does not, or was missing then.
         """
-        if name not in self.beside:
+        if name not in self.run_files:
             raise CheckpointError(f"{run / name} was missing when the checkpoint was made")
+        expected = self.run_files[name]
         try:
-            same = content_of(run / name, self.beside[name].bytes) == self.beside[name]
+            same = prefix_of(run / name, expected.bytes) == expected
         except OSError as error:
             raise CheckpointError(f"{run / name} cannot be read ({error.strerror})") from None
         if not same:
@@ -123,37 +126,37 @@ class Index:
             )
 
 
-def check(path: Path, expected: Content) -> None:
-    """Read a file and compare.
+def check_file(path: Path, expected: Content) -> None:
+    """Verify size and checksum of a file.
 
     Raises:
-        CheckpointError: it is not as expected.
+        CheckpointError: they differ, or the file cannot be read.
     """
     try:
         size = path.stat().st_size
-        found = content_of(path) if size == expected.bytes else None
+        content = content_of(path) if size == expected.bytes else None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
-    if found is None:
+    if content is None:
         raise CheckpointError(f"{path} is damaged ({size} bytes long, not {expected.bytes})")
-    if found != expected:
-        raise CheckpointError(f"{path} is damaged (its SHA-256 is not the one in {NAME})")
+    if content != expected:
+        raise CheckpointError(f"{path} is damaged (SHA-256 mismatch)")
 
 
 def _contents(listed: dict[str, Any], allowed: re.Pattern[str]) -> dict[str, Content]:
-    found = {
-        name: Content(int(each["bytes"]), str(each["sha256"])) for name, each in listed.items()
+    contents = {
+        name: Content(int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed.items()
     }
-    for name, content in found.items():
+    for name, content in contents.items():
         if (
             not allowed.fullmatch(name)
             or not _SHA256.fullmatch(content.sha256)
             or content.bytes < 0
         ):
             raise ValueError(name)
-    if "state.json" in found and found["state.json"].bytes > _LARGEST:
+    if "state.json" in contents and contents["state.json"].bytes > _LARGEST:
         raise ValueError("state.json")
-    return found
+    return contents
 
 
 def _text(content: object) -> bytes:

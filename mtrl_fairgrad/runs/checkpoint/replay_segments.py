@@ -1,10 +1,9 @@
-"""The replay on the disk: immutable files of consecutive rows, which checkpoints share.
+"""The replay buffer on the disk: immutable files of consecutive rows, shared by checkpoints.
 
-A checkpoint writes the rows that came since the one before and lists all segments that the buffer
-is made of. A segment is the bare numbers `[stop − start, …]`; its name tells which rows it holds
-and the beginning of its SHA-256. The first rows of the oldest one may have left the buffer already.
-It is written as it lies in memory, a part at a time: a buffer of many gigabytes needs no second
-copy.
+A checkpoint writes the rows added since the previous one and lists all segments of the buffer. A
+segment is the raw numbers `[stop − start, …]`; its name holds its range of rows and the beginning
+of its SHA-256. The first rows of the oldest segment may have left the buffer already. Segments are
+written from memory in parts, so that a buffer of many gigabytes needs no second copy.
 """
 
 from __future__ import annotations
@@ -20,38 +19,34 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mtrl_fairgrad.utils.atomic_io import (
     Content,
     RunFolderError,
-    beside,
     read_back,
     rename,
     sync,
+    temporary,
     write,
 )
 
-if TYPE_CHECKING:  # torch takes a second to import, and checking files does without
+if TYPE_CHECKING:  # torch takes a second to import, and checking files does not need it
     from torch import Tensor
 
 SMALL = 2**24
-"""Bytes below which a segment is written anew together with the rows that follow it, so that files
-stay few.
-"""
+"""Bytes below which a segment is rewritten together with the rows that follow, to have few files."""
 _PART = 2**24
 _ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class Ring(Protocol):
-    """A buffer in memory; row number n, counted from the first ever added, lies at place n %
-    capacity.
-    """
+    """A ring buffer in memory: row number n, counted from the first added, is at n % capacity."""
 
     rows: Tensor
     """`[capacity, …]`."""
     added: int
-    """Rows ever added."""
+    """Number of rows added so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows start … stop − 1."""
+    """A file of the rows start … stop − 1."""
 
     start: int
     stop: int
@@ -59,31 +54,29 @@ class Segment:
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """File name."""
         return f"{self.start:012d}-{self.stop:012d}-{self.sha256[:16]}.rows"
 
 
 @dataclass(frozen=True, slots=True)
 class RingRecord:
-    """A buffer on the disk."""
+    """A ring buffer on the disk."""
 
     shape: tuple[int, ...]
     """`(capacity, …)`."""
     dtype: str
     added: int
     segments: tuple[Segment, ...]
-    """Gap-free up to `added`."""
+    """In the order of rows, without gaps up to `added`."""
 
     @classmethod
-    def parse(cls, found: dict[str, Any]) -> RingRecord:
-        """From JSON that nobody vouches for; ValueError, KeyError or TypeError where it contradicts
-        itself.
-        """
+    def parse(cls, data: dict[str, Any]) -> RingRecord:
+        """Validate untrusted JSON; raises ValueError, KeyError or TypeError."""
         segments = tuple(
-            Segment(int(s["start"]), int(s["stop"]), str(s["sha256"])) for s in found["segments"]
+            Segment(int(s["start"]), int(s["stop"]), str(s["sha256"])) for s in data["segments"]
         )
         record = cls(
-            tuple(map(int, found["shape"])), str(found["dtype"]), int(found["added"]), segments
+            tuple(map(int, data["shape"])), str(data["dtype"]), int(data["added"]), segments
         )
         ends = [segment.stop for segment in segments]
         starts = [segment.start for segment in segments]
@@ -102,55 +95,54 @@ class RingRecord:
 
     @property
     def first(self) -> int:
-        """The oldest row that is still in the buffer."""
+        """Number of the oldest row in the buffer."""
         return max(self.added - self.shape[0], 0)
 
     def content(self, segment: Segment) -> Content:
-        """What the segment's file must hold."""
+        """Expected size and checksum of a segment's file."""
         return Content(
             (segment.stop - segment.start) * math.prod(self.shape[1:]) * _ITEM[self.dtype],
             segment.sha256,
         )
 
-    def fit(self, ring: Ring) -> bool:
-        """Whether it is of a buffer of that shape."""
-        return self.shape == tuple(ring.rows.shape) and self.dtype == _name(ring.rows)
+    def fits(self, ring: Ring) -> bool:
+        """Whether the buffer has this shape and dtype."""
+        return self.shape == tuple(ring.rows.shape) and self.dtype == _dtype(ring.rows)
 
 
 def save_rows(folder: Path, ring: Ring, base: RingRecord | None, small: int = SMALL) -> RingRecord:
-    """Write the rows that `base` does not hold, durably, and read them back.
+    """Write the rows that are not in `base`, durably, and verify them by reading them back.
 
     Args:
-        folder: of the segments.
-        ring: what to save.
-        base: what was saved of, or loaded into, this buffer last; its segments are used again where
-            they are there.
+        folder: where segments are.
+        ring: the buffer.
+        base: the record of the previous save or load of this buffer; its segments are reused.
         small: see `SMALL`.
 
     Raises:
         OSError: the disk refused.
     """
-    shape, dtype = tuple(ring.rows.shape), _name(ring.rows)
+    shape, dtype = tuple(ring.rows.shape), _dtype(ring.rows)
     first = max(ring.added - shape[0], 0)
-    kept: list[Segment] = []
+    segments: list[Segment] = []
     if base is not None and base.added <= ring.added:
-        kept = [segment for segment in base.segments if segment.stop > first]
-        if not all(_there(folder / segment.name, base.content(segment).bytes) for segment in kept):
-            kept = []
-        while kept and base.content(kept[-1]).bytes < small:
-            kept.pop()
-    start = kept[-1].stop if kept else first
+        segments = [segment for segment in base.segments if segment.stop > first]
+        sizes = {folder / segment.name: base.content(segment).bytes for segment in segments}
+        if not all(path.is_file() and path.stat().st_size == size for path, size in sizes.items()):
+            segments = []
+        while segments and base.content(segments[-1]).bytes < small:
+            segments.pop()
+    start = segments[-1].stop if segments else first
     if start < ring.added:
-        kept.append(_save(folder, ring, start, ring.added))
-    return RingRecord(shape, dtype, ring.added, tuple(kept))
+        segments.append(_save(folder, ring, start, ring.added))
+    return RingRecord(shape, dtype, ring.added, tuple(segments))
 
 
 def load_rows(folder: Path, record: RingRecord, ring: Ring) -> None:
-    """Fill the buffer, of the same shape, checking every file while it is read.
+    """Fill a buffer of the same shape, verifying each file's checksum while reading.
 
     Raises:
-        RunFolderError: naming the file that is damaged or missing; what the buffer then holds is of
-            no use.
+        RunFolderError: a file is damaged or missing; the buffer's content is then undefined.
     """
     for segment in record.segments:
         path, content = folder / segment.name, record.content(segment)
@@ -163,12 +155,12 @@ def load_rows(folder: Path, record: RingRecord, ring: Ring) -> None:
         except OSError as error:
             raise RunFolderError(f"{path} cannot be read ({error.strerror})") from None
         if digest != segment.sha256:
-            raise RunFolderError(f"{path} is damaged (its SHA-256 is another)")
+            raise RunFolderError(f"{path} is damaged (SHA-256 mismatch)")
     ring.added = record.added
 
 
 def _save(folder: Path, ring: Ring, start: int, stop: int) -> Segment:
-    partial = beside(folder / f"{start:012d}-{stop:012d}")
+    partial = temporary(folder / f"{start:012d}-{stop:012d}")
     content = write(partial, (_bytes(part.detach().cpu()) for part in _parts(ring, start, stop)))
     read_back(partial, content)
     segment = Segment(start, stop, content.sha256)
@@ -178,7 +170,7 @@ def _save(folder: Path, ring: Ring, start: int, stop: int) -> Segment:
 
 
 def _load(path: Path, ring: Ring, segment: Segment) -> str:
-    """Read a segment to its place; returns the SHA-256 of what was read."""
+    """Read a segment into the buffer; returns the SHA-256 of the file."""
     import torch
 
     digest = hashlib.sha256()
@@ -195,7 +187,7 @@ def _load(path: Path, ring: Ring, segment: Segment) -> str:
 
 
 def _parts(ring: Ring, start: int, stop: int) -> Iterator[Tensor]:
-    """The places of rows start … stop − 1, in order, in parts of limited size."""
+    """Views of rows start … stop − 1 in the buffer, in order, in parts of limited size."""
     capacity = len(ring.rows)
     most = max(_PART // (ring.rows[0].numel() * ring.rows.element_size()), 1)
     while start < stop:
@@ -212,9 +204,5 @@ def _bytes(tensor: Tensor) -> memoryview:
     return memoryview(flat)
 
 
-def _there(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
-
-
-def _name(rows: Tensor) -> str:
+def _dtype(rows: Tensor) -> str:
     return str(rows.dtype).removeprefix("torch.")

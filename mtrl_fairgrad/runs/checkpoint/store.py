@@ -1,12 +1,12 @@
-"""Checkpoints of a run: a safetensors file per group of tensors, state.json, and index.json with
-everything's SHA-256.
+"""Checkpoints of a run: safetensors files, state.json, and index.json with all checksums.
 
-    checkpoints/000000010000/   agent.safetensors …, state.json, index.json (see
-    `mtrl_fairgrad.runs.checkpoint.index`) checkpoints/segments/       the replay's rows, shared by
-    the checkpoints (see `mtrl_fairgrad.runs.checkpoint.replay_segments`)
+    checkpoints/000000010000/   agent.safetensors …, state.json,
+                                index.json (see `mtrl_fairgrad.runs.checkpoint.index`)
+    checkpoints/segments/       rows of the replay buffer, shared by the checkpoints
+                                (see `mtrl_fairgrad.runs.checkpoint.replay_segments`)
 
-Nothing is pickled, so loading runs no code. A checkpoint is written beside its place, synced and
-read back; then it appears, whole, by rename, and only then do older ones go.
+Nothing is pickled, so loading runs no code. A checkpoint is written under a temporary name, synced
+and read back; it then appears by rename, and only then are older ones removed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,52 +29,50 @@ from mtrl_fairgrad.runs.checkpoint.replay_segments import (
     load_rows,
     save_rows,
 )
-from mtrl_fairgrad.runs.checkpoint.tensors import Groups, encoded, misfit, read
+from mtrl_fairgrad.runs.checkpoint.tensors import Groups, encode, mismatch, read
 from mtrl_fairgrad.utils.atomic_io import (
-    Content,
     RunFolderError,
-    beside,
     content_of,
     make_folder,
     read_back,
     remedy,
     remove,
+    remove_temporaries,
     rename,
-    sweep,
     sync,
+    temporary,
     write,
 )
 
-if TYPE_CHECKING:  # torch takes a second to import, and a report does without
+if TYPE_CHECKING:  # torch takes a second to import, and reports do not need it
     from torch import Tensor
 
 __all__ = ["Checkpoint", "CheckpointError", "CheckpointStore", "steps_of"]
 
-_NAME = re.compile(r"(\d{12,})(?:-(\d+))?")  # env_steps, and which attempt at them
+_NAME = re.compile(r"(\d{12,})(?:-(\d+))?")  # env_steps and attempt
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What `CheckpointStore.save` was given; tensors on the CPU, in memory of their own."""
+    """The content of a checkpoint; tensors are on the CPU and share no memory."""
 
     env_steps: int
     groups: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
-    beside: dict[str, int]
-    """Bytes that the store's `history` and `others` had then."""
+    run_file_sizes: dict[str, int]
+    """Bytes that the store's `history` and `run_files` had when it was made, by file name."""
 
 
 class CheckpointStore:
-    """The checkpoints of the run in folder `run`.
+    """The checkpoints of a run.
 
     Args:
-        run: its folder, which exists.
-        history: a file of the run that only grows; a run goes on only from a checkpoint that knew
-            its beginning.
-        others: patterns of further files that do not change, or only grow; kept in mind for
-            `mtrl_fairgrad.verify`.
-        again: how to go on after a refusal of the disk, in words.
+        run: the run's folder, which exists.
+        history: a growing file of the run; resuming requires that it begins as the checkpoint
+            recorded.
+        run_files: patterns of other files that stay or grow; recorded for `mtrl_fairgrad.verify`.
+        retry: how to continue after the disk refused, for messages.
     """
 
     small = SMALL
@@ -84,18 +82,18 @@ class CheckpointStore:
         self,
         run: Path,
         history: str | None = None,
-        others: Collection[str] = (),
-        again: str = "give the command again",
+        run_files: Collection[str] = (),
+        retry: str = "give the command again",
     ) -> None:
-        self.run, self.path = run, run / "checkpoints"
+        self.run = run
+        self.path = run / "checkpoints"
         self.segments = self.path / "segments"
-        self._history, self._others, self._again = history, others, again
-        self._from: Path | None = None
-        """The checkpoint that this process loaded to go on from, or saved last: what is newer was
-        given up.
-        """
-        self._saved: RingRecord | None = None
-        """What of the ring it holds."""
+        self._run_files = ([history] if history else []) + list(run_files)
+        self._history = history
+        self._retry = retry
+        self._current: Path | None = None
+        """The checkpoint that this process resumed from or saved last; newer ones are abandoned."""
+        self._current_ring: RingRecord | None = None
 
     # ---- writing ----
 
@@ -107,195 +105,190 @@ class CheckpointStore:
         keep: int = 2,
         ring: Ring | None = None,
     ) -> Path:
-        """Write a checkpoint durably and, only then, remove all but the newest `keep` ≥ 1, this one
-        included.
+        """Write a checkpoint durably, then remove all but the newest `keep` ≥ 1, this one included.
 
         Tensors may have any dtype, device and strides; aliases are stored apart. `state` must be
-        plain JSON. Of the `ring` only what is new is written. Checkpoints of a course that was
-        given up, since this process went on from an older one, go, too.
+        plain JSON. Of the `ring` only new rows are written. Checkpoints newer than the one that
+        this process resumed from are abandoned and removed.
 
         Raises:
-            CheckpointError: the disk refused; the message says which checkpoint stands.
+            CheckpointError: the disk refused; the message names the newest intact checkpoint.
         """
-        text, before = json.dumps(state).encode(), self.all()
-        course = min((env_steps, math.inf), _order(self._from) if self._from else (math.inf,))
-        earlier = [path for path in before if _order(path) <= course]
-        # Beside an earlier attempt at this step, never in its place: for a moment there would be
-        # neither.
-        attempt = max(
-            (_order(path)[1] + 1 for path in before if _order(path)[0] == env_steps), default=0
-        )
+        text = json.dumps(state).encode()
+        existing = self.all()
+        current = _order(self._current) if self._current else (math.inf,)
+        newest = min((env_steps, math.inf), current)
+        earlier = [path for path in existing if _order(path) <= newest]
+        # An earlier attempt at this step stays until this one is complete.
+        attempts = [_order(path)[1] for path in existing if _order(path)[0] == env_steps]
+        attempt = max(attempts, default=-1) + 1
         target = self.path / f"{env_steps:012d}{f'-{attempt}' if attempt else ''}"
-        partial = beside(target)
+        partial = temporary(target)
         try:
-            for folder in (
-                self.path,
-                self.segments,
-            ):  # never the run's own folder, which may have vanished
+            # Never the run's own folder, which may have vanished.
+            for folder in (self.path, self.segments, partial):
                 make_folder(folder)
-            make_folder(partial)
-            saved = self._fill(partial, groups, text, ring)
-            _discard(set(before) - set(earlier))
+            saved_ring = self._fill(partial, groups, text, ring)
+            _discard(set(existing) - set(earlier))
             rename(partial, target)
             sync(self.path)
-            self._from, self._saved = target, saved
+            self._current = target
+            self._current_ring = saved_ring
             _discard(earlier[max(keep, 1) - 1 :])
-            self._free()
+            self._remove_unused_segments()
         except OSError as error:
             with contextlib.suppress(OSError):
-                self.sweep()
+                self.clean()
             raise CheckpointError(self.refusal(str(target), error)) from error
         return target
 
     def _fill(
         self, folder: Path, groups: Groups, state: bytes, ring: Ring | None
     ) -> RingRecord | None:
-        saved = None if ring is None else save_rows(self.segments, ring, self._saved, self.small)
-        files = {}
-        for name, group in groups.items():
-            files[f"{name}.safetensors"] = write(folder / f"{name}.safetensors", [encoded(group)])
+        record = None
+        if ring is not None:
+            record = save_rows(self.segments, ring, self._current_ring, self.small)
+        files = {
+            f"{name}.safetensors": write(folder / f"{name}.safetensors", [encode(group)])
+            for name, group in groups.items()
+        }
         files["state.json"] = write(folder / "state.json", [state])
-        index = Index(files, saved, dict(self._beside())).encode()
+        run_files = {
+            path.name: content_of(path)
+            for pattern in self._run_files
+            for path in sorted(self.run.glob(pattern))
+        }
+        index = Index(files, record, run_files).encode()
         for name, content in {**files, NAME: write(folder / NAME, [index])}.items():
             read_back(folder / name, content)
         sync(folder)
-        return saved
+        return record
 
-    def _beside(self) -> Iterator[tuple[str, Content]]:
-        for pattern in ([self._history] if self._history else []) + list(self._others):
-            for path in sorted(self.run.glob(pattern)):
-                yield path.name, content_of(path)
-
-    def sweep(self) -> None:
-        """Remove what a process that was killed, or had no room, left half-written. OSError where
-        that is refused.
-        """
+    def clean(self) -> None:
+        """Remove partial files of a killed process; OSError when the disk refuses."""
         for folder in (self.path, self.segments):
-            sweep(folder)
-        self._free()
+            remove_temporaries(folder)
+        self._remove_unused_segments()
 
-    def _free(self) -> None:
-        """Remove the segments that no checkpoint needs; none as long as that is unknown."""
+    def _remove_unused_segments(self) -> None:
+        """Remove segments that no checkpoint uses; none if an index cannot be read."""
         try:
             records = [Index.read(path).ring for path in self.all()]
         except CheckpointError:
             return
-        needed = {segment.name for record in records if record for segment in record.segments}
+        used = {segment.name for record in records if record for segment in record.segments}
         for path in self.segments.glob("*.rows"):
-            if path.name not in needed:
+            if path.name not in used:
                 remove(path)
 
     def refusal(self, what: str, error: OSError) -> str:
-        """One sentence for a run that the disk has stopped: what is safe, and how to go on."""
+        """The message for a run that the disk stopped: what is safe, and how to continue."""
         reason = f"{what} could not be written ({error.strerror or error})"
         if not self.run.is_dir():
-            return f"{reason}, for {self.run} has vanished: put it back, then {self._again}."
+            return f"{reason}, because {self.run} has vanished: put it back, then {self._retry}."
         newest = self.all()[:1]
         safe = (
             f"the checkpoint at env_steps={steps_of(newest[0])} is safe"
             if newest
             else "there is no checkpoint yet"
         )
-        return f"{reason}, {safe}: {remedy(error)}, then {self._again}."
+        return f"{reason}, {safe}: {remedy(error)}, then {self._retry}."
 
     # ---- reading ----
 
     def all(self) -> list[Path]:
-        """Folders of the complete checkpoints, newest first; only loading tells whether they are
-        sound.
-        """
-        found = (path for path in self.path.glob("*") if _NAME.fullmatch(path.name))
-        return sorted(found, key=_order, reverse=True)
+        """Folders of the complete checkpoints, newest first; only loading verifies them."""
+        paths = (path for path in self.path.glob("*") if _NAME.fullmatch(path.name))
+        return sorted(paths, key=_order, reverse=True)
 
     def load(
         self, env_steps: int | None = None, groups: Collection[str] | None = None
     ) -> Checkpoint:
-        """Read, to look at it, the newest sound checkpoint, or the one at `env_steps`; only the
-        `groups` named, if any.
+        """Read the newest intact checkpoint, or the one at `env_steps`; all `groups`, or those named.
 
-        A damaged one is reported as a warning and the one before it used. What is read is checked
-        against its SHA-256 first.
+        Checksums are verified first. A damaged checkpoint is reported as a warning, and the one
+        before it is used.
 
         Raises:
-            CheckpointError: none is there, or none is sound.
+            CheckpointError: there is no intact checkpoint.
         """
-        return self._first_sound(env_steps, lambda path: _read(path, Index.read(path), groups))
+        return self._newest_intact(env_steps, lambda path: _read(path, Index.read(path), groups))
 
     def resume(
         self, like: Groups, ring: Ring | None = None, env_steps: int | None = None
     ) -> Checkpoint:
-        """Read the newest sound checkpoint, or the one at `env_steps`, to go on from it.
+        """Read the newest intact checkpoint, or the one at `env_steps`, to continue from it.
 
         Args:
-            like: tensors as they must be; compared with what the files' headers say before anything
-                is read. Groups and tensors beyond those may be there (optimisers have no moments
-                before their first step).
-            ring: filled with the rows, if given.
-            env_steps: where to go on.
+            like: the expected tensors; compared with the files' headers before anything is read.
+                Checkpoints may hold more (optimisers have no moments before their first step).
+            ring: the replay buffer to fill, if given.
+            env_steps: which checkpoint; None for the newest.
 
         Raises:
-            CheckpointError: none is there, or none is sound.
-            RunFolderError: it is one of another configuration.
+            CheckpointError: there is no intact checkpoint.
+            RunFolderError: the checkpoint is of another configuration.
         """
-        return self._first_sound(env_steps, lambda path: self._resume(path, like, ring))
+        return self._newest_intact(env_steps, lambda path: self._resume(path, like, ring))
 
     def _resume(self, path: Path, like: Groups, ring: Ring | None) -> Checkpoint:
         index = Index.read(path)
-        found = _read(path, index, like=like)
+        checkpoint = _read(path, index, like=like)
         if self._history is not None:
-            index.check_beside(self.run, self._history)
+            index.check_run_file(self.run, self._history)
         if ring is not None:
-            if index.ring is None or not index.ring.fit(ring):
-                raise misfit(path, "its replay is of another shape")
+            if index.ring is None or not index.ring.fits(ring):
+                raise mismatch(path, "its replay buffer has another shape")
             try:
                 load_rows(self.segments, index.ring, ring)
             except RunFolderError as error:
                 raise CheckpointError(str(error)) from None
-        self._from, self._saved = path, index.ring
-        return found
+        self._current = path
+        self._current_ring = index.ring
+        return checkpoint
 
-    def _first_sound(self, env_steps: int | None, read: Callable[[Path], Checkpoint]) -> Checkpoint:
+    def _newest_intact(
+        self, env_steps: int | None, read: Callable[[Path], Checkpoint]
+    ) -> Checkpoint:
         damage: dict[Path, CheckpointError] = {}
-        # Listed anew each time: a training process may replace checkpoints while another one
-        # evaluates them.
-        while left := [
+        # Listed anew each time: a training process may replace checkpoints meanwhile.
+        while candidates := [
             path
             for path in self.all()
             if path not in damage and env_steps in (None, steps_of(path))
         ]:
             try:
-                found = read(left[0])
+                checkpoint = read(candidates[0])
             except CheckpointError as error:
-                damage[left[0]] = error
+                damage[candidates[0]] = error
                 continue
             for path, error in damage.items():
-                lost = steps_of(path) - found.env_steps
                 _log.warning(
                     "%s; going back %d steps, to the checkpoint at env_steps=%d",
                     error,
-                    lost,
-                    found.env_steps,
+                    steps_of(path) - checkpoint.env_steps,
+                    checkpoint.env_steps,
                 )
-            return found
+            return checkpoint
         for error in damage.values():
             raise CheckpointError(
                 f"{error}, and no other is left: restore it from a copy, or start a new run."
             )
-        held = ", ".join(str(steps_of(path)) for path in self.all())
-        if not held:
+        existing = ", ".join(str(steps_of(path)) for path in self.all())
+        if not existing:
             raise CheckpointError(f"{self.run} ended before its first checkpoint: start a new run.")
         raise CheckpointError(
-            f"{self.run} has no checkpoint at env_steps={env_steps}: choose from {held}."
+            f"{self.run} has no checkpoint at env_steps={env_steps}: choose from {existing}."
         )
 
 
 def steps_of(checkpoint: Path) -> int:
-    """The env_steps that a checkpoint's name tells."""
+    """The env_steps in a checkpoint's name."""
     return _order(checkpoint)[0]
 
 
 def _order(checkpoint: Path) -> tuple[int, int]:
-    """The env_steps and the attempt that a checkpoint's name tells."""
+    """The env_steps and the attempt in a checkpoint's name."""
     steps, _, attempt = checkpoint.name.partition("-")
     return int(steps), int(attempt or 0)
 
@@ -303,11 +296,12 @@ def _order(checkpoint: Path) -> tuple[int, int]:
 def _read(
     path: Path, index: Index, groups: Collection[str] | None = None, like: Groups | None = None
 ) -> Checkpoint:
-    sizes = {name: content.bytes for name, content in index.beside.items()}
+    sizes = {name: content.bytes for name, content in index.run_files.items()}
     return Checkpoint(steps_of(path), *read(path, index, groups, like), sizes)
 
 
 def _discard(checkpoints: Iterable[Path]) -> None:
     for path in checkpoints:
-        rename(path, beside(path))  # so that nothing half-removed ever looks like a checkpoint
-        remove(beside(path))
+        # Renamed first, so that a partly removed folder never looks like a checkpoint.
+        rename(path, temporary(path))
+        remove(temporary(path))

@@ -1,6 +1,4 @@
-"""The tensors of a checkpoint: written as safetensors, and read back once their digests and headers
-are found right.
-"""
+"""The tensors of a checkpoint: written as safetensors, read after verifying digests and headers."""
 
 from __future__ import annotations
 
@@ -17,21 +15,18 @@ if TYPE_CHECKING:  # torch takes a second to import
 
 Groups = Mapping[str, Mapping[str, "Tensor"]]
 
-_MORE = 8
-"""How many times the bytes of a fresh learner a checkpoint may hold: moments and snapshots come on
-top.
-"""
+_LARGEST_RATIO = 8
+"""Largest size of a checkpoint, in multiples of a new learner's: moments and snapshots add to it."""
 _HEADERS = 2**20
+"""Bytes allowed for safetensors headers."""
 _TYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
     "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
 
 
-def encoded(group: Mapping[str, Tensor]) -> bytes:
-    """A group as the content of a safetensors file; tensors of any device and strides, aliases
-    apart.
-    """
+def encode(group: Mapping[str, Tensor]) -> bytes:
+    """The content of a safetensors file; tensors may have any device and strides, and share memory."""
     from safetensors.torch import save
 
     seen: set[int] = set()
@@ -39,9 +34,8 @@ def encoded(group: Mapping[str, Tensor]) -> bytes:
     for key, tensor in group.items():
         plain = tensor.detach().cpu().contiguous()
         storage = plain.untyped_storage().data_ptr()
-        stored[key] = (
-            plain.clone() if storage in seen else plain
-        )  # safetensors refuses shared memory
+        # safetensors refuses tensors that share memory.
+        stored[key] = plain.clone() if storage in seen else plain
         seen.add(storage)
     return save(stored)
 
@@ -49,18 +43,17 @@ def encoded(group: Mapping[str, Tensor]) -> bytes:
 def read(
     folder: Path, index: Index, groups: Collection[str] | None = None, like: Groups | None = None
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The groups, all or those named, and the state of a checkpoint, once every file is found
-    sound.
+    """Read tensors and state of a checkpoint, after verifying every file.
 
     Args:
-        folder: of the checkpoint.
-        index: of it.
-        groups: which; None for all.
+        folder: the checkpoint's.
+        index: the checkpoint's.
+        groups: which groups of tensors to read; None for all.
         like: see `CheckpointStore.resume`.
 
     Raises:
         CheckpointError: a file is damaged or missing.
-        RunFolderError: it is a checkpoint of something else.
+        RunFolderError: it is a checkpoint of another configuration.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -78,41 +71,40 @@ def read(
             _check_fit(folder, index, paths, like)
         # Not load_file, which maps the file: a file truncated later would kill this process.
         tensors = {group: load(path.read_bytes()) for group, path in paths.items()}
-        found = json.loads(state.read_bytes())
-        if not isinstance(found, dict):
+        values = json.loads(state.read_bytes())
+        if not isinstance(values, dict):
             raise ValueError("state.json")
-        return tensors, found
+        return tensors, values
     except RunFolderError:
         raise
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
-        raise CheckpointError(f"{folder} is not a checkpoint of ours ({error})") from None
+        raise CheckpointError(f"{folder} is not a valid checkpoint ({error})") from None
 
 
 def _check_fit(folder: Path, index: Index, paths: Mapping[str, Path], like: Groups) -> None:
-    """Compare headers, and nothing but headers, with what is needed."""
+    """Compare the files' headers with the expected tensors, without reading data."""
     from safetensors import safe_open
 
     needed = sum(tensor.nbytes for group in like.values() for tensor in group.values())
     held = sum(index.files[path.name].bytes for path in paths.values())
-    if held > _MORE * needed + _HEADERS:
-        raise misfit(folder, f"it holds {held} bytes where {needed} are needed")
+    if held > _LARGEST_RATIO * needed + _HEADERS:
+        raise mismatch(folder, f"it holds {held} bytes, but {needed} are needed")
     for group, tensors in like.items():
         if group not in paths:
-            raise misfit(folder, f"it has no {group}")
+            raise mismatch(folder, f"it has no {group}")
         with safe_open(paths[group], framework="pt") as file:
             names = set(file.keys())
             for name, tensor in tensors.items():
-                found = file.get_slice(name) if name in names else None
-                what = "nothing" if found is None else f"{found.get_dtype()} {found.get_shape()}"
-                must = (
-                    f"{_TYPES.get(str(tensor.dtype).removeprefix('torch.'))} {list(tensor.shape)}"
-                )
-                if what != must:
-                    raise misfit(folder, f"{group}/{name} is {what} and not {must}")
+                part = file.get_slice(name) if name in names else None
+                stored = "missing" if part is None else f"{part.get_dtype()} {part.get_shape()}"
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                expected = f"{_TYPES.get(dtype)} {list(tensor.shape)}"
+                if stored != expected:
+                    raise mismatch(folder, f"{group}/{name} is {stored}, not {expected}")
 
 
-def misfit(folder: Path, reason: str) -> RunFolderError:
-    """The error to raise for a sound checkpoint that is of something else."""
+def mismatch(folder: Path, reason: str) -> RunFolderError:
+    """The error for an intact checkpoint of another configuration."""
     return RunFolderError(
         f"{folder} does not fit this run ({reason}): resume with the configuration the run was "
         "started with."

@@ -134,7 +134,7 @@ def test_the_file_gives_back_what_was_written(tmp_path):
 )
 def test_a_damaged_file_is_named(text, tmp_path):
     (tmp_path / "incidents.csv").write_text(text)
-    with pytest.raises(ValueError, match=r"faults\.csv is damaged"):
+    with pytest.raises(ValueError, match=r"incidents\.csv is damaged"):
         read(tmp_path)
 
 

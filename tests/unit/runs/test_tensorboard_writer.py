@@ -6,9 +6,9 @@ import os
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from mtrl_fairgrad.runs import tensorboard_writer as events
-from mtrl_fairgrad.runs.tensorboard_reader import read_telemetry
+from mtrl_fairgrad.runs.metrics_log import read_metrics
 from mtrl_fairgrad.runs.tensorboard_writer import EventFile
+from mtrl_fairgrad.utils import atomic_io
 from tests.support.sample_run import Fault
 from tests.support.tiny_runs import scalars
 
@@ -39,12 +39,12 @@ def test_entries_that_a_predecessor_wrote_beyond_are_void(tmp_path):
         file.close()
     expected = [(step, 0 if step < 5 else 5) for step in range(8)]
     assert scalars(tmp_path)["speed/updates_per_second"] == expected
-    series = read_telemetry(tmp_path).series["speed/updates_per_second"]
+    series = read_metrics(tmp_path).series["speed/updates_per_second"]
     assert list(zip(series.env_steps, series.values, strict=True)) == expected
 
 
 def test_what_waits_is_written_when_it_is_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(events, "_SECONDS", 0)
+    monkeypatch.setattr(atomic_io, "FLUSH_SECONDS", 0)
     file = EventFile(tmp_path, purge_step=0)
     file.add_scalar("a", 1, 0)
     assert scalars(tmp_path) == {"a": [(0, 1.0)]}

@@ -14,7 +14,7 @@ from mtrl_fairgrad.analysis.report.formats import (
     blocks_as_text,
 )
 from mtrl_fairgrad.analysis.report.tables import certainty, duration, overview
-from mtrl_fairgrad.runs.tensorboard_reader import SPEED
+from mtrl_fairgrad.runs.metrics_log import SPEED
 from tests.support.fabricated_runs import (
     COURSE,
     METHOD,

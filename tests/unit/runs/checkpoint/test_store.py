@@ -163,9 +163,9 @@ def test_a_checkpoint_of_something_else_is_refused_before_it_is_read(folder, mon
     folder.save_checkpoint(500, GROUPS, {})
     monkeypatch.setattr("safetensors.torch.load", lambda data: pytest.fail("it was read"))
     for like, said in (
-        ({"agent": {"w": torch.zeros(3, 2)}}, r"agent/w is F32 \[2, 3\] and not F32 \[3, 2\]"),
-        ({"agent": {"w": torch.zeros(2, 3).double()}}, r"agent/w is F32 \[2, 3\] and not F64"),
-        ({"agent": {"v": torch.zeros(2, 3)}}, r"agent/v is nothing and not F32 \[2, 3\]"),
+        ({"agent": {"w": torch.zeros(3, 2)}}, r"agent/w is F32 \[2, 3\], not F32 \[3, 2\]"),
+        ({"agent": {"w": torch.zeros(2, 3).double()}}, r"agent/w is F32 \[2, 3\], not F64"),
+        ({"agent": {"v": torch.zeros(2, 3)}}, r"agent/v is missing, not F32 \[2, 3\]"),
         ({"critic": {}}, "it has no critic"),
     ):
         with pytest.raises(RunFolderError, match=f"does not fit this run .{said}") as error:
@@ -176,16 +176,14 @@ def test_a_checkpoint_of_something_else_is_refused_before_it_is_read(folder, mon
 def test_a_checkpoint_far_larger_than_the_learner_is_refused_before_it_is_read(folder, monkeypatch):
     folder.save_checkpoint(500, {"agent": {"w": torch.zeros(2, 3), "more": torch.zeros(10**6)}}, {})
     monkeypatch.setattr("safetensors.torch.load", lambda data: pytest.fail("it was read"))
-    with pytest.raises(RunFolderError, match=r"it holds 4000\d+ bytes where 24 are needed"):
+    with pytest.raises(RunFolderError, match=r"it holds 4000\d+ bytes, but 24 are needed"):
         folder.resume_checkpoint({"agent": {"w": torch.zeros(2, 3)}})
 
 
 def test_a_checkpoint_of_the_format_before_says_so(folder):
     path = folder.save_checkpoint(500, GROUPS, {})
     (path / "index.json").rename(path / "checksums.json")
-    with pytest.raises(
-        CheckpointError, match="was written by an older version of this program"
-    ) as error:
+    with pytest.raises(CheckpointError, match="was written by an older version") as error:
         folder.load_checkpoint()
     assert one_sentence(error)
 
@@ -231,7 +229,7 @@ def test_a_forged_index_leads_nowhere(folder, change):
     forged(path, lambda index: None)
     assert folder.resume_checkpoint(GROUPS, Rows(4, 2)).env_steps == 500
     forged(path, change)
-    with pytest.raises(CheckpointError, match=r"is not one of ours|another version"):
+    with pytest.raises(CheckpointError, match=r"is invalid|another version"):
         folder.resume_checkpoint(GROUPS, Rows(4, 2))
 
 

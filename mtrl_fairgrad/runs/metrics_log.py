@@ -1,0 +1,217 @@
+"""The metrics log of a run, `metrics.csv`: the logged numbers that reports read.
+
+A line `env_steps,name,value` for each entry, in the order of writing; names are TensorBoard's tags
+(`critic/residual`, `actor/weights/reach-v3`), values are means over the run's seeds. Lines named
+`wall_seconds` hold the training time until then, summed over all processes that trained here.
+
+Folders written by version 0.1 have TensorBoard event files alone: `read_metrics` reads those
+(`mtrl_fairgrad.runs.tensorboard_reader`), and a resumed run converts them once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtrl_fairgrad.utils.atomic_io import AppendFile, write_atomic
+from mtrl_fairgrad.utils.text_tables import csv_text
+
+Array = NDArray[np.float64]
+
+NAME = "metrics.csv"
+EVENT_FILES = "events.out.tfevents.*"
+"""Pattern of the TensorBoard event files."""
+COLUMNS = ("env_steps", "name", "value")
+SPEED = "speed/updates_per_second"
+WORKERS_REPLACED = "workers/replaced"
+WALL_SECONDS = "wall_seconds"
+REPORTED = re.compile(
+    rf"{SPEED}|{WORKERS_REPLACED}"
+    r"|\w+/(cosine/(mean|share_negative)|min_progress|residual|weights/.+|task_gradient_norm/.+)"
+)
+"""Names that a report shows."""
+LOGGED = re.compile(rf"{REPORTED.pattern}|temperature/.+|critic/value/.+")
+"""Names that `MetricsLog` writes: those of a report, and what explains how training went."""
+
+
+class Entry(NamedTuple):
+    """A line of the log."""
+
+    env_steps: int
+    name: str
+    value: float
+
+
+class Series(NamedTuple):
+    """One name's entries, in the order of steps."""
+
+    env_steps: Array
+    """`[N]`."""
+    values: Array
+    """`[N]`, means over the run's seeds; may hold NaN."""
+
+
+@dataclass(frozen=True)
+class RunMetrics:
+    """The metrics that a report reads of one run folder; empty where nothing was logged."""
+
+    series: dict[str, Series]
+    """By name, such as `critic/residual` or `actor/weights/reach-v3`."""
+    wall_seconds: float
+    """Training time, summed over the processes that trained here; NaN if nothing was logged."""
+
+    def by_task(self, name: str) -> dict[str, Series]:
+        """The series `name/<task>`, by task."""
+        return {
+            key.removeprefix(f"{name}/"): series
+            for key, series in self.series.items()
+            if key.startswith(f"{name}/")
+        }
+
+    @property
+    def workers_replaced(self) -> int:
+        """Number of simulator workers that died or hung and were replaced."""
+        series = self.series.get(WORKERS_REPLACED)
+        return 0 if series is None else int(series.values[-1])
+
+
+# ---- writing ----
+
+
+class MetricsLog:
+    """Writer of `metrics.csv` for one training process; continues an existing file.
+
+    The file is made with the first entry, and entries are on the disk at the latest 10 s after
+    they were added. A folder with event files but no `metrics.csv` is converted first.
+
+    Args:
+        folder: the run's, rewound to the checkpoint that training starts from.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / NAME
+        if not path.is_file() and any(folder.glob(EVENT_FILES)):
+            write_atomic(path, encode(read_entries(folder)))
+        text = _whole_lines(path)
+        self._file = AppendFile(path, end=len(text))
+        if not text:
+            self._file.write(encode([]))
+        times = [entry.value for entry in _parse(text) if entry.name == WALL_SECONDS]
+        self._start = time.monotonic() - max(times, default=0.0)
+        self._time: Entry | None = None
+        """The training time at the latest entry, not yet written."""
+
+    def add(self, name: str, value: float, env_steps: int) -> None:
+        """Log a value if a report reads its name; OSError when it is due and the disk refuses."""
+        if self._time is not None and self._time.env_steps != env_steps:
+            self._write_time()
+        self._time = Entry(env_steps, WALL_SECONDS, time.monotonic() - self._start)
+        if LOGGED.fullmatch(name):
+            self._file.write(_line(Entry(env_steps, name, float(value))))
+
+    def flush(self) -> None:
+        """Write all entries durably; OSError when the disk refuses, leaving whole lines."""
+        self._write_time()
+        self._file.flush()
+
+    def close(self) -> None:
+        """Write the remaining entries; a refusal is ignored, since resuming repeats them."""
+        with contextlib.suppress(OSError):
+            self.flush()
+
+    def _write_time(self) -> None:
+        entry, self._time = self._time, None
+        if entry is not None:
+            self._file.write(_line(entry))
+
+
+def encode(entries: Iterable[Entry]) -> bytes:
+    """The content of a `metrics.csv`."""
+    return csv_text([COLUMNS, *map(_cells, entries)]).encode()
+
+
+def _line(entry: Entry) -> bytes:
+    return csv_text([_cells(entry)]).encode()
+
+
+def _cells(entry: Entry) -> tuple[int, str, str]:
+    return entry.env_steps, entry.name, repr(entry.value)
+
+
+# ---- reading ----
+
+
+def read_metrics(folder: Path, until: int | None = None) -> RunMetrics:
+    """The metrics that a report reads; torn or damaged lines are left out.
+
+    Args:
+        folder: of the run.
+        until: last env_steps to read; None reads everything.
+    """
+    series: dict[str, dict[int, float]] = {}
+    seconds: list[float] = []
+    for entry in read_entries(folder, until):
+        if entry.name == WALL_SECONDS:
+            seconds.append(entry.value)
+        elif REPORTED.fullmatch(entry.name):
+            series.setdefault(entry.name, {})[entry.env_steps] = entry.value
+    return RunMetrics(
+        {
+            name: Series(
+                np.array(sorted(values), np.float64),
+                np.array([values[step] for step in sorted(values)], np.float64),
+            )
+            for name, values in series.items()
+        },
+        max(seconds, default=float("nan")),
+    )
+
+
+def read_entries(folder: Path, until: int | None = None) -> list[Entry]:
+    """All entries until `until`, of `metrics.csv` or else of the event files, in their order."""
+    if not (folder / NAME).is_file():
+        from mtrl_fairgrad.runs.tensorboard_reader import read_event_files
+
+        return read_event_files(folder, until)
+    entries = _parse(_whole_lines(folder / NAME))
+    return [entry for entry in entries if until is None or entry.env_steps <= until]
+
+
+def thin(entries: Sequence[Entry], points: int) -> list[Entry]:
+    """The entries at about `points` evenly spaced steps, and the last training time."""
+    steps = sorted({entry.env_steps for entry in entries if entry.name != WALL_SECONDS})
+    places = np.linspace(0, len(steps) - 1, min(points, len(steps)))
+    kept = {steps[round(place)] for place in places}
+    last = max(
+        (n for n, entry in enumerate(entries) if entry.name == WALL_SECONDS),
+        default=None,
+    )
+    return [entry for n, entry in enumerate(entries) if entry.env_steps in kept or n == last]
+
+
+def _whole_lines(path: Path) -> bytes:
+    """The file's complete lines; empty if it cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _parse(text: bytes) -> list[Entry]:
+    entries: list[Entry] = []
+    for line in text.decode(errors="replace").split("\n"):
+        with contextlib.suppress(ValueError, csv.Error):  # the heading, or a damaged line
+            # Line by line, so that a damaged one takes no others with it.
+            env_steps, name, value = next(csv.reader([line])) if '"' in line else line.split(",")
+            entries.append(Entry(int(env_steps), name, float(value)))
+    return entries
