@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         subject = _open(options)
-        from mtrl_fairgrad.envs import WorkerError, WorkerLost
+        from mtrl_fairgrad.envs.workers.pool import WorkerError, WorkerLost
 
         try:
             evaluate_run(options, subject)
@@ -131,7 +131,7 @@ def evaluate_run(options: argparse.Namespace, subject: Subject) -> Path:
     """Play the goals, print and write everything asked for; returns
     `evaluation-<env_steps>-<goals>-goals.csv`.
     """
-    from mtrl_fairgrad.envs import all_goals, evaluate
+    from mtrl_fairgrad.envs.evaluation import all_goals, evaluate
     from mtrl_fairgrad.evaluation.outputs import compare, print_table, write
     from mtrl_fairgrad.evaluation.policy_export import describe, export, scores
     from mtrl_fairgrad.evaluation.videos import film

@@ -94,7 +94,7 @@ def start(config: Config, overrides: list[str]) -> int:
 
 def run_training(config: Config, folder: RunFolder) -> int:
     """Train in an open folder and write the report; returns the exit code."""
-    from mtrl_fairgrad.envs import WorkerError
+    from mtrl_fairgrad.envs.workers.pool import WorkerError
     from mtrl_fairgrad.training import loop
     from mtrl_fairgrad.training.factory import make_trainer, remarks
     from mtrl_fairgrad.utils.faults import TrainingFault
@@ -105,7 +105,7 @@ def run_training(config: Config, folder: RunFolder) -> int:
             make_trainer(config, folder) as trainer,
             trainer.stop.handle_signals(),
         ):
-            for remark in [*remarks(config), *trainer.envs.suite.remarks()]:
+            for remark in [*remarks(config), *trainer.envs.suite.warnings()]:
                 trainer.logger.log(f"note: {remark}")
             try:
                 loop.run(trainer)

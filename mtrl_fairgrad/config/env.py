@@ -200,7 +200,8 @@ def task_names(env: EnvConfig) -> tuple[str, ...]:
     Raises:
         ConfigError: unknown suite or task.
     """
-    from mtrl_fairgrad.envs import gymnasium_names, resolve_tasks
+    from mtrl_fairgrad.envs.gymnasium_probe import gymnasium_names
+    from mtrl_fairgrad.envs.task_names import resolve_tasks
 
     try:
         if env.suite == "gymnasium":

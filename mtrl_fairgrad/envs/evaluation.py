@@ -1,7 +1,7 @@
-"""Which goals an evaluation plays, and playing them on environments of its own: training notices
+"""Which goals an evaluation plays, and rollout them on environments of its own: training notices
 nothing.
 
-`evaluate` plays them at one go; `Playing` a step at a time, between which its caller may do
+`evaluate` plays them at one go; `EvaluationRollout` a step at a time, between which its caller may do
 something else while worker processes simulate. Both give the same numbers.
 """
 
@@ -22,7 +22,7 @@ ignored.
 """
 
 
-class Evaluation(NamedTuple):
+class EvaluationResult(NamedTuple):
     """What each episode gave; all [S, K, E] (starts [S, K, E, O]), in the order of the goals."""
 
     success: NDArray[np.bool_]  # whether any step succeeded
@@ -69,7 +69,7 @@ def all_goals(suite: Suite, seeds: Sequence[int]) -> NDArray[np.int64]:
     )
 
 
-def evaluate(envs: TaskVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> Evaluation:
+def evaluate(envs: TaskVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> EvaluationResult:
     """Play one episode for each of `goals` [S, K, E] on `envs` (role `eval`) with the actions of
     `policy`.
 
@@ -77,13 +77,13 @@ def evaluate(envs: TaskVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> E
     and it also ends there, which changes no success and saves most of the simulation. ValueError
     when goals do not fit `envs`.
     """
-    playing = Playing(envs, policy, goals)
-    while not playing.done:
-        playing.advance(wait=True)
-    return playing.found
+    rollout = EvaluationRollout(envs, policy, goals)
+    while not rollout.done:
+        rollout.advance(wait=True)
+    return rollout.result
 
 
-class Playing:
+class EvaluationRollout:
     """An evaluation in progress, begun here and continued by `advance`; arguments and errors are
     those of `evaluate`.
 
@@ -133,10 +133,10 @@ class Playing:
             self._envs.step_async(self._policy(observations))
 
     @property
-    def found(self) -> Evaluation:
+    def result(self) -> EvaluationResult:
         """What the episodes gave; zeros and false for those that are not over."""
         shape = self._shape
-        return Evaluation(
+        return EvaluationResult(
             self._success.reshape(shape),
             self._returns.reshape(shape),
             self._lengths.reshape(shape),

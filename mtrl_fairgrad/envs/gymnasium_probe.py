@@ -19,7 +19,7 @@ SUCCESS_KEYS = ("success", "is_success")
 
 
 @dataclass(frozen=True)
-class Described:
+class TaskSpec:
     """One task: an environment's id and options, and what an agent has to know of it."""
 
     name: str
@@ -94,7 +94,7 @@ def describe(
     options: Sequence[Mapping[str, Any]] | None,
     horizon: int | None,
     thresholds: Sequence[float | None],
-) -> tuple[Described, ...]:
+) -> tuple[TaskSpec, ...]:
     """Make each task's environment once and play a few steps.
 
     Args:
@@ -139,7 +139,7 @@ def make(identity: str, options: Mapping[str, Any]) -> Any:
 
 
 @functools.cache
-def _inspect(name: str, encoded: str, horizon: int | None, threshold: float | None) -> Described:
+def _inspect(name: str, encoded: str, horizon: int | None, threshold: float | None) -> TaskSpec:
     identity, options = name.partition("(")[0], json.loads(encoded)
     try:
         environment = make(identity, options)
@@ -165,7 +165,7 @@ def _inspect(name: str, encoded: str, horizon: int | None, threshold: float | No
                 "episode is a success."
             )
         shape = tuple(environment.observation_space.shape)
-        return Described(name, identity, options, min(limits), shape, low.shape, success, repeats)
+        return TaskSpec(name, identity, options, min(limits), shape, low.shape, success, repeats)
     finally:
         environment.close()
 
@@ -239,7 +239,7 @@ def _play(environment: Any, steps: int) -> tuple[set[str], list[NDArray[Any]]]:
     return keys, course
 
 
-def thresholds_of(given: Any, tasks: int) -> list[float | None]:
+def parse_success_return(given: Any, tasks: int) -> list[float | None]:
     """`env.success_return`, a number for all tasks or a list with a number or null for each, as a
     list.
 

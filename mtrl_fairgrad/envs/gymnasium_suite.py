@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.envs import gymnasium_probe
-from mtrl_fairgrad.envs.gymnasium_probe import Described
+from mtrl_fairgrad.envs.gymnasium_probe import TaskSpec
 from mtrl_fairgrad.envs.rng import stream
 from mtrl_fairgrad.envs.suite import SubEnvironment, Suite, Transition
 
@@ -28,49 +28,48 @@ EVALUATION_RESETS = 50
 class GymnasiumSuite(Suite):
     """Registered environments, as `gymnasium_suite` finds them."""
 
-    described: tuple[Described, ...]
+    specs: tuple[TaskSpec, ...]
     """In the order of `tasks`."""
 
     replays: ClassVar[bool] = True
     goal_count: ClassVar[int] = 2**31
 
     @property
-    def bare_size(self) -> int:
+    def base_observation_size(self) -> int:
         """Numbers in an observation, flattened, without the one-hot identity."""
-        return prod(self.described[0].observation_shape)
+        return prod(self.specs[0].observation_shape)
 
     @property
     def action_size(self) -> int:
         """Numbers in an action, flattened."""
-        return prod(self.described[0].action_shape)
+        return prod(self.specs[0].action_shape)
 
     def make(
         self, task: str, seed: int, identity: int, role: str, drawing: bool = False
     ) -> "GymnasiumTask":
         """The environment of one task, made anew."""
         return GymnasiumTask(
-            self.described[self.tasks.index(task)], seed, identity, self, role, drawing
+            self.specs[self.tasks.index(task)], seed, identity, self, role, drawing
         )
 
     def goals(self, seed: int, task: str) -> NDArray[np.int64]:
         """50 reset seeds."""
         return stream(seed, task, "resets").integers(self.goal_count, size=EVALUATION_RESETS)
 
-    def check_row(self, row: dict[str, Any]) -> None:
+    def check_state(self, row: dict[str, Any]) -> None:
         """Raise unless a saved row holds whole actions, an observation, and a return."""
-        described = self.described[self.tasks.index(row["task"])]
+        specs = self.specs[self.tasks.index(row["task"])]
         taken, left_over = divmod(_decoded(row["actions"]).size, self.action_size)
-        whole = left_over == 0 and _decoded(row["observation"]).size == self.bare_size
-        if not (whole and taken < described.horizon and isinstance(row["returned"], float)):
+        whole = left_over == 0 and _decoded(row["observation"]).size == self.base_observation_size
+        if not (whole and taken < specs.horizon and isinstance(row["returned"], float)):
             raise ValueError("no whole actions of a running episode, no observation, or no return")
 
-    def made(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What must agree for a saved state to mean the same episodes."""
-        first = self.described[0]
+        first = self.specs[0]
         shapes = f"observations {list(first.observation_shape)}, actions {list(first.action_shape)}"
         tasks = {
-            each.name: f"{each.horizon} steps, {each.success_rule}, {shapes}"
-            for each in self.described
+            each.name: f"{each.horizon} steps, {each.success_rule}, {shapes}" for each in self.specs
         }
         return {
             "one_hot": self.one_hot,
@@ -80,20 +79,20 @@ class GymnasiumSuite(Suite):
 
     def protocol(self) -> dict[str, str]:
         """What a success rate means, in words; tasks in their order where they differ."""
-        steps = [str(each.horizon) for each in self.described]
-        success = [each.success_rule for each in self.described]
+        steps = [str(each.horizon) for each in self.specs]
+        success = [each.success_rule for each in self.specs]
         return {
             "simulators": f"Gymnasium's {', '.join(self.tasks)}",
             "episode_steps": _one_or_all(steps),
             "success": _one_or_all(success),
         }
 
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Which tasks do not repeat themselves: a run with them cannot be resumed."""
         return [
             f"task {each.name} does not repeat an episode from the same reset seed and actions, so "
             "a run with it cannot be resumed"
-            for each in self.described
+            for each in self.specs
             if not each.repeats
         ]
 
@@ -124,9 +123,9 @@ def gymnasium_suite(
         ValueError: one sentence on what cannot be trained on.
     """
     names = gymnasium_probe.gymnasium_names(tasks, options)
-    thresholds = gymnasium_probe.thresholds_of(success_return, len(names))
-    described = gymnasium_probe.describe(names, options, horizon, thresholds)
-    return GymnasiumSuite(tasks=names, one_hot=one_hot, described=described)
+    thresholds = gymnasium_probe.parse_success_return(success_return, len(names))
+    specs = gymnasium_probe.describe(names, options, horizon, thresholds)
+    return GymnasiumSuite(tasks=names, one_hot=one_hot, specs=specs)
 
 
 class GymnasiumTask(SubEnvironment):
@@ -138,22 +137,22 @@ class GymnasiumTask(SubEnvironment):
 
     def __init__(
         self,
-        described: Described,
+        specs: TaskSpec,
         seed: int,
         identity: int,
         suite: GymnasiumSuite,
         role: str,
         drawing: bool = False,
     ) -> None:
-        self._described, self._goals = described, suite.goal_count
+        self._described, self._goals = specs, suite.goal_count
         drawn = {"render_mode": "rgb_array"} if drawing else {}
-        self.environment = gymnasium_probe.make(described.id, {**described.options, **drawn})
+        self.environment = gymnasium_probe.make(specs.id, {**specs.options, **drawn})
         self._space = self.environment.action_space
-        low, high = gymnasium_probe.action_bounds(described.name, self.environment)
+        low, high = gymnasium_probe.action_bounds(specs.name, self.environment)
         self._centre, self._reach = (low + high) / 2, (high - low) / 2
         self._actions: list[NDArray[np.float32]] = []
         """Of the running episode, as they were given."""
-        super().__init__(described.name, seed, identity, suite, role)
+        super().__init__(specs.name, seed, identity, suite, role)
 
     def _next_goal(self) -> int:
         return int(self._generator.integers(self._goals))
@@ -167,7 +166,7 @@ class GymnasiumTask(SubEnvironment):
         observation, reward, terminated, truncated, info = self.environment.step(
             self._own_units(action)
         )
-        self._bare[:] = np.ravel(observation)
+        self._base_observation[:] = np.ravel(observation)
         truncated = bool(truncated) or self.elapsed >= self._described.horizon
         success = self._succeeds(float(reward), terminated or truncated, info)
         return Transition(float(reward), bool(terminated), truncated, success)
@@ -197,7 +196,7 @@ class GymnasiumTask(SubEnvironment):
             **super().get_state(),
             "task": self.task,
             "actions": _encoded(np.array(self._actions)),
-            "observation": _encoded(self._bare),
+            "observation": _encoded(self._base_observation),
             "returned": self.returned,
         }
 
@@ -210,7 +209,10 @@ class GymnasiumTask(SubEnvironment):
             found = self.step(action)
             if found.terminated or found.truncated:
                 return False
-        return _encoded(self._bare) == state["observation"] and self.returned == state["returned"]
+        return (
+            _encoded(self._base_observation) == state["observation"]
+            and self.returned == state["returned"]
+        )
 
 
 def _encoded(numbers: NDArray[Any]) -> str:

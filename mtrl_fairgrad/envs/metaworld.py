@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mtrl_fairgrad.envs.metaworld_fast import unproven
+from mtrl_fairgrad.envs.metaworld_fast import reason_unverified
 from mtrl_fairgrad.envs.rng import stream
 from mtrl_fairgrad.envs.suite import SubEnvironment, Suite, Transition
 from mtrl_fairgrad.envs.task_names import MT10, check_tasks
@@ -71,7 +71,7 @@ class MetaworldSuite(Suite):
         check_choice("observation", self.observation, OBSERVATIONS)
 
     @property
-    def bare_size(self) -> int:
+    def base_observation_size(self) -> int:
         """Numbers in an observation without the one-hot identity."""
         return len(OBSERVATIONS[self.observation])
 
@@ -97,7 +97,7 @@ class MetaworldSuite(Suite):
             return np.array([stream(seed, task, "frozen").integers(GOALS)], np.int64)
         return np.arange(GOALS, dtype=np.int64)
 
-    def made(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What must agree for a saved state to mean the same episodes."""
         return {
             "horizon": self.horizon,
@@ -114,9 +114,9 @@ class MetaworldSuite(Suite):
         """What a success rate means, in words."""
         return {"simulators": "Meta-World v3", "success": "any step"}
 
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Why simulators are slow, where they are and need not be."""
-        reason = unproven() if self.fast else None
+        reason = reason_unverified() if self.fast else None
         return [] if reason is None else [reason]
 
 
@@ -156,7 +156,7 @@ class MetaworldTask(SubEnvironment):
 
     def _simulate(self, action: NDArray[np.float32]) -> Transition:
         observation, reward, _, _, info = self.environment.step(action)
-        self._bare[:] = observation[self._seen]
+        self._base_observation[:] = observation[self._seen]
         success = bool(info["success"] == 1.0)
         terminated = success and self._suite.terminate_on_success
         return Transition(float(reward), terminated, self.elapsed >= self._suite.horizon, success)
@@ -166,7 +166,7 @@ class MetaworldTask(SubEnvironment):
         """Steps in a second of the simulated world."""
         return int(1 / self.environment.dt)
 
-    def picture(self) -> NDArray[np.uint8]:
+    def render(self) -> NDArray[np.uint8]:
         """As seen by a corner camera; Metaworld's hang upside down."""
         return np.rot90(self.environment.render(), k=2)
 
@@ -204,7 +204,7 @@ class MetaworldVectorEnv(TaskVectorEnv):
 def _environment(task: str, fast: bool) -> Any:
     """The class of a task's simulator."""
     # Metaworld takes a second to import: only who builds an environment pays for it.
-    if fast and unproven() is None:
+    if fast and reason_unverified() is None:
         from mtrl_fairgrad.envs.metaworld_fast.environment import fast_environment
 
         return fast_environment(task)

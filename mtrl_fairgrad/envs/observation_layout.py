@@ -5,7 +5,7 @@ from typing import NamedTuple
 from mtrl_fairgrad.envs.metaworld import OBSERVATION_SIZE
 
 
-class Part(NamedTuple):
+class ObservationPart(NamedTuple):
     """Numbers `start` to `stop` (exclusive) of an observation."""
 
     name: str
@@ -34,23 +34,25 @@ _KNOWN = {OBSERVATION_SIZE: tuple(name for name, _ in _METAWORLD), 12: _POSITION
 """
 
 
-def layout(size: int, identities: int, metaworld: bool = True) -> list[Part]:
+def observation_parts(
+    size: int, one_hot_size: int, metaworld: bool = True
+) -> list[ObservationPart]:
     """The parts of an observation, in order and without gaps.
 
     Args:
         size: numbers in an observation, identity included.
-        identities: how many of them, at the end, are the one-hot identity of the task; 0 for none.
+        one_hot_size: how many of them, at the end, are the one-hot identity of the task; 0 for none.
         metaworld: whether the tasks are Metaworld's.
 
     Returns:
         Metaworld's parts (positions in metres) where the size is one it gives, else one part
         "observation".
     """
-    names, places = _KNOWN.get(size - identities) if metaworld else None, dict(_METAWORLD)
-    parts, start = list[Part](), 0
+    names, places = _KNOWN.get(size - one_hot_size) if metaworld else None, dict(_METAWORLD)
+    parts, start = list[ObservationPart](), 0
     for name in names or ("observation",):
         place = places.get(name)
-        stop = start + (place[1] - place[0] if place else size - identities)
-        parts.append(Part(name, start, stop, place))
+        stop = start + (place[1] - place[0] if place else size - one_hot_size)
+        parts.append(ObservationPart(name, start, stop, place))
         start = stop
-    return [*parts, Part("task_one_hot", start, size, None)] if identities else parts
+    return [*parts, ObservationPart("task_one_hot", start, size, None)] if one_hot_size else parts

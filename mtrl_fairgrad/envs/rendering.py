@@ -25,7 +25,7 @@ class RenderingError(RuntimeError):
     """Nothing can be drawn on this machine; the message says how it could."""
 
 
-class Film(NamedTuple):
+class EpisodeVideo(NamedTuple):
     """One episode, drawn."""
 
     frames: NDArray[np.uint8]
@@ -34,7 +34,7 @@ class Film(NamedTuple):
     """Whether any step succeeded."""
 
 
-def find_backend() -> str:
+def find_gl_backend() -> str:
     """The word for MUJOCO_GL with which MuJoCo draws here: the one that is set, else the first that
     works.
 
@@ -63,13 +63,13 @@ def find_backend() -> str:
     raise RenderingError(f"nothing can be drawn here ({'; '.join(failures)}): {_FIX}.")
 
 
-def frames(
+def record_episode(
     suite: Suite,
     task: str,
     seed: int,
     policy: Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]],
     goal: int,
-) -> Film:
+) -> EpisodeVideo:
     """The film of one episode: `policy` maps an observation [O] to an action [A].
 
     The episode plays `goal` of (seed, task), and ends by itself or one second after its first
@@ -93,14 +93,14 @@ def frames(
             left = (
                 left - 1 if left is not None else played.steps_per_second if found.success else None
             )
-        return Film(np.stack(pictures), played.succeeded)
+        return EpisodeVideo(np.stack(pictures), played.succeeded)
     finally:
         if played is not None:
             played.environment.close()
 
 
 def _drawn(played: SubEnvironment) -> NDArray[np.uint8]:
-    picture = played.picture()
+    picture = played.render()
     if np.ndim(picture) != 3:
         raise TypeError("the task has no rgb_array pictures")
     return np.asarray(picture, np.uint8)

@@ -21,7 +21,7 @@ def stream(seed: int, task: str, role: str, *more: int) -> np.random.Generator:
     )
 
 
-class Known:
+class StreamTracker:
     """Where the learner last knew the streams of the episodes of N rows: what it heard, and the
     goals drawn since.
 
@@ -34,12 +34,12 @@ class Known:
         self._heard: Sequence[dict[str, Any] | None] = [None] * rows
         self._drawn = np.zeros(rows, np.int64)
 
-    def hear(self, rows: Sequence[dict[str, Any]]) -> None:
+    def record_states(self, rows: Sequence[dict[str, Any]]) -> None:
         """Remember the saved states of all rows."""
         self._heard = [row["generator"] for row in rows]
         self._drawn[:] = 0
 
-    def draw(self, rows: NDArray[np.bool_] | bool = True) -> None:
+    def count_draws(self, rows: NDArray[np.bool_] | bool = True) -> None:
         """Count a goal for each of `rows` [N]."""
         self._drawn += rows
 

@@ -45,18 +45,18 @@ class Suite(ABC):
     goal_count: ClassVar[int]
 
     @property
-    def identities(self) -> int:
+    def one_hot_size(self) -> int:
         """Length of the one-hot identity, 0 without."""
         return len(self.tasks) if self.one_hot else 0
 
     @property
     def observation_size(self) -> int:
         """Numbers in an observation, one-hot identity included."""
-        return self.bare_size + self.identities
+        return self.base_observation_size + self.one_hot_size
 
     @property
     @abstractmethod
-    def bare_size(self) -> int:
+    def base_observation_size(self) -> int:
         """Numbers in an observation without the one-hot identity."""
 
     @property
@@ -76,13 +76,13 @@ class Suite(ABC):
     def goals(self, seed: int, task: str) -> NDArray[np.int64]:
         """All goals that an evaluation may play, each once; int64 [E], E ≥ 1."""
 
-    def check_row(self, row: dict[str, Any]) -> None:  # noqa: B027 (most suites save no more)
+    def check_state(self, row: dict[str, Any]) -> None:  # noqa: B027 (most suites save no more)
         """Raise TypeError, KeyError or ValueError unless a saved row holds what
         `SubEnvironment.set_state` needs.
         """
 
     @abstractmethod
-    def made(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What must agree, beside tasks and seeds, for a saved state to mean the same episodes;
         JSON-serialisable.
         """
@@ -91,7 +91,7 @@ class Suite(ABC):
     def protocol(self) -> dict[str, str]:
         """What a success rate means here, as far as the configuration does not tell, in words."""
 
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """What a user should know and might not expect, a sentence each."""
         return []
 
@@ -115,9 +115,9 @@ class SubEnvironment(ABC):
         success.
         """
         self.observation = np.zeros(suite.observation_size, np.float32)
-        self._bare = self.observation[: suite.bare_size]
-        if suite.identities:
-            self.observation[suite.bare_size + identity] = 1.0
+        self._base_observation = self.observation[: suite.base_observation_size]
+        if suite.one_hot_size:
+            self.observation[suite.base_observation_size + identity] = 1.0
         self._generator = stream(seed, task, role)
         self._beginning = self._generator.bit_generator.state
         self._queue: list[int] | None = None
@@ -175,7 +175,7 @@ class SubEnvironment(ABC):
         self._enter(state["goal"])
         return True
 
-    def picture(self) -> NDArray[np.uint8]:
+    def render(self) -> NDArray[np.uint8]:
         """The simulator as it stands, [height, width, 3]; only if it was made for drawing."""
         return self.environment.render()
 
@@ -185,7 +185,7 @@ class SubEnvironment(ABC):
         """Steps in a second of the simulated world."""
 
     def _enter(self, goal: int) -> None:
-        self._bare[:] = self._start(goal)
+        self._base_observation[:] = self._start(goal)
         self.goal, self.elapsed, self.returned, self.succeeded = goal, 0, 0.0, False
 
     @abstractmethod
@@ -198,4 +198,4 @@ class SubEnvironment(ABC):
 
     @abstractmethod
     def _simulate(self, action: NDArray[np.float32]) -> Transition:
-        """One step of the simulator, the episode's `elapsed`-th; writes its observation to `_bare`."""
+        """One step of the simulator, the episode's `elapsed`-th; writes its observation to `_base_observation`."""

@@ -14,11 +14,11 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from mtrl_fairgrad.envs.rng import Known
+from mtrl_fairgrad.envs.rng import StreamTracker
 from mtrl_fairgrad.envs.suite import Suite
-from mtrl_fairgrad.envs.workers.host import Row
-from mtrl_fairgrad.envs.workers.load_balancing import spread, worker_count
-from mtrl_fairgrad.envs.workers.pool import Inline, WorkerError, WorkerLost, Workers
+from mtrl_fairgrad.envs.workers.host import Slot
+from mtrl_fairgrad.envs.workers.load_balancing import balance_load, worker_count
+from mtrl_fairgrad.envs.workers.pool import InProcessPool, WorkerError, WorkerLost, WorkerPool
 from mtrl_fairgrad.utils.validation import (
     ConfigError,
     check_choice,
@@ -70,32 +70,32 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         role: str = "train",
         timeout: float | None = None,
     ) -> None:
-        self._team: Inline | Workers | None = None
+        self._pool: InProcessPool | WorkerPool | None = None
         self.suite, self.tasks, self.seeds = suite, suite.tasks, check_seeds(seeds)
         self.role = check_choice("role", role, ("train", "eval"))
         self.num_envs = len(self.seeds) * len(self.tasks)
         self.workers = min(worker_count(workers, role), self.num_envs)
         self._define_spaces()
         self._rows = [
-            Row(s * len(self.tasks) + k, task, k, seed)
+            Slot(s * len(self.tasks) + k, task, k, seed)
             for s, seed in enumerate(self.seeds)
             for k, task in enumerate(self.tasks)
         ]
         self._started = self._pending = self._scheduled = False
-        self._streams = Known(self.num_envs)
+        self._streams = StreamTracker(self.num_envs)
         if self.workers:
             if timeout is not None:
                 check_number("timeout", timeout, above=0, finite=False, hint="or None")
-            shares = spread(self._rows, self.workers)
-            self._team = Workers(shares, suite, role, timeout)
+            shares = balance_load(self._rows, self.workers)
+            self._pool = WorkerPool(shares, suite, role, timeout)
         else:
-            self._team = Inline(self._rows, suite, role)
-        self._buffers = self._team.buffers
+            self._pool = InProcessPool(self._rows, suite, role)
+        self._buffers = self._pool.buffers
 
     def _define_spaces(self) -> None:
         low = np.full(self.suite.observation_size, -np.inf, np.float32)
         high = -low
-        low[self.suite.bare_size :], high[self.suite.bare_size :] = 0.0, 1.0
+        low[self.suite.base_observation_size :], high[self.suite.base_observation_size :] = 0.0, 1.0
         self.single_observation_space = Box(low, high, dtype=np.float32)
         self.single_action_space = Box(-1.0, 1.0, (self.suite.action_size,), np.float32)
         rows = (self.num_envs, 1)
@@ -134,7 +134,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         self._refill()
         self._command("reset", plan)
         self._started, self._scheduled = True, goals is not None
-        self._streams.draw(not self._scheduled)
+        self._streams.count_draws(not self._scheduled)
         return self._buffers.observations.copy(), self._position()
 
     def step(self, actions: NDArray[np.floating[Any]]) -> Step:
@@ -149,7 +149,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         AlreadyPendingCallError when a step is already running and ResetNeeded before the first
         reset.
         """
-        team = self._free_team("step_async")
+        pool = self._idle_pool("step_async")
         if not self._started:
             raise ResetNeeded("step_async before the first reset: call reset first.")
         array = np.asarray(actions, np.float32)
@@ -166,7 +166,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
                 "diverged."
             )
         self._buffers.actions[:] = array
-        self._carry(lambda: team.start("step"))
+        self._carry(lambda: pool.start("step"))
         self._pending = True
 
     def ready(self, timeout: float = 0.0) -> bool:
@@ -176,10 +176,10 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         Always so without workers, when no step is running and when closed. WorkerError when the
         step failed.
         """
-        if not self._pending or self._team is None:
+        if not self._pending or self._pool is None:
             return True
-        team = self._team
-        return self._carry(lambda: team.ready(timeout))
+        pool = self._pool
+        return self._carry(lambda: pool.ready(timeout))
 
     def step_wait(self) -> Step:
         """Wait for the step; (observations, rewards, terminated, truncated, infos), all fresh
@@ -187,17 +187,17 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
 
         Gymnasium's NoAsyncCallError when no step is running; WorkerError when it failed.
         """
-        if not self._pending or self._team is None:
+        if not self._pending or self._pool is None:
             raise NoAsyncCallError(
                 "step_wait without a running step: call step_async first.", "step"
             )
-        self._carry(self._team.finish)
+        self._carry(self._pool.finish)
         self._pending = False
         buffers = self._buffers
         observations = buffers.observations.copy()
         terminated, truncated = buffers.terminated.copy(), buffers.truncated.copy()
         ended = terminated | truncated
-        self._streams.draw(ended & (not self._scheduled))
+        self._streams.count_draws(ended & (not self._scheduled))
         final = np.where(ended[:, None], buffers.final_observations, observations)
         episode = {
             "r": buffers.returns.copy(),
@@ -248,7 +248,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
             )
         states = self._command("get_state")
         rows = [states[row.index] for row in self._rows]
-        self._streams.hear(rows)
+        self._streams.record_states(rows)
         return {"made": self._made(), "rows": rows}
 
     def set_state(self, state: dict[str, Any]) -> Observations:
@@ -269,16 +269,16 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
                 "that depend on nothing else."
             )
         self._started, self._scheduled = True, False
-        self._streams.hear(rows)
+        self._streams.record_states(rows)
         return self._buffers.observations.copy()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the workers, `grace=0` at once; called by Gymnasium's `close`, which does nothing
         the second time.
         """
-        if self._team is not None:
-            self._team.close(**kwargs)
-            self._team = None
+        if self._pool is not None:
+            self._pool.close(**kwargs)
+            self._pool = None
 
     def __enter__(self) -> Self:
         """Use as a context manager: closed at the end of the block."""
@@ -296,30 +296,30 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
             "seeds": list(self.seeds),
             "role": self.role,
         }
-        return made | self.suite.made()
+        return made | self.suite.fingerprint()
 
-    def _free_team(self, name: str) -> Inline | Workers:
+    def _idle_pool(self, name: str) -> InProcessPool | WorkerPool:
         """Who can take the next command; Gymnasium's errors when closed or when a step is still
         running.
         """
-        if self._team is None:
+        if self._pool is None:
             raise ClosedEnvironmentError(f"{name} on closed environments: make new ones.")
         if self._pending:
             raise AlreadyPendingCallError(
                 f"{name} while a step is running: call step_wait first.", "step"
             )
-        return self._team
+        return self._pool
 
     def _command(self, name: str, payload: Any = None) -> dict[int, Any]:
-        team = self._free_team(name)
-        self._carry(lambda: team.start(name, payload))
-        return self._carry(team.finish)
+        pool = self._idle_pool(name)
+        self._carry(lambda: pool.start(name, payload))
+        return self._carry(pool.finish)
 
     def _refill(self) -> None:
         """Put other workers in the place of lost ones, and then all streams where they were last
         known.
         """
-        if self._carry(self._free_team("reset").replace):
+        if self._carry(self._idle_pool("reset").replace):
             self._command("place", self._streams.positions())
 
     def _carry(self, action: Callable[[], Any]) -> Any:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mtrl_fairgrad.envs import Evaluation
+    from mtrl_fairgrad.envs.evaluation import EvaluationResult
 
 PLACES = ("object_1", "goal")
 """What is mapped, if the observation has it: where the object starts and where the goal is, in
@@ -42,9 +42,9 @@ def positions(
     """Object and goal `[..., 2, 3]`, metres, in first observations `[..., O]`; NaN where those do
     not tell.
     """
-    from mtrl_fairgrad.envs.observation_layout import layout
+    from mtrl_fairgrad.envs.observation_layout import observation_parts
 
-    parts = {part.name: part for part in layout(starts.shape[-1], identities, metaworld)}
+    parts = {part.name: part for part in observation_parts(starts.shape[-1], identities, metaworld)}
     unknown = np.full((*starts.shape[:-1], 3), np.nan, np.float32)
     found = [starts[..., parts[p].start : parts[p].stop] if p in parts else unknown for p in PLACES]
     return np.stack(found, axis=-2)
@@ -52,7 +52,7 @@ def positions(
 
 def write(
     folder: Path,
-    found: Evaluation,
+    found: EvaluationResult,
     goals: NDArray[np.int64],
     places: NDArray[np.float32],
     seeds: Sequence[int],

@@ -19,7 +19,7 @@ from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.text_tables import csv_text
 
 if TYPE_CHECKING:
-    from mtrl_fairgrad.envs import Evaluation
+    from mtrl_fairgrad.envs.evaluation import EvaluationResult
 
 
 def print_table(
@@ -59,7 +59,7 @@ def write(
     tasks: Sequence[str],
     env_steps: int,
     goals: NDArray[np.int64],
-    found: Evaluation,
+    found: EvaluationResult,
     protocol: str,
 ) -> Path:
     """Write `evaluation-<env_steps>-<goals>-goals.csv`, goals.csv and goals.png; returns the first

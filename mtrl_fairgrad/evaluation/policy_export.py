@@ -198,10 +198,10 @@ def _inputs(config: Config, size: int) -> list[dict[str, Any]]:
     """Observations of `size` numbers, and the tasks, which `export` strikes out where a policy does
     not need them.
     """
-    from mtrl_fairgrad.envs.observation_layout import layout
+    from mtrl_fairgrad.envs.observation_layout import observation_parts
 
     identities = len(config.env.tasks or ()) if config.env.one_hot else 0
-    parts = layout(size, identities, metaworld=config.env.suite != "gymnasium")
+    parts = observation_parts(size, identities, metaworld=config.env.suite != "gymnasium")
     observations = {
         "name": "observations",
         "dtype": "float32",

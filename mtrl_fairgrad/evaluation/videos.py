@@ -49,7 +49,7 @@ def check_video(directory: Path) -> str:
     Raises:
         ConfigError: imageio or OpenGL is missing, or the folder cannot be made.
     """
-    from mtrl_fairgrad.envs.rendering import RenderingError, find_backend
+    from mtrl_fairgrad.envs.rendering import RenderingError, find_gl_backend
 
     try:
         import imageio.v3  # noqa: F401
@@ -57,7 +57,7 @@ def check_video(directory: Path) -> str:
     except ImportError:
         raise ConfigError('--video needs imageio: pip install "mtrl-fairgrad[video]".') from None
     try:
-        backend = find_backend()
+        backend = find_gl_backend()
         directory.mkdir(parents=True, exist_ok=True)
     except RenderingError as error:
         raise ConfigError(f"--video: {error}") from None
@@ -84,7 +84,7 @@ def film(
     """
     import imageio.v3 as iio
 
-    from mtrl_fairgrad.envs.rendering import RenderingError, frames
+    from mtrl_fairgrad.envs.rendering import RenderingError, record_episode
     from mtrl_fairgrad.training.factory import make_suite
 
     every, number = list(config.env.tasks or ()), config.seeds[shooting.seed]
@@ -97,7 +97,7 @@ def film(
         path = shooting.directory / f"{re.sub(r'[/:]', '_', task)}-seed{number}-goal{goal}.mp4"
         try:
             with _drawing_with(shooting.backend):
-                drawn = frames(suite, task, number, policy, goal)
+                drawn = record_episode(suite, task, number, policy, goal)
             iio.imwrite(path, drawn.frames, fps=FRAMES_PER_SECOND, codec="libx264")
             rows.append(
                 (path.name, env_steps, number, task, goal, int(drawn.success), len(drawn.frames))

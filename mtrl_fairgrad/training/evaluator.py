@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtrl_fairgrad.config.schema import Config
-from mtrl_fairgrad.envs import Playing, TaskVectorEnv, WorkerLost, all_goals, evaluation_goals
+from mtrl_fairgrad.envs.evaluation import EvaluationRollout, all_goals, evaluation_goals
+from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
+from mtrl_fairgrad.envs.workers.pool import WorkerLost
 from mtrl_fairgrad.runs.run_dir import Checkpoint, Evaluation, RunFolder
 from mtrl_fairgrad.training.learner import Groups, Learner
 from mtrl_fairgrad.training.logger import Logger
@@ -38,7 +40,7 @@ class RunningEvaluation:
     waited_before: float
     """`Evaluator.waited` when the evaluation began."""
     started: float = field(default_factory=time.monotonic)
-    playing: Playing | None = None
+    playing: EvaluationRollout | None = None
     """The episodes in progress; None until the first step."""
 
 
@@ -139,7 +141,7 @@ class Evaluator:
             self._record(running, running.playing)
         return advanced
 
-    def _start_episodes(self, running: RunningEvaluation) -> Playing:
+    def _start_episodes(self, running: RunningEvaluation) -> EvaluationRollout:
         agent, to_tensor = self._learner.agent, self._learner.to_tensor
 
         def policy(observations: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -154,10 +156,10 @@ class Evaluator:
             else evaluation_goals(suite, seeds, settings.episodes, running.env_steps)
         )
         self._logger.show(evaluating=f"policy of {running.env_steps}")
-        return Playing(self._envs, policy, goals)
+        return EvaluationRollout(self._envs, policy, goals)
 
-    def _record(self, running: RunningEvaluation, playing: Playing) -> None:
-        result, env_steps = playing.found, running.env_steps
+    def _record(self, running: RunningEvaluation, playing: EvaluationRollout) -> None:
+        result, env_steps = playing.result, running.env_steps
         success, returns = result.success.mean(-1), result.returns.mean(-1)
         episodes = result.success.shape[-1]
         rows = [

@@ -13,8 +13,10 @@ from gymnasium.spaces import flatdim
 from mtrl_fairgrad.agents import ARCHITECTURES, SAC, Agent, NetworkSpec, SACSpec, SingleTaskSAC
 from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.config.schema import AgentConfig, Config, ConfigError
-from mtrl_fairgrad.envs import MetaworldSuite, Suite, TaskVectorEnv
 from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
+from mtrl_fairgrad.envs.metaworld import MetaworldSuite
+from mtrl_fairgrad.envs.suite import Suite
+from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
 from mtrl_fairgrad.envs.workers.pool import GRACE_SECONDS
 from mtrl_fairgrad.gradients.conventions import Convention
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError

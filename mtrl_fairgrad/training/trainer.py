@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mtrl_fairgrad.agents import Batch
 from mtrl_fairgrad.config.schema import Config
-from mtrl_fairgrad.envs import TaskVectorEnv, WorkerLost
-from mtrl_fairgrad.envs.vector_env import Step
+from mtrl_fairgrad.envs.vector_env import Step, TaskVectorEnv
+from mtrl_fairgrad.envs.workers.pool import WorkerLost
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.evaluator import Evaluator
 from mtrl_fairgrad.training.fault_monitor import FaultMonitor

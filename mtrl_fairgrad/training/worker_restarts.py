@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mtrl_fairgrad.envs import WorkerLost
+from mtrl_fairgrad.envs.workers.pool import WorkerLost
 from mtrl_fairgrad.training.logger import Logger
 from mtrl_fairgrad.training.progress import Progress
 

@@ -20,7 +20,7 @@ import numpy as np
 from gymnasium.spaces import flatdim
 
 from mtrl_fairgrad.config.schema import AgentConfig, EnvConfig
-from mtrl_fairgrad.envs import MT10
+from mtrl_fairgrad.envs.task_names import MT10
 from mtrl_fairgrad.training import loop
 from mtrl_fairgrad.training.factory import make_learner
 from mtrl_fairgrad.training.trainer import Trainer

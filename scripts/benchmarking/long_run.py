@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 from mtrl_fairgrad.config.schema import AgentConfig, EnvConfig, EvalConfig
-from mtrl_fairgrad.envs import MT10
+from mtrl_fairgrad.envs.task_names import MT10
 from mtrl_fairgrad.training import loop
 from mtrl_fairgrad.training.trainer import Trainer
 

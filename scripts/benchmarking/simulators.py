@@ -19,7 +19,9 @@ import mujoco
 import numpy as np
 import torch
 
-from mtrl_fairgrad.envs import MT10, MT50, MetaworldSuite, TaskVectorEnv
+from mtrl_fairgrad.envs.metaworld import MetaworldSuite
+from mtrl_fairgrad.envs.task_names import MT10, MT50
+from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
 from mtrl_fairgrad.utils.text_tables import counted
 
 from .settings import Row, Settings, cores

@@ -16,7 +16,7 @@ from benchmarking import floor, machine, profiling, simulators, tables, timing, 
 from benchmarking.settings import TINY, Row, Size
 from torch.utils.flop_counter import FlopCounterMode
 
-from mtrl_fairgrad.envs import MT10
+from mtrl_fairgrad.envs.task_names import MT10
 from tests.support.paths import ROOT
 
 CPU = torch.device("cpu")

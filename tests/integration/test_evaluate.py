@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from mtrl_fairgrad import evaluate
 from mtrl_fairgrad.config.schema import from_hydra, to_dict
 from mtrl_fairgrad.envs.metaworld import DRAWING
-from mtrl_fairgrad.envs.rendering import RenderingError, find_backend
+from mtrl_fairgrad.envs.rendering import RenderingError, find_gl_backend
 from mtrl_fairgrad.evaluation.outputs import compare
 from mtrl_fairgrad.evaluation.videos import _of_one_task
 from mtrl_fairgrad.runs.run_dir import RunFolder
@@ -162,7 +162,7 @@ def test_a_film_of_the_chosen_task_and_goal(run, monkeypatch):
     )
     before = dict(os.environ)
     try:
-        find_backend()
+        find_gl_backend()
     except RenderingError as error:
         pytest.skip(str(error))
     [reached, *_] = [

@@ -387,7 +387,9 @@ def test_help_lists_groups_and_keys():
     command = [sys.executable, "-m", "mtrl_fairgrad.train", "--help"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert found.returncode == 0
-    assert f"method: {', '.join(method_names())}\n" in found.stdout and "grace_seconds" in found.stdout
+    assert (
+        f"method: {', '.join(method_names())}\n" in found.stdout and "grace_seconds" in found.stdout
+    )
 
 
 # ---- evaluate ----

@@ -4,7 +4,7 @@ Most of a step of the official environments is Python around the physics. Here e
 gets a subclass: named bodies are looked up once, arithmetic on three numbers does without general
 arrays, work whose result nothing reads is left out, and a reset to a goal that was played before is
 copied from memory. The rewards are the official code. A test compares every task with the official
-one, bit for bit; what that has shown is `PROVEN`.
+one, bit for bit; what that has shown is `VERIFIED`.
 """
 
 from functools import cache
@@ -12,20 +12,20 @@ from importlib.metadata import version
 
 import numpy as np
 
-PROVEN = frozenset({("3.1.1", "3.3.0")})
+VERIFIED = frozenset({("3.1.1", "3.3.0")})
 """Versions of Metaworld and MuJoCo with which `tests/envs/test_fast.py` has passed."""
 
 
-def unproven() -> str | None:
+def reason_unverified() -> str | None:
     """Why the fast environments are not to be used here, as a sentence; None where they are."""
     installed = version("metaworld"), version("mujoco")
-    if installed in PROVEN and _agrees():
+    if installed in VERIFIED and _agrees():
         return None
     pairs = " or ".join(
-        f"Metaworld {metaworld} with MuJoCo {mujoco}" for metaworld, mujoco in sorted(PROVEN)
+        f"Metaworld {metaworld} with MuJoCo {mujoco}" for metaworld, mujoco in sorted(VERIFIED)
     )
     reason = f"this is Metaworld {installed[0]} with MuJoCo {installed[1]}, and they are proven for {pairs} only"
-    if installed in PROVEN:
+    if installed in VERIFIED:
         reason = "rotations come out otherwise on this processor or with this SciPy than when they were proven"
     return f"simulators run Metaworld's own code instead of faster ones with the same numbers: {reason}"
 

@@ -55,7 +55,7 @@ def tolerance(
         and lower <= upper
         and (sigmoid == "long_tail" or sigmoid == "gaussian")
     ):
-        # Imported here: whoever only asks for `unproven` need not wait a second for Metaworld.
+        # Imported here: whoever only asks for `reason_unverified` need not wait a second for Metaworld.
         from metaworld.utils import reward_utils
 
         return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)

@@ -9,7 +9,7 @@ from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 
 
 @dataclass(frozen=True)
-class Row:
+class Slot:
     """A sub-environment's place: its row in the buffers, its task, that task's place among all, its
     seed.
     """
@@ -34,9 +34,16 @@ class Host:
     buffers.
     """
 
-    def __init__(self, rows: list[Row], suite: Suite, role: str, buffers: Buffers) -> None:
+    def __init__(self, rows: list[Slot], suite: Suite, role: str, buffers: Buffers) -> None:
         self._buffers = buffers
-        self._environments: dict[Row, SubEnvironment] = {}
+        self._commands: dict[str, Callable[[Any], Any]] = {
+            "step": self._step,
+            "reset": self._reset,
+            "get_state": self._get_state,
+            "set_state": self._set_state,
+            "place": self._place,
+        }
+        self._environments: dict[Slot, SubEnvironment] = {}
         for row in rows:
             try:
                 self._environments[row] = suite.make(row.task, row.seed, row.identity, role)
@@ -51,12 +58,12 @@ class Host:
         `place` takes row → arguments of `SubEnvironment.place`. SubEnvironmentError, from the
         original exception, when a sub-environment raises.
         """
-        return getattr(self, f"_{command}")(payload)
+        return self._commands[command](payload)
 
     def _step(self, _: None) -> None:
         self._each(self._step_one)
 
-    def _step_one(self, row: Row, environment: SubEnvironment) -> None:
+    def _step_one(self, row: Slot, environment: SubEnvironment) -> None:
         buffers, i = self._buffers, row.index
         if environment.idle:
             buffers.rewards[i] = 0.0
@@ -95,7 +102,7 @@ class Host:
     def _set_state(self, states: dict[int, dict[str, Any]]) -> dict[int, bool]:
         astray: dict[int, bool] = {}
 
-        def visit(row: Row, environment: SubEnvironment) -> None:
+        def visit(row: Slot, environment: SubEnvironment) -> None:
             if not environment.set_state(states[row.index]):
                 astray[row.index] = True
 
@@ -103,12 +110,12 @@ class Host:
         self._each(self._publish)
         return astray
 
-    def _publish(self, row: Row, environment: SubEnvironment) -> None:
+    def _publish(self, row: Slot, environment: SubEnvironment) -> None:
         self._buffers.observations[row.index] = environment.observation
         self._buffers.goals[row.index] = environment.goal
         self._buffers.elapsed[row.index] = environment.elapsed
 
-    def _each(self, visit: Callable[[Row, SubEnvironment], None]) -> None:
+    def _each(self, visit: Callable[[Slot, SubEnvironment], None]) -> None:
         for row, environment in self._environments.items():
             try:
                 visit(row, environment)

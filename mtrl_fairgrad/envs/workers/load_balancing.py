@@ -4,15 +4,15 @@ import os
 from collections.abc import Sequence
 
 from mtrl_fairgrad.envs.task_names import step_cost
-from mtrl_fairgrad.envs.workers.host import Row
+from mtrl_fairgrad.envs.workers.host import Slot
 from mtrl_fairgrad.utils.validation import MAX_WORKERS, check_integer
 
 
-def spread(rows: Sequence[Row], workers: int) -> list[list[Row]]:
+def balance_load(rows: Sequence[Slot], workers: int) -> list[list[Slot]]:
     """Shares of about equal simulation time: costliest rows first, each to the worker with least to
     do.
     """
-    shares: list[list[Row]] = [[] for _ in range(workers)]
+    shares: list[list[Slot]] = [[] for _ in range(workers)]
     load = [0.0] * workers
     for row in sorted(rows, key=lambda row: -step_cost(row.task)):
         lightest = load.index(min(load))

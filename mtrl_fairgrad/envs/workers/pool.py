@@ -22,9 +22,9 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from mtrl_fairgrad.envs.suite import Suite
-from mtrl_fairgrad.envs.workers.host import Host, Row, SubEnvironmentError
+from mtrl_fairgrad.envs.workers.host import Host, Slot, SubEnvironmentError
 from mtrl_fairgrad.envs.workers.shared_memory import Buffers
-from mtrl_fairgrad.envs.workers.worker_main import bare_start, describe, serve
+from mtrl_fairgrad.envs.workers.worker_main import describe, lightweight_spawn, worker_main
 
 GRACE_SECONDS = 2.0
 """How long `close` waits for workers that are in the middle of a command before it kills them."""
@@ -53,10 +53,10 @@ class WorkerLost(WorkerError):
         )
 
 
-class Inline:
+class InProcessPool:
     """Carries out commands in this process, when their result is asked for."""
 
-    def __init__(self, rows: list[Row], suite: Suite, role: str) -> None:
+    def __init__(self, rows: list[Slot], suite: Suite, role: str) -> None:
         sizes = _sizes(len(rows), suite)
         self.buffers = Buffers.over(bytearray(Buffers.size(*sizes)), *sizes)
         self._command: tuple[str, Any] = ("", None)
@@ -107,7 +107,7 @@ class _Worker:
         return code
 
 
-class Workers:
+class WorkerPool:
     """Carries out commands in one process per entry of `shares`, while this one does something
     else.
 
@@ -117,7 +117,7 @@ class Workers:
     """
 
     def __init__(
-        self, shares: list[list[Row]], suite: Suite, role: str, timeout: float | None = None
+        self, shares: list[list[Slot]], suite: Suite, role: str, timeout: float | None = None
     ) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._rows = sum(map(len, shares))
@@ -167,8 +167,10 @@ class Workers:
             self._suite,
             self._role,
         )
-        process = self._context.Process(target=serve, args=mine, name=f"envs-{number}", daemon=True)
-        with bare_start():
+        process = self._context.Process(
+            target=worker_main, args=mine, name=f"envs-{number}", daemon=True
+        )
+        with lightweight_spawn():
             process.start()
             self._workers[number] = _Worker(process, here)
         # The worker must hold the only other end: then its death, and ours, reads as end of file.
@@ -254,7 +256,7 @@ class Workers:
             raise self._lose(number, late=True)
 
     def _lose(self, number: int, late: bool = False) -> WorkerLost:
-        """Part with a worker that is too `late`, or about to die by itself."""
+        """ObservationPart with a worker that is too `late`, or about to die by itself."""
         worker = self._workers[number]
         code = worker.end(time.monotonic() + (0.0 if late else GRACE_SECONDS))
         del self._workers[number]

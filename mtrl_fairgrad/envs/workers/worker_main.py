@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from mtrl_fairgrad.envs.suite import Suite
-from mtrl_fairgrad.envs.workers.host import Host, Row, SubEnvironmentError
+from mtrl_fairgrad.envs.workers.host import Host, Slot, SubEnvironmentError
 from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 
 FOR_THE_LEARNER = frozenset(
@@ -32,13 +32,13 @@ PR_SET_PDEATHSIG = 1
 """Of Linux's prctl: the signal to get when the thread that started us ends."""
 
 
-def serve(
+def worker_main(
     connection: Connection,
     learner: int,
     bound: bool,
     memory: Any,
     rows: int,
-    share: list[Row],
+    share: list[Slot],
     suite: Suite,
     role: str,
 ) -> None:
@@ -100,7 +100,7 @@ def describe(error: SubEnvironmentError) -> str:
 
 
 @contextmanager
-def bare_start() -> Iterator[None]:
+def lightweight_spawn() -> Iterator[None]:
     """Start a process that imports nothing of the program that starts it, and ignores Ctrl-C from
     birth.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mtrl_fairgrad.envs import MetaworldVectorEnv
+from mtrl_fairgrad.envs.metaworld import MetaworldVectorEnv
 
 TASKS, SEEDS, HORIZON = ("reach-v3", "drawer-close-v3"), (3, 5), 20
 

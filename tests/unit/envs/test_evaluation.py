@@ -4,16 +4,15 @@ import gymnasium
 import numpy as np
 import pytest
 
-from mtrl_fairgrad.envs import (
-    MT10,
-    Evaluation,
-    MetaworldSuite,
-    MetaworldVectorEnv,
-    Playing,
+from mtrl_fairgrad.envs.evaluation import (
+    EvaluationResult,
+    EvaluationRollout,
     all_goals,
     evaluate,
     evaluation_goals,
 )
+from mtrl_fairgrad.envs.metaworld import MetaworldSuite, MetaworldVectorEnv
+from mtrl_fairgrad.envs.task_names import MT10
 from tests.support import official_metaworld as official
 from tests.support.errors import refused
 
@@ -75,7 +74,7 @@ def assert_agrees_with_metaworld(tasks, goals, horizon, workers):
     ) as envs:
         mine = evaluate(envs, experts(tasks), goals)
     rates, returns = metaworld_says(tasks, goals[0], horizon)
-    assert isinstance(mine, Evaluation) and mine.success.shape == goals.shape
+    assert isinstance(mine, EvaluationResult) and mine.success.shape == goals.shape
     for k, task in enumerate(tasks):
         assert mine.success[0, k].mean() == pytest.approx(rates[task], abs=1e-12), task
         assert np.sort(mine.returns[0, k]) == pytest.approx(np.sort(returns[task]), rel=1e-5), task
@@ -135,12 +134,12 @@ def test_played_step_by_step_it_finds_the_same(monkeypatch):
         monkeypatch.setattr(
             envs, "ready", lambda: answers.append(len(answers) % 3 == 2) or answers[-1]
         )
-        playing, moved = Playing(envs, policy, goals), []
+        playing, moved = EvaluationRollout(envs, policy, goals), []
         while not playing.done:
             moved.append(playing.advance())
         assert moved == answers and sum(moved) == at_one_go.lengths.sum()
         assert not playing.advance(wait=True), "it is over"
-    assert all(np.array_equal(*pair) for pair in zip(playing.found, at_one_go, strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(playing.result, at_one_go, strict=True))
 
 
 def test_evaluation_goals_are_distinct_and_depend_only_on_seed_task_and_steps():

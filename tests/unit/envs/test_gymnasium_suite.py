@@ -8,9 +8,10 @@ import gymnasium
 import numpy as np
 import pytest
 
-from mtrl_fairgrad.envs import TaskVectorEnv, all_goals, evaluate, evaluation_goals
+from mtrl_fairgrad.envs.evaluation import all_goals, evaluate, evaluation_goals
 from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
-from mtrl_fairgrad.envs.rendering import frames
+from mtrl_fairgrad.envs.rendering import record_episode
+from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
 from tests.support.rollouts import assert_same, course
 
 POINT_MASS, NARROW = "tests.support.point_mass:PointMass-v0", {"edge": 0.7}
@@ -35,7 +36,7 @@ def test_names_are_ids_with_their_options_and_lead_back_to_them():
     suite = gymnasium_suite(**WALKS)
     assert suite.tasks == NAMES
     assert gymnasium_suite(NAMES, WALKS["options"]) == suite
-    assert (suite.bare_size, suite.action_size, suite.observation_size) == (2, 1, 4)
+    assert (suite.base_observation_size, suite.action_size, suite.observation_size) == (2, 1, 4)
 
 
 @pytest.mark.parametrize("suite", [LIMITED, PENDULUMS], ids=["walk", "mujoco"])
@@ -124,7 +125,7 @@ def test_a_state_inside_episodes_leads_on_bit_for_bit(suite, workers):
 def test_a_task_that_does_not_repeat_itself_is_told_at_the_start_and_refused_when_it_matters():
     options = [{}, {"drifts": True}]
     with make(seeds=(3,), options=options) as envs:
-        [remark] = envs.suite.remarks()
+        [remark] = envs.suite.warnings()
         assert (
             remark.startswith(f"task {POINT_MASS}(drifts=true) does not repeat")
             and "cannot be resumed" in remark
@@ -136,7 +137,7 @@ def test_a_task_that_does_not_repeat_itself_is_told_at_the_start_and_refused_whe
             ValueError, match=r"drifts=true\), seed 3 does not repeat itself"
         ) as caught:
             envs.set_state(state)
-    assert "\n" not in str(caught.value) and gymnasium_suite(**WALKS).remarks() == []
+    assert "\n" not in str(caught.value) and gymnasium_suite(**WALKS).warnings() == []
 
 
 def test_damaged_states_are_refused():
@@ -196,11 +197,11 @@ def test_success_by_a_return_is_that_of_the_whole_episode():
 
 def test_a_threshold_comes_from_the_configuration_the_infos_or_the_registry():
     rated, silent = "tests.support.point_mass:Rated-v0", {"informs": False}
-    assert [each.success for each in gymnasium_suite([rated, rated], [{}, silent]).described] == [
+    assert [each.success for each in gymnasium_suite([rated, rated], [{}, silent]).specs] == [
         "is_success",
         -5.0,
     ]
-    given = gymnasium_suite([rated, rated], [{}, silent], success_return=[None, 3]).described
+    given = gymnasium_suite([rated, rated], [{}, silent], success_return=[None, 3]).specs
     assert [each.success for each in given] == ["is_success", 3.0]
     protocol = gymnasium_suite([rated, rated], [{}, silent], success_return=2).protocol()
     assert protocol["success"] == "return ≥ 2" and protocol["episode_steps"] == "20"
@@ -240,7 +241,7 @@ def test_evaluations_play_reset_seeds_of_their_own():
 
 def test_films_show_the_episode():
     suite = gymnasium_suite(**WALKS)
-    film = frames(suite, NAMES[1], 0, lambda observation: np.ones(1), goal=7).frames
+    film = record_episode(suite, NAMES[1], 0, lambda observation: np.ones(1), goal=7).frames
     assert (
         film.shape[1:] == (8, 16, 3) and film.dtype == np.uint8 and film[0].mean() < film[-1].mean()
     )

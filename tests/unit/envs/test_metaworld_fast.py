@@ -147,7 +147,7 @@ def test_is_the_official_environment_bit_for_bit(task, version):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", MT50)
 def test_every_task_is_the_official_one_bit_for_bit(task):
-    """This is what `PROVEN` rests on."""
+    """This is what `VERIFIED` rests on."""
     pair = make(task)
     for version in ("v2", "v1"):
         compare(pair, task, version, 70)
@@ -166,7 +166,7 @@ def test_the_previous_step_is_observed_as_it_was_before_it_was_clipped():
 
 
 def test_the_installed_versions_are_proven():
-    assert fast.unproven() is None and MetaworldSuite().remarks() == []
+    assert fast.reason_unverified() is None and MetaworldSuite().warnings() == []
     assert isinstance(task_of(MetaworldSuite()), ALL_V3_ENVIRONMENTS["reach-v3"])
     assert type(task_of(MetaworldSuite())) is fast_environment("reach-v3")
 
@@ -178,14 +178,14 @@ def task_of(suite):
 @pytest.mark.parametrize("package", ["metaworld", "mujoco"])
 def test_other_versions_get_the_official_code_and_a_remark(package, monkeypatch):
     monkeypatch.setattr(fast, "version", lambda name: "9.8.7" if name == package else "3.1.1")
-    [remark] = MetaworldSuite().remarks()
+    [remark] = MetaworldSuite().warnings()
     assert (
         "9.8.7" in remark
         and "proven for Metaworld 3.1.1 with MuJoCo 3.3.0 only" in remark
         and "\n" not in remark
     )
     assert type(task_of(MetaworldSuite())) is ALL_V3_ENVIRONMENTS["reach-v3"]
-    assert MetaworldSuite(fast=False).remarks() == []
+    assert MetaworldSuite(fast=False).warnings() == []
 
 
 def test_arithmetic_that_differs_here_is_noticed(monkeypatch):
@@ -194,16 +194,16 @@ def test_arithmetic_that_differs_here_is_noticed(monkeypatch):
         arithmetic.QuickRotation, "as_quat", lambda self: np.nextafter(right(self), 2)
     )
     fast._agrees.cache_clear()
-    assert "rotations come out otherwise" in MetaworldSuite().remarks()[0]
+    assert "rotations come out otherwise" in MetaworldSuite().warnings()[0]
     monkeypatch.undo()
     fast._agrees.cache_clear()
-    assert fast.unproven() is None
+    assert fast.reason_unverified() is None
 
 
 def test_official_environments_on_request_with_states_that_fit_both():
     slow, quick = MetaworldSuite(fast=False), MetaworldSuite()
     assert type(task_of(slow)) is ALL_V3_ENVIRONMENTS["reach-v3"]
-    assert slow.made() == quick.made()
+    assert slow.fingerprint() == quick.fingerprint()
 
 
 def test_official_modules_stay_what_they_are():

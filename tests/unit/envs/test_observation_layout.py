@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from mtrl_fairgrad.envs import MetaworldVectorEnv, evaluate
-from mtrl_fairgrad.envs.metaworld import official_goals
-from mtrl_fairgrad.envs.observation_layout import layout
+from mtrl_fairgrad.envs.evaluation import evaluate
+from mtrl_fairgrad.envs.metaworld import MetaworldVectorEnv, official_goals
+from mtrl_fairgrad.envs.observation_layout import observation_parts
 
 
 @pytest.mark.parametrize(
-    ("size", "identities"), [(39, 0), (49, 10), (12, 0), (22, 10), (3, 0), (5, 2)]
+    ("size", "one_hot_size"), [(39, 0), (49, 10), (12, 0), (22, 10), (3, 0), (5, 2)]
 )
-def test_parts_have_no_gaps(size, identities):
-    parts = layout(size, identities)
+def test_parts_have_no_gaps(size, one_hot_size):
+    parts = observation_parts(size, one_hot_size)
     assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
     assert parts[-1].stop == size
     assert all(
@@ -21,12 +21,14 @@ def test_parts_have_no_gaps(size, identities):
         if part.metaworld
     )
     assert [part.name for part in parts if not part.metaworld] == (
-        ["observation"] * (size - identities == 3) + ["task_one_hot"] * bool(identities)
+        ["observation"] * (size - one_hot_size == 3) + ["task_one_hot"] * bool(one_hot_size)
     )
 
 
 def test_the_2021_observation_is_a_choice_of_todays():
-    chosen = [place for part in layout(12, 0) for place in range(*part.metaworld or (0, 0))]
+    chosen = [
+        place for part in observation_parts(12, 0) for place in range(*part.metaworld or (0, 0))
+    ]
     assert chosen == [0, 1, 2, 4, 5, 6, 11, 12, 13, 36, 37, 38]
 
 
@@ -38,7 +40,7 @@ def test_names_agree_with_metaworld(task):
     environment.set_task(official_goals(environment, task, 0)[7])
     start, _ = environment.reset()
     later, *_ = environment.step(np.array([1.0, -1.0, 0.5, 1.0], np.float32))
-    at = {part.name: slice(part.start, part.stop) for part in layout(39, 0)}
+    at = {part.name: slice(part.start, part.stop) for part in observation_parts(39, 0)}
     assert np.array_equal(later[at["goal"]], environment._target_pos)
     assert later[at["hand"]] == pytest.approx(environment.get_endeff_pos())
     assert later[at["object_1"]] == pytest.approx(environment._get_pos_objects()[:3])

@@ -11,10 +11,10 @@ import pytest
 SCRIPT = """
 import numpy as np
 from mtrl_fairgrad.envs.metaworld import MetaworldSuite
-from mtrl_fairgrad.envs.rendering import RenderingError, frames
+from mtrl_fairgrad.envs.rendering import RenderingError, record_episode
 try:
     suite = MetaworldSuite(tasks=("reach-v3", "drawer-close-v3"), horizon=2)
-    film = frames(suite, "drawer-close-v3", 0, lambda obs: np.zeros(4, np.float32), 3)
+    film = record_episode(suite, "drawer-close-v3", 0, lambda obs: np.zeros(4, np.float32), 3)
 except RenderingError as error:
     print("refused:", error)
 else:

@@ -11,10 +11,10 @@ from gymnasium.error import (
     ResetNeeded,
 )
 
-from mtrl_fairgrad.envs import MT10, MT50, MetaworldVectorEnv
-from mtrl_fairgrad.envs.task_names import step_cost
-from mtrl_fairgrad.envs.workers.host import Row
-from mtrl_fairgrad.envs.workers.load_balancing import spread
+from mtrl_fairgrad.envs.metaworld import MetaworldVectorEnv
+from mtrl_fairgrad.envs.task_names import MT10, MT50, step_cost
+from mtrl_fairgrad.envs.workers.host import Slot
+from mtrl_fairgrad.envs.workers.load_balancing import balance_load
 from tests.support import official_metaworld as official
 from tests.support.rollouts import assert_same, course, flatten
 from tests.unit.envs.conftest import HORIZON, SEEDS, TASKS, make
@@ -274,8 +274,8 @@ def test_default_workers_leave_a_core_to_the_learner_unless_it_waits_for_them(mo
     ("tasks", "workers"), [(MT10, 1), (MT10, 2), (MT10, 3), (MT10, 10), (MT50, 7)]
 )
 def test_shares_are_balanced(tasks, workers):
-    rows = [Row(k, task, k, 0) for k, task in enumerate(tasks)]
-    shares = spread(rows, workers)
+    rows = [Slot(k, task, k, 0) for k, task in enumerate(tasks)]
+    shares = balance_load(rows, workers)
     assert sorted(row.index for share in shares for row in share) == list(range(len(tasks)))
     loads = [sum(step_cost(row.task) for row in share) for share in shares]
     assert max(loads) - min(loads) <= max(step_cost(task) for task in tasks)

@@ -12,7 +12,8 @@ from multiprocessing import active_children
 import pytest
 
 from mtrl_fairgrad import train
-from mtrl_fairgrad.envs import Playing, TaskVectorEnv
+from mtrl_fairgrad.envs.evaluation import EvaluationRollout
+from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training import loop
 from mtrl_fairgrad.training.evaluator import Evaluator
@@ -306,7 +307,7 @@ def test_a_stop_leaves_the_running_evaluation_to_the_resumed_run(waiting, beside
 
 
 def test_a_stop_ends_the_waiting_for_the_last_one(waiting, beside, tmp_path, monkeypatch, capsys):
-    command, advance = [*RUN, "resume=auto", f"run_dir={tmp_path / 'r'}"], Playing.advance
+    command, advance = [*RUN, "resume=auto", f"run_dir={tmp_path / 'r'}"], EvaluationRollout.advance
     asked = []
 
     def stop_in_the_last(trainer):
@@ -316,12 +317,12 @@ def test_a_stop_ends_the_waiting_for_the_last_one(waiting, beside, tmp_path, mon
                 stop(trainer)
             return advance(playing, wait)
 
-        monkeypatch.setattr(Playing, "advance", asking)
+        monkeypatch.setattr(EvaluationRollout, "advance", asking)
 
     beside.happens[59] = stop_in_the_last
     assert train.main(command) == 128 + signal.SIGTERM
     assert asked == [60] and len(rows(tmp_path / "r")) == 6
-    monkeypatch.setattr(Playing, "advance", advance)
+    monkeypatch.setattr(EvaluationRollout, "advance", advance)
     assert train.main(command) == 0
     assert "nothing is left to do" not in capsys.readouterr().out
     assert_same_run(tmp_path / "r", waiting)

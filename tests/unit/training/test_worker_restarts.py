@@ -18,7 +18,7 @@ from mtrl_fairgrad import evaluate, train, verify
 from mtrl_fairgrad.analysis.report.formats import blocks_as_text
 from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
 from mtrl_fairgrad.analysis.run_groups import pool
-from mtrl_fairgrad.envs import GymnasiumSuite
+from mtrl_fairgrad.envs.gymnasium_suite import GymnasiumSuite
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training import loop
 from mtrl_fairgrad.training.trainer import Trainer

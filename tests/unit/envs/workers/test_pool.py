@@ -10,32 +10,33 @@ import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 
-from mtrl_fairgrad.envs import MetaworldVectorEnv, WorkerError, WorkerLost
-from mtrl_fairgrad.envs.metaworld import MetaworldSuite
-from mtrl_fairgrad.envs.workers.host import Row
-from mtrl_fairgrad.envs.workers.load_balancing import spread
-from mtrl_fairgrad.envs.workers.pool import Inline, Workers
+from mtrl_fairgrad.envs.metaworld import MetaworldSuite, MetaworldVectorEnv
+from mtrl_fairgrad.envs.workers.host import Slot
+from mtrl_fairgrad.envs.workers.load_balancing import balance_load
+from mtrl_fairgrad.envs.workers.pool import InProcessPool, WorkerError, WorkerLost, WorkerPool
 from tests.support.paths import ROOT
 from tests.support.processes import alive, wait_until_gone
 
-ROWS = [Row(0, "reach-v3", 0, 3), Row(1, "drawer-close-v3", 1, 3)]
+ROWS = [Slot(0, "reach-v3", 0, 3), Slot(1, "drawer-close-v3", 1, 3)]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_exception_names_where_it_happened(workers):
     suite = MetaworldSuite(horizon=5)
-    team = (
-        Workers(spread(ROWS, workers), suite, "train") if workers else Inline(ROWS, suite, "train")
+    pool = (
+        WorkerPool(balance_load(ROWS, workers), suite, "train")
+        if workers
+        else InProcessPool(ROWS, suite, "train")
     )
     try:
-        team.start("reset")
-        assert team.finish() == {}
+        pool.start("reset")
+        assert pool.finish() == {}
         states = {row: {"goal": 0, "generator": {"bit_generator": "none such"}} for row in (0, 1)}
-        team.start("set_state", states)
+        pool.start("set_state", states)
         with pytest.raises(WorkerError) as caught:
-            team.finish()
+            pool.finish()
     finally:
-        team.close()
+        pool.close()
     message = str(caught.value)
     assert message.startswith("the environment of task reach-v3, seed 3 raised ValueError: ")
     assert "Traceback (most recent call last)" in message and "in set_state" in message
@@ -45,7 +46,7 @@ def test_an_error_while_building_ends_the_construction():
     with pytest.raises(
         WorkerError, match="the environment of task no-such-task, seed 3 raised KeyError"
     ):
-        Workers([[ROWS[0]], [Row(1, "no-such-task", 1, 3)]], MetaworldSuite(), "train")
+        WorkerPool([[ROWS[0]], [Slot(1, "no-such-task", 1, 3)]], MetaworldSuite(), "train")
     assert not [each for each in active_children() if each.name.startswith("envs-")]
 
 
@@ -128,7 +129,7 @@ import signal, sys, time
 from multiprocessing import active_children
 import numpy as np
 print("loaded as", __name__, file=sys.stderr, flush=True)
-from mtrl_fairgrad.envs import MetaworldVectorEnv
+from mtrl_fairgrad.envs.metaworld import MetaworldVectorEnv
 envs = MetaworldVectorEnv(["reach-v3", "drawer-close-v3"], [0], workers=2)
 envs.reset()
 print(*[each.pid for each in active_children()], flush=True)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 
-from mtrl_fairgrad.envs import TaskVectorEnv, WorkerError, WorkerLost
-from mtrl_fairgrad.envs.evaluation import Playing, all_goals, evaluate
+from mtrl_fairgrad.envs.evaluation import EvaluationRollout, all_goals, evaluate
 from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
+from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
+from mtrl_fairgrad.envs.workers.pool import WorkerError, WorkerLost
 from tests.support.processes import alive
 from tests.support.rollouts import assert_same, course
 
@@ -181,7 +182,7 @@ def test_an_evaluation_played_again_on_replaced_workers_gives_the_same():
     with make(workers=0, role="eval") as envs:
         expected = evaluate(envs, policy, goals)
     with make(1, role="eval") as envs:
-        playing = Playing(envs, policy, goals)
+        playing = EvaluationRollout(envs, policy, goals)
         for _ in range(7):
             playing.advance(wait=True)
         os.kill(processes()["envs-0"], signal.SIGKILL)
