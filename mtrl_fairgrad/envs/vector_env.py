@@ -402,7 +402,7 @@ def _is_saved_row(row: Any, suite: Suite) -> bool:
     try:
         check_integer("goal", row["goal"], at_most=suite.goal_count - 1)
         np.random.PCG64().state = row["generator"]
-        suite.check_row(row)
+        suite.check_state(row)
     except (TypeError, KeyError, ValueError, OverflowError):
         return False
     return True

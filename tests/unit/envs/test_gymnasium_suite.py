@@ -15,8 +15,8 @@ from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
 from tests.support.rollouts import assert_same, course
 
 POINT_MASS, NARROW = "tests.support.point_mass:PointMass-v0", {"edge": 0.7}
-WALKS = {"tasks": [POINT_MASS, POINT_MASS], "options": [{}, NARROW]}
-NAMES = (POINT_MASS, f"{POINT_MASS}(edge=0.7)")
+TASKS = {"tasks": [POINT_MASS, POINT_MASS], "options": [{}, NARROW]}
+TASK_NAMES = (POINT_MASS, f"{POINT_MASS}(edge=0.7)")
 LIMITED = {"tasks": [POINT_MASS, POINT_MASS], "options": [{"edge": 50.0}, NARROW]}
 PENDULUMS = {
     "tasks": ["InvertedPendulum-v5", "InvertedPendulum-v5"],
@@ -25,7 +25,7 @@ PENDULUMS = {
 
 
 def make(workers=0, seeds=(3, 5), role="train", **options):
-    return TaskVectorEnv(gymnasium_suite(**{**WALKS, **options}), seeds, workers, role)
+    return TaskVectorEnv(gymnasium_suite(**{**TASKS, **options}), seeds, workers, role)
 
 
 def actions(steps, rows=4, seed=0):
@@ -33,9 +33,9 @@ def actions(steps, rows=4, seed=0):
 
 
 def test_names_are_ids_with_their_options_and_lead_back_to_them():
-    suite = gymnasium_suite(**WALKS)
-    assert suite.tasks == NAMES
-    assert gymnasium_suite(NAMES, WALKS["options"]) == suite
+    suite = gymnasium_suite(**TASKS)
+    assert suite.tasks == TASK_NAMES
+    assert gymnasium_suite(TASK_NAMES, TASKS["options"]) == suite
     assert (suite.base_observation_size, suite.action_size, suite.observation_size) == (2, 1, 4)
 
 
@@ -137,7 +137,7 @@ def test_a_task_that_does_not_repeat_itself_is_told_at_the_start_and_refused_whe
             ValueError, match=r"drifts=true\), seed 3 does not repeat itself"
         ) as caught:
             envs.set_state(state)
-    assert "\n" not in str(caught.value) and gymnasium_suite(**WALKS).warnings() == []
+    assert "\n" not in str(caught.value) and gymnasium_suite(**TASKS).warnings() == []
 
 
 def test_damaged_states_are_refused():
@@ -221,7 +221,7 @@ def test_the_shorter_limit_ends_an_episode():
 
 
 def test_evaluations_play_reset_seeds_of_their_own():
-    suite = gymnasium_suite(**WALKS)
+    suite = gymnasium_suite(**TASKS)
     every = all_goals(suite, [0, 1])
     assert every.shape == (2, 2, 50) and len(np.unique(every)) == 200 and every.min() >= 0
     drawn = evaluation_goals(suite, [0, 1], 10, 400)
@@ -240,8 +240,8 @@ def test_evaluations_play_reset_seeds_of_their_own():
 
 
 def test_films_show_the_episode():
-    suite = gymnasium_suite(**WALKS)
-    film = record_episode(suite, NAMES[1], 0, lambda observation: np.ones(1), goal=7).frames
+    suite = gymnasium_suite(**TASKS)
+    film = record_episode(suite, TASK_NAMES[1], 0, lambda observation: np.ones(1), goal=7).frames
     assert (
         film.shape[1:] == (8, 16, 3) and film.dtype == np.uint8 and film[0].mean() < film[-1].mean()
     )
