@@ -31,7 +31,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mtrl_fairgrad import evaluate  # noqa: E402
-from mtrl_fairgrad.analysis.report.formats import markdown_table  # noqa: E402
 from mtrl_fairgrad.analysis.report.protocol_blocks import Block, make_blocks  # noqa: E402
 from mtrl_fairgrad.analysis.report.tables import (  # noqa: E402
     Table,
@@ -47,7 +46,7 @@ from mtrl_fairgrad.runs import metrics_log  # noqa: E402
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError  # noqa: E402
 from mtrl_fairgrad.utils.arguments import fail  # noqa: E402
 from mtrl_fairgrad.utils.atomic_io import write_atomic  # noqa: E402
-from mtrl_fairgrad.utils.text_tables import csv_text  # noqa: E402
+from mtrl_fairgrad.utils.text_tables import csv_text, markdown_table  # noqa: E402
 from mtrl_fairgrad.verify import verify  # noqa: E402
 
 BUDGET = 2_000_000
@@ -240,7 +239,7 @@ def section(block: Block, figure: Path) -> str:
         *step_parts(block)[:1],
     ]  # of the networks' steps the critics'
     for each in tables:
-        lines += ["", *markdown_table(each)]
+        lines += ["", *markdown_table(each.all_rows)]
     return "\n".join([*lines, "", *dict.fromkeys(note for each in tables for note in each.notes)])
 
 

@@ -31,7 +31,7 @@ from mtrl_fairgrad.supervised.result_table import (
 )
 from mtrl_fairgrad.supervised.stored_fits import FinishedFit, FitGroup, pool_fits, read_fits
 from mtrl_fairgrad.utils.atomic_io import write_atomic
-from mtrl_fairgrad.utils.text_tables import aligned, csv_text
+from mtrl_fairgrad.utils.text_tables import csv_text, text_table
 
 OUTPUT = "paper_comparison.csv"
 COLUMNS = ("table", "method", "ours", "metric", "seeds", "mean", "stderr", "paper")
@@ -252,13 +252,13 @@ def _text(lines: Sequence[Line], paper: PublishedTable, benchmark: Benchmark) ->
         if line.paper:
             names = ["", "paper"] if line.ours else [line.label, f"ours {NONE}; paper"]
             rows.append([*names, *(line.paper.get(key, NONE) for key in columns)])
-    text = aligned(rows)
+    text = text_table(rows)
     if by_alpha := _lines_by_alpha(lines, paper):
         rows = [["FairGrad by α, Δm% ↓", "ours", "paper, Table 5"]]
         for line in by_alpha:
             ours = _number(line.value("delta_m"), paper.decimals("delta_m"))
             rows.append([line.label, ours, line.paper.get("delta_m", NONE)])
-        text += ["", *aligned(rows)]
+        text += ["", *text_table(rows)]
     return "\n".join(text)
 
 

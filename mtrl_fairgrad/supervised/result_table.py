@@ -12,7 +12,7 @@ from mtrl_fairgrad.analysis.delta_m import delta_m, mean_rank
 from mtrl_fairgrad.analysis.statistics import over_seeds
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.fit_folder import SINGLE_TASK, FitResult
-from mtrl_fairgrad.utils.text_tables import aligned, csv_text
+from mtrl_fairgrad.utils.text_tables import csv_text, text_table
 
 SUMMARIES = ("mr", "delta_m", "time")
 """Keys of a row's summaries: mean rank, Δm in percent, and the time of an epoch relative to ls."""
@@ -144,7 +144,7 @@ class ResultTable:
 
     def text(self) -> str:
         """The table for the terminal."""
-        return "\n".join(aligned(self.cells()))
+        return "\n".join(text_table(self.cells()))
 
     def csv(self) -> str:
         """The table as CSV: mean and standard error of every metric, and the summaries."""

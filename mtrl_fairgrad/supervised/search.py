@@ -26,7 +26,7 @@ from mtrl_fairgrad.supervised.compare import FitRunner, alpha_spec, single_task_
 from mtrl_fairgrad.supervised.result_table import ResultRow, ResultTable, delta_m_or_none
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.faults import TrainingFault
-from mtrl_fairgrad.utils.text_tables import aligned, csv_text
+from mtrl_fairgrad.utils.text_tables import csv_text, text_table
 
 SPLITS = ("validation", "metrics")
 """Parts of an result: of the validation and of the test data."""
@@ -101,7 +101,7 @@ class Findings:
         for alpha in sorted(self.rows):
             found = [_value(self.change(alpha, split)) for split in SPLITS]
             lines.append([f"{alpha:.10g}", *found, "best" if alpha == best else "    "])
-        return "\n".join([*(line.rstrip() for line in aligned(lines)), "", *self._notes()])
+        return "\n".join([*(line.rstrip() for line in text_table(lines)), "", *self._notes()])
 
     def _notes(self) -> list[str]:
         reference = (

@@ -1,4 +1,7 @@
-"""Tables as text: for the terminal and as CSV."""
+"""Tables as plain text, Markdown, LaTeX and CSV.
+
+Cells are text and are shown as they are; the first row is the heading.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,37 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
+Rows = Sequence[Sequence[str]]
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width, the first flush left, the others flush right, a rule under the
-    heading.
+
+def text_table(rows: Rows) -> list[str]:
+    """Lines for the terminal: the first column is aligned left, the others right."""
+    return _lines(rows, "simple", words=False)
+
+
+def markdown_table(rows: Rows, words: bool = False) -> list[str]:
+    """Lines of a table in GitHub's Markdown; special characters are escaped.
+
+    Args:
+        rows: of cells, the heading first.
+        words: align all columns left, for cells that hold text rather than numbers.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
-        for row in rows
-    ]
-    return [lines[0], "─" * len(lines[0]), *lines[1:]]
+    return _lines([[markdown(cell) for cell in row] for row in rows], "pipe", words)
+
+
+def latex_table(rows: Rows, words: bool = False) -> list[str]:
+    """Lines of a `tabular` with rules of the package booktabs; special characters are escaped.
+
+    Args:
+        rows: of cells, the heading first.
+        words: break lines in all columns but the first, for cells that hold text.
+    """
+    lines = _lines([[_latex_cell(cell) for cell in row] for row in rows], "latex_raw", words)
+    if words:
+        columns = r"p{0.38\linewidth}" * (len(rows[0]) - 1)
+        lines[0] = rf"\begin{{tabular}}{{l{columns}}}"
+    rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
+    return [next(rules) if line == r"\hline" else line for line in lines]
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
@@ -34,3 +52,59 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 update`, `2 updates`, `2,000 updates`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _lines(rows: Rows, tablefmt: str, words: bool) -> list[str]:
+    from tabulate import tabulate
+
+    heading, *body = rows
+    others = "left" if words else "right"
+    return tabulate(
+        body,
+        heading,
+        tablefmt,
+        disable_numparse=True,
+        colalign=("left", *[others] * (len(heading) - 1)),
+    ).splitlines()
+
+
+# ---- escaping ----
+
+
+def markdown(text: str) -> str:
+    """Escape text for one line of Markdown, HTML tags included."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|~#" else c for c in " ".join(text.split()))
+
+
+def latex(text: str) -> str:
+    """Escape text for one line of LaTeX in ASCII."""
+    return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
+
+
+def _latex_cell(text: str) -> str:
+    # A row that begins with a bracket would be read as the option of the \\ before it.
+    return f"{{{latex(text)}}}" if text.startswith("[") else latex(text)
+
+
+_LATEX = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": r"\textbar{}",
+    "α": r"$\alpha$",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "×": r"$\times$",
+    "–": "--",
+    "“": "``",
+    "”": "''",
+    "−": "$-$",
+    "Δ": r"$\Delta$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "‖": r"$\|$",
+    "²": "$^2$",
+}

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mtrl_fairgrad.utils.text_tables import aligned, csv_text
+from mtrl_fairgrad.utils.text_tables import csv_text, text_table
 
 from . import machine
 from .settings import Row
@@ -53,7 +53,7 @@ def rounded(row: Row) -> Row:
 
 def lines(rows: Iterable[Row]) -> list[str]:
     """A table for the terminal."""
-    return aligned(
+    return text_table(
         [
             ("what", "value", "unit"),
             *((f"{r.section}: {r.name}", number(r.value), r.unit) for r in rows),

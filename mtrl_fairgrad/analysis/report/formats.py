@@ -20,7 +20,14 @@ from mtrl_fairgrad.analysis.report.tables import (
 )
 from mtrl_fairgrad.analysis.run_groups import Group
 from mtrl_fairgrad.runs.fault_log import sentence, together
-from mtrl_fairgrad.utils.text_tables import aligned, csv_text
+from mtrl_fairgrad.utils.text_tables import (
+    csv_text,
+    latex,
+    latex_table,
+    markdown,
+    markdown_table,
+    text_table,
+)
 
 CSV_COLUMNS = (
     *("protocol", "method", "task", "seeds", "episodes", "env_steps", "untrained"),
@@ -54,11 +61,11 @@ def _block_text(block: Block) -> str:
         for table in (
             certainty(block),
             improvement(block),
-            paper_comparison.beside(block, ours_only=True),
+            paper_comparison.table4_comparison(block, ours_only=True),
         )
         if table
     ]
-    parts = [block.protocol, *("\n".join(aligned([table.head, *table.rows])) for table in tables)]
+    parts = [block.protocol, *("\n".join(text_table(table.all_rows)) for table in tables)]
     notes = [note for table in tables for note in table.notes]
     notes += [
         f"{group.label}: {sentence(same)}."
@@ -73,117 +80,44 @@ def _block_text(block: Block) -> str:
 
 
 def tables_of(block: Block) -> list[Table]:
-    """Everything that Markdown and LaTeX show of a block."""
-    wanted = [
+    """The tables of a block that Markdown and LaTeX show."""
+    candidates = [
         overview(block),
         certainty(block),
         by_task(block),
         improvement(block),
         *seed_ranks(block),
-    ]
-    wanted += [
         *step_parts(block),
-        paper_comparison.beside(block),
+        paper_comparison.table4_comparison(block),
         paper_comparison.differences(block),
         faults(block),
     ]
-    return [table for table in wanted if table is not None]
+    return [table for table in candidates if table is not None]
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:
     """Tables in GitHub's Markdown, each under its protocol."""
     lines = [f"{len(blocks)} protocols. {SEPARATE}", ""] if len(blocks) > 1 else []
     for block in blocks:
-        lines += [f"## {_markdown(block.name)}", "", _markdown(block.protocol), ""]
+        lines += [f"## {markdown(block.name)}", "", markdown(block.protocol), ""]
         for table in tables_of(block):
-            lines += [f"### {_markdown(table.title)}", "", *markdown_table(table), ""]
-            lines += [*(f"{_markdown(note)}  " for note in table.notes), ""]
+            lines += [f"### {markdown(table.title)}", ""]
+            lines += [*markdown_table(table.all_rows, table.words), ""]
+            lines += [*(f"{markdown(note)}  " for note in table.notes), ""]
     return "\n".join(lines)
 
 
-def markdown_table(table: Table) -> list[str]:
-    """The lines of a table in GitHub's Markdown, without its title and notes."""
-    rule = _markdown_row(
-        ["---", *["---" if table.words else "---:"] * (len(table.head) - 1)], escape=False
-    )
-    return [_markdown_row(table.head), rule, *(_markdown_row(row) for row in table.rows)]
-
-
-def _markdown_row(cells: Sequence[str], escape: bool = True) -> str:
-    return f"| {' | '.join(_markdown(cell) if escape else cell for cell in cells)} |"
-
-
-def _markdown(text: str) -> str:
-    """Text that Markdown shows as it is, on one line, and takes for no HTML."""
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|~#" else c for c in " ".join(text.split()))
-
-
 def as_latex(blocks: Sequence[Block]) -> str:
-    r"""Tables for a document with `\usepackage{booktabs}`, each with its protocol in the caption."""
+    r"""Tables for a document with `\usepackage{booktabs}`; captions name the protocol."""
     lines = [r"% \usepackage{booktabs}"]
     if len(blocks) > 1:
         lines.append(f"% {len(blocks)} protocols. {SEPARATE}")
     for block in blocks:
         for table in tables_of(block):
-            lines += [
-                "",
-                r"\begin{table}",
-                r"\centering",
-                rf"\caption{{{_latex(_caption(table, block))}}}",
-            ]
-            column = r"p{0.38\linewidth}" if table.words else "r"
-            lines += [rf"\begin{{tabular}}{{l{column * (len(table.head) - 1)}}}", r"\toprule"]
-            lines += [_latex_row(table.head), r"\midrule", *(_latex_row(row) for row in table.rows)]
-            lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+            caption = " ".join([f"{table.title}.", *table.notes, f"Protocol: {block.protocol}."])
+            lines += ["", r"\begin{table}", r"\centering", rf"\caption{{{latex(caption)}}}"]
+            lines += [*latex_table(table.all_rows, table.words), r"\end{table}"]
     return "\n".join([*lines, ""])
-
-
-def _caption(table: Table, block: Block) -> str:
-    return " ".join([f"{table.title}.", *table.notes, f"Protocol: {block.protocol}."])
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    # A row that begins with a bracket would be read as the option of the \\ before it.
-    return (
-        " & ".join(
-            f"{{{_latex(cell)}}}" if cell.startswith("[") else _latex(cell) for cell in cells
-        )
-        + r" \\"
-    )
-
-
-LATEX = {
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    **{
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": "$<$",
-        ">": "$>$",
-    },
-    **{
-        "|": r"\textbar{}",
-        "α": r"$\alpha$",
-        "±": r"$\pm$",
-        "·": r"$\cdot$",
-        "×": r"$\times$",
-        "–": "--",
-    },
-    **{
-        "“": "``",
-        "”": "''",
-        "−": "$-$",
-        "Δ": r"$\Delta$",
-        "≥": r"$\geq$",
-        "≤": r"$\leq$",
-        "‖": r"$\|$",
-        "²": "$^2$",
-    },
-}
-
-
-def _latex(text: str) -> str:
-    return "".join(LATEX.get(c, c) for c in " ".join(text.split()))
 
 
 # ---- CSV ----

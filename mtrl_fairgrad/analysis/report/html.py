@@ -97,7 +97,7 @@ def _section(block: Block, anchor: str, videos: list[Video]) -> dict[str, Any]:
         "improvement": tables.improvement(block),
         "chances": _chances(block),
         "seed_ranks": tables.seed_ranks(block),
-        "beside": paper_comparison.beside(block),
+        "table4": paper_comparison.table4_comparison(block),
         "differences": paper_comparison.differences(block),
         "curve": draw(charts.curve(block)),
         "labelled": charts.short_labels(block) is not None,

@@ -64,7 +64,7 @@ def number(group: Group) -> tuple[float, float]:
     return float(table.values[place, 0]), float(table.stderr[place])
 
 
-def beside(block: Block, ours_only: bool = False) -> Table | None:
+def table4_comparison(block: Block, ours_only: bool = False) -> Table | None:
     """Table 4 beside the groups of a block; None if they are not of MT10.
 
     Args:

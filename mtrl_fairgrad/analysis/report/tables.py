@@ -28,6 +28,11 @@ class Table:
     words: bool = False
     """Whether cells hold sentences rather than numbers."""
 
+    @property
+    def all_rows(self) -> list[list[str]]:
+        """The heading and the rows."""
+        return [self.head, *self.rows]
+
     def in_order(self, columns: list[int]) -> Table:
         """The same with its columns in another order."""
         rows = [[row[n] for n in columns] for row in self.rows]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.utils.atomic_io import RunFolderError, write_atomic
-from mtrl_fairgrad.utils.text_tables import aligned, csv_text
+from mtrl_fairgrad.utils.text_tables import csv_text, text_table
 from mtrl_fairgrad.weighting import FairGrad, make_method
 
 STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
@@ -198,7 +198,7 @@ def print_ends(folders: Sequence[Path]) -> None:
             # The last row of each trajectory replaces those before it.
             ends = {(row["alpha"], row["start"]): row for row in csv.DictReader(file)}
         rows = [[f"{float(row[name]):.5g}" for name in names] for row in ends.values()]
-        print("\n".join([*aligned([["α", *names[1:]], *rows]), ""]))
+        print("\n".join([*text_table([["α", *names[1:]], *rows]), ""]))
     print(
         "The paper has no table of the toy problem: these are the ends of the trajectories that "
         "its Figure 1 draws."

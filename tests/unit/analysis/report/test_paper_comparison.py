@@ -9,10 +9,10 @@ from mtrl_fairgrad.analysis.paper_tables import paper_table
 from mtrl_fairgrad.analysis.report.formats import as_csv, as_latex, as_markdown, blocks_as_text
 from mtrl_fairgrad.analysis.report.paper_comparison import (
     PRINTED,
-    beside,
     differences,
     number,
     row_of,
+    table4_comparison,
 )
 from tests.support.fabricated_runs import FAIRGRAD, MT10, blocks_of_runs, groups_of
 
@@ -61,26 +61,28 @@ def test_only_the_ten_tasks_of_mt10_have_a_row(make, mt10):
     other = blocks_of_runs(mt10("c", FAIRGRAD, env={"name": "mine", "suite": "gymnasium"}))[0]
     for block in (few, quick, other):
         assert (
-            row_of(block.groups[0]) is None and beside(block) is None and differences(block) is None
+            row_of(block.groups[0]) is None
+            and table4_comparison(block) is None
+            and differences(block) is None
         )
         assert number(block.groups[0]) != number(block.groups[0])  # NaN
 
 
 def test_the_table_stands_beside_ours_with_the_paper_whole(mt10):
     [block] = blocks_of_runs(mt10("a", FAIRGRAD), mt10("b", {"name": "mgda"}))
-    rows = {row[0]: row[1:] for row in beside(block).rows}
+    rows = {row[0]: row[1:] for row in table4_comparison(block).rows}
     assert rows["FairGrad"] == ["0.84 ± 0.07", "0.500", "0.500", "1", "fairgrad (α=2, sgd)"]
     assert rows["STL"] == ["0.90 ± 0.03", "–", "–", "–", "–"]
     assert rows["–"] == ["–", "0.500", "0.500", "1", "mgda"]
     assert len(rows) == 12
-    [only] = beside(block, ours_only=True).rows
+    [only] = table4_comparison(block, ours_only=True).rows
     assert only[0] == "FairGrad"
-    assert beside(blocks_of_runs(mt10("c", {"name": "mgda"}))[0], ours_only=True) is None
+    assert table4_comparison(blocks_of_runs(mt10("c", {"name": "mgda"}))[0], ours_only=True) is None
 
 
 def test_two_groups_of_one_row_stand_below_each_other(mt10):
     [block] = blocks_of_runs(mt10("a", FAIRGRAD), mt10("b", {**FAIRGRAD, "alpha": 1.0}))
-    found = [row for row in beside(block).rows if row[0] == "FairGrad"]
+    found = [row for row in table4_comparison(block).rows if row[0] == "FairGrad"]
     assert [row[-1] for row in found] == ["fairgrad (α=2, sgd)", "fairgrad (α=1, sgd)"]
 
 
@@ -100,7 +102,7 @@ def test_the_difference_between_the_protocols_is_spelled_out(mt10):
         == "every 500 steps, 10 deterministic episodes of each task; 50 in the last one"
     )
     assert found["seeds"] == ("10", "1")
-    [warning] = beside(block).notes
+    [warning] = table4_comparison(block).notes
     assert "horizon 150" in warning and "under mt10:" in warning
     for text in (as_markdown([block]), as_latex([block]), blocks_as_text([block])):
         assert "Table 4" in text and "version 1 rewards" in text
