@@ -26,9 +26,7 @@ class InverseNorm(GramianWeighting):
         super().__init__()
         self.power = power
 
-    def forward(
-        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
-    ) -> Weights:
+    def forward(self, gramian: Tensor) -> Weights:
         """Weights `[..., K]` for a Gramian `[..., K, K]`; a zero gradient has weight 0."""
         norms = gramian.diagonal(dim1=-2, dim2=-1).sqrt()
         weights = torch.where(norms > 0, norms.pow(-self.power), 0)

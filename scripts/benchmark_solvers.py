@@ -151,11 +151,12 @@ def call(
 ) -> Tensor:
     """What a first call answers: weights, or a direction."""
     method.reset()
+    optional = method.accepted(losses=losses, noise=noise)
     if isinstance(method, LossWeighting):
-        return method(losses, noise=noise).weights
+        return method(losses, **optional).weights
     if isinstance(method, GramianWeighting):
-        return method(gramian, losses=losses, noise=noise).weights
-    return method({"all": jacobian}, losses=losses, noise=noise).direction["all"]
+        return method(gramian, **optional).weights
+    return method({"all": jacobian}, **optional).direction["all"]
 
 
 def timed(

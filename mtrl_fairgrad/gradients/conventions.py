@@ -93,10 +93,10 @@ class Convention:
         squares = [part.reshape(*part.shape[:batch_dims], -1).square().sum(-1) for part in wide]
         norm = factor * torch.stack(squares).sum(0).sqrt()
         factor = factor * (self.max_norm / norm).clamp(max=1)
-        return {name: times(part, factor) for name, part in direction.items()}
+        return {name: scale_rows(part, factor) for name, part in direction.items()}
 
 
-def times(rows: Tensor, factors: Tensor) -> Tensor:
+def scale_rows(rows: Tensor, factors: Tensor) -> Tensor:
     """`rows` `[*axes, ...]` times `factors` `[*axes]`, in the dtype of `rows`."""
     return (rows * align(factors, rows)).to(rows.dtype)
 

@@ -16,7 +16,7 @@ weighted as the `Convention` says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -24,16 +24,10 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap  # pyright: ignore[reportPrivateImportUsage, reportUnknownVariableType]
 from torch.utils._pytree import tree_map
 
-from mtrl_fairgrad.gradients.conventions import PLAIN, Convention, times
+from mtrl_fairgrad.gradients.conventions import PLAIN, Convention, scale_rows
 from mtrl_fairgrad.gradients.graph_capture import Recorded
-from mtrl_fairgrad.weighting import (
-    GramianWeighting,
-    JacobianAggregation,
-    LossWeighting,
-    Method,
-    contract,
-    gramian,
-)
+from mtrl_fairgrad.weighting import LossWeighting, Method
+from mtrl_fairgrad.weighting.base import check_method
 
 Tensors = dict[str, Tensor]
 TaskLoss = Callable[..., tuple[Tensor, Any]]
@@ -195,15 +189,27 @@ def combine(
     Raises:
         TypeError: `method` is not a gradient-combination method.
     """
-    method = known(method)
+    check_method(method)
     arguments = (shared, {} if context is None else context, own or {}, *inputs)
     if isinstance(method, LossWeighting):
-        found = _weigh_losses(method, loss, arguments, noise, convention)
+        result = _weigh_losses(method, loss, arguments, noise, convention)
     else:
-        found = _aggregate_gradients(method, loss, arguments, noise, convention, fall_back)
-    return found._replace(
-        direction=convention.apply(found.direction, found.losses.shape[-1], batch_dims=1)
-    )
+        losses, jacobian, own_gradients, auxiliary = _gradients(loss, arguments)
+        # Autocast of the caller must not reach these products.
+        with torch.autocast(losses.device.type, enabled=False):
+            observed = method.observe(losses, jacobian, batch_dims=1)
+            answer = method(observed, **method.accepted(losses=losses, noise=noise))
+            if fall_back:
+                answer = answer.equal_where_unsolved()
+            direction, diagnostics = method.direction(answer, observed, jacobian)
+        weights = convention.own_weights(method, diagnostics)
+        if weights is not None:
+            own_gradients = {
+                name: scale_rows(rows, weights) for name, rows in own_gradients.items()
+            }
+        result = Combined(losses, direction, own_gradients, auxiliary, diagnostics)
+    tasks = result.losses.shape[-1]
+    return result._replace(direction=convention.apply(result.direction, tasks, batch_dims=1))
 
 
 def _weigh_losses(
@@ -213,113 +219,31 @@ def _weigh_losses(
     noise: Tensor | None,
     convention: Convention,
 ) -> Combined:
+    """Combine by one backward pass of the weighted losses, without a Jacobian."""
     # Ordinary autograd, not torch.func.grad: a method may keep the losses it sees, so they must be
     # plain tensors.
     with torch.enable_grad():
         shared, context, own, *inputs = arguments
         shared, own = _leaves(shared), _leaves(own)
         losses, auxiliary = lift(loss, per_seed=2)(shared, context, own, *inputs)
-        found = method(losses.detach(), noise=noise)
+        answer = method(losses.detach(), **method.accepted(noise=noise))
         # A task without weight is left out even where its loss is not finite.
-        total = torch.where(found.weights != 0, found.weights * losses, 0).sum()
+        total = torch.where(answer.weights != 0, answer.weights * losses, 0).sum()
         gradients = torch.autograd.grad(
             total, [*shared.values(), *own.values()], materialize_grads=True
         )
     losses, auxiliary = losses.detach(), tree_map(Tensor.detach, auxiliary)
     direction = dict(zip(shared, gradients, strict=False))
     own_gradients = dict(zip(own, gradients[len(shared) :], strict=True))
-    diagnostics = {**found.diagnostics, "weights": found.weights}
-    if (
-        convention.own == "plain"
-    ):  # divide the weight out again; a task without any has a gradient of 0 by now
-        meant = convention.own_weights(method, diagnostics)
-        assert meant is not None
-        factor = meant / torch.where(found.weights == 0, 1, found.weights.double())
-        own_gradients = {name: times(rows, factor) for name, rows in own_gradients.items()}
+    diagnostics = {**answer.diagnostics, "weights": answer.weights}
+    if convention.own == "plain":
+        # Divide by the weight again; the gradient of a task without weight is already 0.
+        wanted = convention.own_weights(method, diagnostics)
+        assert wanted is not None
+        factor = wanted / torch.where(answer.weights == 0, 1, answer.weights.double())
+        own_gradients = {name: scale_rows(rows, factor) for name, rows in own_gradients.items()}
     return Combined(losses, direction, own_gradients, auxiliary, diagnostics)
 
 
 def _leaves(parameters: Tensors) -> Tensors:
     return {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
-
-
-def _aggregate_gradients(
-    method: Method,
-    loss: TaskLoss,
-    arguments: tuple[Any, ...],
-    noise: Tensor | None,
-    convention: Convention,
-    fall_back: bool,
-) -> Combined:
-    losses, jacobian, own_gradients, auxiliary = _gradients(loss, arguments)
-    direction, diagnostics = aggregate(
-        method, jacobian, losses, noise, batch_dims=1, fall_back=fall_back
-    )
-    weights = convention.own_weights(method, diagnostics)
-    if weights is not None:
-        own_gradients = {name: times(rows, weights) for name, rows in own_gradients.items()}
-    return Combined(losses, direction, own_gradients, auxiliary, diagnostics)
-
-
-Kinds = LossWeighting | GramianWeighting | JacobianAggregation
-
-
-def known(method: object) -> Kinds:
-    """The method, if it is one.
-
-    Raises:
-        TypeError: it is none.
-    """
-    if isinstance(method, Kinds):
-        return method
-    raise TypeError(
-        f"{type(method).__name__} is no gradient-combination method: give a LossWeighting, a "
-        "GramianWeighting or a JacobianAggregation, for example mtrl_fairgrad.FairGrad(alpha=2)."
-    )
-
-
-def aggregate(
-    method: Method,
-    jacobian: Mapping[str, Tensor],
-    losses: Tensor,
-    noise: Tensor | None,
-    batch_dims: int,
-    complete: Callable[[Tensor], Tensor] | None = None,
-    fall_back: bool = False,
-) -> tuple[Tensors, Tensors]:
-    """Direction and diagnostics of any method, for a Jacobian that is there already.
-
-    Args:
-        method: asked once, for its weights or its direction.
-        jacobian: name -> `[*batch, K, *shape]`.
-        losses: `[*batch, K]`.
-        noise: what `method.draw` returned.
-        batch_dims: how many leading axes there are.
-        complete: makes the Gramian whole where `jacobian` holds only some of its columns.
-        fall_back: give all tasks the weight 1/K where the method says by `converged` that it solved
-            nothing.
-
-    Returns:
-        name -> `[*batch, *shape]`, before any convention; and what the method reports, with
-        `weights` and `gramian` where it has them.
-
-    Raises:
-        TypeError: not a method.
-    """
-    method = known(method)
-    with torch.autocast(
-        losses.device.type, enabled=False
-    ):  # the caller may be within one; these products must not
-        if isinstance(method, JacobianAggregation):
-            answer = method(jacobian, losses=losses, noise=noise)
-            return answer.direction, answer.diagnostics
-        if isinstance(method, LossWeighting):
-            found, seen = method(losses, noise=noise), {}
-        else:
-            products = gramian(jacobian, batch_dims)
-            products = complete(products) if complete else products
-            found, seen = method(products, losses=losses, noise=noise), {"gramian": products}
-        weights, solved = found.weights, found.diagnostics.get("converged")
-        if fall_back and solved is not None:
-            weights = torch.where(solved.unsqueeze(-1), weights, 1 / weights.shape[-1])
-        return contract(weights, jacobian), {**found.diagnostics, "weights": weights, **seen}

@@ -54,4 +54,4 @@ class TorchJDWeighting(Weighting[Any]):
     def forward(self, gramian: Tensor, /) -> Tensor:
         """Weights `[K]` of a Gramian `[K, K]`."""
         noise = None if self.generator is None else self.method.draw([self.generator])
-        return self.method(gramian, noise=noise).weights
+        return self.method(gramian, **self.method.accepted(noise=noise)).weights

@@ -21,20 +21,14 @@ class Adam(nn.Module):
 
     Args:
         shape: of the value learned, `[..., K]`.
-        learning_rate: the step size.
-        weight_decay: times the value, added to the gradient, as `torch.optim.Adam` does.
     """
 
     mean: Tensor
     square: Tensor
     steps: Tensor
 
-    def __init__(
-        self, shape: Sequence[int], learning_rate: float, weight_decay: float = 0.0
-    ) -> None:
+    def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
         self.register_buffer("mean", torch.zeros(*shape, dtype=torch.float64))
         self.register_buffer("square", torch.zeros(*shape, dtype=torch.float64))
         # Not an integer: a Python number to the power of an integer tensor has single precision.
@@ -45,17 +39,30 @@ class Adam(nn.Module):
         for buffer in self.buffers():
             buffer.zero_()
 
-    def step(self, value: Tensor, gradient: Tensor, where: Tensor) -> None:
-        """Change `value` `[..., K]` in place by one step along its gradient, for elements where
-        `where` `[..., 1]`.
+    def step(
+        self,
+        value: Tensor,
+        gradient: Tensor,
+        where: Tensor,
+        learning_rate: float,
+        weight_decay: float = 0.0,
+    ) -> None:
+        """Take one step in place.
+
+        Args:
+            value: the learned tensor `[..., K]`.
+            gradient: `[..., K]`.
+            where: `[..., 1]` bool; other elements of the leading axes stay as they are.
+            learning_rate: the step size.
+            weight_decay: multiple of the value added to the gradient, as in `torch.optim.Adam`.
         """
         beta, gamma = BETAS
-        gradient = gradient + self.weight_decay * value
+        gradient = gradient + weight_decay * value
         steps = self.steps + 1
         mean = beta * self.mean + (1 - beta) * gradient
         square = gamma * self.square + (1 - gamma) * gradient.square()
         scale = (square / (1 - gamma**steps)).sqrt() + EPSILON
-        moved = value - self.learning_rate * mean / (1 - beta**steps) / scale
+        moved = value - learning_rate * mean / (1 - beta**steps) / scale
         for old, new in (
             (value, moved),
             (self.mean, mean),

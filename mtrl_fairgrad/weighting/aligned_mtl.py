@@ -17,12 +17,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_choice
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-from mtrl_fairgrad.weighting.solvers.arrays import enter, namespace, quiet, times
-from mtrl_fairgrad.weighting.solvers.problem import answer, check, prepare
-
-SCALES = ("min", "median", "rmse")
+from mtrl_fairgrad.weighting.options import Choice
+from mtrl_fairgrad.weighting.solvers.arrays import ignore_fp_warnings, matvec, namespace, to_array
+from mtrl_fairgrad.weighting.solvers.problem import check_gramian, finalize, prepare
 
 
 class AlignedMTL(GramianWeighting):
@@ -40,22 +38,20 @@ class AlignedMTL(GramianWeighting):
 
     name = "aligned_mtl"
 
+    scale = Choice("min", "median", "rmse")
+
     def __init__(self, scale: str = "min") -> None:
         super().__init__()
-        self.scale = check_choice("scale", scale, SCALES)
+        self.scale = scale
 
-    @quiet
+    @ignore_fp_warnings
     @torch.no_grad()
-    def forward(
-        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
-    ) -> Weights:
+    def forward(self, gramian: Tensor) -> Weights:
         """Weights for Gramians.
 
         Args:
             gramian: `[..., K, K]`; eigenvalues below rounding, K times the dtype's epsilon times
                 the largest, count as zero.
-            losses: ignored.
-            noise: ignored.
 
         Returns:
             Weights `[..., K]` with the diagnostic `min_progress` `[...]`, the smallest `g_iᵀd`. If
@@ -65,8 +61,8 @@ class AlignedMTL(GramianWeighting):
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.
         """
-        check(gramian)
-        problem = prepare(enter(gramian))
+        check_gramian(gramian)
+        problem = prepare(to_array(gramian))
         xp = namespace(problem.gramian)
         tasks = gramian.shape[-1]
         values, vectors = xp.linalg.eigh(problem.gramian)  # in ascending order
@@ -85,10 +81,10 @@ class AlignedMTL(GramianWeighting):
                 xp.where((xp.flip(place, (-1,)) == rank[..., None]) & kept, values, 0.0), -1
             )
         mixed = xp.where(
-            kept, times(xp.swapaxes(vectors, -1, -2), values * 0 + 1 / tasks) / xp.sqrt(safe), 0.0
+            kept, matvec(xp.swapaxes(vectors, -1, -2), values * 0 + 1 / tasks) / xp.sqrt(safe), 0.0
         )
-        weights, smallest = answer(
-            problem, xp.sqrt(sigma)[..., None] * times(vectors, mixed), gramian
+        weights, smallest = finalize(
+            problem, xp.sqrt(sigma)[..., None] * matvec(vectors, mixed), gramian
         )
         return Weights(weights, {"min_progress": smallest})
 

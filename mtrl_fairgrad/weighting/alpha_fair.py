@@ -27,66 +27,60 @@ from mtrl_fairgrad.weighting.base import (
     LossWeighting,
     Method,
     Weights,
+    check_method,
+    positive_or_nan,
 )
+from mtrl_fairgrad.weighting.options import Number
 from mtrl_fairgrad.weighting.products import align
+
+KEY = "loss_alpha"
+HINT = "(at 1 the transformation is the logarithm: use the method si)"
 
 
 def transform(losses: Tensor, alpha: float) -> Tensor:
-    """`l^(1−α)/(1−α)` of positive losses, of any shape and differentiable; see `alpha_fair` for a
-    training loop.
+    """Compute `l^(1−α)/(1−α)` of positive losses of any shape, differentiably.
+
+    For a training loop see `alpha_fair`.
 
     Raises:
-        ValueError: α that is not a finite number below 1.
+        ValueError: α is not a finite number below 1.
     """
-    alpha = _checked(alpha)
+    alpha = check_number(KEY, alpha, below=1, hint=HINT)
     return losses.pow(1 - alpha) / (1 - alpha)
 
 
 def alpha_fair(method: Method, alpha: float) -> Method:
-    """The same method working on α-fair losses.
+    """Wrap a method so that it works on α-fair losses.
 
-    It takes the plain losses, Gramian or Jacobian of any method of its kind, answers weights or a
-    direction for the plain gradients, and may be used wherever `method` may. Its diagnostics are
-    those of the method it wraps, which sees `l_i^(−α) g_i`, and `loss_factors` `[..., K]`, the
-    `l_i^(−α)`, by which own gradients are multiplied too.
+    The wrapper is of the same kind and takes the same inputs: plain losses, Gramian or Jacobian. It
+    returns weights or a direction for the plain gradients. Its diagnostics are those of the wrapped
+    method, which sees `l_i^(−α) g_i`, and `loss_factors` `[..., K]`, the factors `l_i^(−α)`, which
+    apply to own gradients, too.
 
     Args:
-        method: any; it becomes part of the answer and must not be used by itself any more.
+        method: of any kind; do not use it by itself any more.
         alpha: finite and below 1.
 
     Raises:
         ValueError: another α.
-        TypeError: something that is no method.
+        TypeError: `method` is not a gradient-combination method.
     """
-    for kind, wrapper in (
-        (LossWeighting, _Losses),
-        (GramianWeighting, _Gramian),
-        (JacobianAggregation, _Jacobian),
-    ):
-        if isinstance(method, kind):
-            return wrapper(method, alpha)
-    raise TypeError(
-        f"{type(method).__name__} is no gradient-combination method: give one, such as "
-        "FairGrad(alpha=2)."
-    )
+    check_method(method)
+    wrapper = next(wrapper for kind, wrapper in _WRAPPERS.items() if isinstance(method, kind))
+    return wrapper(method, alpha)
 
 
-def _checked(alpha: float) -> float:
-    hint = "(at 1 the transformation is the logarithm: use the method si)"
-    return check_number("loss_alpha", alpha, below=1, hint=hint)
-
-
-class _Fair(Method):
-    """What the three wrappers share: the method within, told transformed losses, and the factors
-    `l^(−α)`.
-    """
+class _AlphaFair(Method):
+    """What the wrappers of the three kinds share: the wrapped method and the factors `l^(−α)`."""
 
     name = "alpha_fair"
     needs_positive_losses = True
 
+    alpha = Number(below=1, key=KEY, hint=HINT)
+
     def __init__(self, method: Any, alpha: float) -> None:
         super().__init__()
-        self.alpha = _checked(alpha)
+        self.alpha = alpha
         self.method = method
         self.looks_after_step = method.looks_after_step
 
@@ -109,40 +103,44 @@ class _Fair(Method):
         self.method.after_step(self._transformed(losses))
 
     def _transformed(self, losses: Tensor) -> Tensor:
-        return transform(self._positive(losses), self.alpha).to(losses.dtype)
+        return transform(positive_or_nan(losses), self.alpha).to(losses.dtype)
 
     def _factors(self, losses: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`l^(−α)`, float64, and the transformed losses in the losses' dtype."""
+        """Return `l^(−α)` in float64, and the transformed losses in the losses' dtype."""
         if losses is None:
             raise ValueError("the α-fair transformation needs the losses: pass losses=.")
-        return self._positive(losses).pow(-self.alpha), self._transformed(losses)
+        return positive_or_nan(losses).pow(-self.alpha), self._transformed(losses)
+
+    def _call(self, observed: Any, losses: Tensor, noise: Tensor | None) -> Any:
+        """Call the wrapped method with transformed losses."""
+        return self.method(observed, **self.method.accepted(losses=losses, noise=noise))
 
     @staticmethod
-    def _plain(found: Weights, factors: Tensor) -> Weights:
-        """Weights for the plain gradients."""
-        weights = (found.weights * factors).to(found.weights.dtype)
-        return Weights(weights, {**found.diagnostics, "loss_factors": factors})
+    def _plain(result: Weights, factors: Tensor) -> Weights:
+        """Convert weights of the transformed gradients to weights of the plain ones."""
+        weights = (result.weights * factors).to(result.weights.dtype)
+        return Weights(weights, {**result.diagnostics, "loss_factors": factors})
 
     def extra_repr(self) -> str:
         return f"loss_alpha={self.alpha:g}"
 
 
-class _Losses(_Fair, LossWeighting):
+class _LossWrapper(_AlphaFair, LossWeighting):
     def forward(self, losses: Tensor, noise: Tensor | None = None) -> Weights:
         factors, transformed = self._factors(losses)
-        return self._plain(self.method(transformed, noise=noise), factors)
+        return self._plain(self._call(transformed, transformed, noise), factors)
 
 
-class _Gramian(_Fair, GramianWeighting):
+class _GramianWrapper(_AlphaFair, GramianWeighting):
     def forward(
         self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
     ) -> Weights:
         factors, transformed = self._factors(losses)
-        seen = (gramian * factors[..., :, None] * factors[..., None, :]).to(gramian.dtype)
-        return self._plain(self.method(seen, losses=transformed, noise=noise), factors)
+        observed = (gramian * factors[..., :, None] * factors[..., None, :]).to(gramian.dtype)
+        return self._plain(self._call(observed, transformed, noise), factors)
 
 
-class _Jacobian(_Fair, JacobianAggregation):
+class _JacobianWrapper(_AlphaFair, JacobianAggregation):
     def forward(
         self,
         jacobian: Mapping[str, Tensor],
@@ -150,11 +148,19 @@ class _Jacobian(_Fair, JacobianAggregation):
         noise: Tensor | None = None,
     ) -> Aggregate:
         factors, transformed = self._factors(losses)
-        seen = {name: rows * align(factors.to(rows.dtype), rows) for name, rows in jacobian.items()}
-        found: Aggregate = self.method(seen, losses=transformed, noise=noise)
-        diagnostics = {**found.diagnostics, "loss_factors": factors}
+        observed = {
+            name: rows * align(factors.to(rows.dtype), rows) for name, rows in jacobian.items()
+        }
+        result: Aggregate = self._call(observed, transformed, noise)
+        diagnostics = {**result.diagnostics, "loss_factors": factors}
         if "weights" in diagnostics:
-            diagnostics["weights"] = (diagnostics["weights"] * factors).to(
-                diagnostics["weights"].dtype
-            )
-        return Aggregate(found.direction, diagnostics)
+            weights = diagnostics["weights"]
+            diagnostics["weights"] = (weights * factors).to(weights.dtype)
+        return Aggregate(result.direction, diagnostics)
+
+
+_WRAPPERS = {
+    LossWeighting: _LossWrapper,
+    GramianWeighting: _GramianWrapper,
+    JacobianAggregation: _JacobianWrapper,
+}

@@ -1,75 +1,98 @@
-"""The three kinds of multi-task method.
+"""The three kinds of multi-task method and what they share.
 
-Every method answers how the gradients of K tasks become one update. What it has to look at decides
-its kind:
+A method turns the gradients of K tasks into one update. Its kind says what it looks at:
 
 | kind | sees | costs |
 |---|---|---|
 | `LossWeighting` | the losses `[..., K]` | one ordinary backward pass |
 | `GramianWeighting` | the Gramian `[..., K, K]`, `M_ij = g_iᵀg_j` | one Jacobian |
-| `JacobianAggregation` | the task gradients themselves, name -> `[..., K, *shape]` | one Jacobian |
+| `JacobianAggregation` | the task gradients, name -> `[..., K, *shape]` | one Jacobian |
 
-Shapes, here and in the whole package: `K` tasks; `...` any leading axes, none included, each
-element of which is a problem of its own (a seed, say). Task `i` is entry `i` of the last axis of
-losses, weights and Gramians.
+Shapes, here and in the whole package: `K` tasks; `...` any leading axes, including none, each
+element of which is an independent problem (a seed, for example). Task `i` is entry `i` of the last
+axis of losses, weights and Gramians.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from mtrl_fairgrad.weighting.products import contract, gramian
+
 
 class Weights(NamedTuple):
-    """What a loss or Gramian weighting answers."""
+    """Result of a loss or Gramian weighting."""
 
     weights: Tensor
     """`[..., K]`: the update is `Σ_i weights_i · g_i`. Never part of an autograd graph."""
     diagnostics: dict[str, Tensor]
-    """What the method did, each `[...]` or `[..., K]`."""
+    """Quantities to log, each `[...]` or `[..., K]`."""
+
+    def equal_where_unsolved(self) -> Weights:
+        """Replace the weights by 1/K where the diagnostic `converged` is False."""
+        solved = self.diagnostics.get("converged")
+        if solved is None:
+            return self
+        equal = 1 / self.weights.shape[-1]
+        return self._replace(weights=torch.where(solved.unsqueeze(-1), self.weights, equal))
 
 
 class Aggregate(NamedTuple):
-    """What a Jacobian aggregation answers."""
+    """A direction of the shared parameters: result of a Jacobian aggregation, or of any kind."""
 
     direction: dict[str, Tensor]
     """Name -> `[..., *shape]`; the optimiser subtracts it."""
     diagnostics: dict[str, Tensor]
-    """What the method did, each `[...]` or `[..., K]`."""
+    """Quantities to log, each `[...]` or `[..., K]`."""
+
+    def equal_where_unsolved(self) -> Aggregate:
+        """Return the same: a direction cannot be replaced by weights."""
+        return self
 
 
 class Method(nn.Module):
-    """A way to combine task gradients; a module, so that state lives in buffers and moves and
-    saves.
+    """Base class of the three kinds; a module, so that its state moves and saves with the model.
 
-    A method with state or randomness must be given its sizes once by `init`; others need no call.
-    State is updated in place, never depends on a value on the host, and keeps every element of the
-    leading axes to itself: those axes come first in each of its tensors, except in bare counters.
+    Methods with state or randomness need one call of `init`; others need none. State is updated in
+    place, without reading values on the host, and separately for every element of the leading axes,
+    which come first in each state tensor (except scalar counters).
+
+    The first argument of `forward` is what the kind sees. A subclass adds `losses` or `noise` as
+    optional arguments if it needs them; callers pass what it declares by `accepted`.
     """
 
     name: ClassVar[str]
     """Registry key, file name, configuration name and command-line word."""
+    needs_jacobian: ClassVar[bool] = True
+    """Whether the task gradients are needed; otherwise one ordinary backward pass is enough."""
     needs_positive_losses: bool = False
-    """Whether it is meaningless for losses that may be negative, such as an actor's. Such a method
-    answers NaN for an element of the leading axes with a loss that is not above `lowest_loss`;
-    `backward` refuses it.
+    """Whether losses must exceed `lowest_loss`, which an actor's may not. The method returns NaN
+    for elements of the leading axes with other losses; `backward` raises an error.
     """
     lowest_loss: float = 0.0
-    """What losses must exceed, for methods that need positive ones."""
+    """Exclusive lower bound of the losses, for methods that need positive ones."""
     looks_after_step: bool = False
     """Whether `after_step` must be called after every optimiser step."""
+    _optional: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _, _, *optional = inspect.signature(cls.forward).parameters or (None, None)
+        cls._optional = frozenset(optional)
 
     def __init__(self) -> None:
         super().__init__()
         self.tasks: int | None = None
-        """K, once `init` was called."""
+        """K; None before `init`."""
         self.batch_shape: tuple[int, ...] = ()
-        """The leading axes, once `init` was called."""
-        self._starts: dict[str, float] = {}
+        """Shape of the leading axes; `()` before `init`."""
+        self._initial_values: dict[str, float] = {}
         self._device: torch.device | None = None
 
     def init(
@@ -78,18 +101,17 @@ class Method(nn.Module):
         batch_shape: tuple[int, ...] = (),
         template: Mapping[str, Tensor] | None = None,
     ) -> Self:
-        """Give the method its sizes and its state, as at the beginning; needless for methods
-        without either.
+        """Set the sizes and create the initial state; optional for methods without state or noise.
 
         Args:
             tasks: K.
-            batch_shape: the leading axes of everything it will see.
-            template: a Jacobian, name -> `[..., K, *shape]`, for methods that remember or randomise
-                gradients; its values do not matter. See `jacobian_like`. The state is made on its
-                device, without it on the CPU: move the method by `to(device)`.
+            batch_shape: the leading axes of all later inputs.
+            template: a Jacobian, name -> `[..., K, *shape]`, for methods that store or randomise
+                gradients; its values are ignored. See `jacobian_like`. The state is created on its
+                device, without a template on the CPU: move the method by `to(device)`.
 
         Raises:
-            ValueError: no task, or no template for a method that needs one.
+            ValueError: `tasks` < 1, or no template for a method that needs one.
         """
         if tasks < 1:
             raise ValueError(
@@ -101,84 +123,100 @@ class Method(nn.Module):
 
     def reset(self) -> None:
         """Return to the state right after `init`."""
-        for name, start in self._starts.items():
-            self.get_buffer(name).fill_(start)
+        for name, value in self._initial_values.items():
+            self.get_buffer(name).fill_(value)
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor | None:
-        """Random numbers for one call, one generator per leading element; None for methods that
-        need none.
-        """
+        """Draw the `noise` of one call, one generator per leading element; None if none is needed."""
         return None
 
     def after_step(self, losses: Tensor) -> None:
-        """Tell the method the losses `[..., K]` of the same batch after the optimiser's step."""
+        """Receive the losses `[..., K]` of the same batch after the optimiser step."""
 
-    @staticmethod
-    def _positive(losses: Tensor) -> Tensor:
-        """The losses in float64, all NaN for an element of the leading axes with one that is not
-        positive.
+    # ---- how `combine` and `backward` use a method of any kind ----
+
+    def accepted(self, **inputs: Tensor | None) -> dict[str, Tensor | None]:
+        """Select those of `losses` and `noise` that `forward` declares."""
+        return {name: value for name, value in inputs.items() if name in self._optional}
+
+    def observe(self, losses: Tensor, jacobian: Mapping[str, Tensor], batch_dims: int) -> Any:
+        """Return the first argument of `forward`.
+
+        Args:
+            losses: `[*batch, K]`.
+            jacobian: name -> `[*batch, K, *shape]`.
+            batch_dims: number of leading axes.
         """
-        losses = losses.detach().double()
-        return torch.where((losses > 0).all(-1, keepdim=True), losses, torch.nan)
+        raise NotImplementedError(f"{type(self).__name__} does not define observe.")
+
+    def direction(self, result: Any, observed: Any, jacobian: Mapping[str, Tensor]) -> Aggregate:
+        """Return the direction of the shared parameters and all diagnostics.
+
+        Args:
+            result: what `forward` returned.
+            observed: what `observe` returned.
+            jacobian: name -> `[*batch, K, *shape]`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define direction.")
 
     # ---- for methods with state or randomness ----
 
-    def _remember(
+    def _add_state(
         self,
         name: str,
         shape: Sequence[int],
-        start: float = 0.0,
+        value: float = 0.0,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        """Keep a tensor of this shape between calls, filled with `start` by `init` and `reset`."""
+        """Create a buffer that `init` and `reset` fill with `value`."""
         self.register_buffer(
-            name, torch.full(tuple(shape), start, dtype=dtype, device=self._device)
+            name, torch.full(tuple(shape), value, dtype=dtype, device=self._device)
         )
-        self._starts[name] = start
+        self._initial_values[name] = value
 
-    def _expect(self, shape: torch.Size) -> None:
-        """Refuse losses or leading axes and tasks of another shape than `init` was told.
+    def _check_shape(self, shape: torch.Size) -> None:
+        """Check that losses have the shape `[..., K]` given to `init`.
 
         Raises:
             ValueError: not initialised, or another shape.
         """
         if self.tasks is None:
             raise ValueError(
-                f"{self.name} remembers or draws: call its init(tasks={shape[-1]}) once before its "
-                "use."
+                f"{self.name} has state or random numbers: call init(tasks={shape[-1]}) once "
+                "before its first use."
             )
         if tuple(shape) != (*self.batch_shape, self.tasks):
             raise ValueError(
-                f"{self.name} was made by init for losses of shape "
+                f"{self.name} was initialised for losses of shape "
                 f"{(*self.batch_shape, self.tasks)} but got {tuple(shape)}: call init again for "
-                "another number of tasks or leading axes."
+                "another number of tasks or other leading axes."
             )
 
     def _stack_draws(
         self, generators: Sequence[torch.Generator], one: Callable[[torch.Generator], Tensor]
     ) -> Tensor:
-        """`one(generator)` for each leading element, as one tensor `[..., *]`.
+        """Stack `one(generator)` of each leading element to a tensor `[..., *]`.
 
         Raises:
             ValueError: not initialised, or not one generator per leading element.
         """
         if self.tasks is None:
             raise ValueError(
-                f"{self.name} draws numbers: call its init(tasks=K) once before its use."
+                f"{self.name} draws random numbers: call init(tasks=K) once before its first use."
             )
         if len(generators) != math.prod(self.batch_shape):
             raise ValueError(
-                f"{self.name} was made by init for leading axes {self.batch_shape}, which takes "
+                f"{self.name} was initialised for leading axes {self.batch_shape}, which need "
                 f"{math.prod(self.batch_shape)} generators, but got {len(generators)}."
             )
         drawn = torch.stack([one(generator) for generator in generators])
         return drawn.reshape(*self.batch_shape, *drawn.shape[1:])
 
-    def _drawn(self, noise: Tensor | None) -> Tensor:
-        """`noise`, or the reason why it is needed.
+    def _require_noise(self, noise: Tensor | None) -> Tensor:
+        """Return `noise`.
 
         Raises:
-            ValueError: there is none.
+            ValueError: it is None.
         """
         if noise is None:
             raise ValueError(
@@ -189,61 +227,97 @@ class Method(nn.Module):
 
 
 class LossWeighting(Method):
-    """A method that weights losses by looking at losses."""
+    """A method that computes weights from the losses: `forward(losses)` -> `Weights`."""
 
-    def forward(self, losses: Tensor, noise: Tensor | None = None) -> Weights:
-        """Weights `[..., K]` for losses `[..., K]`; `noise` is what `draw` returned."""
-        raise NotImplementedError(f"{type(self).__name__} defines no forward.")
+    needs_jacobian = False
+    forward: Callable[..., Weights]
+
+    def observe(self, losses: Tensor, jacobian: Mapping[str, Tensor], batch_dims: int) -> Tensor:
+        """Return the losses `[*batch, K]`."""
+        return losses
+
+    def direction(
+        self, result: Weights, observed: Tensor, jacobian: Mapping[str, Tensor]
+    ) -> Aggregate:
+        """Return the weighted sum of the gradients, and the `weights` among the diagnostics."""
+        diagnostics = {**result.diagnostics, "weights": result.weights}
+        return Aggregate(contract(result.weights, jacobian), diagnostics)
 
     if TYPE_CHECKING:  # nn.Module types calls as Any
 
-        def __call__(self, losses: Tensor, noise: Tensor | None = None) -> Weights: ...  # noqa: D102
+        def __call__(self, losses: Tensor, **optional: Tensor | None) -> Weights: ...  # noqa: D102
 
 
 class GramianWeighting(Method):
-    """A method that weights gradients by looking at their inner products."""
+    """A method that computes weights from inner products: `forward(gramian)` -> `Weights`."""
 
-    def forward(
-        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
-    ) -> Weights:
-        """Weights `[..., K]` for a Gramian `[..., K, K]`; `noise` is what `draw` returned."""
-        raise NotImplementedError(f"{type(self).__name__} defines no forward.")
+    forward: Callable[..., Weights]
+
+    def observe(self, losses: Tensor, jacobian: Mapping[str, Tensor], batch_dims: int) -> Tensor:
+        """Return the Gramian `[*batch, K, K]`."""
+        return gramian(jacobian, batch_dims)
+
+    def direction(
+        self, result: Weights, observed: Tensor, jacobian: Mapping[str, Tensor]
+    ) -> Aggregate:
+        """Return the weighted sum of the gradients; diagnostics gain `weights` and `gramian`."""
+        diagnostics = {**result.diagnostics, "weights": result.weights, "gramian": observed}
+        return Aggregate(contract(result.weights, jacobian), diagnostics)
 
     @staticmethod
-    def _answer(gramian: Tensor, weights: Tensor, **diagnostics: Tensor) -> Weights:
+    def _result(gramian: Tensor, weights: Tensor, **diagnostics: Tensor) -> Weights:
         """Weights in the Gramian's dtype (float32 for half precision), and `min_progress`, the
         smallest `g_iᵀd`.
         """
         progress = (gramian.to(weights.dtype) @ weights[..., None])[..., 0]
-        answer = weights.to(torch.promote_types(gramian.dtype, torch.float32))
-        return Weights(answer, {"min_progress": progress.amin(-1), **diagnostics})
+        rounded = weights.to(torch.promote_types(gramian.dtype, torch.float32))
+        return Weights(rounded, {"min_progress": progress.amin(-1), **diagnostics})
 
     if TYPE_CHECKING:
 
-        def __call__(  # noqa: D102
-            self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
-        ) -> Weights: ...
+        def __call__(self, gramian: Tensor, **optional: Tensor | None) -> Weights: ...  # noqa: D102
 
 
 class JacobianAggregation(Method):
-    """A method that needs the task gradients coordinate by coordinate."""
+    """A method that needs every coordinate of the task gradients: `forward(jacobian)` ->
+    `Aggregate`.
+    """
 
-    def forward(
-        self,
-        jacobian: Mapping[str, Tensor],
-        losses: Tensor | None = None,
-        noise: Tensor | None = None,
+    forward: Callable[..., Aggregate]
+
+    def observe(
+        self, losses: Tensor, jacobian: Mapping[str, Tensor], batch_dims: int
+    ) -> Mapping[str, Tensor]:
+        """Return the Jacobian, name -> `[*batch, K, *shape]`."""
+        return jacobian
+
+    def direction(
+        self, result: Aggregate, observed: Any, jacobian: Mapping[str, Tensor]
     ) -> Aggregate:
-        """One direction for a Jacobian, name -> `[..., K, *shape]`; `noise` is what `draw`
-        returned.
-        """
-        raise NotImplementedError(f"{type(self).__name__} defines no forward.")
+        """Return the result as it is."""
+        return result
 
     if TYPE_CHECKING:
 
         def __call__(  # noqa: D102
-            self,
-            jacobian: Mapping[str, Tensor],
-            losses: Tensor | None = None,
-            noise: Tensor | None = None,
+            self, jacobian: Mapping[str, Tensor], **optional: Tensor | None
         ) -> Aggregate: ...
+
+
+def check_method(method: object) -> None:
+    """Check that an object is a method of one of the three kinds.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(method, LossWeighting | GramianWeighting | JacobianAggregation):
+        raise TypeError(
+            f"{type(method).__name__} is not a gradient-combination method: give a LossWeighting, "
+            "a GramianWeighting or a JacobianAggregation, such as mtrl_fairgrad.FairGrad(alpha=2)."
+        )
+
+
+def positive_or_nan(losses: Tensor) -> Tensor:
+    """Losses `[..., K]` in float64, all NaN for elements of the leading axes with a loss ≤ 0."""
+    losses = losses.detach().double()
+    return torch.where((losses > 0).all(-1, keepdim=True), losses, torch.nan)

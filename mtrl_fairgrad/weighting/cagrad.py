@@ -25,13 +25,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_choice, check_number
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-from mtrl_fairgrad.weighting.solvers.arrays import Array, leave, namespace, on_host, quiet, times
+from mtrl_fairgrad.weighting.options import Choice, Number
+from mtrl_fairgrad.weighting.solvers.arrays import (
+    Array,
+    ignore_fp_warnings,
+    matvec,
+    namespace,
+    on_host,
+    to_tensor,
+)
 from mtrl_fairgrad.weighting.solvers.nonnegative import minimise
-from mtrl_fairgrad.weighting.solvers.problem import Equilibrated, Problem, answer, begin
+from mtrl_fairgrad.weighting.solvers.problem import Equilibrated, Problem, finalize, prepare_cosines
 
-RESCALE = ("none", "linear", "squared")
 STEPS = 40
 """Newton steps at most; most problems need 3 or 4."""
 STEPS_ON_DEVICE = 8
@@ -69,22 +75,21 @@ class CAGrad(GramianWeighting):
 
     name = "cagrad"
 
+    c = Number(at_least=0)
+    rescale = Choice("none", "linear", "squared")
+
     def __init__(self, c: float = 0.4, rescale: str = "squared") -> None:
         super().__init__()
-        self.c = check_number("c", c, at_least=0)
-        self.rescale = check_choice("rescale", rescale, RESCALE)
+        self.c = c
+        self.rescale = rescale
 
-    @quiet
+    @ignore_fp_warnings
     @torch.no_grad()
-    def forward(
-        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
-    ) -> Weights:
+    def forward(self, gramian: Tensor) -> Weights:
         """Weights for Gramians.
 
         Args:
             gramian: `[..., K, K]`.
-            losses: ignored.
-            noise: ignored.
 
         Returns:
             Weights `[..., K]`, positive, with the diagnostics
@@ -100,7 +105,7 @@ class CAGrad(GramianWeighting):
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.
         """
-        problem, scaled = begin(gramian)
+        problem, scaled = prepare_cosines(gramian)
         xp = namespace(problem.gramian)
         norms = xp.exp(scaled.log_norms)
         scale = xp.exp(-2 * scaled.centre)
@@ -108,9 +113,9 @@ class CAGrad(GramianWeighting):
         radius = self.c * xp.sqrt(xp.clip(xp.sum(mean, -1) / gramian.shape[-1], 0.0, None))
         y, error = _nearest(problem, scaled, norms, mean, radius)
         divisor = {"none": 1.0, "linear": 1 + self.c, "squared": 1 + self.c**2}[self.rescale]
-        weights, smallest = answer(problem, (1 / gramian.shape[-1] + y) / divisor, gramian)
+        weights, smallest = finalize(problem, (1 / gramian.shape[-1] + y) / divisor, gramian)
         return Weights(
-            weights, {"min_progress": smallest, "radius_error": leave(error).to(gramian.device)}
+            weights, {"min_progress": smallest, "radius_error": to_tensor(error).to(gramian.device)}
         )
 
     def extra_repr(self) -> str:
@@ -130,7 +135,7 @@ def _nearest(
     def at(level: Array, guess: Array = None) -> _Point:
         pull = xp.where(problem.active & moving[..., None], (level[..., None] - mean) / norms, -1.0)
         u, free = minimise(scaled.cosines, pull, guess)
-        return _Point(level, u, free, xp.sqrt(xp.sum(u * times(scaled.cosines, u), -1)))
+        return _Point(level, u, free, xp.sqrt(xp.sum(u * matvec(scaled.cosines, u), -1)))
 
     # With any one of the constraints alone, ν would be this; with all of them the distance is at
     # least the radius, up to the ridge.

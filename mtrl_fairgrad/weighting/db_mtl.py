@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_number
-from mtrl_fairgrad.weighting.base import Aggregate
+from mtrl_fairgrad.weighting.base import Aggregate, positive_or_nan
+from mtrl_fairgrad.weighting.options import Number
 from mtrl_fairgrad.weighting.products import contract, flatten
 from mtrl_fairgrad.weighting.template import AveragingAggregation
 
@@ -41,27 +41,24 @@ class DBMTL(AveragingAggregation):
     """
 
     name = "db_mtl"
+
+    beta = Number(at_least=0, below=1)
+    beta_decay = Number(at_least=0)
     needs_positive_losses = True
 
     def __init__(self, beta: float = 0.9, beta_decay: float = 0.5) -> None:
         super().__init__()
-        self.beta = check_number("beta", beta, at_least=0, below=1)
-        self.beta_decay = check_number("beta_decay", beta_decay, at_least=0)
+        self.beta = beta
+        self.beta_decay = beta_decay
 
     @torch.no_grad()
-    def forward(
-        self,
-        jacobian: Mapping[str, Tensor],
-        losses: Tensor | None = None,
-        noise: Tensor | None = None,
-    ) -> Aggregate:
+    def forward(self, jacobian: Mapping[str, Tensor], losses: Tensor | None = None) -> Aggregate:
         """One direction for a Jacobian; the averages move.
 
         Args:
             jacobian: the gradients of the losses themselves, name -> `[..., K, *shape]`, names and
                 shapes as in the template.
             losses: `[..., K]`, positive.
-            noise: ignored.
 
         Returns:
             name -> `[..., *shape]` in the template's dtype, with the diagnostics
@@ -81,9 +78,9 @@ class DBMTL(AveragingAggregation):
                 f"{self.name} divides gradients by their losses: pass losses=..., of shape [..., "
                 "K]."
             )
-        self._expect(losses.shape)
+        self._check_shape(losses.shape)
         beta = self.beta / (self.calls + 1)[..., None] ** self.beta_decay
-        positive = self._positive(losses)
+        positive = positive_or_nan(losses)
         averages = self._blend(
             rows, beta, (1 - beta) / torch.where(positive.isfinite(), positive, torch.nan)
         )

@@ -16,8 +16,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_flag, check_integer, check_number
 from mtrl_fairgrad.weighting.base import Weights
+from mtrl_fairgrad.weighting.options import Flag, Number, Whole
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 
@@ -41,15 +41,19 @@ class DWA(PositiveLossWeighting):
     """
 
     name = "dwa"
+
+    temperature = Number(above=0)
+    window = Whole(at_least=1, before_init=True)
+    sliding = Flag()
     history: Tensor
     calls: Tensor
     rate: Tensor
 
     def __init__(self, temperature: float = 2.0, window: int = 25, sliding: bool = True) -> None:
         super().__init__()
-        self.temperature = check_number("temperature", temperature, above=0)
-        self.window = check_integer("window", window, at_least=1)
-        self.sliding = check_flag("sliding", sliding)
+        self.temperature = temperature
+        self.window = window
+        self.sliding = sliding
 
     def init(
         self,
@@ -59,13 +63,13 @@ class DWA(PositiveLossWeighting):
     ) -> Self:
         """Give the method its sizes and an empty history; see `Method.init`."""
         super().init(tasks, batch_shape, template)
-        self._remember("history", (*self.batch_shape, 2 * self.window, tasks))
-        self._remember("calls", (*self.batch_shape, 1), dtype=torch.int64)
-        self._remember("rate", (*self.batch_shape, tasks), start=1.0)
+        self._add_state("history", (*self.batch_shape, 2 * self.window, tasks))
+        self._add_state("calls", (*self.batch_shape, 1), dtype=torch.int64)
+        self._add_state("rate", (*self.batch_shape, tasks), value=1.0)
         return self
 
     def _weigh(self, losses: Tensor, valid: Tensor) -> Weights:
-        self._expect(losses.shape)
+        self._check_shape(losses.shape)
         self.calls += valid
         longer = torch.cat((self.history[..., 1:, :], losses.unsqueeze(-2)), -2)
         self.history.copy_(torch.where(valid.unsqueeze(-1), longer, self.history))

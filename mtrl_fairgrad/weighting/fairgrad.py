@@ -29,11 +29,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_choice, check_integer, check_number
 from mtrl_fairgrad.weighting import solvers
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-
-SOLVERS = ("newton", "sgd", "least_squares")
+from mtrl_fairgrad.weighting.options import Choice, Number, Whole
 
 
 class FairGrad(GramianWeighting):
@@ -60,6 +58,16 @@ class FairGrad(GramianWeighting):
 
     name = "fairgrad"
 
+    alpha = Number(at_least=0)
+    solver = Choice("newton", "sgd", "least_squares")
+    min_relative_norm = Number(
+        at_least=0, below=1, hint="or 0 to leave out only tasks without gradient"
+    )
+    sgd_steps = Whole(at_least=1)
+    sgd_learning_rate = Number(above=0)
+    sgd_momentum = Number(at_least=0, below=1)
+    sgd_max_norm = Number(above=0)
+
     def __init__(
         self,
         alpha: float = 2.0,
@@ -71,29 +79,20 @@ class FairGrad(GramianWeighting):
         sgd_max_norm: float = 1.0,
     ) -> None:
         super().__init__()
-        self.alpha = check_number("alpha", alpha, at_least=0)
-        self.solver = check_choice("solver", solver, SOLVERS)
-        self.min_relative_norm = check_number(
-            "min_relative_norm",
-            min_relative_norm,
-            at_least=0,
-            below=1,
-        )
-        self.sgd_steps = check_integer("sgd_steps", sgd_steps, at_least=1)
-        self.sgd_learning_rate = check_number("sgd_learning_rate", sgd_learning_rate, above=0)
-        self.sgd_momentum = check_number("sgd_momentum", sgd_momentum, at_least=0, below=1)
-        self.sgd_max_norm = check_number("sgd_max_norm", sgd_max_norm, above=0)
+        self.alpha = alpha
+        self.solver = solver
+        self.min_relative_norm = min_relative_norm
+        self.sgd_steps = sgd_steps
+        self.sgd_learning_rate = sgd_learning_rate
+        self.sgd_momentum = sgd_momentum
+        self.sgd_max_norm = sgd_max_norm
 
     @torch.no_grad()
-    def forward(
-        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
-    ) -> Weights:
+    def forward(self, gramian: Tensor) -> Weights:
         """Weights for Gramians.
 
         Args:
             gramian: `[..., K, K]`, symmetric positive semi-definite.
-            losses: ignored.
-            noise: ignored.
 
         Returns:
             Weights `[..., K]` in the Gramian's dtype (float32 for half precision), positive for
@@ -110,30 +109,30 @@ class FairGrad(GramianWeighting):
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.
         """
-        found = self._solve(gramian)
-        diagnostics = {
-            "residual": found.residual,
-            "min_progress": found.min_progress,
-            "converged": found.converged,
-            "active": found.active,
-        }
-        return Weights(found.weights, diagnostics)
-
-    def _solve(self, gramian: Tensor) -> solvers.Solution:
+        smallest = self.min_relative_norm
         if self.alpha == 0:
-            return solvers.equal(gramian, self.min_relative_norm)
-        if self.solver == "sgd":
-            return solvers.sgd(
+            solution = solvers.equal(gramian, smallest)
+        elif self.solver == "newton":
+            solution = solvers.newton(gramian, self.alpha, min_relative_norm=smallest)
+        elif self.solver == "sgd":
+            solution = solvers.sgd(
                 gramian,
                 self.alpha,
                 steps=self.sgd_steps,
                 learning_rate=self.sgd_learning_rate,
                 momentum=self.sgd_momentum,
                 max_norm=self.sgd_max_norm,
-                min_relative_norm=self.min_relative_norm,
+                min_relative_norm=smallest,
             )
-        solve = solvers.least_squares if self.solver == "least_squares" else solvers.newton
-        return solve(gramian, self.alpha, min_relative_norm=self.min_relative_norm)
+        else:
+            solution = solvers.least_squares(gramian, self.alpha, min_relative_norm=smallest)
+        diagnostics = {
+            "residual": solution.residual,
+            "min_progress": solution.min_progress,
+            "converged": solution.converged,
+            "active": solution.active,
+        }
+        return Weights(solution.weights, diagnostics)
 
     def extra_repr(self) -> str:
         """What `print` shows between the parentheses."""

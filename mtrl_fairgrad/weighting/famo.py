@@ -25,9 +25,9 @@ from typing import Self
 
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_number
 from mtrl_fairgrad.weighting.adam import Adam
-from mtrl_fairgrad.weighting.base import Weights
+from mtrl_fairgrad.weighting.base import Weights, positive_or_nan
+from mtrl_fairgrad.weighting.options import Number
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 EPSILON = 1e-8
@@ -50,6 +50,10 @@ class FAMO(PositiveLossWeighting):
     """
 
     name = "famo"
+
+    learning_rate = Number(above=0)
+    gamma = Number(at_least=0)
+    min_loss = Number(at_least=0)
     looks_after_step = True
     logits: Tensor
     before: Tensor
@@ -59,11 +63,15 @@ class FAMO(PositiveLossWeighting):
         self, learning_rate: float = 0.025, gamma: float = 0.01, min_loss: float = 0.0
     ) -> None:
         super().__init__()
-        self.learning_rate = check_number("learning_rate", learning_rate, above=0)
-        self.gamma = check_number("gamma", gamma, at_least=0)
-        self.min_loss = check_number("min_loss", min_loss, at_least=0)
-        self.lowest_loss = self.min_loss
+        self.learning_rate = learning_rate
+        self.gamma = gamma
+        self.min_loss = min_loss
         self._stepping = False
+
+    @property
+    def lowest_loss(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """`min_loss`."""
+        return self.min_loss
 
     def init(
         self,
@@ -73,11 +81,9 @@ class FAMO(PositiveLossWeighting):
     ) -> Self:
         """Give the method its sizes and its ξ; see `Method.init`."""
         super().init(tasks, batch_shape, template)
-        self._remember("logits", (*self.batch_shape, tasks))
-        self._remember("before", (*self.batch_shape, tasks))
-        self.adam = Adam((*self.batch_shape, tasks), self.learning_rate, self.gamma).to(
-            self._device
-        )
+        self._add_state("logits", (*self.batch_shape, tasks))
+        self._add_state("before", (*self.batch_shape, tasks))
+        self.adam = Adam((*self.batch_shape, tasks)).to(self._device)
         self._stepping = False
         return self
 
@@ -89,7 +95,7 @@ class FAMO(PositiveLossWeighting):
         self._stepping = False
 
     def _weigh(self, losses: Tensor, valid: Tensor) -> Weights:
-        self._expect(losses.shape)
+        self._check_shape(losses.shape)
         if self._stepping:
             raise RuntimeError(
                 "famo was used twice without after_step: call its after_step(losses) with the "
@@ -109,18 +115,19 @@ class FAMO(PositiveLossWeighting):
         Raises:
             ValueError: not initialised, or another shape.
         """
-        self._expect(losses.shape)
+        self._check_shape(losses.shape)
         if not self._stepping:
             return
         self._stepping = False
         change = self.before - self._log_distance(losses)
         shares = self.logits.softmax(-1)
         gradient = shares * (change - (shares * change).sum(-1, keepdim=True))
-        self.adam.step(self.logits, gradient, change.isfinite().all(-1, keepdim=True))
+        finite = change.isfinite().all(-1, keepdim=True)
+        self.adam.step(self.logits, gradient, finite, self.learning_rate, self.gamma)
 
     def _log_distance(self, losses: Tensor) -> Tensor:
         """The logarithms of D, NaN for an element of the leading axes with a loss not above the
         bound.
         """
-        distance = self._positive(losses.double() - self.min_loss)
+        distance = positive_or_nan(losses.double() - self.min_loss)
         return (distance + EPSILON).log()

@@ -21,8 +21,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_number
 from mtrl_fairgrad.weighting.base import Aggregate
+from mtrl_fairgrad.weighting.options import Number
 from mtrl_fairgrad.weighting.products import flatten
 from mtrl_fairgrad.weighting.template import TemplateAggregation
 
@@ -41,9 +41,11 @@ class GradDrop(TemplateAggregation):
 
     name = "graddrop"
 
+    leak = Number(at_least=0, at_most=1)
+
     def __init__(self, leak: float = 0.0) -> None:
         super().__init__()
-        self.leak = check_number("leak", leak, at_least=0, at_most=1)
+        self.leak = leak
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Uniform numbers `[..., P]`, one for each coordinate of all parameters in the template's
@@ -66,17 +68,11 @@ class GradDrop(TemplateAggregation):
         return [rows.shape[len(self.batch_shape) + 1 :].numel() for rows in self._known.values()]
 
     @torch.no_grad()
-    def forward(
-        self,
-        jacobian: Mapping[str, Tensor],
-        losses: Tensor | None = None,
-        noise: Tensor | None = None,
-    ) -> Aggregate:
+    def forward(self, jacobian: Mapping[str, Tensor], noise: Tensor | None = None) -> Aggregate:
         """One direction for a Jacobian.
 
         Args:
             jacobian: name -> `[..., K, *shape]`, names and shapes as in the template.
-            losses: ignored.
             noise: the uniform numbers `[..., P]` that `draw` returned.
 
         Returns:
@@ -91,7 +87,7 @@ class GradDrop(TemplateAggregation):
         """
         rows = self._ordered(jacobian)
         axes, sizes = len(self.batch_shape), self._sizes()
-        uniform = self._drawn(noise).to(next(iter(rows.values())).device)
+        uniform = self._require_noise(noise).to(next(iter(rows.values())).device)
         if tuple(uniform.shape) != (*self.batch_shape, sum(sizes)):
             raise ValueError(
                 f"noise of shape {tuple(uniform.shape)} is not allowed: give "

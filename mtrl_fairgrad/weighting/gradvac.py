@@ -23,8 +23,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_number
 from mtrl_fairgrad.weighting.base import Weights
+from mtrl_fairgrad.weighting.options import Number
 from mtrl_fairgrad.weighting.random_order import Meeting, RandomOrderWeighting
 
 LARGEST_TARGET = 1 - 1e-6
@@ -46,11 +46,13 @@ class GradVac(RandomOrderWeighting):
     """
 
     name = "gradvac"
+
+    beta = Number(above=0, at_most=1)
     targets: Tensor
 
     def __init__(self, beta: float = 0.01, reduction: str = "sum") -> None:
         super().__init__(reduction)
-        self.beta = check_number("beta", beta, above=0, at_most=1)
+        self.beta = beta
 
     def init(
         self,
@@ -60,18 +62,15 @@ class GradVac(RandomOrderWeighting):
     ) -> Self:
         """Set all target cosines to 0; the template is not needed."""
         super().init(tasks, batch_shape, template)
-        self._remember("targets", (*self.batch_shape, tasks, tasks))
+        self._add_state("targets", (*self.batch_shape, tasks, tasks))
         return self
 
     @torch.no_grad()
-    def forward(
-        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
-    ) -> Weights:
+    def forward(self, gramian: Tensor, noise: Tensor | None = None) -> Weights:
         """Weights for Gramians; the targets move.
 
         Args:
             gramian: `[..., K, K]`.
-            losses: ignored.
             noise: the orders `[..., K, K]` that `draw` returned.
 
         Returns:
@@ -86,7 +85,7 @@ class GradVac(RandomOrderWeighting):
         Raises:
             ValueError: not initialised, another shape, no noise, or noise of another shape.
         """
-        self._expect(gramian.shape[:-1])
+        self._check_shape(gramian.shape[:-1])
         # ‖g_i'‖² is a sum of rounded products that may cancel: less than this is nothing, and has
         # no cosine.
         nothing = (

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-from mtrl_fairgrad.weighting.solvers.arrays import namespace, quiet, solve
-from mtrl_fairgrad.weighting.solvers.problem import answer, begin
+from mtrl_fairgrad.weighting.solvers.arrays import ignore_fp_warnings, namespace, solve
+from mtrl_fairgrad.weighting.solvers.problem import finalize, prepare_cosines
 
 
 class IMTLG(GramianWeighting):
@@ -26,18 +26,14 @@ class IMTLG(GramianWeighting):
 
     name = "imtl_g"
 
-    @quiet
+    @ignore_fp_warnings
     @torch.no_grad()
-    def forward(
-        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
-    ) -> Weights:
+    def forward(self, gramian: Tensor) -> Weights:
         """Weights for Gramians.
 
         Args:
             gramian: `[..., K, K]`; a ridge of 1e-8 (1e-7 in float32) on its cosines makes singular
                 ones regular.
-            losses: ignored.
-            noise: ignored.
 
         Returns:
             Weights `[..., K]` with sum 1, 0 for tasks without gradient, with the diagnostic
@@ -47,10 +43,10 @@ class IMTLG(GramianWeighting):
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.
         """
-        problem, scaled = begin(gramian)
+        problem, scaled = prepare_cosines(gramian)
         xp = namespace(problem.gramian)
         inverse = xp.exp(xp.amin(scaled.log_norms, -1)[..., None] - scaled.log_norms)
         found = solve(scaled.cosines, xp.where(problem.active, inverse * 0 + 1, 0.0)) * inverse
         total = xp.sum(found, -1)[..., None]
-        weights, smallest = answer(problem, found / xp.where(total == 0, 1.0, total), gramian)
+        weights, smallest = finalize(problem, found / xp.where(total == 0, 1.0, total), gramian)
         return Weights(weights, {"min_progress": smallest})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_choice
 from mtrl_fairgrad.weighting.base import LossWeighting, Weights
+from mtrl_fairgrad.weighting.options import Choice
 
 
 class LS(LossWeighting):
@@ -24,11 +24,13 @@ class LS(LossWeighting):
 
     name = "ls"
 
+    reduction = Choice("sum", "mean")
+
     def __init__(self, reduction: str = "sum") -> None:
         super().__init__()
-        self.reduction = check_choice("reduction", reduction, ("sum", "mean"))
+        self.reduction = reduction
 
-    def forward(self, losses: Tensor, noise: Tensor | None = None) -> Weights:
+    def forward(self, losses: Tensor) -> Weights:
         """Weights `[..., K]`, all 1 or all 1/K, in the losses' dtype, whatever the losses."""
         share = 1.0 if self.reduction == "sum" else 1.0 / losses.shape[-1]
         return Weights(torch.full_like(losses, share, requires_grad=False), {})

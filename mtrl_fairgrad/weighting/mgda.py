@@ -18,13 +18,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_choice
-from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-from mtrl_fairgrad.weighting.solvers.arrays import Array, enter, namespace, quiet
+from mtrl_fairgrad.weighting.base import GramianWeighting, Weights, positive_or_nan
+from mtrl_fairgrad.weighting.options import Choice
+from mtrl_fairgrad.weighting.solvers.arrays import Array, ignore_fp_warnings, namespace, to_array
 from mtrl_fairgrad.weighting.solvers.nonnegative import minimise
-from mtrl_fairgrad.weighting.solvers.problem import answer, begin
-
-NORMALIZE = ("none", "l2", "loss", "loss+")
+from mtrl_fairgrad.weighting.solvers.problem import finalize, prepare_cosines
 
 
 class MGDA(GramianWeighting):
@@ -41,22 +39,25 @@ class MGDA(GramianWeighting):
 
     name = "mgda"
 
+    normalize = Choice("none", "l2", "loss", "loss+")
+
     def __init__(self, normalize: str = "none") -> None:
         super().__init__()
-        self.normalize = check_choice("normalize", normalize, NORMALIZE)
-        self.needs_positive_losses = normalize in ("loss", "loss+")
+        self.normalize = normalize
 
-    @quiet
+    @property
+    def needs_positive_losses(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether gradients are divided by their losses."""
+        return self.normalize in ("loss", "loss+")
+
+    @ignore_fp_warnings
     @torch.no_grad()
-    def forward(
-        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
-    ) -> Weights:
+    def forward(self, gramian: Tensor, losses: Tensor | None = None) -> Weights:
         """Weights for Gramians.
 
         Args:
             gramian: `[..., K, K]`.
             losses: `[..., K]`, positive; needed for `normalize="loss"` and `"loss+"` only.
-            noise: ignored.
 
         Returns:
             Weights `[..., K]` on the simplex, with the diagnostic `min_progress` `[...]`, the
@@ -66,7 +67,7 @@ class MGDA(GramianWeighting):
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`, or no losses where they are needed.
         """
-        problem, scaled = begin(gramian)
+        problem, scaled = prepare_cosines(gramian)
         xp = namespace(problem.gramian)
         lengths = xp.where(
             problem.active, scaled.log_norms - self._log_divisors(scaled.log_norms, losses), 0.0
@@ -80,7 +81,7 @@ class MGDA(GramianWeighting):
         found = u * inverse
         still = ~problem.active
         found = xp.where(xp.any(still, -1)[..., None], still, found)
-        weights, smallest = answer(
+        weights, smallest = finalize(
             problem._replace(valid=valid), found / xp.sum(found, -1)[..., None], gramian
         )
         return Weights(weights, {"min_progress": smallest})
@@ -93,7 +94,7 @@ class MGDA(GramianWeighting):
             raise ValueError(
                 f"mgda with normalize={self.normalize} needs the losses: pass losses=."
             )
-        positive = enter(self._positive(losses))
+        positive = to_array(positive_or_nan(losses))
         return divisors + namespace(positive).log(positive)
 
     def extra_repr(self) -> str:

@@ -23,9 +23,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_choice, check_number
 from mtrl_fairgrad.weighting import simplex
 from mtrl_fairgrad.weighting.base import Aggregate
+from mtrl_fairgrad.weighting.options import Choice, Number
 from mtrl_fairgrad.weighting.products import contract, gramian
 from mtrl_fairgrad.weighting.template import AveragingAggregation
 
@@ -49,6 +49,13 @@ class MoCo(AveragingAggregation):
     """
 
     name = "moco"
+
+    beta = Number(above=0, at_most=1)
+    beta_decay = Number(at_least=0)
+    gamma = Number(above=0)
+    gamma_decay = Number(at_least=0)
+    rho = Number(at_least=0)
+    projection = Choice("simplex", "softmax")
     shares: Tensor
     """λ, `[..., K]` float64."""
 
@@ -62,12 +69,12 @@ class MoCo(AveragingAggregation):
         projection: str = "simplex",
     ) -> None:
         super().__init__()
-        self.beta = check_number("beta", beta, above=0, at_most=1)
-        self.beta_decay = check_number("beta_decay", beta_decay, at_least=0)
-        self.gamma = check_number("gamma", gamma, above=0)
-        self.gamma_decay = check_number("gamma_decay", gamma_decay, at_least=0)
-        self.rho = check_number("rho", rho, at_least=0)
-        self.projection = check_choice("projection", projection, ("simplex", "softmax"))
+        self.beta = beta
+        self.beta_decay = beta_decay
+        self.gamma = gamma
+        self.gamma_decay = gamma_decay
+        self.rho = rho
+        self.projection = projection
 
     def init(
         self,
@@ -81,22 +88,15 @@ class MoCo(AveragingAggregation):
             ValueError: no task, no template, or one with other leading axes or tasks.
         """
         super().init(tasks, batch_shape, template)
-        self._remember("shares", (*self.batch_shape, tasks), 1 / tasks)
+        self._add_state("shares", (*self.batch_shape, tasks), 1 / tasks)
         return self
 
     @torch.no_grad()
-    def forward(
-        self,
-        jacobian: Mapping[str, Tensor],
-        losses: Tensor | None = None,
-        noise: Tensor | None = None,
-    ) -> Aggregate:
+    def forward(self, jacobian: Mapping[str, Tensor]) -> Aggregate:
         """One direction for a Jacobian; averages and weights move.
 
         Args:
             jacobian: name -> `[..., K, *shape]`, names and shapes as in the template.
-            losses: ignored.
-            noise: ignored.
 
         Returns:
             name -> `[..., *shape]` in the template's dtype, with the diagnostic `weights` `[...,

@@ -20,9 +20,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_choice, check_integer
 from mtrl_fairgrad.weighting import solvers
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
+from mtrl_fairgrad.weighting.options import Choice, Whole
 
 
 class NashMTL(GramianWeighting):
@@ -41,17 +41,16 @@ class NashMTL(GramianWeighting):
     """
 
     name = "nash_mtl"
+
+    update_weights_every = Whole(at_least=1, before_init=True)
+    normalize = Choice("none", "frobenius")
     kept: Tensor
     calls: Tensor
 
     def __init__(self, update_weights_every: int = 1, normalize: str = "none") -> None:
         super().__init__()
-        self.update_weights_every = check_integer(
-            "update_weights_every",
-            update_weights_every,
-            at_least=1,
-        )
-        self.normalize = check_choice("normalize", normalize, ("none", "frobenius"))
+        self.update_weights_every = update_weights_every
+        self.normalize = normalize
 
     def init(
         self,
@@ -66,20 +65,16 @@ class NashMTL(GramianWeighting):
         """
         super().init(tasks, batch_shape, template)
         if self.update_weights_every > 1:
-            self._remember("kept", (*batch_shape, tasks), torch.nan)
-            self._remember("calls", ())
+            self._add_state("kept", (*batch_shape, tasks), torch.nan)
+            self._add_state("calls", ())
         return self
 
     @torch.no_grad()
-    def forward(
-        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
-    ) -> Weights:
+    def forward(self, gramian: Tensor) -> Weights:
         """Weights for Gramians.
 
         Args:
             gramian: `[..., K, K]`.
-            losses: ignored.
-            noise: ignored.
 
         Returns:
             Weights `[..., K]`, positive, 0 for tasks without gradient, with FairGrad's diagnostics
@@ -104,11 +99,11 @@ class NashMTL(GramianWeighting):
         }
         if self.update_weights_every == 1 and self.normalize == "none":
             return Weights(found.weights, {**diagnostics, "min_progress": found.min_progress})
-        return self._answer(gramian, weights, **diagnostics)
+        return self._result(gramian, weights, **diagnostics)
 
     def _keep(self, weights: Tensor) -> Tensor:
         """The weights in force: these, every so often, otherwise those of an earlier call."""
-        self._expect(weights.shape)
+        self._check_shape(weights.shape)
         due = (self.calls % self.update_weights_every == 0) | self.kept.isnan()
         self.kept.copy_(torch.where(due, weights, self.kept))
         self.calls.add_(1)

@@ -36,14 +36,11 @@ class PCGrad(RandomOrderWeighting):
     name = "pcgrad"
 
     @torch.no_grad()
-    def forward(
-        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
-    ) -> Weights:
+    def forward(self, gramian: Tensor, noise: Tensor | None = None) -> Weights:
         """Weights for Gramians.
 
         Args:
             gramian: `[..., K, K]`.
-            losses: ignored.
             noise: the orders `[..., K, K]` that `draw` returned.
 
         Returns:

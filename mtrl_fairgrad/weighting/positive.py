@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import LossWeighting, Weights
+from mtrl_fairgrad.weighting.base import LossWeighting, Weights, positive_or_nan
 
 
 class PositiveLossWeighting(LossWeighting):
@@ -13,12 +13,11 @@ class PositiveLossWeighting(LossWeighting):
 
     needs_positive_losses = True
 
-    def forward(self, losses: Tensor, noise: Tensor | None = None) -> Weights:
+    def forward(self, losses: Tensor) -> Weights:
         """Weights for losses.
 
         Args:
             losses: `[..., K]`, positive and finite.
-            noise: ignored.
 
         Returns:
             Weights `[..., K]` in the losses' dtype (float32 for half precision). An element of the
@@ -41,5 +40,5 @@ class PositiveLossWeighting(LossWeighting):
         """The losses in float64, and `[..., 1]` whether all losses of an element are positive and
         finite.
         """
-        seen = self._positive(losses)
+        seen = positive_or_nan(losses)
         return seen, seen.isfinite().all(-1, keepdim=True)

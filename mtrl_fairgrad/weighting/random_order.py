@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_choice
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-from mtrl_fairgrad.weighting.solvers.problem import check
+from mtrl_fairgrad.weighting.options import Choice
+from mtrl_fairgrad.weighting.solvers.problem import check_gramian
 
 
 class Meeting(NamedTuple):
@@ -48,9 +48,11 @@ class RandomOrderWeighting(GramianWeighting):
         ValueError: any other reduction.
     """
 
+    reduction = Choice("sum", "mean")
+
     def __init__(self, reduction: str = "sum") -> None:
         super().__init__()
-        self.reduction = check_choice("reduction", reduction, ("sum", "mean"))
+        self.reduction = reduction
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Orders `[..., K, K]` int64: row i is a permutation of all tasks, in which task i skips
@@ -79,8 +81,8 @@ class RandomOrderWeighting(GramianWeighting):
             push: the multiple of `g_j / ‖g_j‖` to add to `g_i' / ‖g_i‖`, `[..., K, 1]`; whatever it
                 answers where a meeting does not count is ignored.
         """
-        check(gramian)
-        order = self._drawn(noise).to(gramian.device)
+        check_gramian(gramian)
+        order = self._require_noise(noise).to(gramian.device)
         if order.shape != gramian.shape:
             raise ValueError(
                 f"noise of shape {tuple(order.shape)} is not allowed: give orders [..., K, K] as "
@@ -109,7 +111,7 @@ class RandomOrderWeighting(GramianWeighting):
             weights = weights / tasks
         finite = gramian.isfinite().all(-1).all(-1)
         share = changed.sum(-1) / max(tasks * (tasks - 1), 1)
-        return self._answer(
+        return self._result(
             gramian,
             torch.where(finite[..., None], weights, torch.nan),
             changed=torch.where(finite, share, torch.nan),

@@ -51,7 +51,7 @@ class RLW(LossWeighting):
         Raises:
             ValueError: no noise, or losses or noise of another shape than `init` was told.
         """
-        noise = self._drawn(noise).to(losses.device)
+        noise = self._require_noise(noise).to(losses.device)
         for shape in (losses.shape, noise.shape):
-            self._expect(shape)
+            self._check_shape(shape)
         return Weights(noise.softmax(-1).to(torch.promote_types(losses.dtype, torch.float32)), {})

@@ -21,8 +21,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_integer, check_number
 from mtrl_fairgrad.weighting.base import Weights
+from mtrl_fairgrad.weighting.options import Number, Whole
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 
@@ -42,13 +42,16 @@ class STCH(PositiveLossWeighting):
     """
 
     name = "stch"
+
+    mu = Number(above=0)
+    warmup = Whole(at_least=1)
     total: Tensor
     calls: Tensor
 
     def __init__(self, mu: float = 1.0, warmup: int = 500) -> None:
         super().__init__()
-        self.mu = check_number("mu", mu, above=0)
-        self.warmup = check_integer("warmup", warmup, at_least=1)
+        self.mu = mu
+        self.warmup = warmup
 
     def init(
         self,
@@ -58,12 +61,12 @@ class STCH(PositiveLossWeighting):
     ) -> Self:
         """Give the method its sizes, before its warm-up; see `Method.init`."""
         super().init(tasks, batch_shape, template)
-        self._remember("total", (*self.batch_shape, tasks))
-        self._remember("calls", (*self.batch_shape, 1), dtype=torch.int64)
+        self._add_state("total", (*self.batch_shape, tasks))
+        self._add_state("calls", (*self.batch_shape, 1), dtype=torch.int64)
         return self
 
     def _weigh(self, losses: Tensor, valid: Tensor) -> Weights:
-        self._expect(losses.shape)
+        self._check_shape(losses.shape)
         warming = self.calls < self.warmup
         counts = warming & valid
         self.calls += counts

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_integer
 from mtrl_fairgrad.weighting.base import LossWeighting, Weights
+from mtrl_fairgrad.weighting.options import Whole
 
 
 class STL(LossWeighting):
@@ -24,11 +24,13 @@ class STL(LossWeighting):
 
     name = "stl"
 
+    task = Whole(at_least=0)
+
     def __init__(self, task: int = 0) -> None:
         super().__init__()
-        self.task = check_integer("task", task, at_least=0)
+        self.task = task
 
-    def forward(self, losses: Tensor, noise: Tensor | None = None) -> Weights:
+    def forward(self, losses: Tensor) -> Weights:
         """Weights `[..., K]` in the losses' dtype (float32 for half precision), whatever the
         losses.
 

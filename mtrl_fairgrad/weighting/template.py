@@ -110,12 +110,12 @@ class AveragingAggregation(TemplateAggregation):
             ValueError: as of `TemplateAggregation.init`.
         """
         super().init(tasks, batch_shape, template)
-        for name in self._starts:  # an earlier template may have had more parameters
+        for name in self._initial_values:  # an earlier template may have had more parameters
             delattr(self, name)
-        self._starts.clear()
+        self._initial_values.clear()
         for index, rows in enumerate(self._known.values()):
-            self._remember(f"average_{index}", rows.shape, dtype=rows.dtype)
-        self._remember("calls", self.batch_shape)
+            self._add_state(f"average_{index}", rows.shape, dtype=rows.dtype)
+        self._add_state("calls", self.batch_shape)
         return self
 
     def _averages(self) -> dict[str, Tensor]:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-from mtrl_fairgrad.weighting.solvers.arrays import eye_like, namespace, quiet
+from mtrl_fairgrad.weighting.solvers.arrays import eye_like, ignore_fp_warnings, namespace
 from mtrl_fairgrad.weighting.solvers.nonnegative import minimise
-from mtrl_fairgrad.weighting.solvers.problem import answer, begin
+from mtrl_fairgrad.weighting.solvers.problem import finalize, prepare_cosines
 
 
 class UPGrad(GramianWeighting):
@@ -29,17 +29,13 @@ class UPGrad(GramianWeighting):
 
     name = "upgrad"
 
-    @quiet
+    @ignore_fp_warnings
     @torch.no_grad()
-    def forward(
-        self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
-    ) -> Weights:
+    def forward(self, gramian: Tensor) -> Weights:
         """Weights for Gramians.
 
         Args:
             gramian: `[..., K, K]`.
-            losses: ignored.
-            noise: ignored.
 
         Returns:
             Weights `[..., K]`, at least 1/K, with the diagnostic `min_progress` `[...]`, the
@@ -48,7 +44,7 @@ class UPGrad(GramianWeighting):
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.
         """
-        problem, scaled = begin(gramian)
+        problem, scaled = prepare_cosines(gramian)
         xp = namespace(problem.gramian)
         # Row i: x of v = e_i + x, in units of ‖g_i‖ and times ‖g_j‖, so that norms drop out of the
         # programmes.
@@ -56,5 +52,5 @@ class UPGrad(GramianWeighting):
         pull = xp.where(both & (eye_like(scaled.cosines) == 0), -scaled.cosines, -1.0)
         u, _ = minimise(scaled.cosines[..., None, :, :], pull)
         added = u * xp.exp(scaled.log_norms[..., :, None] - scaled.log_norms[..., None, :])
-        weights, smallest = answer(problem, (1 + xp.sum(added, -2)) / gramian.shape[-1], gramian)
+        weights, smallest = finalize(problem, (1 + xp.sum(added, -2)) / gramian.shape[-1], gramian)
         return Weights(weights, {"min_progress": smallest})

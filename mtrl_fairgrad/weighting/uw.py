@@ -16,9 +16,9 @@ from typing import Self
 
 from torch import Tensor
 
-from mtrl_fairgrad.utils.validation import check_number
 from mtrl_fairgrad.weighting.adam import Adam
 from mtrl_fairgrad.weighting.base import Weights
+from mtrl_fairgrad.weighting.options import Number
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 
@@ -38,13 +38,16 @@ class UW(PositiveLossWeighting):
     """
 
     name = "uw"
+
+    learning_rate = Number(above=0)
+    initial = Number(before_init=True)
     log_variance: Tensor
     adam: Adam
 
     def __init__(self, learning_rate: float = 0.025, initial: float = 0.0) -> None:
         super().__init__()
-        self.learning_rate = check_number("learning_rate", learning_rate, above=0)
-        self.initial = check_number("initial", initial)
+        self.learning_rate = learning_rate
+        self.initial = initial
 
     def init(
         self,
@@ -54,8 +57,8 @@ class UW(PositiveLossWeighting):
     ) -> Self:
         """Give the method its sizes and its s; see `Method.init`."""
         super().init(tasks, batch_shape, template)
-        self._remember("log_variance", (*self.batch_shape, tasks), start=self.initial)
-        self.adam = Adam((*self.batch_shape, tasks), self.learning_rate).to(self._device)
+        self._add_state("log_variance", (*self.batch_shape, tasks), value=self.initial)
+        self.adam = Adam((*self.batch_shape, tasks)).to(self._device)
         return self
 
     def reset(self) -> None:
@@ -65,8 +68,9 @@ class UW(PositiveLossWeighting):
             self.adam.reset()
 
     def _weigh(self, losses: Tensor, valid: Tensor) -> Weights:
-        self._expect(losses.shape)
+        self._check_shape(losses.shape)
         log_variance = self.log_variance.clone()
         precision = (-log_variance).exp()
-        self.adam.step(self.log_variance, 0.5 * (1 - precision * losses), valid)
+        gradient = 0.5 * (1 - precision * losses)
+        self.adam.step(self.log_variance, gradient, valid, self.learning_rate)
         return Weights(0.5 * precision, {"log_variance": log_variance})

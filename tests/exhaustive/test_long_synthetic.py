@@ -47,13 +47,15 @@ def direction(method, losses, gradients, noise):
     parts = zip(SHAPES.items(), gradients.split((6, 2), dim=-1), strict=True)
     jacobian = {name: rows.reshape(LANES, TASKS, *shape) for (name, shape), rows in parts}
     if isinstance(method, LossWeighting):
-        combined = contract(method(losses, noise=noise).weights, jacobian)
+        combined = contract(method(losses, **method.accepted(noise=noise)).weights, jacobian)
     elif isinstance(method, GramianWeighting):
         combined = contract(
-            method(gramian(jacobian, 1), losses=losses, noise=noise).weights, jacobian
+            method(
+                gramian(jacobian, 1), **method.accepted(losses=losses, noise=noise)
+            ).weights, jacobian
         )
     else:
-        combined = method(jacobian, losses=losses, noise=noise).direction
+        combined = method(jacobian, **method.accepted(losses=losses, noise=noise)).direction
     return torch.cat([part.reshape(LANES, -1) for part in combined.values()], dim=-1)
 
 

@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from mtrl_fairgrad.gradients.conventions import PLAIN, Convention
-from mtrl_fairgrad.gradients.per_task import Tensors, aggregate, known
+from mtrl_fairgrad.gradients.per_task import Tensors
 from mtrl_fairgrad.gradients.shared_graph.distributed import Group, Processes
 from mtrl_fairgrad.gradients.shared_graph.features import cut, pull_back
 from mtrl_fairgrad.gradients.shared_graph.grad_writer import Destination
 from mtrl_fairgrad.gradients.shared_graph.jacobian import Rows
 from mtrl_fairgrad.utils.validation import check_integer
-from mtrl_fairgrad.weighting import JacobianAggregation, LossWeighting, Method
+from mtrl_fairgrad.weighting import GramianWeighting, JacobianAggregation, LossWeighting, Method
+from mtrl_fairgrad.weighting.base import check_method
 from mtrl_fairgrad.weighting.template import AveragingAggregation
 
 Losses = Tensor | Sequence[Tensor]
@@ -94,11 +95,12 @@ def backward(
     With a representation, K passes through the heads and one through the encoder, and K gradients
     of the representation.
     """
+    check_method(method)
     tasks_per_pass = _checked(tasks_per_pass)
     to = Destination.of(shared, own, scaler, Processes(process_group), convention)
     scalars = _scalars(losses)
     at = to.shared if representation is None else cut(representation, scalars, to.shared)
-    if isinstance(known(method), LossWeighting):
+    if isinstance(method, LossWeighting):
         return _weigh(scalars, method, noise, to)
     innermost = _innermost(method)
     if representation is not None and isinstance(innermost, AveragingAggregation):
@@ -185,6 +187,7 @@ class Accumulator:
         """
         if self._rows is None:
             raise ValueError("nothing was added: call add(losses) for every micro-batch first.")
+        check_method(method)
         diagnostics = _combine(self._rows, method, noise, self._to)
         self._rows = None
         return diagnostics
@@ -201,7 +204,7 @@ def _combine(
     one, and write it.
     """
     losses = to.processes.mean(rows.losses)
-    _require_positive(known(method), losses)
+    _require_positive(method, losses)
     if to.overflowed([losses, *rows.jacobian.values(), *rows.own.values()]):
         return to.skip()
     # A process's representation is of its own samples: some columns of the Jacobian. Its parameters
@@ -211,11 +214,13 @@ def _combine(
             to.processes.mean_(row)
         elif to.processes.size > 1:
             row /= to.processes.size
-    complete = None if representation is None else to.processes.sum
     noise = _draw(method, noise, losses, to)
-    direction, diagnostics = aggregate(
-        method, rows.jacobian, losses, noise, batch_dims=0, complete=complete
-    )
+    with torch.autocast(losses.device.type, enabled=False):
+        observed = method.observe(losses, rows.jacobian, batch_dims=0)
+        if representation is not None and isinstance(method, GramianWeighting):
+            observed = to.processes.sum(observed)
+        result = method(observed, **method.accepted(losses=losses, noise=noise))
+        direction, diagnostics = method.direction(result, observed, rows.jacobian)
     if representation is not None:
         direction = pull_back(representation, direction, rows.jacobian, to)
     own_weights = to.convention.own_weights(method, diagnostics)
@@ -223,7 +228,7 @@ def _combine(
     return diagnostics | to.write(direction, own, losses)
 
 
-def _weigh(scalars: list[Tensor], method: Method, noise: Noise, to: Destination) -> Tensors:
+def _weigh(scalars: list[Tensor], method: LossWeighting, noise: Noise, to: Destination) -> Tensors:
     """What `_combine` does, for a loss weighting: with its weights known, one backward pass does."""
     vector = torch.stack(scalars)
     losses = to.processes.mean(vector.detach())
@@ -231,10 +236,9 @@ def _weigh(scalars: list[Tensor], method: Method, noise: Noise, to: Destination)
     if to.overflowed([losses]):
         return to.skip()
     noise = _draw(method, noise, losses, to)
-    _, diagnostics = aggregate(
-        method, {}, losses, noise, batch_dims=0
-    )  # of a loss weighting only the weights count
-    weights = diagnostics["weights"]
+    with torch.autocast(losses.device.type, enabled=False):
+        weights, diagnostics = method(losses, **method.accepted(noise=noise))
+    diagnostics = {**diagnostics, "weights": weights}
     own_weights = to.convention.own_weights(method, diagnostics)
     scale = to.scale(losses.device)
 

@@ -26,7 +26,7 @@ Array = Any
 """A float64 (or bool) NumPy array or tensor; type checkers cannot follow both at once."""
 
 
-def quiet(function: Callable[P, R]) -> Callable[P, R]:
+def ignore_fp_warnings(function: Callable[P, R]) -> Callable[P, R]:
     """Decorates what leads NaN and infinity through NumPy on purpose: without NumPy's warnings."""
 
     @functools.wraps(function)
@@ -39,7 +39,7 @@ def quiet(function: Callable[P, R]) -> Callable[P, R]:
     return silenced
 
 
-def enter(tensor: Tensor) -> Array:
+def to_array(tensor: Tensor) -> Array:
     """A tensor in float64, without gradient: as NumPy array if it is on the CPU, else as it is."""
     values = tensor.detach().double()
     return (
@@ -47,7 +47,7 @@ def enter(tensor: Tensor) -> Array:
     )
 
 
-def leave(array: Array) -> Tensor:
+def to_tensor(array: Array) -> Tensor:
     """An array as a tensor."""
     return array if isinstance(array, Tensor) else torch.as_tensor(array)
 
@@ -70,7 +70,7 @@ def eye_like(matrices: Array) -> Array:
     return _numpy.eye(tasks)
 
 
-def times(matrices: Array, vectors: Array) -> Array:
+def matvec(matrices: Array, vectors: Array) -> Array:
     """Matrices `[..., K, K]` times vectors `[..., K]`."""
     return (matrices @ vectors[..., None])[..., 0]
 

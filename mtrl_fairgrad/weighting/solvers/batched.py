@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.solvers.arrays import times
+from mtrl_fairgrad.weighting.solvers.arrays import matvec
 from mtrl_fairgrad.weighting.solvers.lapack import (
     CANCELLATION,
     LOWEST,
@@ -71,19 +71,19 @@ def solve(
 def _start(cosines: Tensor, log_norms: Tensor, p: float) -> _Point:
     x = -2 / (1 + p) * log_norms
     u = (x + log_norms).exp()
-    along = ((1 - p) * x).exp().sum(-1) / (u * times(cosines, u)).sum(-1)
+    along = ((1 - p) * x).exp().sum(-1) / (u * matvec(cosines, u)).sum(-1)
     return _at(cosines, log_norms, p, x + along.log()[..., None] / (1 + p))
 
 
 def _at(cosines: Tensor, log_norms: Tensor, p: float, x: Tensor) -> _Point:
     x = x.clamp(min=LOWEST)
     u = (x + log_norms).exp()
-    pull = u * times(cosines, u)
+    pull = u * matvec(cosines, u)
     exponent = (1 - p) * x
     target = exponent.exp()
     utility = x if p == 1 else exponent.expm1() / (1 - p)
     half = 0.5 * pull.sum(-1)
-    terms = u * times(cosines.abs(), u)
+    terms = u * matvec(cosines.abs(), u)
     error = (pull - target).abs() / (target + CANCELLATION * terms)
     error = torch.where((x <= LOWEST) & (pull > target), 0.0, error)
     noise = ROUNDING * (terms.sum(-1) + utility.abs().sum(-1))

@@ -7,8 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.solvers.arrays import Array, enter, leave, namespace, quiet, times
-from mtrl_fairgrad.weighting.solvers.problem import Problem, check, prepare
+from mtrl_fairgrad.weighting.solvers.arrays import (
+    Array,
+    ignore_fp_warnings,
+    matvec,
+    namespace,
+    to_array,
+    to_tensor,
+)
+from mtrl_fairgrad.weighting.solvers.problem import Problem, check_gramian, prepare
 
 
 class Solution(NamedTuple):
@@ -28,7 +35,7 @@ class Solution(NamedTuple):
     """`[..., K]` bool, False for tasks left out."""
 
 
-def finish(
+def make_solution(
     problem: Problem, weights: Array, alpha: float, like: Tensor, converged: float | Array
 ) -> Solution:
     """The answer to a prepared problem: clean up the weights, measure and round them.
@@ -42,7 +49,7 @@ def finish(
     """
     xp = namespace(weights)
     weights = xp.where(problem.active, weights, 0.0)
-    progress = times(problem.gramian, weights)
+    progress = matvec(problem.gramian, weights)
     residual = xp.amax(xp.where(problem.active, _residuals(progress, weights, alpha), 0.0), -1)
     if isinstance(converged, float):
         converged = residual <= converged
@@ -50,31 +57,31 @@ def finish(
     smallest = xp.where(xp.any(problem.active, -1), smallest, 0.0)
     invalid = ~problem.valid
     found = (
-        leave(xp.where(invalid[..., None], xp.nan, weights)).to(
+        to_tensor(xp.where(invalid[..., None], xp.nan, weights)).to(
             torch.promote_types(like.dtype, torch.float32)
         ),
-        leave(xp.where(invalid, xp.nan, residual)),
-        leave(converged & problem.valid),
-        leave(xp.where(invalid, xp.nan, smallest)),
-        leave(problem.active & problem.valid[..., None]),
+        to_tensor(xp.where(invalid, xp.nan, residual)),
+        to_tensor(converged & problem.valid),
+        to_tensor(xp.where(invalid, xp.nan, smallest)),
+        to_tensor(problem.active & problem.valid[..., None]),
     )
     return Solution(*(tensor.to(like.device) for tensor in found))
 
 
-@quiet
+@ignore_fp_warnings
 @torch.no_grad()
 def equal(gramian: Tensor, min_relative_norm: float = 0.0) -> Solution:
     """The answer for α = 0, known without solving: weight 1 for active tasks; arguments as of
     `newton`.
     """
-    check(gramian)
-    values = enter(gramian)
+    check_gramian(gramian)
+    values = to_array(gramian)
     problem = prepare(values, None, min_relative_norm)
     xp = namespace(values)
     # With w = 1 the residual vanishes in the limit whatever the progress; measured at α = 1 it
     # would not.
     ones = xp.diagonal(problem.gramian, 0, -2, -1) * 0 + 1
-    found = finish(problem, ones, 1.0, gramian, problem.valid)
+    found = make_solution(problem, ones, 1.0, gramian, problem.valid)
     return found._replace(residual=torch.where(found.converged, found.residual * 0, torch.nan))
 
 
@@ -101,5 +108,5 @@ def relative_residual(
         task's progress `(Mw)_i = w_i^(−1/α)` is then too small to be told from rounding.
     """
     weights = weights.double()
-    residual = _residuals(times(gramian.double(), weights), weights, alpha)
+    residual = _residuals(matvec(gramian.double(), weights), weights, alpha)
     return (residual if active is None else torch.where(active, residual, 0.0)).amax(-1)

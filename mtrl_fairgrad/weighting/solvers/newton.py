@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.solvers import batched, lapack
-from mtrl_fairgrad.weighting.solvers.arrays import enter, namespace, quiet
-from mtrl_fairgrad.weighting.solvers.equation import Solution, finish
-from mtrl_fairgrad.weighting.solvers.problem import check, equilibrate, prepare
+from mtrl_fairgrad.weighting.solvers.arrays import ignore_fp_warnings, namespace, to_array
+from mtrl_fairgrad.weighting.solvers.equation import Solution, make_solution
+from mtrl_fairgrad.weighting.solvers.problem import check_gramian, equilibrate, prepare
 
 Form = Literal["lapack", "batched"]
 
 
-@quiet
+@ignore_fp_warnings
 @torch.no_grad()
 def newton(
     gramian: Tensor,
@@ -59,8 +59,8 @@ def newton(
             what
         float64 cannot resolve where the terms of `(Mw)_i` cancel.
     """
-    check(gramian)
-    values: Any = enter(gramian) if form is None else gramian.detach().double()
+    check_gramian(gramian)
+    values: Any = to_array(gramian) if form is None else gramian.detach().double()
     mask: Any = active
     if form == "lapack":
         values = values.cpu().numpy()
@@ -74,6 +74,6 @@ def newton(
     # Scaling all gradients by c scales w by c^(−2α/(1+α)): the common scale was out, so nothing
     # overflowed.
     weights = xp.exp(log_weights - 2 * alpha / (1 + alpha) * scaled.centre)
-    return finish(
+    return make_solution(
         problem._replace(valid=scaled.valid), weights, alpha, gramian, error <= lapack.SETTLED
     )

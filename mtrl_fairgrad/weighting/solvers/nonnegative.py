@@ -19,7 +19,14 @@ from typing import Any
 import numpy as np
 from scipy import linalg, optimize  # pyright: ignore[reportMissingTypeStubs]
 
-from mtrl_fairgrad.weighting.solvers.arrays import Array, eye_like, namespace, on_host, solve, times
+from mtrl_fairgrad.weighting.solvers.arrays import (
+    Array,
+    eye_like,
+    matvec,
+    namespace,
+    on_host,
+    solve,
+)
 
 PATIENCE = 3
 """Exchanges of whole blocks that may fail to lower the number of contradictions."""
@@ -64,9 +71,9 @@ def minimise(cosines: Array, pull: Array, guess: Array = None) -> tuple[Array, A
             xp.where(free, pull, 0.0),
         )
         magnitude = abs(u)
-        noise = ROUNDING * (times(sizes, magnitude) + abs(pull))
+        noise = ROUNDING * (matvec(sizes, magnitude) + abs(pull))
         slightly = ROUNDING * xp.amax(magnitude, -1)[..., None]
-        wrong = xp.where(free, u < -slightly, times(cosines, u) - pull < -noise)
+        wrong = xp.where(free, u < -slightly, matvec(cosines, u) - pull < -noise)
         if left == 0 or (on_host(wrong) and not wrong.any()):
             break
         free, memory = _exchange(free, wrong, memory)

@@ -10,9 +10,15 @@ from numpy.typing import NDArray
 from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.solvers.arrays import Array, enter, namespace, quiet, times
-from mtrl_fairgrad.weighting.solvers.equation import Solution, finish
-from mtrl_fairgrad.weighting.solvers.problem import Problem, check, prepare
+from mtrl_fairgrad.weighting.solvers.arrays import (
+    Array,
+    ignore_fp_warnings,
+    matvec,
+    namespace,
+    to_array,
+)
+from mtrl_fairgrad.weighting.solvers.equation import Solution, make_solution
+from mtrl_fairgrad.weighting.solvers.problem import Problem, check_gramian, prepare
 
 SOLVED = 1e-3
 """Relative residual up to which these solvers count as converged."""
@@ -22,7 +28,7 @@ EPSILON = 1e-8
 _optimize: Any = optimize  # without type annotations
 
 
-@quiet
+@ignore_fp_warnings
 @torch.no_grad()
 def sgd(
     gramian: Tensor,
@@ -57,8 +63,8 @@ def sgd(
     Returns:
         `converged`: relative residual at most 1e-3, which is rare.
     """
-    check(gramian)
-    values = enter(gramian)
+    check_gramian(gramian)
+    values = to_array(gramian)
     xp = namespace(values)
     mask: Any = active if active is None or xp is torch else active.numpy()
     problem = prepare(values, mask, min_relative_norm)
@@ -74,19 +80,19 @@ def sgd(
         norm = xp.sqrt(xp.sum(gradient * gradient, -1))[..., None]
         velocity = momentum * velocity + gradient * xp.clip(max_norm / (norm + 1e-6), None, 1.0)
         weights = xp.clip(weights - learning_rate * velocity, EPSILON, None)
-    return finish(problem, best, alpha, gramian, converged=SOLVED)
+    return make_solution(problem, best, alpha, gramian, converged=SOLVED)
 
 
 def _objective(problem: Problem, weights: Array, p: float) -> tuple[Array, Array]:
     """What `sgd` minimises, `[..., 1]`, and its gradient `[..., K]`."""
     xp = namespace(weights)
     power = (weights + EPSILON) ** -p
-    error = xp.where(problem.active, times(problem.gramian, weights) - power, 0.0)
-    gradient = 2 * (times(problem.gramian, error) + p * power / (weights + EPSILON) * error)
+    error = xp.where(problem.active, matvec(problem.gramian, weights) - power, 0.0)
+    gradient = 2 * (matvec(problem.gramian, error) + p * power / (weights + EPSILON) * error)
     return xp.sum(error * error, -1)[..., None], gradient
 
 
-@quiet
+@ignore_fp_warnings
 @torch.no_grad()
 def least_squares(
     gramian: Tensor, alpha: float, active: Tensor | None = None, min_relative_norm: float = 0.0
@@ -109,7 +115,7 @@ def least_squares(
             `(1/K)^(−1/α)`
         overflows, so that SciPy refuses to start (α of a thousandth).
     """
-    check(gramian)
+    check_gramian(gramian)
     tasks = gramian.shape[-1]
     values: Any = gramian.detach().double().cpu().numpy()
     problem = prepare(values, None if active is None else active.cpu().numpy(), min_relative_norm)
@@ -119,7 +125,7 @@ def least_squares(
         mask = problem.active[place]
         if mask.any():
             weights[place][mask] = _least_squares_one(matrix[np.ix_(mask, mask)], 1 / alpha)
-    return finish(problem, weights, alpha, gramian, converged=SOLVED)
+    return make_solution(problem, weights, alpha, gramian, converged=SOLVED)
 
 
 def _least_squares_one(matrix: NDArray[np.float64], p: float) -> NDArray[np.float64]:

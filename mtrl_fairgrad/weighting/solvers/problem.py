@@ -13,7 +13,14 @@ import torch
 from scipy import linalg  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.solvers.arrays import Array, enter, eye_like, leave, namespace, times
+from mtrl_fairgrad.weighting.solvers.arrays import (
+    Array,
+    eye_like,
+    matvec,
+    namespace,
+    to_array,
+    to_tensor,
+)
 
 SMALLEST_SINGLE = 1e-7
 """The ridge on the cosine matrix's diagonal for Gramians in float32: the size of their rounding."""
@@ -59,20 +66,20 @@ class Equilibrated(NamedTuple):
     """`[...]` bool; False where the matrix is not finite or no Gramian."""
 
 
-def begin(gramian: Tensor) -> tuple[Problem, Equilibrated]:
+def prepare_cosines(gramian: Tensor) -> tuple[Problem, Equilibrated]:
     """A Gramian as it came, checked, prepared and equilibrated; the problem is invalid where it is
     no Gramian.
 
     Raises:
         ValueError: another shape than `[..., K, K]`.
     """
-    check(gramian)
-    problem = prepare(enter(gramian))
+    check_gramian(gramian)
+    problem = prepare(to_array(gramian))
     scaled = equilibrate(problem, gramian.dtype)
     return problem._replace(valid=scaled.valid), scaled
 
 
-def check(gramian: Tensor) -> None:
+def check_gramian(gramian: Tensor) -> None:
     """Refuse what is no `[..., K, K]`.
 
     Raises:
@@ -175,7 +182,7 @@ def _ridge_on_device(cosines: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
     return found, ~found.isnan()
 
 
-def answer(problem: Problem, weights: Array, like: Tensor) -> tuple[Tensor, Tensor]:
+def finalize(problem: Problem, weights: Array, like: Tensor) -> tuple[Tensor, Tensor]:
     """Weights `[..., K]` in the dtype and on the device of the Gramian `like`, and the smallest
     `g_iᵀd` `[...]`.
 
@@ -183,6 +190,6 @@ def answer(problem: Problem, weights: Array, like: Tensor) -> tuple[Tensor, Tens
     """
     xp = namespace(weights)
     weights = xp.where(problem.valid[..., None], weights, xp.nan)
-    smallest = xp.amin(times(problem.gramian, weights), -1)
-    found = leave(weights).to(torch.promote_types(like.dtype, torch.float32))
-    return found.to(like.device), leave(smallest).to(like.device)
+    smallest = xp.amin(matvec(problem.gramian, weights), -1)
+    found = to_tensor(weights).to(torch.promote_types(like.dtype, torch.float32))
+    return found.to(like.device), to_tensor(smallest).to(like.device)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from mtrl_fairgrad import LS, FairGrad, combine, contract, gramian, task_gradients
-from mtrl_fairgrad.gradients.per_task import aggregate
 
 S, K, B, IN, HIDDEN = 3, 4, 6, 5, 7
 
@@ -112,11 +111,20 @@ def test_gramian_widens_half_precision():
 
 @pytest.mark.parametrize("method", [LS(), FairGrad(alpha=2)])
 def test_a_surrounding_autocast_does_not_touch_the_products(method):
-    found = call_on(make_problem(dtype=torch.float32), task_gradients, loss)
-    expected, _ = aggregate(method, found.jacobian, found.losses, None, batch_dims=1)
+    def elementwise(shared, context, own, inputs):  # nothing here that autocast would round
+        return (shared["weight"] * inputs - own["bias"]).square().mean(), ()
+
+    generator = torch.Generator().manual_seed(0)
+    shared, own = {"weight": torch.ones(S, IN)}, {"bias": torch.zeros(S, K, 1)}
+    inputs = torch.randn(S, K, B, IN, generator=generator)
+    expected = combine(method, elementwise, shared, inputs, own=own)
     with torch.autocast("cpu", torch.bfloat16):
-        direction, _ = aggregate(method, found.jacobian, found.losses, None, batch_dims=1)
-    assert all(torch.equal(direction[name], expected[name]) for name in expected)
+        found = combine(method, elementwise, shared, inputs, own=own)
+    assert torch.equal(found.direction["weight"], expected.direction["weight"])
+    assert found.diagnostics.keys() == expected.diagnostics.keys()
+    assert all(
+        torch.equal(value, expected.diagnostics[key]) for key, value in found.diagnostics.items()
+    )
 
 
 def test_empty_jacobian_is_refused():

@@ -5,14 +5,18 @@ import math
 import pytest
 import torch
 
-from mtrl_fairgrad.weighting import FairGrad
+from mtrl_fairgrad.weighting import DWA, FairGrad
 from tests.support.errors import refused
 
 
 @pytest.mark.parametrize("alpha", [-1, -1e-9, math.nan, math.inf, True, "2", None])
 def test_bad_alpha(alpha: object) -> None:
+    method = FairGrad()
     with refused("alpha", alpha):
         FairGrad(alpha)
+    with refused("alpha", alpha):
+        method.alpha = alpha
+    assert method.alpha == 2.0, "a rejected value changes nothing"
 
 
 @pytest.mark.parametrize("value", [-1e-9, 1, 1.5, math.nan, False, "0"])
@@ -52,6 +56,16 @@ def test_bad_sgd_options(option: dict[str, object]) -> None:
 def test_bad_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"shape \(.*\) is not allowed: give \[\.\.\., K, K\]"):
         FairGrad()(torch.ones(shape))
+
+
+def test_an_option_that_the_state_depends_on_is_fixed_by_init() -> None:
+    method = DWA(window=4)
+    method.window = 5
+    method.init(3)
+    with refused("window", 6):
+        method.window = 6
+    method.temperature = 3.0
+    assert (method.window, method.temperature) == (5, 3.0)
 
 
 def test_print_shows_what_it_is() -> None:

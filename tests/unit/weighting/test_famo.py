@@ -118,9 +118,7 @@ def test_the_order_of_calls_is_kept() -> None:
 
 
 def test_losses_after_the_step_have_the_shape_of_those_before() -> None:
-    with pytest.raises(
-        ValueError, match=r"^famo remembers or draws: call its init\(tasks=2\) once"
-    ):
+    with pytest.raises(ValueError, match=r"^famo .*init\(tasks=2\)"):
         FAMO().after_step(torch.ones(2))
     method = FAMO().init(2)
     method(torch.ones(2))

@@ -65,8 +65,10 @@ def answer(
     """Direction and diagnostics for gradients `[..., K, P]`."""
     jacobian = as_jacobian(rows)
     if isinstance(method, JacobianAggregation):
-        return method(jacobian, losses=losses, noise=noise)
-    weights, diagnostics = method(gramian(jacobian, rows.ndim - 2), losses=losses, noise=noise)
+        return method(jacobian, **method.accepted(losses=losses, noise=noise))
+    weights, diagnostics = method(
+        gramian(jacobian, rows.ndim - 2), **method.accepted(losses=losses, noise=noise)
+    )
     return contract(weights, jacobian), diagnostics
 
 
@@ -310,7 +312,7 @@ def test_a_jacobian_of_other_parameters_is_refused(case: str) -> None:
     name, options = METHODS[case]
     fresh = make_method(name, **options)
     with pytest.raises(ValueError, match=rf"^{name} remembers or draws: call its init"):
-        fresh(jacobian, losses=losses)
+        fresh(jacobian, **fresh.accepted(losses=losses))
     with pytest.raises(
         ValueError, match=rf"^{name} must know the parameters: call init\(tasks=4, template=.*\)"
     ):
@@ -320,18 +322,17 @@ def test_a_jacobian_of_other_parameters_is_refused(case: str) -> None:
     ):
         fresh.init(2, (), {"scale": torch.ones(4)})
     method = made(case, rows)
-    noise = method.draw(generators(0))
+    optional = method.accepted(losses=losses, noise=method.draw(generators(0)))
     wrong = {**jacobian, "layer.bias": torch.ones(TASKS, 5)}
     with pytest.raises(
         ValueError,
         match=rf"'layer.bias'\] is of shape \(4, 5\) but was of shape \(4, 1\) in {name}'s",
     ):
-        method(wrong, losses=losses, noise=noise)
+        method(wrong, **optional)
     with pytest.raises(ValueError, match=r"'scale'\] is missing but was of shape \(4,\)"):
         method(
             {key: jacobian[key] for key in ("layer.weight", "layer.bias")},
-            losses=losses,
-            noise=noise,
+            **optional,
         )
     with pytest.raises(ValueError, match=r"'more'\] is of shape \(4, 2\) but was missing"):
-        method({**jacobian, "more": torch.ones(TASKS, 2)}, losses=losses, noise=noise)
+        method({**jacobian, "more": torch.ones(TASKS, 2)}, **optional)

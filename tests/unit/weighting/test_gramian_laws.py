@@ -50,7 +50,9 @@ def prepared(method: str, tasks: int, batch_shape: tuple[int, ...] = ()) -> Call
             # Row i of the noise is the order in which task i meets the others: both rows and
             # entries are renamed.
             drawn = torch.argsort(order)[drawn[order]]
-        return made(gramian, losses=torch.ones(gramian.shape[:-1]), noise=drawn).weights
+        return made(
+            gramian, **made.accepted(losses=torch.ones(gramian.shape[:-1]), noise=drawn)
+        ).weights
 
     return weights
 
@@ -130,7 +132,7 @@ def test_many_at_once_are_as_one_by_one(method: str) -> None:
     for i, gramian in enumerate(gramians):
         made = make_method(method, **WORDS.get(method, {})).init(4)
         noise = made.draw([torch.Generator().manual_seed(7 + i)])
-        alone = made(gramian, losses=torch.ones(4), noise=noise).weights
+        alone = made(gramian, **made.accepted(losses=torch.ones(4), noise=noise)).weights
         a, b = together[i] @ jacobians[i], alone @ jacobians[i]
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * float(scale_of(alone, jacobians[i])))
 
@@ -169,10 +171,12 @@ def test_the_form_for_devices_never_looks_at_a_value_and_answers_alike(
     made = make_method(method, **options).init(4, (len(STRATA),))
     noise = made.draw([torch.Generator().manual_seed(i) for i in range(len(STRATA))])
     losses = torch.ones(len(STRATA), 4)
-    expected = made(gramians, losses=losses, noise=noise).weights
+    expected = made(gramians, **made.accepted(losses=losses, noise=noise)).weights
     made.reset()
     compiled = torch.compile(
-        lambda x: made(x, losses=losses, noise=noise).weights, fullgraph=True, backend="eager"
+        lambda x: made(x, **made.accepted(losses=losses, noise=noise)).weights,
+        fullgraph=True,
+        backend="eager",
     )
     found = compiled(gramians)
     for weights, reference, jacobian in zip(found, expected, jacobians, strict=True):
@@ -199,7 +203,9 @@ def test_reports_the_slowest_task(method: str) -> None:
     jacobian = gradients("conflicting", 4, 0)
     made = make_method(method).init(4)
     noise = made.draw([torch.Generator().manual_seed(0)])
-    weights, diagnostics = made(jacobian @ jacobian.T, losses=torch.ones(4), noise=noise)
+    weights, diagnostics = made(
+        jacobian @ jacobian.T, **made.accepted(losses=torch.ones(4), noise=noise)
+    )
     slowest = (jacobian @ (weights @ jacobian)).min()
     torch.testing.assert_close(diagnostics["min_progress"].double(), slowest, rtol=1e-6, atol=1e-9)
     assert not weights.requires_grad
@@ -210,4 +216,4 @@ def test_what_is_no_gramian_is_refused(method: str) -> None:
     made = make_method(method).init(3)
     noise = made.draw([torch.Generator()])
     with pytest.raises(ValueError, match=r"shape \(3, 2\) is not allowed: give \[\.\.\., K, K\]"):
-        made(torch.zeros(3, 2), noise=noise)
+        made(torch.zeros(3, 2), **made.accepted(noise=noise))

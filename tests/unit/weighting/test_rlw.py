@@ -39,11 +39,9 @@ def test_draws_are_fresh_and_leave_the_ambient_generator_alone() -> None:
 
 
 def test_mistakes() -> None:
-    with pytest.raises(
-        ValueError, match=r"^rlw draws numbers: call its init\(tasks=K\) once before its use\.$"
-    ):
+    with pytest.raises(ValueError, match=r"^rlw draws .*init\(tasks=K\)"):
         RLW().draw([torch.Generator()])
-    with pytest.raises(ValueError, match=r"which takes 2 generators, but got 1\.$"):
+    with pytest.raises(ValueError, match=r"need 2 generators, but got 1\.$"):
         RLW().init(3, (2,)).draw([torch.Generator()])
     with pytest.raises(ValueError, match=r"^rlw is random: .* pass noise=method\.draw"):
         RLW().init(3)(torch.ones(3))

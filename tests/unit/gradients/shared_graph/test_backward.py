@@ -36,9 +36,9 @@ class Signs(JacobianAggregation):
     def draw(self, generators):
         return torch.rand(K, generator=generators[0], dtype=torch.float64)
 
-    def forward(self, jacobian, losses=None, noise=None):
+    def forward(self, jacobian, noise=None):
         self.seen = dict(jacobian)
-        weights = self._drawn(noise)
+        weights = self._require_noise(noise)
         return Aggregate(
             {name: torch.einsum("k,k...->...", weights, rows) for name, rows in jacobian.items()},
             {},

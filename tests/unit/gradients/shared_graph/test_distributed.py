@@ -26,8 +26,8 @@ class Drawn(JacobianAggregation):
     def draw(self, generators):
         return torch.rand(K, generator=generators[0], dtype=torch.float64)
 
-    def forward(self, jacobian, losses=None, noise=None):
-        weights = self._drawn(noise)
+    def forward(self, jacobian, noise=None):
+        weights = self._require_noise(noise)
         return Aggregate(
             {name: torch.einsum("k,k...->...", weights, rows) for name, rows in jacobian.items()},
             {},

@@ -26,7 +26,7 @@ class Strongest(JacobianAggregation):
 
     name = "strongest"
 
-    def forward(self, jacobian, losses=None, noise=None):
+    def forward(self, jacobian, noise=None):
         picks = {name: rows.abs().argmax(0, keepdim=True) for name, rows in jacobian.items()}
         return Aggregate(
             {name: rows.gather(0, picks[name])[0] for name, rows in jacobian.items()}, {}

@@ -1,0 +1,124 @@
+"""Hyper-parameters of methods as attributes that reject invalid values whenever they are set.
+
+    class FairGrad(GramianWeighting):
+        alpha = Number(at_least=0)
+
+        def __init__(self, alpha: float = 2.0) -> None:
+            super().__init__()
+            self.alpha = alpha  # ConfigError: alpha=-1 is not allowed: …
+
+An option states its bounds here and its default in the constructor, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from mtrl_fairgrad.utils.validation import (
+    ConfigError,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_number,
+)
+
+T = TypeVar("T")
+
+
+class Option(Generic[T]):
+    """A validated attribute of a method.
+
+    It has no `__get__`, so that reading the attribute finds the value in the instance's dictionary
+    at the usual speed.
+
+    Args:
+        key: name in messages; by default the attribute's name.
+        hint: appended to what a message says is allowed.
+        before_init: the state made by `Method.init` depends on the value, which cannot change
+            afterwards.
+    """
+
+    def __init__(self, key: str = "", hint: str = "", before_init: bool = False) -> None:
+        self.key, self.hint, self.before_init = key, hint, before_init
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name, self.key = name, self.key or name
+
+    if TYPE_CHECKING:
+
+        def __get__(self, instance: object, owner: type) -> T: ...
+
+    def __set__(self, instance: Any, value: T) -> None:
+        checked = self.check(value)
+        if self.before_init and instance.tasks is not None:
+            raise ConfigError(
+                f"{self.key}={value!r} is not allowed after init: make a new {instance.name}.",
+                self.key,
+                value,
+            )
+        vars(instance)[self.name] = checked
+
+    def check(self, value: object) -> T:
+        """Return the value in its type.
+
+        Raises:
+            ConfigError: it is not allowed.
+        """
+        raise NotImplementedError
+
+
+class Number(Option[float]):
+    """A finite number within bounds.
+
+    Args:
+        at_least: lower bound, included.
+        above: lower bound, excluded.
+        at_most: upper bound, included.
+        below: upper bound, excluded.
+        options: arguments of `Option`.
+    """
+
+    def __init__(
+        self,
+        *,
+        at_least: float = -math.inf,
+        above: float = -math.inf,
+        at_most: float = math.inf,
+        below: float = math.inf,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+
+    def check(self, value: object) -> float:
+        return check_number(self.key, value, hint=self.hint, **self.bounds)
+
+
+class Whole(Option[int]):
+    """An integer of at least `at_least`; `options` are arguments of `Option`."""
+
+    def __init__(self, *, at_least: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.at_least = at_least
+
+    def check(self, value: object) -> int:
+        return check_integer(self.key, value, at_least=self.at_least, hint=self.hint)
+
+
+class Choice(Option[str]):
+    """One of the given words; `options` are arguments of `Option`."""
+
+    def __init__(self, *words: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.words = words
+
+    def check(self, value: object) -> str:
+        return check_choice(self.key, value, self.words, hint=self.hint)
+
+
+class Flag(Option[bool]):
+    """True or False."""
+
+    def check(self, value: object) -> bool:
+        return check_flag(self.key, value)
