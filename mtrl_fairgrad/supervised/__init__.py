@@ -1,5 +1,1 @@
-"""The supervised benchmarks: `python -m mtrl_fairgrad.supervised benchmark=digits`.
-
-Each is one file here with a registered `Benchmark`; all files are imported when one is looked for,
-so one more file is one more benchmark.
-"""
+"""Supervised benchmarks of the paper: `python -m mtrl_fairgrad.supervised benchmark=digits`."""

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 
 class DataError(ValueError):
-    """The data are missing or broken; the message says what was expected where."""
+    """The data are missing or damaged; the message says what was expected where."""
 
 
 @dataclass(frozen=True)
@@ -27,117 +27,125 @@ class Metric:
     """One column of a benchmark's table."""
 
     name: str
-    """As reports call it, such as `miou`."""
+    """Name in reports, such as `miou`."""
     task: str
-    """The task it measures."""
+    """Name of the task that it measures."""
     higher_is_better: bool
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a benchmark is trained, as in the paper unless its configuration says otherwise."""
+    """How a benchmark is trained, by default as in the paper."""
 
     epochs: int
     batch_size: int
     learning_rate: float
+    """Initial learning rate of Adam."""
     weight_decay: float = 0.0
     halve_every: int | None = None
-    """Epochs after which the learning rate is halved, again and again."""
+    """The learning rate is halved after every so many epochs; None: never."""
     plateau: tuple[float, int, float] | None = None
-    """Factor, patience in epochs and lowest learning rate of a reduction where the validation score
-    stalls.
+    """Factor, patience in epochs and minimum of a reduction of the learning rate where the
+    validation score stops improving; None: no such reduction.
     """
 
 
+@dataclass(frozen=True)
 class Splits:
-    """Loaders of the three parts of a data set; `validation` may be the test data where the paper
-    has no others.
-    """
+    """Data loaders. `validation` is the test data where the paper has no validation data."""
 
-    def __init__(
-        self, train: DataLoader[Any], validation: DataLoader[Any], test: DataLoader[Any]
-    ) -> None:
-        self.train, self.validation, self.test = train, validation, test
+    train: DataLoader[Any]
+    validation: DataLoader[Any]
+    test: DataLoader[Any]
 
 
 class MultiTaskModel(nn.Module):
-    """A network whose parameters know whom they serve."""
+    """A network with parameters shared by all tasks and parameters of single tasks."""
 
     def shared_parameters(self) -> Iterable[nn.Parameter]:
-        """Parameters that all tasks use: their gradients are combined."""
+        """The parameters that all tasks use; their task gradients are combined."""
         raise NotImplementedError
 
     def own_parameters(self) -> Iterable[nn.Parameter]:
-        """All others, each of which serves one task."""
+        """All other parameters, each of which one task uses."""
         shared = {id(parameter) for parameter in self.shared_parameters()}
         return (parameter for parameter in self.parameters() if id(parameter) not in shared)
 
 
 class Meter(ABC):
-    """Gathers predictions over an epoch and answers the metrics."""
+    """Accumulates the metrics of an epoch."""
 
     @abstractmethod
     def update(self, outputs: Any, batch: Any) -> None:
-        """Take in the network's outputs for one batch."""
+        """Add the network's outputs for one batch."""
 
     @abstractmethod
     def values(self) -> dict[str, float]:
-        """Name of each of the benchmark's metrics -> its value over everything taken in."""
+        """Metric → value over all batches so far; every metric of the benchmark."""
 
 
 class Benchmark(ABC):
     """A data set with its network, losses, metrics and schedule.
 
+    Subclasses may take further keyword arguments, the options of `configs/benchmark/NAME.yaml`.
+
     Args:
-        root: the folder of the data, where they are not embedded.
-        options: the benchmark's own, see its class.
+        root: folder of the data; None for a benchmark whose data come with a package.
     """
 
     name: ClassVar[str]
-    """Registry key, file name, configuration name and command-line word."""
+    """Key in `benchmarks.BENCHMARKS`, name of the configuration file and command-line value."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Modules of the extra `supervised` without which it cannot be trained."""
     tasks: tuple[str, ...]
+    """Names of the K tasks."""
     metrics: tuple[Metric, ...]
     schedule: Schedule
     last_epochs: int = 1
-    """Reported are means over so many last epochs."""
+    """The result is the mean over so many last epochs, unless `select_best`."""
     select_best: bool = False
-    """Whether instead the one epoch is reported whose validation has the lowest `score`."""
+    """Whether the result is that of the epoch with the lowest validation `score` instead."""
     baseline: Mapping[str, float] | None = None
-    """Metric -> single-task value of the paper, for Δm%, where there is one."""
+    """Metric → the paper's single-task value, for Δm%; None where there is none."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root
 
     @abstractmethod
     def splits(self, seed: int, batch_size: int, workers: int, pin_memory: bool) -> Splits:
-        """Loaders; the training order depends on the seed alone.
+        """Make the data loaders; the order of the training data depends on the seed alone.
 
         Raises:
-            DataError: missing or broken data.
+            DataError: the data are missing or damaged.
         """
 
     @abstractmethod
     def model(self) -> MultiTaskModel:
-        """A new network, initialised from PyTorch's global generator, which the caller has seeded."""
+        """Make a new network, initialised from PyTorch's global generator, which the caller
+        seeds.
+        """
 
     @abstractmethod
     def losses(self, outputs: Any, batch: Any) -> Sequence[Tensor]:
-        """The K task losses of the network's outputs for a batch, scalars of one graph."""
+        """Return the K task losses for a batch, scalars of one graph."""
 
     @abstractmethod
     def meter(self) -> Meter:
-        """A new meter."""
+        """Make a new meter."""
 
     def inputs(self, batch: Any) -> tuple[Any, ...]:
-        """What of a batch the network is called with."""
+        """Return the arguments of the network for a batch; by default its first element."""
         return (batch[0],)
 
     def score(self, values: Mapping[str, float]) -> float:
-        """What validation metrics, all or some tasks', are worth for choosing an epoch or a rate:
-        less is better.
+        """Return the score by which an epoch is selected and the learning rate reduced; less is
+        better.
 
-        By default their mean change relative to the baseline, which ranks like Δm%, or their plain
-        mean without one.
+        By default the mean of the metrics relative to the baseline, which ranks like Δm%, or
+        their plain mean without a baseline.
+
+        Args:
+            values: metric → validation value, for all tasks or for some.
         """
         signs = {metric.name: -1.0 if metric.higher_is_better else 1.0 for metric in self.metrics}
         baseline = self.baseline or {}
@@ -148,10 +156,13 @@ class Benchmark(ABC):
         )
 
     def folder(self, expected: str) -> Path:
-        """The folder of the data, which should hold what is `expected`.
+        """Return the folder of the data.
+
+        Args:
+            expected: what the folder must hold, for the message.
 
         Raises:
-            DataError: none was given.
+            DataError: no folder was given.
         """
         if self.root is None:
             raise DataError(f"{self.name} needs data.root=FOLDER, a folder with {expected}.")
@@ -167,12 +178,12 @@ def seeded_loader(
     shuffle: bool = False,
     **more: Any,
 ) -> DataLoader[Any]:
-    """A loader whose order depends on the seed alone; the last incomplete batch of a shuffled one
-    is dropped.
+    """Make a data loader whose order depends on the seed alone.
 
-    Dropping keeps losses comparable between steps, and batch normalisation from meeting a single
-    sample. Workers do not outlive an epoch: persistent ones would draw differently from the
-    generator, so that a resumed run would differ.
+    With `shuffle` the last, incomplete batch is dropped, unless it is the only one: losses stay
+    comparable between steps, and batch normalisation never meets a single sample. Worker processes
+    end with each epoch: persistent ones would draw differently from the generator, so that a
+    resumed run would differ.
     """
     return DataLoader(
         dataset,

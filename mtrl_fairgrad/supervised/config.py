@@ -18,92 +18,105 @@ from mtrl_fairgrad.config.schema import (
     resolve_alpha,
     typed,
 )
+from mtrl_fairgrad.utils.extras import require
 from mtrl_fairgrad.utils.validation import (
     MAX_WORKERS,
     ConfigError,
     check_choice,
     check_device,
-    check_integer,
-    check_number,
     check_seeds,
+    option,
+    validate_fields,
 )
 
 if TYPE_CHECKING:
     from mtrl_fairgrad.supervised.benchmark import Benchmark
     from mtrl_fairgrad.supervised.benchmarks.toy import ToyConfig
 
-COMPARISONS = ("all", "fair", "alpha", "search")
 EXACT = "newton"
-"""The solver of `method=fairgrad` in supervised learning, which is its default in Python."""
+"""The default solver of `method=fairgrad` in supervised learning."""
 
 
 @dataclass
 class DataConfig:
-    """Where the data are."""
+    """Location of the data."""
 
-    root: str | None = None
-    """Folder of the data set; null for those that need none."""
+    root: str | None = option(
+        None, "Folder of the data set; null for a benchmark whose data come with a package."
+    )
 
 
 @dataclass
 class SupervisedConfig:
-    """A supervised benchmark, one method and its seeds, or a comparison of many."""
+    """One method on a supervised benchmark for some seeds, or a comparison of many methods."""
 
-    benchmark: dict[str, Any] = field(
-        default_factory=lambda: {"name": "digits", "pairs": 4000, "width": 12}
+    benchmark: dict[str, Any] = option(
+        factory=lambda: dict(config_group("benchmark")["digits"]),
+        help="The benchmark's name and its own options.",
     )
-    """`name` and the benchmark's own options."""
-    method: dict[str, Any] = field(
-        default_factory=lambda: {**config_group("method")["fairgrad"], "solver": EXACT}
+    method: dict[str, Any] = option(
+        factory=lambda: {**config_group("method")["fairgrad"], "solver": EXACT},
+        help="The method's name and its own options. Comparisons ignore it, except for "
+        "compare=search, which takes the options of fairgrad.",
     )
-    """`name` and the method's own options; ignored in comparisons but search, which takes those of
-    fairgrad.
-    """
     convention: ConventionConfig = field(default_factory=ConventionConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    alpha: float | None = None
-    """Fairness of FairGrad, α ≥ 0; short for method.alpha."""
-    loss_alpha: float | None = None
-    """α-fair transformation of the losses, α < 1; null: none."""
-    seeds: list[int] = field(default_factory=lambda: [0])
-    """One run after the other."""
-    compare: str | None = None
-    """all, fair or alpha: a table of many methods; search: the best α for FairGrad."""
+    alpha: float | None = option(
+        None,
+        "Fairness of FairGrad, α ≥ 0, short for method.alpha. 0: LS, 1: proportional, 2: minimum "
+        "potential delay, large: max-min.",
+    )
+    loss_alpha: float | None = option(
+        None, "α-fair transformation of the losses, l^(1−α)/(1−α) with α < 1; null: none."
+    )
+    seeds: list[int] = option(factory=lambda: [0], help="Seeds, trained one after the other.")
+    compare: str | None = option(
+        None,
+        "A table of many methods instead of one: all, fair (with and without loss_alpha=0.5) or "
+        "alpha (1, 2, 5, 10); or search: FairGrad's best α by validation Δm%, see search.",
+        choices=("all", "fair", "alpha", "search"),
+    )
     search: SearchConfig = field(default_factory=SearchConfig)
-    epochs: int | None = None
-    """null: the benchmark's."""
-    batch_size: int | None = None
-    """null: the benchmark's."""
-    learning_rate: float | None = None
-    """Adam; null: the benchmark's."""
-    halve_every: int | None = None
-    """Epochs after which the learning rate is halved, again and again; null: the benchmark's."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    threads: int | None = None
-    """Threads on CPU; null: PyTorch's choice."""
-    amp: bool = False
-    """Forward pass in bfloat16; gradients are combined in full precision."""
-    workers: int = 0
-    """Data loader processes."""
-    run_dir: str | None = None
-    """Folder of the runs; one that is there is continued."""
-    progress: bool = True
-    """Show the progress bar."""
+    epochs: int | None = option(None, "Epochs; null: the benchmark's.", at_least=1)
+    batch_size: int | None = option(None, "Batch size; null: the benchmark's.", at_least=1)
+    learning_rate: float | None = option(
+        None, "Initial learning rate of Adam; null: the benchmark's.", above=0
+    )
+    halve_every: int | None = option(
+        None,
+        "The learning rate is halved after every so many epochs; null: the benchmark's.",
+        at_least=1,
+        unit="epochs",
+    )
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    threads: int | None = option(
+        None, "Threads on CPU; null: PyTorch's default.", at_least=1, at_most=MAX_WORKERS
+    )
+    amp: bool = option(False, "Forward pass in bfloat16; gradients are combined in full precision.")
+    workers: int = option(0, "Data loader processes.", at_least=0, at_most=MAX_WORKERS)
+    run_dir: str | None = option(
+        None,
+        "Folder of the runs, which are continued if they exist; null: "
+        "runs/<benchmark>-<method>-<time>.",
+    )
+    progress: bool = option(True, "Show the progress bar.")
 
 
 def from_hydra(composed: DictConfig, overrides: Sequence[str] = ()) -> SupervisedConfig:
-    """The typed and validated configuration of what Hydra composed.
+    """Convert what Hydra composed into a validated configuration.
+
+    Args:
+        composed: the whole configuration.
+        overrides: the command line, which tells requested values from defaults.
 
     Raises:
-        ConfigError: anything unknown, of the wrong type, out of range or contradictory.
+        ConfigError: an unknown key, a wrong type, a value out of range or a contradiction.
     """
     config = typed(SupervisedConfig(benchmark={}, method={}), composed)
-    if config.method.get("name") == "fairgrad" and not any(
-        word.startswith("method.solver=") for word in overrides
-    ):
-        config.method["solver"] = EXACT  # the file has the paper's for reinforcement learning
-    resolve_alpha(config, asked=any(override.startswith("method.alpha=") for override in overrides))
+    given = {override.partition("=")[0] for override in overrides}
+    if config.method.get("name") == "fairgrad" and "method.solver" not in given:
+        config.method["solver"] = EXACT
+    resolve_alpha(config, method_alpha_given="method.alpha" in given)
     validate(config)
     check_parts(config)
     return config
@@ -115,94 +128,89 @@ def validate(config: SupervisedConfig) -> None:
     Raises:
         ConfigError: with the value, what is allowed and the fix.
     """
+    validate_fields(config)
     check_seeds(config.seeds)
     check_device(config.device)
-    check_choice("method", str(config.method.get("name")), config_group("method"))
-    check_choice("benchmark", str(config.benchmark.get("name")), config_group("benchmark"))
-    if config.compare is not None:
-        check_choice("compare", config.compare, COMPARISONS)
+    check_choice("method", config.method.get("name"), config_group("method"))
+    check_choice("benchmark", config.benchmark.get("name"), config_group("benchmark"))
     _check_search(config)
-    for name in ("epochs", "batch_size", "halve_every", "threads"):
-        if getattr(config, name) is not None:
-            check_integer(name, getattr(config, name), at_least=1)
-    check_integer("workers", config.workers, at_most=MAX_WORKERS)
-    if config.learning_rate is not None:
-        hint = "or null for the benchmark's"
-        check_number("learning_rate", config.learning_rate, above=0, hint=hint)
 
 
 def check_parts(config: SupervisedConfig) -> None:
-    """Refuse options of method, convention and benchmark that these do not allow, by making them;
-    reads no data.
+    """Check the options of method, convention and benchmark by constructing them; reads no data.
 
     Raises:
-        ConfigError: with the value, what is allowed and the fix.
+        ConfigError: with the value, what is allowed and the fix, or an extra is missing.
     """
     check_method(config.method, config.loss_alpha)
     check_convention(config.convention)
-    if config.benchmark.get("name") == "toy":
+    if config.benchmark["name"] == "toy":
         make_toy(config)
-    else:
-        make_benchmark(config)
+        return
+    for module in make_benchmark(config).requires:
+        require(module, "supervised")
 
 
 def _check_search(config: SupervisedConfig) -> None:
-    search = config.search
     if config.compare != "search":
-        if search != SearchConfig():
+        if config.search != SearchConfig():
             raise ConfigError(
-                "search.… was given, but nothing is searched: drop it, or add compare=search."
+                "search.… was given without a search: drop it, or add compare=search.", "search"
             )
         return
     if config.method["name"] != "fairgrad":
         raise ConfigError(
-            f"compare=search looks for the α of fairgrad, but method={config.method['name']} was "
-            "given: drop one of them."
+            f"method={config.method['name']} was given, but compare=search is for fairgrad only: "
+            "drop one of them.",
+            "method",
+            config.method["name"],
         )
-    if (
-        config.method["alpha"] != config_group("method")["fairgrad"]["alpha"]
-        or config.alpha is not None
-    ):
+    default = config_group("method")["fairgrad"]["alpha"]
+    if config.method["alpha"] != default or config.alpha is not None:
         raise ConfigError(
             f"alpha={config.method['alpha']:g} was given, but compare=search looks for it: drop "
-            "it, or give where to begin, such as search.coarse=[1,2]."
+            "it, or give where to start, such as search.coarse=[1,2].",
+            "alpha",
+            config.method["alpha"],
         )
-    check_search(search)
+    check_search(config.search)
 
 
 def make_toy(config: SupervisedConfig) -> ToyConfig:
-    """The options of `benchmark=toy`, which has trajectories in place of data and networks.
+    """Make the options of `benchmark=toy`, which draws trajectories and trains no network.
 
     Raises:
-        ConfigError: options it does not have or allow, or another method than FairGrad.
+        ConfigError: options that it does not have or allow, or another method than FairGrad.
     """
     from mtrl_fairgrad.supervised.benchmarks.toy import ToyConfig
 
-    chosen = {key: value for key, value in config.benchmark.items() if key != "name"}
+    options = {key: value for key, value in config.benchmark.items() if key != "name"}
     if config.method["name"] != "fairgrad" or config.compare is not None:
         raise ConfigError(
-            "benchmark=toy draws FairGrad alone: drop method= and compare=, alphas=[0] is LS."
+            "benchmark=toy draws FairGrad alone: drop method= and compare=; alphas=[0] is LS.",
+            "benchmark",
+            "toy",
         )
     if config.alpha is not None:
-        chosen["alphas"] = [config.alpha]
+        options["alphas"] = [config.alpha]
     try:
-        return ToyConfig(**chosen)
+        return ToyConfig(**options)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"benchmark=toy: {error}") from None
+        raise ConfigError(f"benchmark=toy: {error}", "benchmark", "toy") from None
 
 
 def make_benchmark(config: SupervisedConfig) -> Benchmark:
-    """The benchmark of a configuration; reads no data.
+    """Make the benchmark of a configuration; reads no data.
 
     Raises:
-        ConfigError: an unknown one, or options it does not have or allow.
+        ConfigError: the benchmark is unknown, or does not have or allow an option.
     """
     from mtrl_fairgrad.supervised.benchmarks import benchmark_class
 
-    chosen = dict(config.benchmark)
-    name = str(chosen.pop("name", None))
+    options = {key: value for key, value in config.benchmark.items() if key != "name"}
+    name = str(config.benchmark.get("name"))
     root = None if config.data.root is None else Path(config.data.root)
     try:
-        return benchmark_class(name)(root=root, **chosen)
+        return benchmark_class(name)(root=root, **options)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"benchmark={name}: {error}") from None
+        raise ConfigError(f"benchmark={name}: {error}", "benchmark", name) from None

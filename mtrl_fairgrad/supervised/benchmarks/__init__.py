@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mtrl_fairgrad.utils.validation import one_of
+from mtrl_fairgrad.utils.validation import check_choice
 
 if TYPE_CHECKING:
     from mtrl_fairgrad.supervised.benchmark import Benchmark
@@ -34,6 +34,6 @@ def benchmark_class(name: str) -> type[Benchmark]:
     Raises:
         ConfigError: no benchmark has this name.
     """
-    one_of("benchmark", name, BENCHMARKS)
+    check_choice("benchmark", name, BENCHMARKS)
     module, _, attribute = BENCHMARKS[name].partition(":")
     return getattr(import_module(module), attribute)

@@ -166,6 +166,7 @@ class CelebA(Benchmark):
     """
 
     name = "celeba"
+    requires = ("PIL",)
     tasks = ATTRIBUTES
     metrics = tuple(
         Metric(_column(attribute), attribute, higher_is_better=True) for attribute in ATTRIBUTES

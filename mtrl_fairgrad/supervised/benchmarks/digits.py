@@ -101,6 +101,7 @@ class Digits(Benchmark):
     """
 
     name = "digits"
+    requires = ("sklearn",)
     tasks = ("left", "right", "ink")
     metrics = (
         Metric("left", "left", True),

@@ -213,6 +213,7 @@ class QM9(Benchmark):
     """
 
     name = "qm9"
+    requires = ("torch_geometric",)
     tasks = tuple(PROPERTIES)
     metrics = tuple(Metric(task, task, higher_is_better=False) for task in PROPERTIES)
     schedule = Schedule(epochs=300, batch_size=120, learning_rate=1e-3, plateau=(0.7, 5, 1e-5))

@@ -193,28 +193,26 @@ def test_the_command_it_ends_with_trains_with_what_it_found(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "parts"),
     [
-        (
-            ["method=pcgrad"],
-            "compare=search looks for the α of fairgrad, but method=pcgrad was given",
-        ),
-        (["alpha=2"], "alpha=2 was given, but compare=search looks for it"),
-        (["method.alpha=3"], "alpha=3 was given, but compare=search looks for it"),
-        (["search.coarse=[]"], "search.coarse=[] is not allowed"),
-        (["search.coarse=[2,2.0]"], "each only once"),
-        (["search.coarse=[0,1]"], "search.coarse=0.0 is not allowed"),
-        (["search.step=0"], "search.step=0.0 is not allowed"),
-        (["search.radius=0.05"], "search.radius=0.05 is not allowed"),
-        (["search.radius=inf"], "search.radius=inf is not allowed"),
-        (["compare=alpha", "search.radius=1"], "add compare=search"),
-        (["search.width=1"], "search.width is no option here"),
+        (["method=pcgrad"], ["method=pcgrad", "compare=search"]),
+        (["alpha=2"], ["alpha=2", "compare=search"]),
+        (["method.alpha=3"], ["alpha=3", "compare=search"]),
+        (["search.coarse=[]"], ["search.coarse=[]"]),
+        (["search.coarse=[2,2.0]"], ["search.coarse=[2.0, 2.0]"]),
+        (["search.coarse=[0,1]"], ["search.coarse=0.0"]),
+        (["search.step=0"], ["search.step=0.0"]),
+        (["search.radius=0.05"], ["search.radius=0.05"]),
+        (["search.radius=inf"], ["search.radius=inf"]),
+        (["compare=alpha", "search.radius=1"], ["search", "compare=search"]),
+        (["search.width=1"], ["search.width"]),
     ],
 )
-def test_a_mistake_is_one_sentence(words, said, tmp_path, capsys):
+def test_a_mistake_is_one_sentence(words, parts, tmp_path, capsys):
     assert main([*TINY, *words, f"run_dir={tmp_path / 'r'}"]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1 and not (tmp_path / "r").exists()
+    assert all(part in error for part in parts), error
+    assert error.count("\n") == 1 and not (tmp_path / "r").exists()
 
 
 def test_the_file_holds_the_defaults():
