@@ -1,10 +1,12 @@
-"""Known vulnerabilities of the tested versions: `make audit`, or `python scripts/audit.py FOLDER`.
+"""Check the tested versions for known vulnerabilities.
 
-pip-audit asks the advisories of pypi.org about every line of constraints.txt. It is installed into
-FOLDER, an environment of its own, and leaves the project's alone. Exit code 1: a version has a
-known vulnerability. Exit code 0: none has, or some or all could not be asked about, which the last
-line says, since a machine without network must not fail for that; with --require that is a failure,
-too.
+    make audit
+    python scripts/audit.py FOLDER [--require]
+
+pip-audit looks up every line of constraints.txt in the advisories of pypi.org. It is installed into
+FOLDER, a virtual environment of its own. The exit code is 1 if a version has a known vulnerability,
+otherwise 0. Without a network some or all packages cannot be checked: the last line then says so,
+and only with --require the exit code is 1.
 """
 
 from __future__ import annotations
@@ -22,17 +24,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 ADVISORIES = "https://pypi.org/pypi/{}/{}/json"
 SECONDS = 300
-"""For installing, and for asking."""
+"""Time limit of the installation, and of the audit."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Audit and say what was found; returns the exit code."""
+    """Audit and print the result; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="where pip-audit is, or is to be installed")
+    parser.add_argument("folder", type=Path, help="environment of pip-audit, created if missing")
     parser.add_argument(
-        "--require", action="store_true", help="fail where something could not be audited"
+        "--require", action="store_true", help="fail if a package could not be checked"
     )
     given = parser.parse_args(arguments)
     try:
@@ -40,17 +42,17 @@ def main(arguments: list[str] | None = None) -> int:
             line for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
         )
         with urllib.request.urlopen(ADVISORIES.format(*pinned.split("==")), timeout=20):
-            pass  # one of the questions, before pip-audit is installed to ask them all
-        found = ask(given.folder)
+            pass  # can advisories be reached? ask before installing pip-audit
+        report = audit(given.folder)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        found = {"dependencies": [], "unasked": f"{type(error).__name__}: {error}"}
-    clean, said = verdict(found)
-    print("\n".join(said))
+        report = {"dependencies": [], "unreachable": f"{type(error).__name__}: {error}"}
+    clean, lines = verdict(report)
+    print("\n".join(lines))
     return int(clean is False or (clean is None and given.require))
 
 
-def ask(folder: Path) -> dict[str, Any]:
-    """What pip-audit says of constraints.txt, as its JSON has it."""
+def audit(folder: Path) -> dict[str, Any]:
+    """Return the JSON report of pip-audit on constraints.txt."""
     program = folder / "bin" / "pip-audit"
     if not program.exists():
         venv.create(folder, with_pip=True)
@@ -63,30 +65,32 @@ def ask(folder: Path) -> dict[str, Any]:
     return json.loads(answer.stdout)
 
 
-def verdict(found: dict[str, Any]) -> tuple[bool | None, list[str]]:
-    """Whether all is well, None if that is not known, and lines that say so, the verdict last."""
-    asked = [each for each in found["dependencies"] if "vulns" in each]
-    skipped = [each for each in found["dependencies"] if "vulns" not in each]
+def verdict(report: dict[str, Any]) -> tuple[bool | None, list[str]]:
+    """Return whether no vulnerability is known, None if some packages could not be checked, and
+    the lines to print, the verdict last.
+    """
+    checked = [each for each in report["dependencies"] if "vulns" in each]
+    skipped = [each for each in report["dependencies"] if "vulns" not in each]
     lines = [
         f"{each['name']} {each['version']}: {problem['id']}, fixed in "
         f"{problem['fix_versions'] or 'no version yet'}"
-        for each in asked
+        for each in checked
         for problem in each["vulns"]
     ]
     if lines:
         return False, [
             *lines,
-            f"audit: {len(lines)} known vulnerabilities in {len(asked)} packages",
+            f"audit: {len(lines)} known vulnerabilities in {len(checked)} packages",
         ]
-    if not asked or skipped:
-        why = found.get("unasked") or (
+    if not checked or skipped:
+        why = report.get("unreachable") or (
             skipped[0].get("skip_reason", "") if skipped else "no answer"
         )
         return None, [
             f"audit: NOT done for {len(skipped) or 'all'} packages, advisories are out of reach "
             f"({why})"
         ]
-    return True, [f"audit: none of {len(asked)} packages has a known vulnerability"]
+    return True, [f"audit: none of {len(checked)} packages has a known vulnerability"]
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""How fast everything is, in one table.
+"""Measure the speed of updates, simulators and whole training steps, in one table.
 
-    python scripts/benchmark.py [--sections update simulators …] [--device cuda] [--json FILE]
-    [--csv FILE] python scripts/benchmark.py --show results/performance/cpu-2-cores.csv
+    python scripts/benchmark.py [--sections update simulators …] [--device cuda] [--csv FILE]
+    python scripts/benchmark.py --show results/performance/cpu-2-cores.csv
 
-Sections: `update` (one whole update, several ways and against the arithmetic floor), `tasks` (2,
-10, 50 at the same total batch), `seeds` (1, 3, 10 side by side), `simulators` (transitions per
-second), `end_to_end` (a training step against its longer half), `startup`, and `long` (is memory
-flat over --steps vector steps?), which is left out unless asked for. The modules in
-`scripts/benchmarking/` say what each row is.
+Sections: `update` (one whole update in several implementations, and the arithmetic floor), `tasks`
+(2, 10 and 50 at the same total batch), `seeds` (1, 3 and 10 in one process), `simulators`
+(transitions per second), `end_to_end` (a training step against the longer of its two parts),
+`startup`, and `long` (memory over --steps vector steps), which runs only on request. The modules in
+`scripts/benchmarking/` define each row.
 
-What is compared is timed in rounds that take turns, and a ratio is the median of the rounds'
-ratios, so that a noisy machine disturbs all alike. `--csv` replaces only the sections that were
-measured and notes the machine and commit of each beside it, in FILE.machine.json.
+Everything that is compared is timed in interleaved rounds, and a ratio is the median of the rounds'
+ratios, so that load on the machine affects all alike. `--csv` replaces only the sections that were
+measured; FILE.machine.json records the machine and commit of each section.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ USUAL = [name for name in SECTIONS if name != long_run.SECTION]
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Measure and print, or show what was kept."""
+    """Measure and print, or print a results file."""
     given = arguments(words)
     if given.show:
-        print(tables.shown(given.show))
+        print(tables.show_highlights(given.show))
         return
     try:
         device = resolve_device(given.device)
@@ -62,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if given.json:
         tables.write_json(given.json, rows, described)
     if given.csv:
-        tables.keep(given.csv, rows, described)
+        tables.update_csv(given.csv, rows, described)
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -75,18 +75,27 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
         choices=SECTIONS,
         default=USUAL,
         metavar="SECTION",
-        help="see above",
+        help="sections to measure (default: all but long)",
     )
-    parser.add_argument("--device", default="cpu", help="the learner's: cpu or cuda (default cpu)")
-    parser.add_argument("--json", type=Path, help="write rows and machine there")
-    parser.add_argument("--csv", type=Path, help="keep the rows in this file")
     parser.add_argument(
-        "--rounds", type=int, default=15, help="rounds, fewer where work takes seconds (default 15)"
+        "--device", default="cpu", help="device of the learner: cpu or cuda (default cpu)"
+    )
+    parser.add_argument("--json", type=Path, help="write rows and machine to this file")
+    parser.add_argument("--csv", type=Path, help="update the measured sections of this file")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=15,
+        help="rounds, fewer for work that takes seconds (default 15)",
     )
     parser.add_argument(
         "--steps", type=int, default=100_000, help="vector steps of the long run (default 100000)"
     )
-    parser.add_argument("--quick", action="store_true", help="everything tiny, to see that it runs")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="smallest sizes, to test the script",
+    )
     parser.add_argument(
         "--show",
         type=Path,

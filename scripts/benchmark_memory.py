@@ -1,18 +1,16 @@
-"""What a training step takes, in memory and time, on CelebA's network with its 40 tasks and random
-images.
+"""Measure memory and time of a training step on CelebA's network: 40 tasks, random images.
 
     python scripts/benchmark_memory.py [--json FILE] [--rounds N] [--device cpu] [--batch 8]
-    [--width 64]
 
-Rows are `ls`, the yardstick; `fairgrad:N`, FairGrad by backward passes of N tasks each, 1 being a
-loop over tasks; `fairgrad`, where the library chooses N; `graddrop`, which looks at the whole
-Jacobian. Each runs in a process of its own. Its peak is that of resident memory on a CPU (Linux;
-elsewhere what `getrusage` says), and of the memory that PyTorch allocated on a GPU. A step's
-seconds are the fastest step's: on a GPU by the clock, on a CPU processor time of all threads, which
-depends less on what else runs. Rounds interleave the rows, and the median peak is shown.
+Rows are `ls`, the reference; `fairgrad:N`, FairGrad with N tasks a backward pass (1 is a loop over
+tasks); `fairgrad`, where the library chooses N; `graddrop`, which needs the whole Jacobian. Each
+row runs in a process of its own. The peak is that of resident memory on a CPU (on Linux; elsewhere
+from `getrusage`), and of the memory allocated by PyTorch on a GPU. The time is that of the fastest
+step: wall-clock on a GPU, processor time of all threads on a CPU, which depends less on other
+processes. Rounds interleave the rows; the table shows the median peak.
 
-The law: the loop's peak exceeds that of `ls` by at most 1.25 times the Jacobian, K·P·4 bytes. Where
-it does not hold, the exit status is 1.
+The peak of the loop must not exceed that of `ls` by more than 1.25 times the Jacobian of K·P·4
+bytes; otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -38,31 +36,31 @@ from mtrl_fairgrad.supervised.benchmarks.celeba import CelebA
 
 LIMIT = 1.25
 LS, LOOP = "ls", "fairgrad:1"
-BESIDE = ["fairgrad", "fairgrad:8", "fairgrad:40", "graddrop"]
+OTHERS = ["fairgrad", "fairgrad:8", "fairgrad:40", "graddrop"]
 STATUS = Path("/proc/self/status")
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory this process has had so far."""
+    """Peak memory of this process so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if STATUS.exists():  # getrusage begins with the parent's peak on Linux
+    if STATUS.exists():  # on Linux getrusage starts at the parent's peak
         return next(
             1024 * int(line.split()[1])
             for line in STATUS.read_text().splitlines()
             if line[:6] == "VmHWM:"
         )
-    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return found if sys.platform == "darwin" else 1024 * found
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def measure(
     case: str, device: torch.device, batch_size: int, width: int, steps: int
 ) -> dict[str, Any]:
-    """Train some steps of Adam; peak, seconds of the fastest step after the first, and the size of
-    the Jacobian.
+    """Train for a few steps of Adam; return the peak, the seconds of the fastest step after the
+    first, and the size of the Jacobian.
     """
-    name, _, several = case.partition(":")
+    name, _, tasks_per_pass = case.partition(":")
     torch.manual_seed(0)
     benchmark = CelebA(width=width)
     model = benchmark.model().to(device)
@@ -83,7 +81,7 @@ def measure(
         started = now()
         losses = benchmark.losses(model(batch[0]), batch)
         optimizer.zero_grad()
-        per_pass = int(several) if several else None
+        per_pass = int(tasks_per_pass) if tasks_per_pass else None
         backward(losses, method, shared=shared, own=own, noise=generator, tasks_per_pass=per_pass)
         optimizer.step()
         wait(device)
@@ -96,54 +94,58 @@ def measure(
     }
 
 
-def in_own_process(case: str, options: list[str]) -> dict[str, Any]:
-    """What `measure` says of a case in a new process.
+def measure_in_process(case: str, options: list[str]) -> dict[str, Any]:
+    """Run `measure` in a new process.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: the process failed.
     """
-    found = subprocess.run(
+    done = subprocess.run(
         [sys.executable, __file__, "--only", case, *options], stdout=subprocess.PIPE, text=True
     )
-    if found.returncode:
-        raise SystemExit(f"{case} failed with exit status {found.returncode}; see above.")
-    return json.loads(found.stdout.splitlines()[-1])
+    if done.returncode:
+        raise SystemExit(f"{case} failed with exit code {done.returncode}; see above.")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def table(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """One row a case, with how far its peak exceeds that of `ls`, in Jacobians."""
+    """One row a case; `jacobians_beyond_ls` is its peak minus that of `ls`, in Jacobians."""
     rows: list[dict[str, Any]] = []
     for case in rounds[0]:
-        found = [one[case] for one in rounds]
+        results = [cases[case] for cases in rounds]
         beyond = [
-            (one[case]["peak_bytes"] - one[LS]["peak_bytes"]) / one[case]["jacobian_bytes"]
-            for one in rounds
+            (cases[case]["peak_bytes"] - cases[LS]["peak_bytes"]) / cases[case]["jacobian_bytes"]
+            for cases in rounds
         ]
         rows.append(
             {
                 "case": case,
-                "peak_mib": round(statistics.median(row["peak_bytes"] for row in found) / 2**20, 1),
+                "peak_mib": round(
+                    statistics.median(row["peak_bytes"] for row in results) / 2**20, 1
+                ),
                 "jacobians_beyond_ls": round(statistics.median(beyond), 3),
-                "step_seconds": round(min(row["step_seconds"] for row in found), 4),
+                "step_seconds": round(min(row["step_seconds"] for row in results), 4),
             }
         )
     return rows
 
 
 def main() -> int:
-    """Print the table, write it as JSON when asked; 0 if the law holds."""
+    """Print the table; returns 0 if the limit holds, otherwise 1."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--rounds", type=int, default=1, help="processes for each row (default 1)")
-    parser.add_argument("--beside", nargs="*", default=BESIDE, help=f"rows beside {LS} and {LOOP}")
+    parser.add_argument("--others", nargs="*", default=OTHERS, help="further rows")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
-    parser.add_argument("--batch", type=int, default=8, help="images (default 8)")
-    parser.add_argument("--width", type=int, default=64, help="of the network, 64 in the paper")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument("--batch", type=int, default=8, help="images of a batch (default 8)")
     parser.add_argument(
-        "--steps", type=int, default=3, help="steps of a process, at least 2 (default 3)"
+        "--width", type=int, default=64, help="width of the network, 64 in the paper"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=3, help="steps of each process, at least 2 (default 3)"
     )
     parser.add_argument("--only", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -161,11 +163,13 @@ def main() -> int:
         f"--{name}={getattr(given, name)}"
         for name in ("device", "threads", "batch", "width", "steps")
     ]
-    cases = [LS, LOOP, *given.beside]
-    rounds = [{case: in_own_process(case, options) for case in cases} for _ in range(given.rounds)]
+    cases = [LS, LOOP, *given.others]
+    rounds = [
+        {case: measure_in_process(case, options) for case in cases} for _ in range(given.rounds)
+    ]
     rows, jacobian = table(rounds), rounds[0][LS]["jacobian_bytes"]
     print(
-        f"width {given.width}, batch {given.batch}, {given.device}; a Jacobian has "
+        f"width {given.width}, batch {given.batch}, {given.device}; the Jacobian has "
         f"{jacobian / 2**20:.1f} MiB"
     )
     for row in rows:
@@ -173,18 +177,20 @@ def main() -> int:
             f"{row['case']:<12} peak {row['peak_mib']:>9.1f} MiB = ls + "
             f"{row['jacobians_beyond_ls']:.3f} Jacobians{row['step_seconds']:>10.3f} s a step"
         )
-    law = next(row["jacobians_beyond_ls"] for row in rows if row["case"] == LOOP)
-    print(f"{LOOP}: {law:.3f}, allowed {LIMIT}: {'holds' if law <= LIMIT else 'BROKEN'}")
+    excess = next(row["jacobians_beyond_ls"] for row in rows if row["case"] == LOOP)
+    print(
+        f"{LOOP}: {excess:.3f} Jacobians, limit {LIMIT}: {'ok' if excess <= LIMIT else 'EXCEEDED'}"
+    )
     if given.json:
         report = {
             **vars(given),
             "json": str(given.json),
             "jacobian_bytes": jacobian,
-            "law": law,
+            "excess": excess,
             "limit": LIMIT,
         }
         given.json.write_text(json.dumps({**report, "rows": rows}, indent=2) + "\n")
-    return 0 if law <= LIMIT else 1
+    return 0 if excess <= LIMIT else 1
 
 
 if __name__ == "__main__":

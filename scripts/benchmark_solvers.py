@@ -1,15 +1,13 @@
-"""How long each method takes for its weights or direction, and how right it is, beside TorchJD in
-the same run.
+"""Measure the speed and accuracy of each method's weights or direction, next to TorchJD.
 
-    python scripts/benchmark_solvers.py [--json FILE] [--tasks 2 10 40] [--problems N] [--device
-    cpu]
+    python scripts/benchmark_solvers.py [--json FILE] [--tasks 2 10 40] [--problems N]
 
-Problems look like those of multi-task reinforcement learning: K gradients with a common part and
-norms over three decades, as Gramians in float64. Timed is a method's call on the Gramian (on the
-Jacobian for methods that need it, with P = 4K here; with a network's P they are bound by memory).
-TorchJD's answer to the same Gramian is timed right after, so a noisy machine disturbs both.
-`worst_angle_deg` is the largest angle between the direction `d` and the one the method's definition
-asks for, computed independently and slowly (`solver_references.py`); TorchJD's beside it.
+Problems resemble those of multi-task reinforcement learning: K gradients with a common part and
+norms over three decades, as Gramians in float64. A method is timed on the Gramian, or on the
+Jacobian if it needs that (P = 4K here; with a network's P such methods are limited by memory
+bandwidth). TorchJD is timed on the same problem right after, so that load on the machine affects
+both. `worst_angle_deg` is the largest angle between the computed direction and the one that the
+method defines, computed independently and slowly in `solver_references.py`.
 """
 
 from __future__ import annotations
@@ -48,36 +46,36 @@ Reference = Callable[..., Any]
 
 
 RANDOM = ("pcgrad", "gradvac", "graddrop")
-"""TorchJD draws its own numbers for these: its time can be compared, its answer cannot."""
+"""TorchJD draws its own random numbers for these: only its time can be compared."""
 
 
-class Row(NamedTuple):
-    """What is compared: one of our methods with options, its definition, and TorchJD's counterpart."""
+class Comparison(NamedTuple):
+    """One of our methods with options, its reference, and its counterpart in TorchJD."""
 
     method: str
     options: dict[str, Any]
     reference: Reference
     peer: Callable[[int], Callable[[Tensor, Tensor], Tensor]] | None
-    """Tasks -> a function of Gramian and Jacobian that answers TorchJD's weights."""
+    """Number of tasks -> a function from Gramian and Jacobian to TorchJD's weights."""
 
     @property
     def label(self) -> str:
-        """As the table calls it."""
+        """Name in the table."""
         return " ".join([self.method, *(f"{key}={value}" for key, value in self.options.items())])
 
 
 def gramian_peer(
     name: str, *arguments: Any, **options: Any
 ) -> Callable[[int], Callable[[Tensor, Tensor], Tensor]]:
-    """A TorchJD aggregator that works on Gramians."""
+    """Return the counterpart of a TorchJD aggregator on Gramians."""
 
-    def made(tasks: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def make(tasks: int) -> Callable[[Tensor, Tensor], Tensor]:
         from torchjd import aggregation
 
         aggregator = getattr(aggregation, name)(*arguments, **options)
         return lambda gramian, jacobian: aggregator.gramian_weighting(gramian)
 
-    return made
+    return make
 
 
 def nash_peer(tasks: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -92,13 +90,13 @@ def graddrop_peer(tasks: int) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda gramian, jacobian: GradDrop()(jacobian)
 
 
-def rows() -> list[Row]:
-    """All registered methods, FairGrad with each solver."""
+def rows() -> list[Comparison]:
+    """All built-in methods, FairGrad with each solver."""
     share = references.softmax
     weighted = references.weighted
-    found = [
+    comparisons = [
         *(
-            Row(
+            Comparison(
                 "fairgrad",
                 {"alpha": 2.0, "solver": solver},
                 lambda J: references.alpha_fair(J, 2.0),
@@ -110,36 +108,36 @@ def rows() -> list[Row]:
                 ("least_squares", gramian_peer("FairGrad", 2.0)),
             )
         ),
-        Row("nash_mtl", {}, lambda J: references.alpha_fair(J, 1.0), nash_peer),
-        Row("mgda", {}, references.mgda, gramian_peer("MGDA")),
-        Row("cagrad", {"c": 0.4}, references.cagrad, gramian_peer("CAGrad", 0.4)),
-        Row("upgrad", {}, references.upgrad, gramian_peer("UPGrad")),
-        Row("imtl_g", {}, references.imtl_g, gramian_peer("IMTLG")),
-        Row("aligned_mtl", {}, references.aligned_mtl, gramian_peer("AlignedMTL")),
-        Row("pcgrad", {}, references.pcgrad, gramian_peer("PCGrad")),
-        Row(
+        Comparison("nash_mtl", {}, lambda J: references.alpha_fair(J, 1.0), nash_peer),
+        Comparison("mgda", {}, references.mgda, gramian_peer("MGDA")),
+        Comparison("cagrad", {"c": 0.4}, references.cagrad, gramian_peer("CAGrad", 0.4)),
+        Comparison("upgrad", {}, references.upgrad, gramian_peer("UPGrad")),
+        Comparison("imtl_g", {}, references.imtl_g, gramian_peer("IMTLG")),
+        Comparison("aligned_mtl", {}, references.aligned_mtl, gramian_peer("AlignedMTL")),
+        Comparison("pcgrad", {}, references.pcgrad, gramian_peer("PCGrad")),
+        Comparison(
             "gradvac", {}, references.pcgrad, gramian_peer("GradVac")
-        ),  # whose target cosines are 0 on the first call
-        Row("graddrop", {}, references.graddrop, graddrop_peer),
-        Row("moco", {}, references.moco, None),
-        Row("db_mtl", {}, references.db_mtl, None),
-        Row("ls", {}, weighted(lambda x: x * 0 + 1), None),
-        Row("stl", {}, weighted(lambda x: np.eye(len(x))[0]), None),
-        Row("si", {}, weighted(lambda x: 1 / x), None),
-        Row("rlw", {}, lambda J, noise: share(noise.double().numpy()) @ J, None),
-        Row("dwa", {}, weighted(lambda x: x * 0 + 1), None),
-        Row("uw", {}, weighted(lambda x: x * 0 + 0.5), None),
-        Row("famo", {}, weighted(lambda x: 1 / x), None),
-        Row("stch", {}, weighted(lambda x: 1 / x), None),
+        ),  # target cosines are 0 in the first call
+        Comparison("graddrop", {}, references.graddrop, graddrop_peer),
+        Comparison("moco", {}, references.moco, None),
+        Comparison("db_mtl", {}, references.db_mtl, None),
+        Comparison("ls", {}, weighted(lambda x: x * 0 + 1), None),
+        Comparison("stl", {}, weighted(lambda x: np.eye(len(x))[0]), None),
+        Comparison("si", {}, weighted(lambda x: 1 / x), None),
+        Comparison("rlw", {}, lambda J, noise: share(noise.double().numpy()) @ J, None),
+        Comparison("dwa", {}, weighted(lambda x: x * 0 + 1), None),
+        Comparison("uw", {}, weighted(lambda x: x * 0 + 0.5), None),
+        Comparison("famo", {}, weighted(lambda x: 1 / x), None),
+        Comparison("stch", {}, weighted(lambda x: 1 / x), None),
     ]
-    missing = set(method_names()) - {row.method for row in found}
+    missing = set(method_names()) - {row.method for row in comparisons}
     if missing:
         raise SystemExit(f"no row for {', '.join(sorted(missing))}: add one to rows().")
-    return found
+    return comparisons
 
 
 def problem(tasks: int, seed: int) -> Tensor:
-    """Gradients `[K, 4K]` with a common part, norms over three decades."""
+    """Gradients `[K, 4K]` with a common part and norms over three decades."""
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(tasks + 1, 4 * tasks, generator=generator, dtype=torch.float64)
     decades = 3 * (torch.rand(tasks, 1, generator=generator, dtype=torch.float64) - 0.5)
@@ -149,7 +147,7 @@ def problem(tasks: int, seed: int) -> Tensor:
 def call(
     method: Method, jacobian: Tensor, gramian: Tensor, losses: Tensor, noise: Tensor | None
 ) -> Tensor:
-    """What a first call answers: weights, or a direction."""
+    """Return the weights or the direction of a first call."""
     method.reset()
     optional = method.accepted(losses=losses, noise=noise)
     if isinstance(method, LossWeighting):
@@ -162,8 +160,8 @@ def call(
 def timed(
     work: Callable[..., Tensor], *arguments: Any, device: str = "cpu"
 ) -> tuple[float, Tensor]:
-    """Milliseconds of the second of two calls, once caches are warm, and its result; waits for the
-    device.
+    """Return the milliseconds and the result of the second of two calls, when caches are warm;
+    synchronises with the device.
     """
     place = torch.device(device)
     work(*arguments)
@@ -174,25 +172,26 @@ def timed(
     return 1e3 * (time.perf_counter() - started), result
 
 
-def angle(found: Tensor, expected: Any) -> float:
-    """Degrees between two directions."""
-    a, b = (np.asarray(x, dtype=np.float64) for x in (found.detach().cpu(), expected))
+def angle(actual: Tensor, expected: Any) -> float:
+    """Angle between two directions in degrees."""
+    a, b = (np.asarray(x, dtype=np.float64) for x in (actual.detach().cpu(), expected))
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
     return math.degrees(2 * math.atan2(np.linalg.norm(a - b), np.linalg.norm(a + b)))
 
 
-def measure(row: Row, tasks: int, problems: int, device: str) -> dict[str, Any]:
-    """Times and errors of one method at one K."""
+def measure(row: Comparison, tasks: int, problems: int, device: str) -> dict[str, Any]:
+    """Time and error of one method for one number of tasks."""
     peer = None if row.peer is None else row.peer(tasks)
     losses = torch.from_numpy(references.losses_of(tasks)).to(device)
     ours, theirs, errors, peer_errors = [], [], [], []
     for seed in range(problems):
         jacobian = problem(tasks, seed)
         here, gramian = jacobian.to(device), (jacobian @ jacobian.mT).to(device)
-        method = make_method(row.method, **row.options).init(tasks, template={"all": here}).to(device)
+        method = make_method(row.method, **row.options).init(tasks, template={"all": here})
+        method = method.to(device)
         noise = method.draw([torch.Generator(device).manual_seed(seed)])
-        elapsed, found = timed(call, method, here, gramian, losses, noise, device=device)
-        direction = found if found.numel() != tasks else contract(found, {"all": here})["all"]
+        elapsed, answer = timed(call, method, here, gramian, losses, noise, device=device)
+        direction = answer if answer.numel() != tasks else contract(answer, {"all": here})["all"]
         drawn = () if noise is None else (noise.cpu(),)
         expected = row.reference(jacobian.numpy(), *drawn)
         ours.append(elapsed)
@@ -213,19 +212,21 @@ def measure(row: Row, tasks: int, problems: int, device: str) -> dict[str, Any]:
 
 
 def show(measured: list[dict[str, Any]]) -> None:
-    """One line a row."""
+    """Print one line a comparison."""
 
     def cell(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
 
     print(
-        f"{'method':40}{'K':>4}{'ms':>9}{'TorchJD ms':>12}{'times as fast':>15}{'worst °':>11}{'TorchJD °':>11}"
+        f"{'method':40}{'K':>4}{'ms':>9}{'TorchJD ms':>12}{'times as fast':>15}"
+        f"{'worst °':>11}{'TorchJD °':>11}"
     )
     for row in measured:
         peer = row["peer_median_ms"]
         ratio = None if peer is None else peer / row["median_ms"]
         print(
-            f"{row['method']:40}{row['tasks']:4}{row['median_ms']:9.3f}{cell(peer, '.2f'):>12}{cell(ratio, '.1f'):>15}"
+            f"{row['method']:40}{row['tasks']:4}{row['median_ms']:9.3f}"
+            f"{cell(peer, '.2f'):>12}{cell(ratio, '.1f'):>15}"
             f"{row['worst_angle_deg']:11.2g}{cell(row['peer_worst_angle_deg'], '.2g'):>11}",
             flush=True,
         )
@@ -235,18 +236,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument(
         "--tasks", type=int, nargs="+", default=[2, 10, 40], help="numbers of tasks"
     )
     parser.add_argument("--problems", type=int, default=15, help="problems of each size")
     parser.add_argument(
-        "--device", default="cpu", help="where ours runs; TorchJD's solvers run on the CPU"
+        "--device", default="cpu", help="device of our methods; TorchJD's solvers run on the CPU"
     )
     chosen = parser.parse_args()
-    warnings.filterwarnings("ignore")  # cvxpy's about TorchJD's problems
+    warnings.filterwarnings("ignore")  # cvxpy warns about TorchJD's problems
     torch.set_num_threads(1)
-    with threadpool_limits(1):  # threads slow down matrices this small
+    with threadpool_limits(1):  # more threads slow down matrices this small
         measured = [
             measure(row, k, chosen.problems, chosen.device) for row in rows() for k in chosen.tasks
         ]

@@ -1,11 +1,10 @@
-"""Drive Meta-World with a policy that `python -m mtrl_fairgrad.evaluate RUN --export` wrote, and
-print its success.
+"""Run an exported policy in Meta-World and print its success rates.
 
     python drive_exported_policy.py policy-2000000-seed0.json [--goals N] [--tasks A,B]
 
-It needs torch, numpy and metaworld, and nothing of the project that the policy comes from: copy it
-as an example. Load only policies whose author you trust, because loading a torch.export file may
-run code; the checksum finds damage only.
+`python -m mtrl_fairgrad.evaluate RUN --export` writes such policies. This script needs torch, numpy
+and metaworld, and nothing of mtrl_fairgrad: copy it as an example. Load only policies whose author
+you trust, because loading a torch.export file may run code; the checksum detects corruption only.
 """
 
 from __future__ import annotations
@@ -29,11 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("policy", type=Path, help="the .json; the .pt2 it names lies beside it")
     parser.add_argument(
-        "--goals", type=int, default=50, help="how many of each task's 50 goals (default: all)"
+        "policy", type=Path, help="the .json file; its .pt2 file is in the same folder"
     )
-    parser.add_argument("--tasks", help="only these of the policy's tasks")
+    parser.add_argument(
+        "--goals", type=int, default=50, help="number of goals of each task (default: all 50)"
+    )
+    parser.add_argument("--tasks", help="some of the policy's tasks (default: all)")
     options = parser.parse_args(arguments)
     description = json.loads(options.policy.read_bytes())
     program = load(options.policy, description)
@@ -55,18 +56,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def load(path: Path, description: dict[str, Any]) -> Callable[..., torch.Tensor]:
-    """The program beside the description, once its checksum is found right; else the script ends."""
+    """Load the policy's program; exit if its checksum is wrong."""
     content = path.with_name(description["program"]["file"]).read_bytes()
     if hashlib.sha256(content).hexdigest() != description["program"]["sha256"]:
-        sys.exit(f"error: {description['program']['file']} is damaged: copy it again.")
+        sys.exit(
+            f"error: {description['program']['file']} is corrupt (SHA-256 mismatch): copy it again."
+        )
     return torch.export.load(io.BytesIO(content)).module()
 
 
 def play(
     program: Callable[..., torch.Tensor], description: dict[str, Any], place: int, goals: int
 ) -> list[bool]:
-    """Success of an episode on each of the first `goals` goals of the task at `place`, those of the
-    policy's seed.
+    """Play one episode on each of the first `goals` goals of a task, of the policy's seed; return
+    their successes.
+
+    Args:
+        program: the policy.
+        description: the content of its .json file.
+        place: index of the task among the policy's tasks.
+        goals: number of goals.
     """
     task, protocol = description["tasks"][place], description["protocol"]
     benchmark = metaworld.MT1(task, seed=description["seed"])
@@ -96,8 +105,8 @@ def act(
     place: int,
     observation: NDArray[Any],
 ) -> NDArray[np.float32]:
-    """The action `[A]` for one of Meta-World's observations `[39]`, of which the layout says what
-    the policy sees.
+    """Return the action `[A]` for one of Meta-World's observations `[39]`; the layout in the
+    description selects what the policy sees.
     """
     one_hot = np.eye(len(description["tasks"]))[place]
     parts = [

@@ -1,18 +1,16 @@
-"""Kill a tiny run at random moments, resume it until it is done, and compare it with one that was
-never killed.
+"""Kill a tiny run at random times, resume it until it ends, and compare it with an undisturbed run.
 
-    python scripts/kill_and_resume.py [--kills 200] [--suite gymnasium|beside|mt1] [--seed 0]
-    [--folder DIR]
+    python scripts/kill_and_resume.py [--kills 200] [--suite gymnasium|background|mt1] [--seed 0]
 
-A run is started again in its folder (`resume=auto`) and killed (SIGKILL) after a random part of the
-time that a whole run takes, until it ends by itself. Then its last parameters, moments and random
-streams, its replay, evaluations.csv and every logged scalar but the speed must be those of the
-whole run, bit for bit and each exactly once, and `mtrl_fairgrad.verify` must trust it; then the
-next run begins, until there were as many kills as asked for. The exit status is 1 if any of that
-does not hold.
+A run is started in its folder (`resume=auto`) and killed (SIGKILL) after a random part of the time
+of a whole run, again and again until it ends by itself. Then its last parameters, Adam moments and
+random streams, its replay buffer, evaluations.csv and every logged scalar except speeds must equal
+those of the undisturbed run bit for bit, each exactly once, and `mtrl_fairgrad.verify` must find
+nothing. Further runs follow until the number of kills is reached. The exit code is 1 if any check
+fails.
 
-The runs are forked from this process, which has imported everything, so that most of their time is
-a run's own. They checkpoint every few steps, and every checkpoint has a segment of its own.
+Runs are forked from this process, which has imported everything, so that they spend most of their
+time training. They write a checkpoint every few steps, each with a replay segment of its own.
 """
 
 from __future__ import annotations
@@ -34,12 +32,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch._dynamo  # the optimisers ask for it
+import torch._dynamo  # the optimisers import it
 from hydra import compose, initialize_config_dir
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import mtrl_fairgrad.training.factory  # noqa: F401, for the children
+import mtrl_fairgrad.training.factory  # noqa: F401, for the child processes
 from mtrl_fairgrad import train, verify
 from mtrl_fairgrad.cli.hydra_main import config_dir
 from mtrl_fairgrad.config.schema import Config, ConfigError, from_hydra
@@ -51,18 +49,18 @@ from mtrl_fairgrad.utils.atomic_io import content_of
 
 TINY = [
     "env.workers=0", "eval.workers=0", "eval.episodes=1", "agent.width=8", "agent.batch_size=8",
-    "agent.buffer_size=25", "agent.warmup_steps=10", "method.solver=newton", "log_every=5", "progress=false",
-    "threads=1", "device=cpu", "resume=auto",
+    "agent.buffer_size=25", "agent.warmup_steps=10", "method.solver=newton", "log_every=5",
+    "progress=false", "threads=1", "device=cpu", "resume=auto",
 ]  # fmt: skip
 _GYMNASIUM = [
     "env=gymnasium", "env.tasks=[Pendulum-v1,Pendulum-v1]", "env.task_options=[{g: 10.0},{g: 5.0}]",
     "env.success_return=-30", "env.horizon=6", "eval.every=4",
 ]  # fmt: skip
 SUITES = {
-    # Checkpoints within episodes, which resuming replays.
+    # Checkpoints within episodes; resuming replays these episodes.
     "gymnasium": [*_GYMNASIUM, "steps=60"],
-    # And while a process plays the episodes of an evaluation.
-    "beside": [*_GYMNASIUM, "steps=60", "eval.workers=1", "eval.background=true"],
+    # The same while an evaluation runs in the background.
+    "background": [*_GYMNASIUM, "steps=60", "eval.workers=1", "eval.background=true"],
     # Checkpoints at episode boundaries.
     "mt1": ["env=mt1", "env.task=reach-v3", "env.horizon=10", "steps=60", "eval.every=10"],
 }  # fmt: skip
@@ -70,14 +68,14 @@ SUITES = {
 
 @dataclass(frozen=True)
 class Run:
-    """What is to be run."""
+    """Configuration and command line of a run."""
 
     config: Config
     overrides: list[str]
 
     @classmethod
-    def of(cls, suite: str, *more: str) -> Run:
-        """The tiny run of a suite, changed by further words of the command line."""
+    def compose(cls, suite: str, *more: str) -> Run:
+        """Return the tiny run of a suite with further overrides."""
         overrides = [*TINY, *SUITES[suite], *more]
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             return cls(from_hydra(compose("config", overrides=overrides), overrides), overrides)
@@ -85,22 +83,27 @@ class Run:
 
 @dataclass
 class Tally:
-    """What happened so far."""
+    """Counts of what happened so far."""
 
     kills: int = 0
     runs: int = 0
-    in_the_midst: int = 0
-    """Kills that left something half-written."""
+    while_writing: int = 0
+    """Kills that left a partly written file."""
     before_a_checkpoint: int = 0
-    """Kills of runs that had none yet."""
-    evaluating: int = 0
-    """Kills of runs whose newest checkpoint holds a policy that was being evaluated."""
-    wrong: list[str] = field(default_factory=list)
+    """Kills before the first checkpoint."""
+    while_evaluating: int = 0
+    """Kills of runs whose newest checkpoint was written during an evaluation."""
+    failures: list[str] = field(default_factory=list)
 
 
-def begin(run: Run, folder: Path, log: Path, prepare: Callable[[], object] = lambda: None) -> int:
-    """A process, the first of a session, that prepares itself and goes on with the run; returns its
-    number.
+def start(run: Run, folder: Path, log: Path, prepare: Callable[[], object] = lambda: None) -> int:
+    """Start or resume the run in a new process, the leader of a session; return its process id.
+
+    Args:
+        run: what to run.
+        folder: the run folder.
+        log: file that the output is appended to.
+        prepare: called in the new process before the run.
     """
     child = os.fork()
     if child:
@@ -126,8 +129,8 @@ def begin(run: Run, folder: Path, log: Path, prepare: Callable[[], object] = lam
         os._exit(code)
 
 
-def ended(child: int, seconds: float) -> int | None:
-    """The exit code of a process; None while it runs on after so many seconds."""
+def wait_for(child: int, seconds: float) -> int | None:
+    """Wait for a process; return its exit code, or None if it still runs after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         over, status = os.waitpid(child, os.WNOHANG)
@@ -139,14 +142,14 @@ def ended(child: int, seconds: float) -> int | None:
 
 
 def kill(child: int) -> int | None:
-    """The exit code of a process; None when it had to be killed."""
+    """Kill a process; return its exit code if it had already ended, otherwise None."""
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     return None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
 
 
 def result(path: Path) -> dict[str, object]:
-    """Everything a run ends with, by names, in a form that tells the last bit."""
+    """Return the final state of a run by name, in a form that compares every bit."""
     folder = RunFolder.open(path)
     newest = folder.checkpoints()[0]
     last = folder.load_checkpoint()
@@ -176,9 +179,7 @@ def result(path: Path) -> dict[str, object]:
 
 
 def scalars(path: Path) -> dict[str, object]:
-    """(step, value) of every tag as TensorBoard shows them, but of the speed, which depends on the
-    machine.
-    """
+    """Return (step, value) of every TensorBoard tag, except speeds, which depend on the machine."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
@@ -187,91 +188,93 @@ def scalars(path: Path) -> dict[str, object]:
 
 
 def differences(path: Path, expected: dict[str, object]) -> list[str]:
-    """What is not as in the run that was never killed."""
-    found = result(path)
-    wrong = [
+    """Return what differs from the undisturbed run."""
+    actual = result(path)
+    failures = [
         name
-        for name in sorted(found.keys() | expected.keys())
-        if found.get(name) != expected.get(name)
+        for name in sorted(actual.keys() | expected.keys())
+        if actual.get(name) != expected.get(name)
     ]
     if any(finding.problems for finding in verify.verify(RunFolder.open(path))):
-        wrong.append("verify does not trust it")
-    return [f"{path}: {each}" for each in wrong]
+        failures.append("mtrl_fairgrad.verify reports problems")
+    return [f"{path}: {failure}" for failure in failures]
 
 
 def undisturbed(run: Run, path: Path) -> tuple[float, dict[str, object]]:
-    """The seconds that a run takes which nobody disturbs, and what it ends with."""
+    """Run without disturbance; return the seconds it takes and its final state."""
     started = time.monotonic()
-    if ended(begin(run, path, path.with_suffix(".log")), 600) != 0:
-        raise SystemExit(f"the run does not even end undisturbed: see {path.with_suffix('.log')}")
+    if wait_for(start(run, path, path.with_suffix(".log")), 600) != 0:
+        raise SystemExit(f"the undisturbed run failed: see {path.with_suffix('.log')}")
     return time.monotonic() - started, result(path)
 
 
-def torment(run: Run, home: Path, kills: int, luck: random.Random) -> tuple[Tally, float]:
-    """Run, kill and compare until there were enough kills; also the seconds that a whole run takes."""
+def kill_repeatedly(run: Run, home: Path, kills: int, rng: random.Random) -> tuple[Tally, float]:
+    """Run, kill and compare until `kills` is reached; also return the seconds of a whole run."""
     tally = Tally()
     seconds, expected = undisturbed(run, home / "whole")
     while tally.kills < kills:
         path = home / f"run{tally.runs}"
         started, before = time.monotonic(), tally.kills
         while True:
-            child = begin(run, path, path.with_suffix(".log"))
-            code = ended(child, luck.uniform(0, 1.1 * seconds))
+            child = start(run, path, path.with_suffix(".log"))
+            code = wait_for(child, rng.uniform(0, 1.1 * seconds))
             code = kill(child) if code is None else code
             if code is not None:
                 break
             tally.kills += 1
-            tally.in_the_midst += any(path.rglob(".*.tmp"))
+            tally.while_writing += any(path.rglob(".*.tmp"))
             newest = max((path / "checkpoints").glob("0*"), default=None)
             tally.before_a_checkpoint += newest is None
-            tally.evaluating += newest is not None and bool(
+            tally.while_evaluating += newest is not None and bool(
                 json.loads((newest / "state.json").read_text())["evaluation"]
             )
         if tally.kills == before:
-            seconds = time.monotonic() - started  # the machine may have become faster, or slower
+            seconds = time.monotonic() - started  # the speed of the machine may have changed
         tally.runs += 1
-        tally.wrong += [f"{path}: exit code {code}"] if code else differences(path, expected)
+        tally.failures += [f"{path}: exit code {code}"] if code else differences(path, expected)
     return tally, seconds
 
 
 def prepare() -> None:
-    """Have the runs of this process and of its children be as short as they can."""
+    """Make the runs of this process and of its children as short as possible."""
     torch.set_num_threads(1)
     logging.getLogger("tensorboard").setLevel(
         logging.ERROR
-    )  # it tells of every entry that a resumed run voids
-    train.finish = lambda folder: None  # the report is made of what is compared here
+    )  # it warns of every entry that a resumed run discards
+    train.finish = lambda folder: None  # the report depends only on what is compared here
     CheckpointStore.small = 0
 
 
 def main() -> int:
-    """Do what the command line asks for; returns the exit status."""
+    """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--suite", choices=sorted(SUITES), default="gymnasium")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random times")
     parser.add_argument(
         "--folder",
         type=Path,
-        help="where the runs go, to be looked at (default: removed at the end)",
+        help="keep the runs in this folder (default: a temporary one)",
     )
     given = parser.parse_args()
     prepare()
-    with tempfile.TemporaryDirectory() as passing:
-        home = given.folder or Path(passing)
+    with tempfile.TemporaryDirectory() as temporary:
+        home = given.folder or Path(temporary)
         home.mkdir(parents=True, exist_ok=True)
-        tally, seconds = torment(Run.of(given.suite), home, given.kills, random.Random(given.seed))
+        tally, seconds = kill_repeatedly(
+            Run.compose(given.suite), home, given.kills, random.Random(given.seed)
+        )
     print(
         f"{given.suite}: {tally.kills} kills in {tally.runs} runs of {seconds:.1f} s, "
-        f"{tally.in_the_midst} of them in the midst of writing, {tally.before_a_checkpoint} before "
-        f"a first checkpoint, {tally.evaluating} after one in the midst of an evaluation; "
-        f"{len(tally.wrong)} differences"
+        f"{tally.while_writing} of them while writing, {tally.before_a_checkpoint} before "
+        f"a first checkpoint, {tally.while_evaluating} during an evaluation; "
+        f"{len(tally.failures)} differences"
     )
-    for line, times in Counter(tally.wrong).items():
-        print(f"{line} ({times})")
-    return 1 if tally.wrong else 0
+    for failure, times in Counter(tally.failures).items():
+        print(f"{failure} ({times})")
+    return 1 if tally.failures else 0
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""Kill and stop a training run's simulator workers at random moments, and look at what becomes of
-the run.
+"""Kill and suspend the simulator workers of a training run at random times, and check the run.
 
     python scripts/kill_workers.py [--kills 50] [--seed 0] [--folder DIR]
 
-One tiny run on Gymnasium's Pendulum has two workers for training and one for evaluation. A thread
-sends SIGKILL, at every fifth time SIGSTOP, to one of them after a random number of env_steps, and
+A tiny run on Gymnasium's Pendulum has two workers for training and one for evaluation. A thread
+sends SIGKILL, every fifth time SIGSTOP, to one of them after a random number of env_steps,
 sometimes while another is being replaced. The run must end by itself with every evaluation, one
-replacement counted for each signal, a row of the replay for each env_step, a last evaluation whose
-numbers come out again when its checkpoint is evaluated in this process, and no process left. The
-exit status is 1 if any of that does not hold.
+replacement counted for each signal, one row of the replay buffer for each env_step, a last
+evaluation that is reproduced from its checkpoint in this process, and no process left. The exit
+code is 1 if any check fails.
 """
 
 from __future__ import annotations
@@ -37,59 +36,61 @@ from mtrl_fairgrad.training.trainer import Trainer
 
 TINY = [
     "env=gymnasium", "env.tasks=[Pendulum-v1,Pendulum-v1]", "env.task_options=[{g: 10.0},{g: 5.0}]",
-    "env.success_return=-30", "env.horizon=20", "seeds=[0,1]", "env.workers=2", "eval.workers=1", "eval.episodes=5",
-    "agent.width=8", "agent.batch_size=8", "agent.warmup_steps=10", "method=ls", "log_every=50", "progress=false",
-    "threads=1", "device=cpu", "env.worker_timeout=4",
+    "env.success_return=-30", "env.horizon=20", "seeds=[0,1]", "env.workers=2",
+    "eval.workers=1", "eval.episodes=5", "agent.width=8", "agent.batch_size=8",
+    "agent.warmup_steps=10", "method=ls", "log_every=50", "progress=false", "threads=1",
+    "device=cpu", "env.worker_timeout=4",
 ]  # fmt: skip
 STEPS_PER_KILL = 30
-MIDST = 1.5
-"""Seconds in which a worker is started."""
+START_SECONDS = 1.5
+"""Time in which a worker starts."""
 
 
 class Killer(threading.Thread):
-    """Sends the signals while `trainer` trains."""
+    """Sends signals to workers while `trainer` trains."""
 
-    def __init__(self, kills: int, luck: random.Random) -> None:
+    def __init__(self, kills: int, rng: random.Random) -> None:
         super().__init__(daemon=True)
         last = kills * STEPS_PER_KILL
-        self._moments = sorted(luck.randrange(last) for _ in range(kills))
-        self._luck = luck
+        self._times = sorted(rng.randrange(last) for _ in range(kills))
+        self._rng = rng
         self.trainer: Trainer | None = None
         self.over = False
         self.stops = 0
-        self.touched: list[int] = []
+        self.signalled: list[int] = []
 
     def run(self) -> None:
-        for number, moment in enumerate(self._moments):
-            while not self.over and (self.trainer is None or self.trainer.env_steps < moment):
+        for number, env_steps in enumerate(self._times):
+            while not self.over and (self.trainer is None or self.trainer.env_steps < env_steps):
                 time.sleep(0.0005)
-            time.sleep(self._luck.choice([0.0, 0.002, MIDST * self._luck.random()]))
+            time.sleep(self._rng.choice([0.0, 0.002, START_SECONDS * self._rng.random()]))
             free: list[int] = []
             while not self.over and not free:
-                free = [pid for pid in workers() if pid not in self.touched]
+                free = [pid for pid in workers() if pid not in self.signalled]
                 time.sleep(0.001)
             if self.over:
                 return
-            victim, stop = self._luck.choice(sorted(free)), number % 5 == 4
+            victim, stop = self._rng.choice(sorted(free)), number % 5 == 4
             os.kill(victim, signal.SIGSTOP if stop else signal.SIGKILL)
             self.stops += stop
-            self.touched.append(victim)
+            self.signalled.append(victim)
 
 
 def workers() -> list[int]:
-    """Simulator processes of this one; Python's own resource tracker is another child."""
-    found: list[int] = []
+    """Return the ids of this process's simulator workers, without Python's resource tracker."""
+    pids: list[int] = []
     for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
         try:
             command = Path(f"/proc/{pid}/cmdline").read_text()
-        except OSError:  # it ended just now
+        except OSError:  # the process has just ended
             continue
-        found += [int(pid)] * ("spawn_main" in command)
-    return found
+        if "spawn_main" in command:
+            pids.append(int(pid))
+    return pids
 
 
 def problems(folder: Path, steps: int, killer: Killer, code: int) -> list[str]:
-    """What is not as it must be."""
+    """Return the checks that fail."""
     if code:
         return [f"exit code {code}"]
     run = RunFolder.open(folder)
@@ -100,16 +101,18 @@ def problems(folder: Path, steps: int, killer: Killer, code: int) -> list[str]:
     last = [row for row in rows if row["env_steps"] == str(steps)]
     numbers = ("seed", "task", "success", "return")
     checks: dict[str, Any] = {
-        f"replacements {state['replaced']} for {len(killer.touched)} signals": sum(
+        f"replacements {state['replaced']} for {len(killer.signalled)} signals": sum(
             state["replaced"].values()
         )
-        == len(killer.touched),
-        f"{len(killer.touched)} signals, not as many as asked for": not killer.is_alive(),
+        == len(killer.signalled),
+        f"only {len(killer.signalled)} signals were sent": not killer.is_alive(),
         "rows of the replay were lost or doubled": ring is not None and ring.added == steps,
-        "verify does not trust it": not any(finding.problems for finding in verify.verify(run)),
-        "the last evaluation does not repeat": [[row[key] for key in numbers] for row in again]
+        "mtrl_fairgrad.verify reports problems": not any(
+            finding.problems for finding in verify.verify(run)
+        ),
+        "the last evaluation is not reproduced": [[row[key] for key in numbers] for row in again]
         == [[row[key] for key in numbers] for row in last],
-        f"left behind: {workers()}": not workers(),
+        f"processes left: {workers()}": not workers(),
     }
     return [text for text, holds in checks.items() if not holds]
 
@@ -120,21 +123,20 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def main() -> int:
-    """Do what the command line asks for; returns the exit status."""
+    """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random times")
     parser.add_argument(
         "--folder",
         type=Path,
-        help="where the run goes, to be looked at (default: removed at the end)",
+        help="the run folder, kept (default: a temporary one)",
     )
     given = parser.parse_args()
-    steps = (
-        given.kills * STEPS_PER_KILL + 400
-    )  # what follows the last signal takes longer than starting a worker
+    # The steps after the last signal take longer than starting a worker.
+    steps = given.kills * STEPS_PER_KILL + 400
     killer, made = Killer(given.kills, random.Random(given.seed)), factory.make_trainer
 
     def make_trainer(*arguments: Any) -> Trainer:
@@ -142,9 +144,9 @@ def main() -> int:
         return killer.trainer
 
     factory.make_trainer = make_trainer
-    train.finish = lambda folder: None  # a report takes longer than a replacement
-    with tempfile.TemporaryDirectory() as passing:
-        folder = given.folder or Path(passing) / "run"
+    train.finish = lambda folder: None  # the report would only take time
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.folder or Path(temporary) / "run"
         more = [f"steps={steps}", f"eval.every={steps // 10}", f"env.worker_restarts={given.kills}"]
         killer.start()
         started = time.monotonic()
@@ -154,12 +156,11 @@ def main() -> int:
         wrong = problems(folder, steps, killer, code)
         counts = {} if code else RunFolder.open(folder).load_checkpoint(groups=()).state["replaced"]
     print(
-        f"{len(killer.touched)} signals ({killer.stops} of them SIGSTOP) in a run of {steps} steps "
-        "and "
-        f"{seconds:.0f} s; replaced: {counts}; {len(wrong)} problems"
+        f"{len(killer.signalled)} signals ({killer.stops} of them SIGSTOP) in a run of {steps} "
+        f"steps and {seconds:.0f} s; replaced: {counts}; {len(wrong)} problems"
     )
-    for line in wrong:
-        print(line)
+    for problem in wrong:
+        print(problem)
     return 1 if wrong else 0
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A SLURM array whose n-th job runs the n-th line of a file of commands, saved and requeued when its time runs out:
+# SLURM array: job n runs line n of a file of commands, and is saved and requeued when out of time.
 #
 #   scripts/table4.sh --dry-run > commands
 #   sbatch --array="1-$(wc -l < commands)" --gpus=1 scripts/slurm.sh commands
 #
-# Training commands need run_dir=… and resume=auto. By submitit, without a file: hydra/launcher=slurm.
+# Training commands need run_dir=… and resume=auto. hydra/launcher=slurm does the same by submitit.
 #SBATCH --job-name=mtrl-fairgrad
 #SBATCH --output=slurm-%A_%a.log
 #SBATCH --open-mode=append
@@ -13,7 +13,8 @@
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@300
-# Five minutes before the end, B: to this script alone, which tells the training. It needs less (grace_seconds).
+# USR1 arrives five minutes before the end, at this script only (B:), which forwards it to the
+# training. A checkpoint takes less time than that (grace_seconds).
 set -uo pipefail
 
 task=${SLURM_ARRAY_TASK_ID:?give sbatch --array=1-N}
@@ -25,16 +26,16 @@ fi
 
 child=
 requeue=
-pass_on() {
+forward() {
     [[ $1 == USR1 ]] && requeue=yes
     [[ $child ]] && kill -s "$1" "$child" 2> /dev/null
 }
-trap 'pass_on USR1' USR1
-trap 'pass_on TERM' TERM # scancel, or a preemption, after which SLURM itself requeues
+trap 'forward USR1' USR1
+trap 'forward TERM' TERM # scancel, or a preemption, after which SLURM requeues the job itself
 
 eval "exec $command" &
 child=$!
-# A signal ends wait early; the training goes on to its checkpoint.
+# A signal ends `wait` early, while the training still writes its checkpoint.
 while wait "$child"; code=$?; kill -0 "$child" 2> /dev/null; do :; done
 
 if [[ $requeue ]] && ((code > 128)); then

@@ -1,15 +1,14 @@
-"""Train tiny runs for some minutes while everything happens to them that may happen to a run.
+"""Train tiny runs under random faults for some minutes, and check that nothing is lost.
 
     python scripts/soak.py [--minutes 10] [--seed 0]
 
-A run is started again and again in its folder (`resume=auto`) and each time meets one of these:
-SIGKILL, Ctrl-C once or twice, SIGTERM, SIGUSR1, a disk that is full (a small one of its own, where
-mounting is allowed) or refuses one call, a folder that vanishes. In between its newest checkpoint
-is damaged, or the folder moved. After each, the exit status and what was said must be right, no
-process may be left, and `mtrl_fairgrad.verify` may say nothing but that the run is not finished.
-Once it has ended by itself it must be, bit for bit, the run that nothing happened to. Beside them
-one long run goes on, whose memory and open files may not grow. The exit status is 1 if any of that
-does not hold.
+A run is started again and again in its folder (`resume=auto`), each time with one of these faults:
+SIGKILL, Ctrl-C once or twice, SIGTERM, SIGUSR1, a full disk (a small file system, where mounting is
+allowed), a failing call to the disk, a folder that disappears. Between the starts its newest
+checkpoint is damaged or its folder moved. After each start the exit code and the error message must
+be right, no process may be left, and `mtrl_fairgrad.verify` may only report that the run is not
+finished. A run that has ended by itself must equal the undisturbed run bit for bit. Meanwhile a
+long run trains, whose memory and open files must not grow. The exit code is 1 if any check fails.
 """
 
 from __future__ import annotations
@@ -31,83 +30,81 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kill_and_resume import Run, begin, differences, ended, kill, prepare, undisturbed
+from kill_and_resume import Run, differences, kill, prepare, start, undisturbed, wait_for
 
 from mtrl_fairgrad import verify
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils import atomic_io
 
-SUITES = ("gymnasium", "gymnasium", "beside", "mt1")
-ROOM = 2**22  # bytes of the small disk
-PATIENCE = 120.0  # seconds within which a process must have ended
-GROWTH = (
-    1.1,
-    2**24,
-)  # times, plus bytes: what the long run may take in the last quarter beyond the second
+SUITES = ("gymnasium", "gymnasium", "background", "mt1")
+DISK_BYTES = 2**22  # size of the small disk
+TIMEOUT = 120.0  # seconds within which a process must end
+# Memory of the long run in its last quarter against its second: factor, and bytes on top.
+GROWTH = (1.1, 2**24)
 UNFINISHED = ("the run is not finished", "the newest is at", "there is none")
 
 
 @dataclass
 class Attempt:
-    """One process of a run."""
+    """One process of a run, and when to disturb it."""
 
     run: Run
     path: Path
     log: Path
     after: float
-    """Seconds after which something is to happen."""
-    luck: random.Random
+    """Seconds until the disturbance."""
+    rng: random.Random
     child: int = 0
 
-    def begin(self, prepare: Callable[[], object] = lambda: None) -> None:
-        self.child = begin(self.run, self.path, self.log, prepare)
+    def start(self, prepare: Callable[[], object] = lambda: None) -> None:
+        self.child = start(self.run, self.path, self.log, prepare)
 
     def end(self) -> int | None:
-        """Wait for its end; returns the exit status, None if it had to be killed."""
-        code = ended(self.child, PATIENCE)
+        """Wait for the end; returns the exit code, or None if the process had to be killed."""
+        code = wait_for(self.child, TIMEOUT)
         return kill(self.child) if code is None else code
 
 
-# ---- what happens to a process: each returns its exit status, and those that would be right ----
+# ---- faults: each returns the exit code of the process, and the allowed ones ----
 
 Outcome = tuple[int | None, Collection[int | None]]
-REFUSED = (0, 1, 2)
+DISK_CODES = (0, 1, 2)
 
 
-def nothing(attempt: Attempt) -> Outcome:
-    attempt.begin()
+def undisturbed_run(attempt: Attempt) -> Outcome:
+    attempt.start()
     return attempt.end(), (0,)
 
 
-def killed(attempt: Attempt) -> Outcome:
-    attempt.begin()
-    code = ended(attempt.child, attempt.after)
+def sigkill(attempt: Attempt) -> Outcome:
+    attempt.start()
+    code = wait_for(attempt.child, attempt.after)
     return kill(attempt.child) if code is None else code, (None, 0)
 
 
-def asked(*signals: signal.Signals) -> Callable[[Attempt], Outcome]:
-    """Signals to all its processes, as from a terminal or a job manager; before it listens they
-    simply end it.
+def signalled(*signals: signal.Signals) -> Callable[[Attempt], Outcome]:
+    """Return a fault that sends signals to all processes of the run, as a terminal or a job manager
+    does. Before the handlers are installed they end the run.
     """
 
-    def happening(attempt: Attempt) -> Outcome:
-        attempt.begin()
-        code = ended(attempt.child, attempt.after)
+    def fault(attempt: Attempt) -> Outcome:
+        attempt.start()
+        code = wait_for(attempt.child, attempt.after)
         for number in signals:
             if code is None:
                 os.killpg(attempt.child, number)
-                code = ended(attempt.child, attempt.luck.uniform(0, 0.1))
-        right = (0, *(-number for number in signals), *(128 + number for number in signals))
-        return attempt.end() if code is None else code, right
+                code = wait_for(attempt.child, attempt.rng.uniform(0, 0.1))
+        allowed = (0, *(-number for number in signals), *(128 + number for number in signals))
+        return attempt.end() if code is None else code, allowed
 
-    return happening
+    return fault
 
 
 class FailingOs:
-    """Stands in for the module `os` in `atomic_io`: one call that changes the disk fails.
+    """Replaces the module `os` in `atomic_io`; one call that changes the disk fails.
 
     Args:
-        left: the number of calls until then.
+        left: number of the failing call, from 1.
     """
 
     CHANGING = ("write", "ftruncate", "fsync", "mkdir", "replace", "unlink", "rmdir")
@@ -129,104 +126,105 @@ class FailingOs:
         return call
 
 
-def refused(attempt: Attempt) -> Outcome:
-    """One call to the disk fails."""
-    failing = FailingOs(attempt.luck.randrange(600))
-    attempt.begin(lambda: setattr(atomic_io, "os", failing))
-    return attempt.end(), REFUSED
+def disk_error(attempt: Attempt) -> Outcome:
+    """Let one call to the disk fail."""
+    failing = FailingOs(attempt.rng.randrange(600))
+    attempt.start(lambda: setattr(atomic_io, "os", failing))
+    return attempt.end(), DISK_CODES
 
 
-def full(attempt: Attempt) -> Outcome:
-    """The small disk has a little room left, or none."""
+def full_disk(attempt: Attempt) -> Outcome:
+    """Leave little or no space on the small disk."""
     disk = attempt.path.parent
     if not disk.is_mount():
-        return refused(attempt)
+        return disk_error(attempt)
     ballast = disk / "ballast"
     ballast.write_bytes(
-        bytes(max(shutil.disk_usage(disk).free - attempt.luck.randrange(150_000), 0))
+        bytes(max(shutil.disk_usage(disk).free - attempt.rng.randrange(150_000), 0))
     )
     try:
-        attempt.begin()
-        return attempt.end(), REFUSED
+        attempt.start()
+        return attempt.end(), DISK_CODES
     finally:
         ballast.unlink()
 
 
-def vanished(attempt: Attempt) -> Outcome:
-    """Somebody moves the folder away, and puts it back when the process has ended."""
-    attempt.begin()
-    code = ended(attempt.child, attempt.after)
+def missing_folder(attempt: Attempt) -> Outcome:
+    """Move the folder away, and back when the process has ended."""
+    attempt.start()
+    code = wait_for(attempt.child, attempt.after)
     if code is not None or not (attempt.path / "config.yaml").is_file():
-        return attempt.end() if code is None else code, REFUSED
+        return attempt.end() if code is None else code, DISK_CODES
     elsewhere = attempt.path.rename(attempt.path.with_name("elsewhere"))
     code = attempt.end()
-    elsewhere.rename(attempt.path)  # refused if half of a run has been put there
-    return code, REFUSED
+    elsewhere.rename(attempt.path)  # fails if the process has created it again
+    return code, DISK_CODES
 
 
-HAPPENINGS: dict[str, Callable[[Attempt], Outcome]] = {
-    "left alone": nothing,
-    "SIGKILL": killed,
-    "Ctrl-C": asked(signal.SIGINT),
-    "Ctrl-C twice": asked(signal.SIGINT, signal.SIGINT),
-    "SIGTERM": asked(signal.SIGTERM),
-    "SIGUSR1": asked(signal.SIGUSR1),
-    "SIGUSR1, SIGTERM": asked(signal.SIGUSR1, signal.SIGTERM),
-    "disk full": full,
-    "disk refuses a call": refused,
-    "folder vanishes": vanished,
+FAULTS: dict[str, Callable[[Attempt], Outcome]] = {
+    "undisturbed": undisturbed_run,
+    "SIGKILL": sigkill,
+    "Ctrl-C": signalled(signal.SIGINT),
+    "Ctrl-C twice": signalled(signal.SIGINT, signal.SIGINT),
+    "SIGTERM": signalled(signal.SIGTERM),
+    "SIGUSR1": signalled(signal.SIGUSR1),
+    "SIGUSR1, SIGTERM": signalled(signal.SIGUSR1, signal.SIGTERM),
+    "disk full": full_disk,
+    "disk error": disk_error,
+    "folder missing": missing_folder,
 }
 
 
-# ---- what must hold afterwards ----
+# ---- checks ----
 
 
 @dataclass
 class Soak:
-    """A run at a time, and what happened so far."""
+    """The runs of one session, their faults and failures."""
 
     home: Path
     disk: Path
-    luck: random.Random
-    happened: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
+    rng: random.Random
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
     damaged: Path | None = None
-    """A checkpoint that is there and not sound."""
+    """A damaged checkpoint that still exists."""
 
-    def check(self, holds: bool, what: object) -> None:
-        """Note what does not hold."""
+    def check(self, holds: bool, description: object) -> None:
+        """Record and print a failed check."""
         if not holds:
-            self.wrong.append(str(what))
-            print(f"WRONG: {what}", file=sys.stderr, flush=True)
+            self.failures.append(str(description))
+            print(f"FAILED: {description}", file=sys.stderr, flush=True)
 
-    def torment(self, run: Run, seconds: float, expected: dict[str, object]) -> None:
-        """One run from its beginning to its end, and a comparison."""
-        path = self.disk / f"run{self.happened['run']}"
+    def run_with_faults(self, run: Run, seconds: float, expected: dict[str, object]) -> None:
+        """Train one run to its end under faults, and compare it with the undisturbed one."""
+        path = self.disk / f"run{self.counts['run']}"
         log, code, self.damaged = self.home / f"{path.name}.log", None, None
         while code != 0:
-            name, happening = self.luck.choice(list(HAPPENINGS.items()))
-            attempt = Attempt(run, path, log, self.luck.uniform(0, 1.1 * seconds), self.luck)
-            code, right = happening(attempt)
-            self.happened[name] += 1
-            self.check(code in right, f"{path}, {name}: exit status {code}; see {log}")
+            name, fault = self.rng.choice(list(FAULTS.items()))
+            attempt = Attempt(run, path, log, self.rng.uniform(0, 1.1 * seconds), self.rng)
+            code, allowed = fault(attempt)
+            self.counts[name] += 1
+            self.check(code in allowed, f"{path}, {name}: exit code {code}; see {log}")
             self.check_after(attempt, code)
             if code != 0:
-                path = self.meanwhile(path)
-        self.wrong += differences(path, expected)
-        self.happened["run"] += 1
+                path = self.damage_or_move(path)
+        self.failures += differences(path, expected)
+        self.counts["run"] += 1
         atomic_io.remove(path)
 
     def check_after(self, attempt: Attempt, code: int | None) -> None:
-        """The words, the processes and the folder that one leaves behind."""
-        said = [line for line in attempt.log.read_text().splitlines() if line]
-        self.check("Traceback (most recent call last):" not in said, f"{attempt.log}: a traceback")
+        """Check messages, processes and run folder after a process has ended."""
+        lines = [line for line in attempt.log.read_text().splitlines() if line]
+        self.check("Traceback (most recent call last):" not in lines, f"{attempt.log}: a traceback")
         self.check(
-            code not in (1, 2) or said[-1].startswith("error: "), f"{attempt.log}: no error is told"
+            code not in (1, 2) or lines[-1].startswith("error: "),
+            f"{attempt.log}: no error message",
         )
         deadline = time.monotonic() + 5
         while (left := _session(attempt.child)) and time.monotonic() < deadline:
             time.sleep(0.05)
-        self.check(not left, f"{attempt.log}: processes {left} are left")
+        self.check(not left, f"{attempt.log}: processes {left} are still running")
         if not (attempt.path / "config.yaml").is_file():
             return
         folder = RunFolder.open(attempt.path)
@@ -241,41 +239,42 @@ class Soak:
                     known or self.damaged is not None, f"{attempt.path}, {finding.check}: {problem}"
                 )
 
-    def meanwhile(self, path: Path) -> Path:
-        """What happens while no process is there; returns where the run is now."""
+    def damage_or_move(self, path: Path) -> Path:
+        """Maybe damage the newest checkpoint or move the folder; returns the folder's path."""
         checkpoints = RunFolder.open(path).checkpoints() if (path / "config.yaml").is_file() else []
-        if len(checkpoints) > 1 and self.damaged is None and self.luck.random() < 0.2:
+        if len(checkpoints) > 1 and self.damaged is None and self.rng.random() < 0.2:
             self.damaged = checkpoints[0]
-            file = self.luck.choice(sorted(self.damaged.iterdir()))
+            file = self.rng.choice(sorted(self.damaged.iterdir()))
             data = bytearray(file.read_bytes())
-            data[self.luck.randrange(len(data))] ^= self.luck.randrange(1, 256)
+            data[self.rng.randrange(len(data))] ^= self.rng.randrange(1, 256)
             file.write_bytes(data)
-            self.happened["checkpoint damaged"] += 1
-        elif checkpoints and self.damaged is None and self.luck.random() < 0.2:
-            self.happened["folder moved"] += 1
-            return path.rename(path.with_name(f"{path.name}-moved{self.happened['folder moved']}"))
+            self.counts["checkpoint damaged"] += 1
+        elif checkpoints and self.damaged is None and self.rng.random() < 0.2:
+            self.counts["folder moved"] += 1
+            return path.rename(path.with_name(f"{path.name}-moved{self.counts['folder moved']}"))
         return path
 
 
 def _session(number: int) -> list[int]:
-    """The processes of a session, but for those that only wait to be collected."""
-    found: list[int] = []
+    """Return the processes of a session that are not zombies."""
+    pids: list[int] = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
             if int(session) == number and state != "Z":
-                found.append(int(stat.parent.name))
-    return found
+                pids.append(int(stat.parent.name))
+    return pids
 
 
 @dataclass
-class Long:
-    """A run that is left alone for long."""
+class LongRun:
+    """An undisturbed run whose memory and open files are watched."""
 
     child: int
     sizes: list[tuple[int, int]] = field(default_factory=list)  # bytes of memory, and open files
 
-    def look(self) -> None:
+    def measure(self) -> None:
+        """Read memory and open files."""
         process = Path(f"/proc/{self.child}")
         pages = int((process / "statm").read_text().split()[1])
         self.sizes.append(
@@ -283,9 +282,9 @@ class Long:
         )
 
     def finish(self, soak: Soak) -> str:
-        """Stop it and compare; returns the numbers in words."""
+        """Stop the run and check its growth; returns a summary."""
         os.kill(self.child, signal.SIGTERM)
-        code = ended(self.child, PATIENCE)
+        code = wait_for(self.child, TIMEOUT)
         soak.check(
             (kill(self.child) if code is None else code) == 128 + signal.SIGTERM,
             f"the long run: {code}",
@@ -299,14 +298,17 @@ class Long:
         )
         soak.check(more <= files, f"the long run's open files grew from {files} to {more}")
         steps = RunFolder.open(soak.home / "long").load_checkpoint().env_steps
-        return f"long run: {steps} steps, {memory / 2**20:.0f} then {later / 2**20:.0f} MiB, {files} then {more} files"
+        return (
+            f"long run: {steps} steps, {memory / 2**20:.0f} then {later / 2**20:.0f} MiB, "
+            f"{files} then {more} files"
+        )
 
 
 @contextlib.contextmanager
 def small_disk(place: Path) -> Iterator[None]:
-    """Mount one there, if that is allowed."""
+    """Mount a small file system at `place`, if that is allowed."""
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place)]
     mounted = (
         shutil.which("mount") is not None
         and not subprocess.run(mount, capture_output=True).returncode
@@ -319,30 +321,31 @@ def small_disk(place: Path) -> Iterator[None]:
 
 
 def main() -> int:
-    """Do what the command line asks for; returns the exit status."""
+    """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=0, help="of what happens when")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the faults")
     given = parser.parse_args()
     prepare()
-    with tempfile.TemporaryDirectory() as passing, small_disk(Path(passing) / "disk"):
-        soak = Soak(Path(passing), Path(passing) / "disk", random.Random(given.seed))
+    with tempfile.TemporaryDirectory() as temporary, small_disk(Path(temporary) / "disk"):
+        soak = Soak(Path(temporary), Path(temporary) / "disk", random.Random(given.seed))
         whole = {
-            suite: undisturbed(Run.of(suite), soak.home / suite) for suite in sorted(set(SUITES))
+            suite: undisturbed(Run.compose(suite), soak.home / suite)
+            for suite in sorted(set(SUITES))
         }
-        endless = Run.of("gymnasium", "steps=1000000000", "eval.every=60", "log_every=60")
-        long = Long(begin(endless, soak.home / "long", soak.home / "long.log"))
+        endless = Run.compose("gymnasium", "steps=1000000000", "eval.every=60", "log_every=60")
+        long = LongRun(start(endless, soak.home / "long", soak.home / "long.log"))
         end = time.monotonic() + 60 * given.minutes
         while time.monotonic() < end or len(long.sizes) < 4:
-            suite = soak.luck.choice(SUITES)
-            soak.torment(Run.of(suite), *whole[suite])
-            long.look()
+            suite = soak.rng.choice(SUITES)
+            soak.run_with_faults(Run.compose(suite), *whole[suite])
+            long.measure()
         print(long.finish(soak))
-    print(", ".join(f"{name}: {times}" for name, times in sorted(soak.happened.items())))
-    print(f"{len(soak.wrong)} wrong")
-    return 1 if soak.wrong else 0
+    print(", ".join(f"{name}: {count}" for name, count in sorted(soak.counts.items())))
+    print(f"{len(soak.failures)} failures")
+    return 1 if soak.failures else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The direction each method defines, had independently and slowly from the gradients: for
-`benchmark_solvers.py`.
+"""Reference directions for `benchmark_solvers.py`, computed independently and slowly.
 
-All take task gradients `J` `[K, P]` in float64 and what the method drew, and return a direction
-`[P]`. Methods with a memory answer for their first call. Losses are those of `LOSSES`.
+All functions take task gradients `J` `[K, P]` in float64 and the method's random numbers, and
+return a direction `[P]`. For methods with state it is that of the first call. Losses are
+`losses_of(K)`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Array = np.ndarray[Any, Any]
 
 
 def losses_of(tasks: int) -> Array:
-    """The losses the benchmark gives to methods that ask for them."""
+    """Losses `[K]` for methods that need them."""
     return np.linspace(0.2, 2.0, tasks)
 
 
 def alpha_fair(J: Array, alpha: float) -> Array:
-    """250 digits of Newton's iteration on the equation, started at our answer."""
+    """Newton's iteration on the equation with 250 digits, started at our solution."""
     import torch
 
     gramian = torch.from_numpy(J @ J.T)
@@ -40,7 +40,7 @@ def alpha_fair(J: Array, alpha: float) -> Array:
 
 
 def mgda(J: Array) -> Array:
-    """Non-negative least squares of J beside a row of ones, which asks for Σ w = 1."""
+    """Non-negative least squares of J with an additional row of ones for Σ w = 1."""
     scale = np.linalg.norm(J, axis=1).min()
     weights, _ = nnls(
         np.vstack([J.T, np.full(len(J), scale)]),
@@ -51,9 +51,7 @@ def mgda(J: Array) -> Array:
 
 
 def cagrad(J: Array, c: float = 0.4) -> Array:
-    """The primal problem by Clarabel, in the coordinates of an orthonormal basis, to its tightest
-    tolerance.
-    """
+    """The primal problem in an orthonormal basis, by Clarabel with its tightest tolerance."""
     basis, rows = np.linalg.qr(J.T)
     scale = np.linalg.norm(rows, axis=0)
     mean = rows.mean(1)
@@ -76,8 +74,8 @@ def upgrad(J: Array) -> Array:
 
 
 def imtl_g(J: Array) -> Array:
-    """The vector in the gradients' span with projection 1 on each unit gradient, turned to where Σ
-    w > 0.
+    """The vector in the gradients' span with projection 1 on each unit gradient, with the sign that
+    makes Σ w > 0.
     """
     units = J / np.linalg.norm(J, axis=1, keepdims=True)
     direction = np.linalg.lstsq(units, np.ones(len(J)))[0]
@@ -103,35 +101,35 @@ def pcgrad(J: Array, orders: Tensor) -> Array:
 
 
 def graddrop(J: Array, uniform: Tensor) -> Array:
-    """Sign by sign."""
+    """Algorithm 1 of the paper, coordinate by coordinate."""
     positive = 0.5 * (1 + J.sum(0) / np.abs(J).sum(0))
     keep_positive = positive > uniform.numpy()
     return np.where(np.where(keep_positive, J > 0, J < 0), J, 0).sum(0)
 
 
 def weighted(weigh: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """The reference of a loss weighting: its weights by formula."""
+    """Return the reference of a loss weighting, given the formula of its weights."""
     return lambda J: weigh(losses_of(len(J))) @ J
 
 
 def softmax(x: Array) -> Array:
-    """`e^x` as shares."""
+    """`e^x / Σ e^x`."""
     e = np.exp(x - x.max())
     return e / e.sum()
 
 
 def db_mtl(J: Array) -> Array:
-    """On the first call the average, which starts at 0, shares the direction of the gradients of
+    """In the first call the average, which starts at 0, has the direction of the gradients of
     log l themselves.
     """
     return (J / np.linalg.norm(J, axis=1, keepdims=True)).sum(0)
 
 
 def moco(J: Array) -> Array:
-    """First call: Y = G/2, λ one projected step of size 0.1 from equal shares."""
-    Y, shares = 0.5 * J, np.full(len(J), 1 / len(J))
-    point = shares - 0.1 * (Y @ Y.T) @ shares
-    # The projection by bisection on its threshold.
+    """First call: Y = G/2, and λ after one projected step of size 0.1 from 1/K."""
+    Y, start = 0.5 * J, np.full(len(J), 1 / len(J))
+    point = start - 0.1 * (Y @ Y.T) @ start
+    # Projection onto the simplex by bisection on its threshold.
     low, high = point.min() - 1, point.max()
     for _ in range(200):
         middle = 0.5 * (low + high)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# All rows of the paper's Table 4, one after another, then the report on them:
+# Train all rows of the paper's Table 4, one after another, then report on them:
 #
-#   scripts/table4.sh [--dry-run] [ROOT=runs/table4] [words for every row, such as device=cuda]
+#   scripts/table4.sh [--dry-run] [ROOT=runs/table4] [options of every row, such as device=cuda]
 #
-# Each row trains ten seeds for 2 million vector steps in ROOT/<row>. The same command again leaves the rows that are
-# finished and goes on with the others. --dry-run prints a command per row instead, which scripts/slurm.sh can run.
-# To try it in minutes: scripts/table4.sh /tmp/table4 preset=quick steps=400 seeds=[0]
+# Each row trains ten seeds for 2 million vector steps in ROOT/<row>. Running the command again skips
+# finished rows and resumes the others. --dry-run prints one command a row, for scripts/slurm.sh.
+# A trial of some minutes: scripts/table4.sh /tmp/table4 preset=quick steps=400 seeds=[0]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -25,8 +25,8 @@ if [[ -n ${1:-} && $1 != *=* ]]; then
 fi
 python=${PYTHON:-.venv/bin/python}
 
-# The row's name in mtrl_fairgrad/analysis/paper/table4.csv, then what makes it that row. nash_mtl_original is nash_mtl
-# as its authors report it.
+# Name of the row in mtrl_fairgrad/analysis/paper/table4.csv, then its options. The row
+# nash_mtl_original is nash_mtl as reported by its authors.
 rows=(
     "stl         agent=stl agent.temperature=per_task"
     "mtl_sac     agent=mtsac method=ls agent.temperature=per_task"
@@ -43,9 +43,9 @@ rows=(
 folders=()
 failed=()
 for row in "${rows[@]}"; do
-    read -r name words <<< "$row"
-    # shellcheck disable=SC2086  # several words
-    command=("$python" -m mtrl_fairgrad.train preset=table4 env=mt10_paper $words "$@" "run_dir=$root/$name" resume=auto)
+    read -r name options <<< "$row"
+    # shellcheck disable=SC2086  # several options
+    command=("$python" -m mtrl_fairgrad.train preset=table4 env=mt10_paper $options "$@" "run_dir=$root/$name" resume=auto)
     if [[ $dry ]]; then
         printf '%q ' "${command[@]}"
         echo
@@ -53,7 +53,7 @@ for row in "${rows[@]}"; do
         echo "== $name"
         "${command[@]}" && code=0 || code=$?
         if ((code > 128)); then
-            echo "error: stopped in $name; the same command goes on." >&2
+            echo "error: stopped in $name; run the command again to continue." >&2
             exit "$code"
         fi
         if ((code)); then failed+=("$name"); else folders+=("$root/$name"); fi
@@ -62,6 +62,6 @@ done
 if [[ $dry ]]; then exit; fi
 if ((${#folders[@]})); then "$python" -m mtrl_fairgrad.report "${folders[@]}" --out "$root/report"; fi
 if ((${#failed[@]})); then
-    echo "error: not finished: ${failed[*]}; the same command goes on with them." >&2
+    echo "error: not finished: ${failed[*]}; run the command again to continue them." >&2
     exit 1
 fi

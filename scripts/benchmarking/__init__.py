@@ -1,3 +1,1 @@
-"""The sections of `scripts/benchmark.py`, one module each: a function that yields rows, given the
-`Settings`.
-"""
+"""Sections of `scripts/benchmark.py`, one module each, with a function from `Settings` to rows."""

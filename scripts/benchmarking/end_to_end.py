@@ -1,8 +1,8 @@
-"""Whole training steps against their parts, with updates that take half, as much and twice as long
-as the simulation.
+"""Whole training steps against their parts, for updates that take half, once and twice the time of
+the simulation.
 
-Ten seeds of MT10 in one worker, the learner on one thread, and the width of the networks chosen by
-timing. Rounds interleave the trainer's real steps, the update alone and the simulation alone.
+Ten seeds of MT10 in one worker, the learner on one thread; the width of the networks is chosen by
+timing. Rounds interleave complete steps of the trainer, the update alone and the simulation alone.
 """
 
 from __future__ import annotations
@@ -33,20 +33,18 @@ from .update import learner, updates
 
 SECTION = "end_to_end"
 TARGETS = (0.5, 1.0, 2.0)
-"""Of the update over the simulation."""
+"""Ratios of the update's time to the simulation's."""
 WIDTHS = (8, 16, 32, 48, 64, 96, 128, 192, 256, 400)
 BATCH, SEEDS, WARM_UP = 8, 10, 10
 
 
-class Watched:
-    """A trainer, with its real steps and their two parts alone; of the real steps it knows who
-    waited how long.
-    """
+class TimedTrainer:
+    """Runs complete steps of a trainer, or their parts alone, and measures waiting times."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.stepping = self.waited = self.simulated = 0.0
-        """Seconds in real steps: by the clock, the learner's waiting for simulators, the
+        """Seconds in complete steps: wall-clock, the learner's waiting for simulators, and the
         simulators' processor time.
         """
         self._waiting = 0.0
@@ -60,16 +58,16 @@ class Watched:
 
     def _timed_wait(self) -> Any:
         started = time.perf_counter()
-        found = self._wait()
+        result = self._wait()
         self._waiting += time.perf_counter() - started
-        return found
+        return result
 
     def _busy(self) -> float:
         return sum(map(machine.cpu_seconds, self._workers)) if machine.KNOWN else math.nan
 
     def begin(self, width: int) -> None:
-        """Anew with networks of this width, past the warm-up; the simulators, which take long to
-        build, stay.
+        """Train networks of this width from new, past the warm-up. The simulators, which take long
+        to build, stay the same.
         """
         trainer, agent = self.trainer, replace(self.trainer.config.agent, width=width)
         trainer.config, trainer.progress.env_steps = replace(trainer.config, agent=agent), 0
@@ -86,7 +84,7 @@ class Watched:
         self.stepping = self.waited = self.simulated = 0.0
 
     def step(self, number: int) -> None:
-        """Real training steps."""
+        """Run complete training steps."""
         waiting, busy, started = self._waiting, self._busy(), time.perf_counter()
         for _ in range(number):
             loop.step(self.trainer)
@@ -95,54 +93,54 @@ class Watched:
         self.simulated += self._busy() - busy
 
     def update(self, number: int) -> None:
-        """The learner alone, with its draws."""
+        """Run updates alone, with their random numbers."""
         for _ in range(number):
             self.trainer.learner.learn(self.trainer.env_steps)
 
     def simulate(self, number: int) -> None:
-        """The simulators alone, with random actions; the training goes on from where they end."""
+        """Run the simulators alone, with random actions; training continues from where they end."""
         for _ in range(number):
             self.trainer.observations = self.trainer.envs.step(next(self._actions))[0]
 
 
 def measure(settings: Settings) -> Iterator[Row]:
-    """Rows for each of `TARGETS`."""
+    """Yield rows for each of `TARGETS`."""
     seeds, tasks = (1, MT10[:1]) if settings.quick else (SEEDS, MT10)
     targets = TARGETS[:1] if settings.quick else TARGETS
     agent = AgentConfig(width=WIDTHS[0], batch_size=BATCH, buffer_size=1000, warmup_steps=WARM_UP)
     config = configuration(settings, agent, EnvConfig(tasks=list(tasks), workers=1), seeds)
     with training(config) as trainer:
-        watched = Watched(trainer)
-        found = interleaved({"simulation": lambda: watched.simulate(1)}, 20, settings.device)
+        timed = TimedTrainer(trainer)
+        times = interleaved({"simulation": lambda: timed.simulate(1)}, 20, settings.device)
         taken = _update_seconds(
             settings, Size(len(tasks), BATCH, seeds=seeds, observation=39 + len(tasks))
         )
         for target in targets:
-            goal = target * statistics.median(found["simulation"])
+            goal = target * statistics.median(times["simulation"])
             width = min(taken, key=lambda each: abs(math.log(taken[each] / goal)))
-            watched.begin(width)
+            timed.begin(width)
             label = f"update ≈ {target:g} × simulation"
             yield Row(SECTION, f"{label}: width", width, "units")
-            yield from _rows(settings, watched, label)
+            yield from _rows(settings, timed, label)
 
 
 def _update_seconds(settings: Settings, size: Size) -> dict[int, float]:
-    """By width."""
+    """Return the median seconds of an update by width."""
     widths = WIDTHS[:2] if settings.quick else WIDTHS
     work = {
         str(width): updates(learner(replace(size, width=width), settings.device))
         for width in widths
     }
-    found = interleaved(work, settings.few, settings.device)
-    return {width: statistics.median(found[str(width)]) for width in widths}
+    times = interleaved(work, settings.few, settings.device)
+    return {width: statistics.median(times[str(width)]) for width in widths}
 
 
-def _rows(settings: Settings, watched: Watched, label: str) -> Iterator[Row]:
+def _rows(settings: Settings, timed: TimedTrainer, label: str) -> Iterator[Row]:
     number = 3 if settings.quick else 20
     work = {
-        "step": lambda: watched.step(number),
-        "update alone": lambda: watched.update(number),
-        "simulation alone": lambda: watched.simulate(number),
+        "step": lambda: timed.step(number),
+        "update alone": lambda: timed.update(number),
+        "simulation alone": lambda: timed.simulate(number),
     }
     times = interleaved(work, settings.rounds, settings.device)
     for name, seconds in times.items():
@@ -153,7 +151,7 @@ def _rows(settings: Settings, watched: Watched, label: str) -> Iterator[Row]:
     yield Row(
         SECTION, f"{label}: step / max(update, simulation)", ratio(times["step"], longer), "×"
     )
-    yield Row(SECTION, f"{label}: learner waits", 100 * watched.waited / watched.stepping, "%")
+    yield Row(SECTION, f"{label}: learner waits", 100 * timed.waited / timed.stepping, "%")
     if machine.KNOWN:
-        idle = max(0.0, 1 - watched.simulated / watched.stepping)
+        idle = max(0.0, 1 - timed.simulated / timed.stepping)
         yield Row(SECTION, f"{label}: simulators wait", 100 * idle, "%")

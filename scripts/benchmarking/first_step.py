@@ -1,10 +1,9 @@
-"""Started by `startup`: `python -m mtrl_fairgrad.train WORDS`, up to its first update, with the
-time of each part.
+"""Run `python -m mtrl_fairgrad.train WORDS` up to its first update and time its parts.
 
     python first_step.py SECONDS WORDS…
 
-SECONDS is what `time.monotonic` said when the command was given. The evaluation before training is
-left out. The last line it prints is a JSON object, part -> seconds.
+`startup` runs this script. SECONDS is the value of `time.monotonic` when the command was given. The
+evaluation before training is left out. The last line of output is a JSON object, part -> seconds.
 """
 
 import time
@@ -26,21 +25,21 @@ from mtrl_fairgrad.training.trainer import Trainer  # noqa: E402
 IMPORTED = time.monotonic()
 
 
-class Enough(BaseException):
-    """The first update is done; no handler of errors is to stop this."""
+class FirstUpdateDone(BaseException):
+    """Raised after the first update; a BaseException, so that no error handler catches it."""
 
 
 def main() -> None:
-    """Put clocks around the parts, then let the command run."""
+    """Wrap the parts with timers, then run the command."""
     command, words = float(sys.argv[1]), sys.argv[2:]
     spent = {"interpreter": BORN - command, "imports": IMPORTED - BORN}
 
     def timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **options: Any) -> Any:
             started = time.monotonic()
-            found = function(*args, **options)
+            result = function(*args, **options)
             spent[part] = spent.get(part, 0.0) + time.monotonic() - started
-            return found
+            return result
 
         return wrapped
 
@@ -61,7 +60,7 @@ def main() -> None:
         timed(part, real_step)(trainer)
         spent.setdefault("until the first step is done", time.monotonic() - command)
         if trainer.learner.updates:
-            raise Enough
+            raise FirstUpdateDone
 
     train.check_parts = checked
     factory.make_envs = timed("simulators", factory.make_envs)
@@ -70,7 +69,7 @@ def main() -> None:
     Trainer.evaluate_if_due = lambda self: None
     try:
         code = train.main(words)
-    except Enough:
+    except FirstUpdateDone:
         print(json.dumps(spent))
     else:
         sys.exit(code or 1)

@@ -1,8 +1,7 @@
-"""The arithmetic floor of an update: its matrix products alone, at the speed this machine does
-them.
+"""The arithmetic floor of an update: its matrix products alone, at the speed of this machine.
 
-They are listed by hand, layer by layer, and done on arrays of their own. A test compares their
-number of operations with what PyTorch counts in a whole update.
+The products are listed by hand, layer by layer, and computed on separate arrays. A test compares
+their number of operations with PyTorch's count for a whole update.
 """
 
 from __future__ import annotations
@@ -18,29 +17,29 @@ from .settings import Size
 
 
 class Product(NamedTuple):
-    """`kind` of a layer `[outputs, inputs]` over all samples; all three kinds have as many
-    operations.
+    """One matrix product of a layer `[outputs, inputs]` over all samples; all three kinds have the
+    same number of operations.
     """
 
     kind: str
-    """`forward`: x Wᵀ; `inputs`: the gradient of the inputs, g W; `weights`: that of the weights,
-    gᵀ x.
+    """`forward`: x Wᵀ; `inputs`: the gradient of the inputs, g W; `weights`: the gradient of the
+    weights, gᵀ x.
     """
     inputs: int
     outputs: int
 
     def flops(self, size: Size) -> int:
-        """Multiplications and additions."""
+        """Number of multiplications and additions."""
         return 2 * size.tasks * size.batch * self.inputs * self.outputs
 
 
 def layers(inputs: int, outputs: int, size: Size) -> list[tuple[int, int]]:
-    """Inputs and outputs of each layer of a perceptron."""
+    """Return inputs and outputs of each layer of a perceptron."""
     return list(pairwise([inputs, *[size.width] * size.depth, outputs]))
 
 
 def products(size: Size) -> Iterator[Product]:
-    """All matrix products of one update of linear scalarisation."""
+    """Yield all matrix products of one update of linear scalarisation."""
     actor = layers(size.observation, 2 * size.action, size)
     critic = layers(size.observation + size.action, 1, size)
 
@@ -48,7 +47,7 @@ def products(size: Size) -> Iterator[Product]:
         return (Product("forward", *layer) for layer in network)
 
     def learn(network: list[tuple[int, int]]) -> Iterator[Product]:
-        """Forward and backward: the data themselves need no gradient."""
+        """Forward and backward; the data need no gradient."""
         yield from forward(network)
         yield from (Product("weights", *layer) for layer in network)
         yield from (Product("inputs", *layer) for layer in network[1:])
@@ -67,18 +66,18 @@ def products(size: Size) -> Iterator[Product]:
 
 
 def flops(size: Size) -> int:
-    """Of one update's matrix products."""
+    """Number of operations in the matrix products of one update."""
     return sum(product.flops(size) for product in products(size))
 
 
 class Floor:
-    """Does the matrix products of one update, and nothing else.
+    """Computes the matrix products of one update, and nothing else.
 
     Args:
-        size: of the update.
-        device: where.
-        per_task: with the weights' gradients of each task apart, `[K, out, B] [K, B, in]`, as
-            methods need that look at them; else over the flat batch, as linear scalarisation.
+        size: sizes of the update.
+        device: where to compute.
+        per_task: compute the weights' gradients of each task separately, `[K, out, B] [K, B, in]`,
+            as Jacobian methods need; otherwise over the flat batch, as linear scalarisation.
     """
 
     def __init__(self, size: Size, device: torch.device, per_task: bool) -> None:
@@ -87,7 +86,7 @@ class Floor:
         self._work = [self._prepare(product, per_task) for product in products(size)]
 
     def run(self) -> None:
-        """All of them once."""
+        """Compute all products once."""
         for work in self._work:
             work()
 
@@ -97,29 +96,29 @@ class Floor:
         x, g = self._array("x", samples, inputs), self._array("g", samples, outputs)
         weight = self._array("weight", outputs, inputs)
         if product.kind == "forward":
-            found = self._array("found", samples, outputs)
-            return lambda: torch.mm(x, weight.t(), out=found)
+            out = self._array("out", samples, outputs)
+            return lambda: torch.mm(x, weight.t(), out=out)
         if product.kind == "inputs":
-            found = self._array("found", samples, inputs)
-            return lambda: torch.mm(g, weight, out=found)
+            out = self._array("out", samples, inputs)
+            return lambda: torch.mm(g, weight, out=out)
         if not per_task:
-            found = self._array("found", outputs, inputs)
-            return lambda: torch.mm(g.t(), x, out=found)
-        found = self._array("found", size.tasks, outputs, inputs)
+            out = self._array("out", outputs, inputs)
+            return lambda: torch.mm(g.t(), x, out=out)
+        out = self._array("out", size.tasks, outputs, inputs)
         gradients, data = (each.view(size.tasks, size.batch, -1) for each in (g, x))
-        return lambda: torch.bmm(gradients.mT, data, out=found)
+        return lambda: torch.bmm(gradients.mT, data, out=out)
 
     def _array(self, role: str, *shape: int) -> Tensor:
-        """Shared by all products that have such an operand: what an update has just made is in the
-        caches, too.
+        """Return the array of a role and shape, shared by all products that have such an operand,
+        since in an update, too, operands have often just been computed and are in the caches.
 
-        What is found is never an operand: numbers that shrink from run to run would become
-        denormal, which is slow.
+        A result is never an operand: its values would shrink with each run and become denormal,
+        which is slow.
         """
         return self._arrays.setdefault((role, *shape), torch.randn(shape, device=self._device))
 
 
 def square(device: torch.device, side: int) -> Callable[[], Tensor]:
-    """A product of two large square matrices, for reference: 2·side³ operations."""
-    a, b, found = (torch.randn(side, side, device=device) for _ in range(3))
-    return lambda: torch.mm(a, b, out=found)
+    """Return the product of two large square matrices, for reference: 2·side³ operations."""
+    a, b, out = (torch.randn(side, side, device=device) for _ in range(3))
+    return lambda: torch.mm(a, b, out=out)

@@ -1,8 +1,7 @@
-"""Whether memory stays flat: a long training of MT10 with tiny networks and a replay that wraps
-many times.
+"""Memory during a long training of MT10 with tiny networks and a replay buffer that wraps often.
 
-The run is a real one, with evaluations and checkpoints. Resident memory of the learner and of all
-its simulators is read every so often once a tenth of the run is over.
+The run has evaluations and checkpoints. Resident memory of the learner and of all simulators is
+read at regular intervals after the first tenth of the run.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ from .settings import Row, Settings
 
 SECTION = "long"
 CAPACITY, HORIZON = 1000, 100
-"""Steps in the replay, and of an episode."""
+"""Capacity of the replay buffer, and length of an episode, in steps."""
 EVERY = 1000
-"""Steps between two readings, fewer in a short run."""
+"""Steps between readings, fewer in a short run."""
 
 
 class MemoryReadings:
     """Reads memory during training, and requests a stop one episode before the last step.
 
-    The evaluation at the end of a run, of all goals, would only take time.
+    The evaluation of all goals at the end of a run would only take time.
     """
 
     def __init__(self) -> None:
         self.readings: list[tuple[int, int]] = []
-        """Bytes of the learner, and of its simulators together."""
+        """Bytes of the learner, and of all simulators."""
         self._step = loop.step
 
     def step(self, trainer: Trainer) -> None:
@@ -58,10 +57,10 @@ class MemoryReadings:
 
 
 def measure(settings: Settings) -> Iterator[Row]:
-    """First, last and largest memory, and the drift from first to last.
+    """Yield first, last and largest memory, and the drift from first to last.
 
     Raises:
-        SystemExit: the system does not tell.
+        SystemExit: memory cannot be read on this system.
     """
     if not machine.KNOWN:
         raise SystemExit(
@@ -77,7 +76,7 @@ def measure(settings: Settings) -> Iterator[Row]:
             batch_size=8,
             buffer_size=capacity,
             warmup_steps=horizon,
-            updates_per_step=0.5,  # which saves a third of the time
+            updates_per_step=0.5,  # saves a third of the time
         ),
         EnvConfig(tasks=list(MT10[:1] if settings.quick else MT10), horizon=horizon, workers=1),
         seeds=1,
@@ -107,6 +106,6 @@ def measure(settings: Settings) -> Iterator[Row]:
 
 
 def _memory(name: str, readings: list[int]) -> Iterator[Row]:
-    for word, found in (("first", readings[0]), ("last", readings[-1]), ("largest", max(readings))):
-        yield Row(SECTION, f"{name}, {word}", found / 2**20, "MiB")
+    for word, size in (("first", readings[0]), ("last", readings[-1]), ("largest", max(readings))):
+        yield Row(SECTION, f"{name}, {word}", size / 2**20, "MiB")
     yield Row(SECTION, f"{name}, drift", 100 * (readings[-1] / readings[0] - 1), "%")

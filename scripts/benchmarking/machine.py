@@ -1,4 +1,4 @@
-"""The machine that a measurement was made on, and what Linux tells about processes."""
+"""Description of the machine, and resource use of processes on Linux."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from .settings import cores
 
 PROC = Path("/proc")
 KNOWN = (PROC / "self" / "statm").exists()
-"""Whether this system tells what processes use."""
+"""Whether this system reports the resources of processes."""
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """CPU, GPU, versions and commit; names no host and no user."""
-    found = manifest([], str(device))
+    """Return CPU, GPU, versions and commit, without host or user names."""
+    record = manifest([], str(device))
     return {
         "cpu": _processor(),
         "cores": cores(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
-        **{key: found[key] for key in ("device", "platform", "versions", "git", "started")},
+        **{key: record[key] for key in ("device", "platform", "versions", "git", "started")},
     }
 
 
 def summary(machine: dict[str, Any]) -> str:
-    """In one line."""
+    """Return the description in one line."""
     versions, git = machine["versions"], machine["git"]
     commit = (
         "no commit" if git is None else git["commit"][:10] + ("+changes" if git["dirty"] else "")
@@ -60,11 +60,11 @@ def _processor() -> str:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory that a process has now; only where `KNOWN`."""
+    """Return the resident memory of a process; only where `KNOWN`."""
     return int((PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used, to a hundredth of a second; only where `KNOWN`."""
+    """Return the processor time of a process, to 0.01 s; only where `KNOWN`."""
     fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,8 +1,8 @@
-"""SAC as one would write it with modules, for comparison: over the flat batch, or a loop over tasks
-as published codes.
+"""SAC written with plain PyTorch modules, for comparison: over the flat batch, or with a loop over
+tasks as in published codes.
 
-Each update does the work of ours: targets, critic and actor gradients, weights, Adam, temperatures,
-Polyak averaging. Only how the task gradients are had and combined differs.
+Each update does the same work as the agent's: targets, critic and actor gradients, weights, Adam,
+temperatures, Polyak averaging. Only the computation and combination of task gradients differ.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from .settings import Size
 
 GAMMA, POLYAK, RATE, CLIP = 0.99, 0.005, 3e-4, 1.0
 REPLAY = 1000
-"""Steps in the replay that updates are drawn from."""
+"""Capacity of the replay buffer in steps."""
 
 Gradients = Callable[[Tensor, list[Tensor]], list[Tensor]]
-"""How task losses `[K]` become one gradient per parameter."""
+"""From task losses `[K]` and parameters to one gradient a parameter."""
 
 
 def mean_of_losses(losses: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """One `autograd.grad` of the mean loss: linear scalarisation, the yardstick."""
+    """One `autograd.grad` of the mean loss: linear scalarisation, the reference."""
     return list(torch.autograd.grad(losses.mean(), parameters))
 
 
 def autograd_loop(losses: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """One graph, one `autograd.grad` call per task as published codes do, newton weights."""
+    """One `autograd.grad` a task through one graph, as in published codes, and newton weights."""
     rows = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
     return weighted(rows, parameters)
 
 
 def weighted(rows: Sequence[Sequence[Tensor]], parameters: list[Tensor]) -> list[Tensor]:
-    """FairGrad of the tasks' gradients."""
+    """Combine the rows, one gradient a task, by FairGrad."""
     jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
     weights = FairGrad(alpha=2.0)(jacobian @ jacobian.mT).weights
     pieces = (weights @ jacobian).split([p.numel() for p in parameters])
@@ -53,22 +53,27 @@ def torchjd_fairgrad(losses: Tensor, parameters: list[Tensor]) -> list[Tensor]:
 
     backward(losses, inputs=parameters)
     jac_to_grad(parameters, Aggregator(alpha=2.0))
-    found = [p.grad.clone() for p in parameters if p.grad is not None]
+    combined = [p.grad.clone() for p in parameters if p.grad is not None]
     for p in parameters:
         p.grad = None
-    return found
+    return combined
 
 
 def perceptron(inputs: int, outputs: int, size: Size) -> nn.Sequential:
-    """ReLU layers."""
+    """Return a perceptron with ReLU activations."""
     sizes = [inputs, *[size.width] * size.depth]
     hidden = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(size.width, outputs))
 
 
 class PlainSAC:
-    """One seed's agent; `gradients` combines the task losses, with `per_task_forward` each task has
-    its own passes.
+    """The agent of one seed.
+
+    Args:
+        gradients: combines the task losses.
+        size: sizes of networks and batches.
+        device: where to compute.
+        per_task_forward: give each task forward and backward passes of its own.
     """
 
     def __init__(
@@ -91,7 +96,7 @@ class PlainSAC:
         ]
 
     def sample(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions and their log-densities."""
+        """Return actions and their log-densities."""
         mean, log_std = self.actor(observations).chunk(2, -1)
         log_std = log_std.clamp(-20, 2)
         unsquashed = mean + log_std.exp() * noise
@@ -105,26 +110,28 @@ class PlainSAC:
 
     @staticmethod
     def values(critics: nn.ModuleList, observations: Tensor, actions: Tensor) -> Tensor:
-        """Of both critics, `[2, N]`."""
+        """Return the values of both critics, `[2, N]`."""
         inputs = torch.cat([observations, actions], -1)
         return torch.stack([critic(inputs).squeeze(-1) for critic in critics])
 
     def step(self, index: int, losses: Tensor | list[Tensor]) -> None:
-        """Adam along the combined gradient of task losses, one graph's or a list of graphs'."""
+        """Step along the combined gradient of task losses of one graph, or of one graph each."""
         parameters = [p for group in self.optimizers[index].param_groups for p in group["params"]]
         if isinstance(losses, list):
-            found = weighted([torch.autograd.grad(loss, parameters) for loss in losses], parameters)
+            combined = weighted(
+                [torch.autograd.grad(loss, parameters) for loss in losses], parameters
+            )
         else:
-            found = self.gradients(losses, parameters)
-        for p, gradient in zip(parameters, found, strict=True):
+            combined = self.gradients(losses, parameters)
+        for p, gradient in zip(parameters, combined, strict=True):
             p.grad = gradient
         nn.utils.clip_grad_norm_(parameters, CLIP)
         self.optimizers[index].step()
         self.optimizers[index].zero_grad()
 
     def per_task(self, loss: Callable[..., Tensor], *data: Tensor) -> Tensor | list[Tensor]:
-        """Mean losses of all tasks: from one pass over the flat batch, or each task's from a pass
-        of its own.
+        """Return the mean losses of all tasks, from one pass over the flat batch or from one pass
+        a task.
         """
         shape = self.size.tasks, self.size.batch
         if self.per_task_forward:
@@ -132,7 +139,7 @@ class PlainSAC:
         return loss(*(d.flatten(0, 1) for d in data)).view(shape).mean(-1)
 
     def update(self, batch: Batch, noise: Noise) -> None:
-        """One gradient step of everything."""
+        """Update critics, actor, temperatures and targets."""
         obs, actions, rewards, next_obs, terminated = (field[0] for field in batch)
         shape = self.size.tasks, self.size.batch
         temperature = self.log_temperature.detach().exp().unsqueeze(-1).expand(shape)
@@ -176,7 +183,7 @@ class PlainSAC:
 
 
 class Source:
-    """A filled replay, and what each update draws."""
+    """A filled replay buffer that batches and noise are drawn from."""
 
     def __init__(self, size: Size, device: torch.device) -> None:
         self.size, self.streams = size, SeedStreams(range(size.seeds), device)
@@ -190,7 +197,7 @@ class Source:
         self.replay.added = REPLAY
 
     def draw(self) -> tuple[Batch, Noise]:
-        """A batch and the noise of one update."""
+        """Return the batch and the noise of one update."""
         each = self.size.tasks, self.size.batch
         batch = self.replay.sample(self.streams.integers(self.replay.size, *each))
         return batch, Noise(*(self.streams.normal(*each, self.size.action) for _ in range(2)))

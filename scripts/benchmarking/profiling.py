@@ -1,4 +1,4 @@
-"""Where an update's time goes, by PyTorch's profiler."""
+"""The parts of an update's time, by PyTorch's profiler."""
 
 from __future__ import annotations
 
@@ -17,31 +17,29 @@ GROUPS = {
     "Adam": ("adam", "foreach", "multi_tensor"),
     "copies": ("copy", "cat", "stack", "clone", "index", "fill", "zero", "memcpy", "memset"),
 }
-"""Which operations and kernels belong together, by parts of their names; the first group that fits
-has one.
-"""
+"""Groups of operations and kernels, by parts of their names; the first matching group counts."""
 OTHERS, OUTSIDE = "other operations", "outside operations"
-"""Losses, sums, norms; and what no operation accounts for: Python and dispatch."""
+"""Losses, sums and norms; and time outside operations: Python and dispatch."""
 
 
 def measure(
     section: str, name: str, update: Callable[[], Any], settings: Settings
 ) -> Iterator[Row]:
-    """Shares of the update's time, in percent; on a GPU of the time the device was at work."""
+    """Yield shares of the update's time in percent; on a GPU, of the device's busy time."""
     device, rounds = settings.device, settings.few
     cuda = device.type == "cuda"
     update()
     wait(device)
     with profile(
         activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    ) as found:
+    ) as profiled:
         started = time.perf_counter()
         for _ in range(rounds):
             update()
         wait(device)
         wall = 1e6 * (time.perf_counter() - started)
     spent = dict.fromkeys((*GROUPS, OTHERS), 0.0)
-    for event in found.key_averages():
+    for event in profiled.key_averages():
         taken = event.self_device_time_total if cuda else event.self_cpu_time_total
         spent[_group(event.key)] += float(taken)
     total = sum(spent.values())

@@ -1,6 +1,4 @@
-"""Real training runs for the benchmark to look at: their configuration, and a trainer in a folder
-of its own.
-"""
+"""Training runs for the benchmark: their configuration, and a trainer in a temporary folder."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from .settings import Settings
 def configuration(
     settings: Settings, agent: AgentConfig, env: EnvConfig, seeds: int, **others: Any
 ) -> Config:
-    """FairGrad (newton) on the settings' device, on one thread, without a progress bar; validated."""
+    """Return a validated configuration of FairGrad on one thread, without a progress bar."""
     method = {"name": "fairgrad", **method_options("fairgrad"), "solver": "newton"}
     config = Config(
         **{"eval": EvalConfig(workers=0 if settings.quick else 1), **others},
@@ -44,7 +42,7 @@ def configuration(
 
 @contextmanager
 def training(config: Config) -> Iterator[Trainer]:
-    """A new run's trainer in a temporary folder, on as many threads as the configuration says."""
+    """Yield the trainer of a new run in a temporary folder, with the configuration's threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or before)
     try:

@@ -1,4 +1,4 @@
-"""How an update grows with tasks at the same total batch, and with seeds that train side by side."""
+"""Growth of an update with tasks at the same total batch, and with seeds in one process."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .update import learner, plain, updates
 
 TASKS, SEEDS = (2, 10, 50), (1, 3, 10)
 SAMPLES = 1280
-"""Of all tasks together; 26 of each of 50 tasks are 1,300."""
+"""Total batch; with 50 tasks 26 each, so 1,300."""
 
 
 def tasks(settings: Settings) -> Iterator[Row]:
-    """FairGrad and the plain yardstick, the observations as long for any number of tasks."""
+    """Yield rows of FairGrad and plain PyTorch; observations have the same length for every K."""
     samples, base = (50, TINY) if settings.quick else (SAMPLES, Size())
     sizes = {count: replace(base, tasks=count, batch=-(-samples // count)) for count in TASKS}
     work = {
@@ -34,7 +34,7 @@ def tasks(settings: Settings) -> Iterator[Row]:
 
 
 def seeds(settings: Settings) -> Iterator[Row]:
-    """FairGrad."""
+    """Yield rows of FairGrad."""
     base = TINY if settings.quick else Size()
     work = {
         f"S={count}": updates(learner(replace(base, seeds=count), settings.device))
@@ -43,11 +43,11 @@ def seeds(settings: Settings) -> Iterator[Row]:
     for suffix, clock in thread_counts(settings):
         times = interleaved(work, settings.few, settings.device, clock=clock)
         for count in SEEDS:
-            found = times[f"S={count}"]
-            yield Row("seeds", f"S={count}{suffix}", milliseconds(found), "ms")
+            elapsed = times[f"S={count}"]
+            yield Row("seeds", f"S={count}{suffix}", milliseconds(elapsed), "ms")
             yield Row(
                 "seeds",
                 f"S={count}, of each seed / S=1{suffix}",
-                ratio(found, times["S=1"]) / count,
+                ratio(elapsed, times["S=1"]) / count,
                 "×",
             )

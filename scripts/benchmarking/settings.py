@@ -1,4 +1,4 @@
-"""What a section of the benchmark is told, what it answers, and the sizes of the problems."""
+"""Settings of a section of the benchmark, the rows it yields, and the sizes of the problems."""
 
 from __future__ import annotations
 
@@ -14,33 +14,30 @@ class Row(NamedTuple):
 
     section: str
     name: str
-    """Unique in its section; of a ratio, `this / that`."""
+    """Unique in its section; for a ratio, `numerator / denominator`."""
     value: float
     unit: str
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How thoroughly to measure, and where."""
+    """Device, number of rounds and sizes of a measurement."""
 
     device: torch.device
     quick: bool
-    """Everything as small as it can be: shows that it runs, its numbers mean nothing."""
+    """Use the smallest sizes, to test the script; the numbers mean nothing."""
     rounds: int = 15
-    """Rounds of work that takes a tenth of a second; sections whose work takes seconds make fewer.
-    """
+    """Rounds of work that takes a tenth of a second; slower sections run fewer."""
     steps: int = 100_000
     """Vector steps of the long run."""
 
     @property
     def few(self) -> int:
-        """Rounds of work that takes seconds."""
+        """Number of rounds for work that takes seconds."""
         return max(1, self.rounds // 3)
 
     def threads(self) -> list[int]:
-        """The learner's numbers of threads to compare: one and the cores, on a GPU only those it
-        has now.
-        """
+        """Numbers of learner threads to compare: one and all cores; on a GPU the current number."""
         if self.device.type != "cpu" or self.quick:
             return [torch.get_num_threads()]
         return sorted({1, cores()})
@@ -48,11 +45,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Size:
-    """An update's shape, the paper's by default: MT10's one-hot observations, 1,280 samples in all."""
+    """Sizes of an update; by default the paper's, with MT10's one-hot observations."""
 
     tasks: int = 10
     batch: int = 128
-    """Samples of each task."""
+    """Samples of each task, 1,280 in total by default."""
     width: int = 400
     seeds: int = 1
     observation: int = 49
@@ -64,5 +61,5 @@ TINY = Size(tasks=3, batch=4, width=8, observation=6, action=2)
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

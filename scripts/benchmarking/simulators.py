@@ -1,9 +1,8 @@
-"""Transitions per second: Metaworld's own vector environment, ours, and MuJoCo alone; one worker
-against two.
+"""Transitions per second of Meta-World's vector environment, of ours and of MuJoCo alone, and of
+one and several workers.
 
-What runs in one process is counted per second of processor time, which other processes disturb
-little; workers per second of the clock. Every round goes through whole episodes, so resets are in
-it.
+Work in one process is measured by processor time, which depends little on other processes; workers
+are measured by wall-clock time. Every round runs whole episodes, resets included.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from .timing import Times, interleaved, ratio
 
 SECTION = "simulators"
 ENVIRONMENTS = 20
-"""Hosted by one worker, and by two."""
+"""Number of environments for one worker and for several."""
 
 Steps = Callable[[], Any]
 CPU = torch.device("cpu")
@@ -37,9 +36,7 @@ _mujoco: Any = mujoco  # compiled, without type annotations
 
 
 class Episode:
-    """MuJoCo alone: the substeps of one episode of a task, with the controls that an official
-    episode had.
-    """
+    """MuJoCo alone: the substeps of one episode of a task, with recorded controls."""
 
     def __init__(
         self, suite: MetaworldSuite, task: str, steps: int, generator: np.random.Generator
@@ -60,7 +57,7 @@ class Episode:
         self.recorded = self.data.qpos.copy()
 
     def run(self) -> None:
-        """The whole episode again."""
+        """Repeat the whole episode."""
         self.data = data = copy(self._start)
         model, substeps = self.model, self.substeps
         for control, hand in self._controls:
@@ -69,12 +66,12 @@ class Episode:
 
     @property
     def substeps_done(self) -> float:
-        """In the last run, for each transition."""
+        """Substeps a transition in the last run."""
         return (self.data.time - self._start.time) / self.model.opt.timestep / len(self._controls)
 
 
 def measure(settings: Settings) -> Iterator[Row]:
-    """MT10, MT50, then workers."""
+    """Yield rows of MT10, of MT50 and of workers."""
     if settings.quick:
         yield from _suite("MT10", MT10[:1], 8, 1, whole=False)
         yield from _workers(MT10[:1], 2, 8, 1)
@@ -87,10 +84,10 @@ def measure(settings: Settings) -> Iterator[Row]:
 def _suite(
     name: str, tasks: Sequence[str], horizon: int, rounds: int, whole: bool
 ) -> Iterator[Row]:
-    """All ways to simulate these tasks, which are Metaworld's suite `name` if they are the `whole`
-    of it.
+    """Yield rows of all implementations for some tasks; `whole` if these are all the tasks of
+    Meta-World's suite `name`.
     """
-    import metaworld  # noqa: F401 (registers its environments)
+    import metaworld  # noqa: F401, registers its environments
 
     custom: dict[str, Any] = {"envs_list": [*tasks]}
     kind, chosen = (f"Meta-World/{name}", {}) if whole else ("Meta-World/custom-mt-envs", custom)
@@ -113,12 +110,12 @@ def _suite(
 
 
 def _suite_of(tasks: Sequence[str], horizon: int, fast: bool) -> MetaworldSuite:
-    """Ours, with Metaworld's own code or with the fast path."""
+    """Return our suite, with Meta-World's code or with the fast path."""
     return MetaworldSuite(tasks=tuple(tasks), horizon=horizon, fast=fast)
 
 
 def ours(tasks: Sequence[str], horizon: int) -> dict[str, TaskVectorEnv]:
-    """Our vector environment in this process, with the official code and with the fast path."""
+    """Return our vector environments in this process, with the official code and the fast path."""
     ways = {"ours, official code": False, "ours, fast path": True}
     return {
         way: TaskVectorEnv(_suite_of(tasks, horizon, fast), [0], workers=0)
@@ -127,7 +124,7 @@ def ours(tasks: Sequence[str], horizon: int) -> dict[str, TaskVectorEnv]:
 
 
 def _stepping(envs: Any, steps: int, generator: np.random.Generator) -> Steps:
-    """So many steps of random actions."""
+    """Return a function that takes `steps` steps of random actions."""
     envs.reset()
     shape = (steps, envs.num_envs, 4)
     actions = generator.uniform(-1, 1, shape).astype(np.float32)
@@ -140,7 +137,7 @@ def _stepping(envs: Any, steps: int, generator: np.random.Generator) -> Steps:
 
 
 def _rates(name: str, times: Times, transitions: int) -> Iterator[Row]:
-    """Rates and their ratios."""
+    """Yield rates and their ratios."""
     for way, seconds in times.items():
         rate = transitions / float(np.median(seconds))
         yield Row(SECTION, f"{name}, {way}", rate, "transitions/s of a core")
@@ -157,16 +154,16 @@ def _rates(name: str, times: Times, transitions: int) -> Iterator[Row]:
 
 
 def _workers(tasks: Sequence[str], environments: int, steps: int, rounds: int) -> Iterator[Row]:
-    """The same environments hosted by one worker and by several, while this process waits for them."""
+    """Yield rows of the same environments in one worker and in several."""
     generator = np.random.default_rng(0)
     suite, seeds = MetaworldSuite(tasks=tuple(tasks)), range(environments // len(tasks))
     counts = sorted({1, 2, min(cores(), environments)})
-    teams = {count: TaskVectorEnv(suite, list(seeds), workers=count) for count in counts}
+    vectors = {count: TaskVectorEnv(suite, list(seeds), workers=count) for count in counts}
     try:
-        work = {str(count): _stepping(envs, steps, generator) for count, envs in teams.items()}
+        work = {str(count): _stepping(envs, steps, generator) for count, envs in vectors.items()}
         times = interleaved(work, rounds, CPU, warm_up=1)
     finally:
-        for envs in teams.values():
+        for envs in vectors.values():
             envs.close()
     label = partial("{} environments, {}".format, environments)
     for count in counts:

@@ -1,6 +1,4 @@
-"""How long it takes from the command to the first training step, part by part, in processes of
-their own.
-"""
+"""Time from the command to the first training step, by part, in processes of their own."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ TINY_RUN = (
 
 
 def measure(settings: Settings) -> Iterator[Row]:
-    """Medians of a few starts of MT10 with everything at its default but the warm-up, which is one
+    """Yield medians over a few starts of MT10 with default settings, apart from a warm-up of one
     step.
     """
     words = [
@@ -48,10 +46,10 @@ def measure(settings: Settings) -> Iterator[Row]:
 
 
 def _start(words: list[str]) -> dict[str, float]:
-    """One start.
+    """Start a training; return the seconds of each part.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: the process failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -61,7 +59,7 @@ def _start(words: list[str]) -> dict[str, float]:
             *words,
             f"run_dir={folder}/run",
         ]
-        found = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if found.returncode:
-        raise SystemExit(f"the start failed with exit status {found.returncode}; see above.")
-    return json.loads(found.stdout.splitlines()[-1])
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"the training failed with exit code {done.returncode}; see above.")
+    return json.loads(done.stdout.splitlines()[-1])

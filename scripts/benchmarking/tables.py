@@ -1,4 +1,4 @@
-"""Rows as text, JSON and CSV, and the choice of them that the README shows."""
+"""Rows as text, JSON and CSV, and the highlights shown in docs/performance.md."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ HIGHLIGHTS = {
     "startup": ("until the first step is done",),
     "long": ("vector steps", "*, drift"),
 }
-"""Patterns of names by section, without a number of threads."""
+"""Patterns of row names by section, without the number of threads."""
 
 
 def number(value: float) -> str:
-    """With four digits."""
+    """Format a value with four digits."""
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
 
 
 def rounded(row: Row) -> Row:
-    """As it is written."""
+    """Round a row to the digits that are written."""
     return row._replace(value=float(number(row.value)))
 
 
 def lines(rows: Iterable[Row]) -> list[str]:
-    """A table for the terminal."""
+    """Format rows as a table for the terminal."""
     return text_table(
         [
             ("what", "value", "unit"),
@@ -62,7 +62,7 @@ def lines(rows: Iterable[Row]) -> list[str]:
 
 
 def highlights(rows: Iterable[Row]) -> list[Row]:
-    """Those that the README shows."""
+    """Select the rows shown in docs/performance.md."""
     return [
         row
         for row in rows
@@ -74,13 +74,13 @@ def highlights(rows: Iterable[Row]) -> list[Row]:
 
 
 def write_json(path: Path, rows: Iterable[Row], described: dict[str, Any]) -> None:
-    """One run: `machine` and `rows`."""
+    """Write one run: `machine` and `rows`."""
     report = {"machine": described, "rows": [row._asdict() for row in rows]}
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_csv(path: Path) -> list[Row]:
-    """Rows that `keep` wrote."""
+    """Read the rows of a results file."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
             Row(row["section"], row["name"], float(row["value"]), row["unit"])
@@ -88,18 +88,16 @@ def read_csv(path: Path) -> list[Row]:
         ]
 
 
-def companion(path: Path) -> Path:
-    """The file beside the CSV that tells the machine and commit of each of its sections."""
+def machine_path(path: Path) -> Path:
+    """Path of the JSON file with the machine and commit of each section of a results file."""
     return path.with_suffix(".machine.json")
 
 
-def keep(path: Path, rows: list[Row], described: dict[str, Any]) -> None:
-    """Put rows into a CSV file in place of those it has of the same sections, and the machine
-    beside it.
-    """
+def update_csv(path: Path, rows: list[Row], described: dict[str, Any]) -> None:
+    """Replace the sections of a results file that `rows` belong to, and their machine."""
     new = dict.fromkeys(row.section for row in rows)
     old = read_csv(path) if path.exists() else []
-    machines = json.loads(companion(path).read_text(encoding="utf-8")) if old else {}
+    machines = json.loads(machine_path(path).read_text(encoding="utf-8")) if old else {}
     everything = [row for row in old if row.section not in new] + rows
     everything.sort(key=lambda row: [*HIGHLIGHTS].index(row.section))
     table = csv_text(
@@ -107,13 +105,13 @@ def keep(path: Path, rows: list[Row], described: dict[str, Any]) -> None:
     )
     path.write_text(table, encoding="utf-8")
     machines |= dict.fromkeys(new, described)
-    companion(path).write_text(
+    machine_path(path).write_text(
         json.dumps(machines, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
 
 
-def shown(path: Path) -> str:
-    """What the README shows of a kept file: its highlights, and where they were measured."""
-    machines = json.loads(companion(path).read_text(encoding="utf-8"))
+def show_highlights(path: Path) -> str:
+    """Return the highlights of a results file and the machines they were measured on."""
+    machines = json.loads(machine_path(path).read_text(encoding="utf-8"))
     places = dict.fromkeys(map(machine.summary, machines.values()))
     return "\n".join([*places, "", *lines(highlights(read_csv(path)))])

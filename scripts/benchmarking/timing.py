@@ -1,6 +1,4 @@
-"""Timing in rounds that interleave everything to be compared, so that a busy machine disturbs all
-alike.
-"""
+"""Timing in interleaved rounds, so that load on the machine affects everything compared alike."""
 
 from __future__ import annotations
 
@@ -16,13 +14,13 @@ from mtrl_fairgrad.utils.text_tables import counted
 from .settings import Settings
 
 Times = dict[str, list[float]]
-"""Seconds of each round, by name."""
+"""Name -> seconds of each round."""
 Clock = Callable[[], float]
-"""Seconds since some time."""
+"""Seconds since an arbitrary time."""
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -34,8 +32,8 @@ def interleaved(
     warm_up: int = 2,
     clock: Clock = time.perf_counter,
 ) -> Times:
-    """Seconds of each piece of `work` in each of `rounds` rounds; `warm_up` more go before and are
-    not counted.
+    """Time each piece of `work` in each of `rounds` rounds, after `warm_up` rounds that do not
+    count.
     """
     times: Times = {name: [] for name in work}
     for number in range(-warm_up, rounds):
@@ -50,10 +48,9 @@ def interleaved(
 
 
 def thread_counts(settings: Settings) -> Iterator[tuple[str, Clock]]:
-    """For each number of threads, which PyTorch then has: what to add to names, and the clock.
+    """Set each number of threads in turn; yield a suffix for names and the clock to use.
 
-    One thread is timed by the processor time it takes, of which other processes on the machine take
-    nothing away.
+    One thread is timed by its processor time, which does not depend on other processes.
     """
     before = torch.get_num_threads()
     try:
@@ -71,10 +68,10 @@ def thread_counts(settings: Settings) -> Iterator[tuple[str, Clock]]:
 
 
 def milliseconds(seconds: Sequence[float]) -> float:
-    """The median."""
+    """Return the median in milliseconds."""
     return 1e3 * statistics.median(seconds)
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    """The median of the rounds' ratios."""
+    """Return the median of the rounds' ratios."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))

@@ -1,16 +1,15 @@
-"""How much a fair update costs: whole updates at the paper's size, several ways, and the arithmetic
-floor.
+"""The cost of an update at the paper's size, in several implementations, and the arithmetic floor.
 
-Every way samples 10×128 transitions and does targets, critic and actor gradients, weights, Adam,
-temperatures and Polyak averaging:
+Every implementation samples 10×128 transitions and computes targets, critic and actor gradients,
+weights, Adam, temperatures and Polyak averaging:
 
 * `plain_ls`: plain modules over the flat batch of 1,280, one `autograd.grad` of the mean loss. The
-  yardstick.
+  reference.
 * `ls`, `fairgrad_newton`, …: this project's agent with that method.
-* `autograd_loop`, `task_loop`: plain modules, FairGrad by one `autograd.grad` call per task through
-  one graph, or by each task's own forward and backward pass over its 128 samples.
+* `autograd_loop`, `task_loop`: plain modules with FairGrad, by one `autograd.grad` a task through
+  one graph, or by separate forward and backward passes over the 128 samples of each task.
 * `torchjd_fairgrad`: TorchJD's Jacobian engine and its FairGrad on the same plain modules.
-* `floor`: the matrix products of `plain_ls` and nothing else, the weights' gradients by task;
+* `floor`: only the matrix products of `plain_ls`, with the weights' gradients by task;
   `floor_flat`: over the flat batch.
 """
 
@@ -50,7 +49,7 @@ LOOPS = ("autograd_loop", "task_loop", "torchjd_fairgrad")
 
 
 def learner(size: Size, device: torch.device, way: str = "fairgrad_newton") -> Learner:
-    """Ours, its replay filled, so that `learn(0)` makes one update."""
+    """Return our learner with a filled replay buffer, so that `learn(0)` makes one update."""
     name, chosen = METHODS[way]
     agent = AgentConfig(
         width=size.width,
@@ -72,33 +71,33 @@ def learner(size: Size, device: torch.device, way: str = "fairgrad_newton") -> L
 
 
 def updates(made: Learner) -> Callable[[], None]:
-    """One update, of those after the recording (see `mtrl_fairgrad.gradients.graph_capture`)."""
+    """Return a function that makes one update, after graph capture is done."""
     for _ in range(CALLS_BEFORE + 1):
         made.learn(0)
     return lambda: made.learn(0)
 
 
 def plain(size: Size, device: torch.device) -> dict[str, Callable[[], None]]:
-    """One update of each of the ways with plain modules; without TorchJD's where it is not
+    """Return functions that make one update with plain modules; without TorchJD's if it is not
     installed.
     """
     source = Source(size, device)
-    found = {
+    agents = {
         "plain_ls": PlainSAC(mean_of_losses, size, device),
         "autograd_loop": PlainSAC(autograd_loop, size, device),
         "task_loop": PlainSAC(mean_of_losses, size, device, per_task_forward=True),
     }
     if importlib.util.find_spec("torchjd") is not None:
-        found["torchjd_fairgrad"] = PlainSAC(torchjd_fairgrad, size, device)
+        agents["torchjd_fairgrad"] = PlainSAC(torchjd_fairgrad, size, device)
 
     def once(agent: PlainSAC) -> Callable[[], None]:
         return lambda: agent.update(*source.draw())
 
-    return {name: once(agent) for name, agent in found.items()}
+    return {name: once(agent) for name, agent in agents.items()}
 
 
 def measure(settings: Settings) -> Iterator[Row]:
-    """Rows for each number of threads."""
+    """Yield rows for each number of threads."""
     size, device = TINY if settings.quick else Size(), settings.device
     made = {way: learner(size, device, way) for way in METHODS}
     side = 64 if settings.quick else 2048
@@ -148,7 +147,7 @@ def _rows(times: Times) -> Iterator[Row]:
 
 
 def _rates(times: Times, size: Size, side: int) -> Iterator[Row]:
-    """Speed of matrix products."""
+    """Yield the speed of matrix products."""
     for name, flops in (
         ("floor", floor.flops(size)),
         ("floor_flat", floor.flops(size)),
@@ -161,8 +160,8 @@ def _rates(times: Times, size: Size, side: int) -> Iterator[Row]:
 
 
 def _solves(settings: Settings, times: Times, clock: Clock) -> Iterator[Row]:
-    """The weights alone, from Gramians of a small agent, for one seed and for ten, in each form; α
-    = 2.
+    """Yield the time of the weights alone (α = 2), from Gramians of a small agent, for one seed and
+    for ten, with each solver.
     """
     size = Size(tasks=TINY.tasks if settings.quick else 10, width=8, batch=8, seeds=10)
     agent = learner(size, settings.device)
@@ -181,34 +180,36 @@ def _solves(settings: Settings, times: Times, clock: Clock) -> Iterator[Row]:
         for form, solve in forms.items()
         for seeds in (1, 10)
     }
-    found = interleaved(work, settings.rounds, settings.device, clock=clock)
-    for name, seconds in found.items():
+    solve_times = interleaved(work, settings.rounds, settings.device, clock=clock)
+    for name, seconds in solve_times.items():
         yield Row(SECTION, name, milliseconds(seconds), "ms")
     usual = "newton, lapack" if settings.device.type == "cpu" else "newton, batched"
     for way, form in (("fairgrad_newton", usual), ("fairgrad_sgd", "sgd")):
         share = (
-            2 * statistics.median(found[f"solve {form}, 1 seed"]) / statistics.median(times[way])
+            2
+            * statistics.median(solve_times[f"solve {form}, 1 seed"])
+            / statistics.median(times[way])
         )
         yield Row(SECTION, f"solves' share of {way}", 100 * share, "%")
 
 
 def _guard(settings: Settings, times: Times, clock: Clock) -> Row:
-    """What watching an update costs, which no size of networks or batches changes: found with very
-    small ones.
+    """Return the guard's share of an update. Its cost does not depend on the sizes of networks and
+    batches, so it is measured with very small ones.
     """
     size = Size(tasks=TINY.tasks if settings.quick else 10, width=8, batch=8)
-    watched, unwatched = learner(size, settings.device), learner(size, settings.device)
-    assert isinstance(unwatched.agent, SAC)
-    nobody = torch.zeros_like(unwatched.agent.guard.stopped)
+    guarded, unguarded = learner(size, settings.device), learner(size, settings.device)
+    assert isinstance(unguarded.agent, SAC)
+    no_seed = torch.zeros_like(unguarded.agent.guard.stopped)
 
     def look(network: str, metrics: dict[str, torch.Tensor], update: torch.Tensor) -> torch.Tensor:
-        return nobody
+        return no_seed
 
-    unwatched.agent.guard.look = look
-    work = {"watched": updates(watched), "unwatched": updates(unwatched)}
-    found = interleaved(work, 20 * settings.rounds, settings.device, clock=clock)
+    unguarded.agent.guard.look = look
+    work = {"guarded": updates(guarded), "unguarded": updates(unguarded)}
+    guard_times = interleaved(work, 20 * settings.rounds, settings.device, clock=clock)
     cost = statistics.median(
-        a - b for a, b in zip(found["watched"], found["unwatched"], strict=True)
+        a - b for a, b in zip(guard_times["guarded"], guard_times["unguarded"], strict=True)
     )
     return Row(
         SECTION,

@@ -122,10 +122,10 @@ def test_physics_only_is_the_physics_of_the_episode():
 def test_kept_sections_replace_only_themselves(tmp_path):
     path = tmp_path / "machine.csv"
     old = [Row("update", "a", 1.0, "ms"), Row("seeds", "b", 2.0, "×")]
-    tables.keep(path, old, {"cpu": "old"})
-    tables.keep(path, [Row("update", "c", 3.0, "ms")], {"cpu": "new"})
+    tables.update_csv(path, old, {"cpu": "old"})
+    tables.update_csv(path, [Row("update", "c", 3.0, "ms")], {"cpu": "new"})
     assert tables.read_csv(path) == [Row("update", "c", 3.0, "ms"), old[1]]
-    assert json.loads(tables.companion(path).read_text()) == {
+    assert json.loads(tables.machine_path(path).read_text()) == {
         "update": {"cpu": "new"},
         "seeds": {"cpu": "old"},
     }
@@ -141,7 +141,8 @@ def test_unknown_devices_and_sections_are_refused(capsys):
 
 def test_the_performance_page_shows_the_published_measurements():
     assert (
-        tables.shown(RESULTS / "cpu-2-cores.csv") in (ROOT / "docs" / "performance.md").read_text()
+        tables.show_highlights(RESULTS / "cpu-2-cores.csv")
+        in (ROOT / "docs" / "performance.md").read_text()
     )
 
 
@@ -258,6 +259,6 @@ def test_a_quick_run_has_every_row(tmp_path):
             "rows"
         ]
     assert {"cpu", "cores", "gpu", "threads", "versions", "git"} <= report["machine"].keys()
-    machines = json.loads(tables.companion(files["csv"]).read_text())
+    machines = json.loads(tables.machine_path(files["csv"]).read_text())
     assert machines == dict.fromkeys(benchmark.SECTIONS, report["machine"])
-    assert tables.shown(files["csv"]).startswith(machine.summary(report["machine"]))
+    assert tables.show_highlights(files["csv"]).startswith(machine.summary(report["machine"]))

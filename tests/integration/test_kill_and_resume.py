@@ -16,7 +16,7 @@ def said(tmp_path, name, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", ["gymnasium", "beside"])
+@pytest.mark.parametrize("suite", ["gymnasium", "background"])
 def test_a_few_kills_change_nothing(suite, tmp_path):
     words = said(
         tmp_path,
@@ -32,6 +32,6 @@ def test_a_few_kills_change_nothing(suite, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_short_soak_finds_nothing_wrong(tmp_path):
+def test_a_short_soak_finds_no_failure(tmp_path):
     words = said(tmp_path, "soak.py", "--minutes", "0.1")
-    assert words.endswith("\n0 wrong\n") and "run: " in words and "left alone: " in words
+    assert words.endswith("\n0 failures\n") and "run: " in words and "undisturbed: " in words
