@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mtrl_fairgrad import evaluate  # noqa: E402
+from mtrl_fairgrad.analysis.report.figure_files import as_png  # noqa: E402
 from mtrl_fairgrad.analysis.report.protocol_blocks import Block, make_blocks  # noqa: E402
 from mtrl_fairgrad.analysis.report.tables import (  # noqa: E402
     Table,
@@ -38,10 +39,9 @@ from mtrl_fairgrad.analysis.report.tables import (  # noqa: E402
     certainty,
     overview,
     seed_ranks,
-    step_parts,
+    update_shares,
 )
-from mtrl_fairgrad.analysis.run_groups import Group, pool  # noqa: E402
-from mtrl_fairgrad.report import png  # noqa: E402
+from mtrl_fairgrad.analysis.run_groups import RunGroup, pool  # noqa: E402
 from mtrl_fairgrad.runs import metrics_log  # noqa: E402
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError  # noqa: E402
 from mtrl_fairgrad.utils.arguments import fail  # noqa: E402
@@ -117,7 +117,7 @@ def publish(source: Path, out: Path, page: Path, policies: bool = True) -> None:
             "own."
         )
     write_atomic(out / f"{name}.csv", csv_text([COLUMNS, *_rows(groups)]).encode())
-    write_atomic(out / f"{name}.png", png(groups))
+    write_atomic(out / f"{name}.png", as_png(groups))
     figure = os.path.relpath((out / f"{name}.png").resolve(), page.resolve().parent)
     _insert(page, name, section(blocks[0], Path(figure)))
 
@@ -176,7 +176,7 @@ def _read(path: Path) -> list[dict[str, str]]:
 # ---- what is made of the published folders ----
 
 
-def _rows(groups: Sequence[Group]) -> Iterator[tuple[object, ...]]:
+def _rows(groups: Sequence[RunGroup]) -> Iterator[tuple[object, ...]]:
     for group in groups:
         for folder, logged in zip(group.folders, group.metrics, strict=True):
             about, versions, git = (
@@ -236,7 +236,7 @@ def section(block: Block, figure: Path) -> str:
         table(block),
         *seed_ranks(block),
         by_task(block),
-        *step_parts(block)[:1],
+        *update_shares(block)[:1],
     ]  # of the networks' steps the critics'
     for each in tables:
         lines += ["", *markdown_table(each.all_rows)]

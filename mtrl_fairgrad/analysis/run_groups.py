@@ -69,7 +69,7 @@ class ReportError(RunFolderError):
 
 
 @dataclass
-class Group:
+class RunGroup:
     """Runs of one method under one protocol, their seeds pooled."""
 
     protocol: str
@@ -145,7 +145,7 @@ class Group:
         return 0 if self.env_steps[0] == 0 else None
 
 
-def pool(folders: Sequence[RunFolder], until: int | None = None) -> list[Group]:
+def pool(folders: Sequence[RunFolder], until: int | None = None) -> list[RunGroup]:
     """The groups, runs of one protocol next to each other, otherwise in the order given.
 
     Args:
@@ -188,7 +188,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _group(folders: list[RunFolder], alike: frozenset[str], until: int | None) -> Group:
+def _group(folders: list[RunFolder], alike: frozenset[str], until: int | None) -> RunGroup:
     measured: dict[tuple[int, int, str], Evaluation] = {}
     home: dict[int, Path] = {}
     for folder in folders:
@@ -220,7 +220,7 @@ def _group(folders: list[RunFolder], alike: frozenset[str], until: int | None) -
             "it out."
         )
     table = [[[measured[t, s, k] for k in tasks] for s in seeds] for t in common]
-    return Group(
+    return RunGroup(
         protocol=_protocol(config, folders[0].manifest, tasks),
         config={key: value for key, value in config.items() if key not in alike},
         folders=folders,
@@ -263,7 +263,7 @@ def _protocol(config: dict[str, Any], manifest: dict[str, Any], tasks: list[str]
     return " · ".join(words)
 
 
-def _name(groups: list[Group]) -> None:
+def _name(groups: list[RunGroup]) -> None:
     """Label each group by its method and by what sets it apart from the others."""
     for group in groups:
         method = group.config.get("method.name", "unnamed method")
@@ -306,7 +306,7 @@ def _words(key: str, value: object, differs: bool) -> list[str]:
     return [f"{key.removeprefix('method.')}={value}"] if differs and key != "method.name" else []
 
 
-def one_protocol(groups: Sequence[Group]) -> None:
+def one_protocol(groups: Sequence[RunGroup]) -> None:
     """Refuse groups whose numbers must not be averaged or compared.
 
     Raises:
@@ -322,9 +322,9 @@ def one_protocol(groups: Sequence[Group]) -> None:
             )
 
 
-def blocks_of(groups: Sequence[Group]) -> list[list[Group]]:
+def blocks_of(groups: Sequence[RunGroup]) -> list[list[RunGroup]]:
     """The groups of one protocol together, for one table and one part of the figure each."""
-    blocks: list[list[Group]] = []
+    blocks: list[list[RunGroup]] = []
     for group in groups:
         if blocks and (blocks[-1][0].protocol, blocks[-1][0].tasks) == (
             group.protocol,

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 Rows = Sequence[Sequence[str]]
 
 
 def text_table(rows: Rows) -> list[str]:
     """Lines for the terminal: the first column is aligned left, the others right."""
-    return _lines(rows, "simple", words=False)
+    # The heading is passed as a row, since tabulate makes columns with a heading two wider.
+    heading, *body = _lines((), rows, "plain", words=False)
+    return [heading, "─" * len(heading), *body]
 
 
 def markdown_table(rows: Rows, words: bool = False) -> list[str]:
@@ -24,7 +26,7 @@ def markdown_table(rows: Rows, words: bool = False) -> list[str]:
         rows: of cells, the heading first.
         words: align all columns left, for cells that hold text rather than numbers.
     """
-    return _lines([[markdown(cell) for cell in row] for row in rows], "pipe", words)
+    return _lines(*_split(rows, markdown), "pipe", words)
 
 
 def latex_table(rows: Rows, words: bool = False) -> list[str]:
@@ -34,7 +36,7 @@ def latex_table(rows: Rows, words: bool = False) -> list[str]:
         rows: of cells, the heading first.
         words: break lines in all columns but the first, for cells that hold text.
     """
-    lines = _lines([[_latex_cell(cell) for cell in row] for row in rows], "latex_raw", words)
+    lines = _lines(*_split(rows, _latex_cell), "latex_raw", words)
     if words:
         columns = r"p{0.38\linewidth}" * (len(rows[0]) - 1)
         lines[0] = rf"\begin{{tabular}}{{l{columns}}}"
@@ -54,18 +56,19 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _lines(rows: Rows, tablefmt: str, words: bool) -> list[str]:
+def _split(rows: Rows, escape: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
+    """The heading and the other rows, escaped."""
+    heading, *body = [[escape(cell) for cell in row] for row in rows]
+    return heading, body
+
+
+def _lines(heading: Sequence[str], body: Rows, tablefmt: str, words: bool) -> list[str]:
     from tabulate import tabulate
 
-    heading, *body = rows
-    others = "left" if words else "right"
-    return tabulate(
-        body,
-        heading,
-        tablefmt,
-        disable_numparse=True,
-        colalign=("left", *[others] * (len(heading) - 1)),
-    ).splitlines()
+    columns = len(heading or body[0])
+    alignment = ("left", *["left" if words else "right"] * (columns - 1))
+    table = tabulate(body, heading, tablefmt, disable_numparse=True, colalign=alignment)
+    return table.splitlines()
 
 
 # ---- escaping ----

@@ -7,9 +7,10 @@ import sys
 import pytest
 
 from mtrl_fairgrad.analysis.report.figure_style import draw, styles
+from mtrl_fairgrad.analysis.report.formats import as_text
 from mtrl_fairgrad.analysis.report.protocol_blocks import Block
 from mtrl_fairgrad.analysis.run_groups import ReportError
-from mtrl_fairgrad.report import as_text, main, report
+from mtrl_fairgrad.report import main, report
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder
 from tests.support.fabricated_runs import COURSE, METHOD, PROTOCOL, groups_of
 from tests.support.paths import ROOT
@@ -242,8 +243,8 @@ def test_until_a_step_needs_an_evaluation_by_then(make, capsys):
     late = str(make("a", {1000: COURSE[1000]}))
     for given, expected in (
         ("999", "no evaluation of all its seeds and tasks until env_steps 999"),
-        ("-1", "'-1' is no number of env_steps"),
-        ("1e5", "'1e5' is no number of env_steps"),
+        ("-1", "'-1' is not a number of env_steps"),
+        ("1e5", "'1e5' is not a number of env_steps"),
     ):
         assert main([late, f"--until={given}"]) == 2
         assert expected in one_line(capsys)

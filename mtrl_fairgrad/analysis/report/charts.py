@@ -23,7 +23,7 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import (
     negative_progress,
     weight_shares,
 )
-from mtrl_fairgrad.analysis.run_groups import Group
+from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.analysis.statistics import Interval
 from mtrl_fairgrad.runs.metrics_log import Series
 
@@ -160,7 +160,7 @@ def heat_map(block: Block) -> Panel:
 
 # ---- conflict between tasks ----
 
-Course = Callable[[Group, str], Series]
+Course = Callable[[RunGroup, str], Series]
 QUANTITIES: tuple[tuple[str, Course, tuple[float, float] | None], ...] = (
     ("mean cosine between task gradients", lambda g, net: logged(g, f"{net}/cosine/mean"), None),
     (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from mtrl_fairgrad.analysis.run_groups import Group, blocks_of
+from mtrl_fairgrad.analysis.run_groups import RunGroup, blocks_of
 from mtrl_fairgrad.analysis.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Style(NamedTuple):
         return COLOURS[self.colour]
 
 
-def styles(groups: Sequence[Group]) -> dict[str, Style]:
+def styles(groups: Sequence[RunGroup]) -> dict[str, Style]:
     """A style for each label, in the order of first appearance; one label has one style, whatever
     the protocol.
     """
@@ -69,7 +69,7 @@ def styles(groups: Sequence[Group]) -> dict[str, Style]:
     }
 
 
-def draw(groups: Sequence[Group]) -> Figure:
+def draw(groups: Sequence[RunGroup]) -> Figure:
     """Learning curves: the mean over tasks on top, one small panel per task below; one block per
     protocol.
     """
@@ -92,7 +92,9 @@ def draw(groups: Sequence[Group]) -> Figure:
     return figure
 
 
-def _draw_block(part: SubFigure, block: list[Group], rows: int, look: Mapping[str, Style]) -> None:
+def _draw_block(
+    part: SubFigure, block: list[RunGroup], rows: int, look: Mapping[str, Style]
+) -> None:
     tasks = block[0].tasks
     grid = part.add_gridspec(rows + 1, PANELS, height_ratios=[2.2, *[1.0] * rows])
     main = part.add_subplot(grid[0, :])
@@ -120,7 +122,7 @@ def _draw_block(part: SubFigure, block: list[Group], rows: int, look: Mapping[st
         )
 
 
-def of_task(group: Group, k: int) -> Estimate:
+def of_task(group: RunGroup, k: int) -> Estimate:
     """The curve of task k, `[T]`."""
     return Estimate(group.per_task.mean[:, k], group.per_task.stderr[:, k])
 

@@ -16,9 +16,9 @@ from mtrl_fairgrad.analysis.report.tables import (
     improvement,
     overview,
     seed_ranks,
-    step_parts,
+    update_shares,
 )
-from mtrl_fairgrad.analysis.run_groups import Group
+from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.runs.fault_log import sentence, together
 from mtrl_fairgrad.utils.text_tables import (
     csv_text,
@@ -41,7 +41,7 @@ SEPARATE = "Each protocol stands for itself: their numbers are neither averaged 
 # ---- terminal ----
 
 
-def as_text(groups: Sequence[Group]) -> str:
+def as_text(groups: Sequence[RunGroup]) -> str:
     """The tables for the terminal."""
     return blocks_as_text(make_blocks(groups))
 
@@ -87,7 +87,7 @@ def tables_of(block: Block) -> list[Table]:
         by_task(block),
         improvement(block),
         *seed_ranks(block),
-        *step_parts(block),
+        *update_shares(block),
         paper_comparison.table4_comparison(block),
         paper_comparison.differences(block),
         faults(block),
@@ -123,7 +123,7 @@ def as_latex(blocks: Sequence[Block]) -> str:
 # ---- CSV ----
 
 
-def as_csv(groups: Sequence[Group]) -> str:
+def as_csv(groups: Sequence[RunGroup]) -> str:
     """The rows of report.csv, described at the top of `mtrl_fairgrad.report`."""
     rows: list[Sequence[object]] = [CSV_COLUMNS]
     for group in groups:
@@ -151,7 +151,7 @@ def as_csv(groups: Sequence[Group]) -> str:
     return csv_text(rows)
 
 
-def _whole_group(group: Group) -> list[float]:
+def _whole_group(group: RunGroup) -> list[float]:
     """What only the row of the mean over tasks has."""
     _, *final = group.final_interval
     return [

@@ -8,7 +8,7 @@ from functools import cache
 from mtrl_fairgrad.analysis.paper_tables import PaperTable, paper_table
 from mtrl_fairgrad.analysis.report.protocol_blocks import Block
 from mtrl_fairgrad.analysis.report.tables import NOTHING, Table, plus_minus
-from mtrl_fairgrad.analysis.run_groups import Group, flatten
+from mtrl_fairgrad.analysis.run_groups import RunGroup, flatten
 
 PRINTED = {
     "stl": "STL",
@@ -32,7 +32,7 @@ SEEDS = 10
 """Of every row of Table 4."""
 
 
-def row_of(group: Group) -> str | None:
+def row_of(group: RunGroup) -> str | None:
     """The row of Table 4 that a group reproduces, protocol aside; None if there is none."""
     if not is_mt10(group):
         return None
@@ -44,7 +44,7 @@ def row_of(group: Group) -> str | None:
     return method if agent == "mtsac" and method in _table().methods else None
 
 
-def is_mt10(group: Group) -> bool:
+def is_mt10(group: RunGroup) -> bool:
     """Whether a group was trained on the ten tasks of MT10, and not by preset=quick, whose numbers
     are no results.
     """
@@ -54,7 +54,7 @@ def is_mt10(group: Group) -> bool:
     return str(suite).startswith("mt10") and len(group.tasks) == 10
 
 
-def number(group: Group) -> tuple[float, float]:
+def number(group: RunGroup) -> tuple[float, float]:
     """Table 4's success rate and standard error for a group, NaN where it has no such row."""
     row = row_of(group)
     if row is None:
@@ -90,7 +90,7 @@ def table4_comparison(block: Block, ours_only: bool = False) -> Table | None:
     return Table("The paper's Table 4 beside ours", head, rows, [_warning(block)])
 
 
-def _ours(group: Group) -> list[str]:
+def _ours(group: RunGroup) -> list[str]:
     best, last = (
         plus_minus(group.best.mean, group.best.stderr),
         plus_minus(group.final.mean, group.final.stderr),
@@ -118,14 +118,14 @@ def differences(block: Block) -> Table | None:
     return Table("How the protocols differ", ["aspect", "the paper", "here"], rows, words=True)
 
 
-def _distinct(block: Block, here: Callable[[Group], str]) -> str:
+def _distinct(block: Block, here: Callable[[RunGroup], str]) -> str:
     return " or ".join(dict.fromkeys(here(group) for group in block.groups)) or NOTHING
 
 
-def _options(*words: str) -> Callable[[Group], str]:
+def _options(*words: str) -> Callable[[RunGroup], str]:
     """All that a group's protocol says of something, found by words in the names of its options."""
 
-    def say(group: Group) -> str:
+    def say(group: RunGroup) -> str:
         env = {
             key.removeprefix("env."): value
             for key, value in group.config.items()
@@ -146,14 +146,14 @@ def _options(*words: str) -> Callable[[Group], str]:
     return say
 
 
-def _training(group: Group) -> str:
+def _training(group: RunGroup) -> str:
     size, steps = group.config.get("agent.batch_size"), group.config.get("steps")
     planned = "" if steps in (None, group.env_steps[-1]) else f" of {steps:,} planned"
     batch = "" if size is None else f", batch {size} of each task"
     return f"{group.env_steps[-1]:,} vector steps{planned}{batch}"
 
 
-def _evaluation(group: Group) -> str:
+def _evaluation(group: RunGroup) -> str:
     every, episodes = group.config.get("eval.every"), group.config.get("eval.episodes")
     course = (
         ""
@@ -163,11 +163,11 @@ def _evaluation(group: Group) -> str:
     return f"{course}{group.episodes} in the last one"
 
 
-def _seeds(group: Group) -> str:
+def _seeds(group: RunGroup) -> str:
     return str(len(group.seeds))
 
 
-ASPECTS: tuple[tuple[str, str, Callable[[Group], str]], ...] = (
+ASPECTS: tuple[tuple[str, str, Callable[[RunGroup], str]], ...] = (
     ("simulators", "Meta-World of February 2021, through mtrl", _options("simulator")),
     ("rewards", "version 1, divided by each task's running standard deviation", _options("reward")),
     ("horizon", "150 steps", _options("horizon")),

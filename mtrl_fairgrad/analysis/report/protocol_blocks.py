@@ -13,7 +13,7 @@ import numpy as np
 
 from mtrl_fairgrad.analysis import metric_curves
 from mtrl_fairgrad.analysis.report.figure_style import Style, styles
-from mtrl_fairgrad.analysis.run_groups import Group, blocks_of, one_protocol
+from mtrl_fairgrad.analysis.run_groups import RunGroup, blocks_of, one_protocol
 from mtrl_fairgrad.analysis.statistics import (
     Array,
     Interval,
@@ -55,7 +55,7 @@ class SeedRanks(NamedTuple):
 class Block:
     """Groups of one protocol and the same tasks, at least one."""
 
-    groups: list[Group]
+    groups: list[RunGroup]
     styles: dict[str, Style]
     """How each group's label is drawn, the same in every block of a report."""
 
@@ -140,20 +140,20 @@ class Block:
                     yield i, j, ours, theirs, common
 
 
-def make_blocks(groups: Sequence[Group]) -> list[Block]:
+def make_blocks(groups: Sequence[RunGroup]) -> list[Block]:
     """The blocks of a report, with one style for each label in all of them."""
     look = styles(groups)
     return [Block(block, look) for block in blocks_of(groups)]
 
 
-def cost(group: Group) -> Cost:
+def cost(group: RunGroup) -> Cost:
     """Wall-clock time and speed of a group's runs."""
     seconds = float(np.sum([run.wall_seconds for run in group.metrics]))
     speeds = [run.series[SPEED].values for run in group.metrics if SPEED in run.series]
     return Cost(seconds, float(np.median(np.concatenate(speeds))) if speeds else float("nan"))
 
 
-def logged(group: Group, tag: str) -> Series:
+def logged(group: RunGroup, tag: str) -> Series:
     """The mean course of what a group's runs logged under `tag`, a run counting by its seeds; empty
     if nothing.
     """
@@ -162,7 +162,7 @@ def logged(group: Group, tag: str) -> Series:
     )
 
 
-def negative_progress(group: Group, network: str) -> Series:
+def negative_progress(group: RunGroup, network: str) -> Series:
     """How often, in each stretch of the course, an update made some task worse to first order;
     empty if not logged.
     """
@@ -173,7 +173,7 @@ def negative_progress(group: Group, network: str) -> Series:
     )
 
 
-def weight_shares(group: Group, network: str) -> list[Series] | None:
+def weight_shares(group: RunGroup, network: str) -> list[Series] | None:
     """Each task's weight over the mean weight of all tasks, in the order of `group.tasks`.
 
     Returns:
@@ -189,7 +189,7 @@ def weight_shares(group: Group, network: str) -> list[Series] | None:
     return [Series(first, one.values / safe) for one in weights]
 
 
-def step_shares(group: Group, network: str) -> Array | None:
+def step_shares(group: RunGroup, network: str) -> Array | None:
     """What part of the squared length of the direction each task's gradient makes up, where
     gradients are orthogonal.
 
@@ -216,7 +216,7 @@ def step_shares(group: Group, network: str) -> Array | None:
     return np.average(found, axis=0, weights=counts)
 
 
-def _runs(group: Group) -> list[tuple[RunMetrics, int]]:
+def _runs(group: RunGroup) -> list[tuple[RunMetrics, int]]:
     """Each run's metrics with its number of seeds."""
     return [
         (run, len(folder.config.get("seeds") or [0]))

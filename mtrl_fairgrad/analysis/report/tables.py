@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from mtrl_fairgrad.analysis.report.protocol_blocks import Block, Improvement, cost, step_shares
-from mtrl_fairgrad.analysis.run_groups import Group
+from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.analysis.statistics import ARRANGEMENTS, Interval, RankTest
 from mtrl_fairgrad.config.guard import STOP
 from mtrl_fairgrad.runs.fault_log import DONE, WORDS, together
@@ -48,7 +48,7 @@ def overview(block: Block) -> Table:
     return Table("Success rate, mean over tasks", head, rows, _notes(block))
 
 
-def _course(group: Group) -> list[str]:
+def _course(group: RunGroup) -> list[str]:
     untrained = NOTHING if group.untrained is None else f"{group.curve.mean[group.untrained]:.3f}"
     best = f"{plus_minus(group.best.mean, group.best.stderr)} at {group.env_steps[group.best.evaluation]:,}"
     last = plus_minus(group.final.mean, group.final.stderr)
@@ -99,7 +99,7 @@ def by_task(block: Block) -> Table:
     return Table("Final success rate by task", ["final, by task", *column_names(block)], rows)
 
 
-def step_parts(block: Block) -> list[Table]:
+def update_shares(block: Block) -> list[Table]:
     """For each network, a row for each task: how much of the steps its gradients made up; none for
     a single task.
     """
@@ -253,7 +253,7 @@ def _notes(block: Block) -> list[str]:
     return notes
 
 
-def _stopped(group: Group) -> list[str]:
+def _stopped(group: RunGroup) -> list[str]:
     """What readers of its numbers must know of its seeds."""
     alone = group.config.get("agent.name") == "stl"
     return [

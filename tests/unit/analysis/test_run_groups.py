@@ -1,8 +1,8 @@
 """Which runs belong together, and what they are called."""
 
+from mtrl_fairgrad.analysis.report.formats import as_text
 from mtrl_fairgrad.analysis.run_groups import NOT_COMPARED, blocks_of, flatten
 from mtrl_fairgrad.config.schema import RESUMABLE
-from mtrl_fairgrad.report import as_text
 from tests.support.fabricated_runs import FAIRGRAD, METHOD, PROTOCOL, groups_of
 
 

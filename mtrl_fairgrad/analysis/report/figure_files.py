@@ -1,0 +1,110 @@
+"""Figures as files: panels as SVG for the HTML page and as PDF for publications, and report.png."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from mtrl_fairgrad.analysis.report import charts
+from mtrl_fairgrad.analysis.report.charts import Panel
+from mtrl_fairgrad.analysis.report.figure_style import STYLE, Style, draw
+from mtrl_fairgrad.analysis.report.protocol_blocks import Block
+from mtrl_fairgrad.analysis.run_groups import RunGroup
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SVG_STYLE = {
+    **STYLE,
+    "svg.fonttype": "none",  # text stays text: small and sharp
+    "svg.hashsalt": "mtrl-fairgrad",  # the same panel gives the same file
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+PDF_STYLE = {**STYLE, "pdf.fonttype": 42}  # TrueType, which publishers ask for
+
+
+def as_png(groups: Sequence[RunGroup]) -> bytes:
+    """The learning curves of groups, as in report.png."""
+    image = io.BytesIO()
+    draw(groups).savefig(image, format="png")
+    return image.getvalue()
+
+
+def as_svg(panel: Panel) -> bytes:
+    """A panel with a transparent background, without its title."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    image = io.BytesIO()
+    with matplotlib.rc_context(SVG_STYLE):
+        figure = Figure(figsize=panel.size, layout="constrained")
+        panel.paint(figure.add_subplot())
+        no_metadata = {"Creator": None, "Date": None, "Format": None, "Type": None}
+        figure.savefig(image, format="svg", metadata=no_metadata, dpi=200)
+    return image.getvalue()
+
+
+def as_pdf(
+    panels: Sequence[Panel], protocol: str, legend: Sequence[tuple[str, Style]], columns: int
+) -> bytes:
+    """A grid of panels on one page, under the protocol.
+
+    Args:
+        panels: at least one.
+        protocol: in words; the page's title.
+        legend: label and style of each method; may be empty.
+        columns: number of panels in a row.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    width, height = (max(panel.size[n] for panel in panels) for n in (0, 1))
+    image = io.BytesIO()
+    with matplotlib.rc_context(PDF_STYLE):
+        size = (max(width * columns, 5.0), (height + 0.35) * rows + 0.5 + 0.2 * len(legend))
+        figure = Figure(figsize=size, layout="constrained")
+        for n, panel in enumerate(panels):
+            axes = figure.add_subplot(rows, columns, n + 1)
+            panel.paint(axes)
+            axes.set_title(panel.title, fontsize=8.5)
+        figure.suptitle(protocol, fontsize=8, wrap=True)
+        _legend(figure, legend)
+        figure.savefig(image, format="pdf", metadata={"CreationDate": None})
+    return image.getvalue()
+
+
+def pdf_figures(blocks: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of a report's PDF files; numbered by block if there are several."""
+    for n, block in enumerate(blocks, start=1):
+        ending = f"-{n}.pdf" if len(blocks) > 1 else ".pdf"
+        legend = [(group.label, block.styles[group.label]) for group in block.groups]
+        tasks = charts.task_curves(block)
+        intervals = charts.intervals(block)
+        conflicts = charts.conflicts(block)
+        weights, _ = charts.weights(block)
+        yield f"curves{ending}", as_pdf([charts.curve(block)], block.protocol, legend, 1)
+        yield f"heatmap{ending}", as_pdf([charts.heat_map(block)], block.protocol, [], 1)
+        if tasks:
+            yield f"tasks{ending}", as_pdf(tasks, block.protocol, legend, 5)
+        if intervals is not None:
+            yield f"intervals{ending}", as_pdf([intervals], block.protocol, [], 1)
+        if conflicts:
+            yield f"conflict{ending}", as_pdf(conflicts, block.protocol, legend, 2)
+        if weights:
+            yield f"weights{ending}", as_pdf(weights, block.protocol, [], 2)
+
+
+def _legend(figure: Figure, legend: Sequence[tuple[str, Style]]) -> None:
+    from matplotlib.lines import Line2D
+
+    if legend:
+        lines = [
+            Line2D([], [], color=style.hex, linestyle=style.dash, label=label)
+            for label, style in legend
+        ]
+        figure.legend(handles=lines, loc="outside lower center", ncols=1 if len(legend) < 4 else 2)

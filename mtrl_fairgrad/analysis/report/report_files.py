@@ -1,0 +1,71 @@
+"""The report of training runs: tables on the terminal and files, `report.csv` and `report.png`
+first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mtrl_fairgrad.analysis.report.figure_files import as_png, pdf_figures
+from mtrl_fairgrad.analysis.report.formats import as_csv, as_latex, as_markdown, blocks_as_text
+from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
+from mtrl_fairgrad.analysis.run_groups import ReportError, pool
+from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.utils.atomic_io import write_atomic
+
+
+def write_report(
+    paths: Sequence[Path],
+    folder: Path,
+    html: Path | None = None,
+    latex: Path | None = None,
+    markdown: Path | None = None,
+    figures: Path | None = None,
+    until: int | None = None,
+) -> None:
+    """Print the tables and write all files.
+
+    Args:
+        paths: run folders, at least one.
+        folder: where report.csv and report.png go.
+        html: file for the page with all tables, figures and videos.
+        latex: file for the tables, for a document that uses booktabs.
+        markdown: file for the tables, for GitHub.
+        figures: folder for the figures as PDF.
+        until: last env_steps to include; runs that differ in length alone are then pooled.
+
+    Raises:
+        RunFolderError: a folder holds no run, or one that cannot be reported.
+        ReportError: a file cannot be written.
+    """
+    groups = pool([RunFolder.open(path) for path in paths], until)
+    blocks = make_blocks(groups)
+    print(blocks_as_text(blocks))
+    contents = {
+        folder / "report.csv": as_csv(groups).encode(),
+        folder / "report.png": as_png(groups),
+    }
+    if html is not None:
+        from mtrl_fairgrad.analysis.report.html import as_html
+
+        contents[html] = as_html(blocks).encode()
+    if latex is not None:
+        contents[latex] = as_latex(blocks).encode()
+    if markdown is not None:
+        contents[markdown] = as_markdown(blocks).encode()
+    if figures is not None:
+        contents |= {figures / name: pdf for name, pdf in pdf_figures(blocks)}
+    _write(contents)
+    print(f"\nwritten: {', '.join(map(str, contents))}")
+
+
+def _write(contents: Mapping[Path, bytes]) -> None:
+    for path, content in contents.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, content)
+        except OSError as error:
+            raise ReportError(
+                f"the report cannot be written to {path} ({error.strerror}): give another folder "
+                "with --out, or another file."
+            ) from error
