@@ -16,10 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mtrl_fairgrad.cli.hydra_main import run_with_hydra
-from mtrl_fairgrad.cli.multirun import place
-from mtrl_fairgrad.cli.override_filter import stored_words
+from mtrl_fairgrad.cli.multirun import assign_run_folder
+from mtrl_fairgrad.cli.override_filter import stored_overrides
 from mtrl_fairgrad.config.env import task_names
-from mtrl_fairgrad.config.schema import Config, check_parts, without_torch
+from mtrl_fairgrad.config.schema import Config, check_parts, keep_stored_options, without_torch
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.training.auto_resume import AUTO, is_finished, resolve_auto_resume
 from mtrl_fairgrad.training.run_setup import check_folder, open_folder
@@ -48,7 +48,7 @@ def _with_stored_overrides(given: list[str]) -> list[str]:
         return given
     folder = RunFolder.open(Path(resumed[-1]))
     try:
-        words = stored_words(folder.manifest.get("overrides", []))
+        words = stored_overrides(folder.manifest.get("overrides", []))
     except ConfigError as error:
         raise ConfigError(f"resume={folder.path}: {error}") from None
     stored = [word for word in words if word.partition("=")[0] not in LOCATION_KEYS]
@@ -59,7 +59,7 @@ def job(composed: DictConfig) -> int:
     """Train one composed configuration, in this process or in one started by a launcher."""
     overrides = list(HydraConfig.get().overrides.task)
     config = without_torch(composed, overrides)
-    place(config, overrides)
+    assign_run_folder(config, overrides)
     return start(config, overrides)
 
 
@@ -72,6 +72,8 @@ def start(config: Config, overrides: list[str]) -> int:
     """
     config.env.tasks = list(task_names(config.env))
     auto_resume = resolve_auto_resume(config)
+    if config.resume is not None:
+        keep_stored_options(config, RunFolder.open(Path(config.resume)).config, overrides)
     check_folder(config)
     check_parts(config)  # imports torch, as does everything from here on
     from mtrl_fairgrad.training.factory import check_memory, configure_torch

@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import mtrl_fairgrad.training.factory  # noqa: F401, for the child processes
 from mtrl_fairgrad import train, verify
-from mtrl_fairgrad.cli.hydra_main import config_dir
+from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.config.schema import Config, ConfigError, from_hydra
 from mtrl_fairgrad.runs.checkpoint.index import Index
 from mtrl_fairgrad.runs.checkpoint.store import CheckpointStore

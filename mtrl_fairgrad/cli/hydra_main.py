@@ -1,7 +1,8 @@
-"""Run a command's body with the configuration that Hydra composes, and report errors in one line."""
+"""Run a command with the configuration that Hydra composes; errors become one sentence."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
@@ -21,30 +22,41 @@ from hydra.errors import (
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mtrl_fairgrad.cli.multirun import Sweep, Task, in_sweep
-from mtrl_fairgrad.cli.override_filter import sift
-from mtrl_fairgrad.config.groups import config_dir, config_group, unwritten_methods
+from mtrl_fairgrad.cli.multirun import Sweep, Task, is_multirun
+from mtrl_fairgrad.cli.override_filter import filter_overrides
+from mtrl_fairgrad.config.groups import (
+    config_dir,
+    config_group,
+    method_keys,
+    methods_without_file,
+)
 from mtrl_fairgrad.config.schema import Config, to_dict
 from mtrl_fairgrad.runs.run_dir import RunFolderError
 from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.validation import ConfigError
 
-MULTIRUN = ("-m", "--multirun")
+MULTIRUN_FLAGS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
-PLUGINS = {"joblib": "sweep", "submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray"}
-"""Launchers of Hydra plugins, which ours under configs/ build on, and the extra each comes with."""
+PLUGIN_EXTRAS = {
+    "joblib": "sweep",
+    "submitit_local": "sweep",
+    "submitit_slurm": "sweep",
+    "ray": "ray",
+}
+"""Hydra launcher plugin → extra of this package that installs it."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """What tells one command line from another."""
+    """A command line with a composed configuration."""
 
     module: str
+    """Module that `python -m` runs."""
     root: str
-    """The composed file of configs/, without its ending."""
+    """Primary file of configs/, without `.yaml`."""
     schema: Callable[[], Any]
-    """Makes the typed configuration with its defaults; empty where the files of a group say what
-    its keys are.
+    """Make the typed configuration with its defaults; a group whose keys depend on the choice is an
+    empty dictionary.
     """
 
 
@@ -52,110 +64,139 @@ TRAIN = Command("mtrl_fairgrad.train", "config", partial(Config, method={}))
 
 
 class Job:
-    """What Hydra calls for each configuration: the task, its mistakes kept, since Hydra would add a
-    page to each.
+    """The function that Hydra calls with each composed configuration.
 
-    A launcher sends copies to other processes; what those learn comes back through the sweep.
+    It keeps a `ConfigError` instead of raising it, since Hydra would print a page. A launcher
+    pickles it for other processes; their results come back through `Sweep`.
     """
 
     def __init__(self, task: Task) -> None:
-        self.task, self.sweep = task, Sweep()
-        self.started, self.code = False, 0
-        self.mistake: ValueError | None = None
+        self.task = task
+        self.sweep = Sweep()
+        self.started = False
+        self.exit_code = 0
+        self.error: ValueError | None = None
 
     def __call__(self, composed: DictConfig) -> None:
-        """Do the task."""
+        """Run the task once."""
         self.started = True
-        if in_sweep():
-            self.sweep.carry_out(self.task, composed)
+        if is_multirun():
+            self.sweep.run_one(self.task, composed)
             return
         try:
-            self.code = self.task(composed) or 0
+            self.exit_code = self.task(composed) or 0
         except (ConfigError, RunFolderError) as error:
-            self.mistake = error
+            self.error = error
 
 
 def run_with_hydra(task: Task, arguments: list[str], command: Command = TRAIN) -> int:
-    """Compose the configuration, or with --multirun several, and do `task`; a mistake is one
-    sentence and code 2.
+    """Compose the configuration, or with --multirun several, and call `task` with each.
 
     Args:
-        task: the job, a function that other processes can import; mistakes it finds are
-            `ConfigError`s, anything else it raises passes through, except in a sweep. May return an
-            exit code.
-        arguments: Hydra's command line.
-        command: whose it is.
+        task: importable by other processes. Its `ConfigError`s are reported in one sentence; other
+            exceptions propagate, except in a multirun. It may return an exit code.
+        arguments: the command line without the program's name.
+        command: the command that was called.
 
     Returns:
-        The exit code: 0, 2, or the task's; in a sweep that of the runs that failed, or 1 if they
-            differ.
+        Exit code: 2 after a `ConfigError`, else the task's. Of a multirun: 0, or the code of the
+        runs that failed, or 1 if they differ.
     """
     import hydra
 
     try:
-        arguments = sift(arguments)
+        arguments = filter_overrides(arguments)
     except ConfigError as error:
         return fail(error)
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # makes Hydra raise its errors instead of printing a page and leaving
-    )
-    _offer_methods()
     launcher = next((word for word in arguments if word.startswith("hydra/launcher=")), None)
-    if launcher is not None and not {*MULTIRUN, "hydra.mode=MULTIRUN"} & set(arguments):
+    if launcher is not None and not set(MULTIRUN_FLAGS) & set(arguments):
         return fail(f"{launcher} is for sweeps: add --multirun, or drop it.")
-    sys.argv = [sys.argv[0], *arguments]
+    _store_methods_without_file(arguments)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors instead of printing them and exiting
     job = Job(task)
+    main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command.root)(
+        job
+    )
     try:
-        job.sweep.see_through(
-            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command.root)(
-                job
-            )
-        )
+        with _command_line(arguments):
+            job.sweep.run(main)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if job.started:
             raise
         return fail(_explain(error, arguments, command))
-    if job.sweep.begun:
+    if job.sweep.started:
         return job.sweep.close()
-    return job.code if job.mistake is None else fail(job.mistake)
+    return job.exit_code if job.error is None else fail(job.error)
 
 
-def _offer_methods() -> None:
-    """Let `method=NAME` choose a registered method that has no YAML file, with its defaults."""
-    for name, keys in unwritten_methods().items():
-        ConfigStore.instance().store(name, keys, group="method")
+@contextlib.contextmanager
+def _command_line(arguments: Sequence[str]) -> Iterator[None]:
+    """Set `sys.argv`, the only place from which Hydra's decorator takes arguments."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
-def _explain(error: Exception, arguments: list[str], command: Command) -> str:
-    """One sentence for a mistake that Hydra found while composing."""
-    plugin = re.search(r"Could not (?:find|load) 'hydra/launcher/(\w+)'", str(error))
-    if plugin and plugin[1] in PLUGINS:
-        return f'Hydra\'s launcher {plugin[1]} is not installed: pip install "mtrl-fairgrad[{PLUGINS[plugin[1]]}]".'
-    if str(error).startswith("Ambiguous value for argument"):
-        return f"{str(error).partition(chr(39))[2].partition(chr(39))[0]} names several runs: add --multirun to do all."
+def _store_methods_without_file(arguments: Sequence[str]) -> None:
+    """Let `method=NAME` choose a method of another package.
+
+    An entry point is imported only if it is chosen, to make its options known to Hydra.
+    """
+    chosen = {
+        name
+        for argument in arguments
+        if argument.startswith("method=")
+        for name in argument.partition("=")[2].split(",")
+    }
+    for name, keys in methods_without_file().items():
+        node = method_keys(name) if name in chosen else keys
+        ConfigStore.instance().store(name, node, group="method")
+
+
+def _explain(error: Exception, arguments: Sequence[str], command: Command) -> str:
+    """Describe in one sentence an error that Hydra raised while composing."""
+    text = str(error)
+    plugin = re.search(r"Could not (?:find|load) 'hydra/launcher/(\w+)'", text)
+    if plugin and plugin[1] in PLUGIN_EXTRAS:
+        install = f'pip install "mtrl-fairgrad[{PLUGIN_EXTRAS[plugin[1]]}]"'
+        return f"Hydra's launcher {plugin[1]} is not installed: {install}."
+    ambiguous = re.match(r"Ambiguous value for argument '(.*?)'", text)
+    if ambiguous:
+        return f"{ambiguous[1]} names several runs: add --multirun to do all."
     if isinstance(error, MissingConfigException) and error.options:
         group, _, value = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={value} is unknown; allowed: {', '.join(error.options)}{_closest(value, error.options)}."
+        allowed = ", ".join(error.options)
+        return f"{group}={value} is unknown; allowed: {allowed}{_hint(value, error.options)}."
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} cannot be read: write key=value, lists as [a,b], and quote what the shell would eat."
+        return (
+            f"{error.override!r} cannot be parsed: write key=value, lists as [a,b], and quote what "
+            "the shell would interpret."
+        )
     if isinstance(error, ConfigCompositionException):
-        known = sorted(_keys(to_dict(command.schema())))
+        full_key = getattr(error.__cause__, "full_key", None)
         for argument in arguments:
             key = argument.partition("=")[0].lstrip("+~")
-            if f"'{key}'" in str(error) or key == getattr(error.__cause__, "full_key", None):
-                return f"{key} is no option here{_closest(key, known)}; python -m {command.module} --help lists all."
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{lines[0].rstrip('.')}; python -m {command.module} --help lists what is allowed."
+            if f"'{key}'" in text or key == full_key:
+                hint = _hint(key, sorted(dotted_keys(to_dict(command.schema()))))
+                return (
+                    f"{key} is no option here{hint}; python -m {command.module} --help lists all."
+                )
+    line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    return f"{line.rstrip('.')}; python -m {command.module} --help lists what is allowed."
 
 
-def _closest(value: str, known: Sequence[str]) -> str:
+def _hint(value: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(value, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _keys(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def dotted_keys(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all options; an empty dictionary means any choice of a group."""
     for key, value in config.items():
         yield f"{prefix}{key}"
         if isinstance(value, dict):
-            for each in [value] if value else config_group(key).values():
-                yield from _keys(each, f"{prefix}{key}.")
+            for choice in [value] if value else config_group(key).values():
+                yield from dotted_keys(choice, f"{prefix}{key}.")

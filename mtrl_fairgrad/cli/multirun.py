@@ -1,12 +1,11 @@
-"""Sweeps: many runs from one command by Hydra's multirun, each in a folder of its own below the
-sweep's.
+"""Sweeps: many runs from one command by Hydra's multirun, each in its own folder of the sweep.
 
     python -m mtrl_fairgrad.train -m method=ls,fairgrad seeds=[0],[1],[2] hydra/launcher=parallel
 
-A run's folder is named after its words; the same command again leaves the finished ones and goes on
-with the others. A mistake or fault in one run is no end to the others. Hydra gives nobody the
-values its jobs return, and a job that is killed returns none; so each leaves what became of it in a
-file, and the command that began them reads those.
+A run's folder is named after its overrides. Repeating the command skips finished runs and resumes
+the others; a failing run does not stop the sweep. Hydra does not hand back the return values of its
+jobs, and a killed job returns nothing, so each job writes its result to a file in the sweep's
+folder, from which the launching process reads it.
 """
 
 from __future__ import annotations
@@ -40,187 +39,197 @@ from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 
 Task = Callable[[DictConfig], int | None]
-"""Does what a configuration says; returns an exit code, None for 0."""
+"""Runs one composed configuration; returns an exit code, None for 0."""
 
-ATTEMPTS = 3
-"""How often joblib's pool of processes may break in one command, and begin again but for the last
-time.
-"""
+MAX_ATTEMPTS = 3
+"""How often a sweep is started in all when joblib's process pool breaks."""
 
-LONGEST_NAME = 150
+MAX_NAME_LENGTH = 150
 """Characters of a folder's name; file systems allow 255 bytes."""
 
-_UNTOLD = RESUMABLE - {"steps"} | {"run_dir"}
-_ORDER = {each.name: place for place, each in enumerate(fields(Config))}
+_UNNAMED_KEYS = RESUMABLE - {"steps"} | {"run_dir"}
+"""Options that do not make another run and so are left out of its name."""
+_KEY_ORDER = {field.name: position for position, field in enumerate(fields(Config))}
 
 
-def run_name(words: Sequence[str]) -> str:
-    """The folder's name of the run with these words: `method=ls,seeds=0,1,agent.width=16`.
+def run_name(overrides: Sequence[str]) -> str:
+    """Return the folder name of the run with these overrides: `method=ls,seeds=0,1,steps=9`.
 
-    What makes no other run of it is left out, and so is what a shell would take for its own; groups
-    and the like first.
+    Groups and top-level options come first. Characters with a meaning in shells are left out or
+    replaced; a long name ends with a hash.
     """
-    telling = {
-        word: word.partition("=")[0] for word in words if word.partition("=")[0] not in _UNTOLD
-    }
-    ordered = sorted(telling, key=lambda word: (_ORDER.get(telling[word], len(_ORDER)), word))
-    name = re.sub(r"[^\w.,=+@%-]", "_", re.sub(r"[\[\]{}'\"\s]", "", ",".join(ordered))) or "run"
-    if len(name) <= LONGEST_NAME:
+    keys = {override: override.partition("=")[0] for override in overrides}
+    named = [override for override in keys if keys[override] not in _UNNAMED_KEYS]
+    named.sort(key=lambda override: (_KEY_ORDER.get(keys[override], len(_KEY_ORDER)), override))
+    unquoted = re.sub(r"[\[\]{}'\"\s]", "", ",".join(named))
+    name = re.sub(r"[^\w.,=+@%-]", "_", unquoted) or "run"
+    if len(name) <= MAX_NAME_LENGTH:
         return name
-    return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{name[: MAX_NAME_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
-def in_sweep() -> bool:
-    """Whether this is a run of a sweep."""
+def is_multirun() -> bool:
+    """Tell whether this process runs a job of a multirun."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def place(config: Config, overrides: list[str]) -> None:
-    """Give a run of a sweep its folder, to begin or to go on in; nothing changes for others."""
-    if not in_sweep():
+def assign_run_folder(config: Config, overrides: Sequence[str]) -> None:
+    """In a multirun, set the run's folder and `resume=auto`; otherwise change nothing."""
+    if not is_multirun():
         return
+    hydra = HydraConfig.get()
     if config.run_dir is None:
-        config.run_dir = str(_folder(HydraConfig.get()) / HydraConfig.get().sweep.subdir)
+        config.run_dir = str(_sweep_folder(hydra) / hydra.sweep.subdir)
     if config.resume is None:
         config.resume = AUTO
-    if not _in_turn() and not any(word.startswith("progress=") for word in overrides):
-        config.progress = False  # the bars of several runs would overwrite each other
+    if not _is_sequential() and not any(word.startswith("progress=") for word in overrides):
+        config.progress = False  # progress bars of several processes would overwrite each other
 
 
-def _in_turn() -> bool:
-    """Whether the runs follow one another in the process that began the sweep."""
+def _is_sequential() -> bool:
+    """Tell whether the jobs run one after the other in the launching process."""
     return str(HydraConfig.get().launcher["_target_"]).endswith(".BasicLauncher")
 
 
-def _folder(hydra: Any) -> Path:
-    """The sweep's folder, from where the command was given, wherever this process is."""
+def _sweep_folder(hydra: Any) -> Path:
+    """Return the sweep's folder, relative to where the command was started."""
     return Path(hydra.runtime.cwd, str(hydra.sweep.dir))
 
 
-class Watch(Callback):
-    """Tells the process that begins a sweep where it is; configured as a callback of Hydra's."""
+class SweepFolderCallback(Callback):
+    """Hydra callback that tells the launching process the sweep's folder.
+
+    Hydra makes the instance, so the result is stored in the class.
+    """
 
     folder: ClassVar[Path | None] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called before anything is launched."""
-        Watch.folder = _folder(config.hydra)
+        """Called by Hydra before it launches anything."""
+        SweepFolderCallback.folder = _sweep_folder(config.hydra)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a run of a sweep."""
+class JobResult:
+    """Result of one run of a sweep."""
 
     number: int
     name: str
     code: int
-    """0, or the exit code the run would have ended with alone."""
-    said: str = ""
-    """The sentence of a mistake or fault, where it has one."""
+    """Exit code as of a run of its own."""
+    message: str = ""
+    """The error in one sentence; empty after success."""
 
 
 class Sweep:
-    """The outcomes of one command's runs, wherever they run; a copy of it goes to each."""
+    """Results of a command's runs; pickled with each job, since only the token is needed there."""
 
     def __init__(self) -> None:
         self._token = uuid.uuid4().hex
-        self._trouble: list[tuple[int, str]] = []
-        Watch.folder = None
+        self._launcher_error: tuple[int, str] | None = None
+        SweepFolderCallback.folder = None
 
     @property
-    def begun(self) -> bool:
-        """Whether this command is a sweep, known once Hydra has composed it."""
-        return Watch.folder is not None
+    def started(self) -> bool:
+        """Whether Hydra has composed a multirun."""
+        return SweepFolderCallback.folder is not None
 
-    def see_through(self, begin: Callable[[], object]) -> None:
-        """Call Hydra; if it is for a sweep, what stops its launcher is kept for `close`, and broken
-        pools begin again.
+    def run(self, main: Callable[[], object]) -> None:
+        """Call Hydra's main function; in a multirun, restart broken pools and keep launcher errors.
 
         Raises:
-            HydraException, OmegaConfBaseException, ValueError: a mistake of the command line.
-            BaseException: anything at all that is not a sweep's.
+            HydraException, OmegaConfBaseException, ValueError: a mistake in the command line.
+            BaseException: anything raised outside a multirun.
         """
-        for left in reversed(range(ATTEMPTS)):
+        for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                begin()
+                main()
                 return
             except (HydraException, OmegaConfBaseException, ValueError):
                 raise
             except BaseException as error:
-                if not self.begun or isinstance(error, SystemExit):
+                if not self.started or isinstance(error, SystemExit):
                     raise
-                # joblib ends all of its processes when one of them is killed, for want of memory,
-                # say.
-                if left and isinstance(error, BrokenProcessPool):
+                # joblib ends all its processes when one of them is killed, for lack of memory for
+                # example.
+                if isinstance(error, BrokenProcessPool) and attempt < MAX_ATTEMPTS:
                     print(
-                        "note: a process of the sweep was killed; all runs go on from where they "
-                        "are",
+                        "note: a process of the sweep was killed; all runs resume from their last "
+                        "checkpoints",
                         flush=True,
                     )
-                elif isinstance(error, KeyboardInterrupt):
-                    return self._trouble.append((130, "the sweep was stopped"))
+                    continue
+                if isinstance(error, KeyboardInterrupt):
+                    self._launcher_error = (130, "the sweep was stopped")
                 else:
-                    # submitit's gives up at the first job without a result; the others of its jobs
-                    # go on.
+                    # submitit gives up at the first job without a result; its other jobs go on.
                     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                    return self._trouble.append(
-                        (1, f"the launcher gave up, its jobs may not have ({reason})")
+                    self._launcher_error = (
+                        1,
+                        f"the launcher failed, its jobs may still be running ({reason})",
                     )
+                return
 
-    def carry_out(self, task: Task, composed: DictConfig) -> int:
-        """Do one run and note what became of it; returns its exit code. Exceptions end the run, not
-        the sweep.
+    def run_one(self, task: Task, composed: DictConfig) -> int:
+        """Run one job and write its result; returns its exit code.
 
         Raises:
-            KeyboardInterrupt: the run was asked to stop, and it ran in the process that began the
-                sweep.
+            KeyboardInterrupt: the run was stopped by a signal, and the jobs run one after the
+                other.
         """
         hydra = HydraConfig.get()
-        name = str(hydra.sweep.subdir)
-        with contextlib.nullcontext() if _in_turn() else _prefixed(f"[#{hydra.job.num}] "):
-            code, said = _carried_out(task, composed)
+        prefix = f"[#{hydra.job.num}] "
+        with contextlib.nullcontext() if _is_sequential() else _prefixed_output(prefix):
+            code, message = _run_task(task, composed)
         with contextlib.suppress(OSError):
-            Path(
-                hydra.runtime.output_dir
-            ).rmdir()  # Hydra made it, and it is empty if no run was begun there
-        notes = _folder(hydra) / ".sweeps" / self._token
-        notes.mkdir(parents=True, exist_ok=True)
-        outcome = Outcome(int(hydra.job.num), name, code, said)
-        write_atomic(notes / f"{outcome.number}.json", json.dumps(asdict(outcome)).encode())
-        if code > 128 and _in_turn():
-            raise KeyboardInterrupt  # whoever stops this run does not want the next one to begin
+            Path(hydra.runtime.output_dir).rmdir()  # made by Hydra, empty if no run was started
+        result = JobResult(int(hydra.job.num), str(hydra.sweep.subdir), code, message)
+        folder = self._results_folder(_sweep_folder(hydra))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / f"{result.number}.json", json.dumps(asdict(result)).encode())
+        if code > 128 and _is_sequential():
+            raise KeyboardInterrupt  # stopping this run stops the sweep
         return code
 
     def close(self) -> int:
-        """Say what became of all runs that have ended; returns the exit code: 0, that of the failed
-        runs, or 1.
+        """Print the results of all runs that have ended.
+
+        Returns:
+            Exit code: 0, the code of the runs that failed, or 1 if these differ.
         """
-        assert Watch.folder is not None
-        notes = Watch.folder / ".sweeps" / self._token
-        found = [Outcome(**json.loads(path.read_bytes())) for path in notes.glob("*.json")]
-        shutil.rmtree(notes, ignore_errors=True)
+        sweep = SweepFolderCallback.folder
+        assert sweep is not None
+        folder = self._results_folder(sweep)
+        results = [JobResult(**json.loads(path.read_bytes())) for path in folder.glob("*.json")]
+        shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
-            notes.parent.rmdir()
-        bad = sorted(
-            (outcome for outcome in found if outcome.code), key=lambda outcome: outcome.number
+            folder.parent.rmdir()
+        failed = sorted(
+            (result for result in results if result.code), key=lambda result: result.number
         )
-        for outcome in bad:
-            print(f"error: {outcome.name}: {outcome.said}", file=sys.stderr)
-        for _, said in self._trouble:
+        codes = {result.code for result in failed}
+        for result in failed:
+            print(f"error: {result.name}: {result.message}", file=sys.stderr)
+        if self._launcher_error is not None:
+            code, message = self._launcher_error
+            codes = codes or {code}
             print(
-                f"error: {said}; the same command goes on with what is not finished.",
+                f"error: {message}; repeat the command to resume what is not finished.",
                 file=sys.stderr,
             )
-        print(f"sweep: {len(found) - len(bad)} runs finished, {len(bad)} not, in {Watch.folder}")
-        codes = {outcome.code for outcome in bad} or {code for code, _ in self._trouble}
+        succeeded = len(results) - len(failed)
+        print(f"sweep: {succeeded} runs finished, {len(failed)} not, in {sweep}")
         return (codes.pop() if len(codes) == 1 else 1) if codes else 0
 
+    def _results_folder(self, sweep: Path) -> Path:
+        return sweep / ".sweeps" / self._token
 
-def _carried_out(task: Task, composed: DictConfig) -> tuple[int, str]:
-    """A run's exit code, and a sentence if that is not 0."""
+
+def _run_task(task: Task, composed: DictConfig) -> tuple[int, str]:
+    """Return a run's exit code and the error's sentence; exceptions do not propagate."""
     try:
         code = task(composed) or 0
     except (ConfigError, RunFolderError) as error:
@@ -229,32 +238,34 @@ def _carried_out(task: Task, composed: DictConfig) -> tuple[int, str]:
         traceback.print_exc()
         return 1, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     if code > 128:
-        return code, "it was stopped, and can go on."
-    return code, f"it ended with exit code {code}, see what it printed." if code else ""
+        return code, "it was stopped and can be resumed."
+    return code, f"it ended with exit code {code}, see its output." if code else ""
 
 
 @contextlib.contextmanager
-def _prefixed(prefix: str) -> Iterator[None]:
-    """Begin all lines that are printed with whose they are."""
+def _prefixed_output(prefix: str) -> Iterator[None]:
+    """Put `prefix` before every line that is printed."""
     with (
-        contextlib.redirect_stdout(_Lines(sys.stdout, prefix)),
-        contextlib.redirect_stderr(_Lines(sys.stderr, prefix)),
+        contextlib.redirect_stdout(_PrefixedLines(sys.stdout, prefix)),
+        contextlib.redirect_stderr(_PrefixedLines(sys.stderr, prefix)),
     ):
         yield
 
 
-class _Lines(io.TextIOBase):
-    """Passes on whole lines, so that those of several processes do not mix."""
+class _PrefixedLines(io.TextIOBase):
+    """Passes on whole lines, so that lines of several processes do not mix."""
 
     def __init__(self, stream: TextIO, prefix: str) -> None:
-        self._stream, self._prefix, self._begun = stream, prefix, ""
+        self._stream = stream
+        self._prefix = prefix
+        self._incomplete = ""
 
     def write(self, text: str) -> int:
-        """Keep what is no whole line yet."""
-        *lines, self._begun = (self._begun + text).split("\n")
+        """Write the complete lines and keep the rest."""
+        *lines, self._incomplete = (self._incomplete + text).split("\n")
         self._stream.write("".join(f"{self._prefix}{line}\n" for line in lines))
         return len(text)
 
     def flush(self) -> None:
-        """Of the lines that are whole."""
+        """Flush the complete lines."""
         self._stream.flush()

@@ -1,63 +1,62 @@
-"""Which words of a command line reach Hydra, and which of a stored run's are taken again.
+"""Allow-list of command-line words that reach Hydra, and of overrides stored in a run folder.
 
-Hydra's own configuration makes objects of any class that it names (`_target_`, the factories of
-logging), unpickles (`--experimental-rerun`), reads further folders and writes files wherever it is
-told to. None of that is needed to train, so only what is needed passes: the options of ours, and of
-Hydra's those that say where and how a sweep runs.
+Hydra's own configuration can instantiate any class (`_target_`, logging factories), unpickle
+(`--experimental-rerun`), read further folders and write files anywhere. Training needs none of
+that, so only this project's options pass, and those of Hydra's that say where and how a sweep runs.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.utils.validation import ConfigError, bracket_depth
 
 FLAGS = ("-h", "--help", "--hydra-help", "--version", "-m", "--multirun", "--resolve")
-SHOWING = ("-c", "--cfg")
-SHOWN = ("job", "hydra", "all")
-COMPLETION = ("-sc", "--shell-completion")
-LONGEST_WORD = 20_000
+CFG_FLAGS = ("-c", "--cfg")
+CFG_VALUES = ("job", "hydra", "all")
+COMPLETION_FLAGS = ("-sc", "--shell-completion")
+MAX_WORD_LENGTH = 20_000
 """Characters."""
-DEEPEST = 32
-"""Brackets within brackets."""
+MAX_DEPTH = 32
+"""Nested brackets."""
 
-_WORD = re.compile(r"(?P<operator>\+\+|\+|~|)(?P<key>[A-Za-z_][\w./-]*)=(?P<value>.*)", re.DOTALL)
-_OF_HYDRA = re.compile(
+_OVERRIDE = re.compile(
+    r"(?P<operator>\+\+|\+|~|)(?P<key>[A-Za-z_][\w./-]*)=(?P<value>.*)", re.DOTALL
+)
+_HYDRA_KEYS = re.compile(
     r"hydra/launcher|hydra\.launcher\.[\w.]+|hydra\.sweep\.(dir|subdir)|hydra\.mode"
 )
 _INDIRECT = re.compile(r"_target_|[${]")
-"""What may build a class's name: a mapping, or an interpolation, which can hide one."""
+"""What can spell a class name: a mapping, or an interpolation that hides one."""
 
 
-def sift(words: Sequence[str]) -> list[str]:
-    """The words as Hydra takes them: flags first.
+def filter_overrides(words: Sequence[str]) -> list[str]:
+    """Return the words if all are allowed, flags first, as Hydra requires.
 
     Raises:
-        ConfigError: the first word that is not for this project, and what to write instead.
+        ConfigError: the first word that is not allowed, and what to write instead.
     """
-    if words and words[0] in COMPLETION:
-        if len(words) != 2 or not re.fullmatch(
-            r"(install|uninstall|query)=(bash|zsh|fish)", words[1]
-        ):
-            raise ConfigError(
-                f"{words[0]} takes install=, uninstall= or query=, and of these bash, zsh or fish."
-            )
-        return list(words)
-    flags, overrides = list[str](), list[str]()
-    left = iter(words)
-    for word in left:
+    if words and words[0] in COMPLETION_FLAGS:
+        return _completion(words)
+    flags: list[str] = []
+    overrides: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
         _check_readable(word)
-        if word in SHOWING or word.startswith("--cfg="):
-            shown = next(left, "nothing") if word in SHOWING else word.partition("=")[2]
-            if shown not in SHOWN:
-                raise ConfigError(f"--cfg {shown} is unknown; allowed: {', '.join(SHOWN)}.")
-            flags += ["--cfg", shown]
+        if word in CFG_FLAGS or word.startswith("--cfg="):
+            value = next(remaining, "nothing") if word in CFG_FLAGS else word.partition("=")[2]
+            if value not in CFG_VALUES:
+                allowed = ", ".join(CFG_VALUES)
+                raise ConfigError(f"--cfg {value} is unknown; allowed: {allowed}.", "--cfg", value)
+            flags += ["--cfg", value]
         elif word.startswith("-"):
             if word not in FLAGS:
-                raise ConfigError(f"{word} is no option here: write key=value; --help lists all.")
+                raise ConfigError(
+                    f"{word} is no option here: write key=value; --help lists all.", word
+                )
             flags.append(word)
         else:
             _check_override(word)
@@ -65,71 +64,96 @@ def sift(words: Sequence[str]) -> list[str]:
     return flags + overrides
 
 
-def stored_words(found: object) -> list[str]:
-    """The words that a run was started with, as its manifest has them, once they are known to be of
-    ours alone.
+def stored_overrides(stored: object) -> list[str]:
+    """Return the overrides in a run's manifest if they are ones that training stores.
 
     Raises:
-        ConfigError: anything else, for the folder may be a stranger's.
+        ConfigError: anything else; a run folder is untrusted.
     """
-    if not isinstance(found, list):
+    if not isinstance(stored, list):
         raise ConfigError(
             "its manifest.json has no list of overrides: restore it from a copy, or give another "
             "run."
         )
-    for word in found:
-        key = word.lstrip("+").partition("=")[0] if isinstance(word, str) else ""
-        # Interpolations of ours refer to other options; resolvers look at this machine.
-        if (
-            not isinstance(word, str)
-            or re.match(r"-|~|hydra\b", key)
-            or re.search(r"\$\{[^}]*:", word)
-        ):
+    for word in stored:
+        if not isinstance(word, str) or not _is_storable(word):
             raise ConfigError(
                 f"its manifest.json has {word!r} among the overrides, which training never stores: "
-                "do not trust this run, or take the word out if you know it."
+                "do not trust this run, or remove the word if you know it."
             )
         _check_readable(word)
         _check_override(word)
-    return found
+    return stored
+
+
+def _is_storable(word: str) -> bool:
+    """Refuse flags, deletions, Hydra's options, and resolvers, which read data of this machine;
+    interpolations of other options are allowed.
+    """
+    key = word.lstrip("+").partition("=")[0]
+    return not re.match(r"-|~|hydra\b", key) and not re.search(r"\$\{[^}]*:", word)
+
+
+def _completion(words: Sequence[str]) -> list[str]:
+    pattern = r"(install|uninstall|query)=(bash|zsh|fish)"
+    if len(words) != 2 or not re.fullmatch(pattern, words[1]):
+        raise ConfigError(
+            f"{words[0]} takes one argument: install=SHELL, uninstall=SHELL or query=SHELL, where "
+            "SHELL is bash, zsh or fish.",
+            words[0],
+        )
+    return list(words)
 
 
 def _check_readable(word: str) -> None:
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in word):
-        raise ConfigError(f"{word!r} has a character that cannot be printed: leave it out.")
-    if len(word) > LONGEST_WORD or bracket_depth(word) > DEEPEST:
+    if _has_control_characters(word):
+        raise ConfigError(f"{word!r} contains an unprintable character: remove it.")
+    if len(word) > MAX_WORD_LENGTH or bracket_depth(word) > MAX_DEPTH:
         raise ConfigError(
-            f"{word[:40]}… is too long or too deep: at most {LONGEST_WORD} characters and "
-            f"{DEEPEST} brackets within "
-            "each other are read."
+            f"{word[:40]}… is too long or too deeply nested: give at most {MAX_WORD_LENGTH} "
+            f"characters and {MAX_DEPTH} nested brackets."
         )
+
+
+def _has_control_characters(characters: Iterable[str]) -> bool:
+    return any(unicodedata.category(character) in ("Cc", "Cs") for character in characters)
 
 
 def _check_override(word: str) -> None:
-    found = _WORD.fullmatch(word)
-    if found is None:
+    match = _OVERRIDE.fullmatch(word)
+    if match is None:
         raise ConfigError(
-            f"{word!r} cannot be read: write key=value, lists as [a,b], and quote what the shell "
-            "would eat."
+            f"{word!r} cannot be parsed: write key=value, lists as [a,b], and quote what the shell "
+            "would interpret."
         )
-    key, value = found["key"], found["value"]
-    if found["operator"] == "~":
+    key, value = match["key"], match["value"]
+    if match["operator"] == "~":
         raise ConfigError(
-            f"{word} would delete an option, but all are needed: give {key}=VALUE, or leave it out."
+            f"{word} would delete a required option: give {key}=VALUE, or leave it out.", key
         )
     if re.match(r"hydra\b", key):
-        _check_of_hydra(word, key, value)
+        _check_hydra_override(word, key, value)
     elif (config_dir() / key).is_dir() and re.search(r"[^\w,\s'\"()\[\]-]", value):
-        raise ConfigError(f"{word} is no name: choose one that --help lists for {key}.")
-
-
-def _check_of_hydra(word: str, key: str, value: str) -> None:
-    if not _OF_HYDRA.fullmatch(key) or (key == "hydra.mode" and value != "MULTIRUN"):
         raise ConfigError(
-            f"{word} is not to be changed: of Hydra's own options, hydra/launcher, "
-            "hydra.launcher.…, hydra.sweep.dir and hydra.sweep.subdir are."
+            f"{word} is not the name of a choice: choose one that --help lists for {key}.",
+            key,
+            value,
+        )
+
+
+def _check_hydra_override(word: str, key: str, value: str) -> None:
+    if not _HYDRA_KEYS.fullmatch(key) or (key == "hydra.mode" and value != "MULTIRUN"):
+        raise ConfigError(
+            f"{word} is not allowed: of Hydra's own options only hydra/launcher, hydra.launcher.…, "
+            "hydra.sweep.dir, hydra.sweep.subdir and hydra.mode=MULTIRUN are.",
+            key,
+            value,
         )
     if key == "hydra/launcher" and not re.fullmatch(r"\w+", value):
-        raise ConfigError(f"{word} is no name: give one such as parallel or slurm.")
+        raise ConfigError(
+            f"{word} is not the name of a launcher: give one such as parallel or slurm.", key, value
+        )
     if key.startswith("hydra.launcher.") and (_INDIRECT.search(value) or "_target_" in key):
-        raise ConfigError(f"{word} could start any program: give a plain value, and no _target_.")
+        raise ConfigError(
+            f"{word} could start any program: give a plain value, and no _target_.", key, value
+        )

@@ -11,7 +11,7 @@ AGENTS = ("mtsac", "mtsac_te", "mhsac", "stl")
 
 @dataclass
 class AgentConfig:
-    """Soft actor-critic for many tasks; defaults of the Meta-World+ baselines (McLean et al., 2025)."""
+    """Multi-task soft actor-critic; defaults of the Meta-World+ baselines (McLean et al., 2025)."""
 
     name: str = option(
         "mtsac",
@@ -118,8 +118,9 @@ def check_agent(agent: AgentConfig) -> None:
     """
     if agent.batch_size > agent.buffer_size:
         raise ConfigError(
-            f"agent.batch_size={agent.batch_size} exceeds agent.buffer_size={agent.buffer_size}: a "
-            "task's batch is drawn from its buffer, so make the batch smaller or the buffer larger.",
+            f"agent.batch_size={agent.batch_size} exceeds "
+            f"agent.buffer_size={agent.buffer_size}: a task's batch is drawn from its buffer, so "
+            "make the batch smaller or the buffer larger.",
             "agent.batch_size",
             agent.batch_size,
         )

@@ -38,8 +38,8 @@ class EnvConfig:
     suite: str = option("mt10", "Set of tasks: mt10, mt50, mt1 or gymnasium.")
     tasks: list[str] | None = option(
         None,
-        "Subset of the suite's tasks, in this order; null: all. With env=gymnasium: registered ids, "
-        "or MODULE:ID.",
+        "Subset of the suite's tasks, in this order; null: all. With env=gymnasium: registered "
+        "ids, or MODULE:ID.",
     )
     task: str | None = option(None, "The task of env=mt1.")
     task_options: Any = option(
@@ -74,8 +74,8 @@ class EnvConfig:
     success_return: Any = option(
         None,
         "env=gymnasium: an episode succeeds when its return reaches this value, one for all tasks "
-        "or a list; null: as the infos say (success, is_success), else the reward thresholds of the "
-        "environments.",
+        "or a list; null: as the infos say (success, is_success), else the environments' reward "
+        "thresholds.",
     )
     fast: bool | None = option(
         True,

@@ -1,4 +1,4 @@
-"""The files of configs/: what may be chosen from them, read without PyTorch."""
+"""Read the Hydra groups under configs/ without importing Hydra or PyTorch."""
 
 from __future__ import annotations
 
@@ -16,47 +16,54 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def config_dir() -> Path:
-    """The folder of the Hydra groups: the checkout's, else the one a wheel carries."""
+    """Return the folder of the Hydra groups: the checkout's, else the one shipped in the wheel.
+
+    Raises:
+        ConfigError: there is neither.
+    """
     for folder in (PACKAGE.parent / "configs", PACKAGE / "configs"):
         if (folder / "config.yaml").is_file():
             return folder
-    raise ConfigError(
-        f"the configuration files are missing beside {PACKAGE}: install mtrl-fairgrad again."
-    )
+    raise ConfigError(f"the configuration files of {PACKAGE} are missing: reinstall mtrl-fairgrad.")
 
 
 def config_group(group: str) -> dict[str, dict[str, Any]]:
-    """What `group=` may choose, by name in alphabetical order: the keys that it sets, with their
-    values.
+    """Return name → keys and values of each choice of a group, sorted by name.
 
-    Methods are what the registry of `mtrl_fairgrad.weighting` says. A test holds that the files say
-    the same, so that PyTorch need not be imported to ask it; what has no file has its defaults.
+    The group `method` also contains methods without a file, see `methods_without_file`; a test
+    checks that the files agree with the registry of `mtrl_fairgrad.weighting`.
     """
-    found = {name: dict(keys) for name, keys in _files(group).items()}
+    choices = {name: dict(keys) for name, keys in _files(group).items()}
     if group == "method":
-        found |= unwritten_methods()
-    return dict(sorted(found.items()))
+        choices |= methods_without_file()
+    return dict(sorted(choices.items()))
+
+
+def methods_without_file() -> dict[str, dict[str, Any]]:
+    """Return name → keys of methods of other packages, as a YAML file would contain them.
+
+    Known are methods registered in this process, with their options, and those of entry points,
+    whose code is not imported: only `name`.
+    """
+    methods: dict[str, dict[str, Any]] = {
+        point.name: {"name": point.name} for point in entry_points(group="mtrl_fairgrad.methods")
+    }
+    # Whoever registered a method has imported the registry, and with it PyTorch.
+    if "mtrl_fairgrad.weighting" in sys.modules:
+        from mtrl_fairgrad.weighting import method_names
+
+        methods |= {name: method_keys(name) for name in method_names() if name not in methods}
+    return {name: keys for name, keys in methods.items() if name not in _files("method")}
+
+
+def method_keys(name: str) -> dict[str, Any]:
+    """Return what a method's YAML file would contain: `name` and the defaults; imports PyTorch."""
+    from mtrl_fairgrad.weighting import method_options
+
+    return {"name": name, **method_options(name)}
 
 
 @functools.cache
 def _files(group: str) -> dict[str, dict[str, Any]]:
     paths = (config_dir() / group).glob("*.yaml")
     return {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths}
-
-
-def unwritten_methods() -> dict[str, dict[str, Any]]:
-    """Registered methods without a file of their own: name → what such a file would say."""
-    written = _files("method").keys()
-    # Methods are registered by code that imported the registry, or by entry points, whose names
-    # are known without PyTorch. The built-in methods have files.
-    if "mtrl_fairgrad.weighting" not in sys.modules and not entry_points(
-        group="mtrl_fairgrad.methods"
-    ):
-        return {}
-    from mtrl_fairgrad.weighting import method_names, method_options
-
-    return {
-        name: {"name": name, **method_options(name)}
-        for name in method_names()
-        if name not in written
-    }

@@ -1,8 +1,8 @@
 """Typed configuration of a training run: one dataclass per group, and `validate`.
 
-The YAML files under `configs/` compose to exactly these defaults (a test checks it); presets and the
-command line change them. Mistakes raise `ConfigError` before anything starts, most of them before
-PyTorch is imported, which takes seconds.
+The YAML files under `configs/` compose to exactly these defaults (a test checks it); presets and
+the command line change them. Mistakes raise `ConfigError` before anything starts, most of them
+before PyTorch is imported, which takes seconds.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Config:
     )
     resume: str | None = option(
         None,
-        "Run folder to resume; auto: the one in run_dir if it exists, as every run of a sweep does.",
+        "Run folder to resume; auto: the one in run_dir if it exists, the default in a sweep.",
     )
     log_every: int = option(
         500,
@@ -199,6 +199,30 @@ def check_parts(config: Config) -> None:
     """
     check_method(config.method, config.loss_alpha)
     check_convention(config.convention)
+
+
+def keep_stored_options(config: Config, stored: dict[str, Any], overrides: Sequence[str]) -> None:
+    """On resume, take the method's options that no override sets from the stored configuration.
+
+    A default that changed between versions, such as FairGrad's solver, then does not change a run.
+
+    Args:
+        config: of the resumed run as composed now; changed in place.
+        stored: the run's own configuration.
+        overrides: the command line, the run's own one included.
+    """
+    options = stored.get("method")
+    if not isinstance(options, dict):
+        return
+    method = cast(dict[str, Any], options)
+    if method.get("name") != config.method["name"]:
+        return
+    for key in config.method.keys() & method.keys() - {"name"}:
+        given = _is_given(f"method.{key}", overrides) or (
+            key == "alpha" and _is_given("alpha", overrides)
+        )
+        if not given:
+            config.method[key] = method[key]
 
 
 def typed(defaults: Schema, composed: DictConfig) -> Schema:

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from mtrl_fairgrad.supervised.benchmark import Benchmark
     from mtrl_fairgrad.supervised.benchmarks.toy import ToyConfig
 
-EXACT = "newton"
-"""The default solver of `method=fairgrad` in supervised learning."""
-
 
 @dataclass
 class DataConfig:
@@ -55,7 +52,7 @@ class SupervisedConfig:
         help="The benchmark's name and its own options.",
     )
     method: dict[str, Any] = option(
-        factory=lambda: {**config_group("method")["fairgrad"], "solver": EXACT},
+        factory=lambda: config_group("method")["fairgrad"],
         help="The method's name and its own options. Comparisons ignore it, except for "
         "compare=search, which takes the options of fairgrad.",
     )
@@ -114,8 +111,6 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str] = ()) -> Supervise
     """
     config = typed(SupervisedConfig(benchmark={}, method={}), composed)
     given = {override.partition("=")[0] for override in overrides}
-    if config.method.get("name") == "fairgrad" and "method.solver" not in given:
-        config.method["solver"] = EXACT
     resolve_alpha(config, method_alpha_given="method.alpha" in given)
     validate(config)
     check_parts(config)

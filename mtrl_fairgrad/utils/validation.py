@@ -111,7 +111,10 @@ def check_number(
     Args:
         key: name of the option.
         value: what was given.
-        at_least, above, at_most, below: closed and open bounds.
+        at_least: closed lower bound.
+        above: open lower bound.
+        at_most: closed upper bound.
+        below: open upper bound.
         finite: refuse infinities.
         hint: continues the sentence after what is allowed, such as "or null for no limit".
 

@@ -12,8 +12,8 @@ import yaml
 
 from mtrl_fairgrad import evaluate, train
 from mtrl_fairgrad.analysis.run_groups import protocol_of
-from mtrl_fairgrad.cli.hydra_main import config_dir
 from mtrl_fairgrad.config.env import SUITE_OF, EnvConfig, task_names
+from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.config.schema import Config, changed_keys, to_dict
 from mtrl_fairgrad.envs.metaworld import OBSERVATIONS
 from mtrl_fairgrad.runs.run_dir import RunFolder

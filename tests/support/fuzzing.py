@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from hypothesis import strategies as st
 
-from mtrl_fairgrad.cli.hydra_main import _keys
+from mtrl_fairgrad.cli.hydra_main import dotted_keys
 from mtrl_fairgrad.config.groups import config_dir, config_group
 from mtrl_fairgrad.config.schema import to_dict
 from mtrl_fairgrad.utils.validation import MAX_MESSAGE_LENGTH
@@ -48,7 +48,7 @@ ODD_WORDS = (
 def known_keys(config):
     """Dotted names of all options, and the groups."""
     groups = {path.name for path in config_dir().iterdir() if path.is_dir()} - {"hydra"}
-    return sorted({*_keys(to_dict(config)), *groups})
+    return sorted({*dotted_keys(to_dict(config)), *groups})
 
 
 def words(keys):

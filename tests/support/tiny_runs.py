@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from mtrl_fairgrad.cli.hydra_main import config_dir
+from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.config.schema import from_hydra
 from mtrl_fairgrad.runs.checkpoint.index import Index
 from mtrl_fairgrad.runs.checkpoint.replay_segments import load_rows

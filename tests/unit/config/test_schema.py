@@ -8,14 +8,15 @@ import yaml
 from omegaconf import OmegaConf
 
 from mtrl_fairgrad.agents import ARCHITECTURES
-from mtrl_fairgrad.cli.hydra_main import config_dir
 from mtrl_fairgrad.config.agent import AgentConfig
+from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.config.schema import (
     Config,
     ConfigError,
     ConventionConfig,
     changed_keys,
     from_hydra,
+    keep_stored_options,
     to_dict,
 )
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS, Convention
@@ -30,7 +31,11 @@ def test_the_yaml_files_compose_to_the_python_defaults():
     assert changed_keys(to_dict(Config()), to_dict(composed())) == []
 
 
-GROUPS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name != "benchmark"]
+GROUPS = [
+    path
+    for path in sorted(CONFIGS.glob("*/*.yaml"))
+    if path.parent.name not in ("benchmark", "preset_method")
+]
 
 
 @pytest.mark.parametrize("path", GROUPS, ids=lambda path: f"{path.parent.name}={path.stem}")
@@ -44,7 +49,7 @@ def test_every_option_of_every_group_composes(path):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_key_is_explained(path):
-    if path.parent.name == "preset":
+    if path.parent.name in ("preset", "preset_method"):
         pytest.skip("presets only set what groups explain")
     lines = path.read_text().splitlines()
     own = lines[
@@ -61,9 +66,40 @@ def test_every_method_has_a_yaml_with_all_its_options(name):
     assert list(written) == list(method_options(name))
 
 
-def test_fairgrads_yaml_holds_its_defaults_but_for_the_solver_of_the_papers_rl_experiments():
-    written = yaml.safe_load((CONFIGS / "method" / "fairgrad.yaml").read_text())
-    assert written == {"name": "fairgrad", **method_options("fairgrad"), "solver": "sgd"}
+YAML_DEFAULTS = {"ls": {"reduction": "mean"}}
+"""Reinforcement learning minimises the mean of the losses, as the library's users do their sum."""
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_methods_yaml_holds_the_defaults_of_its_constructor(name):
+    written = yaml.safe_load((CONFIGS / "method" / f"{name}.yaml").read_text())
+    assert written == {"name": name, **method_options(name), **YAML_DEFAULTS.get(name, {})}
+
+
+def test_table4_asks_for_the_papers_solver_and_nothing_else_of_other_methods():
+    assert composed().method["solver"] == "newton"
+    assert composed("preset=table4").method == {
+        "name": "fairgrad",
+        **method_options("fairgrad"),
+        "solver": "sgd",
+    }
+    assert composed("preset=table4", "method.solver=newton").method["solver"] == "newton"
+    for name in set(method_names()) - {"fairgrad", "stl"}:
+        with_preset = composed("preset=table4", f"method={name}")
+        assert with_preset.method == composed(f"method={name}").method
+
+
+def test_a_resumed_run_keeps_the_options_that_no_override_sets():
+    stored = to_dict(composed("method.solver=sgd", "alpha=1"))
+    config = composed()
+    keep_stored_options(config, stored, [])
+    assert (config.method["solver"], config.method["alpha"]) == ("sgd", 1.0)
+    config = composed("method.solver=least_squares", "alpha=3")
+    keep_stored_options(config, stored, ["method.solver=least_squares", "alpha=3"])
+    assert (config.method["solver"], config.method["alpha"]) == ("least_squares", 3.0)
+    config = composed("method=ls")
+    keep_stored_options(config, stored, ["method=ls"])
+    assert config.method == composed("method=ls").method
 
 
 def test_alpha_at_the_top_belongs_to_fairgrad():

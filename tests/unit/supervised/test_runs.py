@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from mtrl_fairgrad.cli.hydra_main import config_dir
+from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.supervised.__main__ import main
 from mtrl_fairgrad.supervised.benchmarks import BENCHMARKS, benchmark_class
 from mtrl_fairgrad.supervised.benchmarks.digits import Digits
