@@ -22,7 +22,7 @@ require_for_command(__name__)
 from omegaconf import OmegaConf
 
 from mtrl_fairgrad import train
-from mtrl_fairgrad.analysis.run_groups import Group, pool
+from mtrl_fairgrad.analysis.run_groups import RunGroup, pool
 from mtrl_fairgrad.config.alpha_grid import SearchConfig, best_alpha, check_search, next_alphas
 from mtrl_fairgrad.config.schema import ConfigError, typed
 from mtrl_fairgrad.runs.run_dir import RunFolder
@@ -87,7 +87,7 @@ def search(words: Sequence[str], options: SearchConfig, folder: Path) -> int:
         ValueError: results in the folder that cannot be compared.
     """
     quoted = str(folder).replace("'", "\\'")
-    known: dict[float, Group] = {}
+    known: dict[float, RunGroup] = {}
     while todo := next_alphas(_scores(known), options):
         values = ",".join(f"{alpha:.10g}" for alpha in todo)
         print(f"α: {values}", flush=True)
@@ -113,13 +113,13 @@ def search(words: Sequence[str], options: SearchConfig, folder: Path) -> int:
     return 0
 
 
-def _groups(folder: Path, alphas: Sequence[float]) -> dict[float, Group]:
+def _groups(folder: Path, alphas: Sequence[float]) -> dict[float, RunGroup]:
     """The runs of each α, their seeds pooled.
 
     Raises:
         ConfigError: runs of one α that differ in more than seeds.
     """
-    found: dict[float, Group] = {}
+    found: dict[float, RunGroup] = {}
     runs = [RunFolder.open(path.parent) for path in sorted(folder.glob("*/config.yaml"))]
     for group in pool([run for run in runs if run.config["method"].get("alpha") in alphas]):
         alpha = group.config["method.alpha"]
@@ -133,7 +133,7 @@ def _groups(folder: Path, alphas: Sequence[float]) -> dict[float, Group]:
     return {alpha: found[alpha] for alpha in alphas}
 
 
-def _scores(known: dict[float, Group]) -> dict[float, float]:
+def _scores(known: dict[float, RunGroup]) -> dict[float, float]:
     """α → less is better: the final success, and of equals, such as where nothing is learned, the
     first one tried.
     """
@@ -142,7 +142,7 @@ def _scores(known: dict[float, Group]) -> dict[float, float]:
     }
 
 
-def _csv(known: dict[float, Group]) -> str:
+def _csv(known: dict[float, RunGroup]) -> str:
     best = best_alpha(_scores(known))
     lines = [
         f"{alpha:.10g},{len(group.seeds)},{group.final.mean:.6g},"
@@ -152,7 +152,7 @@ def _csv(known: dict[float, Group]) -> str:
     return "\n".join(["alpha,seeds,final,final_stderr,best", *lines, ""])
 
 
-def _value(group: Group) -> str:
+def _value(group: RunGroup) -> str:
     return f"{group.final.mean:.3f}" + (
         "" if len(group.seeds) == 1 else f" ± {group.final.stderr:.3f}"
     )
