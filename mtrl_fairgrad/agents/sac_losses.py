@@ -14,8 +14,8 @@ from torch import Tensor
 from mtrl_fairgrad.agents import networks
 from mtrl_fairgrad.agents.networks import Tensors
 from mtrl_fairgrad.agents.spec import SACSpec
-from mtrl_fairgrad.gradients.graph_capture import Recorded
-from mtrl_fairgrad.gradients.per_task import Recordable, lift
+from mtrl_fairgrad.gradients.graph_capture import CapturedFunction
+from mtrl_fairgrad.gradients.per_task import CapturedLoss, lift
 
 Groups = tuple[Tensors, ...]
 """One group of parameters, shared or own, of several networks."""
@@ -122,10 +122,10 @@ class Losses:
 
 
 @cache
-def recordable(spec: SACSpec, compile: bool) -> tuple[Recordable, Recordable, Recorded]:
+def recordable(spec: SACSpec, compile: bool) -> tuple[CapturedLoss, CapturedLoss, CapturedFunction]:
     """Critics' loss, actor's loss and targets, lifted and ready to be recorded once for all agents
     of this kind.
     """
     losses = Losses(spec)
-    targets = Recorded(lift(losses.targets, per_seed=1), compile=compile)
-    return Recordable(losses.critics, compile), Recordable(losses.actor, compile), targets
+    targets = CapturedFunction(lift(losses.targets, per_seed=1), compile=compile)
+    return CapturedLoss(losses.critics, compile), CapturedLoss(losses.actor, compile), targets

@@ -1,19 +1,22 @@
-"""Pure functions of tensors, written down once as a flat list of operations that is then repeated.
+"""Capture pure tensor functions as flat lists of operations and replay them.
 
-`torch.func` lifts a loss over tasks and seeds anew in every call, layer upon layer of interpreters;
-on CPU that is a tenth of an update at the paper's size. What it ends in is, for given shapes,
-always the same list of plain tensor operations. `Recorded` keeps that list (as a `torch.fx` graph),
-spares it memory traffic where it can, and repeats it: the same numbers to the last bit.
+`torch.func` transforms a loss over tasks and seeds anew in every call, through several layers of
+interpreters; on CPU that is a tenth of an update at the paper's size. For given shapes the result
+is always the same list of plain tensor operations. `CapturedFunction` stores that list as a
+`torch.fx` graph, removes memory traffic where it can, and replays it; the results are equal bit for
+bit.
 """
 
 from __future__ import annotations
 
-import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -24,7 +27,7 @@ IN_PLACE = {
     aten.mul.Tensor: aten.mul_.Tensor,
     aten.relu.default: aten.relu_.default,
 }
-"""Commutative elementwise operations and their forms that write over the first operand."""
+"""Commutative elementwise operations and their forms that overwrite the first operand."""
 ALLOCATING = {
     aten.mm.default,
     aten.bmm.default,
@@ -32,149 +35,164 @@ ALLOCATING = {
     *IN_PLACE,
     *IN_PLACE.values(),
 }
-"""Operations whose result is in memory of its own, or in what a spare operand left."""
+"""Operations whose result has its own memory or that of an operand that is not needed again."""
 VIEWS = {aten.view.default, aten._unsafe_view.default}
-INTO = {aten.mm.default: aten.mm.out, aten.bmm.default: aten.bmm.out}
+OUT_VARIANTS = {aten.mm.default: aten.mm.out, aten.bmm.default: aten.bmm.out}
 """Matrix products and their forms that write into given memory."""
-LARGE = 2**20
-"""Bytes from which memory is kept: the C library returns what is free at the top of its heap to the
-system, from some hundred kilobytes on, so that blocks of a few megabytes, too, may have to be paged
-in anew by each call.
+MIN_REUSED_BYTES = 2**20
+"""Size from which the memory of a matrix product is reused. The C library returns free memory at
+the top of its heap to the system, so that blocks of a few megabytes may have to be paged in anew by
+every call.
 """
+CALLS_BEFORE_CAPTURE = 8
+"""Ordinary calls before the capture, which takes as long as about a hundred calls save."""
 
-CALLS_BEFORE = 8
-"""Calls that are not worth a recording, which takes as long as about a hundred of them save."""
 
+class CapturedFunction:
+    """A tensor function, captured for each combination of shapes, types and devices it is often
+    called with.
 
-class Recorded:
-    """A function of tensors, recorded for each set of shapes, types and devices it is called with
-    often.
+    While autograd records or `torch.compile` traces, the function itself is called.
 
     Args:
-        function: of any nesting of dicts and tuples of tensors, giving the same. It must be pure:
-            its answer depends on nothing but its arguments' values, by the same operations for
-            equal shapes, and it changes no argument.
-        after: how many calls come before the recording.
-        compile: hand what was recorded to `torch.compile`, which fuses more and rounds differently;
-            then from the first call on, since a resumed run has to compute what the one before it
-            did.
-
-    Where autograd records, or `torch.compile` does, the function itself is called.
+        function: takes and returns any nesting of dicts and tuples of tensors. It must be pure: the
+            result depends on the arguments' values only, equal shapes lead to the same operations,
+            and no argument is changed.
+        after: number of ordinary calls before the capture.
+        compile: pass the captured graph to `torch.compile`, which fuses more and rounds
+            differently. The capture then happens in the first call, because a resumed run must
+            compute what the run before it did.
     """
 
     def __init__(
-        self, function: Callable[..., Any], after: int = CALLS_BEFORE, compile: bool = False
+        self,
+        function: Callable[..., Any],
+        after: int = CALLS_BEFORE_CAPTURE,
+        compile: bool = False,
     ) -> None:
         self.function, self.after, self.compile = function, 0 if compile else after, compile
         self._calls: Counter[Any] = Counter()
-        self._recordings: dict[Any, tuple[Callable[..., list[Tensor]], Any]] = {}
+        self._captures: dict[Any, tuple[Callable[..., list[Tensor]], Any]] = {}
 
     def __call__(self, *arguments: Any) -> Any:
-        """What the function answers."""
+        """Return the function's result."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.function(*arguments)
         leaves, structure = tree_flatten(arguments)
-        kind = (
+        signature = (
             structure,
-            *((each.shape, each.stride(), each.dtype, each.device) for each in leaves),
+            *((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves),
         )
-        if kind not in self._recordings:
-            self._calls[kind] += 1
-            if self._calls[kind] <= self.after:
+        if signature not in self._captures:
+            self._calls[signature] += 1
+            if self._calls[signature] <= self.after:
                 return self.function(*arguments)
-            self._recordings[kind] = self._record(leaves, structure)
-        graph, answers = self._recordings[kind]
-        return tree_unflatten(graph(*leaves), answers)
+            self._captures[signature] = self._capture(leaves, structure)
+        replay, result_structure = self._captures[signature]
+        return tree_unflatten(replay(*leaves), result_structure)
 
-    def _record(
+    def _capture(
         self, leaves: list[Tensor], structure: Any
     ) -> tuple[Callable[..., list[Tensor]], Any]:
-        answers: Any = None
+        """Return a function from leaves to result leaves, and the structure of the result."""
+        result_structure: Any = None
 
         def flat(*leaves: Tensor) -> list[Tensor]:
-            nonlocal answers
-            found, answers = tree_flatten(self.function(*tree_unflatten(leaves, structure)))
-            return found
+            nonlocal result_structure
+            result = self.function(*tree_unflatten(leaves, structure))
+            result_leaves, result_structure = tree_flatten(result)
+            return result_leaves
 
         module = make_fx(flat)(*leaves)
         if self.compile:
-            return torch.compile(module, dynamic=False), answers
-        overwrite(module.graph)
-        keep(module)
+            return torch.compile(module, dynamic=False), result_structure
+        overwrite_operands(module.graph)
+        reuse_matmul_memory(module)
         module.recompile()
-        return module.forward, answers
+        return module.forward, result_structure
 
 
-def overwrite(graph: fx.Graph) -> None:
-    """Let elementwise operations write over an operand that nobody reads again: less memory
-    traffic, the same bits.
+def overwrite_operands(graph: fx.Graph) -> None:
+    """Let elementwise operations overwrite an operand that nothing reads afterwards.
+
+    This saves memory traffic and changes no bit of the results.
     """
     graph.eliminate_dead_code()
     for node in graph.nodes:
-        if node.target is aten.threshold_backward.default and _is_spare(node.args[0], node):
-            node.target, node.kwargs = (
-                aten.threshold_backward.grad_input,
-                {"grad_input": node.args[0]},
-            )
-        elif (
-            node.target in IN_PLACE and not node.kwargs
-        ):  # a factor of one operand, `alpha`, would change sides
-            spare = next((each for each in node.args if _is_spare(each, node)), None)
-            if spare is not None:
-                node.target, node.args = IN_PLACE[node.target], _with_first(spare, node.args)
+        if node.target is aten.threshold_backward.default and _is_reusable(node.args[0], node):
+            node.target = aten.threshold_backward.grad_input
+            node.kwargs = {"grad_input": node.args[0]}
+        # Exclude the keyword `alpha`: it multiplies one operand and would move to the other.
+        elif node.target in IN_PLACE and not node.kwargs:
+            operand = next((each for each in node.args if _is_reusable(each, node)), None)
+            if operand is not None:
+                node.target, node.args = IN_PLACE[node.target], _move_first(operand, node.args)
     graph.lint()
 
 
-def keep(module: fx.GraphModule) -> None:
-    """Let large matrix products on the CPU write into memory that lasts from call to call."""
+def reuse_matmul_memory(module: fx.GraphModule) -> None:
+    """Let large matrix products on the CPU write into memory that persists between calls."""
     for node in module.graph.nodes:
-        result = node.meta["val"] if node.target in INTO else None
-        if result is not None and _is_kept(result):
-            name = f"kept_{node.name}"
-            module.add_submodule(name, Kept(node.target, result.shape, result.dtype))
+        result = node.meta["val"] if node.target in OUT_VARIANTS else None
+        if result is not None and _is_large_on_cpu(result):
+            name = f"reused_{node.name}"
+            module.add_submodule(name, ReusedMatmul(node.target, result.shape, result.dtype))
             node.op, node.target = "call_module", name
     module.graph.lint()
 
 
-def _is_kept(result: Tensor) -> bool:
+def _is_large_on_cpu(result: Tensor) -> bool:
     cpu = result.device.type == "cpu" and result.dtype in (torch.float32, torch.float64)
-    return cpu and result.is_contiguous() and result.nbytes >= LARGE
+    return cpu and result.is_contiguous() and result.nbytes >= MIN_REUSED_BYTES
 
 
-class Kept(nn.Module):
-    """A matrix product that writes over its last result, unless somebody still holds that.
+class ReusedMatmul(nn.Module):
+    """A matrix product that overwrites its last result unless something still refers to it.
 
-    Otherwise a large block returns to the system when it is freed and is paged in anew by each
-    call: at 50 tasks a fifth of an update's time, at 10 tasks of 256 units and 32 samples a sixth.
+    Otherwise a large block returns to the system when it is freed and is paged in anew by every
+    call: a fifth of an update's time with 50 tasks, a sixth with 10 tasks, 256 units and 32
+    samples.
     """
 
     def __init__(self, product: Any, shape: torch.Size, dtype: torch.dtype) -> None:
         super().__init__()
-        self.into, self.shape, self.dtype = INTO[product], shape, dtype
-        self._allocate()
+        self.into, self.shape, self.dtype = OUT_VARIANTS[product], shape, dtype
+        self._lock = Lock()
+        self._memory = self._allocate()
+        self._last: weakref.ref[NDArray[Any]] | None = None
 
-    def _allocate(self) -> None:
-        # A tensor made from an array holds the array for as long as it or any view of it lives.
-        self.memory = torch.empty(self.shape, dtype=self.dtype).numpy()
-        self._alone = sys.getrefcount(self.memory)
+    def _allocate(self) -> NDArray[Any]:
+        return torch.empty(self.shape, dtype=self.dtype).numpy()
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        """The product."""
-        if sys.getrefcount(self.memory) > self._alone:
-            self._allocate()
-        return self.into(left, right, out=torch.from_numpy(self.memory))
+        """Return the product."""
+        return self.into(left, right, out=self._next_output())
+
+    def _next_output(self) -> Tensor:
+        """Return a tensor in the persistent memory, or in new memory if the last one is in use.
+
+        A tensor made from an array, and every view of that tensor, holds a reference to the array.
+        So each call wraps a new array of the same memory: it is alive as long as the memory is in
+        use.
+        """
+        with self._lock:  # two threads must not receive the same memory
+            if self._last is not None and self._last() is not None:
+                self._memory = self._allocate()
+            array: NDArray[Any] = self._memory.view()
+            self._last = weakref.ref(array)
+            return torch.from_numpy(array)
 
 
-def _with_first(first: fx.Node, operands: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The operands of a commutative operation with this one in front."""
+def _move_first(first: fx.Node, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the operands of a commutative operation with `first` in front."""
     others = list(operands)
     others.remove(first)
     return first, *others
 
 
-def _is_spare(operand: Any, reader: fx.Node) -> bool:
-    """Whether `reader` alone sees the memory of `operand`, and its result would just fit in there."""
-    if not isinstance(operand, fx.Node) or not _same(
+def _is_reusable(operand: Any, reader: fx.Node) -> bool:
+    """Whether only `reader` uses the memory of `operand`, and the result of `reader` fits there."""
+    if not isinstance(operand, fx.Node) or not _same_layout(
         operand.meta["tensor_meta"], reader.meta["tensor_meta"]
     ):
         return False
@@ -183,5 +201,5 @@ def _is_spare(operand: Any, reader: fx.Node) -> bool:
     return operand.target in ALLOCATING and len(operand.users) == 1
 
 
-def _same(one: Any, other: Any) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and one.stride == other.stride
+def _same_layout(left: Any, right: Any) -> bool:
+    return left.shape == right.shape and left.dtype == right.dtype and left.stride == right.stride

@@ -25,7 +25,7 @@ from torch.func import grad_and_value, vmap  # pyright: ignore[reportPrivateImpo
 from torch.utils._pytree import tree_map
 
 from mtrl_fairgrad.gradients.conventions import PLAIN, Convention, scale_rows
-from mtrl_fairgrad.gradients.graph_capture import Recorded
+from mtrl_fairgrad.gradients.graph_capture import CapturedFunction
 from mtrl_fairgrad.weighting import LossWeighting, Method
 from mtrl_fairgrad.weighting.base import check_method
 
@@ -35,20 +35,19 @@ TaskLoss = Callable[..., tuple[Tensor, Any]]
 """
 
 
-class Recordable:
-    """A task loss that may be recorded: the operations of all its tasks' gradients are written down
-    once per shape.
+class CapturedLoss:
+    """A task loss whose gradients are captured once per shape and then replayed.
 
-    It must be pure, as `mtrl_fairgrad.gradients.graph_capture.Recorded` asks; otherwise it is used
-    like the loss it holds, and gives the same numbers to the last bit, unless it is compiled.
+    The loss must be pure, as `graph_capture.CapturedFunction` requires. `task_gradients` and
+    `combine` give the same results bit for bit as for the plain loss, unless it is compiled.
     """
 
     def __init__(self, loss: TaskLoss, compile: bool = False) -> None:
         self.loss = loss
-        self.gradients = Recorded(_all_gradients(loss), compile=compile)
+        self.gradients = CapturedFunction(_all_gradients(loss), compile=compile)
 
     def __call__(self, *arguments: Any) -> tuple[Tensor, Any]:
-        """The loss of one task of one seed."""
+        """Return the loss of one task of one seed, and its auxiliary output."""
         return self.loss(*arguments)
 
 
@@ -146,7 +145,7 @@ def task_gradients(
 
 def _gradients(loss: TaskLoss, arguments: tuple[Any, ...]) -> TaskGradients:
     """`task_gradients` with the arguments in the order of the loss."""
-    gradients = loss.gradients if isinstance(loss, Recordable) else _all_gradients(loss)
+    gradients = loss.gradients if isinstance(loss, CapturedLoss) else _all_gradients(loss)
     arguments = tree_map(Tensor.detach, arguments)  # they may be nn.Parameters
     with torch.no_grad():  # torch.func differentiates regardless
         (jacobian, own_gradients), (losses, auxiliary) = gradients(*arguments)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtrl_fairgrad.agents import Agent, Batch, Noise, ReplayBuffer, RewardNormalizer, SeedStreams
 from mtrl_fairgrad.config.schema import Config, ConfigError
-from mtrl_fairgrad.gradients.cuda_graph import Launches, cuda_graph
+from mtrl_fairgrad.gradients.cuda_graph import GraphedUpdates
 
 Groups = dict[str, dict[str, Tensor]]
 """Tensors of a checkpoint, by group and name."""
@@ -67,7 +67,7 @@ class Learner:
         self.streams = SeedStreams(config.seeds, device)
         scaling = self.config.reward_normalization == "running_std"
         self.rewards = RewardNormalizer(seeds, tasks, device) if scaling else None
-        self._graph = Launches(self._update, cuda_graph) if config.cuda_graph else None
+        self._graph = GraphedUpdates(self._update) if config.cuda_graph else None
         self._updates_per_launch = config.updates_per_launch
         self.updates = 0
         """Updates so far. The agent counts them too, but reading its counter waits for the device.
@@ -151,7 +151,7 @@ class Learner:
         if every is not None and self.updates % every == 0:
             self.agent.reset(self.updates // every)
 
-    def _replay_graph(self, graph: Launches, due: int) -> None:
+    def _replay_graph(self, graph: GraphedUpdates, due: int) -> None:
         """Make the updates by a CUDA graph that holds `updates_per_launch` of them; those left over
         at the end or before a reset are made one by one.
         """

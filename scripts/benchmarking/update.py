@@ -24,7 +24,7 @@ import torch
 
 from mtrl_fairgrad.agents import SAC
 from mtrl_fairgrad.config.schema import AgentConfig, Config
-from mtrl_fairgrad.gradients.graph_capture import CALLS_BEFORE
+from mtrl_fairgrad.gradients.graph_capture import CALLS_BEFORE_CAPTURE
 from mtrl_fairgrad.training.factory import make_learner
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.utils.text_tables import counted
@@ -72,7 +72,7 @@ def learner(size: Size, device: torch.device, way: str = "fairgrad_newton") -> L
 
 def updates(made: Learner) -> Callable[[], None]:
     """Return a function that makes one update, after graph capture is done."""
-    for _ in range(CALLS_BEFORE + 1):
+    for _ in range(CALLS_BEFORE_CAPTURE + 1):
         made.learn(0)
     return lambda: made.learn(0)
 

@@ -1,4 +1,4 @@
-"""What a CUDA graph asks of an update, held without a GPU, and the course of launches and replays."""
+"""What a CUDA graph requires of an update, tested without a GPU, and the order of replays."""
 
 import functools
 
@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtrl_fairgrad.config.schema import ConfigError
-from mtrl_fairgrad.gradients import cuda_graph as launches
+from mtrl_fairgrad.gradients.cuda_graph import WARM_UP, GraphedUpdates
 from mtrl_fairgrad.training.factory import make_learner
 from mtrl_fairgrad.training.learner import check_cuda_graph
 from mtrl_fairgrad.weighting import method_names
@@ -46,7 +46,9 @@ class Blindfold(TorchDispatchMode):
 
 
 def learner_of(*words):
-    return make_learner(configuration(*SMALL, *words), TASKS, OBSERVATION, ACTION, torch.device("cpu"))
+    return make_learner(
+        configuration(*SMALL, *words), TASKS, OBSERVATION, ACTION, torch.device("cpu")
+    )
 
 
 def words_of(name):
@@ -106,7 +108,7 @@ def test_replays_learn_what_updates_learn(words):
     words = [*words, "agent.reset_every=7", "seeds=[0,1]"]
     plain, replaying, log = learner_of(*words), learner_of(*words), []
     capture = functools.partial(pretended, log=log)
-    replaying._graph = launches.Launches(replaying._update, capture)
+    replaying._graph = GraphedUpdates(replaying._update, capture)
     for number in range(30):
         for learner in (plain, replaying):
             learner.learn(number)
@@ -127,18 +129,16 @@ def test_draws_of_another_number_do_not_go_through_the_graph():
         log.append("captured")
         return None, work
 
-    launch = launches.Launches(lambda draw: seen.append(draw.item()), capture)
-    for _ in range(launches.WARM_UP + 2):
+    launch = GraphedUpdates(lambda draw: seen.append(draw.item()), capture)
+    for _ in range(WARM_UP + 2):
         launch([torch.tensor(1), torch.tensor(2)])
     launch([torch.tensor(3)])
-    assert seen == [1, 2] * (launches.WARM_UP + 2) + [3]
+    assert seen == [1, 2] * (WARM_UP + 2) + [3]
     assert log == ["captured"]
 
 
 def test_a_graph_without_a_gpu_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"cuda_graph=true .* device=cpu"
-    ):
+    with pytest.raises(ConfigError, match=r"cuda_graph=true .* device=cpu"):
         check_cuda_graph(configuration("cuda_graph=true"), torch.device("cpu"))
 
 

@@ -1,4 +1,4 @@
-"""Recorded functions: the same numbers to the last bit, with every agent, however often they are
+"""Captured functions return equal bits, for every agent and however often they are
 called.
 """
 
@@ -10,8 +10,8 @@ from mtrl_fairgrad import FairGrad
 from mtrl_fairgrad.agents import SAC, Batch, NetworkSpec, Noise, SACSpec
 from mtrl_fairgrad.agents.networks import ARCHITECTURES
 from mtrl_fairgrad.gradients import graph_capture
-from mtrl_fairgrad.gradients.graph_capture import Recorded, aten
-from mtrl_fairgrad.gradients.per_task import Recordable, lift, task_gradients
+from mtrl_fairgrad.gradients.graph_capture import CapturedFunction, aten
+from mtrl_fairgrad.gradients.per_task import CapturedLoss, lift, task_gradients
 from tests.unit.gradients.test_per_task import call_on
 
 
@@ -19,14 +19,14 @@ def equal(one, other):
     return all(torch.equal(a, b) for a, b in zip(tree_leaves(one), tree_leaves(other), strict=True))
 
 
-def written_down(recorded):
+def captured_nodes(captured):
     """The operations of its only recording."""
-    ((forward, _),) = recorded._recordings.values()
+    ((forward, _),) = captured._captures.values()
     return forward.__self__.graph.nodes
 
 
 def problems(spec, seeds, tasks=3, batch=5):
-    """The three recorded functions of an agent, with arguments."""
+    """The three captured functions of an agent, with arguments."""
     agent = SAC(spec, list(range(seeds)), tasks, FairGrad(alpha=1.0), FairGrad(alpha=1.0))
     shape, network = (seeds, tasks, batch), spec.network
     generator = torch.Generator().manual_seed(1)
@@ -49,28 +49,28 @@ def test_task_gradients_are_bit_for_bit_those_of_torch_func(architecture, seeds)
     spec = SACSpec(NetworkSpec(7, 2, 8, architecture=ARCHITECTURES[architecture]))
     for loss, *arguments in problems(spec, seeds):
         plain = call_on(arguments, task_gradients, loss.loss)
-        recorded = Recordable(loss.loss)
-        recorded.gradients.after = 0
+        captured = CapturedLoss(loss.loss)
+        captured.gradients.after = 0
         before = [each.clone() for each in tree_leaves(arguments)]
         for _ in range(2):
-            assert equal(call_on(arguments, task_gradients, recorded), plain)
+            assert equal(call_on(arguments, task_gradients, captured), plain)
         assert equal(before, tree_leaves(arguments))
-        assert len(recorded.gradients._recordings) == 1
+        assert len(captured.gradients._captures) == 1
 
 
 def test_an_update_is_recorded_once_for_all_agents_of_its_shapes():
     def loss(shared, context, own, x):
         return (shared["w"] * x).square().mean(), x.sum()
 
-    recordable = Recordable(loss)
+    captured = CapturedLoss(loss)
     for seeds in (1, 1, 2):
         arguments = {"w": torch.randn(seeds, 4)}, {}, {}, torch.randn(seeds, 3, 4)
-        for _ in range(recordable.gradients.after + 1):
+        for _ in range(captured.gradients.after + 1):
             assert equal(
-                call_on(arguments, task_gradients, recordable),
+                call_on(arguments, task_gradients, captured),
                 call_on(arguments, task_gradients, loss),
             )
-    assert len(recordable.gradients._recordings) == 2
+    assert len(captured.gradients._captures) == 2
 
 
 def test_memory_that_is_read_again_is_not_overwritten():
@@ -84,63 +84,63 @@ def test_memory_that_is_read_again_is_not_overwritten():
         positive = summed.relu()
         return product, positive * summed, x + y, (x @ y).relu() + summed
 
-    recorded = Recorded(lift(function, per_seed=1), after=0)
+    captured = CapturedFunction(lift(function, per_seed=1), after=0)
     arguments = torch.randn(1, 4, 4), torch.randn(1, 3, 4, 4)
     with torch.no_grad():
         for _ in range(2):
-            assert equal(recorded(*arguments), recorded.function(*arguments))
+            assert equal(captured(*arguments), captured.function(*arguments))
 
 
 def test_the_memory_of_large_products_lasts_but_is_not_taken_from_who_holds_it(monkeypatch):
-    monkeypatch.setattr(graph_capture, "LARGE", 8 * 8 * 4)
+    monkeypatch.setattr(graph_capture, "MIN_REUSED_BYTES", 8 * 8 * 4)
 
     def function(x):
         return (x @ x).relu(), x[:4] @ x, (x @ x.mT).unflatten(0, (2, 4))
 
-    recorded = Recorded(function, after=0)
+    captured = CapturedFunction(function, after=0)
     inputs = [torch.randn(8, 8) for _ in range(3)]
     with torch.no_grad():
-        first, held = recorded(inputs[0]), recorded(inputs[1])
+        first, held = captured(inputs[0]), captured(inputs[1])
         assert equal(first, function(inputs[0])) and equal(held, function(inputs[1]))
         part = held[2][1]  # a view is enough
         places = [each.data_ptr() for each in held[:2]]
         del first, held
-        again = recorded(inputs[2])
+        again = captured(inputs[2])
         assert equal(again, function(inputs[2])) and equal(part, function(inputs[1])[2][1])
         assert again[0].data_ptr() == places[0], "written over what nobody holds"
-    assert [node.op for node in written_down(recorded)].count("call_module") == 2, (
+    assert [node.op for node in captured_nodes(captured)].count("call_module") == 2, (
         "one is too small for it"
     )
 
 
 def test_spare_memory_is_overwritten():
-    recorded = Recorded(lambda x: ((x @ x + x).relu() * 2.0).relu(), after=0)
+    captured = CapturedFunction(lambda x: ((x @ x + x).relu() * 2.0).relu(), after=0)
     x = torch.randn(4, 4)
     with torch.no_grad():
-        assert torch.equal(recorded(x), recorded.function(x))
-    targets = [node.target for node in written_down(recorded)]
+        assert torch.equal(captured(x), captured.function(x))
+    targets = [node.target for node in captured_nodes(captured)]
     assert aten.add_.Tensor in targets
     assert targets.count(aten.relu_.default) == 2
 
 
 def test_where_autograd_records_nothing_else_does():
-    recorded = Recorded(lambda x: (x @ x).relu(), after=0)
+    captured = CapturedFunction(lambda x: (x @ x).relu(), after=0)
     x = torch.randn(3, 3, requires_grad=True)
-    recorded(x).sum().backward()
+    captured(x).sum().backward()
     assert x.grad is not None
-    assert not recorded._recordings
+    assert not captured._captures
 
 
 def test_a_factor_stays_with_its_operand():
-    recorded = Recorded(
+    captured = CapturedFunction(
         lambda x: (torch.add(x, x @ x, alpha=3), torch.add(x @ x, x, alpha=3)), after=0
     )
     x = torch.randn(4, 4)
     with torch.no_grad():
-        assert equal(recorded(x), recorded.function(x))
+        assert equal(captured(x), captured.function(x))
 
 
 def test_what_is_compiled_is_so_from_the_first_call():
     """Otherwise a resumed run would compute its first updates in another way."""
-    assert Recorded(torch.relu, compile=True).after == 0
-    assert Recorded(torch.relu).after > 0
+    assert CapturedFunction(torch.relu, compile=True).after == 0
+    assert CapturedFunction(torch.relu).after > 0
