@@ -77,7 +77,7 @@ def test_a_strangers_molecules_run_no_code(tmp_path, made_by):
     mark, folder = tmp_path / "ran", tmp_path / "processed"
     folder.mkdir()
     made_by((Mine(mark), {}, None), folder / "data_v3.pt")
-    with pytest.raises(DataError, match=r"data_v3\.pt is broken"):
+    with pytest.raises(DataError, match=r"data_v3\.pt is damaged"):
         QM9(tmp_path).splits(0, 2, 0, False)
     assert not mark.exists()
     pickle.loads(pickle.dumps(Mine(mark)))

@@ -1,14 +1,13 @@
-"""What NYU-v2 and Cityscapes share: files, augmentation, losses and metrics of a class and a depth
-for every pixel.
+"""Segmentation and depth of every pixel, shared by NYU-v2 and Cityscapes: losses, metrics, loaders.
 
 All definitions are those of the code that CAGrad, Nash-MTL, FAMO and the paper use, except that
 errors are averaged over all pixels of the data set, where that code averages over each batch and
 then over batches.
 
-There is no third part. As in the paper, `val` is the validation data and the test data too, so that
-what is chosen by validation, such as α, is reported with the numbers it was chosen by.
+As in the paper, `val` is both the validation and the test data, so that what is selected by
+validation, such as α, is reported with the very numbers that it was selected by.
 
-What a batch is, `scenes` says; a network's outputs are in the order of tasks.
+`scene_dataset` describes a batch; the network's outputs are in the order of the tasks.
 """
 
 from __future__ import annotations
@@ -47,23 +46,29 @@ METRICS = (
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean negative log-likelihood over labelled pixels, 0 if there are none: `[B, C, H, W]`, `[B,
-    H, W]` → scalar.
+    """Mean cross-entropy over labelled pixels, 0 if there are none.
+
+    Args:
+        logits: `[B, C, H, W]`.
+        labels: `[B, H, W]`, −1 where unknown.
     """
     total = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
     return total / (labels != -1).sum().clamp(min=1)
 
 
 def depth_loss(prediction: Tensor, depth: Tensor) -> Tensor:
-    """Mean absolute error over pixels of known depth, 0 if there are none: `[B, 1, H, W]` twice →
-    scalar.
+    """Mean absolute error over pixels of known depth, 0 if there are none.
+
+    Args:
+        prediction: `[B, 1, H, W]`.
+        depth: `[B, 1, H, W]`, 0 where unknown.
     """
     return masked_mean((prediction - depth).abs(), depth != 0)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of values where the mask, of the same shape, holds; 0 with zero gradient where it
-    holds nowhere.
+    """Mean of the values where the mask, of the same shape, is true; 0 with zero gradient if it is
+    false everywhere.
     """
     return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
 
@@ -72,9 +77,10 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 class SegmentationMeter(Meter):
-    """`miou` and `pixel_accuracy` in %, of all pixels with a label; NaN if there are none.
+    """`miou` and `pixel_accuracy` in %, over all labelled pixels; NaN if there are none.
 
-    The mean is over the classes that occur, as label or as prediction: of others the ratio is 0/0.
+    The mean is over the classes that occur as label or as prediction, since the ratio of the others
+    is 0/0.
     """
 
     def __init__(self, classes: int) -> None:
@@ -82,7 +88,7 @@ class SegmentationMeter(Meter):
         self._confusion = torch.zeros(classes, classes, dtype=torch.long)
 
     def update(self, outputs: Any, batch: Any) -> None:
-        """Take in logits `[B, C, H, W]`, the first output, and labels."""
+        """Add logits `[B, C, H, W]`, the first output, and labels."""
         labels, predicted = batch[1], outputs[0].argmax(1)
         labelled = labels >= 0
         pairs = labels[labelled] * self._classes + predicted[labelled]
@@ -92,7 +98,7 @@ class SegmentationMeter(Meter):
         self._confusion = counts + self._confusion.to(counts.device)
 
     def values(self) -> dict[str, float]:
-        """Both of the confusion matrix."""
+        """Both metrics, from the confusion matrix."""
         confusion = self._confusion.double().cpu()
         hits = confusion.diagonal()
         union = confusion.sum(0) + confusion.sum(1) - hits
@@ -103,15 +109,15 @@ class SegmentationMeter(Meter):
 
 
 class DepthMeter(Meter):
-    """Mean absolute error `abs_error`, in the data's unit, and relative error `rel_error`, of 1,
-    over known depths.
+    """`abs_error`, the mean absolute error in the unit of the data, and `rel_error`, the mean
+    relative error as a plain number, over known depths; NaN if there are none.
     """
 
     def __init__(self) -> None:
         self._sums = torch.zeros(3, dtype=torch.float64)
 
     def update(self, outputs: Any, batch: Any) -> None:
-        """Take in predictions `[B, 1, H, W]`, the second output, and depths."""
+        """Add predictions `[B, 1, H, W]`, the second output, and depths."""
         known = batch[2] != 0
         depth = batch[2][known].double()
         error = (outputs[1][known] - depth).abs()
@@ -119,43 +125,48 @@ class DepthMeter(Meter):
         self._sums = sums + self._sums.to(sums.device)
 
     def values(self) -> dict[str, float]:
-        """NaN if no depth is known."""
+        """Both metrics."""
         absolute, relative, count = self._sums.cpu()
         return {"abs_error": (absolute / count).item(), "rel_error": (relative / count).item()}
 
 
-class Meters(Meter):
-    """Several in one."""
+class CombinedMeter(Meter):
+    """Several meters used as one."""
 
     def __init__(self, *parts: Meter) -> None:
         self.parts = parts
 
     def update(self, outputs: Any, batch: Any) -> None:
-        """Each takes in what concerns it."""
+        """Update each meter."""
         for part in self.parts:
             part.update(outputs, batch)
 
     def values(self) -> dict[str, float]:
-        """Those of all."""
+        """The metrics of all meters."""
         return {name: value for part in self.parts for name, value in part.values().items()}
 
 
 # ---- benchmarks ----
 
 
-class Dense(Benchmark):
-    """A benchmark of segmentation and depth; subclasses say what differs, and add tasks.
+class DensePrediction(Benchmark):
+    """A benchmark of segmentation and depth; subclasses may add tasks.
 
     Args:
         root: folder with `train` and `val`.
-        width: of the network, see `SegNet`; 1 in the paper.
-        augment: whether training images are augmented, as they are in the paper.
+        width: width of the network, see `SegNet`; 1 in the paper.
+        augment: whether to augment training images, as in the paper.
+
+    Raises:
+        ValueError: the width is not positive.
     """
 
     title: ClassVar[str]
+    """Name of the data set in messages."""
     folders: ClassVar[tuple[str, ...]]
-    """As `Scenes` takes them."""
+    """Folders of images, labels, depths and possibly normals; see `Scenes`."""
     classes: ClassVar[int]
+    """Number of classes of the segmentation."""
     tasks = ("segmentation", "depth")
     metrics = METRICS
     last_epochs = 10
@@ -163,23 +174,23 @@ class Dense(Benchmark):
     def __init__(self, root: Path | None = None, width: float = 1.0, augment: bool = True) -> None:
         super().__init__(root)
         if not width > 0:
-            raise ValueError(f"width={width}: give a positive number, 1 for the paper's network.")
+            raise ValueError(f"width={width} is not allowed: give a number above 0.")
         self.width, self.augment = width, augment
 
     def splits(self, seed: int, batch_size: int, workers: int, pin_memory: bool) -> Splits:
-        """`train`, and twice the same loader of `val`."""
-        root = self._found()
+        """Make loaders: one of `train`, and one of `val` for both validation and test."""
+        root = self._checked_root()
         train, val = (Scenes(root / part, self.folders, self.classes) for part in ("train", "val"))
-        measured = seeded_loader(val, batch_size, seed, workers, pin_memory)
+        evaluated = seeded_loader(val, batch_size, seed, workers, pin_memory)
         if not self.augment:
             return Splits(
                 seeded_loader(train, batch_size, seed, workers, pin_memory, shuffle=True),
-                measured,
-                measured,
+                evaluated,
+                evaluated,
             )
-        # As `seeded_loader` does, whose order has no place for seeds. Workers start anew in every
-        # epoch: those that persist spare the loader one draw from the generator, so that the order
-        # would depend on whether there are any.
+        # Like `seeded_loader`, but with a sampler that draws the seeds of the augmentation, too.
+        # Workers must not persist: that spares the loader one draw from the generator, so that the
+        # order would depend on whether there are workers.
         generator = torch.Generator().manual_seed(seed)
         loader = DataLoader(
             train,
@@ -190,27 +201,27 @@ class Dense(Benchmark):
             pin_memory=pin_memory,
             generator=generator,
         )
-        return Splits(loader, measured, measured)
+        return Splits(loader, evaluated, evaluated)
 
     def model(self) -> SegNet:
-        """The paper's network, at our width: logits `[B, C, H, W]`, depths `[B, 1, H, W]` and what
-        else there is.
+        """Make the paper's network, at this width; outputs are logits `[B, C, H, W]` and depths
+        `[B, 1, H, W]`.
         """
         return SegNet((self.classes, 1), self.width)
 
     def losses(self, outputs: Any, batch: Any) -> list[Tensor]:
-        """Of segmentation and depth."""
+        """Return the losses of segmentation and depth."""
         return [segmentation_loss(outputs[0], batch[1]), depth_loss(outputs[1], batch[2])]
 
     def meter(self) -> Meter:
-        """Of segmentation and depth."""
-        return Meters(SegmentationMeter(self.classes), DepthMeter())
+        """Make a meter of segmentation and depth."""
+        return CombinedMeter(SegmentationMeter(self.classes), DepthMeter())
 
-    def _found(self) -> Path:
-        """The root, with all folders.
+    def _checked_root(self) -> Path:
+        """Return the root after checking that it has all folders.
 
         Raises:
-            DataError: there is none, or it lacks some.
+            DataError: no root was given, or folders are missing.
         """
         expected = (
             f"{{train,val}}/{{{','.join(self.folders)}}}/{{0,1,2,…}}.npy, the preprocessed "
@@ -231,9 +242,7 @@ def paper_schedule(batch_size: int) -> Schedule:
 
 
 def single_task(table: str, metrics: Sequence[Metric]) -> Mapping[str, float]:
-    """The row STL of a paper table, whose columns are these metrics by the same names, in the same
-    units.
-    """
+    """Single-task values in a paper table, whose columns have the metrics' names and units."""
     paper = paper_table(table)
     values = dict(
         zip(

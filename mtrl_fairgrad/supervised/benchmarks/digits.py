@@ -1,10 +1,8 @@
-"""Digits: a multi-task problem from real data that comes with scikit-learn, for trying methods in a
-minute.
+"""Digits: a multi-task problem on real data that come with scikit-learn; trains in a minute.
 
-Two handwritten digits (8×8 pixels) are laid over each other, the right one three columns further,
-so that five columns belong to both. Three tasks share one small network: which digit is left, which
-is right, and what share of the ink is the left one's. Training, validation and test pairs are made
-of different digits.
+Two handwritten digits (8 × 8 pixels) overlap, the right one shifted by three columns. Three tasks
+share one small network: classify the left digit, classify the right digit, and predict the left
+digit's share of the ink. Training, validation and test pairs are made of different digits.
 """
 
 from __future__ import annotations
@@ -30,18 +28,18 @@ from mtrl_fairgrad.supervised.benchmark import (
 )
 
 SHIFT = 3
-"""Columns between the two digits."""
+"""Columns by which the right digit is shifted."""
 SPLIT = (0.6, 0.2, 0.2)
-"""Shares of the 1,797 digits for training, validation and test."""
+"""Fractions of the 1,797 digits for training, validation and test."""
 DATA_SEED = 0
-"""The data are the same for every seed of a run."""
+"""Seed of the pairs, which are the same for every seed of a run."""
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Images `[B, 1, 8, 11]` in [0, 1], left and right digit `[B]` int64, ink `[B]` in [0, 1]."""
+"""Images `[B, 1, 8, 11]` in [0, 1], left and right digit `[B]` int64, ink share `[B]` in [0, 1]."""
 
 
 class DigitsNetwork(MultiTaskModel):
-    """Two convolutions and a hidden layer for all, one linear head each."""
+    """Two convolutions and a hidden layer shared by all tasks, and a linear head for each."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -58,24 +56,26 @@ class DigitsNetwork(MultiTaskModel):
         self.heads = nn.ModuleList([nn.Linear(128, 10), nn.Linear(128, 10), nn.Linear(128, 1)])
 
     def shared_parameters(self) -> Iterable[nn.Parameter]:
-        """Those of the encoder."""
+        """The parameters of the encoder."""
         return self.encoder.parameters()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Logits `[B, 10]` of both digits and the ink's logit `[B]`."""
+        """Images `[B, 1, 8, 11]` → logits `[B, 10]` of both digits, and the logit `[B]` of the ink
+        share.
+        """
         hidden = self.encoder(images)
         left, right, ink = (head(hidden) for head in self.heads)
         return [left, right, ink[:, 0]]
 
 
 class DigitsMeter(Meter):
-    """Accuracies, and the root mean square error of the ink."""
+    """Accuracies of the digits, and the root mean square error of the ink share."""
 
     def __init__(self) -> None:
         self._hits, self._squares, self._count = torch.zeros(2), 0.0, 0
 
     def update(self, outputs: list[Tensor], batch: Batch) -> None:
-        """Count hits and add squared errors."""
+        """Add a batch: outputs of `DigitsNetwork`."""
         _, *digits, ink = batch
         for place, (logits, label) in enumerate(zip(outputs, digits, strict=False)):
             self._hits[place] += int((logits.argmax(-1) == label).sum())
@@ -83,7 +83,7 @@ class DigitsMeter(Meter):
         self._count += len(ink)
 
     def values(self) -> dict[str, float]:
-        """`left`, `right` in percent, `ink` in percent of all ink."""
+        """`left`, `right`: accuracy in %; `ink`: error in percentage points."""
         left, right = (100 * self._hits / self._count).tolist()
         return {"left": left, "right": right, "ink": 100 * (self._squares / self._count) ** 0.5}
 
@@ -92,7 +92,7 @@ class Digits(Benchmark):
     """Two overlaid digits.
 
     Args:
-        root: ignored, the data are embedded.
+        root: not used, the data come with scikit-learn.
         pairs: training pairs, at least 1; validation and test have a quarter as many each.
         width: channels of the first convolution, at least 1.
 
@@ -120,7 +120,7 @@ class Digits(Benchmark):
         self.pairs, self.width = pairs, width
 
     def splits(self, seed: int, batch_size: int, workers: int, pin_memory: bool) -> Splits:
-        """Pairs of digits; the data set is small, so no worker processes are used."""
+        """Make the loaders; the data are in memory, so `workers` is not used."""
         train, validation, test = _data(self.pairs)
         return Splits(
             seeded_loader(train, batch_size, seed, pin_memory=pin_memory, shuffle=True),
@@ -129,11 +129,11 @@ class Digits(Benchmark):
         )
 
     def model(self) -> DigitsNetwork:
-        """A new network."""
+        """Make a new network."""
         return DigitsNetwork(self.width)
 
     def losses(self, outputs: list[Tensor], batch: Batch) -> Sequence[Tensor]:
-        """Cross-entropies of the digits, and the squared error of the ink."""
+        """Cross-entropies of the digits, and the mean squared error of the ink share."""
         _, left, right, ink = batch
         return [
             F.cross_entropy(outputs[0], left),
@@ -142,22 +142,22 @@ class Digits(Benchmark):
         ]
 
     def meter(self) -> DigitsMeter:
-        """A new meter."""
+        """Make a new meter."""
         return DigitsMeter()
 
 
 def _data(pairs: int) -> list[TensorDataset]:
-    """Training, validation and test pairs."""
+    """Make training, validation and test pairs."""
     from sklearn.datasets import load_digits  # here, because it takes a second
 
-    found: Any = load_digits()
+    digits: Any = load_digits()
     generator = np.random.default_rng(DATA_SEED)
-    order = generator.permutation(len(found.images))
+    order = generator.permutation(len(digits.images))
     ends = np.cumsum([round(share * len(order)) for share in SPLIT[:-1]])
     counts = (pairs, max(1, pairs // 4), max(1, pairs // 4))
     parts = zip(np.split(order, ends), counts, strict=True)
     return [
-        _pairs(found.images[part] / 16, found.target[part], count, generator)
+        _pairs(digits.images[part] / 16, digits.target[part], count, generator)
         for part, count in parts
     ]
 

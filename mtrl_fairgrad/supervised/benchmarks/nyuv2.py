@@ -1,4 +1,4 @@
-"""NYU-v2 (Silberman et al., 2012): 13 classes, depth and surface normals indoors; the paper's §5.1,
+"""NYU-v2 (Silberman et al., 2012): 13 classes, depth and surface normals of rooms; paper §5.1,
 Table 2.
 """
 
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from mtrl_fairgrad.supervised.benchmark import Meter, Metric
 from mtrl_fairgrad.supervised.benchmarks.dense_prediction import (
     METRICS,
-    Dense,
-    Meters,
+    CombinedMeter,
+    DensePrediction,
     masked_mean,
     paper_schedule,
     single_task,
@@ -22,9 +22,9 @@ from mtrl_fairgrad.supervised.benchmarks.dense_prediction import (
 from mtrl_fairgrad.supervised.benchmarks.segnet import SegNet
 
 THRESHOLDS = {"within_11": 11.25, "within_22": 22.5, "within_30": 30.0}
-"""Metric → degrees."""
+"""Metric → largest angle in degrees that it counts."""
 BINS = 1000
-"""To a degree: the median angle is exact to half a bin."""
+"""Histogram bins per degree; the median angle is exact to half a bin."""
 
 _METRICS = (
     *METRICS,
@@ -35,12 +35,12 @@ _METRICS = (
 
 
 def normal_loss(prediction: Tensor, normals: Tensor) -> Tensor:
-    """1 − cosine of the angle to the true normal, averaged over pixels with one; 0 if there are
-    none.
+    """1 − cosine of the angle to the true normal, mean over pixels whose normal is known; 0 if
+    there are none.
 
     Args:
-        prediction: `[B, 3, H, W]`, of any length.
-        normals: `[B, 3, H, W]`, unit vectors, or 0 for unknown.
+        prediction: `[B, 3, H, W]`, vectors of any length.
+        normals: `[B, 3, H, W]`, unit vectors, or 0 where unknown.
 
     Returns:
         A scalar in [0, 2].
@@ -49,11 +49,11 @@ def normal_loss(prediction: Tensor, normals: Tensor) -> Tensor:
 
 
 class NormalMeter(Meter):
-    """The angle between predicted and true normals in degrees, `mean` and `median`, and the % of
-    pixels `within_…`.
+    """The angle between predicted and true normals: mean and median in degrees, and the % of pixels
+    `within_…` a threshold.
 
-    Of all pixels with a normal; NaN if there are none. NYU-v2's test images have 72 million, of
-    which a histogram is kept.
+    Over all pixels whose normal is known; NaN if there are none. The median is taken from a
+    histogram, since NYU-v2's test images have 72 million pixels.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class NormalMeter(Meter):
         self._histogram = torch.zeros(180 * BINS + 1, dtype=torch.long)
 
     def update(self, outputs: Any, batch: Any) -> None:
-        """Take in predictions `[B, 3, H, W]`, the third output, and normals."""
+        """Add predictions `[B, 3, H, W]`, the third output, and normals."""
         cosine = _cosine(outputs[2], batch[3])[_known(batch[3])]
         angles = torch.rad2deg(torch.acos(cosine.double().clamp(-1, 1)))
         near = [(angles < degrees).sum() for degrees in THRESHOLDS.values()]
@@ -71,7 +71,7 @@ class NormalMeter(Meter):
         self._histogram = histogram + self._histogram.to(histogram.device)
 
     def values(self) -> dict[str, float]:
-        """All five."""
+        """The five metrics of normals."""
         count, total, *near = self._sums.tolist()
         if not count:
             return dict.fromkeys(("angle_mean", "angle_median", *THRESHOLDS), float("nan"))
@@ -79,7 +79,7 @@ class NormalMeter(Meter):
         return {"angle_mean": total / count, "angle_median": self._median(), **shares}
 
     def _median(self) -> float:
-        """The mean of the middle two, which are one if their number is odd."""
+        """Median angle in degrees; the mean of the middle two for an even number of pixels."""
         reached = self._histogram.cumsum(0).cpu()
         count = reached[-1]
         middle = torch.searchsorted(
@@ -89,7 +89,7 @@ class NormalMeter(Meter):
 
 
 def _cosine(prediction: Tensor, normals: Tensor) -> Tensor:
-    """`[B, H, W]`; as in the published code the true normals are taken to have unit length."""
+    """Cosine `[B, H, W]`; true normals are assumed to have unit length, as in the paper's code."""
     return (F.normalize(prediction.float(), dim=1) * normals).sum(1)
 
 
@@ -97,9 +97,8 @@ def _known(normals: Tensor) -> Tensor:
     return (normals != 0).any(1)
 
 
-class NYUv2(Dense):
-    """795 images of 288 × 384 for training and 654 for validation and testing, which are the same;
-    see `dense`.
+class NYUv2(DensePrediction):
+    """795 images of 288 × 384 for training, and 654 for both validation and testing.
 
     Depth is in metres.
     """
@@ -108,19 +107,19 @@ class NYUv2(Dense):
     title = "NYU-v2"
     folders = ("image", "label", "depth", "normal")
     classes = 13
-    tasks = (*Dense.tasks, "normal")
+    tasks = (*DensePrediction.tasks, "normal")
     metrics = _METRICS
     schedule = paper_schedule(batch_size=2)
     baseline = single_task("table2", _METRICS)
 
     def model(self) -> SegNet:
-        """With normals `[B, 3, H, W]` as third output, of any length."""
+        """Make the network, with normals `[B, 3, H, W]` of any length as third output."""
         return SegNet((self.classes, 1, 3), self.width)
 
     def losses(self, outputs: Any, batch: Any) -> list[Tensor]:
-        """Also of normals."""
+        """Return the losses of segmentation, depth and normals."""
         return [*super().losses(outputs, batch), normal_loss(outputs[2], batch[3])]
 
     def meter(self) -> Meter:
-        """Also of normals."""
-        return Meters(super().meter(), NormalMeter())
+        """Make a meter of segmentation, depth and normals."""
+        return CombinedMeter(super().meter(), NormalMeter())

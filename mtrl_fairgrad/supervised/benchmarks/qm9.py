@@ -1,17 +1,15 @@
-"""QM9: 11 properties of small organic molecules (Ramakrishnan et al., 2014), each a task; the
-paper's §5.1 and Table 8.
+"""QM9 (Ramakrishnan et al., 2014): 11 properties of molecules, each a task; paper §5.1, Table 8.
 
-Network and schedule are those of Nash-MTL's code (Navon et al., 2022), on which the paper builds
-its own, after PyTorch Geometric's example. One difference: that code standardises by the mean and
-deviation of all molecules, here only those of the training part count. Needs `torch_geometric`, and
-`rdkit` when raw files are read the first time.
+Network and schedule are those of Nash-MTL's code (Navon et al., 2022), on which the paper builds,
+after PyTorch Geometric's example. One difference: that code standardises by the mean and deviation
+of all molecules, here only the training molecules count. Needs `torch_geometric`, and `rdkit` when
+raw files are read for the first time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -31,16 +29,18 @@ from mtrl_fairgrad.supervised.benchmark import (
     Splits,
     seeded_loader,
 )
+from mtrl_fairgrad.utils.extras import require
 
 
 class Property(NamedTuple):
-    """One task: a column of PyTorch Geometric's targets."""
+    """One task."""
 
     column: int
+    """Column of PyTorch Geometric's targets."""
     baseline: float
-    """Mean absolute error of a single-task network, by the official code, in the unit reported."""
+    """Mean absolute error of a single-task network in the official code, in the reported unit."""
     factor: float = 1.0
-    """From the data set's unit to the one reported: 1000 for eV to meV."""
+    """Factor from the unit of the data set to the reported one: 1000 from eV to meV."""
 
 
 PROPERTIES = {
@@ -64,7 +64,7 @@ energy, atomisation energies at 0 and 298.15 K, enthalpy and free energy (meV), 
 _COLUMNS = [task.column for task in PROPERTIES.values()]
 _RAW = ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt")
 _PROCESSED = "processed/data_v3.pt"
-_BROKEN = (
+_LOAD_ERRORS = (
     AttributeError,
     EOFError,
     LookupError,
@@ -82,14 +82,14 @@ _EXPECTED = (
 
 
 class Molecules(Dataset[tuple[Tensor, ...]]):
-    """Molecules as complete graphs; an item is that of `graph`, then targets and their scale, both
-    `[11]`.
+    """Molecules as complete graphs; an item is the result of `graph`, then targets and their scale,
+    both `[11]`.
 
     Args:
         data: PyTorch Geometric's data set of N molecules.
-        rows: which of them, numbers below N.
+        rows: indices below N of the molecules that belong to this set.
         targets: `[N, 11]`, standardised.
-        scale: `[11]`: one unit of the standardised targets, in the data set's units.
+        scale: `[11]`, one unit of the standardised targets in the units of the data set.
     """
 
     def __init__(self, data: Any, rows: Sequence[int], targets: Tensor, scale: Tensor) -> None:
@@ -104,12 +104,11 @@ class Molecules(Dataset[tuple[Tensor, ...]]):
 
 
 def graph(molecule: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """A molecule of n atoms with an edge between any two, in both directions: e = n(n − 1).
+    """Make the complete graph of a molecule of n atoms, with e = n(n − 1) directed edges.
 
     Returns:
-        Atom features `[n, 11]`, edges `[2, e]` (from, to) in lexical order, and their features `[e,
-        5]`: which of four kinds the bond is, none of them where there is no bond, and the distance
-        in Å.
+        Atom features `[n, 11]`, edges `[2, e]` (source, target) in lexicographic order, and edge
+        features `[e, 5]`: the one-hot bond type, all zero without a bond, and the distance in Å.
     """
     n = molecule.num_nodes
     bonds = molecule.edge_attr.new_zeros(n, n, molecule.edge_attr.shape[1])
@@ -121,11 +120,11 @@ def graph(molecule: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def collate(items: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """B molecules as one graph that falls into parts, with n atoms and e edges in all.
+    """Join B molecules to one graph with n atoms and e edges in all, unconnected to each other.
 
     Returns:
-        Atom features `[n, 11]`, edges `[2, e]`, edge features `[e, 5]`, each atom's molecule `[n]`,
-        standardised targets `[B, 11]`, and their scale `[11]`.
+        Atom features `[n, 11]`, edges `[2, e]`, edge features `[e, 5]`, the molecule of each atom
+        `[n]`, standardised targets `[B, 11]`, and their scale `[11]`.
     """
     atoms, edges, features, targets, scales = zip(*items, strict=True)
     sizes = torch.tensor([len(part) for part in atoms])
@@ -143,10 +142,8 @@ def collate(items: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 
 
 class Network(MultiTaskModel):
-    """Three rounds of edge-conditioned messages (Gilmer et al., 2017), a set-to-vector readout, 11
-    linear heads.
-
-    The shared parameters are 616,960.
+    """Message passing network (Gilmer et al., 2017) with three rounds of edge-conditioned messages,
+    a Set2Set readout and 11 linear heads; 616,960 shared parameters.
     """
 
     def __init__(self) -> None:
@@ -163,8 +160,8 @@ class Network(MultiTaskModel):
     def forward(
         self, atoms: Tensor, edges: Tensor, edge_features: Tensor, owner: Tensor
     ) -> tuple[Tensor, ...]:
-        """The first four of `collate` → 11 standardised properties, each `[B]`: apart, so that one
-        task's backward pass meets its own head only.
+        """The first four results of `collate` → 11 standardised properties `[B]`, separate tensors,
+        so that the backward pass of a task visits its own head only.
         """
         state = F.relu(self.atoms(atoms))
         for _ in range(3):
@@ -174,28 +171,28 @@ class Network(MultiTaskModel):
         return tuple(head(features).squeeze(1) for head in self.heads)
 
     def shared_parameters(self) -> Iterable[nn.Parameter]:
-        """All but the heads'."""
+        """All parameters except those of the heads."""
         shared = (self.atoms, self.messages, self.update, self.readout, self.features)
         return (parameter for layer in shared for parameter in layer.parameters())
 
 
 class MeanAbsoluteError(Meter):
-    """Mean absolute error of each property over all molecules taken in, in the units of Table 8;
-    NaN without any.
+    """Mean absolute error of each property over all molecules, in the units of Table 8; NaN without
+    molecules.
     """
 
     def __init__(self) -> None:
         self._sum, self._count = torch.zeros(len(PROPERTIES), dtype=torch.double), 0
 
     def update(self, outputs: Any, batch: Any) -> None:
-        """Take in 11 predictions `[B]` and a batch of `collate`."""
+        """Add 11 predictions `[B]` and a batch of `collate`."""
         *_, targets, scale = batch
         errors = (torch.stack(tuple(outputs), dim=1) - targets).abs().double() * scale
         self._sum = errors.sum(0) + self._sum.to(errors.device)
         self._count += len(errors)
 
     def values(self) -> dict[str, float]:
-        """Property → its error."""
+        """Property → mean absolute error."""
         means = self._sum / self._count
         return {
             name: mean * PROPERTIES[name].factor
@@ -204,12 +201,12 @@ class MeanAbsoluteError(Meter):
 
 
 class QM9(Benchmark):
-    """QM9, 110,831 molecules for training, 10,000 for validation and 10,000 for testing, drawn by
-    the seed.
+    """QM9: 110,831 molecules for training, 10,000 for validation and 10,000 for testing, drawn with
+    the seed of the fit.
 
     Args:
-        root: folder with `raw/` or `processed/` as PyTorch Geometric names and lays them out;
-            nothing is downloaded.
+        root: folder with `raw/` or `processed/` in PyTorch Geometric's layout; nothing is
+            downloaded.
     """
 
     name = "qm9"
@@ -221,11 +218,11 @@ class QM9(Benchmark):
     baseline = {name: task.baseline for name, task in PROPERTIES.items()}  # noqa: RUF012 - an instance attribute's default
 
     def splits(self, seed: int, batch_size: int, workers: int, pin_memory: bool) -> Splits:
-        """Three parts of the molecules as `split` draws them; batches are those of `collate`."""
+        """Make loaders of the three parts that `split` draws; batches are those of `collate`."""
         data = _load(self.folder(_EXPECTED))
         properties = data.y[:, _COLUMNS]
         if not properties.isfinite().all():
-            raise DataError(f"{self.root} has molecules whose properties are not finite numbers.")
+            raise DataError(f"{self.root} has molecules whose properties are not finite.")
         train, validation, test = split(len(data), seed)
         targets, scale = standardise(properties, train)
 
@@ -238,38 +235,37 @@ class QM9(Benchmark):
         return Splits(loader(train, shuffle=True), loader(validation), loader(test))
 
     def model(self) -> Network:
-        """The paper's network; DataError without torch_geometric."""
+        """Make the paper's network."""
         return Network()
 
     def losses(self, outputs: Any, batch: Any) -> list[Tensor]:
-        """Mean squared error of each property, in standardised units."""
+        """Mean squared errors of the standardised properties."""
         *_, targets, _ = batch
         return [
-            F.mse_loss(found, target)
-            for found, target in zip(outputs, targets.unbind(1), strict=True)
+            F.mse_loss(output, target)
+            for output, target in zip(outputs, targets.unbind(1), strict=True)
         ]
 
     def meter(self) -> MeanAbsoluteError:
-        """Mean absolute errors."""
+        """Make a meter of mean absolute errors."""
         return MeanAbsoluteError()
 
     def inputs(self, batch: Any) -> tuple[Tensor, ...]:
-        """Atoms, edges, edge features and each atom's molecule."""
+        """Atoms, edges, edge features and the molecule of each atom."""
         return batch[:4]
 
 
 def split(count: int, seed: int) -> tuple[list[int], list[int], list[int]]:
-    """Rows for training, validation and testing: random parts without overlap, 10,000 each for the
-    last two.
+    """Draw disjoint rows for training, validation and testing, 10,000 each for the last two.
 
-    Fewer than 130,000 molecules are split in the same proportion, 11 : 1 : 1.
+    Fewer than 130,000 molecules are split in the proportion 11 : 1 : 1.
 
     Raises:
         DataError: fewer than three molecules.
     """
     if count < 3:
         raise DataError(
-            f"QM9 has {count} molecules here, but its three parts need at least one each."
+            f"QM9 has {count} molecules here, but each of its three parts needs at least one."
         )
     held_out = min(10_000, max(1, round(count / 13)))
     rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
@@ -281,22 +277,21 @@ def standardise(properties: Tensor, training: Sequence[int]) -> tuple[Tensor, Te
 
     Args:
         properties: `[N, K]`.
-        training: rows that may be looked at.
+        training: rows of the training molecules.
 
     Returns:
-        Targets `[N, K]` and the divisors `[K]`: 1 where the training rows are all the same, for
-        there is nothing to divide by, and what they teach is a constant.
+        Targets `[N, K]` and divisors `[K]`; a divisor is 1 where all training rows are equal.
     """
     exact = properties.double()
     seen = exact[list(training)]
-    # Not where the deviation is 0: rounding of the mean can leave a constant column one of 1e-17.
+    # Not `seen.std(0) == 0`: rounding of the mean can give a constant column a deviation of 1e-17.
     constant = seen.amax(0) == seen.amin(0)
     scale = torch.where(constant, 1.0, seen.std(0))
     return ((exact - seen.mean(0)) / scale).float(), scale.float()
 
 
 def _load(root: Path) -> Any:
-    """PyTorch Geometric's data set, from processed files or else, the first time, from raw ones;
+    """Load PyTorch Geometric's data set from the processed file, made from the raw ones if needed;
     unpickles nothing.
     """
     datasets = _geometric("datasets")
@@ -304,38 +299,32 @@ def _load(root: Path) -> Any:
     if not processed.exists():
         _check_raw(root)
         try:
-            datasets.QM9(str(root), force_reload=True)  # else it unpickles what lies beside
+            datasets.QM9(str(root), force_reload=True)  # otherwise it unpickles
         except (AttributeError, LookupError, OSError, RuntimeError, ValueError) as error:
             raise DataError(
-                f"{root / 'raw'} cannot be made into {_PROCESSED}: {error!r}."
+                f"{root / 'raw'} cannot be processed to {_PROCESSED}: {error!r}."
             ) from error
     graphs = _geometric("data")
-    data = (
-        graphs.InMemoryDataset()
-    )  # unlike QM9 it never asks for raw files when it has processed ones
+    data = graphs.InMemoryDataset()  # unlike QM9 it never asks for the raw files
     try:
-        contents, slices, _ = torch.load(
-            processed, weights_only=True
-        )  # its own way falls back on unpickling
+        # PyTorch Geometric's own loader falls back on unpickling.
+        contents, slices, _ = torch.load(processed, weights_only=True)
         data.data, data.slices = graphs.Data.from_dict(contents), slices
-    except _BROKEN as error:
+    except _LOAD_ERRORS as error:
         raise DataError(
-            f"{processed} is broken: delete it to have it made anew from {root / 'raw'}."
+            f"{processed} is damaged: delete it, and it is made again from {root / 'raw'}."
         ) from error
     return data
 
 
 def _check_raw(root: Path) -> None:
-    """That PyTorch Geometric can process the raw files: it would try to download missing ones."""
+    """Check the raw files before PyTorch Geometric, which would download missing ones."""
     missing = [file for file in _RAW if not (root / "raw" / file).is_file()]
     if missing:
         raise DataError(
             f"{root} lacks {_PROCESSED} and raw/{', raw/'.join(missing)}: qm9 needs {_EXPECTED}."
         )
-    if find_spec("rdkit") is None:
-        raise DataError(
-            f"{root / 'raw'} can be read the first time by rdkit only: pip install rdkit."
-        )
+    require("rdkit", "supervised")
     with (root / "raw" / _RAW[0]).open("rb") as file:
         molecules = sum(line.startswith(b"$$$$") for line in file)
     with (root / "raw" / _RAW[1]).open("rb") as file:
@@ -347,12 +336,6 @@ def _check_raw(root: Path) -> None:
 
 
 def _geometric(module: str) -> Any:
-    """A module of torch_geometric, imported when first needed, since other benchmarks do without
-    it.
-    """
-    try:
-        return import_module(f"torch_geometric.{module}")
-    except ImportError as error:
-        raise DataError(
-            'qm9 needs torch_geometric: pip install "mtrl-fairgrad[supervised]".'
-        ) from error
+    """Import a module of torch_geometric, which other benchmarks do not need."""
+    require("torch_geometric", "supervised")
+    return import_module(f"torch_geometric.{module}")

@@ -1,11 +1,11 @@
-"""The files of NYU-v2 and Cityscapes, and their augmentation.
+"""The data of NYU-v2 and Cityscapes, and their augmentation.
 
-The data are MTAN's (Liu et al., 2019): `{train,val}/FOLDER/{0,1,…}.npy` with arrays `[H, W, C]`,
+The files are MTAN's (Liu et al., 2019): `{train,val}/FOLDER/{0,1,…}.npy` with arrays `[H, W, C]`,
 labels `[H, W]`.
 
-A sample, and with a leading B a batch, is a tuple of the image `[3, H, W]` in [0, 1], integer
-labels `[H, W]` with −1 for none, the depth `[1, H, W]` in the data's unit with 0 for unknown, and
-of NYU-v2 the surface normals `[3, H, W]`, of unit length with 0 for unknown.
+A sample is a tuple of the image `[3, H, W]` in [0, 1], integer labels `[H, W]` with −1 for unknown,
+the depth `[1, H, W]` in the unit of the data with 0 for unknown, and for NYU-v2 the surface normals
+`[3, H, W]` of unit length with 0 for unknown. A batch has a leading dimension B.
 """
 
 from __future__ import annotations
@@ -26,21 +26,20 @@ from mtrl_fairgrad.supervised.benchmarks.segnet import STRIDE
 Sample = tuple[Tensor, ...]
 
 SCALES = (1.0, 1.2, 1.5)
-"""How many times as large things may look after augmentation."""
+"""Factors by which augmentation enlarges images."""
 
 
 class Scenes(Dataset[Sample]):
-    """N images with their maps: `scenes[i]` is one as it is, `scenes[i, seed]` the same augmented
-    as the seed says.
+    """N samples: `scenes[i]` is unaltered, `scenes[i, seed]` is augmented with that seed.
 
     Args:
         part: the folder `train` or `val`.
-        names: of its folders with images, labels, depths and, if there is a fourth, normals.
+        names: its folders of images, labels, depths and, if there are four, normals.
         classes: number of classes.
 
     Raises:
-        DataError: no images, folders that do not match, or a size that the network cannot work
-            with.
+        DataError: there are no images, the folders do not match, or the network does not support
+            the size.
     """
 
     def __init__(self, part: Path, names: Sequence[str], classes: int) -> None:
@@ -57,10 +56,10 @@ class Scenes(Dataset[Sample]):
         return self._count
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """Read one.
+        """Read a sample.
 
         Raises:
-            DataError: a file that is broken, has another shape, or values that are not allowed.
+            DataError: a file is damaged, has another shape, or values that are not allowed.
         """
         if isinstance(key, tuple):
             index, seed = key
@@ -75,22 +74,22 @@ class Scenes(Dataset[Sample]):
     def _labels(self, file: Path) -> Tensor:
         labels = self._read(file)
         if not np.isin(labels, np.arange(-1, self.classes)).all():
-            raise DataError(f"{file} holds other labels than -1 to {self.classes - 1}.")
+            raise DataError(f"{file} has labels outside -1 to {self.classes - 1}.")
         return torch.from_numpy(labels).long()
 
     def _read(self, file: Path, *channels: int) -> np.ndarray:
         array, shape = _array(file), (*self._size, *channels)
         if array.shape != shape:
             raise DataError(
-                f"{file} has shape {array.shape}: expected is {shape}, as large as the first image."
+                f"{file} has shape {array.shape}, but the size of the first image requires {shape}."
             )
         if not np.isfinite(array).all():
-            raise DataError(f"{file} holds numbers that are not finite.")
+            raise DataError(f"{file} has values that are not finite.")
         return array
 
 
 def _array(file: Path) -> np.ndarray:
-    """A file's array in float32."""
+    """Read an array as float32."""
     try:
         with file.open("rb") as stream:
             return np.asarray(
@@ -98,24 +97,24 @@ def _array(file: Path) -> np.ndarray:
             )
     except (OSError, ValueError, TypeError, SyntaxError, TokenError, MemoryError) as error:
         raise DataError(
-            f"{file} is no whole .npy file of numbers: copy it anew from the download."
+            f"{file} is not an intact .npy file of numbers: copy it again from the download."
         ) from error
 
 
 def _count(part: Path, names: Sequence[str]) -> int:
-    """The number of samples in the folders, which must all have the files 0.npy to N − 1.npy."""
+    """Number of samples N; every folder must have the files 0.npy to N − 1.npy."""
     found = {name: {file.name for file in (part / name).glob("*.npy")} for name in names}
     counts = {name: len(files) for name, files in found.items()}
     count = counts[names[0]]
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{number} in {name}" for name, number in counts.items())
         raise DataError(
-            f"{part} has different numbers of .npy files ({listed}): each image needs one in every "
-            "folder."
+            f"{part} has different numbers of .npy files ({listed}): each image needs one file in "
+            "every folder."
         )
     if count == 0:
         raise DataError(
-            f"{part} has no .npy files in {' and '.join(names)}: copy them anew from the download."
+            f"{part} has no .npy files in {' and '.join(names)}: copy them again from the download."
         )
     for name, files in found.items():
         missing = [index for index in range(count) if f"{index}.npy" not in files]
@@ -128,11 +127,10 @@ def _count(part: Path, names: Sequence[str]) -> int:
 
 
 class AugmentedOrder(Sampler[tuple[int, int]]):
-    """A random order of N samples in every pass, each with a seed for its augmentation.
+    """A random order of N samples for each epoch, with a seed for the augmentation of each sample.
 
-    Both are drawn in the main process as a pass begins. So a pass depends on the generator alone,
-    whatever the number of workers, whose own generators would know nothing of where an interrupted
-    training goes on.
+    Both are drawn in the main process at the start of the epoch, so that they depend on the
+    generator alone: not on the number of workers, nor on where an interrupted training continues.
     """
 
     def __init__(self, count: int, generator: torch.Generator) -> None:
@@ -148,13 +146,13 @@ class AugmentedOrder(Sampler[tuple[int, int]]):
 
 
 def augment(sample: Sample, generator: torch.Generator) -> Sample:
-    """Enlarge a random part to the size of the whole, by a factor out of `SCALES`, and mirror it
-    half of the times.
+    """Enlarge a random crop to the full size, by a factor from `SCALES`, and flip it horizontally
+    with probability ½.
 
-    What looks larger is nearer: depth is divided by the factor. What is mirrored faces the other
-    side: the first component of normals changes its sign. Images and normals are interpolated
-    bilinearly (which shortens normals a little where they change); labels and depth take the
-    nearest, since a mean of two classes or of a depth and "unknown" means nothing.
+    Depth is divided by the factor, since what looks larger is nearer. A flip changes the sign of
+    the first component of normals. Images and normals are interpolated bilinearly, which shortens
+    normals slightly where they change; labels and depth take the nearest value, since a mean of two
+    classes, or of a depth and "unknown", is meaningless.
     """
     image, labels, depth, *normals = sample
     height, width = labels.shape
@@ -177,4 +175,5 @@ def augment(sample: Sample, generator: torch.Generator) -> Sample:
 
 
 def _below(end: int, generator: torch.Generator) -> int:
+    """Draw an integer from 0 to end − 1."""
     return int(torch.randint(end, (), generator=generator))

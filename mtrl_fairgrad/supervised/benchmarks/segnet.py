@@ -1,9 +1,9 @@
-"""SegNet with task attention, the network of the paper's NYU-v2 and Cityscapes experiments.
+"""SegNet with task attention (MTAN), the network of the paper's NYU-v2 and Cityscapes experiments.
 
-An encoder-decoder for everyone (SegNet, Badrinarayanan et al., 2017: unpooling puts values where
-pooling took them from), beside which each task's attention picks features from every stage (MTAN,
-Liu et al., 2019). Layers, sizes and initialisation are those of the code that Nash-MTL, FAMO and
-the paper use under the name "mtan".
+A shared encoder-decoder (SegNet, Badrinarayanan et al., 2017; unpooling reuses the indices of
+pooling), and for each task attention masks that select features from every stage (MTAN, Liu et al.,
+2019). Layers, sizes and initialisation are those of the network called "mtan" in the code of
+Nash-MTL, FAMO and the paper.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ STRIDE = 2 ** len(FILTERS)
 """Height and width of images must be multiples of this, since every stage halves them."""
 
 Stages = list[tuple[Tensor, Tensor]]
-"""What attention meets of each stage, in the order of computation: features from its beginning, and
-its result.
+"""The early and the late features of each stage, in the order of computation: inputs of the
+attention.
 """
 
 
 class SegNet(MultiTaskModel):
     """The network for K tasks.
 
-    Shared is all but the prediction heads, as in that code: at width 1, 44,117,184 parameters for
-    three tasks and 41,132,608 for two. Of these, the attention masks, 2,984,576 for each task,
-    serve only it: to the others their gradient is zero.
+    All parameters except those of the prediction heads count as shared, as in that code: at width
+    1, 44,117,184 for three tasks and 41,132,608 for two. Among them are the attention masks,
+    2,984,576 parameters for each task, whose gradients from the other tasks are zero.
 
     Args:
-        channels: K numbers of channels, of each task's prediction.
-        width: times the number of filters, rounded; 1 is the paper's network.
+        channels: number of channels of each task's prediction, K of them.
+        width: factor on the numbers of filters, which are rounded; 1 in the paper.
     """
 
     def __init__(self, channels: Sequence[int], width: float = 1.0) -> None:
@@ -44,20 +44,28 @@ class SegNet(MultiTaskModel):
         filters = [max(1, round(width * number)) for number in FILTERS]
         below, above = [filters[0], *filters[:-1]], [*filters[1:], filters[-1]]
         depths = [1, 1, 2, 2, 2]
-        self.encoder_first = _each(
+        self.encoder_first = _modules(
             _convolution(*pair) for pair in zip([3, *filters[:-1]], filters, strict=True)
         )
-        self.encoder_rest = _each(
+        self.encoder_rest = _modules(
             _convolutions(*pair) for pair in zip(filters, depths, strict=True)
         )
-        self.decoder_first = _each(_convolution(*pair) for pair in zip(filters, below, strict=True))
-        self.decoder_rest = _each(_convolutions(*pair) for pair in zip(below, depths, strict=True))
-        # One path from stage to stage for all tasks, each of which runs through it with its own
-        # masked features.
-        self.attended_down = _each(_convolution(*pair) for pair in zip(filters, above, strict=True))
-        self.attended_up = _each(_convolution(*pair) for pair in zip(filters, below, strict=True))
-        self.attention = _each(_Attention(filters, below) for _ in channels)
-        self.heads = _each(_head(filters[0], number) for number in channels)
+        self.decoder_first = _modules(
+            _convolution(*pair) for pair in zip(filters, below, strict=True)
+        )
+        self.decoder_rest = _modules(
+            _convolutions(*pair) for pair in zip(below, depths, strict=True)
+        )
+        # The layers between the stages of the attention are shared; each task applies them to its
+        # own masked features.
+        self.attended_down = _modules(
+            _convolution(*pair) for pair in zip(filters, above, strict=True)
+        )
+        self.attended_up = _modules(
+            _convolution(*pair) for pair in zip(filters, below, strict=True)
+        )
+        self.attention = _modules(_Attention(filters, below) for _ in channels)
+        self.heads = _modules(_head(filters[0], number) for number in channels)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_normal_(module.weight)
@@ -65,7 +73,7 @@ class SegNet(MultiTaskModel):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """`[B, 3, H, W]`, H and W multiples of 32 → K predictions, each `[B, channels, H, W]`,
+        """Images `[B, 3, H, W]`, H and W multiples of 32 → K predictions `[B, channels, H, W]`
         without activation.
         """
         encoder, decoder = self._shared(images)
@@ -74,7 +82,7 @@ class SegNet(MultiTaskModel):
         return tuple(head(attention(encoder, decoder, *paths)) for attention, head in tasks)
 
     def shared_parameters(self) -> Iterable[nn.Parameter]:
-        """All but the heads'."""
+        """All parameters except those of the heads."""
         return (
             parameter
             for name, parameter in self.named_parameters()
@@ -99,23 +107,23 @@ class SegNet(MultiTaskModel):
 
 
 class _Attention(nn.Module):
-    """One task's masks for all stages; `below` are the channels in which a decoder's stage results."""
+    """The masks of one task for all stages; `below`: output channels of the decoder's stages."""
 
     def __init__(self, filters: Sequence[int], below: Sequence[int]) -> None:
         super().__init__()
         seen = [filters[0], *(2 * number for number in filters[1:])]
-        self.encoder = _each(_mask(*pair) for pair in zip(seen, filters, strict=True))
-        self.decoder = _each(
+        self.encoder = _modules(_mask(*pair) for pair in zip(seen, filters, strict=True))
+        self.decoder = _modules(
             _mask(stage + out, out) for stage, out in zip(filters, below, strict=True)
         )
 
     def forward(
         self, encoder: Stages, decoder: Stages, down: nn.ModuleList, up: nn.ModuleList
     ) -> Tensor:
-        """The task's features `[B, F, H, W]`, picked from the shared ones; `down` and `up` take
-        them between stages.
+        """Select the task's features `[B, F, H, W]`; `down` and `up` are the shared layers between
+        stages.
         """
-        features = encoder[0][0][:, :0]  # at first none
+        features = encoder[0][0][:, :0]  # the first stage has no features of the attention yet
         for stage, (early, late) in enumerate(encoder):
             mask = self.encoder[stage](torch.cat((early, features), 1))
             features = F.max_pool2d(down[stage](mask * late), 2)
@@ -126,7 +134,7 @@ class _Attention(nn.Module):
         return features
 
 
-def _each(modules: Iterable[nn.Module]) -> nn.ModuleList:
+def _modules(modules: Iterable[nn.Module]) -> nn.ModuleList:
     return nn.ModuleList(modules)
 
 
@@ -140,9 +148,7 @@ def _convolutions(channels: int, number: int) -> nn.Sequential:
 
 
 def _mask(inputs: int, outputs: int) -> nn.Sequential:
-    """Attention: from features `[B, inputs, H, W]` to how much of each of `outputs` others passes,
-    in (0, 1).
-    """
+    """An attention mask: features `[B, inputs, H, W]` → `[B, outputs, H, W]` in (0, 1)."""
     return nn.Sequential(
         *(nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)),
         *(nn.Conv2d(outputs, outputs, 1), nn.BatchNorm2d(outputs), nn.Sigmoid()),

@@ -1,11 +1,10 @@
-"""The two-task toy problem of the paper's Figure 1 and appendix A.1: where on the Pareto front does
-each α end?
+"""The two-task toy problem of the paper's Figure 1: where each α ends on the Pareto front.
 
-Two losses on the plane, two parabolas below the axis `x2 = 0` and two logarithmic valleys above it;
-the second loss is ten times as large. The formula printed in the paper differs from the program
-that drew its figure, which has `+ tanh(−x2) + 2` in the second valley and `0.1 (−x2 − 8)²` in both
-parabolas; `formula="code"` is that program's. With the printed one, the second coordinate would not
-appear in the parabolas.
+Two losses on the plane (appendix A.1), parabolas below the axis `x2 = 0` and logarithmic valleys
+above it; the second loss is ten times as large. The formula that the paper prints differs from that
+of the program that drew the figure, which has `+ tanh(−x2) + 2` in the second valley and
+`0.1 (−x2 − 8)²` in both parabolas; `formula="code"` is that of the program. In the printed one, the
+second coordinate is missing from the parabolas.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from mtrl_fairgrad.weighting import FairGrad, make_method
 STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 FORMULAS = ("code", "paper")
 NEAR = 0.02
-"""Distance from the Pareto set at which a way ends."""
+"""Distance from the Pareto set at which a trajectory ends."""
 STATIONARY = 1e-3
-"""Where the set is not known, a way ends once the unit gradients have a convex combination as short
-as this.
+"""Where the Pareto set is not known, a trajectory ends once the unit gradients have a convex
+combination of this length or less.
 """
 CSV = "toy.csv"
 CHECK_EVERY = 100
-"""Steps between looks at that, and between kept points."""
+"""Steps between checks of these conditions, and between recorded points."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class ToyConfig:
 
 
 def losses(points: Tensor, formula: str = "code") -> Tensor:
-    """Both losses `[..., 2]`, which may be negative, at points `[..., 2]`."""
+    """Both losses `[..., 2]` at points `[..., 2]`; they may be negative."""
     x1, x2 = points.unbind(-1)
     bend = torch.tanh(-x2)
 
@@ -88,10 +87,10 @@ def gradients(points: Tensor, formula: str = "code") -> Tensor:
     return torch.stack(rows, -2)
 
 
-def off_the_front(points: Tensor) -> Tensor:
-    """How far `[...]` points `[..., 2]` are from the Pareto set of `formula="code"`.
+def distance_from_front(points: Tensor) -> Tensor:
+    """Distance `[...]` of points `[..., 2]` from the Pareto set of `formula="code"`.
 
-    It is the curve `|x1| ≤ 7`, with x2 from −8.355 in the middle to −8.434 at both ends.
+    The set is the curve `|x1| ≤ 7`, with x2 from −8.355 in the middle to −8.434 at both ends.
     """
     x1, x2 = points.unbind(-1)
     below = (x2 - (-8.355 - 0.079 * (x1 / 7).square())).abs()
@@ -100,24 +99,24 @@ def off_the_front(points: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Trajectories:
-    """The ways of all starts at one α."""
+    """The trajectories from all starts for one α."""
 
     alpha: float
     points: Tensor
-    """`[T, 5, 2]`, every `CHECK_EVERY` steps; who arrived stays."""
+    """`[T, 5, 2]`, every `CHECK_EVERY` steps; a trajectory that has arrived stays where it is."""
     arrived: Tensor
     """`[5]` bool, whether the Pareto front was reached."""
 
 
 @torch.no_grad()
 def descend(alpha: float, config: ToyConfig) -> Trajectories:
-    """Follow FairGrad's directions by Adam from all starts at once, each until it is on the Pareto
-    front.
+    """Follow FairGrad's directions with Adam from all starts at once, each until it reaches the
+    Pareto front.
     """
     points = torch.tensor(STARTS, dtype=torch.float64)
     optimizer = torch.optim.Adam([points], lr=config.learning_rate)
     method, shortest = FairGrad(alpha=alpha), make_method("mgda")
-    arrived, kept = torch.zeros(len(STARTS), dtype=torch.bool), [points.clone()]
+    arrived, recorded = torch.zeros(len(STARTS), dtype=torch.bool), [points.clone()]
     for step in range(1, config.steps + 1):
         with torch.enable_grad():
             rows = gradients(points, config.formula)
@@ -127,9 +126,9 @@ def descend(alpha: float, config: ToyConfig) -> Trajectories:
         optimizer.step()
         points.copy_(torch.where(arrived.unsqueeze(-1), before, points))
         if step % CHECK_EVERY == 0:
-            kept.append(points.clone())
+            recorded.append(points.clone())
             if config.formula == "code":
-                arrived = arrived | (off_the_front(points) <= NEAR)
+                arrived = arrived | (distance_from_front(points) <= NEAR)
             else:
                 units = rows / rows.norm(dim=-1, keepdim=True)
                 length = (
@@ -140,35 +139,33 @@ def descend(alpha: float, config: ToyConfig) -> Trajectories:
                 arrived = arrived | (length <= STATIONARY)
             if arrived.all():
                 break
-    return Trajectories(alpha, torch.stack(kept), arrived)
+    return Trajectories(alpha, torch.stack(recorded), arrived)
 
 
 def run(config: ToyConfig, folder: Path) -> str:
-    """Descend for every α, write toy.csv and toy.png, and return a table of where each start ended."""
-    found = [descend(alpha, config) for alpha in config.alphas]
+    """Descend for every α, write toy.csv and toy.png, and return a table of the ends."""
+    trajectories = [descend(alpha, config) for alpha in config.alphas]
     folder.mkdir(parents=True, exist_ok=True)
     lines: list[list[object]] = [["alpha", "start", "step", "x1", "x2", "loss1", "loss2"]]
-    for ways in found:
-        values = losses(ways.points, config.formula)
-        for index, (row, pair) in enumerate(
-            zip(ways.points.tolist(), values.tolist(), strict=True)
-        ):
+    for one in trajectories:
+        values = losses(one.points, config.formula)
+        for index, (row, pair) in enumerate(zip(one.points.tolist(), values.tolist(), strict=True)):
             for start, (point, loss) in enumerate(zip(row, pair, strict=True)):
-                lines.append([ways.alpha, start, index * CHECK_EVERY, *point, *loss])
+                lines.append([one.alpha, start, index * CHECK_EVERY, *point, *loss])
     write_atomic(folder / CSV, csv_text(lines).encode())
-    draw(found, config, folder / "toy.png")
-    return _table(found, config)
+    draw(trajectories, config, folder / "toy.png")
+    return _table(trajectories, config)
 
 
-def _table(found: Sequence[Trajectories], config: ToyConfig) -> str:
+def _table(trajectories: Sequence[Trajectories], config: ToyConfig) -> str:
     lines = [f"{'α':>5}  {'start':>14}  {'end':>18}  {'losses':>18}  on the Pareto front"]
-    for ways in found:
-        ends = losses(ways.points[-1], config.formula)
+    for one in trajectories:
+        ends = losses(one.points[-1], config.formula)
         for start, point, pair, on in zip(
-            STARTS, ways.points[-1].tolist(), ends.tolist(), ways.arrived, strict=True
+            STARTS, one.points[-1].tolist(), ends.tolist(), one.arrived, strict=True
         ):
             lines.append(
-                f"{ways.alpha:5g}  {f'({start[0]:g}, {start[1]:g})':>14}  "
+                f"{one.alpha:5g}  {f'({start[0]:g}, {start[1]:g})':>14}  "
                 f"{f'({point[0]:.3f}, {point[1]:.3f})':>18}  {f'{pair[0]:.3f}, {pair[1]:.2f}':>18} "
                 f" {'yes' if on else 'no'}"
             )
@@ -205,18 +202,22 @@ def print_ends(folders: Sequence[Path]) -> None:
     )
 
 
-def draw(found: Sequence[Trajectories], config: ToyConfig, path: Path) -> None:
-    """Trajectories over both losses' contours, one panel for each α, with the Pareto front where it
-    is known.
+def draw(trajectories: Sequence[Trajectories], config: ToyConfig, path: Path) -> None:
+    """Draw the trajectories over the contours of both losses, a panel for each α, with the Pareto
+    front where it is known.
     """
     from matplotlib.figure import Figure
 
     axis = torch.linspace(-11, 11, 300, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
-    scaled = losses(grid, config.formula) * torch.tensor([10.0, 1.0])  # so that both tasks show
-    figure = Figure(figsize=(3.1 * len(found) + 0.3, 3.9), layout="constrained")
-    for ways, panel in zip(
-        found, figure.subplots(1, len(found), squeeze=False, sharey=True)[0], strict=True
+    scaled = losses(grid, config.formula) * torch.tensor(
+        [10.0, 1.0]
+    )  # makes the contours of both tasks visible
+    figure = Figure(figsize=(3.1 * len(trajectories) + 0.3, 3.9), layout="constrained")
+    for one, panel in zip(
+        trajectories,
+        figure.subplots(1, len(trajectories), squeeze=False, sharey=True)[0],
+        strict=True,
     ):
         for task, colour in enumerate(("tab:blue", "tab:green")):
             panel.contour(
@@ -239,12 +240,12 @@ def draw(found: Sequence[Trajectories], config: ToyConfig, path: Path) -> None:
                 alpha=0.6,
                 label="Pareto front",
             )
-        for way in ways.points.unbind(1):
-            panel.plot(*way.T, color="tab:orange", linewidth=1.4)
-            panel.plot(*way[0], marker="o", markersize=5, color="black")
-            panel.plot(*way[-1], marker="*", markersize=12, color="tab:red")
+        for path_points in one.points.unbind(1):
+            panel.plot(*path_points.T, color="tab:orange", linewidth=1.4)
+            panel.plot(*path_points[0], marker="o", markersize=5, color="black")
+            panel.plot(*path_points[-1], marker="*", markersize=12, color="tab:red")
         panel.set_title(
-            "LS (α = 0)" if ways.alpha == 0 else f"FairGrad, α = {ways.alpha:g}", fontsize=10
+            "LS (α = 0)" if one.alpha == 0 else f"FairGrad, α = {one.alpha:g}", fontsize=10
         )
         panel.set(xlim=(-11, 11), ylim=(-11, 11), xlabel="$x_1$", aspect="equal")
     figure.axes[0].set_ylabel("$x_2$")

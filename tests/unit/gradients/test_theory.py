@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad import FairGrad, backward, make_method
-from mtrl_fairgrad.supervised.benchmarks.toy import STARTS, off_the_front
+from mtrl_fairgrad.supervised.benchmarks.toy import STARTS, distance_from_front
 from mtrl_fairgrad.supervised.benchmarks.toy import losses as toy_losses
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair, transform
 
@@ -101,9 +101,9 @@ def test_descent_on_transformed_losses_ends_on_the_same_front(
         backward(losses, method, shared=[point])
         optimizer.step()
         if (
-            float(off_the_front(point.detach())) < 0.02
+            float(distance_from_front(point.detach())) < 0.02
         ):  # and it stays: every direction from here harms one of the tasks
             return
     pytest.fail(
-        f"ended at {point.tolist()}, {float(off_the_front(point.detach())):.3f} off the front"
+        f"ended at {point.tolist()}, {float(distance_from_front(point.detach())):.3f} off the front"
     )

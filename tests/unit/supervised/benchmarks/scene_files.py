@@ -24,7 +24,7 @@ def write(root, benchmark, counts=(8, 4), seed=0):
 
 
 def scene(random, classes):
-    """Image, labels, depth and normals as they lie on disk: float64 `[H, W, C]`, labels `[H, W]`."""
+    """Image, labels, depth and normals as on disk: float64 `[H, W, C]`, labels `[H, W]`."""
     height, width = SIZE
     image = random.uniform(0, 0.1, (height, width, 3))
     labels = np.full(SIZE, -1.0)

@@ -2,7 +2,6 @@
 data.
 """
 
-import sys
 from functools import cache
 
 import numpy as np
@@ -14,24 +13,27 @@ from mtrl_fairgrad.analysis.paper_tables import paper_table
 from mtrl_fairgrad.supervised.benchmark import DataError
 from mtrl_fairgrad.supervised.benchmarks import benchmark_class, qm9
 from mtrl_fairgrad.supervised.benchmarks.qm9 import QM9
+from mtrl_fairgrad.utils import extras
+from mtrl_fairgrad.utils.extras import MissingExtraError
 from tests.unit.supervised.benchmarks.test_celeba import mean_losses
 
 pytest.importorskip("torch_geometric")
 Chem = pytest.importorskip("rdkit.Chem")
 AllChem = pytest.importorskip("rdkit.Chem.AllChem")
 
-# fmt: off
-SMILES = 4 * [
-    "C", "N", "O", "C#C", "C#N", "C=O", "CC", "CO", "CC#C", "CC#N", "CC=O", "NC=O", "CCC", "CCO", "C1CC1", "C1CO1",
-    "CC(C)=O", "CC(N)=O", "NC(N)=O", "CC(C)C", "CF", "CCF", "OCO", "NCC", "COC", "CNC", "C=C", "CC=C", "C=CC=C",
-    "c1cc[nH]c1", "c1ccoc1", "FC(F)F",
-]
-"""In four conformations each."""
-COLUMNS = ["mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "u0", "u298", "h298", "g298", "cv", "u0_atom",
-           "u298_atom", "h298_atom", "g298_atom"]
-REPORTED = ["mu", "alpha", "homo", "lumo", "r2", "zpve", "u0_atom", "u298_atom", "h298_atom", "g298_atom", "cv"]
+SMILES = (
+    4
+    * (
+        "C N O C#C C#N C=O CC CO CC#C CC#N CC=O NC=O CCC CCO C1CC1 C1CO1 CC(C)=O CC(N)=O NC(N)=O "
+        "CC(C)C CF CCF OCO NCC COC CNC C=C CC=C C=CC=C c1cc[nH]c1 c1ccoc1 FC(F)F"
+    ).split()
+)
+"""Molecules in four conformations each."""
+COLUMNS = (
+    "mu alpha homo lumo gap r2 zpve u0 u298 h298 g298 cv u0_atom u298_atom h298_atom g298_atom"
+).split()
+REPORTED = "mu alpha homo lumo r2 zpve u0_atom u298_atom h298_atom g298_atom cv".split()
 """The columns of the CSV that the 11 tasks predict, in their order."""
-# fmt: on
 SKIPPED = 3
 """How many of them `uncharacterized.txt` lists."""
 HARTREE, KCAL = 27.211386246, 0.04336414
@@ -362,17 +364,18 @@ def test_broken_processed_files_are_refused(raw_root, keep):
     splits(raw_root)
     processed = raw_root / "processed/data_v3.pt"
     processed.write_bytes(processed.read_bytes()[:keep])
-    refused(raw_root, "data_v3.pt is broken")
+    refused(raw_root, "data_v3.pt is damaged")
 
 
 def test_without_torch_geometric_it_says_what_to_install(root, monkeypatch):
-    for module in ("nn", "datasets"):
-        monkeypatch.setitem(sys.modules, f"torch_geometric.{module}", None)
-    refused(root, 'pip install "mtrl-fairgrad[supervised]"')
-    with pytest.raises(DataError, match="supervised"):
-        QM9().model()
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    for call in (lambda: splits(root), QM9().model):
+        with pytest.raises(MissingExtraError, match=r"torch_geometric.*\[supervised\]"):
+            call()
 
 
 def test_without_rdkit_raw_files_are_refused(raw_root, monkeypatch):
-    monkeypatch.setattr(qm9, "find_spec", lambda name: None)
-    refused(raw_root, "pip install rdkit")
+    found = extras.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "rdkit" else found(name))
+    with pytest.raises(MissingExtraError, match=r"rdkit.*\[supervised\]"):
+        splits(raw_root)

@@ -10,10 +10,10 @@ from mtrl_fairgrad.supervised.benchmarks.toy import (
     ToyConfig,
     Trajectories,
     descend,
+    distance_from_front,
     draw,
     gradients,
     losses,
-    off_the_front,
 )
 from mtrl_fairgrad.weighting import make_method
 
@@ -28,7 +28,7 @@ def ways_of(alpha):
 def test_fairgrad_reaches_the_pareto_front_from_every_start(alpha):
     ways = ways_of(alpha)
     assert ways.arrived.all()
-    assert (off_the_front(ways.points[-1]) <= 0.03).all()
+    assert (distance_from_front(ways.points[-1]) <= 0.03).all()
     assert ways.points.shape[1:] == (len(STARTS), 2)
     torch.testing.assert_close(ways.points[0], torch.tensor(STARTS, dtype=torch.float64))
 
@@ -53,11 +53,11 @@ def test_more_fairness_ends_nearer_to_the_small_loss():
 def test_the_front_is_where_both_gradients_oppose_each_other():
     x1 = torch.linspace(-6.5, 6.5, 14, dtype=torch.float64)
     points = torch.stack([x1, -8.355 - 0.079 * (x1 / 7).square()], -1)
-    assert (off_the_front(points) < 1e-9).all()
+    assert (distance_from_front(points) < 1e-9).all()
     units = torch.nn.functional.normalize(gradients(points), dim=-1)
     shortest = (make_method("mgda")(units @ units.mT).weights.unsqueeze(-2) @ units).norm(dim=-1)
     assert (shortest < 0.03).all()
-    assert (off_the_front(points + 1.0) > 0.9).all()
+    assert (distance_from_front(points + 1.0) > 0.9).all()
 
 
 def test_both_formulas():
