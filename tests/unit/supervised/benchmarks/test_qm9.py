@@ -21,18 +21,22 @@ pytest.importorskip("torch_geometric")
 Chem = pytest.importorskip("rdkit.Chem")
 AllChem = pytest.importorskip("rdkit.Chem.AllChem")
 
-SMILES = (
-    4
-    * (
-        "C N O C#C C#N C=O CC CO CC#C CC#N CC=O NC=O CCC CCO C1CC1 C1CO1 CC(C)=O CC(N)=O NC(N)=O "
-        "CC(C)C CF CCF OCO NCC COC CNC C=C CC=C C=CC=C c1cc[nH]c1 c1ccoc1 FC(F)F"
-    ).split()
-)
+# fmt: off
+SMILES = 4 * [
+    "C", "N", "O", "C#C", "C#N", "C=O", "CC", "CO", "CC#C", "CC#N", "CC=O", "NC=O", "CCC", "CCO",
+    "C1CC1", "C1CO1", "CC(C)=O", "CC(N)=O", "NC(N)=O", "CC(C)C", "CF", "CCF", "OCO", "NCC", "COC",
+    "CNC", "C=C", "CC=C", "C=CC=C", "c1cc[nH]c1", "c1ccoc1", "FC(F)F",
+]
 """Molecules in four conformations each."""
-COLUMNS = (
-    "mu alpha homo lumo gap r2 zpve u0 u298 h298 g298 cv u0_atom u298_atom h298_atom g298_atom"
-).split()
-REPORTED = "mu alpha homo lumo r2 zpve u0_atom u298_atom h298_atom g298_atom cv".split()
+COLUMNS = [
+    "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "u0", "u298", "h298", "g298", "cv",
+    "u0_atom", "u298_atom", "h298_atom", "g298_atom",
+]
+REPORTED = [
+    "mu", "alpha", "homo", "lumo", "r2", "zpve", "u0_atom", "u298_atom", "h298_atom", "g298_atom",
+    "cv",
+]
+# fmt: on
 """The columns of the CSV that the 11 tasks predict, in their order."""
 SKIPPED = 3
 """How many of them `uncharacterized.txt` lists."""
