@@ -22,6 +22,7 @@ RL_MODULES = (
     "mujoco",
     "omegaconf",
     "safetensors",
+    "tabulate",
     "tensorboard",
     "tqdm",
     "yaml",

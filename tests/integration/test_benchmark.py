@@ -61,7 +61,7 @@ def test_the_floor_finds_the_same_however_often_it_runs():
     found.run()
     first = {key: array.clone() for key, array in found._arrays.items()}
     found.run()
-    assert {key[0] for key in first} == {"x", "g", "weight", "found"}
+    assert {key[0] for key in first} == {"x", "g", "weight", "out"}
     assert all(torch.equal(array, found._arrays[key]) for key, array in first.items())
 
 
