@@ -38,7 +38,8 @@ from hydra import compose, initialize_config_dir
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import mtrl_fairgrad.training.factory  # noqa: F401, for the child processes
-from mtrl_fairgrad import train, verify
+from mtrl_fairgrad import train
+from mtrl_fairgrad.analysis.verification import verify
 from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.config.schema import Config, ConfigError, from_hydra
 from mtrl_fairgrad.runs.checkpoint.index import Index
@@ -195,7 +196,7 @@ def differences(path: Path, expected: dict[str, object]) -> list[str]:
         for name in sorted(actual.keys() | expected.keys())
         if actual.get(name) != expected.get(name)
     ]
-    if any(finding.problems for finding in verify.verify(RunFolder.open(path))):
+    if any(finding.problems for finding in verify(RunFolder.open(path))):
         failures.append("mtrl_fairgrad.verify reports problems")
     return [f"{path}: {failure}" for failure in failures]
 

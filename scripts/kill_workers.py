@@ -28,7 +28,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from mtrl_fairgrad import evaluate, train, verify
+from mtrl_fairgrad import evaluate, train
+from mtrl_fairgrad.analysis.verification import verify
 from mtrl_fairgrad.runs.checkpoint.index import Index
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training import factory
@@ -108,7 +109,7 @@ def problems(folder: Path, steps: int, killer: Killer, code: int) -> list[str]:
         f"only {len(killer.signalled)} signals were sent": not killer.is_alive(),
         "rows of the replay were lost or doubled": ring is not None and ring.added == steps,
         "mtrl_fairgrad.verify reports problems": not any(
-            finding.problems for finding in verify.verify(run)
+            finding.problems for finding in verify(run)
         ),
         "the last evaluation is not reproduced": [[row[key] for key in numbers] for row in again]
         == [[row[key] for key in numbers] for row in last],

@@ -42,12 +42,12 @@ from mtrl_fairgrad.analysis.report.tables import (  # noqa: E402
     update_shares,
 )
 from mtrl_fairgrad.analysis.run_groups import RunGroup, pool  # noqa: E402
+from mtrl_fairgrad.analysis.verification import verify  # noqa: E402
 from mtrl_fairgrad.runs import metrics_log  # noqa: E402
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError  # noqa: E402
 from mtrl_fairgrad.utils.arguments import fail  # noqa: E402
 from mtrl_fairgrad.utils.atomic_io import write_atomic  # noqa: E402
 from mtrl_fairgrad.utils.text_tables import csv_text, markdown_table  # noqa: E402
-from mtrl_fairgrad.verify import verify  # noqa: E402
 
 BUDGET = 2_000_000
 """Vector steps for which the literature trains MT10."""

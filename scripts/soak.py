@@ -32,7 +32,7 @@ from typing import Any
 
 from kill_and_resume import Run, differences, kill, prepare, start, undisturbed, wait_for
 
-from mtrl_fairgrad import verify
+from mtrl_fairgrad.analysis.verification import verify
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils import atomic_io
 
@@ -230,7 +230,7 @@ class Soak:
         folder = RunFolder.open(attempt.path)
         if self.damaged is not None and not self.damaged.exists():
             self.damaged = None
-        for finding in verify.verify(folder):
+        for finding in verify(folder):
             for problem in finding.problems:
                 known = problem.startswith(UNFINISHED) or (
                     finding.check == "report" and not folder.evaluations()

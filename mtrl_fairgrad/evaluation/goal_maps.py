@@ -1,4 +1,4 @@
-"""Which goals a policy reaches: goals.csv, a row per episode, and goals.png, a map for every task."""
+"""The goals that a policy reaches: goals.csv, a row per episode, and goals.png, a map per task."""
 
 from __future__ import annotations
 
@@ -22,25 +22,22 @@ if TYPE_CHECKING:
     from mtrl_fairgrad.envs.evaluation import EvaluationResult
 
 PLACES = ("object_1", "goal")
-"""What is mapped, if the observation has it: where the object starts and where the goal is, in
-metres.
-"""
+"""Parts of the first observation that are mapped: initial object and goal positions, in metres."""
 COLUMNS = (
     *("env_steps", "seed", "task", "goal", "success", "return", "steps"),
     *(f"{place}_{axis}" for place in PLACES for axis in "xyz"),
 )
-REACHED, MISSED = "#0072B2", "#D55E00"  # Okabe and Ito's; the markers differ, too
+REACHED, MISSED = "#0072B2", "#D55E00"  # from Okabe and Ito's palette; the markers differ, too
 HALF_WINDOW = 0.06
-"""A map shows at least this far, metres, to each side of its middle: goals that never move would
-fill it otherwise.
-"""
+"""Smallest half width of a map in metres, for goals that hardly move."""
 
 
 def positions(
     starts: NDArray[np.float32], identities: int, metaworld: bool = True
 ) -> NDArray[np.float32]:
-    """Object and goal `[..., 2, 3]`, metres, in first observations `[..., O]`; NaN where those do
-    not tell.
+    """Positions of object and goal `[..., 2, 3]` in metres, from first observations `[..., O]`.
+
+    NaN where the observation does not hold them.
     """
     from mtrl_fairgrad.envs.observation_layout import observation_parts
 
@@ -52,7 +49,7 @@ def positions(
 
 def write(
     folder: Path,
-    found: EvaluationResult,
+    result: EvaluationResult,
     goals: NDArray[np.int64],
     places: NDArray[np.float32],
     seeds: Sequence[int],
@@ -64,9 +61,9 @@ def write(
 
     Args:
         folder: exists.
-        found: what the episodes gave, `[S, K, E]`.
-        goals: which ones they were, `[S, K, E]`.
-        places: what `positions` returned, `[S, K, E, 2, 3]`.
+        result: of the episodes, `[S, K, E]`.
+        goals: indices of the goals, `[S, K, E]`.
+        places: from `positions`, `[S, K, E, 2, 3]`.
         seeds: S.
         tasks: K.
         env_steps: of the policy.
@@ -74,8 +71,8 @@ def write(
     """
     rows = [
         (
-            *(env_steps, seed, task, goals[s, k, e], int(found.success[s, k, e])),
-            *(found.returns[s, k, e], found.lengths[s, k, e]),
+            *(env_steps, seed, task, goals[s, k, e], int(result.success[s, k, e])),
+            *(result.returns[s, k, e], result.lengths[s, k, e]),
             *("" if np.isnan(value) else f"{value:.4f}" for value in places[s, k, e].flat),
         )
         for s, seed in enumerate(seeds)
@@ -83,7 +80,7 @@ def write(
         for e in range(goals.shape[-1])
     ]
     image = io.BytesIO()
-    draw(found.success, goals, places, seeds, tasks, title).savefig(image, format="png")
+    draw(result.success, goals, places, seeds, tasks, title).savefig(image, format="png")
     table, picture = folder / "goals.csv", folder / "goals.png"
     write_atomic(table, csv_text([COLUMNS, *rows]).encode())
     write_atomic(picture, image.getvalue())
@@ -98,9 +95,7 @@ def draw(
     tasks: Sequence[str],
     title: str,
 ) -> Figure:
-    """A panel per task, the goals of all seeds in it: seen from above, or by number where positions
-    are unknown.
-    """
+    """A panel per task with the goals of all seeds, from above, or by number if positions are NaN."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -130,7 +125,13 @@ def draw(
         ]
         if known:
             marks.append(
-                Line2D([], [], color="#bbbbbb", linewidth=0.8, label="from where the object starts")
+                Line2D(
+                    [],
+                    [],
+                    color="#bbbbbb",
+                    linewidth=0.8,
+                    label="from the object's initial position",
+                )
             )
         note = "goals seen from above, in metres" if known else "goals by number"
         figure.suptitle(title, fontsize=9, fontweight="bold", wrap=True)
@@ -146,7 +147,7 @@ def draw(
 
 
 def _draw_from_above(axes: Axes, places: NDArray[np.float32], success: NDArray[np.bool_]) -> None:
-    """Places `[N, 2, 3]`: a mark at each goal, a line to it from where the object starts."""
+    """Places `[N, 2, 3]`: a mark at each goal, a line to it from the object's initial position."""
     start, goal = places[:, 0, :2], places[:, 1, :2]
     axes.plot(
         *np.stack([start, goal]).transpose(2, 0, 1),
@@ -168,7 +169,7 @@ def _draw_from_above(axes: Axes, places: NDArray[np.float32], success: NDArray[n
 def _draw_by_number(
     axes: Axes, goals: NDArray[np.int64], seeds: Sequence[int], success: NDArray[np.bool_]
 ) -> None:
-    """Goals `[S, E]`: their number to the right, a line per seed."""
+    """Goals `[S, E]`: their number on the horizontal axis, a row per seed."""
     lines = np.broadcast_to(np.arange(len(seeds))[:, None], goals.shape)
     _scatter(axes, goals.ravel(), lines.ravel(), success.ravel())
     axes.set_yticks(range(len(seeds)), [f"seed {seed}" for seed in seeds])

@@ -1,17 +1,16 @@
-"""Exported policies: a program of `torch.export` that runs without this project, and a JSON that
-says what it is.
+"""Exported policies: a program of `torch.export` that runs without this project, and a JSON
+description.
 
-`policy-<env_steps>-seed<seed>.pt2` maps observations `[B, O]` (and the tasks' places `[B]` where
-tasks have parameters of their own) to actions `[B, A]`, the mode of one seed's policy, for any B ≥
-1. The `.json` beside it holds the layout of its inputs, the bounds of its output, the tasks in
-    order, the protocol, what it scored, the versions, the
-run's configuration, and the program's SHA-256.
+`policy-<env_steps>-seed<seed>.pt2` maps observations `[B, O]` (and task indices `[B]` where tasks
+have parameters of their own) to actions `[B, A]`, the mode of one seed's policy, for any B ≥ 1. The
+`.json` of the same name holds the layout of its inputs, the bounds of its output, the tasks in
+order, the protocol, its scores, versions, the run's configuration and the program's SHA-256.
 
-**Load only files whose author you trust.** `torch.export.load` of PyTorch 2.13 reads the weights of
-ours as raw bytes, but what it reads is up to the file: it unpickles (`weights_only=False`) weights,
-constants and example inputs that say so, evaluates symbolic expressions with sympy, and the program
-may call any operator. The checksum is compared before anything is loaded and finds damage, not
-intent: whoever forges the program writes the JSON, too.
+**Load only files from people you trust.** `torch.export.load` of PyTorch 2.13 reads the weights of
+files written here as raw bytes, but a file can ask for more: it may unpickle
+(`weights_only=False`) weights, constants and example inputs, evaluates symbolic expressions with
+sympy, and the program may call any operator. The checksum is compared before loading and detects
+corruption, not tampering.
 """
 
 from __future__ import annotations
@@ -41,21 +40,21 @@ if TYPE_CHECKING:
 
 FORMAT = "mtrl-fairgrad policy 1"
 _PARTS = {"program", "inputs", "tasks", "seed", "result", "training", "config"}
-"""What `evaluate` needs of a description."""
+"""Keys of a description that `evaluate` needs."""
 
 
 @dataclass(frozen=True)
 class ExportedPolicy:
-    """A policy file, loaded; used like an agent of one seed."""
+    """A loaded policy; used like an agent of one seed."""
 
     path: Path
-    """The JSON."""
+    """Path of the JSON."""
     description: dict[str, Any]
     _program: Callable[..., Tensor]
 
     @torch.no_grad()
     def act(self, observations: Tensor) -> Tensor:
-        """Modes `[1, K, A]` for observations `[1, K, O]` on the CPU, a row for each task in order."""
+        """Modes `[1, K, A]` for observations `[1, K, O]` on the CPU, tasks in order."""
         tasks = torch.arange(observations.shape[1])
         inputs = (observations[0], tasks)[: len(self.description["inputs"])]
         return self._program(*inputs).unsqueeze(0)
@@ -65,16 +64,16 @@ class ExportedPolicy:
 
 
 def export(agent: Agent, seed: int, description: Mapping[str, Any], directory: Path) -> Path:
-    """Write program and JSON of the seed at place `seed`; returns the path of the JSON.
+    """Write program and JSON of one seed; returns the path of the JSON.
 
     Args:
         agent: trained.
-        seed: 0 … S − 1.
-        description: what `describe` returned for this seed.
+        seed: index, 0 … S − 1.
+        description: from `describe`, for this seed.
         directory: exists.
 
     Raises:
-        ConfigError: they cannot be written.
+        ConfigError: a file cannot be written.
     """
     module = agent.policy_module(seed)
     inputs = description["inputs"] if module.needs_tasks else description["inputs"][:1]
@@ -91,7 +90,7 @@ def export(agent: Agent, seed: int, description: Mapping[str, Any], directory: P
     written = {"format": FORMAT, "program": facts, **description, "inputs": inputs}
     try:
         write_atomic(path.with_suffix(".pt2"), program)
-        # Last: a JSON that is there speaks of a program that is there.
+        # Last, so that every JSON has its program.
         write_atomic(path, _as_json(written))
     except OSError as error:
         raise ConfigError(
@@ -109,20 +108,17 @@ def _as_json(description: Mapping[str, Any]) -> bytes:
 
 
 def to_program(module: PolicyModule, observation_dim: int) -> bytes:
-    """The module as the content of a `.pt2` file: core operators and weights, no source, no path of
-    this machine.
-    """
+    """The content of a `.pt2` file: core operators and weights, without source code or paths."""
     dtype = next(module.parameters()).dtype
     example = (torch.zeros(2, observation_dim, dtype=dtype), torch.zeros(2, dtype=torch.int64))
     example = example if module.needs_tasks else example[:1]
     rows = torch.export.Dim("rows", min=1)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore", FutureWarning)  # of PyTorch about itself
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, about its own code
         exported = torch.export.export(module, example, dynamic_shapes=({0: rows},) * len(example))
-        exported = exported.run_decompositions({})  # no private operators of torch.func are left
+        exported = exported.run_decompositions({})  # replaces private operators of torch.func
         for node in exported.graph.nodes:
-            # Everything else is about where a node comes from: stack traces with this machine's
-            # folders.
+            # The rest is debugging information: stack traces with folders of this machine.
             node.meta = {key: value for key, value in node.meta.items() if key == "val"}
         content = io.BytesIO()
         torch.export.save(exported, content)
@@ -137,19 +133,19 @@ def describe(
     protocol: Mapping[str, Any],
     result: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What the JSON says beside the program's own facts.
+    """The description of a policy, without the facts about its program.
 
     Args:
         config: of the run, with its tasks.
         seed: the run's seed.
-        spaces: of one environment's observations and actions.
-        training: `env_steps` and whatever else is to be said about how the policy came about.
+        spaces: observation and action space of one environment.
+        training: `env_steps` and further facts about the training.
         protocol: the run's, in any form.
-        result: what the policy scored, see `scores`.
+        result: from `scores`.
     """
     env = config.env
     of_run = {**to_dict(config), "seeds": [seed], "run_dir": None, "resume": None, "device": "auto"}
-    of_run["eval"]["workers"] = None  # how fast this evaluation was to go
+    of_run["eval"]["workers"] = None  # a setting of this evaluation
     return {
         "inputs": _inputs(config, spaces[0].shape[0]),
         "output": {
@@ -177,7 +173,7 @@ def describe(
 
 
 def _goals(config: Config, seed: int) -> dict[str, Any]:
-    """Which episodes an evaluation plays."""
+    """The episodes that an evaluation plays."""
     from mtrl_fairgrad.training.factory import make_suite
 
     tasks = tuple(config.env.tasks or ())
@@ -185,18 +181,19 @@ def _goals(config: Config, seed: int) -> dict[str, Any]:
         return {
             "evaluation": "episodes whose reset seeds follow from seed, task and a number from 0"
         }
-    found: dict[str, Any] = {
+    goals: dict[str, Any] = {
         "evaluation": "of metaworld.MT1(task, seed).train_tasks, an episode each"
     }
     if config.env.goals == "frozen":
         suite = make_suite(config, tasks)
-        found["frozen_goals"] = {task: int(suite.goals(seed, task)[0]) for task in tasks}
-    return found
+        goals["frozen_goals"] = {task: int(suite.goals(seed, task)[0]) for task in tasks}
+    return goals
 
 
 def _inputs(config: Config, size: int) -> list[dict[str, Any]]:
-    """Observations of `size` numbers, and the tasks, which `export` strikes out where a policy does
-    not need them.
+    """Descriptions of the inputs: observations of `size` numbers, and tasks.
+
+    `export` drops the tasks if a policy does not need them.
     """
     from mtrl_fairgrad.envs.observation_layout import observation_parts
 
@@ -233,18 +230,17 @@ def scores(tasks: tuple[str, ...], success: Any) -> dict[str, Any]:
 
 
 def load_policy(path: Path) -> ExportedPolicy:
-    """Read an exported policy, given its JSON or its program; see the warning at the top of this
-    file.
+    """Load an exported policy, given its JSON or its program; see the module's warning.
 
     Raises:
-        ConfigError: one of the two is missing, damaged, or not of this kind.
+        ConfigError: one of the two is missing, damaged or of another format.
     """
     path = path.with_suffix(".json")
     try:
         description = read_mapping(path)
         if description["format"] != FORMAT or not description.keys() >= _PARTS:
             raise ValueError
-        # A name only: a description has no business in other folders.
+        # The name only, so that a description cannot refer to other folders.
         program = path.with_name(Path(description["program"]["file"]).name)
         content, expected = program.read_bytes(), description["program"]["sha256"]
     except OSError as error:
@@ -254,19 +250,19 @@ def load_policy(path: Path) -> ExportedPolicy:
         ) from None
     except (ValueError, KeyError, TypeError):
         raise ConfigError(
-            f"{path} is no description of a policy in the format '{FORMAT}': give a file that "
+            f"{path} is not a description of a policy in the format '{FORMAT}': give a file that "
             "evaluate --export wrote."
         ) from None
     if hashlib.sha256(content).hexdigest() != expected:
         raise ConfigError(
-            f"{program} is damaged (its SHA-256 is not the one in {path.name}): copy both files "
-            "again, or export anew."
+            f"{program} is damaged (SHA-256 mismatch with {path.name}): copy both files again, or "
+            "export again."
         )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             module = torch.export.load(io.BytesIO(content)).module()
-    except Exception as error:  # PyTorch raises whatever it likes
+    except Exception as error:  # PyTorch raises many types
         raise ConfigError(
             f"{program} is intact, but PyTorch {torch.__version__} cannot load it "
             f"({type(error).__name__}): use PyTorch "

@@ -1,5 +1,5 @@
-"""Films of single episodes: `<task>-seed<seed>-goal<goal>.mp4`, and films.csv, which says what the
-latest show.
+"""Videos of single episodes: `<task>-seed<seed>-goal<goal>.mp4`, and films.csv, which lists those of
+the latest evaluation.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from mtrl_fairgrad.utils.text_tables import csv_text
 
 COLUMNS = ("file", "env_steps", "seed", "task", "goal", "success", "frames")
 FRAMES_PER_SECOND = 40
-"""Half as fast as life: a step is 12.5 ms."""
+"""Half of real time: a step is 12.5 ms."""
 
 
 @dataclass(frozen=True)
-class Shooting:
-    """Which episodes are filmed: one of each task."""
+class VideoSpec:
+    """The episodes to record: one of each task."""
 
     directory: Path
     """Exists."""
     backend: str
-    """What `check_video` returned."""
+    """OpenGL backend, from `check_video`."""
     seed: int
-    """Place of the seed, 0 … S − 1."""
+    """Index of the seed, 0 … S − 1."""
     tasks: Sequence[str]
-    """Some of the run's."""
+    """Names of tasks of the run."""
     goal: int | None
-    """Which of each task's; None: the first that an evaluation plays."""
+    """Index of each task's goal; None for the first that an evaluation plays."""
 
 
 def check_video(directory: Path) -> str:
-    """Make the folder of the films, and refuse to promise one that cannot be made.
+    """Make the folder of the videos and check that videos can be rendered and written.
 
     Returns:
-        The OpenGL backend that works here.
+        A working OpenGL backend.
 
     Raises:
         ConfigError: imageio or OpenGL is missing, or the folder cannot be made.
@@ -68,73 +68,71 @@ def check_video(directory: Path) -> str:
     return backend
 
 
-def film(
-    config: Config, act: Callable[[Tensor], Tensor], env_steps: int, shooting: Shooting
+def record_videos(
+    config: Config, act: Callable[[Tensor], Tensor], env_steps: int, spec: VideoSpec
 ) -> list[Path]:
-    """Film the episodes and write films.csv; returns the films' paths.
+    """Record the episodes and write films.csv; returns the videos' paths.
 
     Args:
         config: of the run, with its tasks.
         act: observations `[S, K, O]` → actions `[S, K, A]`.
-        env_steps: of the policy, for the record.
-        shooting: what and where.
+        env_steps: of the policy, for films.csv.
+        spec: episodes and folder.
 
     Raises:
-        ConfigError: drawing or writing failed.
+        ConfigError: rendering or writing failed.
     """
     import imageio.v3 as iio
 
     from mtrl_fairgrad.envs.rendering import RenderingError, record_episode
     from mtrl_fairgrad.training.factory import make_suite
 
-    every, number = list(config.env.tasks or ()), config.seeds[shooting.seed]
-    suite = make_suite(config, tuple(every))
-    rows, paths = list[tuple[object, ...]](), list[Path]()
-    for task in shooting.tasks:
-        k = every.index(task)
-        policy = _of_one_task(act, shooting.seed, k, (len(config.seeds), len(every)))
-        goal = int(suite.goals(number, task)[0]) if shooting.goal is None else shooting.goal
-        path = shooting.directory / f"{re.sub(r'[/:]', '_', task)}-seed{number}-goal{goal}.mp4"
+    tasks, seed = list(config.env.tasks or ()), config.seeds[spec.seed]
+    suite = make_suite(config, tuple(tasks))
+    rows: list[tuple[object, ...]] = []
+    paths: list[Path] = []
+    for task in spec.tasks:
+        k = tasks.index(task)
+        policy = _policy_of_one_task(act, spec.seed, k, (len(config.seeds), len(tasks)))
+        goal = int(suite.goals(seed, task)[0]) if spec.goal is None else spec.goal
+        path = spec.directory / f"{re.sub(r'[/:]', '_', task)}-seed{seed}-goal{goal}.mp4"
         try:
-            with _drawing_with(shooting.backend):
-                drawn = record_episode(suite, task, number, policy, goal)
-            iio.imwrite(path, drawn.frames, fps=FRAMES_PER_SECOND, codec="libx264")
+            with _gl_backend(spec.backend):
+                episode = record_episode(suite, task, seed, policy, goal)
+            iio.imwrite(path, episode.frames, fps=FRAMES_PER_SECOND, codec="libx264")
             rows.append(
-                (path.name, env_steps, number, task, goal, int(drawn.success), len(drawn.frames))
+                (path.name, env_steps, seed, task, goal, int(episode.success), len(episode.frames))
             )
             paths.append(path)
-            write_atomic(shooting.directory / "films.csv", csv_text([COLUMNS, *rows]).encode())
+            write_atomic(spec.directory / "films.csv", csv_text([COLUMNS, *rows]).encode())
         except RenderingError as error:
             raise ConfigError(f"--video: {error}") from None
         except OSError as error:
             raise ConfigError(
                 f"{path} cannot be written ({error.strerror or error}): choose another folder."
             ) from None
-        print(f"filmed: {path} ({'success' if drawn.success else 'no success'})")
+        print(f"recorded: {path} ({'success' if episode.success else 'no success'})")
     return paths
 
 
-def _of_one_task(
+def _policy_of_one_task(
     act: Callable[[Tensor], Tensor], seed: int, task: int, shape: tuple[int, int]
 ) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """One observation `[O]` → action `[A]`, asked in the place of one seed and task while all
-    others see zeros.
-    """
+    """The policy `[O]` → `[A]` of one seed and task; all others get zeros as observations."""
 
     def policy(observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        every = zeros(*shape, len(observation))
-        every[seed, task] = from_numpy(observation)
-        return act(every)[seed, task].cpu().numpy()
+        observations = zeros(*shape, len(observation))
+        observations[seed, task] = from_numpy(observation)
+        return act(observations)[seed, task].cpu().numpy()
 
     return policy
 
 
 @contextmanager
-def _drawing_with(backend: str) -> Iterator[None]:
-    """MUJOCO_GL for the time of drawing only: simulators in other processes would load OpenGL for
-    nothing.
+def _gl_backend(backend: str) -> Iterator[None]:
+    """Set MUJOCO_GL while rendering only, since simulators in other processes need no OpenGL.
 
-    MuJoCo itself sets PYOPENGL_PLATFORM, which would forbid our children any other backend.
+    MuJoCo itself sets PYOPENGL_PLATFORM, which would keep child processes from other backends.
     """
     before = {name: os.environ.get(name) for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
     os.environ["MUJOCO_GL"] = backend

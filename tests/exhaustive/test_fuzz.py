@@ -54,7 +54,7 @@ def alone(tmp_path_factory):
         patch.chdir(tmp_path_factory.mktemp("fuzz"))
         patch.setattr(train, "begin", lambda *_: 0)
         patch.setattr(supervised, "start", lambda *_: 0)
-        patch.setattr(evaluate, "evaluate_run", lambda *_: None)
+        patch.setattr("mtrl_fairgrad.evaluation.runner.evaluate_target", lambda *_: None)
         patch.setattr(report, "png", lambda groups: b"")  # takes a second
         yield
 

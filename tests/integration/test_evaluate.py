@@ -16,7 +16,8 @@ from mtrl_fairgrad.config.schema import from_hydra, to_dict
 from mtrl_fairgrad.envs.metaworld import DRAWING
 from mtrl_fairgrad.envs.rendering import RenderingError, find_gl_backend
 from mtrl_fairgrad.evaluation.outputs import compare
-from mtrl_fairgrad.evaluation.videos import _of_one_task
+from mtrl_fairgrad.evaluation.target import load_agent
+from mtrl_fairgrad.evaluation.videos import _policy_of_one_task
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.factory import make_agent
 from tests.support.paths import SCRIPTS
@@ -125,7 +126,7 @@ def test_the_example_script_acts_like_the_agent_without_this_project(run, tmp_pa
     actions, played, _ = run_alone(EXAMPLE, tmp_path, SCRIPT, path).splitlines()
     folder = RunFolder.open(run)
     config = from_hydra(OmegaConf.create(folder.config))
-    agent, _ = evaluate.load_agent(folder, config, tuple(TASKS), torch.device("cpu"), None)
+    agent, _ = load_agent(folder, config, tuple(TASKS), torch.device("cpu"), None)
     given = torch.zeros(2, 2, 41)
     given[1] = torch.from_numpy(np.concatenate([observations, np.eye(2)], axis=1))
     torch.testing.assert_close(
@@ -141,10 +142,10 @@ def test_a_number_that_is_not_repeated_is_told(capsys):
     compare(stated, {"goals": 4, "success": {"a": 0.5, "b": 0.75}, "mean": 0.625})
     compare(stated, {"goals": 2, "success": {"a": 0.5, "b": 1.0}, "mean": 0.75})
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "its file states 0.750 over 4 goals per task: NOT repeated, it states b 1.00"
+    assert first == "its file records 0.750 over 4 goals per task: NOT repeated, it records b 1.00"
     assert (
         second
-        == "its file states 0.750 over 4 goals per task: other goals than these, so not compared"
+        == "its file records 0.750 over 4 goals per task: another number of goals, so not compared"
     )
 
 
@@ -206,7 +207,7 @@ def test_a_film_shows_what_the_policy_does():
         asked.append(observations.clone())
         return torch.arange(12.0).view(2, 2, 3) if observations.shape[:2] == (2, 2) else None
 
-    policy = _of_one_task(act, 1, 0, (2, 2))
+    policy = _policy_of_one_task(act, 1, 0, (2, 2))
     assert policy(np.array([5.0, 6.0], np.float32)).tolist() == [6.0, 7.0, 8.0]
     assert asked[0].tolist() == [[[0, 0], [0, 0]], [[5, 6], [0, 0]]]
 
@@ -225,9 +226,9 @@ def test_no_film_is_promised_where_nothing_can_be_drawn(run, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--seed", "0"], "--seed 0 changes nothing without a film or export"),
+        (["--seed", "0"], "--seed 0 has no effect without a video or export"),
         (["--seed", "5", "--export"], "--seed 5 is not in this run: choose from 0, 1."),
-        (["--video-goal", "3"], "--video-goal 3 changes nothing without a film: add --video."),
+        (["--video-goal", "3"], "--video-goal 3 has no effect without a video: add --video."),
         (
             ["--video", "--video-goal", "50"],
             "--video-goal 50 is out of range: a task has goals 0 to 49.",

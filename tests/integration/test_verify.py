@@ -10,6 +10,7 @@ import pytest
 
 from mtrl_fairgrad import verify
 from mtrl_fairgrad.runs.manifest import manifest
+from mtrl_fairgrad.runs.metrics_log import MetricsLog
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder
 from mtrl_fairgrad.runs.tensorboard_writer import EventFile
 from tests.support.paths import ROOT
@@ -37,12 +38,14 @@ def whole(tmp_path_factory):
         tmp_path_factory.mktemp("runs") / "run", CONFIG, manifest([], "cpu", {"name": "mt10"})
     )
     folder.store.small = 0
-    ring, events = Rows(6, 2), EventFile(folder.path, 0)
+    ring, events, metrics = Rows(6, 2), EventFile(folder.path, 0), MetricsLog(folder.path)
     for env_steps in DUE:
         ring.add(1, 2, 3)
         folder.append_evaluation(evaluation(env_steps))
         events.add_scalar("speed/updates_per_second", 5, env_steps)
         events.flush()
+        metrics.add("speed/updates_per_second", 5, env_steps)
+        metrics.flush()
         folder.save_checkpoint(env_steps, GROUPS, {}, ring=ring)
     return folder.path
 
@@ -60,6 +63,7 @@ def verdict(run, capsys):
         path: (path.stat().st_mtime_ns, path.stat().st_size) for path in run.rglob("*")
     } == before
     found = json.loads(capsys.readouterr().out)
+    assert all(each["said"] == each["summary"] for each in found["findings"])
     problems = {each["check"]: each["problems"] for each in found["findings"] if each["problems"]}
     assert found["trusted"] == (code == 0) == (not problems)
     return code, problems
@@ -120,6 +124,8 @@ def remove(name):
             "events.out.tfevents",
         ),
         (remove("events*"), "history", "cannot be read"),
+        (damage("metrics.csv", lambda b: b.replace(b"5.0", b"6.0", 1)), "history", "metrics.csv"),
+        (remove("metrics.csv"), "history", "cannot be read"),
         (
             damage("checkpoints/*1000/agent.safetensors", lambda b: b[:-1] + b"?"),
             "checkpoints",

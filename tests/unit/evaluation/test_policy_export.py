@@ -176,7 +176,7 @@ def _change(key, value):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (_flip, r"policy-100-seed7.pt2 is damaged \(its SHA-256"),
+        (_flip, r"policy-100-seed7.pt2 is damaged \(SHA-256 mismatch"),
         (lambda program: program.write_bytes(program.read_bytes()[:-100]), "is damaged"),
         (lambda program: program.unlink(), r"policy-100-seed7.pt2 cannot be read \(No such file"),
         (

@@ -1,12 +1,14 @@
 """Any course of appending, failures and going back leaves the rows and curves that a model has."""
 
 from hypothesis.stateful import invariant, rule
-from hypothesis.strategies import booleans, integers, sampled_from
+from hypothesis.strategies import integers, sampled_from
 
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from tests.support.faulty_disk import Disk
 from tests.support.sample_run import GROUPS, rows
 from tests.support.state_machines import SETTINGS, Folder
+
+CURVES = ("events.out.tfevents.1", "events.out.tfevents.2", "metrics.csv")
 
 
 class Evaluations(Folder):
@@ -48,14 +50,14 @@ class Evaluations(Folder):
         assert self.folder.evaluations() == self.rows
         self.append(1)
 
-    @rule(count=integers(1, 99), another=booleans())
-    def draw(self, count, another):
-        name = "events.out.tfevents.2" if another else "events.out.tfevents.1"
+    @rule(count=integers(1, 99), name=sampled_from(CURVES))
+    def draw(self, count, name):
         with (self.folder.path / name).open("ab") as file:
             file.write(b"." * count)
 
     def curves(self):
-        return {path.name: path.read_bytes() for path in self.folder.path.glob("events*")}
+        paths = (self.folder.path / name for name in CURVES)
+        return {path.name: path.read_bytes() for path in paths if path.exists()}
 
     @rule()
     def save(self):

@@ -19,6 +19,7 @@ from mtrl_fairgrad.analysis.report.formats import blocks_as_text
 from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
 from mtrl_fairgrad.analysis.run_groups import pool
 from mtrl_fairgrad.envs.gymnasium_suite import GymnasiumSuite
+from mtrl_fairgrad.evaluation.target import EvaluationTarget
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training import loop
 from mtrl_fairgrad.training.trainer import Trainer
@@ -186,13 +187,13 @@ def test_without_grace_it_asks_the_episodes_how_far_the_boundary_is(happens, tmp
 def test_an_evaluation_by_hand_says_what_happened(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "r"
     assert train.main([*RUN, "steps=20", f"run_dir={folder}"]) == 0
-    advance = evaluate.Subject.policy
+    advance = EvaluationTarget.policy
 
-    def killing(subject, observations):
+    def killing(target, observations):
         kill(None)
-        return advance(subject, observations)
+        return advance(target, observations)
 
-    monkeypatch.setattr(evaluate.Subject, "policy", killing)
+    monkeypatch.setattr(EvaluationTarget, "policy", killing)
     assert evaluate.main([str(folder), "--workers", "1"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: environment worker 0 (pid ") and error.endswith(

@@ -1,0 +1,215 @@
+"""Checks of a run folder: whether its report can be trusted. Reads everything, changes nothing."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mtrl_fairgrad.analysis.run_groups import pool
+from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check_file
+from mtrl_fairgrad.runs.checkpoint.store import steps_of
+from mtrl_fairgrad.runs.manifest import config_sha256
+from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
+from mtrl_fairgrad.utils.atomic_io import Content
+
+MANIFEST_KEYS = ("started", "protocol", "versions", "git", "platform", "device", "config_sha256")
+_LISTED = 5
+"""Largest number of wrong rows that a message lists."""
+
+
+@dataclass
+class Finding:
+    """The result of one check."""
+
+    check: str
+    """A key of `CHECKS`."""
+    summary: str = ""
+    """What was checked, in a sentence without its period."""
+    problems: list[str] = field(default_factory=list)
+    """Reasons not to trust the report; empty if the check passed."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the report should know."""
+
+
+def verify(folder: RunFolder) -> list[Finding]:
+    """Run all checks on a run folder; its report can be trusted if no finding has problems."""
+    findings: list[Finding] = []
+    for name, check in CHECKS.items():
+        finding = Finding(name)
+        try:
+            finding.summary = check(folder, finding)
+        except RunFolderError as error:
+            finding.problems.append(str(error))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            # config.yaml may hold anything.
+            finding.problems.append(f"cannot be checked ({type(error).__name__}: {error})")
+        findings.append(finding)
+    return findings
+
+
+# ---- the checks: each adds problems and notes, and returns its summary ----
+
+
+def _check_configuration(folder: RunFolder, finding: Finding) -> str:
+    recorded = folder.manifest.get("config_sha256")
+    if recorded is None:
+        finding.problems.append("manifest.json lacks the configuration's SHA-256")
+    elif recorded != config_sha256(folder.config):
+        finding.problems.append("config.yaml is not the configuration that the run began with")
+    return "config.yaml is the one that the run began with"
+
+
+def _check_manifest(folder: RunFolder, finding: Finding) -> str:
+    missing = [key for key in MANIFEST_KEYS if key not in folder.manifest]
+    if missing:
+        finding.problems.append(f"manifest.json lacks {', '.join(missing)}")
+    git = folder.manifest.get("git")
+    if not git:
+        finding.notes.append("the run's commit is not known (not a checkout)")
+    elif git["dirty"]:
+        finding.notes.append(f"the code differed from commit {git['commit'][:12]}")
+    if folder.manifest.get("device", "cpu") != "cpu":
+        finding.notes.append("on an accelerator, a repetition agrees up to rounding")
+    return "manifest.json names versions, commit, machine and protocol"
+
+
+def _check_evaluations(folder: RunFolder, finding: Finding) -> str:
+    config = folder.config
+    steps, every = int(config["steps"]), int(config["eval"]["every"])
+    pairs = list(itertools.product(config["seeds"], config["env"]["tasks"]))
+    evaluated: list[int] = []
+    for env_steps, rows in itertools.groupby(folder.evaluations(), key=lambda row: row.env_steps):
+        if evaluated and env_steps <= evaluated[-1]:
+            finding.problems.append(f"env_steps {env_steps} come after {evaluated[-1]}")
+        evaluated.append(env_steps)
+        _check_rows(env_steps, list(rows), pairs, finding)
+    due = sorted({*range(0, steps, every), steps})
+    last = max(evaluated, default=-1)
+    finding.problems += [
+        f"env_steps {env_steps} was never evaluated"
+        for env_steps in due
+        if env_steps < last and env_steps not in evaluated
+    ]
+    if last < steps:
+        finding.problems.append(
+            f"the run is not finished: evaluated up to {max(last, 0)} of {steps} env_steps"
+        )
+    if extra := sorted(set(evaluated) - set(due)):
+        finding.notes.append(
+            "evaluated off the schedule, too, where the run once ended: at "
+            f"{', '.join(map(str, extra))}"
+        )
+    return (
+        f"{len(evaluated)} evaluations of {len(pairs)} pairs of seed and task, each exactly once, "
+        "in order"
+    )
+
+
+def _check_rows(
+    env_steps: int, rows: Sequence[Evaluation], pairs: list[tuple[int, str]], finding: Finding
+) -> None:
+    found = [(row.seed, row.task) for row in rows]
+    if found != pairs:
+        repeated = [pair for n, pair in enumerate(found) if pair in found[:n]]
+        wrong = [
+            f"{kind} seed {seed}, task {task}"
+            for kind, wrong_pairs in (
+                ("no", [pair for pair in pairs if pair not in found]),
+                ("a second", repeated),
+                ("an unknown", [pair for pair in found if pair not in pairs]),
+            )
+            for seed, task in wrong_pairs
+        ] or ["another order"]
+        finding.problems.append(f"at env_steps {env_steps} there is {', '.join(wrong[:_LISTED])}")
+    if len({row.episodes for row in rows}) != 1 or any(row.episodes < 1 for row in rows):
+        finding.problems.append(f"at env_steps {env_steps} the numbers of episodes differ")
+    if not all(math.isfinite(row.return_) for row in rows):
+        finding.problems.append(f"at env_steps {env_steps} a return is not finite")
+
+
+def _check_checkpoints(folder: RunFolder, finding: Finding) -> str:
+    store, steps = folder.store, int(folder.config["steps"])
+    sizes: dict[Path, int] = {}
+    paths = store.all()
+    if not paths:
+        raise RunFolderError("there is none")
+    for path in paths:
+        for file, content in _files_of(path, folder, finding).items():
+            if file not in sizes:
+                sizes[file] = content.bytes
+                try:
+                    check_file(file, content)
+                except CheckpointError as error:
+                    finding.problems.append(str(error))
+    if steps_of(paths[0]) < steps:
+        finding.problems.append(f"the newest is at {steps_of(paths[0])} of {steps} env_steps")
+    folders = (folder.path, store.path, store.segments)
+    leftovers = [path for place in folders for path in place.glob(".*.tmp")]
+    leftovers += [path for path in store.segments.glob("*.rows") if path not in sizes]
+    if leftovers:
+        finding.notes.append(
+            f"{len(leftovers)} files of a process that was killed, which the next start removes"
+        )
+    places = ", ".join(str(steps_of(path)) for path in paths)
+    total = f"{len(sizes)} files, {sum(sizes.values()):,} bytes"
+    return f"at env_steps {places}: {total}, all with the checksums of writing"
+
+
+def _files_of(checkpoint: Path, folder: RunFolder, finding: Finding) -> dict[Path, Content]:
+    try:
+        index = Index.read(checkpoint)
+    except CheckpointError as error:
+        finding.problems.append(str(error))
+        return {}
+    files = {checkpoint / name: content for name, content in index.files.items()}
+    if index.ring is not None:
+        files |= {
+            folder.store.segments / segment.name: index.ring.content(segment)
+            for segment in index.ring.segments
+        }
+    return files
+
+
+def _check_history(folder: RunFolder, finding: Finding) -> str:
+    sizes: dict[str, int] = {}
+    for path in reversed(folder.checkpoints()):
+        try:
+            index = Index.read(path)
+        except CheckpointError:
+            continue  # reported by the check of the checkpoints
+        for name, content in index.run_files.items():
+            sizes[name] = content.bytes
+            try:
+                index.check_run_file(folder.path, name)
+            except CheckpointError as error:
+                finding.problems.append(f"{error} at env_steps {steps_of(path)}")
+    evaluations = folder.path / "evaluations.csv"
+    if evaluations.is_file() and evaluations.stat().st_size > sizes.get(evaluations.name, 0):
+        finding.notes.append(
+            "evaluations.csv has rows after the newest checkpoint, which no checksum covers"
+        )
+    return (
+        f"{len(sizes)} files, evaluations and curves among them, begin as when the checkpoints "
+        "were made"
+    )
+
+
+def _check_report(folder: RunFolder, finding: Finding) -> str:
+    [group] = pool([folder])
+    if group.left_out:
+        finding.problems.append(f"it would leave out {group.left_out} evaluations")
+    curves = len(group.metrics[0].series)
+    return f"can be made of {len(group.env_steps)} evaluations and {curves} curves"
+
+
+CHECKS: dict[str, Callable[[RunFolder, Finding], str]] = {
+    "configuration": _check_configuration,
+    "manifest": _check_manifest,
+    "evaluations": _check_evaluations,
+    "checkpoints": _check_checkpoints,
+    "history": _check_history,
+    "report": _check_report,
+}

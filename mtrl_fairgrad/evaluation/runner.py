@@ -1,0 +1,209 @@
+"""Evaluate a policy: check the options, play the goals, and write everything asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mtrl_fairgrad.utils.validation import ConfigError, check_device
+
+if TYPE_CHECKING:  # user errors are reported before these are imported
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mtrl_fairgrad.evaluation.target import EvaluationTarget
+    from mtrl_fairgrad.evaluation.videos import VideoSpec
+
+POLICY_SUFFIXES = (".json", ".pt2")
+"""Suffixes of the files of an exported policy."""
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options of the command; None where they are not given."""
+
+    run: Path
+    step: int | None = None
+    goals: int | None = None
+    workers: int | None = None
+    device: str = "auto"
+    out: Path | None = None
+    video: Path | Literal[True] | None = None
+    """True for the default folder, like `export`."""
+    video_goal: int | None = None
+    video_tasks: str | None = None
+    export: Path | Literal[True] | None = None
+    seed: int | None = None
+
+    @property
+    def is_policy(self) -> bool:
+        """Whether `run` is an exported policy rather than a run folder."""
+        return self.run.suffix in POLICY_SUFFIXES and not self.run.is_dir()
+
+    def check(self) -> None:
+        """Raise ConfigError for an option that is out of range or has no effect."""
+        check_device(self.device)
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"--workers {self.workers} is out of range: give 0 or more.")
+        if self.video is None:
+            options = {"--video-goal": self.video_goal, "--video-tasks": self.video_tasks}
+            for name, value in options.items():
+                if value is not None:
+                    raise ConfigError(f"{name} {value} has no effect without a video: add --video.")
+        if self.seed is not None and self.video is None and self.export is None:
+            raise ConfigError(
+                f"--seed {self.seed} has no effect without a video or export: add --video or "
+                "--export."
+            )
+        if not self.is_policy:
+            return
+        for_runs = {
+            "--step": self.step,
+            "--export": self.export,
+            "--device": None if self.device in ("auto", "cpu") else self.device,
+        }
+        for name, value in for_runs.items():
+            if value is not None:
+                raise ConfigError(
+                    f"{name} is for run folders, but {self.run.name} is an exported policy (one "
+                    f"checkpoint of one seed, on the CPU): drop {name}."
+                )
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Output folders, which exist, and what goes into them."""
+
+    out: Path
+    video: VideoSpec | None
+    export: Path | None
+    exported_seeds: tuple[int, ...]
+    """Indices of seeds, 0 … S − 1."""
+
+
+def run_evaluation(options: EvaluationOptions) -> Path:
+    """Evaluate as the options ask; returns the path of `evaluation-<env_steps>-<goals>-goals.csv`.
+
+    Raises:
+        ConfigError: an option cannot be used.
+        RunFolderError: there is no run or no intact checkpoint.
+        WorkerLost: a simulator process died or hung.
+        WorkerError: a simulator raised an error.
+    """
+    options.check()
+    from mtrl_fairgrad.evaluation.target import open_policy, open_run
+
+    if options.is_policy:
+        target = open_policy(options.run, options.workers)
+    else:
+        target = open_run(options.run, options.step, options.device, options.workers)
+    return evaluate_target(target, options)
+
+
+def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Path:
+    """Play the goals, print the results and write all files; returns the table's path."""
+    from mtrl_fairgrad.envs.evaluation import all_goals, evaluate
+    from mtrl_fairgrad.evaluation.outputs import compare, print_table, write
+    from mtrl_fairgrad.evaluation.policy_export import describe, export, scores
+    from mtrl_fairgrad.evaluation.videos import record_videos
+    from mtrl_fairgrad.training.factory import make_envs, make_suite
+
+    config, tasks = target.config, target.tasks
+    goals = _first_goals(all_goals(make_suite(config, tasks), config.seeds), options.goals)
+    plan = make_plan(target, options)
+    with make_envs(config, tasks, evaluation=True) as envs:
+        result = evaluate(envs, target.policy, goals)
+        spaces: Any = (envs.single_observation_space, envs.single_action_space)
+    print(target.protocol)
+    print_table(config, tasks, target.env_steps, result.success)
+    if target.exported is not None:
+        compare(target.exported.description["result"], scores(tasks, result.success[0]))
+    path = write(plan.out, config, tasks, target.env_steps, goals, result, target.protocol)
+    if plan.export is not None and target.agent is not None:
+        training, protocol = _provenance(target)
+        for s in plan.exported_seeds:
+            result_of_seed = scores(tasks, result.success[s])
+            description = describe(
+                config, config.seeds[s], spaces, training, protocol, result_of_seed
+            )
+            policy = export(target.agent, s, description, plan.export)
+            print(f"exported: {policy} and its .pt2")
+    if plan.video is not None:
+        record_videos(config, target.act, target.env_steps, plan.video)
+    return path
+
+
+def make_plan(target: EvaluationTarget, options: EvaluationOptions) -> EvaluationPlan:
+    """Make the output folders and check that videos can be rendered, before hours of simulation.
+
+    Raises:
+        ConfigError: a seed, task or goal is not in the run, or a folder cannot be made.
+    """
+    from mtrl_fairgrad.evaluation.videos import VideoSpec, check_video
+
+    seeds = target.config.seeds
+    if options.seed is not None and options.seed not in seeds:
+        raise ConfigError(
+            f"--seed {options.seed} is not in this run: choose from {', '.join(map(str, seeds))}."
+        )
+    chosen = range(len(seeds)) if options.seed is None else (seeds.index(options.seed),)
+    tasks = tuple(options.video_tasks.split(",")) if options.video_tasks else target.tasks
+    for task in tasks:
+        if task not in target.tasks:
+            raise ConfigError(
+                f"--video-tasks: {task} is not in this run: choose from {', '.join(target.tasks)}."
+            )
+    out = options.out or target.folder
+    export = out / "policies" if options.export is True else options.export
+    for name, directory in (("--out", out), ("--export", export)):
+        try:
+            if directory is not None:
+                directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{name} {directory} cannot be made ({error.strerror}): choose another folder."
+            ) from None
+    video = None
+    if options.video is not None:
+        directory = out / "films" if options.video is True else options.video
+        backend = check_video(directory)
+        goal = _check_video_goal(target, options.video_goal)
+        video = VideoSpec(directory, backend, chosen[0], tasks, goal)
+    return EvaluationPlan(out, video, export, tuple(chosen))
+
+
+def _first_goals(goals: NDArray[np.int64], count: int | None) -> NDArray[np.int64]:
+    """The first `count` of all goals `[S, K, E]`; all if it is None."""
+    total = goals.shape[-1]
+    if count is not None and not 1 <= count <= total:
+        allowed = (
+            f"{total} goals, give 1 to {total}" if total > 1 else "one goal, so leave --goals out"
+        )
+        raise ConfigError(f"--goals {count} is out of range: a task has {allowed}.")
+    return goals[..., :count]
+
+
+def _check_video_goal(target: EvaluationTarget, goal: int | None) -> int | None:
+    from mtrl_fairgrad.training.factory import make_suite
+
+    suite = make_suite(target.config, target.tasks)
+    if goal is not None and not 0 <= goal < suite.goal_count:
+        raise ConfigError(
+            f"--video-goal {goal} is out of range: a task has goals 0 to {suite.goal_count - 1}."
+        )
+    return goal
+
+
+def _provenance(target: EvaluationTarget) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments `training` and `protocol` of `policy_export.describe`."""
+    from mtrl_fairgrad.training.factory import methods_by_network
+
+    manifest = target.manifest or {}
+    training = {
+        "env_steps": target.env_steps,
+        "updates": None if target.agent is None else int(target.agent.updates),
+        "methods": methods_by_network(target.config),
+        **{key: manifest.get(key) for key in ("started", "versions", "git")},
+    }
+    return training, {"in_words": target.protocol, **manifest.get("protocol", {})}

@@ -1,0 +1,124 @@
+"""The policy that an evaluation plays: a run's checkpoint, or an exported policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtrl_fairgrad.analysis.run_groups import protocol_of
+from mtrl_fairgrad.config.schema import Config, check_parts, from_stored
+from mtrl_fairgrad.evaluation.policy_export import ExportedPolicy, load_policy
+from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.training.factory import Agent, make_agent, make_suite
+from mtrl_fairgrad.utils.device import resolve_device
+from mtrl_fairgrad.utils.validation import ConfigError
+
+
+@dataclass(frozen=True)
+class EvaluationTarget:
+    """A policy of S seeds and K tasks; either `agent` and `manifest` or `exported` are given."""
+
+    folder: Path
+    """Where results go by default."""
+    config: Config
+    tasks: tuple[str, ...]
+    env_steps: int
+    act: Callable[[Tensor], Tensor]
+    """Modes `[S, K, A]` for observations `[S, K, O]`."""
+    protocol: str
+    """One line."""
+    agent: Agent | None = None
+    manifest: dict[str, Any] | None = None
+    exported: ExportedPolicy | None = None
+
+    def policy(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Actions `[S·K, A]` for observations `[S·K, O]`."""
+        shaped = observations.reshape(len(self.config.seeds), len(self.tasks), -1)
+        return self.act(torch.from_numpy(shaped)).flatten(0, 1).cpu().numpy()
+
+
+def open_run(
+    run: Path, step: int | None, device_name: str, workers: int | None
+) -> EvaluationTarget:
+    """Load a checkpoint of a run.
+
+    Args:
+        run: its folder.
+        step: env_steps of the checkpoint; None for the newest.
+        device_name: `auto`, `cpu`, `cuda` or `cuda:N`.
+        workers: number of simulator processes; None for one per core.
+
+    Raises:
+        ConfigError: configuration and checkpoint cannot be used here.
+        RunFolderError: there is no run or no intact checkpoint.
+    """
+    folder = RunFolder.open(run)
+    config = from_stored(folder.config, folder.path / "config.yaml")
+    check_parts(config)
+    config.eval.workers = workers
+    tasks = tuple(config.env.tasks or ())
+    device = resolve_device(device_name)
+    agent, env_steps = load_agent(folder, config, tasks, device, step)
+
+    def act(observations: Tensor) -> Tensor:
+        return agent.act(observations.to(device))
+
+    return EvaluationTarget(
+        folder=folder.path,
+        config=config,
+        tasks=tasks,
+        env_steps=env_steps,
+        act=act,
+        protocol=protocol_of(folder, tasks),
+        agent=agent,
+        manifest=folder.manifest,
+    )
+
+
+def open_policy(path: Path, workers: int | None) -> EvaluationTarget:
+    """Load an exported policy, given its JSON or its program; it runs on the CPU.
+
+    Raises:
+        ConfigError: a file is missing, damaged or not an exported policy.
+    """
+    exported = load_policy(path)
+    config = from_stored(exported.description["config"], exported.path)
+    check_parts(config)
+    config.eval.workers = workers
+    name = exported.path.with_suffix("").name
+    return EvaluationTarget(
+        folder=exported.path.with_name(f"{name}-evaluation"),
+        config=config,
+        tasks=tuple(config.env.tasks or ()),
+        env_steps=exported.description["training"]["env_steps"],
+        act=exported.act,
+        protocol=str(exported.description["protocol"]["in_words"]),
+        exported=exported,
+    )
+
+
+def load_agent(
+    folder: RunFolder,
+    config: Config,
+    tasks: tuple[str, ...],
+    device: torch.device,
+    step: int | None,
+) -> tuple[Agent, int]:
+    """The agent of a checkpoint (the newest if `step` is None), and the checkpoint's env_steps."""
+    saved = folder.load_checkpoint(step, groups=("agent",))
+    suite = make_suite(config, tasks)
+    agent = make_agent(config, len(tasks), suite.observation_size, suite.action_size, device)
+    try:
+        agent.load_state(saved.groups["agent"])
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ConfigError(
+            f"the checkpoint in {folder.path} does not fit its own configuration: {error}"
+        ) from None
+    return agent, saved.env_steps
