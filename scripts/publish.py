@@ -143,7 +143,7 @@ def _copy(run: Path, there: Path) -> None:
 
 
 def _export(run: Path, there: Path) -> None:
-    """Every seed's policy, which must repeat the run's last evaluation when played from its file."""
+    """Export every seed's policy; each must repeat the run's last evaluation from its file."""
     rows = RunFolder.open(run).evaluations()
     last = max(row.env_steps for row in rows)
     stated = {(row.seed, row.task): row.success for row in rows if row.env_steps == last}

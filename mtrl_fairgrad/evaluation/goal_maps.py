@@ -95,7 +95,7 @@ def draw(
     tasks: Sequence[str],
     title: str,
 ) -> Figure:
-    """A panel per task with the goals of all seeds, from above, or by number if positions are NaN."""
+    """A panel per task with all seeds' goals, from above, or by number if positions are NaN."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -130,7 +130,7 @@ def draw(
                     [],
                     color="#bbbbbb",
                     linewidth=0.8,
-                    label="from the object's initial position",
+                    label="from the object's start",
                 )
             )
         note = "goals seen from above, in metres" if known else "goals by number"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def print_table(
     config: Config, tasks: Sequence[str], env_steps: int, episodes: NDArray[np.bool_]
 ) -> None:
-    """Print success rates of `episodes` `[S, K, E]`, a row for each task, a column for each seed."""
+    """Print success rates of `episodes` `[S, K, E]`: a row per task, a column per seed."""
     success = episodes.mean(-1)
     print(f"{_title(config, env_steps)}, {episodes.shape[-1]} goals per task")
     rows = [["task", *(f"seed {seed}" for seed in config.seeds)]]

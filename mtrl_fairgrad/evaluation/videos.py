@@ -1,5 +1,5 @@
-"""Videos of single episodes: `<task>-seed<seed>-goal<goal>.mp4`, and films.csv, which lists those of
-the latest evaluation.
+"""Videos of single episodes, `<task>-seed<seed>-goal<goal>.mp4`, and the list of the latest ones,
+films.csv.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ example, path = runpy.run_path(sys.argv[1]), pathlib.Path(sys.argv[2])
 description = json.loads(path.read_text())
 program = example["load"](path, description)
 observations = numpy.load("observations.npy")
-print(json.dumps([example["act"](program, description, k, observations[k]).tolist() for k in range(2)]))
+actions = [example["act"](program, description, k, observations[k]) for k in range(2)]
+print(json.dumps([action.tolist() for action in actions]))
 example["main"]([str(path), "--goals", "6", "--tasks", "reach-v3"])
 """
 

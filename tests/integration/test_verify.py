@@ -245,7 +245,7 @@ def test_what_is_no_run_is_one_sentence(tmp_path, capsys):
 
 
 def test_nothing_of_the_learner_is_imported():
-    """`verify` answers at once: PyTorch and the simulators are left alone by all that it imports."""
+    """`verify` answers at once: nothing it imports loads PyTorch or the simulators."""
     script = (
         "import sys, types; package = types.ModuleType('mtrl_fairgrad'); package.__path__ = "
         "['mtrl_fairgrad'];sys.modules['mtrl_fairgrad'] = package; import mtrl_fairgrad.verify;"

@@ -54,7 +54,7 @@ numpy.savez("actions.npz", **actions)
 
 
 def run_alone(code, folder, *arguments):
-    """Run Python where neither this checkout nor an installed copy of the project can be imported."""
+    """Run Python where neither this checkout nor an installed copy can be imported."""
     command = [sys.executable, "-I", "-W", "ignore", "-c", STRANGER + code, *map(str, arguments)]
     found = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     assert found.returncode == 0, found.stderr
@@ -185,11 +185,11 @@ def _change(key, value):
         ),
         (
             lambda program: program.with_suffix(".json").write_text("{"),
-            "no description of a policy",
+            "not a description of a policy",
         ),
         (
             lambda program: program.with_suffix(".json").write_text("[1]"),
-            "no description of a policy",
+            "not a description of a policy",
         ),
         (_change("format", "mtrl-fairgrad policy 2"), "in the format 'mtrl-fairgrad policy 1'"),
         (_change("program", {"file": "../policy-100-seed7.pt2", "sha256": "0"}), "is damaged"),
