@@ -98,7 +98,7 @@ def run_training(config: Config, folder: RunFolder) -> int:
     """Train in an open folder and write the report; returns the exit code."""
     from mtrl_fairgrad.envs.workers.pool import WorkerError
     from mtrl_fairgrad.training import loop
-    from mtrl_fairgrad.training.factory import make_trainer, remarks
+    from mtrl_fairgrad.training.factory import make_trainer, startup_notes
     from mtrl_fairgrad.utils.faults import TrainingFault
 
     try:
@@ -107,8 +107,8 @@ def run_training(config: Config, folder: RunFolder) -> int:
             make_trainer(config, folder) as trainer,
             trainer.stop.handle_signals(),
         ):
-            for remark in [*remarks(config), *trainer.envs.suite.warnings()]:
-                trainer.logger.log(f"note: {remark}")
+            for note in [*startup_notes(config), *trainer.envs.suite.warnings()]:
+                trainer.logger.log(f"note: {note}")
             try:
                 loop.run(trainer)
             except RunFolderError as error:  # a fault now, no mistake in the command line

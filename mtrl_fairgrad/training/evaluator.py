@@ -40,7 +40,7 @@ class RunningEvaluation:
     waited_before: float
     """`Evaluator.waited` when the evaluation began."""
     started: float = field(default_factory=time.monotonic)
-    playing: EvaluationRollout | None = None
+    rollout: EvaluationRollout | None = None
     """The episodes in progress; None until the first step."""
 
 
@@ -129,16 +129,16 @@ class Evaluator:
         if running is None or self._stop.requested:
             return False
         try:
-            if running.playing is None:
-                running.playing = self._start_episodes(running)
-            advanced = running.playing.advance(wait)
+            if running.rollout is None:
+                running.rollout = self._start_episodes(running)
+            advanced = running.rollout.advance(wait)
         except WorkerLost as lost:
             self._worker_restarts.record_restart(lost, "evaluation")
-            running.playing, advanced = None, False
+            running.rollout, advanced = None, False
         if counted:
             self.waited += time.monotonic() - started
-        if running.playing is not None and running.playing.done:
-            self._record(running, running.playing)
+        if running.rollout is not None and running.rollout.done:
+            self._record(running, running.rollout)
         return advanced
 
     def _start_episodes(self, running: RunningEvaluation) -> EvaluationRollout:
@@ -158,8 +158,8 @@ class Evaluator:
         self._logger.show(evaluating=f"policy of {running.env_steps}")
         return EvaluationRollout(self._envs, policy, goals)
 
-    def _record(self, running: RunningEvaluation, playing: EvaluationRollout) -> None:
-        result, env_steps = playing.result, running.env_steps
+    def _record(self, running: RunningEvaluation, rollout: EvaluationRollout) -> None:
+        result, env_steps = rollout.result, running.env_steps
         success, returns = result.success.mean(-1), result.returns.mean(-1)
         episodes = result.success.shape[-1]
         rows = [

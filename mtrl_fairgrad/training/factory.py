@@ -44,38 +44,43 @@ def configure_torch(config: Config) -> None:
 
 
 def check_memory(config: Config, device: torch.device) -> None:
-    """Refuse networks whose hidden layers alone exceed the device's whole memory; no word on what
-    just fits.
+    """Check that the hidden layers alone do not exceed the device's memory.
+
+    This catches typing errors in the size of the networks; it does not prove that the rest fits.
 
     Raises:
-        ConfigError: they do.
+        ConfigError: the hidden layers need more than the device's total memory.
     """
     agent, tasks = config.agent, len(config.env.tasks or ())
     actor, critics = (
         (agent.depth - 1) * width**2 for width in (agent.width, agent.critic_width or agent.width)
     )
-    # Weights, gradient and Adam's two; the two critics have targets, too; and every task has its
-    # gradients.
+    # Copies of float32 weights: weights, gradient, Adam's two moments and a gradient of each task;
+    # also targets for the two critics.
     needed = 4 * len(config.seeds) * (actor * (4 + tasks) + 2 * critics * (5 + tasks))
     if device.type == "cuda":
-        there = torch.cuda.mem_get_info(device)[1]
+        available = torch.cuda.mem_get_info(device)[1]
     else:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available:
         raise ConfigError(
             f"agent.width={agent.width} and agent.depth={agent.depth} need more than "
             f"{needed / 2**30:,.0f} GiB for {len(config.seeds)} seeds × {tasks} tasks, but "
-            f"{device} has {there / 2**30:,.0f} GiB: make the networks "
-            "smaller, or train fewer seeds."
+            f"{device} has {available / 2**30:,.0f} GiB: use smaller networks or "
+            "fewer seeds."
         )
 
 
 def make_suite(config: Config, tasks: tuple[str, ...], evaluation: bool = False) -> Suite:
-    """The run's tasks and how they are simulated; `evaluation`: Meta-World's episodes end at the
-    first success.
+    """Make the suite of a run: its tasks and how they are simulated.
+
+    Args:
+        config: validated.
+        tasks: names, in the order of the task axis.
+        evaluation: end Meta-World's episodes at the first success.
 
     Raises:
-        ConfigError: tasks that cannot be made or trained on, options they do not have.
+        ConfigError: a task cannot be made or trained on, or does not have the given options.
     """
     env = config.env
     try:
@@ -98,24 +103,27 @@ def make_suite(config: Config, tasks: tuple[str, ...], evaluation: bool = False)
 
 
 def protocol(config: Config, suite: Suite) -> dict[str, str]:
-    """With `env` in the configuration, what a success rate means; rates of different protocols are
-    never averaged.
+    """Return the evaluation protocol for the manifest.
+
+    Together with `env` in the configuration it defines what a success rate means; reports do not
+    average rates of different protocols.
     """
     episodes = len(suite.goals(config.seeds[0], suite.tasks[0]))
-    found = {
+    entries = {
         **suite.protocol(),
         "last_evaluation": f"{episodes} episode{'s' if episodes > 1 else ''}",
     }
     if config.env.name.endswith("_paper"):
-        found["simulators"] += ", not the paper's of 2021"
-    return found
+        entries["simulators"] += ", not the paper's of 2021"
+    return entries
 
 
 def make_methods(config: Config) -> tuple[Method, Method]:
-    """The methods of the critics and of the actor, two instances, since methods may have state.
+    """Make the methods of the critics and of the actor: two instances, since methods have state.
 
-    The configured method serves both, but an actor's losses may be negative: `loss_alpha` is for
-    the critics, and for a method that needs positive losses linear scalarisation stands in.
+    Both are the configured method, with two exceptions because an actor's losses may be negative:
+    `loss_alpha` applies to the critics only, and instead of a method that needs positive losses the
+    actor uses linear scalarisation.
     """
     options = {key: value for key, value in config.method.items() if key != "name"}
     critic, actor = (make_method(config.method["name"], **options) for _ in range(2))
@@ -125,7 +133,7 @@ def make_methods(config: Config) -> tuple[Method, Method]:
 
 
 def methods_by_network(config: Config) -> dict[str, str]:
-    """What critics and actor are trained by, in words, for the record."""
+    """Describe the methods of critics and actor, for the manifest."""
     transformed = "" if config.loss_alpha is None else f" with loss_alpha={config.loss_alpha:g}"
     return {
         "critic": f"{config.method['name']}{transformed}",
@@ -133,32 +141,31 @@ def methods_by_network(config: Config) -> dict[str, str]:
     }
 
 
-def remarks(config: Config) -> list[str]:
-    """What a user should know about the methods and might not expect, a sentence each."""
-    name, used, found = config.method["name"], methods_by_network(config), list[str]()
+def startup_notes(config: Config) -> list[str]:
+    """Return start-up notes on methods that differ from the configured one, a sentence each."""
+    name, used, notes = config.method["name"], methods_by_network(config), list[str]()
     if config.loss_alpha is not None:
-        found.append(
+        notes.append(
             f"the critics are trained by {used['critic']}; the actor, whose losses may be "
             f"negative, by {used['actor']}"
         )
     elif used["actor"] != name:
-        found.append(
+        notes.append(
             f"method={name} needs positive losses, so the actor, whose losses may be negative, "
             f"uses {used['actor']}"
         )
     if config.convention.own != "plain" and not any(ARCHITECTURES[config.agent.name]):
-        found.append(
-            f"agent={config.agent.name} has no parameters of one task alone that a method could "
-            "weight, so "
-            f"convention.own={config.convention.own} changes nothing"
+        notes.append(
+            f"agent={config.agent.name} has no task-specific parameters, so "
+            f"convention.own={config.convention.own} has no effect"
         )
-    return found
+    return notes
 
 
 def make_agent(
     config: Config, tasks: int, observation_dim: int, action_dim: int, device: torch.device
 ) -> Agent:
-    """The agent of a configuration, untrained."""
+    """Make the agent of a configuration, untrained."""
     agent: AgentConfig = config.agent
     network = NetworkSpec(
         observation_dim,

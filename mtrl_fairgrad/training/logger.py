@@ -34,10 +34,10 @@ def cosines(gramian: Tensor) -> Tensor:
 
 
 class Logger:
-    """Prints messages, moves the progress bar and writes the TensorBoard files of a run.
+    """Prints messages, moves the progress bar, and writes metrics.csv and TensorBoard files.
 
     Args:
-        folder: where the event files go.
+        folder: the run folder.
         tasks: names, in the order of the task axis.
         steps: training steps of the whole run.
         first_step: the step at which this process starts.
@@ -82,7 +82,7 @@ class Logger:
         tqdm.write(text)
 
     def show(self, **values: str) -> None:
-        """Show values after the progress bar, such as the last success rate; an empty one is removed."""
+        """Show values after the progress bar, such as a success rate; remove empty ones."""
         self._shown = {key: value for key, value in {**self._shown, **values}.items() if value}
         self._bar.set_postfix(self._shown, refresh=False)
 

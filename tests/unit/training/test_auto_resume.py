@@ -1,4 +1,4 @@
-"""resume=auto: begin, go on, or leave a finished run as it is."""
+"""resume=auto starts a run, resumes it, or leaves a finished one as it is."""
 
 import pytest
 
@@ -6,11 +6,11 @@ from mtrl_fairgrad import train
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.auto_resume import resolve_auto_resume
-from tests.support.tiny_runs import ONE, TINY, assert_same_checkpoint, rows
+from tests.support.tiny_runs import POINT_MASS, POINT_MASS_ONE, assert_same_checkpoint, rows
 
 
 def test_the_same_command_begins_goes_on_and_then_has_nothing_to_do(tmp_path, capsys):
-    command = [*TINY, *ONE, "resume=auto", f"run_dir={tmp_path / 'r'}"]
+    command = [*POINT_MASS, *POINT_MASS_ONE, "resume=auto", f"run_dir={tmp_path / 'r'}"]
     assert train.main([*command, "steps=40"]) == 0
     assert train.main([*command, "steps=80"]) == 0
     assert "nothing is left" not in capsys.readouterr().out
@@ -18,13 +18,15 @@ def test_the_same_command_begins_goes_on_and_then_has_nothing_to_do(tmp_path, ca
     assert train.main([*command, "steps=80"]) == 0
     assert "nothing is left to do" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*")} == before
-    assert train.main([*TINY, *ONE, "steps=80", f"run_dir={tmp_path / 'whole'}"]) == 0
+    assert (
+        train.main([*POINT_MASS, *POINT_MASS_ONE, "steps=80", f"run_dir={tmp_path / 'whole'}"]) == 0
+    )
     assert_same_checkpoint(tmp_path / "r", tmp_path / "whole")
     assert [row["env_steps"] for row in rows(tmp_path / "r")] == ["0", "40", "80"]
 
 
-def test_what_a_finished_run_lacks_of_its_report_is_made(tmp_path):
-    command = [*TINY, *ONE, "steps=20", "resume=auto", f"run_dir={tmp_path / 'r'}"]
+def test_a_missing_report_of_a_finished_run_is_written(tmp_path):
+    command = [*POINT_MASS, *POINT_MASS_ONE, "steps=20", "resume=auto", f"run_dir={tmp_path / 'r'}"]
     assert train.main(command) == 0
     (tmp_path / "r" / "report.csv").unlink()
     assert train.main(command) == 0
@@ -32,7 +34,7 @@ def test_what_a_finished_run_lacks_of_its_report_is_made(tmp_path):
 
 
 def test_another_configuration_or_fewer_steps_are_refused(tmp_path, capsys):
-    command = [*TINY, *ONE, "resume=auto", f"run_dir={tmp_path / 'r'}"]
+    command = [*POINT_MASS, *POINT_MASS_ONE, "resume=auto", f"run_dir={tmp_path / 'r'}"]
     assert train.main([*command, "steps=20"]) == 0
     capsys.readouterr()
     assert train.main([*command, "steps=20", "agent.width=8"]) == 2
@@ -42,8 +44,8 @@ def test_another_configuration_or_fewer_steps_are_refused(tmp_path, capsys):
 
 
 def test_it_needs_a_folder(capsys):
-    assert train.main([*TINY, "resume=auto"]) == 2
-    assert "give run_dir=FOLDER, too" in capsys.readouterr().err
+    assert train.main([*POINT_MASS, "resume=auto"]) == 2
+    assert "run_dir=FOLDER" in capsys.readouterr().err
 
 
 def test_a_folder_whose_making_was_interrupted_is_no_obstacle(tmp_path, monkeypatch):

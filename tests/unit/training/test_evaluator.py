@@ -1,5 +1,5 @@
-"""Evaluations beside training: the numbers of waiting ones, in order, whatever happens to the run
-meanwhile.
+"""Evaluations during training have the same results, in the same order, as those that training
+waits for, whatever happens to the run meanwhile.
 """
 
 import json
@@ -38,7 +38,7 @@ def kill(*_):
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_reports():
-    """They take longer than the runs."""
+    """Skip the reports, which take longer than the runs."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(train, "finish", lambda folder: None)
         yield
@@ -54,23 +54,21 @@ def waiting(tmp_path_factory):
     return folder
 
 
-class Beside:
-    """Lets evaluations run beside training without processes, and their simulators answer when it
-    says so.
-    """
+class Background:
+    """Lets evaluations run during training without processes; their simulators answer on demand."""
 
     def __init__(self):
         self.answers, self.happens = lambda env_steps: True, {}
-        """When the simulators answer, and what happens before which step."""
+        """Whether the simulators answer at a step, and functions to call before a step."""
         self.env_steps, self.taken = None, 0
-        """Of the training step under way, None between two; and how many steps of an evaluation
-        were taken in such.
+        """The training step in progress, None between two, and the number of evaluation steps taken
+        during training steps.
         """
 
 
 @pytest.fixture
-def beside():
-    with made_beside() as made:
+def background():
+    with made_background() as made:
         yield made
 
 
@@ -78,7 +76,7 @@ def beside():
 def left(tmp_path_factory):
     """A run that was stopped at 32 while the policy of 20 was evaluated."""
     folder = tmp_path_factory.mktemp("runs") / "left"
-    with made_beside() as made:
+    with made_background() as made:
         made.answers, made.happens[31] = never, stop
         assert train.main([*RUN, f"run_dir={folder}"]) == 128 + signal.SIGTERM
     assert state_of(folder, 32)["evaluation"] == 20 and len(rows(folder)) == 2
@@ -86,8 +84,8 @@ def left(tmp_path_factory):
 
 
 @contextmanager
-def made_beside():
-    made, step, step_wait = Beside(), loop.step, TaskVectorEnv.step_wait
+def made_background():
+    made, step, step_wait = Background(), loop.step, TaskVectorEnv.step_wait
 
     def watched_step(trainer):
         made.happens.get(trainer.env_steps, lambda _: None)(trainer)
@@ -137,11 +135,11 @@ def assert_same_run(folder, other):
     ],
 )
 def test_numbers_order_and_training_are_those_of_waiting(
-    answers, taken, waiting, beside, tmp_path, capsys
+    answers, taken, waiting, background, tmp_path, capsys
 ):
-    beside.answers = answers
+    background.answers = answers
     assert train.main([*RUN, f"run_dir={tmp_path / 'r'}"]) == 0
-    assert beside.taken == taken
+    assert background.taken == taken
     assert_same_run(tmp_path / "r", waiting)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("env_steps ")]
     assert [line.partition(":")[0].split()[1] for line in lines] == DUE
@@ -164,7 +162,7 @@ def killed_at_3(monkeypatch):
         yield patched
 
 
-def test_with_another_in_the_place_of_a_worker_that_died_it_finds_the_same(
+def test_an_evaluation_whose_worker_died_has_the_same_results(
     waiting, killed_at_3, tmp_path, capsys
 ):
     assert train.main([*RUN, "eval.workers=1", f"run_dir={tmp_path / 'r'}"]) == 0
@@ -191,16 +189,16 @@ def test_a_worker_that_dies_beyond_the_limit_ends_the_run_and_a_resumed_one_has_
 # ---- killed ----
 
 
-def test_a_killed_run_has_the_same_rows_when_resumed(waiting, beside, tmp_path, monkeypatch):
+def test_a_killed_run_has_the_same_rows_when_resumed(waiting, background, tmp_path, monkeypatch):
     """Killed before, while or after the rows were written of the evaluation that ran when the
     checkpoint was made.
     """
     killed = tmp_path / "killed"
     with monkeypatch.context() as patched:
-        beside.happens[21] = lambda _: patched.setattr(RunFolder, "append_evaluation", kill)
+        background.happens[21] = lambda _: patched.setattr(RunFolder, "append_evaluation", kill)
         with pytest.raises(Killed):
             train.main([*RUN, f"run_dir={killed}"])
-    del beside.happens[21]
+    del background.happens[21]
     assert state_of(killed, 20)["evaluation"] == 20 and len(rows(killed)) == 2
     assert list(dict(scalars(killed)["success_mean/mean"])) == [0, 20], (
         "what is written was shown before"
@@ -219,7 +217,7 @@ def state_of(folder, env_steps):
 
 
 def test_a_checkpoint_of_before_is_continued(waiting, tmp_path, monkeypatch):
-    """Of a version that had nothing to say of evaluations."""
+    """Its version did not save unfinished evaluations."""
     folder, resume, read = tmp_path / "r", RunFolder.resume_checkpoint, []
 
     def without(*arguments):
@@ -235,8 +233,8 @@ def test_a_checkpoint_of_before_is_continued(waiting, tmp_path, monkeypatch):
     } == {"70"}
 
 
-def test_a_damaged_checkpoint_gives_way_to_one_whose_evaluation_ran(waiting, beside, tmp_path):
-    folder, beside.answers = tmp_path / "r", never
+def test_a_damaged_checkpoint_gives_way_to_one_whose_evaluation_ran(waiting, background, tmp_path):
+    folder, background.answers = tmp_path / "r", never
     assert train.main([*RUN, f"run_dir={folder}"]) == 0
     assert state_of(folder, 40)["evaluation"] == 40
     (folder / "checkpoints" / "000000000060" / "agent.safetensors").write_bytes(b"")
@@ -268,9 +266,7 @@ def test_an_evaluation_of_something_else_is_refused(forge, left, tmp_path, monke
     folder = shutil.copytree(left, tmp_path / "r")
     assert train.main([f"resume={folder}"]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: the evaluation in the checkpoint of") and line.endswith(
-        "does not fit this run."
-    )
+    assert "does not fit this run" in line and str(folder) in line
 
 
 def test_a_full_disk_says_what_is_safe(left, waiting, tmp_path, monkeypatch, capsys):
@@ -296,9 +292,11 @@ def stop(trainer):
     trainer.stop.request(signal.SIGTERM)
 
 
-def test_a_stop_leaves_the_running_evaluation_to_the_resumed_run(waiting, beside, tmp_path, capsys):
+def test_a_stop_leaves_the_running_evaluation_to_the_resumed_run(
+    waiting, background, tmp_path, capsys
+):
     folder = tmp_path / "r"
-    beside.answers, beside.happens[31] = never, stop
+    background.answers, background.happens[31] = never, stop
     assert train.main([*RUN, f"run_dir={folder}"]) == 128 + signal.SIGTERM
     assert "the evaluation of env_steps 20 is unfinished" in capsys.readouterr().out
     assert state_of(folder, 32)["evaluation"] == 20 and len(rows(folder)) == 2
@@ -306,7 +304,9 @@ def test_a_stop_leaves_the_running_evaluation_to_the_resumed_run(waiting, beside
     assert_same_run(folder, waiting)
 
 
-def test_a_stop_ends_the_waiting_for_the_last_one(waiting, beside, tmp_path, monkeypatch, capsys):
+def test_a_stop_ends_the_waiting_for_the_last_one(
+    waiting, background, tmp_path, monkeypatch, capsys
+):
     command, advance = [*RUN, "resume=auto", f"run_dir={tmp_path / 'r'}"], EvaluationRollout.advance
     asked = []
 
@@ -319,7 +319,7 @@ def test_a_stop_ends_the_waiting_for_the_last_one(waiting, beside, tmp_path, mon
 
         monkeypatch.setattr(EvaluationRollout, "advance", asking)
 
-    beside.happens[59] = stop_in_the_last
+    background.happens[59] = stop_in_the_last
     assert train.main(command) == 128 + signal.SIGTERM
     assert asked == [60] and len(rows(tmp_path / "r")) == 6
     monkeypatch.setattr(EvaluationRollout, "advance", advance)

@@ -1,15 +1,25 @@
-"""Which methods train the critics and the actor, and what is said about it."""
+"""Making the parts of a run: methods of critics and actor, start-up notes, agent, trainer."""
 
 import pytest
 import torch
 
 from mtrl_fairgrad import FairGrad, make_method, method_names
 from mtrl_fairgrad.agents import ARCHITECTURES, SAC, SingleTaskSAC
+from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
+from mtrl_fairgrad.envs.workers.pool import GRACE_SECONDS
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS
-from mtrl_fairgrad.training.factory import make_agent, make_methods, methods_by_network, remarks
+from mtrl_fairgrad.training import factory
+from mtrl_fairgrad.training.factory import (
+    make_agent,
+    make_methods,
+    methods_by_network,
+    startup_notes,
+)
+from mtrl_fairgrad.training.run_setup import open_folder
+from mtrl_fairgrad.utils.validation import ConfigError
 from mtrl_fairgrad.weighting import LossWeighting, Weights, registry
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
-from tests.support.tiny_runs import composed
+from tests.support.tiny_runs import POINT_MASS, POINT_MASS_TASKS, composed
 
 TOGETHER = [name for name in method_names() if name != "stl"]
 
@@ -52,10 +62,14 @@ def test_every_method_has_an_agent_whose_actor_can_use_it(name):
 def test_every_agent_has_its_networks_and_the_options(name):
     agent = build(
         composed(
-            f"agent={name}", "agent.width=8", "agent.critic_width=6", "agent.critic_layer_norm=true",
-            "agent.initialization=xavier", "agent.log_std=tanh",
+            f"agent={name}",
+            "agent.width=8",
+            "agent.critic_width=6",
+            "agent.critic_layer_norm=true",
+            "agent.initialization=xavier",
+            "agent.log_std=tanh",
         )
-    )  # fmt: skip
+    )
     assert isinstance(agent, SingleTaskSAC if name == "stl" else SAC)
     network = agent.spec.network
     assert network.architecture is ARCHITECTURES[name] and (
@@ -82,18 +96,17 @@ def test_both_get_the_options():
         assert isinstance(method, FairGrad) and (method.alpha, method.solver) == (1.0, "newton")
 
 
-def test_the_actor_falls_back_to_the_mean_of_losses_and_it_is_said_once(positive):
+def test_the_actor_falls_back_to_the_mean_of_losses_and_that_is_noted_once(positive):
     critic, actor = make_methods(positive)
     assert (critic.name, actor.name, actor.reduction) == ("positive", "ls", "mean")
     assert methods_by_network(positive) == {"critic": "positive", "actor": "ls"}
-    assert remarks(positive) == [
-        "method=positive needs positive losses, so the actor, whose losses may be negative, uses ls"
-    ]
+    [note] = startup_notes(positive)
+    assert note.startswith("method=positive ") and note.endswith("uses ls")
     assert build(positive).actor_method.name == "ls"
 
 
-def test_there_is_nothing_to_say_of_an_ordinary_run():
-    assert remarks(composed()) == [] and remarks(composed("method=ls")) == []
+def test_an_ordinary_run_has_no_start_up_notes():
+    assert startup_notes(composed()) == [] and startup_notes(composed("method=ls")) == []
 
 
 def test_loss_alpha_transforms_the_critics_losses_only():
@@ -105,19 +118,16 @@ def test_loss_alpha_transforms_the_critics_losses_only():
         "critic": "fairgrad with loss_alpha=0.5",
         "actor": "fairgrad",
     }
-    [said] = remarks(config)
-    assert (
-        "critics are trained by fairgrad with loss_alpha=0.5; the actor," in said
-        and said.endswith("by fairgrad")
-    )
+    [note] = startup_notes(config)
+    assert "trained by fairgrad with loss_alpha=0.5;" in note and note.endswith("by fairgrad")
     assert build(config).critic_method is not None
 
 
-def test_loss_alpha_with_a_method_that_needs_positive_losses_is_one_remark(positive):
+def test_loss_alpha_with_a_method_that_needs_positive_losses_is_one_note(positive):
     positive.loss_alpha = -1.0
     assert methods_by_network(positive) == {"critic": "positive with loss_alpha=-1", "actor": "ls"}
-    [said] = remarks(positive)
-    assert said.endswith("by ls")
+    [note] = startup_notes(positive)
+    assert note.endswith("by ls")
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
@@ -126,13 +136,12 @@ def test_the_convention_reaches_the_agent(name):
     assert agent._convention == CONVENTIONS[name]
 
 
-def test_a_convention_for_parameters_that_are_not_there_is_said_to_change_nothing():
+def test_a_convention_for_parameters_that_are_not_there_is_noted_as_having_no_effect():
     for agent in ("mtsac", "stl"):
-        [said] = remarks(composed("convention=libmtl", f"agent={agent}"))
-        assert f"agent={agent} has no parameters of one task alone" in said
-        assert "convention.own=weighted changes nothing" in said
+        [note] = startup_notes(composed("convention=libmtl", f"agent={agent}"))
+        assert f"agent={agent} " in note and "convention.own=weighted " in note
     for agent in ("mtsac_te", "mhsac"):
-        assert remarks(composed("convention=libmtl", f"agent={agent}")) == []
+        assert startup_notes(composed("convention=libmtl", f"agent={agent}")) == []
 
 
 @pytest.mark.parametrize("normalize", ["loss", "loss+"])
@@ -140,3 +149,86 @@ def test_mgda_that_divides_by_losses_leaves_the_actor_to_ls(normalize):
     critic, actor = make_methods(composed("method=mgda", f"method.normalize={normalize}"))
     assert (critic.name, actor.name) == ("mgda", "ls")
     assert make_methods(composed("method=mgda"))[1].name == "mgda"
+
+
+# ---- the trainer ----
+
+
+@pytest.fixture
+def run_config(tmp_path):
+    config = composed(*POINT_MASS, f"run_dir={tmp_path / 'r'}")
+    config.env.tasks = list(POINT_MASS_TASKS)
+    return config
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """Roles and grace of the simulators that were closed, in order."""
+    log, close = [], TaskVectorEnv.close
+
+    def noted(envs, **options):
+        log.append((envs.role, options["grace"]))
+        close(envs, **options)
+
+    monkeypatch.setattr(TaskVectorEnv, "close", noted)
+    return log
+
+
+@pytest.mark.parametrize(
+    "part", ["make_learner", "restore_learner", "Logger", "Evaluator", "Trainer"]
+)
+@pytest.mark.parametrize(
+    ("error", "raised", "grace"),
+    [
+        (ValueError("no such thing"), ConfigError, GRACE_SECONDS),
+        (MemoryError("too large"), ConfigError, GRACE_SECONDS),
+        (OSError("full"), OSError, GRACE_SECONDS),
+        (KeyboardInterrupt(), KeyboardInterrupt, 0.0),
+    ],
+)
+def test_a_failure_half_way_closes_what_was_opened_and_removes_the_new_folder(
+    part, error, raised, grace, run_config, closed, monkeypatch
+):
+    def failing(*arguments, **options):
+        raise error
+
+    folder = open_folder(run_config, [], "cpu")
+    assert folder.path.is_dir()
+    monkeypatch.setattr(factory, part, failing)
+    with pytest.raises(raised):
+        factory.make_trainer(run_config, folder)
+    assert closed == [(role, grace) for role in ("eval", "train")]
+    assert not (folder.path / "config.yaml").exists()
+    logs = {path.name.partition(".")[0] for path in folder.path.glob("*")}
+    assert logs <= {"metrics", "events"}, "what the logger wrote"
+
+
+def test_a_failure_in_the_second_simulators_closes_the_first(run_config, closed, monkeypatch):
+    make_envs = factory.make_envs
+
+    def failing(config, tasks, evaluation):
+        if evaluation:
+            raise ValueError("no second ones")
+        return make_envs(config, tasks, evaluation)
+
+    folder = open_folder(run_config, [], "cpu")
+    monkeypatch.setattr(factory, "make_envs", failing)
+    with pytest.raises(ConfigError, match="no second ones"):
+        factory.make_trainer(run_config, folder)
+    assert closed == [("train", GRACE_SECONDS)]
+
+
+def test_a_run_that_cannot_be_resumed_keeps_its_folder(run_config, closed, monkeypatch):
+    folder = open_folder(run_config, [], "cpu")
+    run_config.resume = str(folder.path)
+    monkeypatch.setattr(factory, "restore_learner", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        factory.make_trainer(run_config, folder)
+    assert folder.path.is_dir() and len(closed) == 2
+
+
+def test_a_trainer_closes_its_parts_once(run_config, closed):
+    with factory.make_trainer(run_config, open_folder(run_config, [], "cpu")) as trainer:
+        assert closed == [] and trainer.env_steps == 0 and not trainer.finished
+    trainer.resources.close()
+    assert closed == [("eval", GRACE_SECONDS), ("train", GRACE_SECONDS)]

@@ -1,4 +1,4 @@
-"""When a run's learner updates and begins anew, what it stores, and that it goes on exactly."""
+"""The learner of a run: update schedule, resets, stored rewards, exact resume."""
 
 import functools
 
@@ -19,9 +19,15 @@ SMALL = [
     "agent.warmup_steps=5",
 ]
 ALL = [
-    *SMALL, "agent.critic_width=6", "agent.critic_layer_norm=true", "agent.initialization=xavier", "agent.log_std=tanh",
-    "agent.reward_normalization=running_std", "agent.reset_every=7", "agent.warmup_updates=4",
-]  # fmt: skip
+    *SMALL,
+    "agent.critic_width=6",
+    "agent.critic_layer_norm=true",
+    "agent.initialization=xavier",
+    "agent.log_std=tanh",
+    "agent.reward_normalization=running_std",
+    "agent.reset_every=7",
+    "agent.warmup_updates=4",
+]
 
 
 configuration = functools.cache(composed)
@@ -32,17 +38,17 @@ def learner_of(*words):
 
 
 def transition(number, seeds):
-    """What step `number` brings each seed, whatever else trains."""
+    """The transitions of step `number`: each seed's depend on the step and the seed alone."""
 
-    def one(seed):
+    def of_seed(seed):
         draw = np.random.default_rng([number, seed]).standard_normal(
             (TASKS, 2 * OBSERVATION + ACTION + 1)
         )
         return torch.from_numpy(draw).float()
 
-    observations, actions, following, rewards = torch.stack([one(seed) for seed in seeds]).split(
-        [OBSERVATION, ACTION, OBSERVATION, 1], dim=-1
-    )
+    observations, actions, following, rewards = torch.stack(
+        [of_seed(seed) for seed in seeds]
+    ).split([OBSERVATION, ACTION, OBSERVATION, 1], dim=-1)
     rewards = rewards.squeeze(-1) * torch.tensor([1.0, 100.0])
     return Batch(observations, actions.tanh(), rewards, following, torch.zeros_like(rewards))
 
@@ -54,7 +60,7 @@ def go(learner, first, last, seeds=(0, 1)):
 
 
 def flat(learner):
-    """Everything that a learner is."""
+    """The whole state of a learner, replay buffer included."""
     state = {
         f"{group}/{key}": value
         for group, found in learner.state().items()
@@ -78,7 +84,7 @@ def test_updates_begin_after_the_warm_up_with_as_many_as_were_asked_for(words, e
     assert [learner.updates_due(step) for step in range(10)] == expected
 
 
-def test_everything_but_memory_and_streams_begins_anew_every_so_many_updates(monkeypatch):
+def test_a_reset_renews_everything_but_replay_buffer_and_streams(monkeypatch):
     learner = learner_of(*ALL)
     numbers, reset = [], learner.agent.reset
 

@@ -1,4 +1,4 @@
-"""Cosines, and the one word about an unsolved equation."""
+"""Cosines, the note on an unsolved equation, and what is logged of an update."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Signals: which ask for a stop, which end at once, and who has them afterwards."""
+"""Signals: which request a stop, which end at once, and which handlers receive them afterwards."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def test_a_second_request_leaves_at_once_but_a_warning_and_then_sigterm_do_not()
         send(signal.SIGINT, signal.SIGTERM)
 
 
-def test_whoever_waited_for_a_signal_has_it_when_the_run_is_closed():
+def test_previous_handlers_receive_the_signals_after_the_run():
     heard = []
     previous = {
         n: signal.signal(n, lambda number, _: heard.append(number))

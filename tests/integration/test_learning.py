@@ -1,6 +1,4 @@
-"""The agent learns on a real simulator. Meta-World's tasks take far more steps until more than luck
-decides.
-"""
+"""The agent learns on a real simulator; Meta-World's tasks would need far more steps."""
 
 import csv
 from statistics import mean

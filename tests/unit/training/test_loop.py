@@ -1,0 +1,187 @@
+"""The order of a run: evaluate, save, stop, step; and within a step act, simulate, learn, store."""
+
+import signal
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import pytest
+
+from mtrl_fairgrad.training import loop
+from mtrl_fairgrad.training.progress import Progress
+from mtrl_fairgrad.training.signals import StopController
+from mtrl_fairgrad.training.trainer import Trainer
+
+HORIZON = 4
+
+
+class Journal:
+    """Records calls: an attribute of it is a function that notes its name."""
+
+    def __init__(self, calls, **results):
+        self._calls, self._results = calls, results
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            self._calls.append(name)
+            return self._results.get(name)
+
+        return call
+
+
+class Simulators(Journal):
+    """Simulators with episodes of `HORIZON` steps that can be resumed at their beginning only."""
+
+    num_envs = 1
+    suite = SimpleNamespace(replays=False)
+
+    def __init__(self, calls, progress):
+        super().__init__(calls, get_state={})
+        self._progress = progress
+
+    @property
+    def elapsed(self):
+        return self._progress.env_steps % HORIZON
+
+    @property
+    def resumable(self):
+        return self.elapsed == 0
+
+
+class Recorder(Trainer):
+    """A trainer whose operations do nothing but note their names."""
+
+    def act(self):
+        self.calls.append("act")
+        return "actions"
+
+    def finish_step(self, actions):
+        self.calls.append("step_wait")
+        return actions, ("observations", {})
+
+    def store(self, actions, step):
+        self.calls.append("store")
+
+    def report_step(self, step):
+        self.calls.append("report")
+
+    def checkpoint(self):
+        self.calls.append("checkpoint")
+        self.saved.append(self.env_steps)
+
+    def check_faults(self):
+        pass
+
+
+@pytest.fixture
+def trainer():
+    calls, progress, messages = [], Progress(), []
+    evaluator = Journal(calls, due=False)
+    evaluator.waited, evaluator.background, evaluator.running = 0.0, True, None
+    learner = Journal(calls)
+    learner.updates, learner.device = 0, SimpleNamespace(type="cpu")
+    made = Recorder(
+        config=SimpleNamespace(
+            seeds=[0], steps=10, log_every=1, env=SimpleNamespace(horizon=HORIZON)
+        ),
+        folder=None,
+        progress=progress,
+        stop=StopController(grace_seconds=100),
+        envs=Simulators(calls, progress),
+        observations=None,
+        learner=learner,
+        evaluator=evaluator,
+        logger=SimpleNamespace(log=messages.append, advance=lambda: None),
+        fault_monitor=None,
+        worker_restarts=None,
+        resources=ExitStack(),
+    )
+    made.calls, made.saved, made.messages = calls, [], messages
+    return made
+
+
+def test_a_step_acts_then_learns_while_the_simulators_work_and_stores_after_them(trainer):
+    loop.step(trainer)
+    assert trainer.calls == [
+        "act",
+        "step_async",
+        "advance",
+        "learn",
+        "advance",
+        "step_wait",
+        "store",
+        "report",
+    ]
+    assert trainer.env_steps == 1 and trainer.progress.step_seconds > 0
+
+
+def test_on_another_device_the_evaluation_does_not_wait_for_the_updates(trainer):
+    trainer.learner.device.type = "cuda"
+    loop.step(trainer)
+    assert trainer.calls.count("advance") == 1
+    assert trainer.calls.index("advance") < trainer.calls.index("learn")
+
+
+def test_a_checkpoint_follows_an_evaluation_at_the_next_boundary_and_at_the_end(trainer):
+    trainer.evaluator.due = lambda env_steps: env_steps in (0, 3, 10)
+    loop.run(trainer)
+    assert trainer.saved == [0, 4, 10] and trainer.messages == []
+    assert trainer.calls.count("learn") == 10
+
+
+def stop_before(trainer, env_steps, monkeypatch):
+    step = loop.step
+
+    def stopping_step(trainer):
+        if trainer.env_steps == env_steps:
+            trainer.stop.request(signal.SIGTERM)
+        step(trainer)
+
+    monkeypatch.setattr(loop, "step", stopping_step)
+
+
+def test_a_stop_is_announced_once_and_saved_at_the_next_boundary(trainer, monkeypatch):
+    stop_before(trainer, 1, monkeypatch)
+    loop.run(trainer)
+    assert trainer.env_steps == 4 and trainer.saved == [4]
+    announced, stopped = trainer.messages
+    assert "next common episode boundary" in announced and "env_steps 4" in stopped
+    assert trainer.stop.exit_code == 128 + signal.SIGTERM
+
+
+def test_a_stop_at_a_boundary_is_saved_without_an_announcement(trainer, monkeypatch):
+    stop_before(trainer, 3, monkeypatch)
+    loop.run(trainer)
+    assert trainer.saved == [4] and len(trainer.messages) == 1
+
+
+def test_without_grace_the_run_ends_before_the_boundary_and_saves_nothing(trainer, monkeypatch):
+    trainer.stop = StopController(grace_seconds=0)
+    stop_before(trainer, 1, monkeypatch)
+    loop.run(trainer)
+    assert trainer.env_steps == 2 and trainer.saved == []
+    assert "before the next common episode boundary" in trainer.messages[-1]
+
+
+def test_no_evaluation_begins_after_a_stop_request(trainer):
+    trainer.stop.request(signal.SIGINT)
+    trainer.evaluate_if_due()
+    assert "due" not in trainer.calls and "start" not in trainer.calls
+
+
+def test_a_signal_while_a_checkpoint_is_saved_is_served_at_the_next_one(trainer, monkeypatch):
+    trainer.evaluator.due = lambda env_steps: env_steps == 4
+    checkpoint = trainer.checkpoint
+
+    def interrupted():
+        checkpoint()
+        trainer.stop.request(signal.SIGTERM)
+
+    monkeypatch.setattr(trainer, "checkpoint", interrupted)
+    loop.run(trainer)
+    assert trainer.saved == [4, 8]
+
+
+def test_a_run_that_is_finished_takes_no_step(trainer):
+    trainer.progress.env_steps = 10
+    loop.run(trainer)
+    assert "act" not in trainer.calls and trainer.saved == []
