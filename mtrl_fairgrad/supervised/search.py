@@ -1,107 +1,113 @@
-"""Which α suits a benchmark: the search of the paper's §5.4, as `compare=search`.
+"""`compare=search`: the search of the paper's §5.4 for the best α of a benchmark.
 
-Which α are tried, `mtrl_fairgrad.config.alpha_grid` says.
-
-The best has the lowest Δm% of the validation data, mean over seeds; test data are reported and
+The best α has the lowest Δm% of the validation data, mean over seeds; test data are reported and
 decide nothing. Δm% refers to the paper's single-task row where there is one, so that no single-task
-networks need training, and otherwise to fits of each task alone. Every fit has its folder and is
-never done twice: a search goes on where it was stopped.
+networks need training, and otherwise to fits of each task alone. Every fit has its folder, so an
+interrupted search resumes.
 """
 
 from __future__ import annotations
 
 import math
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
+from mtrl_fairgrad.analysis.alpha_search import AlphaSearch
 from mtrl_fairgrad.analysis.statistics import Estimate, over_seeds
-from mtrl_fairgrad.config.alpha_grid import best_alpha, next_alphas
+from mtrl_fairgrad.config.alpha_grid import SearchConfig
 from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.compare import FitRunner, alpha_spec, single_task_specs
-from mtrl_fairgrad.supervised.result_table import ResultRow, ResultTable, delta_m_or_none
+from mtrl_fairgrad.supervised.result_table import NONE, ResultRow, ResultTable, delta_m_or_none
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.faults import TrainingFault
-from mtrl_fairgrad.utils.text_tables import csv_text, text_table
+from mtrl_fairgrad.utils.text_tables import text_table
 
 SPLITS = ("validation", "metrics")
-"""Parts of an result: of the validation and of the test data."""
+"""Attributes of a result: metrics of the validation and of the test data."""
 
 
-@dataclass
-class Findings:
-    """What is known so far."""
+class Findings(AlphaSearch[ResultRow | None]):
+    """Results by α; None for an α whose loss became NaN or infinite."""
 
-    benchmark: Benchmark
-    single: ResultRow | None = None
-    """Fits of each task alone, where the benchmark has no baseline."""
-    rows: dict[float, ResultRow | None] = field(default_factory=dict)
-    """α → its fits, None for one whose loss stopped being a number."""
+    def __init__(
+        self, benchmark: Benchmark, options: SearchConfig, single: ResultRow | None = None
+    ) -> None:
+        """Make an empty search.
+
+        Args:
+            benchmark: what is trained.
+            options: what to try.
+            single: fits of each task alone, where the benchmark has no baseline.
+        """
+        columns = [
+            f"{split}delta_m{suffix}" for split in ("validation_", "") for suffix in ("", "_stderr")
+        ]
+        super().__init__(options, self._scores, ("seeds", *columns), self._cells)
+        self.benchmark = benchmark
+        self.single = single
 
     def baseline(self, split: str) -> Mapping[str, float]:
-        """Metric → what Δm% refers to.
+        """Return metric → value that Δm% refers to.
 
         Raises:
-            ConfigError: a single-task result that allows no Δm%.
+            ConfigError: a single-task result is not above 0, so that Δm% is undefined.
         """
         if self.single is None:
             assert self.benchmark.baseline is not None
             return self.benchmark.baseline
         values = self.single.mean(split)
-        wrong = [name for name, value in values.items() if not (math.isfinite(value) and value > 0)]
-        if wrong:
-            raise ConfigError(
-                f"the single-task fits have {wrong[0]}={values[wrong[0]]:g}, but Δm% is relative "
-                "to a number above 0: train for more epochs."
-            )
+        for name, value in values.items():
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(
+                    f"the single-task fits have {name}={value:g}, but Δm% is relative to a number "
+                    "above 0: train for more epochs."
+                )
         return values
 
-    def change(self, alpha: float, split: str) -> Estimate:
-        """Δm% over seeds, infinite for an α that has none."""
-        row = self.rows[alpha]
-        parts = [] if row is None else [getattr(result, split) for result in row.results]
-        found = delta_m_or_none(parts, self.baseline(split), self.benchmark) if parts else None
-        return over_seeds([math.inf] if found is None else found, 0)
-
-    def scores(self) -> dict[float, float]:
-        """α → Δm% of the validation data."""
-        return {alpha: float(self.change(alpha, "validation").mean) for alpha in self.rows}
+    def change(self, row: ResultRow | None, split: str) -> Estimate:
+        """Return Δm% over seeds, infinite for an α without results."""
+        metrics = [] if row is None else [getattr(result, split) for result in row.results]
+        change = delta_m_or_none(metrics, self.baseline(split), self.benchmark) if metrics else None
+        return over_seeds([math.inf] if change is None else change, 0)
 
     def table(self) -> ResultTable:
-        """All fits with their test metrics, by α."""
-        rows = [self.rows[alpha] for alpha in sorted(self.rows)]
-        return ResultTable(
-            self.benchmark, tuple(row for row in (self.single, *rows) if row is not None)
-        )
-
-    def csv(self) -> str:
-        """A line per α: Δm% of both parts, empty where there is none, and a 1 for the best so far."""
-        columns = [
-            f"{part}delta_m{what}" for part in ("validation_", "") for what in ("", "_stderr")
-        ]
-        lines: list[list[object]] = [["alpha", "seeds", *columns, "best"]]
-        best = best_alpha(self.scores()) if self.rows else None
-        for alpha in sorted(self.rows):
-            row = self.rows[alpha]
-            numbers = [float(number) for split in SPLITS for number in self.change(alpha, split)]
-            cells = [number if math.isfinite(number) else "" for number in numbers]
-            lines.append(
-                [alpha, 0 if row is None else len(row.results), *cells, int(alpha == best)]
-            )
-        return csv_text(lines)
+        """Return all fits with their test metrics, by α."""
+        rows = [self.single, *(row for _, row, _ in self.by_alpha())]
+        return ResultTable(self.benchmark, tuple(row for row in rows if row is not None))
 
     def text(self) -> str:
-        """The table by α, the best marked, and what its numbers mean."""
-        best = best_alpha(self.scores())
+        """Return the table by α, the best marked, and notes on what its numbers mean."""
         lines = [["α", "validation Δm% ↓", "test Δm% ↓", ""]]
-        for alpha in sorted(self.rows):
-            found = [_value(self.change(alpha, split)) for split in SPLITS]
-            lines.append([f"{alpha:.10g}", *found, "best" if alpha == best else "    "])
+        for alpha, row, is_best in self.by_alpha():
+            changes = [_format(self.change(row, split)) for split in SPLITS]
+            lines.append([f"{alpha:.10g}", *changes, "best" if is_best else "    "])
         return "\n".join([*(line.rstrip() for line in text_table(lines)), "", *self._notes()])
+
+    def verdict(self, overrides: Sequence[str]) -> str:
+        """Return the best α and the command that trains with it.
+
+        Args:
+            overrides: the search's own command line.
+        """
+        kept = [
+            word
+            for word in overrides
+            if not word.lstrip("+").startswith(("compare=", "search.", "run_dir="))
+        ]
+        change = _format(self.change(self.results[self.best], "validation"))
+        command = self.command("mtrl_fairgrad.supervised", kept)
+        return f"α={self.best:.10g} has the lowest validation Δm%, {change}: {command}"
+
+    def _scores(self, results: Mapping[float, ResultRow | None]) -> dict[float, float]:
+        return {alpha: float(self.change(row, "validation").mean) for alpha, row in results.items()}
+
+    def _cells(self, alpha: float, row: ResultRow | None) -> list[object]:
+        numbers = [float(number) for split in SPLITS for number in self.change(row, split)]
+        cells = [number if math.isfinite(number) else "" for number in numbers]
+        return [alpha, 0 if row is None else len(row.results), *cells]
 
     def _notes(self) -> list[str]:
         reference = (
@@ -110,7 +116,7 @@ class Findings:
             else "the single-task fits of this folder"
         )
         notes = [f"Δm% is relative to {reference}."]
-        rows = [row for row in self.rows.values() if row is not None]
+        rows = [row for row in self.results.values() if row is not None]
         if any(len(row.results) > 1 for row in rows):
             notes.append("±: one standard error over seeds.")
         if all(result.metrics == result.validation for row in rows for result in row.results):
@@ -120,49 +126,31 @@ class Findings:
             )
         return notes
 
-    def verdict(self, words: Sequence[str]) -> str:
-        """The α that was found and the command that trains with it, given the words of the search's
-        own.
-        """
-        best = best_alpha(self.scores())
-        kept = [
-            word
-            for word in words
-            if not word.lstrip("+").startswith(("compare=", "search.", "run_dir="))
-        ]
-        command = shlex.join(
-            ["python", "-m", "mtrl_fairgrad.supervised", *kept, f"alpha={best:.10g}"]
-        )
-        return f"α={best:.10g} has the lowest validation Δm%, {_value(self.change(best, 'validation'))}: {command}"
 
-
-def search(fits: FitRunner) -> Findings:
-    """Fit what the search asks for; search.csv and table.csv of the folder are written anew after
-    every α.
+def search(runner: FitRunner) -> Findings:
+    """Fit one α after the other; search.csv and table.csv are rewritten after each.
 
     Raises:
         TrainingFault: no α of the first round has a result.
-        ConfigError, DataError: as `fit`.
+        ConfigError, DataError: as `FitRunner.rows`.
     """
-    config, benchmark = fits.config, fits.benchmark
-    findings = Findings(benchmark)
+    config, benchmark = runner.config, runner.benchmark
+    single = None
     if benchmark.baseline is None:
-        findings.single = next(fits.rows(single_task_specs(len(benchmark.tasks))))
-        for split in SPLITS:
-            findings.baseline(split)
-    while todo := next_alphas(findings.scores(), config.search):
-        alpha = todo[0]
-        findings.rows[alpha] = _tried(fits, alpha)
-        write_atomic(fits.folder / "table.csv", findings.table().csv().encode())
-        write_atomic(fits.folder / "search.csv", findings.csv().encode())
+        single = next(runner.rows(single_task_specs(len(benchmark.tasks))))
+    findings = Findings(benchmark, config.search, single)
+    for split in SPLITS:
+        findings.baseline(split)
+    while alphas := findings.next_alphas():
+        alpha = alphas[0]
+        row = _fit(runner, alpha)
+        findings.record({alpha: row}, runner.folder)
+        write_atomic(runner.folder / "table.csv", findings.table().csv().encode())
         if config.progress:
-            print(
-                f"α={alpha:.10g}: validation Δm% {_value(findings.change(alpha, 'validation'))}",
-                flush=True,
-            )
-        if len(findings.rows) == len(config.search.coarse) and not any(
-            map(math.isfinite, findings.scores().values())
-        ):
+            change = _format(findings.change(row, "validation"))
+            print(f"α={alpha:.10g}: validation Δm% {change}", flush=True)
+        first_round = len(findings.results) == len(config.search.coarse)
+        if first_round and not any(map(math.isfinite, findings.scores().values())):
             raise TrainingFault(
                 f"no α of search.coarse={config.search.coarse} has a result: try others, or a "
                 "smaller learning_rate."
@@ -170,18 +158,17 @@ def search(fits: FitRunner) -> Findings:
     return findings
 
 
-def _tried(fits: FitRunner, alpha: float) -> ResultRow | None:
-    """The fits of one α; None, with a word why, if a loss stopped being a number: other α may well
-    do better.
-    """
+def _fit(runner: FitRunner, alpha: float) -> ResultRow | None:
+    """Return the fits of one α; None, with a message, if a loss became NaN or infinite."""
+    spec = alpha_spec(runner.config.method, alpha, runner.config.loss_alpha)
     try:
-        return next(fits.rows([alpha_spec(fits.config.method, alpha, fits.config.loss_alpha)]))
+        return next(runner.rows([spec]))
     except TrainingFault as fault:
         print(f"α={alpha:.10g} is out: {fault}", file=sys.stderr)
         return None
 
 
-def _value(change: Estimate) -> str:
+def _format(change: Estimate) -> str:
     if not np.isfinite(change.mean):
-        return "–"
+        return NONE
     return f"{change.mean:.2f}" + ("" if np.isnan(change.stderr) else f" ± {change.stderr:.2f}")

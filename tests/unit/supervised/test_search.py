@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from mtrl_fairgrad.config.alpha_grid import best_alpha, next_alphas
 from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.supervised.__main__ import main
@@ -18,7 +19,7 @@ from mtrl_fairgrad.supervised.compare import FitRunner, RowSpec, alpha_spec
 from mtrl_fairgrad.supervised.config import SearchConfig, SupervisedConfig
 from mtrl_fairgrad.supervised.fit_folder import FitFolder, FitResult
 from mtrl_fairgrad.supervised.result_table import ResultRow
-from mtrl_fairgrad.supervised.search import best_alpha, next_alphas, search
+from mtrl_fairgrad.supervised.search import search
 from mtrl_fairgrad.supervised.trainer import Trainer
 from mtrl_fairgrad.utils.faults import TrainingFault
 

@@ -1,0 +1,69 @@
+"""The search for FairGrad's α, whatever is trained: its state, search.csv and the final command.
+
+`mtrl_fairgrad.config.alpha_grid` chooses what is tried. `mtrl_fairgrad.search` (reinforcement
+learning) and `mtrl_fairgrad.supervised.search` train and score.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from mtrl_fairgrad.config.alpha_grid import SearchConfig, best_alpha, next_alphas
+from mtrl_fairgrad.utils.atomic_io import write_atomic
+from mtrl_fairgrad.utils.text_tables import csv_text
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class AlphaSearch(Generic[Result]):
+    """Results of a search by α, and what follows from them."""
+
+    options: SearchConfig
+    scores_of: Callable[[Mapping[float, Result]], Mapping[float, float]]
+    """Results in the order they were recorded → α → score, less is better."""
+    columns: Sequence[str]
+    """Columns of search.csv between `alpha` and `best`."""
+    cells: Callable[[float, Result], Sequence[object]]
+    """A line of search.csv without the last column, `alpha` included."""
+    results: dict[float, Result] = field(default_factory=dict[float, Result])
+
+    def next_alphas(self) -> list[float]:
+        """Return the α to try next, in order; empty when the search is over."""
+        return next_alphas(self.scores(), self.options)
+
+    def record(self, results: Mapping[float, Result], folder: Path) -> None:
+        """Add results and rewrite search.csv in `folder`."""
+        self.results |= results
+        write_atomic(folder / "search.csv", self.csv().encode())
+
+    def scores(self) -> Mapping[float, float]:
+        """Return α → score, less is better."""
+        return self.scores_of(self.results)
+
+    @property
+    def best(self) -> float:
+        """The best α so far; at least one result is needed."""
+        return best_alpha(self.scores())
+
+    def by_alpha(self) -> Iterator[tuple[float, Result, bool]]:
+        """Yield α, its result and whether it is the best, by α."""
+        if self.results:
+            best = self.best
+            for alpha in sorted(self.results):
+                yield alpha, self.results[alpha], alpha == best
+
+    def csv(self) -> str:
+        """Return the text of search.csv: a line per α, 1 in the last column for the best so far."""
+        lines = [
+            [*self.cells(alpha, result), int(is_best)] for alpha, result, is_best in self.by_alpha()
+        ]
+        return csv_text([["alpha", *self.columns, "best"], *lines])
+
+    def command(self, module: str, overrides: Sequence[str]) -> str:
+        """Return the command that trains with the best α."""
+        return shlex.join(["python", "-m", module, *overrides, f"alpha={self.best:.10g}"])
