@@ -272,8 +272,8 @@ def test_an_evaluation_of_something_else_is_refused(forge, left, tmp_path, monke
 def test_a_full_disk_says_what_is_safe(left, waiting, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(left, tmp_path / "r")
     with monkeypatch.context() as patched:
-        # Before evaluations.csv come incidents.csv and its folder, metrics.csv and the event file.
-        patched.setattr(os, "fsync", Fault(os.fsync, 4))
+        # Before evaluations.csv come incidents.csv, metrics.csv, the event file and their folder.
+        patched.setattr(os, "fsync", Fault(os.fsync, 5))
         assert train.main([f"resume={folder}"]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert (
