@@ -1,48 +1,55 @@
-"""Parameters of one network for all seeds, with their optimiser, and clipping that keeps the seeds
-apart.
-"""
+"""Parameters of all seeds with their Adam state, and gradient clipping by seed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.agents.guard import blank, kept
+from mtrl_fairgrad.agents.masks import may_select, preserve_rows, zero_rows
 from mtrl_fairgrad.agents.networks import Parameters, Tensors
 from mtrl_fairgrad.agents.policy import merge
 
 
 class OptimizedParameters:
-    """Parameters of one network with their optimiser: `shared` `[S, ...]` and `own` `[S, K, ...]`."""
+    """Parameters `shared` `[S, ...]` and `own` `[S, K, ...]`, updated in place by Adam.
+
+    Args:
+        parameters: initial values, owned by this object from now on.
+        learning_rate: Adam's.
+        epsilon: Adam's denominator term.
+    """
 
     def __init__(self, parameters: Parameters, learning_rate: float, epsilon: float) -> None:
         self.shared, self.own = parameters
-        learned = [*self.shared.values(), *self.own.values()]
-        on_gpu = learned[0].is_cuda  # where a CUDA graph may hold its step
+        trained = [*self.shared.values(), *self.own.values()]
+        on_gpu = trained[0].is_cuda  # where the step may be captured in a CUDA graph
         self.optimizer = torch.optim.Adam(
-            learned, learning_rate, eps=epsilon, fused=True, capturable=on_gpu
+            trained, learning_rate, eps=epsilon, fused=True, capturable=on_gpu
         )
 
-    def step(self, shared: Tensors, own: Tensors, left_out: Tensor) -> None:
-        """One Adam step along the given gradients, except for the seeds `left_out`, `[S]` bool."""
-        with kept(left_out, self.tensors()) as any_left_out:
-            # the first step makes the moments, which may as well begin without NaN
-            if any_left_out:
-                shared, own = blank(left_out, shared), blank(left_out, own)
+    def step(self, shared: Tensors, own: Tensors, skip: Tensor) -> None:
+        """Make one Adam step along these gradients, except for the seeds in `skip`.
+
+        Args:
+            shared: name -> `[S, ...]`.
+            own: name -> `[S, K, ...]`.
+            skip: `[S]` bool; parameters and moments of these seeds keep their values.
+        """
+        with preserve_rows(skip, self.tensors()):
+            if may_select(skip):  # the first step creates moments, which must not begin with NaN
+                shared, own = zero_rows(skip, shared), zero_rows(skip, own)
             for group, gradients in ((self.shared, shared), (self.own, own)):
                 for name, parameter in group.items():
-                    # Fused Adam on CPU reads a gradient in memory order, whatever its strides
-                    # (PyTorch 2.13).
+                    # Fused Adam on the CPU ignores the strides of a gradient (PyTorch 2.13).
                     parameter.grad = gradients[name].contiguous()
             self.optimizer.step()
             self.optimizer.zero_grad()
 
     def tensors(self) -> list[Tensor]:
-        """Parameters and, once a step was made, moments: all that belongs to seeds, `[S, ...]`, in
-        place.
-        """
+        """Return parameters and, after the first step, moments: everything `[S, ...]`, no copy."""
         moments = (
             moment
             for entries in self.optimizer.state.values()
@@ -52,81 +59,89 @@ class OptimizedParameters:
         return [*self.shared.values(), *self.own.values(), *moments]
 
     def restart(self, fresh: Parameters) -> None:
-        """Begin anew, in place, with these parameters and an optimiser that remembers nothing."""
+        """Overwrite the parameters with `fresh` ones, and the optimiser's state with zeros."""
         for group, values in ((self.shared, fresh.shared), (self.own, fresh.own)):
             for name, parameter in group.items():
                 parameter.copy_(values[name])
-        for moments in self.optimizer.state.values():
-            for moment in moments.values():
-                moment.zero_()
+        for entries in self.optimizer.state.values():
+            for value in entries.values():
+                value.zero_()
 
-    def _named(self) -> Tensors:
+    def _parameters(self) -> Tensors:
         return merge(shared=self.shared, own=self.own)
 
     def state(self) -> Tensors:
-        """Parameters `shared.*`, `own.*` and, once a step was made, Adam's moments
+        """Return parameters as `shared.*` and `own.*` and, after the first step, Adam's state as
         `adam.<entry>.<parameter>`.
         """
-        named, moments = self._named(), self.optimizer.state_dict()["state"]
-        adam = {
+        parameters, adam = self._parameters(), self.optimizer.state_dict()["state"]
+        moments = {
             f"adam.{entry}.{name}": value
-            for index, name in enumerate(named)
-            for entry, value in moments.get(index, {}).items()
+            for index, name in enumerate(parameters)
+            for entry, value in adam.get(index, {}).items()
         }
-        return {**named, **adam}
+        return {**parameters, **moments}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `state` returned.
+        """Restore what `state` returned.
 
         Raises:
             ValueError: a parameter is missing or has another shape.
         """
-        moments: dict[int, dict[str, Tensor]] = {}
-        for index, (name, parameter) in enumerate(self._named().items()):
+        adam: dict[int, dict[str, Tensor]] = {}
+        for index, (name, parameter) in enumerate(self._parameters().items()):
             if name not in state or state[name].shape != parameter.shape:
-                found = tuple(state[name].shape) if name in state else "nothing"
+                stored = tuple(state[name].shape) if name in state else "nothing"
                 raise ValueError(
-                    f"the checkpoint holds {found} for {name} where this agent has "
-                    f"{tuple(parameter.shape)}: "
-                    "use the configuration the run was started with."
+                    f"the checkpoint holds {stored} for {name} but this agent needs "
+                    f"{tuple(parameter.shape)}: use the configuration the run was started with."
                 )
             parameter.copy_(state[name])
-            saved = {
-                entry: state.get(f"adam.{entry}.{name}")
+            entries = {
+                entry: state[key].clone()
                 for entry in ("step", "exp_avg", "exp_avg_sq")
+                if (key := f"adam.{entry}.{name}") in state
             }
-            moments[index] = {
-                entry: value.clone() for entry, value in saved.items() if value is not None
-            }
+            if entries:
+                adam[index] = entries
         groups = self.optimizer.state_dict()["param_groups"]
-        kept = {index: entries for index, entries in moments.items() if entries}
-        self.optimizer.load_state_dict({"state": kept, "param_groups": groups})
+        self.optimizer.load_state_dict({"state": adam, "param_groups": groups})
 
 
-def clip_by_norm(
-    shared: Tensors, own: Tensors, max_norm: float | None
-) -> tuple[Tensors, Tensors, Tensor]:
-    """Scale each *seed's* whole gradient down to `max_norm`, and say how long it was.
+class ClippedGradient(NamedTuple):
+    """A gradient of all seeds after clipping."""
+
+    shared: Tensors
+    """Name -> `[S, ...]`."""
+    own: Tensors
+    """Name -> `[S, K, ...]`."""
+    norm: Tensor
+    """`[S]`, before clipping."""
+
+
+def clip_by_norm(shared: Tensors, own: Tensors, max_norm: float | None) -> ClippedGradient:
+    """Scale each seed's whole gradient down to the norm `max_norm`.
 
     `torch.nn.utils.clip_grad_norm_` over stacked parameters would mix the seeds.
 
     Args:
         shared: name -> `[S, ...]`.
         own: name -> `[S, K, ...]`.
-        max_norm: the longest a seed's gradient may be; `None` leaves all as they are.
-
-    Returns:
-        both, scaled, and the norms `[S]` before scaling.
+        max_norm: largest norm of a seed's gradient; None for no clipping.
     """
     parts = [
-        torch.linalg.vector_norm(g.flatten(1), dim=1) for g in (*shared.values(), *own.values())
+        torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+        for gradient in (*shared.values(), *own.values())
     ]
     norm = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     if max_norm is None:
-        return shared, own, norm
+        return ClippedGradient(shared, own, norm)
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
 
-    def scaled(group: Tensors) -> Tensors:
-        return {name: g * factor.view(-1, *(1,) * (g.ndim - 1)) for name, g in group.items()}
+    def scale(group: Tensors) -> Tensors:
+        return {
+            name: gradient * factor.view(-1, *(1,) * (gradient.ndim - 1))
+            for name, gradient in group.items()
+        }
 
-    return scaled(shared), scaled(own), norm
+    return ClippedGradient(scale(shared), scale(own), norm)

@@ -1,6 +1,4 @@
-"""What acting needs of the networks, as named tensors, and one seed's of it as a module that
-`torch.export` takes.
-"""
+"""The policy apart from its agent: named tensors for a copy, a module for `torch.export`."""
 
 from __future__ import annotations
 
@@ -9,17 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mtrl_fairgrad.agents.networks import Tensors, of_encoder
-from mtrl_fairgrad.agents.sac_losses import Losses
+from mtrl_fairgrad.agents.networks import Tensors, encoder_parameters
+from mtrl_fairgrad.agents.sac_losses import SACLosses
 
 Mode = Callable[[Tensors, Tensors, Tensor], Tensor]
-"""Shared parameters, one task's own parameters, observations `[B, O]` → actions `[B, A]`; pure, one
-seed's.
+"""Shared parameters, one task's own parameters, observations `[B, O]` -> actions `[B, A]`; pure,
+for one seed.
 """
 
 
 def merge(**groups: Tensors) -> Tensors:
-    """All groups in one mapping: each name behind its group's, `group.*`."""
+    """Return all groups in one mapping, with the group's name before each name: `group.*`."""
     return {
         f"{group}.{name}": value
         for group, members in groups.items()
@@ -28,7 +26,7 @@ def merge(**groups: Tensors) -> Tensors:
 
 
 def split(merged: Tensors, *groups: str) -> tuple[Tensors, ...]:
-    """These groups of what `merge` returned, by the names they had."""
+    """Undo `merge`: return these groups, each with its original names."""
     return tuple(
         {
             name.removeprefix(f"{group}."): value
@@ -39,58 +37,68 @@ def split(merged: Tensors, *groups: str) -> tuple[Tensors, ...]:
     )
 
 
-def for_acting(actor: Tensors, critics: Tensors) -> Tensors:
-    """What acting needs of both networks' shared or own parameters, in one mapping: `actor.*`,
+def acting_parameters(actor: Tensors, critics: Tensors) -> Tensors:
+    """Return what acting needs of both networks' shared or own parameters: `actor.*`,
     `critics.*`.
     """
-    return merge(actor=actor, critics=of_encoder(critics))
+    return merge(actor=actor, critics=encoder_parameters(critics))
 
 
-def by_network(group: Tensors) -> tuple[Tensors, ...]:
-    """What `for_acting` returned, the actor's and the critics' apart."""
-    return split(group, "actor", "critics")
+def by_network(parameters: Tensors) -> tuple[Tensors, ...]:
+    """Undo `acting_parameters`: return the actor's and the critics' parameters."""
+    return split(parameters, "actor", "critics")
 
 
-def mode(losses: Losses, shared: Tensors, own: Tensors, observations: Tensor) -> Tensor:
-    """The mode of the action `[B, A]` for observations `[B, O]` of one task; parameters as
-    `for_acting` names them.
+def mode(losses: SACLosses, shared: Tensors, own: Tensors, observations: Tensor) -> Tensor:
+    """Return the mode of the action, `[B, A]`, for observations `[B, O]` of one task.
+
+    Args:
+        losses: equations.
+        shared: parameters, named as by `acting_parameters`.
+        own: the task's own parameters, named likewise.
+        observations: `[B, O]`.
     """
     return losses.action(by_network(shared), by_network(own), observations)
 
 
 class PolicyModule(nn.Module):
-    """The deterministic policy of one seed: observations `[B, O]` → the mode of the action, `[B,
-    A]`.
-
-    It asks for the tasks `[B]` of the rows, int64 in 0 … K − 1, only if tasks have parameters of
-    their own; otherwise all that a network knows of its task is in the observation.
+    """The deterministic policy of one seed: observations `[B, O]` -> mode of the action `[B, A]`.
 
     Args:
         mode: the policy of one task.
-        shared: name → `[...]`, copied to the CPU.
-        own: name → `[K, ...]`, copied to the CPU; empty where tasks have none.
+        shared: name -> `[...]`, copied to the CPU.
+        own: name -> `[K, ...]`, copied to the CPU; empty if no task has own parameters.
     """
 
     def __init__(self, mode: Mode, shared: Tensors, own: Tensors) -> None:
         super().__init__()
         self._mode = mode
-        # Lists and names apart: a module's parameters may not have dots in their names, ours may.
+        # Names apart from values: names of a module's parameters may not contain dots.
         self._shared_names, self._own_names = tuple(shared), tuple(own)
         self._shared, self._own = _frozen(shared), _frozen(own)
 
     @property
     def needs_tasks(self) -> bool:
-        """Whether `forward` takes the tasks, too."""
+        """Whether `forward` needs the tasks, because some parameters are a task's own."""
         return bool(self._own_names)
 
     def forward(self, observations: Tensor, tasks: Tensor | None = None) -> Tensor:
-        """Actions `[B, A]`; a task outside of 0 … K − 1 raises RuntimeError."""
+        """Return actions `[B, A]`.
+
+        Args:
+            observations: `[B, O]`.
+            tasks: int64 `[B]`, the task of each row, from 0 to K − 1; None if `needs_tasks` is
+                False.
+
+        Raises:
+            RuntimeError: a task is out of range.
+        """
         shared = dict(zip(self._shared_names, self._shared, strict=True))
         if tasks is None:
             return self._mode(shared, {}, observations)
         own = dict(zip(self._own_names, self._own, strict=True))
-        # All tasks' answers to all rows, then each row's: what is shared is computed once, and no
-        # row copies weights.
+        # Compute every task's action for every row, then select: shared layers are computed once,
+        # and weights are not copied for each row.
         every = torch.func.vmap(self._mode, in_dims=(None, 0, None))(shared, own, observations)
         return every.gather(0, tasks.view(1, -1, 1).expand(1, -1, every.shape[-1])).squeeze(0)
 

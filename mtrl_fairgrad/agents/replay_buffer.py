@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Transitions, each field `[S, K, B, ...]` (or `[S, K, ...]` when one step is added)."""
+    """Transitions; each field is `[S, K, B, ...]`, or `[S, K, ...]` for one step of all tasks."""
 
     observations: Tensor
     """`[..., O]`."""
@@ -18,21 +18,31 @@ class Batch(NamedTuple):
     rewards: Tensor
     """`[...]`."""
     next_observations: Tensor
-    """`[..., O]`: the true successor, also where an episode ended there."""
+    """`[..., O]`: the true successor, also at the end of an episode."""
     terminated: Tensor
-    """`[...]`, 1 where the task itself ended (no bootstrapping), 0 elsewhere, time limits included.
+    """`[...]`: 1 where the task itself ended, so that nothing is bootstrapped; 0 elsewhere, time
+    limits included.
     """
 
 
 class ReplayBuffer:
     """The last `capacity` steps of every task of every seed.
 
-    A transition is one row `[observation, action, next observation, reward, terminated]`, so that a
-    sampled batch is one gather: `rows` is `[capacity, S, K, 2·O + A + 2]`, float32 unless told
-    otherwise. `rows` and `added` are all its state.
+    A transition is one row `[observation, action, next observation, reward, terminated]`, so that
+    sampling a batch is one gather. All state is in `rows`, `[capacity, S, K, 2·O + A + 2]`, and
+    `added`.
+
+    Args:
+        capacity: steps of each task.
+        seeds: S.
+        tasks: K.
+        observation_dim: O.
+        action_dim: A.
+        device: of the rows.
+        dtype: of the rows.
 
     Raises:
-        MemoryError: the buffer does not fit; the message says how large it is and how to shrink it.
+        MemoryError: the rows do not fit; the message tells their size and how to reduce it.
     """
 
     def __init__(
@@ -47,9 +57,7 @@ class ReplayBuffer:
     ) -> None:
         self.capacity = capacity
         self.added = 0
-        """Steps stored so far, the same for every task: number n, from 0, is or was at place n %
-        capacity.
-        """
+        """Steps stored so far, equal for all tasks; step n, from 0, is stored at n % capacity."""
         self._widths = (observation_dim, action_dim, observation_dim, 1, 1)
         shape = (capacity, seeds, tasks, sum(self._widths))
         try:
@@ -58,42 +66,41 @@ class ReplayBuffer:
             gib = torch.tensor(shape).prod().item() * dtype.itemsize / 2**30
             raise MemoryError(
                 f"agent.buffer_size={capacity} needs {gib:.1f} GiB for {seeds} seeds × {tasks} "
-                f"tasks on {device}, "
-                "which it does not have: choose a smaller agent.buffer_size or fewer seeds."
+                f"tasks, which {device} does not have: choose a smaller agent.buffer_size or fewer "
+                "seeds."
             ) from error
-        self._lanes = torch.arange(seeds * tasks, device=device).view(seeds, tasks, 1)
+        self._columns = torch.arange(seeds * tasks, device=device).view(seeds, tasks, 1)
 
     @property
     def size(self) -> int:
-        """Filled steps."""
+        """Number of steps that can be sampled."""
         return min(self.added, self.capacity)
 
     def add(self, step: Batch) -> None:
-        """Store one step of every task, fields `[S, K, ...]`; the oldest step gives way when the
-        ring is full.
-        """
-        parts = (
+        """Store one step of every task, fields `[S, K, ...]`, over the oldest one if full."""
+        fields = (
             step.observations,
             step.actions,
             step.next_observations,
             step.rewards,
             step.terminated,
         )
-        columns = [part if part.ndim == 3 else part.unsqueeze(-1) for part in parts]
-        place = self.added % self.capacity
-        self.rows[place] = torch.cat([column.to(self.rows.dtype) for column in columns], dim=-1)
+        parts = [field if field.ndim == 3 else field.unsqueeze(-1) for field in fields]
+        position = self.added % self.capacity
+        self.rows[position] = torch.cat([part.to(self.rows.dtype) for part in parts], dim=-1)
         self.added += 1
 
     def sample(self, indices: Tensor) -> Batch:
-        """The transitions at `indices`, int64 `[S, K, B]` in 0 … size − 1: as many of every task."""
+        """Return the transitions at `indices`, int64 `[S, K, B]` from 0 to size − 1."""
         flat = self.rows.view(-1, self.rows.shape[-1])
-        lanes = self.rows.shape[1] * self.rows.shape[2]
-        rows = flat.index_select(0, (indices * lanes + self._lanes).flatten()).view(
-            *indices.shape, -1
-        )
-        observations, actions, next_observations, rewards, terminated = rows.split(
-            self._widths, dim=-1
-        )
+        columns = self.rows.shape[1] * self.rows.shape[2]
+        selected = flat.index_select(0, (indices * columns + self._columns).flatten())
+        parts = selected.view(*indices.shape, -1).split(self._widths, dim=-1)
+        observations, actions, next_observations, rewards, terminated = parts
         return Batch(
-            observations, actions, rewards.squeeze(-1), next_observations, terminated.squeeze(-1)
+            observations,
+            actions,
+            rewards.squeeze(-1),
+            next_observations,
+            terminated.squeeze(-1),
         )

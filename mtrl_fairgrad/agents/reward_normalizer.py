@@ -1,27 +1,27 @@
-"""The scale of each task's rewards, followed while they come in."""
+"""Running normalisation of each task's rewards."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-SMALLEST = 1e-8
-"""Added to the standard deviation, against a division by 0."""
+EPSILON = 1e-8
+"""Added to the standard deviation, against division by 0."""
 
 
 class RewardNormalizer:
-    """Divides every reward by a running standard deviation of its task's rewards, without centring.
+    """Divide rewards by a running standard deviation of their task, without centring.
 
-    Mean and variance are exponential averages `[S, K]`, float64, from 0 and 1; each reward moves
-    them before it is divided. A reward is stored as it was scaled when it came in. Where a task's
-    rewards stay the same for thousands of steps the deviation falls towards 0 and scaled rewards
+    Mean and variance are exponential averages `[S, K]`, float64, starting from 0 and 1; a reward is
+    counted before it is divided, and stored in the replay buffer as divided then. If a task's
+    rewards stay constant for thousands of steps, the deviation tends to 0 and normalised rewards
     grow.
 
     Args:
         seeds: S.
         tasks: K.
-        device: where rewards are.
-        rate: share of a new reward in the averages; 0.001 is that of the code behind the FairGrad
+        device: of the rewards.
+        rate: weight of a new reward in the averages; 0.001 is that of the code behind the FairGrad
             paper's MT10 runs.
     """
 
@@ -34,31 +34,30 @@ class RewardNormalizer:
 
     @property
     def deviation(self) -> Tensor:
-        """What the next reward would about be divided by, `[S, K]`."""
-        return self.variance.sqrt() + SMALLEST
+        """Present standard deviation, `[S, K]`."""
+        return self.variance.sqrt() + EPSILON
 
-    def scaled(self, rewards: Tensor) -> Tensor:
-        """One step's rewards `[S, K]`, counted and divided, in their own dtype."""
+    def normalize(self, rewards: Tensor) -> Tensor:
+        """Count one step's rewards `[S, K]` and return them divided, in their own dtype."""
         self.mean += self.rate * (rewards - self.mean)
         self.variance += self.rate * ((rewards - self.mean).square() - self.variance)
         return (rewards / self.deviation).to(rewards.dtype)
 
     def state(self) -> dict[str, Tensor]:
-        """Both averages, `[S, K]`."""
+        """Return both averages, `[S, K]`."""
         return {"mean": self.mean, "variance": self.variance}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned for as many seeds and tasks.
+        """Restore what `state` returned for as many seeds and tasks.
 
         Raises:
-            ValueError: it is of another shape.
+            ValueError: the averages have another shape.
         """
         for name, average in self.state().items():
             if state[name].shape != average.shape:
                 raise ValueError(
-                    f"the checkpoint's reward {name} is {tuple(state[name].shape)} but this run's "
-                    "is "
-                    f"{tuple(average.shape)}: resume with the configuration the run was started "
-                    "with."
+                    f"the checkpoint holds a reward {name} of shape {tuple(state[name].shape)} but "
+                    f"this run needs {tuple(average.shape)}: use the configuration the run was "
+                    "started with."
                 )
             average.copy_(state[name])

@@ -1,33 +1,47 @@
-"""Multi-task soft actor-critic (Haarnoja et al., 2018), all seeds stacked, task gradients combined
+"""Multi-task soft actor-critic (Haarnoja et al., 2018): all seeds stacked, task gradients combined
 by a method.
 
-Each of the `losses` is written for one task of one seed; `mtrl_fairgrad.gradients.per_task.combine`
-lifts it over both axes. Parameters that tasks share receive the combined direction, a task's own
-ones (heads, embedding, temperature) its own gradient. The update has fixed shapes, draws no numbers
-and never waits for the device.
+Each loss is written for one task of one seed (`sac_losses`) and lifted over both axes by
+`mtrl_fairgrad.gradients.per_task.combine`. Parameters that tasks share receive the combined
+direction, a task's own parameters (heads, embedding, temperature) its own gradient. An update has
+fixed shapes, draws no random numbers and never waits for the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mtrl_fairgrad.agents import networks
-from mtrl_fairgrad.agents.guard import FaultCounts, Guard, kept
+from mtrl_fairgrad.agents.guard import FaultCounts, Guard
+from mtrl_fairgrad.agents.masks import preserve_rows
 from mtrl_fairgrad.agents.networks import Parameters, Tensors
 from mtrl_fairgrad.agents.optimizer import OptimizedParameters, clip_by_norm
-from mtrl_fairgrad.agents.policy import PolicyModule, by_network, for_acting, merge, mode, split
+from mtrl_fairgrad.agents.policy import (
+    PolicyModule,
+    acting_parameters,
+    by_network,
+    merge,
+    mode,
+    split,
+)
 from mtrl_fairgrad.agents.replay_buffer import Batch
-from mtrl_fairgrad.agents.rng import derived_seed
-from mtrl_fairgrad.agents.sac_losses import Losses, recordable
-from mtrl_fairgrad.agents.spec import Noise, SACSpec
-from mtrl_fairgrad.config.guard import LS, GuardConfig
+from mtrl_fairgrad.agents.rng import RESETS, Noise, derived_seed
+from mtrl_fairgrad.agents.sac_losses import SACLosses, captured_losses
+from mtrl_fairgrad.agents.update_info import NetworkUpdate, UpdateInfo
+from mtrl_fairgrad.config.agent import AgentConfig
+from mtrl_fairgrad.config.guard import GuardConfig
 from mtrl_fairgrad.gradients.conventions import PLAIN, Convention
-from mtrl_fairgrad.gradients.per_task import combine, lift, over_seeds, task_gradients
+from mtrl_fairgrad.gradients.per_task import (
+    combine,
+    lift,
+    over_seeds,
+    task_gradients,
+    task_losses,
+)
 from mtrl_fairgrad.weighting import Method, gramian
 
 
@@ -35,27 +49,30 @@ class SAC:
     """The agent of S seeds and K tasks.
 
     Args:
-        spec: hyper-parameters.
-        seeds: the run's seeds; seed s initialises its networks from its own generator.
+        config: hyper-parameters.
+        observation_dim: O.
+        action_dim: A.
+        seeds: the run's seeds; each initialises its networks from its own generator.
         tasks: K.
         critic_method: combines the critics' task gradients.
-        actor_method: combines the actor's task gradients; another instance, since methods may have
-            state.
-        device: where parameters live.
-        dtype: of parameters and arithmetic.
-        convention: what the methods' answers become before clipping; see
-            `mtrl_fairgrad.gradients.conventions`.
-        compile: whether task gradients and targets go through `torch.compile`.
-        guard: what is done when an update goes wrong; by default a seed with a loss that is no
-            number learns no more.
+        actor_method: combines the actor's task gradients; a different instance, since methods may
+            have state.
+        device: of parameters and updates.
+        dtype: of parameters and updates.
+        convention: applied to the methods' results before clipping.
+        compile: use `torch.compile` for task gradients and targets.
+        guard: responses to numerical faults; by default a seed whose loss becomes NaN or inf stops
+            training.
 
     Raises:
-        ValueError: an actor's method that needs positive losses.
+        ValueError: the actor's method needs positive losses.
     """
 
     def __init__(
         self,
-        spec: SACSpec,
+        config: AgentConfig,
+        observation_dim: int,
+        action_dim: int,
         seeds: Sequence[int],
         tasks: int,
         critic_method: Method,
@@ -68,90 +85,65 @@ class SAC:
     ) -> None:
         if actor_method.needs_positive_losses:
             raise ValueError(
-                "actor_method needs positive losses, and an actor's may be negative: give another, "
-                "such as "
-                'LS(reduction="mean").'
+                "actor_method needs positive losses, but an actor's losses may be negative: give "
+                'another method, such as LS(reduction="mean").'
             )
-        self.spec, self.seeds, self.tasks, self.device = (
-            spec,
-            tuple(seeds),
-            tasks,
-            torch.device(device),
-        )
-        self._convention, self.losses = convention, Losses(spec)
-        self._critic_loss, self._actor_loss, self._targets = recordable(spec, compile)
-        actor, critics, temperature = self._untrained(0, dtype)
-        self.actor, self.critics = (
-            OptimizedParameters(n, spec.learning_rate, spec.adam_epsilon) for n in (actor, critics)
-        )
+        self.config, self.seeds, self.tasks = config, tuple(seeds), tasks
+        self.observation_dim, self.action_dim = observation_dim, action_dim
+        self.device, self.convention = torch.device(device), convention
+        self.losses = SACLosses.from_config(config)
+        captured = captured_losses(self.losses, compile)
+        self.critic_loss = captured.critic_loss
+        self.actor_loss = captured.actor_loss
+        self._targets_of_all = captured.bellman_targets
+        actor, critics, temperature = self._initial_parameters(0, dtype)
+        rate, epsilon = config.learning_rate, config.adam_epsilon
+        self.actor = OptimizedParameters(actor, rate, epsilon)
+        self.critics = OptimizedParameters(critics, rate, epsilon)
         self.temperature = OptimizedParameters(
-            temperature, spec.temperature_learning_rate, spec.adam_epsilon
+            temperature, config.temperature_learning_rate, epsilon
         )
-        self.target_critics, self.target_own = (
-            {name: v.clone() for name, v in group.items()} for group in critics
+        self.target_critics = {name: value.clone() for name, value in critics.shared.items()}
+        self.target_own = {name: value.clone() for name, value in critics.own.items()}
+        self.critic_method = self._init_method(critic_method, critics.shared)
+        self.actor_method = self._init_method(actor_method, actor.shared)
+        self.guard = Guard(guard or GuardConfig(), len(self.seeds), tasks, self.device)
+        self.target_entropy = (
+            -action_dim if config.target_entropy is None else config.target_entropy
         )
-
-        def ready(method: Method, shared: Tensors) -> Method:
-            rows = {
-                name: value.unsqueeze(1).expand(-1, tasks, *value.shape[1:])
-                for name, value in shared.items()
-            }
-            return method.init(tasks, (len(self.seeds),), rows).to(self.device)
-
-        self.critic_method = ready(critic_method, critics.shared)
-        self.actor_method = ready(actor_method, actor.shared)
-        self._networks = {
-            "critic": (self.critics, self.critic_method, "critic/value"),
-            "actor": (self.actor, self.actor_method, "entropy"),
-        }
-        """What each learns with, and what its loss returns beside its value."""
         self.updates = torch.zeros((), dtype=torch.int64, device=self.device)
-        guard = guard or GuardConfig()
-        self.guard = Guard(guard, len(self.seeds), tasks, self.device)
-        self._fall_back = guard.unsolved == LS
-        self._target_entropy = (
-            -spec.network.action_dim if spec.target_entropy is None else spec.target_entropy
-        )
+        """Number of updates so far."""
 
-    def _untrained(
-        self, number: int, dtype: torch.dtype
+    def _initial_parameters(
+        self, reset: int, dtype: torch.dtype
     ) -> tuple[Parameters, Parameters, Parameters]:
-        """Actor, critics and temperatures of all seeds as reset `number` makes them; 0 is the
-        beginning.
-        """
+        """Return actor, critics and temperatures of all seeds after reset number `reset`, or 0."""
         actors, critics = [], []
         for seed in self.seeds:
-            start = derived_seed(seed, 2, number) if number else seed
+            start = derived_seed(seed, RESETS, reset) if reset else seed
             generator = torch.Generator().manual_seed(start)
-            actors.append(networks.init_actor(self.spec.network, self.tasks, generator))
-            critics.append(networks.init_critics(self.spec.network, self.tasks, generator))
-        shape, device = (len(self.seeds), self.tasks), self.device
+            sizes = (self.observation_dim, self.action_dim, self.tasks)
+            actors.append(networks.init_actor(self.config, *sizes, generator))
+            critics.append(networks.init_critics(self.config, *sizes, generator))
         temperature = torch.full(
-            shape, self.spec.initial_temperature, device=device, dtype=dtype
-        ).log()
-        actor, critic = (networks.stack_seeds(each, device, dtype) for each in (actors, critics))
-        return actor, critic, Parameters({}, {"log_temperature": temperature})
+            (len(self.seeds), self.tasks),
+            self.config.initial_temperature,
+            device=self.device,
+            dtype=dtype,
+        )
+        return (
+            networks.stack_seeds(actors, self.device, dtype),
+            networks.stack_seeds(critics, self.device, dtype),
+            Parameters({}, {"log_temperature": temperature.log()}),
+        )
 
-    @torch.no_grad()
-    def reset(self, number: int) -> None:
-        """Begin anew, in place: networks, targets, optimisers, temperatures and what the methods
-        remember.
-
-        The counters go on; what the guard stopped stays. Periodic resets free an agent from what it
-        learnt too early (Nikishin et al., 2022).
-
-        Args:
-            number: which reset this is, from 1; each seed's new networks follow from the seed and
-                this alone.
-        """
-        fresh = self._untrained(number, self.temperature.own["log_temperature"].dtype)
-        learned = self.actor, self.critics, self.temperature
-        with kept(self.guard.stopped, [tensor for each in learned for tensor in each.tensors()]):
-            for each, parameters in zip(learned, fresh, strict=True):
-                each.restart(parameters)
-        self._move_targets(1.0, self.guard.stopped)
-        self.critic_method.reset()
-        self.actor_method.reset()
+    def _init_method(self, method: Method, shared: Tensors) -> Method:
+        """Give the method its sizes and state for the Jacobian of these parameters."""
+        jacobian = {
+            name: value.unsqueeze(1).expand(-1, self.tasks, *value.shape[1:])
+            for name, value in shared.items()
+        }
+        return method.init(self.tasks, (len(self.seeds),), jacobian).to(self.device)
 
     # ---- acting ----
 
@@ -159,35 +151,36 @@ class SAC:
     def act(
         self, observations: Tensor, noise: Tensor | None = None, policy: Tensors | None = None
     ) -> Tensor:
-        """Actions `[S, K, A]` for observations `[S, K, O]`: sampled with `noise` `[S, K, A]`, else
-        the mode.
+        """Return actions `[S, K, A]`.
 
-        With `policy`, they are those of the agent of which it is the `policy`, bit for bit.
+        Args:
+            observations: `[S, K, O]`.
+            noise: standard normal `[S, K, A]`, to sample; None for the mode.
+            policy: what `policy` returned, to act exactly as then; None for the present policy.
         """
-        drawn = () if noise is None else (noise,)
         shared, own = (self.actor.shared, self.critics.shared), (self.actor.own, self.critics.own)
         if policy is not None:
             shared, own = map(by_network, split(policy, "shared", "own"))
-        # Without own parameters the tasks are a batch like any other, which takes a third of the
-        # time.
-        lifted = (
-            lift(self.losses.action, per_seed=1) if any(own) else over_seeds(self.losses.action)
-        )
-        return lifted(shared, own, observations, *drawn)
+        # Without own parameters the tasks are an ordinary batch, which takes a third of the time.
+        action = self.losses.action
+        lifted = lift(action, per_seed=1) if any(own) else over_seeds(action)
+        return lifted(shared, own, observations, *(() if noise is None else (noise,)))
 
     def policy(self) -> Tensors:
-        """A copy of all parameters that acting needs, of all seeds: `shared.*` `[S, ...]`, `own.*`
+        """Return a copy of all parameters that acting needs: `shared.*` `[S, ...]` and `own.*`
         `[S, K, ...]`.
         """
-        shared = for_acting(self.actor.shared, self.critics.shared)
-        own = for_acting(self.actor.own, self.critics.own)
-        return {
-            name: value.detach().clone() for name, value in merge(shared=shared, own=own).items()
-        }
+        parameters = merge(
+            shared=acting_parameters(self.actor.shared, self.critics.shared),
+            own=acting_parameters(self.actor.own, self.critics.own),
+        )
+        return {name: value.detach().clone() for name, value in parameters.items()}
 
     def policy_module(self, seed: int) -> PolicyModule:
-        """The policy of the seed at place `seed` (0 … S − 1) with a copy of its parameters, for
-        export.
+        """Return the policy of one seed with a copy of its parameters, for export.
+
+        Args:
+            seed: index from 0 to S − 1.
         """
         shared, own = split(self.policy(), "shared", "own")
         return PolicyModule(
@@ -196,43 +189,84 @@ class SAC:
             {name: value[seed] for name, value in own.items()},
         )
 
-    # ---- learning ----
+    # ---- training ----
 
     @torch.no_grad()
-    def update(self, batch: Batch, noise: Noise) -> Tensors:
-        """One gradient step of everything; metrics stay on the device.
+    def update(self, batch: Batch, noise: Noise) -> UpdateInfo:
+        """Make one gradient step of critics, actor and temperatures, and move the target critics.
 
-        Returns:
-            `critic/loss`, `actor/loss`, `critic/value`, `entropy`, `temperature` `[S, K]`; per
-            network `gradient_norm` `[S]`, `weights` `[S, K]`, `gramian` `[S, K, K]` where the
-            method built one, and whatever else the method reports, under `critic/` and `actor/`.
+        Args:
+            batch: transitions, each field `[S, K, B, ...]`.
+            noise: all random numbers of the update.
         """
-        # Compute targets.
-        temperature = self.temperature.own["log_temperature"].exp()
-        targets = self._compute_targets(batch, noise, temperature)
-        metrics = {"temperature": temperature}
-        # Update critics.
-        problem = self._critic_problem(batch, targets)
-        left_out = self._improve(
-            "critic", problem, noise.critic_method, metrics, torch.zeros_like(self.guard.stopped)
-        )
-        # Update actor.
-        problem = self._actor_problem(batch, noise, temperature)
-        left_out = self._improve("actor", problem, noise.actor_method, metrics, left_out)
-        # Update temperatures: each task's own −log(temperature)·(target entropy − entropy), by its
-        # plain gradient.
-        surplus = metrics["entropy"] - self._target_entropy
-        # kept as K equal entries, which equal gradients keep equal
-        if self.spec.temperature == "shared":
-            surplus = surplus.mean(-1, keepdim=True).expand_as(surplus)
-        self.temperature.step({}, {"log_temperature": surplus}, left_out)
-        # Update targets.
-        self._move_targets(self.spec.polyak, left_out)
-        self.updates += 1
-        return metrics
+        temperature, max_norm = self.log_temperature.exp(), self.config.max_gradient_norm
 
-    def _compute_targets(self, batch: Batch, noise: Noise, temperature: Tensor) -> Tensor:
-        return self._targets(
+        # Critics: both Q functions regress on the Bellman targets.
+        targets = self.bellman_targets(batch, noise, temperature)
+        method_state = self.guard.snapshot(self.critic_method)
+        critic = combine(
+            self.critic_method,
+            self.critic_loss,
+            self.critics.shared,
+            batch.observations,
+            batch.actions,
+            targets,
+            own=self.critics.own,
+            noise=noise.critic_method,
+            convention=self.convention,
+            fall_back=self.guard.falls_back,
+        )
+        gradient = clip_by_norm(critic.direction, critic.own, max_norm)
+        critic_update = NetworkUpdate(critic.losses, gradient.norm, critic.diagnostics)
+        skip = self.guard.check_critic(critic_update, critic.auxiliary, self.updates)
+        self.critics.step(gradient.shared, gradient.own, skip)
+        if self.critic_method.looks_after_step:
+            self.critic_method.after_step(self.critic_losses(batch, targets))
+        method_state.restore(skip)
+
+        # Actor: temperature · log π − min Q, with the critics just updated.
+        method_state = self.guard.snapshot(self.actor_method)
+        actor = combine(
+            self.actor_method,
+            self.actor_loss,
+            self.actor.shared,
+            self.critics.own,
+            batch.observations,
+            noise.actions,
+            temperature,
+            own=self.actor.own,
+            context=self.critics.shared,
+            noise=noise.actor_method,
+            convention=self.convention,
+            fall_back=self.guard.falls_back,
+        )
+        gradient = clip_by_norm(actor.direction, actor.own, max_norm)
+        actor_update = NetworkUpdate(actor.losses, gradient.norm, actor.diagnostics)
+        skip = skip | self.guard.check_actor(actor_update, temperature, self.updates)
+        self.actor.step(gradient.shared, gradient.own, skip)
+        if self.actor_method.looks_after_step:
+            self.actor_method.after_step(self.actor_losses(batch, noise, temperature))
+        method_state.restore(skip)
+
+        # Temperatures: minimise log(temperature)·(entropy − target entropy), each task by itself.
+        entropy = actor.auxiliary
+        surplus = entropy - self.target_entropy
+        if self.config.temperature == "shared":  # K equal entries, which equal gradients keep equal
+            surplus = surplus.mean(-1, keepdim=True).expand_as(surplus)
+        self.temperature.step({}, {"log_temperature": surplus}, skip)
+
+        self._move_targets(self.config.polyak, skip)
+        self.updates += 1
+        return UpdateInfo(temperature, critic_update, critic.auxiliary, actor_update, entropy)
+
+    @property
+    def log_temperature(self) -> Tensor:
+        """Logarithm of the entropy coefficients, `[S, K]`."""
+        return self.temperature.own["log_temperature"]
+
+    def bellman_targets(self, batch: Batch, noise: Noise, temperature: Tensor) -> Tensor:
+        """Return the critics' targets, `[S, K, B]`; see `SACLosses.bellman_targets`."""
+        return self._targets_of_all(
             (self.actor.shared, self.critics.shared, self.target_critics),
             (self.actor.own, self.critics.own, self.target_own),
             batch.next_observations,
@@ -242,99 +276,96 @@ class SAC:
             batch.terminated,
         )
 
-    def _move_targets(self, share: float, left_out: Tensor) -> None:
-        """Let this share of the critics flow into their targets, 1 makes them equal; not of the
-        seeds `left_out`.
-        """
+    def critic_losses(self, batch: Batch, targets: Tensor) -> Tensor:
+        """Return the critics' losses at their present parameters, `[S, K]`."""
+        return task_losses(
+            self.critic_loss,
+            self.critics.shared,
+            batch.observations,
+            batch.actions,
+            targets,
+            own=self.critics.own,
+        )
+
+    def actor_losses(self, batch: Batch, noise: Noise, temperature: Tensor) -> Tensor:
+        """Return the actor's losses at the present parameters, `[S, K]`."""
+        return task_losses(
+            self.actor_loss,
+            self.actor.shared,
+            self.critics.own,
+            batch.observations,
+            noise.actions,
+            temperature,
+            own=self.actor.own,
+            context=self.critics.shared,
+        )
+
+    def _move_targets(self, share: float, skip: Tensor) -> None:
+        """Move the target critics by this share towards the critics, except for seeds in `skip`."""
         groups = (self.target_critics, self.critics.shared), (self.target_own, self.critics.own)
-        with kept(left_out, [target for targets, _ in groups for target in targets.values()]):
+        with preserve_rows(skip, [target for targets, _ in groups for target in targets.values()]):
             for targets, critics in groups:
                 for name, target in targets.items():
                     target.lerp_(critics[name], share)
 
-    def _improve(
-        self,
-        network: str,
-        problem: tuple[Any, ...],
-        noise: Tensor | None,
-        metrics: Tensors,
-        left_out: Tensor,
-    ) -> Tensor:
-        """One step of `critic` or `actor`, except for the seeds `left_out` `[S]`; returns them and
-        those it found.
-        """
-        learned, method, auxiliary = self._networks[network]
-        with self.guard.watching(method) as forgotten:
-            loss, shared, context, own, *inputs = problem
-            combined = combine(
-                method,
-                loss,
-                shared,
-                *inputs,
-                own=own,
-                context=context,
-                noise=noise,
-                convention=self._convention,
-                fall_back=self._fall_back,
-            )
-            shared, own, norm = clip_by_norm(
-                combined.direction, combined.own, self.spec.max_gradient_norm
-            )
-            reported = {"loss": combined.losses, "gradient_norm": norm, **combined.diagnostics}
-            metrics |= {f"{network}/{key}": value for key, value in reported.items()}
-            metrics[auxiliary] = combined.auxiliary
-            left_out = left_out | self.guard.look(network, metrics, self.updates)
-            learned.step(shared, own, left_out)
-            # at the losses of the same problem, now that parameters have moved
-            if method.looks_after_step:
-                method.after_step(lift(loss, per_seed=2)(*problem[1:])[0])
-            forgotten.append(left_out)
-        return left_out
-
-    def _critic_problem(self, batch: Batch, targets: Tensor) -> tuple[Any, ...]:
-        """Loss, parameters and data of the critics, as `combine` and `task_gradients` take them."""
-        learned = self.critics
-        return (
-            self._critic_loss,
-            learned.shared,
-            {},
-            learned.own,
-            batch.observations,
-            batch.actions,
-            targets,
-        )
-
-    def _actor_problem(self, batch: Batch, noise: Noise, temperature: Tensor) -> tuple[Any, ...]:
-        """The same of the actor."""
-        actor, critics = self.actor, self.critics
-        data = critics.own, batch.observations, noise.actions, temperature
-        return self._actor_loss, actor.shared, critics.shared, actor.own, *data
-
     @torch.no_grad()
     def conflicts(self, batch: Batch, noise: Noise) -> Tensors:
-        """Gramians `[S, K, K]` of critics and actor on a batch, without an update, for methods that
-        build none.
+        """Return the Gramians `critic/gramian` and `actor/gramian`, `[S, K, K]`, without an update,
+        for methods that build none.
         """
-        temperature = self.temperature.own["log_temperature"].exp()
-        targets = self._compute_targets(batch, noise, temperature)
-        found: Tensors = {}
-        for network, problem in (
-            ("critic", self._critic_problem(batch, targets)),
-            ("actor", self._actor_problem(batch, noise, temperature)),
+        temperature = self.log_temperature.exp()
+        critic = task_gradients(
+            self.critic_loss,
+            self.critics.shared,
+            batch.observations,
+            batch.actions,
+            self.bellman_targets(batch, noise, temperature),
+            own=self.critics.own,
+        )
+        actor = task_gradients(
+            self.actor_loss,
+            self.actor.shared,
+            self.critics.own,
+            batch.observations,
+            noise.actions,
+            temperature,
+            own=self.actor.own,
+            context=self.critics.shared,
+        )
+        return {
+            "critic/gramian": gramian(critic.jacobian, 1),
+            "actor/gramian": gramian(actor.jacobian, 1),
+        }
+
+    @torch.no_grad()
+    def reset(self, number: int) -> None:
+        """Re-initialise networks, targets, optimisers, temperatures and methods in place.
+
+        Counters go on, and stopped seeds keep everything. Periodic resets free an agent from what
+        it learnt too early (Nikishin et al., 2022).
+
+        Args:
+            number: of this reset, from 1; with a seed, it determines the seed's new networks.
+        """
+        fresh = self._initial_parameters(number, self.log_temperature.dtype)
+        trained = self.actor, self.critics, self.temperature
+        with preserve_rows(
+            self.guard.stopped, [tensor for part in trained for tensor in part.tensors()]
         ):
-            loss, shared, context, own, *inputs = problem
-            gradients = task_gradients(loss, shared, *inputs, own=own, context=context)
-            found[f"{network}/gramian"] = gramian(gradients.jacobian, 1)
-        return found
+            for part, parameters in zip(trained, fresh, strict=True):
+                part.restart(parameters)
+        self._move_targets(1.0, self.guard.stopped)
+        self.critic_method.reset()
+        self.actor_method.reset()
 
     def faults(self) -> FaultCounts:
-        """What went wrong so far."""
+        """Return the faults of all updates so far."""
         return self.guard.faults()
 
     # ---- persistence ----
 
     def state(self) -> Tensors:
-        """Everything the agent needs to go on, as flat named tensors."""
+        """Return everything the agent needs to continue, as flat named tensors."""
         parts: dict[str, Mapping[str, Tensor]] = {
             "actor": self.actor.state(),
             "critics": self.critics.state(),
@@ -353,22 +384,20 @@ class SAC:
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `state` returned for an agent of the same configuration.
+        """Restore what `state` returned for an agent of the same configuration.
 
         Raises:
-            ValueError: the state belongs to an agent of another shape.
+            ValueError: the state belongs to another configuration.
         """
-        # Optimisers have no moments before their first step; a method's own are state like any
-        # other.
+        # Adam has no moments before its first step; all other state always exists.
         moments = tuple(f"{part}/adam." for part in ("actor", "critics", "temperature"))
 
-        def named(keys: Iterable[str]) -> set[str]:
+        def without_moments(keys: Iterable[str]) -> set[str]:
             return {key for key in keys if not key.startswith(moments)}
 
         trained = bool(state.get("updates", torch.zeros(())) > 0)
-        if named(state) != named(self.state()) or trained != any(
-            key.startswith(moments) for key in state
-        ):
+        has_moments = any(key.startswith(moments) for key in state)
+        if without_moments(state) != without_moments(self.state()) or trained != has_moments:
             raise ValueError(
                 "the checkpoint does not hold the parts of this agent: use the configuration the "
                 "run was started with."

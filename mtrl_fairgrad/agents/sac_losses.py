@@ -1,131 +1,168 @@
-"""What soft actor-critic minimises and follows, each for one task of one seed (Haarnoja et al.,
-2018).
+"""The equations of soft actor-critic (Haarnoja et al., 2018), for one task of one seed.
 
-Networks come as their shared and their own parameters, because these are lifted over the tasks
-differently.
+Shared and own parameters come separately, because `torch.func` lifts them over tasks differently:
+all tasks of a seed see the same shared parameters, each task its own.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from torch import Tensor
 
 from mtrl_fairgrad.agents import networks
 from mtrl_fairgrad.agents.networks import Tensors
-from mtrl_fairgrad.agents.spec import SACSpec
+from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.gradients.graph_capture import CapturedFunction
 from mtrl_fairgrad.gradients.per_task import CapturedLoss, lift
 
 Groups = tuple[Tensors, ...]
-"""One group of parameters, shared or own, of several networks."""
+"""The shared or the own parameters of several networks."""
 
 
-def whole(shared: Groups, own: Groups) -> tuple[Tensors, ...]:
-    """Each network's parameters in one mapping, as the functions of `networks` take them."""
-    return tuple({**group, **mine} for group, mine in zip(shared, own, strict=True))
+@dataclass(frozen=True)
+class SACLosses:
+    """Losses, Bellman targets and action; the fields are those of `AgentConfig`."""
 
+    discount: float
+    reward_scale: float
+    log_std: str
 
-class Losses:
-    """The losses of critics and actor, the critics' targets, and the action, for the
-    hyper-parameters `spec`.
-    """
+    @classmethod
+    def from_config(cls, config: AgentConfig) -> SACLosses:
+        """Take the hyper-parameters that the equations depend on."""
+        return cls(config.discount, config.reward_scale, config.log_std)
 
-    def __init__(self, spec: SACSpec) -> None:
-        self.spec = spec
-
-    def critics(
+    def critic_loss(
         self,
         critics: Tensors,
         context: Tensors,
         own: Tensors,
-        obs: Tensor,
+        observations: Tensor,
         actions: Tensor,
         targets: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Squared error of both critics against `targets` `[B]`, averaged over twins and batch, and
-        the mean value.
+        """Squared error (Q(s, a) − target)², averaged over batch and both critics.
+
+        Args:
+            critics: shared parameters.
+            context: not used.
+            own: the task's own parameters of the critics.
+            observations: `[B, O]`.
+            actions: `[B, A]`.
+            targets: `[B]`.
+
+        Returns:
+            the loss and the mean Q.
         """
-        (critics,) = whole((critics,), (own,))
-        predictions = networks.values(critics, networks.with_encoding(critics, obs), actions)
+        critics = {**critics, **own}
+        predictions = networks.values(
+            critics, networks.with_encoding(critics, observations), actions
+        )
         return (predictions - targets).square().mean(), predictions.mean()
 
-    def actor(
+    def actor_loss(
         self,
         actor: Tensors,
         critics: Tensors,
         own: Tensors,
         critics_own: Tensors,
-        obs: Tensor,
+        observations: Tensor,
         noise: Tensor,
         temperature: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """E[temperature · log π(a|s) − min Q(s, a)], and the policy's entropy.
+        """E[temperature · log π(a|s) − min Q(s, a)] with a from the policy.
 
-        Only `actor` and `own` are differentiated: the task encoder is the critics' and stays as
-        they made it.
+        Only the actor's parameters are differentiated: the task encoder belongs to the critics.
+
+        Args:
+            actor: shared parameters.
+            critics: shared parameters of the critics.
+            own: the task's own parameters of the actor.
+            critics_own: the task's own parameters of the critics.
+            observations: `[B, O]`.
+            noise: standard normal, `[B, A]`.
+            temperature: `[]`.
+
+        Returns:
+            the loss and the policy's entropy.
         """
-        actor, critics = whole((actor, critics), (own, critics_own))
-        seen = networks.with_encoding(critics, obs)
-        actions, log_density = networks.sample(actor, seen, noise, self.spec.network)
-        value = networks.values(critics, seen, actions).amin(0)
+        actor, critics = {**actor, **own}, {**critics, **critics_own}
+        inputs = networks.with_encoding(critics, observations)
+        actions, log_density = networks.sample(actor, inputs, noise, self.log_std)
+        value = networks.values(critics, inputs, actions).amin(0)
         return (temperature * log_density - value).mean(), -log_density.mean()
 
-    def targets(
+    def bellman_targets(
         self,
         shared: Groups,
         own: Groups,
-        next_obs: Tensor,
+        next_observations: Tensor,
         noise: Tensor,
         temperature: Tensor,
         rewards: Tensor,
         terminated: Tensor,
     ) -> Tensor:
-        """Bellman targets, scale·r + γ·(min Q'(s', a') − temperature · log π(a'|s')), a' from the
-        policy *at s'*.
+        """Bellman targets scale·r + γ·(min Q'(s', a') − temperature · log π(a'|s')), a' ~ π(s').
 
-        Nothing follows a termination. A time limit is no termination: the value of the state it cut
-        off still counts. The targets look through their own slow copy of the task encoder (MTRL:
-        the critics'), the policy through the critics', as when it acts.
+        Nothing follows a termination. A time limit is not a termination: the value of the state
+        that it cut off counts. The target critics use their own slow copy of the task encoder, the
+        policy uses the critics' encoder, as when it acts.
 
         Args:
-            shared: of actor, critics and targets.
-            own: the same.
-            next_obs: `[B, O]`.
-            noise: standard normal `[B, A]`.
+            shared: parameters of actor, critics and target critics.
+            own: the same three networks' parameters of this task.
+            next_observations: `[B, O]`.
+            noise: standard normal, `[B, A]`.
             temperature: `[]`.
             rewards: `[B]`.
-            terminated: `[B]`.
-        """
-        actor, critics, targets = whole(shared, own)
-        seen = networks.with_encoding(critics, next_obs)
-        actions, log_density = networks.sample(actor, seen, noise, self.spec.network)
-        seen = networks.with_encoding(targets, next_obs)
-        value = networks.values(targets, seen, actions).amin(0) - temperature * log_density
-        return self.spec.reward_scale * rewards + self.spec.discount * (1 - terminated) * value
+            terminated: `[B]`, 1 or 0.
 
-    def action(self, shared: Groups, own: Groups, obs: Tensor, *noise: Tensor) -> Tensor:
-        """The action `[..., A]` for `obs` `[..., O]`: sampled with `noise` `[..., A]`, else the
-        mode.
+        Returns:
+            `[B]`.
+        """
+        actor, critics, targets = _join(shared, own)
+        inputs = networks.with_encoding(critics, next_observations)
+        actions, log_density = networks.sample(actor, inputs, noise, self.log_std)
+        inputs = networks.with_encoding(targets, next_observations)
+        value = networks.values(targets, inputs, actions).amin(0) - temperature * log_density
+        return self.reward_scale * rewards + self.discount * (1 - terminated) * value
+
+    def action(self, shared: Groups, own: Groups, observations: Tensor, *noise: Tensor) -> Tensor:
+        """Return actions `[..., A]`: sampled if there is noise, else the mode.
 
         Args:
-            shared: of the actor, and of the critics, whose task encoder it looks through.
-            own: the same.
-            obs: of one task, or of several where none has parameters of its own.
-            noise: standard normal, or none.
+            shared: parameters of the actor and of the critics, whose task encoder it uses.
+            own: the same two networks' parameters of this task.
+            observations: `[..., O]`, of one task, or of several if no task has own parameters.
+            noise: standard normal, `[..., A]`, or nothing.
         """
-        actor, critics = whole(shared, own)
-        seen = networks.with_encoding(critics, obs)
+        actor, critics = _join(shared, own)
+        inputs = networks.with_encoding(critics, observations)
         if noise:
-            return networks.sample(actor, seen, noise[0], self.spec.network)[0]
-        return networks.policy(actor, seen, self.spec.network)[0].tanh()
+            return networks.sample(actor, inputs, noise[0], self.log_std)[0]
+        return networks.policy(actor, inputs, self.log_std)[0].tanh()
+
+
+def _join(shared: Groups, own: Groups) -> tuple[Tensors, ...]:
+    """Return each network's shared and own parameters in one mapping."""
+    return tuple({**group, **extra} for group, extra in zip(shared, own, strict=True))
+
+
+class CapturedLosses(NamedTuple):
+    """The equations lifted over seeds and tasks, captured once per shape."""
+
+    critic_loss: CapturedLoss
+    actor_loss: CapturedLoss
+    bellman_targets: CapturedFunction
 
 
 @cache
-def recordable(spec: SACSpec, compile: bool) -> tuple[CapturedLoss, CapturedLoss, CapturedFunction]:
-    """Critics' loss, actor's loss and targets, lifted and ready to be recorded once for all agents
-    of this kind.
-    """
-    losses = Losses(spec)
-    targets = CapturedFunction(lift(losses.targets, per_seed=1), compile=compile)
-    return CapturedLoss(losses.critics, compile), CapturedLoss(losses.actor, compile), targets
+def captured_losses(losses: SACLosses, compile: bool) -> CapturedLosses:
+    """Return the captured equations, shared by all agents with the same hyper-parameters."""
+    targets = CapturedFunction(lift(losses.bellman_targets, per_seed=1), compile=compile)
+    return CapturedLosses(
+        CapturedLoss(losses.critic_loss, compile), CapturedLoss(losses.actor_loss, compile), targets
+    )

@@ -7,39 +7,46 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from mtrl_fairgrad.agents.guard import FaultCounts
 from mtrl_fairgrad.agents.networks import Tensors
 from mtrl_fairgrad.agents.policy import PolicyModule, mode, split
 from mtrl_fairgrad.agents.replay_buffer import Batch
+from mtrl_fairgrad.agents.rng import Noise
 from mtrl_fairgrad.agents.sac import SAC
-from mtrl_fairgrad.agents.spec import Noise, SACSpec
+from mtrl_fairgrad.agents.update_info import UpdateInfo
+from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.config.guard import GuardConfig
 from mtrl_fairgrad.gradients.conventions import PLAIN, Convention
 from mtrl_fairgrad.weighting import LS
 
 
 class SingleTaskSAC:
-    """S·K independent agents of one task each, used like a `SAC` of S seeds and K tasks.
+    """S·K independent agents of one task each, with the interface of a `SAC` of S seeds, K tasks.
 
-    They are the lanes of one `SAC` of S·K seeds, which keeps its seeds apart: networks, optimisers,
-    temperatures and gradient clipping. All tasks of a seed begin with the same networks, those of a
-    run of that seed on one task.
+    They are the *lanes* of one `SAC` of S·K seeds, which keeps seeds apart: networks, optimisers,
+    temperatures, gradient clipping and guard. All tasks of a seed start from the same networks,
+    those of a run of that seed on one task.
 
     Args:
-        spec: hyper-parameters.
+        config: hyper-parameters.
+        observation_dim: O.
+        action_dim: A.
         seeds: the run's seeds.
         tasks: K.
-        device: where parameters live.
-        dtype: of parameters and arithmetic.
+        device: as of `SAC`.
+        dtype: as of `SAC`.
         convention: as of `SAC`; its K is 1 here.
         compile: as of `SAC`.
-        guard: as of `SAC`; each task learns by itself here, so that only it is stopped or left out.
+        guard: as of `SAC`; skips or stops single tasks here.
     """
 
     def __init__(
         self,
-        spec: SACSpec,
+        config: AgentConfig,
+        observation_dim: int,
+        action_dim: int,
         seeds: Sequence[int],
         tasks: int,
         device: torch.device | str = "cpu",
@@ -48,19 +55,31 @@ class SingleTaskSAC:
         compile: bool = False,
         guard: GuardConfig | None = None,
     ) -> None:
-        lanes = [seed for seed in seeds for _ in range(tasks)]
-        self.lanes = SAC(spec, lanes, 1, LS(), LS(), device, dtype, convention, compile, guard)
-        self.spec, self.tasks, self.device = spec, tasks, self.lanes.device
-        self._shape = (len(seeds), tasks)
+        self.lanes = SAC(
+            config,
+            observation_dim,
+            action_dim,
+            [seed for seed in seeds for _ in range(tasks)],
+            1,
+            LS(),
+            LS(),
+            device,
+            dtype,
+            convention,
+            compile,
+            guard,
+        )
+        self.config, self.tasks, self.device = config, tasks, self.lanes.device
         self.critic_method, self.actor_method = self.lanes.critic_method, self.lanes.actor_method
+        self._shape = (len(seeds), tasks)
 
     @property
     def updates(self) -> Tensor:
-        """Updates made so far, each of all agents."""
+        """Number of updates so far, the same for all lanes."""
         return self.lanes.updates
 
     def faults(self) -> FaultCounts:
-        """As of `SAC`; what is stopped is a task of a seed."""
+        """Return the faults of all updates so far; single tasks stop here."""
         counts, first, stopped = self.lanes.faults()
         return FaultCounts(
             counts.view(-1, *self._shape), first.view(-1, *self._shape), stopped.view(self._shape)
@@ -69,56 +88,53 @@ class SingleTaskSAC:
     def act(
         self, observations: Tensor, noise: Tensor | None = None, policy: Tensors | None = None
     ) -> Tensor:
-        """As of `SAC`."""
-        apart = None if noise is None else _apart(noise)
-        return self.lanes.act(_apart(observations), apart, policy).view(*self._shape, -1)
+        """Return actions `[S, K, A]`; see `SAC.act`."""
+        lane_noise = None if noise is None else _to_lanes(noise)
+        return self.lanes.act(_to_lanes(observations), lane_noise, policy).view(*self._shape, -1)
 
     def policy(self) -> Tensors:
-        """As of `SAC`; all of it belongs to lanes, `shared.*` `[S·K, ...]`."""
+        """Return a copy of all parameters that acting needs: `shared.*` `[S·K, ...]`."""
         return self.lanes.policy()
 
     def policy_module(self, seed: int) -> PolicyModule:
-        """As of `SAC`; everything in it belongs to one task."""
+        """Return the policy of one seed for export; see `SAC.policy_module`."""
         (lanes,) = split(self.policy(), "shared")
         own = {name: value.unflatten(0, self._shape)[seed] for name, value in lanes.items()}
         return PolicyModule(partial(mode, self.lanes.losses), {}, own)
 
-    def update(self, batch: Batch, noise: Noise) -> Tensors:
-        """One gradient step of every agent; metrics `[S, K]`, since here each task has, say, its
-        gradient norm.
-        """
-        metrics = self.lanes.update(*_lanes_of(batch, noise))
-        return {name: value.reshape(self._shape) for name, value in metrics.items()}
+    def update(self, batch: Batch, noise: Noise) -> UpdateInfo:
+        """Make one update of every lane; all results are `[S, K]`, gradient norms included."""
+        info = self.lanes.update(*_lanes_of(batch, noise))
+        return tree_map(lambda value: value.reshape(self._shape), info)
 
     def conflicts(self, batch: Batch, noise: Noise) -> Tensors:
-        """Gramians `[S, K, K]`, diagonal: gradients of tasks that share no parameter are
-        orthogonal.
-        """
-        found = self.lanes.conflicts(*_lanes_of(batch, noise))
-        return {name: torch.diag_embed(value.reshape(self._shape)) for name, value in found.items()}
+        """Return the Gramians `[S, K, K]`: diagonal, since tasks share no parameters."""
+        gramians = self.lanes.conflicts(*_lanes_of(batch, noise))
+        return {name: torch.diag_embed(g.reshape(self._shape)) for name, g in gramians.items()}
 
     def reset(self, number: int) -> None:
-        """Begin anew, all agents; see `SAC.reset`."""
+        """Re-initialise all lanes; see `SAC.reset`."""
         self.lanes.reset(number)
 
     def state(self) -> Tensors:
-        """Everything the agents need to go on, as flat named tensors `[S·K, ...]`."""
+        """Return everything the agents need to continue, as flat named tensors `[S·K, ...]`."""
         return self.lanes.state()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `state` returned for agents of the same configuration.
+        """Restore what `state` returned for agents of the same configuration.
 
         Raises:
-            ValueError: the state belongs to agents of another shape.
+            ValueError: the state belongs to another configuration.
         """
         self.lanes.load_state(state)
 
 
-def _apart(tensor: Tensor) -> Tensor:
-    """`[S, K, ...]` as lanes of one task, `[S·K, 1, ...]`."""
+def _to_lanes(tensor: Tensor) -> Tensor:
+    """Reshape `[S, K, ...]` to lanes of one task, `[S·K, 1, ...]`."""
     return tensor.flatten(0, 1).unsqueeze(1)
 
 
 def _lanes_of(batch: Batch, noise: Noise) -> tuple[Batch, Noise]:
-    """Batch and noise of the lanes; linear scalarisation draws no numbers of its own."""
-    return Batch(*map(_apart, batch)), Noise(_apart(noise.next_actions), _apart(noise.actions))
+    """Return batch and noise of the lanes; linear scalarisation draws no numbers."""
+    lane_noise = Noise(_to_lanes(noise.next_actions), _to_lanes(noise.actions))
+    return Batch(*map(_to_lanes, batch)), lane_noise

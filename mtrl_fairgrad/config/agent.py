@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mtrl_fairgrad.utils.validation import ConfigError, option
 
-AGENTS = ("mtsac", "mtsac_te", "mhsac", "stl")
+
+class Architecture(NamedTuple):
+    """Differences between the agents' networks; all of them see the whole observation, task id
+    included.
+    """
+
+    own_layers: int = 0
+    """Last layers of the actor and of both critics that each task has for itself, on a shared trunk
+    of `depth` + 1 layers.
+    """
+    encoding: int = 0
+    """Width of the task encoder: each task's embedding, ReLU, then a perceptron that all tasks
+    share; 0 for none.
+    """
+
+
+ARCHITECTURES = {
+    "mtsac": Architecture(),
+    "mtsac_te": Architecture(encoding=50),
+    "mhsac": Architecture(own_layers=2),
+    "stl": Architecture(),
+}
+"""By name of the agent; sizes as in MTRL (Sodhani & Zhang, 2021)."""
 
 
 @dataclass
@@ -17,7 +40,7 @@ class AgentConfig:
         "mtsac",
         "Architecture. mtsac: tasks share everything; mtsac_te: with a task encoder; mhsac: one "
         "head per task; stl: an independent agent per task.",
-        choices=AGENTS,
+        choices=tuple(ARCHITECTURES),
     )
     width: int = option(400, "Units of each hidden layer.", at_least=1)
     critic_width: int | None = option(

@@ -143,6 +143,18 @@ def task_gradients(
     return _gradients(loss, arguments)
 
 
+def task_losses(
+    loss: TaskLoss,
+    shared: Tensors,
+    *inputs: Tensor | Tensors,
+    own: Tensors | None = None,
+    context: Any = None,
+) -> Tensor:
+    """Compute the losses `[S, K]` alone; arguments as in `task_gradients`."""
+    arguments = (shared, {} if context is None else context, own or {}, *inputs)
+    return lift(loss, per_seed=2)(*arguments)[0]
+
+
 def _gradients(loss: TaskLoss, arguments: tuple[Any, ...]) -> TaskGradients:
     """`task_gradients` with the arguments in the order of the loss."""
     gradients = loss.gradients if isinstance(loss, CapturedLoss) else _all_gradients(loss)

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from gymnasium.spaces import flatdim
 
-from mtrl_fairgrad.agents import ARCHITECTURES, SAC, Agent, NetworkSpec, SACSpec, SingleTaskSAC
+from mtrl_fairgrad.agents import SAC, Agent, SingleTaskSAC
+from mtrl_fairgrad.config.agent import ARCHITECTURES
 from mtrl_fairgrad.config.env import task_names
-from mtrl_fairgrad.config.schema import AgentConfig, Config, ConfigError
+from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
 from mtrl_fairgrad.envs.metaworld import MetaworldSuite
 from mtrl_fairgrad.envs.suite import Suite
@@ -166,41 +167,17 @@ def make_agent(
     config: Config, tasks: int, observation_dim: int, action_dim: int, device: torch.device
 ) -> Agent:
     """Make the agent of a configuration, untrained."""
-    agent: AgentConfig = config.agent
-    network = NetworkSpec(
-        observation_dim,
-        action_dim,
-        agent.width,
-        agent.depth,
-        architecture=ARCHITECTURES[agent.name],
-        critic_width=agent.critic_width,
-        critic_layer_norm=agent.critic_layer_norm,
-        initialization=agent.initialization,
-        log_std=agent.log_std,
-    )
-    spec = SACSpec(
-        network=network,
-        discount=agent.discount,
-        reward_scale=agent.reward_scale,
-        polyak=agent.polyak,
-        learning_rate=agent.learning_rate,
-        temperature_learning_rate=agent.temperature_learning_rate,
-        adam_epsilon=agent.adam_epsilon,
-        max_gradient_norm=agent.max_gradient_norm,
-        initial_temperature=agent.initial_temperature,
-        target_entropy=agent.target_entropy,
-        temperature=agent.temperature,
-    )
     chosen = config.convention
-    convention = Convention(chosen.own, chosen.scale, chosen.max_norm)
-    further: dict[str, Any] = {
-        "convention": convention,
+    settings: dict[str, Any] = {
+        "device": device,
+        "convention": Convention(chosen.own, chosen.scale, chosen.max_norm),
         "compile": config.compile,
         "guard": config.guard,
     }
-    if agent.name == "stl":
-        return SingleTaskSAC(spec, config.seeds, tasks, device, **further)
-    return SAC(spec, config.seeds, tasks, *make_methods(config), device, **further)
+    sizes = (observation_dim, action_dim, config.seeds, tasks)
+    if config.agent.name == "stl":
+        return SingleTaskSAC(config.agent, *sizes, **settings)
+    return SAC(config.agent, *sizes, *make_methods(config), **settings)
 
 
 def make_learner(

@@ -10,7 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtrl_fairgrad.agents import Agent, Batch, Noise, ReplayBuffer, RewardNormalizer, SeedStreams
+from mtrl_fairgrad.agents import (
+    Agent,
+    Batch,
+    Noise,
+    ReplayBuffer,
+    RewardNormalizer,
+    SeedStreams,
+    UpdateInfo,
+)
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.gradients.cuda_graph import GraphedUpdates
 
@@ -72,7 +80,7 @@ class Learner:
         self.updates = 0
         """Updates so far. The agent counts them too, but reading its counter waits for the device.
         """
-        self._latest: tuple[Batch, Noise, dict[str, Tensor]] | None = None
+        self._latest: tuple[Batch, Noise, UpdateInfo] | None = None
         """Batch, noise and result of the last update, until `report` takes them."""
 
     # ---- acting and storing ----
@@ -102,7 +110,7 @@ class Learner:
         `agent.reward_normalization` says so.
         """
         if self.rewards is not None:
-            transition = transition._replace(rewards=self.rewards.scaled(transition.rewards))
+            transition = transition._replace(rewards=self.rewards.normalize(transition.rewards))
         self.replay.add(transition)
 
     # ---- learning ----
@@ -163,7 +171,7 @@ class Learner:
             self._count_updates(size)
             due -= size
 
-    def _update(self, drawn: tuple[Tensor, Noise]) -> tuple[Batch, Noise, dict[str, Tensor]]:
+    def _update(self, drawn: tuple[Tensor, Noise]) -> tuple[Batch, Noise, UpdateInfo]:
         """Make one update from a draw, as the CUDA graph records it."""
         indices, noise = drawn
         batch = self.replay.sample(indices)
@@ -175,8 +183,9 @@ class Learner:
         """
         if self._latest is None:
             return {}
-        batch, noise, metrics = self._latest
+        batch, noise, info = self._latest
         self._latest = None
+        metrics = info.metrics()
         if not {"critic/gramian", "actor/gramian"} <= metrics.keys():
             metrics = {**self.agent.conflicts(batch, noise), **metrics}
         if self.rewards is not None:

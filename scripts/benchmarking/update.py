@@ -202,10 +202,10 @@ def _guard(settings: Settings, times: Times, clock: Clock) -> Row:
     assert isinstance(unguarded.agent, SAC)
     no_seed = torch.zeros_like(unguarded.agent.guard.stopped)
 
-    def look(network: str, metrics: dict[str, torch.Tensor], update: torch.Tensor) -> torch.Tensor:
+    def check(*_: object) -> torch.Tensor:
         return no_seed
 
-    unguarded.agent.guard.look = look
+    unguarded.agent.guard.check_critic = unguarded.agent.guard.check_actor = check
     work = {"guarded": updates(guarded), "unguarded": updates(unguarded)}
     guard_times = interleaved(work, 20 * settings.rounds, settings.device, clock=clock)
     cost = statistics.median(

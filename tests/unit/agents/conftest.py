@@ -4,19 +4,24 @@ import pytest
 import torch
 
 from mtrl_fairgrad import make_method
-from mtrl_fairgrad.agents import SAC, Batch, NetworkSpec, SACSpec, SeedStreams
-from mtrl_fairgrad.agents.sac import Noise
+from mtrl_fairgrad.agents import SAC, Batch, Noise, SeedStreams
+from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.config.guard import ALL, CONDITIONS
 
 TASKS, BATCH, OBSERVATION, ACTION = 3, 16, 6, 2
+DIMENSIONS = (OBSERVATION, ACTION)
+
+
+def small_config(name="mtsac", **changes):
+    """Hyper-parameters with networks of two layers of 24 units."""
+    return AgentConfig(name, **{"width": 24, "depth": 2, **changes})
 
 
 def make_agent(
     seeds=(0,), method="fairgrad", dtype=torch.float64, tasks=TASKS, options=None, **changes
 ):
-    spec = SACSpec(NetworkSpec(OBSERVATION, ACTION, width=24, depth=2), **changes)
-    options = options or {}
-    return SAC(spec, seeds, tasks, make_method(method, **options), make_method(method, **options), dtype=dtype)
+    critic, actor = (make_method(method, **(options or {})) for _ in range(2))
+    return SAC(small_config(**changes), *DIMENSIONS, seeds, tasks, critic, actor, dtype=dtype)
 
 
 def draw_update(streams, dtype=torch.float64, tasks=TASKS):
@@ -38,8 +43,8 @@ def draw_update(streams, dtype=torch.float64, tasks=TASKS):
 def train(agent, seeds, updates, dtype=torch.float64):
     streams = SeedStreams(seeds)
     for _ in range(updates):
-        metrics = agent.update(*draw_update(streams, dtype))
-    return metrics
+        info = agent.update(*draw_update(streams, dtype))
+    return info.metrics()
 
 
 def learn(agent, streams, updates):
@@ -49,8 +54,8 @@ def learn(agent, streams, updates):
         numbers = [
             method.draw(streams.generators) for method in (agent.critic_method, agent.actor_method)
         ]
-        metrics = agent.update(batch, Noise(noise.next_actions, noise.actions, *numbers))
-    return metrics
+        info = agent.update(batch, Noise(noise.next_actions, noise.actions, *numbers))
+    return info.metrics()
 
 
 def first_faults(agent):

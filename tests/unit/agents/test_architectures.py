@@ -8,25 +8,20 @@ import pytest
 import torch
 
 from mtrl_fairgrad import LS, make_method, method_names
-from mtrl_fairgrad.agents import (
-    ARCHITECTURES,
-    SAC,
-    Batch,
-    NetworkSpec,
-    SACSpec,
-    SeedStreams,
-    networks,
-)
+from mtrl_fairgrad.agents import SAC, Batch, SeedStreams, networks
 from mtrl_fairgrad.agents.networks import init_actor, init_critics
+from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS, PLAIN
 from tests.unit.agents.conftest import (
     ACTION,
     BATCH,
+    DIMENSIONS,
     OBSERVATION,
     TASKS,
     draw_update,
     first_faults,
     learn,
+    small_config,
 )
 
 TOGETHER = ("mtsac", "mtsac_te", "mhsac")
@@ -40,16 +35,12 @@ EVERYTHING = {
 SEEDS = (3, 11)
 
 
-def agent_of(
-    name, seeds=(0,), method="ls", network=None, convention=PLAIN, options=None, **changes
-):
-    spec = NetworkSpec(
-        OBSERVATION, ACTION, 24, 2, architecture=ARCHITECTURES[name], **(network or {})
-    )
+def agent_of(name, seeds=(0,), method="ls", convention=PLAIN, options=None, **changes):
     critic, actor = (make_method(method, **(options or {})) for _ in range(2))
     actor = LS() if actor.needs_positive_losses else actor
     return SAC(
-        SACSpec(spec, **changes),
+        small_config(name, **changes),
+        *DIMENSIONS,
         seeds,
         TASKS,
         critic,
@@ -79,10 +70,8 @@ def count(group):
 
 
 def counts(name, observation_dim, tasks=10):
-    spec = NetworkSpec(observation_dim, 4, architecture=ARCHITECTURES[name])
-    made = [
-        init(spec, tasks, torch.Generator().manual_seed(0)) for init in (init_actor, init_critics)
-    ]
+    sizes = AgentConfig(name), observation_dim, 4, tasks
+    made = [init(*sizes, torch.Generator().manual_seed(0)) for init in (init_actor, init_critics)]
     return [(count(one.shared), count(one.own)) for one in made]
 
 
@@ -140,7 +129,7 @@ def actor_gradients_by_hand(agent, batch, noise, temperature, s, k):
         value.requires_grad_()
     critics = {**of(agent.critics.shared, s), **of(agent.critics.own, s, k)}
     seen = networks.with_encoding(critics, batch.observations[s, k])
-    actions, log_density = networks.sample(actor, seen, noise.actions[s, k], agent.spec.network)
+    actions, log_density = networks.sample(actor, seen, noise.actions[s, k], agent.config.log_std)
     first, second = networks.values(critics, seen, actions)
     loss = (temperature[s, k] * log_density - torch.minimum(first, second)).mean()
     return dict(zip(actor, torch.autograd.grad(loss, list(actor.values())), strict=True))
@@ -155,7 +144,7 @@ class Caught:
             learned = getattr(agent, name)
             learned.step = partial(self.keep, name)
 
-    def keep(self, name, shared, own, left_out):
+    def keep(self, name, shared, own, skip):
         self.shared[name], self.own[name] = shared, own
 
 
@@ -165,8 +154,8 @@ def test_own_parameters_receive_exactly_their_own_tasks_gradient(name, method):
     agent = agent_of(name, SEEDS, method, max_gradient_norm=None)
     learn(agent, SeedStreams(SEEDS), 3)
     batch, noise = draw_update(SeedStreams((5, 6)))
-    temperature = agent.temperature.own["log_temperature"].exp()
-    targets = agent._compute_targets(batch, noise, temperature)
+    temperature = agent.log_temperature.exp()
+    targets = agent.bellman_targets(batch, noise, temperature)
     caught = Caught(agent)
     agent.update(batch, noise)
     assert set(caught.own["critics"]) == set(agent.critics.own) and caught.own["critics"]
@@ -189,7 +178,7 @@ def test_own_parameters_receive_exactly_their_own_tasks_gradient(name, method):
 def test_shared_parameters_receive_the_combination_of_the_tasks_gradients(name):
     agent = agent_of(name, method="ls", options={"reduction": "mean"}, max_gradient_norm=None)
     batch, noise = draw_update(SeedStreams((5,)))
-    targets = agent._compute_targets(batch, noise, agent.temperature.own["log_temperature"].exp())
+    targets = agent.bellman_targets(batch, noise, agent.log_temperature.exp())
     caught = Caught(agent)
     agent.update(batch, noise)
     rows = [critic_gradients_by_hand(agent, batch, targets, 0, k)[0] for k in range(TASKS)]
@@ -210,9 +199,7 @@ def test_only_the_shared_parameters_are_combined():
 
 def hand_problem(agent):
     batch, noise = draw_update(SeedStreams((5,)))
-    return batch, agent._compute_targets(
-        batch, noise, agent.temperature.own["log_temperature"].exp()
-    )
+    return batch, agent.bellman_targets(batch, noise, agent.log_temperature.exp())
 
 
 def test_a_head_moves_with_its_own_task_only():
@@ -298,7 +285,7 @@ def test_weighted_heads_are_a_convention():
 def test_a_seed_trained_beside_others_follows_its_own_course(name, network):
     settings = {
         "method": "fairgrad",
-        "network": network,
+        **network,
         "temperature": "shared",
         "max_gradient_norm": 0.05,
     }
@@ -350,10 +337,10 @@ def test_every_method_trains_heads(method):
 @pytest.mark.parametrize("updates", [0, 3])
 @pytest.mark.parametrize("name", ["mtsac_te", "mhsac"])
 def test_a_restored_agent_goes_on_bit_for_bit(name, updates):
-    agent, streams = agent_of(name, SEEDS, "fairgrad", EVERYTHING), SeedStreams(SEEDS)
+    agent, streams = agent_of(name, SEEDS, "fairgrad", **EVERYTHING), SeedStreams(SEEDS)
     if updates:
         learn(agent, streams, updates)
-    restored, again = agent_of(name, (8, 9), "fairgrad", EVERYTHING), SeedStreams((8, 9))
+    restored, again = agent_of(name, (8, 9), "fairgrad", **EVERYTHING), SeedStreams((8, 9))
     restored.load_state(copied(agent.state()))
     again.load_state(streams.state().clone())
     learn(agent, streams, 3)
@@ -387,9 +374,9 @@ def test_acting_asks_each_tasks_own_networks(name):
             actor = {**of(agent.actor.shared, s), **of(agent.actor.own, s, k)}
             seen = networks.with_encoding(critics, observations[s, k])
             torch.testing.assert_close(
-                mode[s, k], networks.policy(actor, seen, agent.spec.network)[0].tanh()
+                mode[s, k], networks.policy(actor, seen, agent.config.log_std)[0].tanh()
             )
-            expected = networks.sample(actor, seen, noise[s, k], agent.spec.network)[0]
+            expected = networks.sample(actor, seen, noise[s, k], agent.config.log_std)[0]
             torch.testing.assert_close(sampled[s, k], expected)
 
 
@@ -404,6 +391,6 @@ def test_different_values_are_learnt_from_the_same_observations(name):
         ended = same._replace(
             rewards=rewards.expand_as(same.rewards), terminated=torch.ones_like(same.terminated)
         )
-        metrics = agent.update(ended, noise)
-    apart = (metrics["critic/value"] - rewards.squeeze(-1)).abs().max()
+        info = agent.update(ended, noise)
+    apart = (info.value - rewards.squeeze(-1)).abs().max()
     assert apart < 0.3 if name != "mtsac" else apart > 0.7

@@ -6,22 +6,23 @@ import pytest
 import torch
 
 from mtrl_fairgrad import FairGrad, make_method
-from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, SeedStreams
+from mtrl_fairgrad.agents import SAC, SeedStreams
 from mtrl_fairgrad.agents.guard import Guard
+from mtrl_fairgrad.agents.update_info import NetworkUpdate
 from mtrl_fairgrad.config.guard import ALL, ANSWERS, CONDITIONS, GuardConfig
 from mtrl_fairgrad.weighting import method_names
-from tests.unit.agents.conftest import ACTION, OBSERVATION, TASKS, draw_update, learn
+from tests.unit.agents.conftest import DIMENSIONS, TASKS, draw_update, learn, small_config
 
 SEEDS = (0, 1, 2)
-NETWORK = NetworkSpec(OBSERVATION, ACTION, width=24, depth=2)
 
 
-def agent_of(guard=None, method="fairgrad", seeds=SEEDS, spec=None, **options):
+def agent_of(guard=None, method="fairgrad", seeds=SEEDS, **options):
     critic, actor = make_method(method, **options), make_method(method, **options)
     if actor.needs_positive_losses:
         actor = make_method("ls", reduction="mean")
-    spec = spec or SACSpec(NETWORK)
-    return SAC(spec, seeds, TASKS, critic, actor, dtype=torch.float64, guard=guard)
+    return SAC(
+        small_config(), *DIMENSIONS, seeds, TASKS, critic, actor, dtype=torch.float64, guard=guard
+    )
 
 
 def copied(agent):
@@ -125,7 +126,7 @@ def test_what_a_device_computes_is_the_same(monkeypatch):
     assert same(*found)
 
 
-def test_a_critic_that_is_left_out_leaves_out_the_actor_too():
+def test_a_seed_that_skips_the_critics_step_skips_the_actors_too():
     agent, streams = agent_of(GuardConfig(non_finite="skip"), "ls"), SeedStreams(SEEDS)
     agent.update(*spoiled(streams))
     assert counts(agent, "critic", "non_finite")[1] == [0, 0, 1]
@@ -135,28 +136,40 @@ def test_a_critic_that_is_left_out_leaves_out_the_actor_too():
 # ---- each condition ----
 
 
-def metrics(**changes):
-    """Of a critic and an actor with nothing to complain of."""
+def update_of(network, **changes):
+    """A critic's or actor's update without faults, and its value or temperature, then `changes`:
+    name -> (place, value).
+    """
     shape = len(SEEDS), TASKS
-    found = {"temperature": torch.ones(shape), "critic/value": torch.zeros(shape)}
-    for network in CONDITIONS:
-        found[f"{network}/loss"] = torch.ones(shape)
-        found[f"{network}/gradient_norm"] = torch.ones(len(SEEDS))
-        found[f"{network}/gramian"] = torch.eye(TASKS).repeat(len(SEEDS), 1, 1)
-        found[f"{network}/converged"] = torch.ones(len(SEEDS), dtype=torch.bool)
+    values = {
+        "losses": torch.ones(shape),
+        "gradient_norm": torch.ones(len(SEEDS)),
+        "gramian": torch.eye(TASKS).repeat(len(SEEDS), 1, 1),
+        "converged": torch.ones(len(SEEDS), dtype=torch.bool),
+        "value": torch.zeros(shape),
+        "temperature": torch.ones(shape),
+    }
     for name, (place, value) in changes.items():
-        found[name.replace("__", "/")][place] = value
-    return found
+        values[name][place] = value
+    diagnostics = {name: values[name] for name in ("gramian", "converged")}
+    update = NetworkUpdate(values["losses"], values["gradient_norm"], diagnostics)
+    return update, values["value" if network == "critic" else "temperature"]
+
+
+def check(guard, network, number=7, **changes):
+    """What the guard skips in this update."""
+    checks = {"critic": guard.check_critic, "actor": guard.check_actor}
+    return checks[network](*update_of(network, **changes), torch.tensor(number))
 
 
 BAD = {
-    ("critic", "non_finite"): {"critic__loss": ((1, 2), math.inf)},
-    ("actor", "non_finite"): {"actor__gramian": ((1, 2, 2), math.nan)},
-    ("critic", "unsolved"): {"critic__converged": (1, False)},
-    ("actor", "unsolved"): {"actor__converged": (1, False)},
-    ("critic", "vanished_gradient"): {"critic__gramian": ((1, 2, 2), 1e-13)},
-    ("actor", "vanished_gradient"): {"actor__gramian": ((1, 2, 2), 0.0)},
-    ("critic", "exploding_value"): {"critic__value": ((1, 2), -1.1e5)},
+    ("critic", "non_finite"): {"losses": ((1, 2), math.inf)},
+    ("actor", "non_finite"): {"gramian": ((1, 2, 2), math.nan)},
+    ("critic", "unsolved"): {"converged": (1, False)},
+    ("actor", "unsolved"): {"converged": (1, False)},
+    ("critic", "vanished_gradient"): {"gramian": ((1, 2, 2), 1e-13)},
+    ("actor", "vanished_gradient"): {"gramian": ((1, 2, 2), 0.0)},
+    ("critic", "exploding_value"): {"value": ((1, 2), -1.1e5)},
     ("actor", "dead_temperature"): {"temperature": ((1, 2), 9e-7)},
 }
 
@@ -169,13 +182,12 @@ def test_every_condition_is_found_counted_and_answered(kind, answer):
     config = GuardConfig()
     setattr(config, kind[1], answer)
     guard = Guard(config, len(SEEDS), TASKS, torch.device("cpu"))
-    update = torch.tensor(7)
     for network in CONDITIONS:
-        assert not guard.look(network, metrics(), update).any()
+        assert not check(guard, network).any()
     assert not guard.counts.any() and (guard.first == -1).all()
     for number in (7, 8):
-        left_out = guard.look(kind[0], metrics(**BAD[kind]), torch.tensor(number))
-        assert left_out.tolist() == [False, answer != "count", False]
+        skip = check(guard, kind[0], number, **BAD[kind])
+        assert skip.tolist() == [False, answer != "count", False]
     expected = torch.zeros_like(guard.counts)
     expected[(ALL.index(kind), 1) if kind[1] == "unsolved" else (ALL.index(kind), 1, 2)] = (
         1 if answer == "stop" else 2
@@ -187,8 +199,7 @@ def test_every_condition_is_found_counted_and_answered(kind, answer):
 
 def test_an_equation_of_numbers_that_are_none_is_not_called_unsolved():
     guard = Guard(GuardConfig(), len(SEEDS), TASKS, torch.device("cpu"))
-    bad = metrics(critic__loss=((1, 2), math.nan), critic__converged=(1, False))
-    guard.look("critic", bad, torch.tensor(0))
+    check(guard, "critic", losses=((1, 2), math.nan), converged=(1, False))
     assert guard.counts[ALL.index(("critic", "unsolved"))].sum() == 0
 
 

@@ -8,17 +8,33 @@ import pytest
 import torch
 
 from mtrl_fairgrad import LS, FairGrad, make_method, method_names
-from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, SeedStreams
+from mtrl_fairgrad.agents import SAC, SeedStreams
+from mtrl_fairgrad.agents.update_info import NetworkUpdate
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS, PLAIN, Convention
 from mtrl_fairgrad.weighting import GramianWeighting, LossWeighting, Weights
-from tests.unit.agents.conftest import ACTION, OBSERVATION, TASKS, draw_update, first_faults, learn
+from tests.unit.agents.conftest import (
+    DIMENSIONS,
+    TASKS,
+    draw_update,
+    first_faults,
+    learn,
+    small_config,
+)
 
 SEEDS = (0, 1)
 
 
 def agent_of(critic, actor, convention=PLAIN, **changes):
-    spec = SACSpec(NetworkSpec(OBSERVATION, ACTION, width=24, depth=2), **changes)
-    return SAC(spec, SEEDS, TASKS, critic, actor, dtype=torch.float64, convention=convention)
+    return SAC(
+        small_config(**changes),
+        *DIMENSIONS,
+        SEEDS,
+        TASKS,
+        critic,
+        actor,
+        dtype=torch.float64,
+        convention=convention,
+    )
 
 
 class Watching(LossWeighting):
@@ -66,21 +82,21 @@ def test_a_method_that_asks_sees_the_losses_of_the_same_batch_after_the_step(kin
     critic, actor = kind(), kind()
     agent = agent_of(critic, actor)
     batch, noise = draw_update(SeedStreams(SEEDS))
-    temperature = agent.temperature.own["log_temperature"].exp()
-    targets = agent._compute_targets(batch, noise, temperature)
-    metrics = agent.update(batch, noise)
-    torch.testing.assert_close(critic.before, metrics["critic/loss"])
+    temperature = agent.log_temperature.exp()
+    targets = agent.bellman_targets(batch, noise, temperature)
+    info = agent.update(batch, noise)
+    torch.testing.assert_close(critic.before, info.critic.losses)
     for s in range(2):
         for k in range(TASKS):
             arguments = (batch.observations[s, k], batch.actions[s, k], targets[s, k])
             now = {name: value[s] for name, value in agent.critics.shared.items()}
             torch.testing.assert_close(
-                critic.after[s, k], agent.losses.critics(now, {}, {}, *arguments)[0]
+                critic.after[s, k], agent.losses.critic_loss(now, {}, {}, *arguments)[0]
             )
             actors = {name: value[s] for name, value in agent.actor.shared.items()}
             arguments = (batch.observations[s, k], noise.actions[s, k], temperature[s, k])
             torch.testing.assert_close(
-                actor.after[s, k], agent.losses.actor(actors, now, {}, {}, *arguments)[0]
+                actor.after[s, k], agent.losses.actor_loss(actors, now, {}, {}, *arguments)[0]
             )
     assert (critic.after.sum(-1) < critic.before.sum(-1)).all() and (
         actor.after.sum(-1) < actor.before.sum(-1)
@@ -106,8 +122,8 @@ def norms_after(convention, updates=3):
         SeedStreams(SEEDS),
     )
     for _ in range(updates):
-        metrics = agent.update(*draw_update(streams))
-    return metrics["critic/gradient_norm"], metrics["actor/gradient_norm"]
+        info = agent.update(*draw_update(streams))
+    return info.critic.gradient_norm, info.actor.gradient_norm
 
 
 def test_a_convention_scales_and_limits_the_combined_direction():
@@ -127,23 +143,25 @@ def test_a_method_that_answers_no_number_is_a_fault_of_the_whole_seed():
 
 def test_a_fault_that_has_a_name_is_not_everyones():
     agent = agent_of(LS(), LS())
-    metrics = {"actor/loss": torch.zeros(2, TASKS), "actor/gradient_norm": torch.zeros(2)}
-    metrics["actor/loss"][1, 2] = math.inf
-    metrics["actor/gradient_norm"][1] = math.nan
-    agent.guard.look("actor", {**metrics, "temperature": torch.ones(2, TASKS)}, agent.updates)
+    losses, norm = torch.zeros(2, TASKS), torch.zeros(2)
+    losses[1, 2], norm[1] = math.inf, math.nan
+    update = NetworkUpdate(losses, norm, {})
+    agent.guard.check_actor(update, torch.ones(2, TASKS), agent.updates)
     assert first_faults(agent).tolist() == [[-1] * TASKS, [-1, -1, 0]]
 
 
 # ---- every registered method ----
 
-TOGETHER = [name for name in method_names() if name != "stl"]  # each task alone is another agent's matter
+TOGETHER = [
+    name for name in method_names() if name != "stl"
+]  # each task alone is another agent's matter
 
 
 def agent_by(name, seeds=SEEDS):
     critic, actor = make_method(name), make_method(name)
-    spec = SACSpec(NetworkSpec(OBSERVATION, ACTION, width=24, depth=2))
     return SAC(
-        spec,
+        small_config(),
+        *DIMENSIONS,
         seeds,
         TASKS,
         critic,

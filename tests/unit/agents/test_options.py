@@ -7,38 +7,30 @@ import torch
 from torch.nn import functional as F
 
 from mtrl_fairgrad import LS, make_method
-from mtrl_fairgrad.agents import (
-    ARCHITECTURES,
-    SAC,
-    NetworkSpec,
-    SACSpec,
-    SeedStreams,
-    SingleTaskSAC,
-    networks,
-)
-from mtrl_fairgrad.agents.networks import Architecture, init_actor, init_critics
+from mtrl_fairgrad.agents import SAC, SeedStreams, SingleTaskSAC, networks
+from mtrl_fairgrad.agents.networks import init_actor, init_critics
+from mtrl_fairgrad.config.agent import ARCHITECTURES, Architecture
 from mtrl_fairgrad.gradients.per_task import lift
 from tests.unit.agents.conftest import (
     ACTION,
     BATCH,
+    DIMENSIONS,
     OBSERVATION,
     TASKS,
     draw_update,
     first_faults,
     make_agent,
+    small_config,
     train,
 )
 
 ALL = {"critic_width": 20, "critic_layer_norm": True, "initialization": "xavier", "log_std": "tanh"}
 
 
-def spec_of(name="mtsac", **options):
-    return NetworkSpec(OBSERVATION, ACTION, 24, 2, architecture=ARCHITECTURES[name], **options)
-
-
-def agent_of(seeds=(0,), method="ls", name="mtsac", network=None, **changes):
-    spec = SACSpec(spec_of(name, **(network or {})), **changes)
-    return SAC(spec, seeds, TASKS, make_method(method), make_method(method), dtype=torch.float64)
+def agent_of(seeds=(0,), method="ls", name="mtsac", **changes):
+    critic, actor = make_method(method), make_method(method)
+    config = small_config(name, **changes)
+    return SAC(config, *DIMENSIONS, seeds, TASKS, critic, actor, dtype=torch.float64)
 
 
 def generator():
@@ -50,8 +42,9 @@ def generator():
 
 @pytest.mark.parametrize("name", ["mtsac_te", "mhsac"])
 def test_xavier_means_every_layer_and_zero_biases(name):
-    spec = NetworkSpec(40, 4, 200, 2, architecture=ARCHITECTURES[name], initialization="xavier")
-    for made in (init_actor(spec, TASKS, generator()), init_critics(spec, TASKS, generator())):
+    config = small_config(name, width=200, initialization="xavier")
+    for init in (init_actor, init_critics):
+        made = init(config, 40, 4, TASKS, generator())
         for key, value in {**made.shared, **made.own}.items():
             if "weight" in key and value.numel() > 1000:
                 bound = math.sqrt(6 / (value.shape[-1] + value.shape[-2]))
@@ -62,8 +55,7 @@ def test_xavier_means_every_layer_and_zero_biases(name):
 
 
 def test_an_embedding_begins_standard_normal():
-    spec = NetworkSpec(40, 4, 24, 2, architecture=ARCHITECTURES["mtsac_te"])
-    embedding = init_critics(spec, 200, generator()).own["embedding"]
+    embedding = init_critics(small_config("mtsac_te"), 40, 4, 200, generator()).own["embedding"]
     assert (
         embedding.shape == (200, 50)
         and abs(embedding.mean()) < 0.03
@@ -72,16 +64,17 @@ def test_an_embedding_begins_standard_normal():
 
 
 def test_critics_may_have_a_width_of_their_own():
-    made = init_critics(spec_of(critic_width=17), TASKS, generator()).shared
+    config = small_config(critic_width=17)
+    made = init_critics(config, *DIMENSIONS, TASKS, generator()).shared
     assert made["first.weight1"].shape == made["second.weight1"].shape == (17, 17)
-    assert init_actor(spec_of(critic_width=17), TASKS, generator()).shared["weight1"].shape == (
+    assert init_actor(config, *DIMENSIONS, TASKS, generator()).shared["weight1"].shape == (
         24,
         24,
     )
 
 
 def test_layer_norm_comes_after_each_hidden_linear_layer_of_the_critics():
-    agent = agent_of(network={"critic_layer_norm": True}, learning_rate=1e-2)
+    agent = agent_of(critic_layer_norm=True, learning_rate=1e-2)
     train(agent, (0,), 2)
     critics = {name: value[0] for name, value in agent.critics.shared.items()}
     streams = SeedStreams((5,))
@@ -104,7 +97,9 @@ def test_layer_norm_comes_after_each_hidden_linear_layer_of_the_critics():
 
 
 def test_a_heads_normalisation_is_its_own():
-    made = init_critics(spec_of("mhsac", critic_layer_norm=True), TASKS, generator())
+    made = init_critics(
+        small_config("mhsac", critic_layer_norm=True), *DIMENSIONS, TASKS, generator()
+    )
     assert {name for name in made.own if "scale" in name} == {"first.scale3", "second.scale3"}
     assert made.own["first.scale3"].shape == (TASKS, 24) and "first.scale2" in made.shared
 
@@ -117,9 +112,9 @@ def test_tanh_squashes_the_log_deviation_into_its_range():
     raw = torch.tensor([-9.0, -1.0, 0.0, 0.5, 9.0]).double()
     observations = torch.zeros(5, OBSERVATION).double()
     observations[:, ACTION] = raw
-    mean, log_std = networks.policy(actor, observations, spec_of(log_std="tanh"))
+    mean, log_std = networks.policy(actor, observations, "tanh")
     torch.testing.assert_close(log_std[:, 0], -20 + 11 * (raw.tanh() + 1))
-    _, clamped = networks.policy(actor, observations * 10, spec_of())
+    _, clamped = networks.policy(actor, observations * 10, "clamp")
     assert clamped[:, 0].tolist() == [-20, -10, 0, 2, 2] and not mean.any()
 
 
@@ -131,17 +126,17 @@ def test_a_shared_temperature_follows_the_mean_of_its_gradients():
     streams, moments = SeedStreams((0, 1)), [0.0, 0.0]
     expected = torch.zeros(2, dtype=torch.float64)
     for step in range(1, 4):
-        gradient = agent.update(*draw_update(streams))["entropy"].mean(-1) + ACTION
+        gradient = agent.update(*draw_update(streams)).entropy.mean(-1) + ACTION
         for index, (rate, value) in enumerate(((0.9, gradient), (0.999, gradient**2))):
             moments[index] = rate * moments[index] + (1 - rate) * value
         first, second = moments[0] / (1 - 0.9**step), moments[1] / (1 - 0.999**step)
-        expected = expected - 1e-2 * first / (second.sqrt() + agent.spec.adam_epsilon)
-        found = agent.temperature.own["log_temperature"]
+        expected = expected - 1e-2 * first / (second.sqrt() + agent.config.adam_epsilon)
+        found = agent.log_temperature
         assert torch.equal(found, found[:, :1].expand_as(found))
         torch.testing.assert_close(found[:, 0], expected)
     apart = agent_of((0, 1), temperature_learning_rate=1e-2)
     train(apart, (0, 1), 3)
-    assert (apart.temperature.own["log_temperature"].std(-1) > 0).all()
+    assert (apart.log_temperature.std(-1) > 0).all()
 
 
 # ---- resets ----
@@ -222,9 +217,7 @@ def test_a_reset_goes_back_to_the_first_temperature_and_to_parameters_in_place()
     held = agent.actor.shared["weight0"]
     train(agent, (0,), 3)
     agent.reset(1)
-    torch.testing.assert_close(
-        agent.temperature.own["log_temperature"].exp(), torch.full((1, TASKS), 0.3).double()
-    )
+    torch.testing.assert_close(agent.log_temperature.exp(), torch.full((1, TASKS), 0.3).double())
     assert agent.actor.shared["weight0"] is held
 
 
@@ -243,7 +236,9 @@ def test_a_checkpoint_right_after_a_reset_goes_on_bit_for_bit(updates):
 
 
 def test_agents_of_one_task_take_the_options_too():
-    agent = SingleTaskSAC(SACSpec(spec_of("stl", **ALL)), (0, 1), TASKS, dtype=torch.float64)
+    agent = SingleTaskSAC(
+        small_config("stl", **ALL), *DIMENSIONS, (0, 1), TASKS, dtype=torch.float64
+    )
     train(agent, (0, 1), 2)
     agent.reset(1)
     weights = agent.lanes.actor.shared["weight0"]
@@ -252,15 +247,15 @@ def test_agents_of_one_task_take_the_options_too():
     assert metrics["critic/loss"].shape == (2, TASKS) and (first_faults(agent) == -1).all()
 
 
-def test_the_actors_loss_is_one_graph():
+def test_the_actors_loss_is_one_graph(monkeypatch):
     """With heads, encoder and all options nothing depends on values: the whole of it can be traced."""
-    network = NetworkSpec(
-        OBSERVATION, ACTION, 24, 2, architecture=Architecture(own_layers=2, encoding=5), **ALL
-    )
-    agent = SAC(SACSpec(network), (0,), TASKS, LS(), LS(), dtype=torch.float64)
+    monkeypatch.setitem(ARCHITECTURES, "all", Architecture(own_layers=2, encoding=5))
+    agent = agent_of(name="all", **ALL)
     batch, noise = draw_update(SeedStreams((0,)))
-    temperature = agent.temperature.own["log_temperature"].exp()
-    loss, *arguments = agent._actor_problem(batch, noise, temperature)
+    temperature = agent.log_temperature.exp()
+    parameters = agent.actor.shared, agent.critics.shared, agent.actor.own, agent.critics.own
+    arguments = *parameters, batch.observations, noise.actions, temperature
+    loss = agent.actor_loss
     traced = torch.compile(lift(loss, per_seed=2), backend="eager", fullgraph=True)
     torch.testing.assert_close(traced(*arguments), lift(loss, per_seed=2)(*arguments))
 

@@ -4,34 +4,27 @@ import pytest
 import torch
 
 from mtrl_fairgrad import LS
-from mtrl_fairgrad.agents import (
-    ARCHITECTURES,
-    SAC,
-    NetworkSpec,
-    PolicyModule,
-    SACSpec,
-    SingleTaskSAC,
+from mtrl_fairgrad.agents import SAC, PolicyModule, SingleTaskSAC
+from tests.unit.agents.conftest import (
+    ACTION,
+    DIMENSIONS,
+    OBSERVATION,
+    TASKS,
+    make_agent,
+    small_config,
+    train,
 )
-from tests.unit.agents.conftest import ACTION, OBSERVATION, TASKS, make_agent, train
 
 SEEDS = (3, 5)
 
 
 def single_tasks():
-    return SingleTaskSAC(
-        SACSpec(NetworkSpec(OBSERVATION, ACTION, width=24, depth=2)),
-        SEEDS,
-        TASKS,
-        "cpu",
-        torch.float64,
-    )
+    return SingleTaskSAC(small_config(), *DIMENSIONS, SEEDS, TASKS, dtype=torch.float64)
 
 
 def together(architecture):
-    network = NetworkSpec(
-        OBSERVATION, ACTION, width=24, depth=2, architecture=ARCHITECTURES[architecture]
-    )
-    return SAC(SACSpec(network), SEEDS, TASKS, LS(), LS(), dtype=torch.float64)
+    config = small_config(architecture)
+    return SAC(config, *DIMENSIONS, SEEDS, TASKS, LS(), LS(), dtype=torch.float64)
 
 
 AGENTS = {

@@ -28,7 +28,7 @@ def by_hand(rewards, rate):
 
 def test_it_is_the_running_average_of_one_reward_after_the_other():
     rewards, scale = stream(300).double(), RewardNormalizer(SEEDS, TASKS)
-    found = torch.stack([scale.scaled(step) for step in rewards])
+    found = torch.stack([scale.normalize(step) for step in rewards])
     for s in range(SEEDS):
         for k in range(TASKS):
             expected = torch.tensor(by_hand(rewards[:, s, k].tolist(), 0.001)).double()
@@ -37,7 +37,7 @@ def test_it_is_the_running_average_of_one_reward_after_the_other():
 
 def test_rewards_of_any_size_come_out_alike_and_uncentred():
     scale = RewardNormalizer(SEEDS, TASKS, rate=0.01)
-    found = torch.stack([scale.scaled(step) for step in stream(3000)])[-1500:]
+    found = torch.stack([scale.normalize(step) for step in stream(3000)])[-1500:]
     torch.testing.assert_close(found.std(0), torch.ones(SEEDS, TASKS), rtol=0.15, atol=0)
     torch.testing.assert_close(found.mean(0), torch.full((SEEDS, TASKS), 0.5), rtol=0, atol=0.15)
 
@@ -45,13 +45,13 @@ def test_rewards_of_any_size_come_out_alike_and_uncentred():
 def test_a_seed_beside_others_is_scaled_as_alone():
     together, alone = RewardNormalizer(SEEDS, TASKS), RewardNormalizer(1, TASKS)
     for step in stream(50):
-        assert torch.equal(together.scaled(step)[1:], alone.scaled(step[1:]))
+        assert torch.equal(together.normalize(step)[1:], alone.normalize(step[1:]))
 
 
 def test_dtype_and_argument_are_kept():
     step = stream(1)[0]
     before = step.clone()
-    assert RewardNormalizer(SEEDS, TASKS).scaled(step).dtype == torch.float32 and torch.equal(
+    assert RewardNormalizer(SEEDS, TASKS).normalize(step).dtype == torch.float32 and torch.equal(
         step, before
     )
 
@@ -60,10 +60,10 @@ def test_a_restored_scale_goes_on_bit_for_bit():
     scale, restored = RewardNormalizer(SEEDS, TASKS), RewardNormalizer(SEEDS, TASKS)
     rewards = stream(40)
     for step in rewards[:20]:
-        scale.scaled(step)
+        scale.normalize(step)
     restored.load_state({name: value.clone() for name, value in scale.state().items()})
     for step in rewards[20:]:
-        assert torch.equal(scale.scaled(step), restored.scaled(step))
+        assert torch.equal(scale.normalize(step), restored.normalize(step))
 
 
 def test_another_shape_is_refused():

@@ -97,8 +97,8 @@ def test_log_density_is_that_of_the_squashed_gaussian():
         streams.normal(BATCH, OBSERVATION)[0].double(),
         streams.normal(BATCH, ACTION)[0].double(),
     )
-    actions, log_density = networks.sample(actor, obs, noise, agent.spec.network)
-    mean, log_std = networks.policy(actor, obs, agent.spec.network)
+    actions, log_density = networks.sample(actor, obs, noise, agent.config.log_std)
+    mean, log_std = networks.policy(actor, obs, agent.config.log_std)
     base = torch.distributions.Normal(mean, log_std.exp())
     squashed = torch.distributions.TransformedDistribution(
         base, torch.distributions.TanhTransform()
@@ -109,13 +109,12 @@ def test_log_density_is_that_of_the_squashed_gaussian():
 
 
 def test_log_density_stays_finite_where_tanh_saturates():
-    spec = make_agent().spec.network
     actor = {
         "weight0": torch.zeros(2 * ACTION, OBSERVATION),
         "bias0": torch.tensor([60.0, -60.0, 0.0, 0.0]),
     }
     actions, log_density = networks.sample(
-        actor, torch.zeros(4, OBSERVATION), torch.ones(4, ACTION), spec
+        actor, torch.zeros(4, OBSERVATION), torch.ones(4, ACTION), "clamp"
     )
     assert torch.isfinite(log_density).all() and actions.abs().max() <= 1
 
@@ -125,17 +124,19 @@ def targets_by_hand(agent, batch, noise, s, k):
     actor = {name: value[s] for name, value in agent.actor.shared.items()}
     critics = {name: value[s] for name, value in agent.target_critics.items()}
     obs = batch.next_observations[s, k]
-    actions, log_density = networks.sample(actor, obs, noise.next_actions[s, k], agent.spec.network)
+    actions, log_density = networks.sample(
+        actor, obs, noise.next_actions[s, k], agent.config.log_std
+    )
     inputs = torch.cat([obs, actions], -1)
     first, second = (
         networks.mlp(critics, inputs, "first."),
         networks.mlp(critics, inputs, "second."),
     )
-    temperature = agent.temperature.own["log_temperature"][s, k].exp()
+    temperature = agent.log_temperature[s, k].exp()
     value = torch.minimum(first, second).squeeze(-1) - temperature * log_density
     return (
-        agent.spec.reward_scale * batch.rewards[s, k]
-        + agent.spec.discount * (1 - batch.terminated[s, k]) * value
+        agent.config.reward_scale * batch.rewards[s, k]
+        + agent.config.discount * (1 - batch.terminated[s, k]) * value
     )
 
 
@@ -144,13 +145,13 @@ def test_targets_are_the_bellman_equation_with_actions_sampled_at_the_next_obser
     agent = make_agent(seeds)
     train(agent, seeds, 3)
     batch, noise = draw_update(SeedStreams(seeds))
-    temperature = agent.temperature.own["log_temperature"].exp()
-    found = agent._compute_targets(batch, noise, temperature)
+    temperature = agent.log_temperature.exp()
+    found = agent.bellman_targets(batch, noise, temperature)
     for s in range(2):
         for k in range(TASKS):
             torch.testing.assert_close(found[s, k], targets_by_hand(agent, batch, noise, s, k))
     moved = batch._replace(observations=batch.observations + 1)
-    assert torch.equal(agent._compute_targets(moved, noise, temperature), found), (
+    assert torch.equal(agent.bellman_targets(moved, noise, temperature), found), (
         "current observations play no part"
     )
 
@@ -158,11 +159,11 @@ def test_targets_are_the_bellman_equation_with_actions_sampled_at_the_next_obser
 def test_time_limits_bootstrap_and_terminations_do_not():
     agent = make_agent()
     batch, noise = draw_update(SeedStreams((0,)))
-    temperature = agent.temperature.own["log_temperature"].exp()
-    ended = agent._compute_targets(
+    temperature = agent.log_temperature.exp()
+    ended = agent.bellman_targets(
         batch._replace(terminated=torch.ones_like(batch.terminated)), noise, temperature
     )
-    cut = agent._compute_targets(
+    cut = agent.bellman_targets(
         batch._replace(terminated=torch.zeros_like(batch.terminated)), noise, temperature
     )
     torch.testing.assert_close(ended, batch.rewards)
@@ -173,12 +174,12 @@ def plain_sac_step(agent, batch, noise):
     """One LS update of one seed with plain autograd and a plain optimiser; returns the new
     parameters.
     """
-    spec, k = agent.spec, range(TASKS)
+    config, k = agent.config, range(TASKS)
     leaf = {
         part: {n: v[0].clone().requires_grad_() for n, v in learned.shared.items()}
         for part, learned in (("actor", agent.actor), ("critics", agent.critics))
     }
-    log_temperature = agent.temperature.own["log_temperature"][0].clone().requires_grad_()
+    log_temperature = agent.log_temperature[0].clone().requires_grad_()
     targets = torch.stack([targets_by_hand(agent, batch, noise, 0, i) for i in k]).detach()
     temperature = log_temperature.exp().detach()
 
@@ -186,9 +187,9 @@ def plain_sac_step(agent, batch, noise):
         gradients = torch.autograd.grad(loss, parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        if spec.max_gradient_norm and parameters[0] is not log_temperature:
-            torch.nn.utils.clip_grad_norm_(parameters, spec.max_gradient_norm)
-        torch.optim.Adam(parameters, learning_rate, eps=spec.adam_epsilon).step()
+        if config.max_gradient_norm and parameters[0] is not log_temperature:
+            torch.nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
+        torch.optim.Adam(parameters, learning_rate, eps=config.adam_epsilon).step()
 
     def critic_loss(i):
         values = networks.values(leaf["critics"], batch.observations[0, i], batch.actions[0, i])
@@ -196,21 +197,23 @@ def plain_sac_step(agent, batch, noise):
             (values[1] - targets[i]) ** 2
         ).mean() / 2
 
-    step(list(leaf["critics"].values()), sum(critic_loss(i) for i in k) / TASKS, spec.learning_rate)
+    step(
+        list(leaf["critics"].values()), sum(critic_loss(i) for i in k) / TASKS, config.learning_rate
+    )
     entropies = []
 
     def actor_loss(i):
         obs = batch.observations[0, i]
         actions, log_density = networks.sample(
-            leaf["actor"], obs, noise.actions[0, i], spec.network
+            leaf["actor"], obs, noise.actions[0, i], config.log_std
         )
         entropies.append(-log_density.mean().detach())
         values = networks.values(leaf["critics"], obs, actions)
         return (temperature[i] * log_density - torch.minimum(values[0], values[1])).mean()
 
-    step(list(leaf["actor"].values()), sum(actor_loss(i) for i in k) / TASKS, spec.learning_rate)
+    step(list(leaf["actor"].values()), sum(actor_loss(i) for i in k) / TASKS, config.learning_rate)
     surplus = torch.stack(entropies) + ACTION  # entropy − target entropy, with target −|A|
-    step([log_temperature], (log_temperature * surplus).sum(), spec.temperature_learning_rate)
+    step([log_temperature], (log_temperature * surplus).sum(), config.temperature_learning_rate)
     return leaf, log_temperature
 
 
@@ -229,9 +232,7 @@ def test_an_ls_update_is_the_textbook_update():
     for part, learned in (("actor", agent.actor), ("critics", agent.critics)):
         for name, value in learned.shared.items():
             torch.testing.assert_close(value[0], leaf[part][name].detach(), rtol=1e-9, atol=1e-11)
-    torch.testing.assert_close(
-        agent.temperature.own["log_temperature"][0], log_temperature.detach()
-    )
+    torch.testing.assert_close(agent.log_temperature[0], log_temperature.detach())
     for name, target in agent.target_critics.items():
         torch.testing.assert_close(
             target, before[name] * 0.995 + 0.005 * agent.critics.shared[name]
@@ -240,9 +241,9 @@ def test_an_ls_update_is_the_textbook_update():
 
 def test_temperature_falls_when_the_policy_is_more_random_than_the_target():
     agent = make_agent(target_entropy=-50.0)
-    before = agent.temperature.own["log_temperature"].clone()
+    before = agent.log_temperature.clone()
     train(agent, (0,), 1)
-    assert (agent.temperature.own["log_temperature"] < before).all()
+    assert (agent.log_temperature < before).all()
 
 
 def test_with_one_task_fairgrad_moves_along_the_tasks_gradient():
@@ -261,10 +262,8 @@ def test_the_critics_learn_a_known_value():
     for _ in range(300):
         batch, noise = draw_update(streams)
         one = torch.ones_like(batch.rewards)
-        metrics = agent.update(batch._replace(rewards=one, terminated=one), noise)
-    torch.testing.assert_close(
-        metrics["critic/value"], torch.ones(1, TASKS).double(), rtol=0, atol=0.1
-    )
+        info = agent.update(batch._replace(rewards=one, terminated=one), noise)
+    torch.testing.assert_close(info.value, torch.ones(1, TASKS).double(), rtol=0, atol=0.1)
 
 
 # ---- acting ----
@@ -278,7 +277,7 @@ def test_act_is_per_seed_and_the_mode_is_deterministic():
     mode = agent.act(observations)
     assert mode.shape == (2, TASKS, ACTION) and torch.equal(mode, agent.act(observations))
     actor = {name: value[1] for name, value in agent.actor.shared.items()}
-    expected = networks.policy(actor, observations[1], agent.spec.network)[0].tanh()
+    expected = networks.policy(actor, observations[1], agent.config.log_std)[0].tanh()
     torch.testing.assert_close(mode[1], expected)
     sampled = agent.act(observations, torch.ones(2, TASKS, ACTION).double())
     assert (sampled > mode).all()
@@ -338,9 +337,10 @@ def test_an_incomplete_state_is_refused():
 
 def test_a_gradient_that_is_no_number_under_a_finite_loss_is_a_fault():
     agent = make_agent((0, 1), method="ls")
-    metrics = train(agent, (0, 1), 1)
-    metrics["actor/gradient_norm"][1] = math.nan
-    agent.guard.look("actor", metrics, agent.updates)
+    streams = SeedStreams((0, 1))
+    info = agent.update(*draw_update(streams))
+    info.actor.gradient_norm[1] = math.nan
+    agent.guard.check_actor(info.actor, info.temperature, agent.updates)
     assert (first_faults(agent)[0] == -1).all() and (first_faults(agent)[1] == 1).all()
 
 
@@ -364,11 +364,9 @@ def test_conflicts_are_the_gramians_of_the_same_losses():
     agent = make_agent(options={"solver": "newton"}, learning_rate=1e-12)
     batch, noise = draw_update(SeedStreams((0,)))
     found = agent.conflicts(batch, noise)
-    metrics = agent.update(batch, noise)
-    torch.testing.assert_close(found["critic/gramian"], metrics["critic/gramian"])
-    torch.testing.assert_close(
-        found["actor/gramian"], metrics["actor/gramian"], rtol=1e-5, atol=1e-8
-    )
+    info = agent.update(batch, noise)
+    torch.testing.assert_close(found["critic/gramian"], info.critic.gramian)
+    torch.testing.assert_close(found["actor/gramian"], info.actor.gramian, rtol=1e-5, atol=1e-8)
 
 
 def test_noise_and_batch_are_the_only_randomness():

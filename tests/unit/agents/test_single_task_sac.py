@@ -6,19 +6,27 @@ import pytest
 import torch
 
 from mtrl_fairgrad import LS
-from mtrl_fairgrad.agents import SAC, NetworkSpec, SACSpec, SeedStreams, SingleTaskSAC
-from tests.unit.agents.conftest import ACTION, OBSERVATION, TASKS, draw_update, first_faults
+from mtrl_fairgrad.agents import SAC, SeedStreams, SingleTaskSAC
+from tests.unit.agents.conftest import (
+    ACTION,
+    DIMENSIONS,
+    OBSERVATION,
+    TASKS,
+    draw_update,
+    first_faults,
+    small_config,
+)
 
 SEEDS = (3, 11)
-SPEC = SACSpec(NetworkSpec(OBSERVATION, ACTION, width=24, depth=2), max_gradient_norm=0.3)
+CONFIG = small_config(max_gradient_norm=0.3)
 
 
 def together(seeds=SEEDS):
-    return SingleTaskSAC(SPEC, seeds, TASKS, dtype=torch.float64)
+    return SingleTaskSAC(CONFIG, *DIMENSIONS, seeds, TASKS, dtype=torch.float64)
 
 
 def alone(seed):
-    return SAC(SPEC, (seed,), 1, LS(), LS(), dtype=torch.float64)
+    return SAC(CONFIG, *DIMENSIONS, (seed,), 1, LS(), LS(), dtype=torch.float64)
 
 
 def of_one(values, s, k):
@@ -51,10 +59,10 @@ def test_every_agent_trains_as_it_would_alone():
     assert_lanes_equal(agent, apart, tolerance=0.0)
     for _ in range(3):
         batch, noise = draw_update(streams)
-        found = agent.update(batch, noise)
+        found = agent.update(batch, noise).metrics()
         for lane, one in enumerate(apart):
             s, k = divmod(lane, TASKS)
-            expected = one.update(of_one(batch, s, k), of_one(noise, s, k))
+            expected = one.update(of_one(batch, s, k), of_one(noise, s, k)).metrics()
             assert found.keys() == expected.keys()
             for name, value in expected.items():
                 torch.testing.assert_close(
@@ -117,7 +125,7 @@ def test_tasks_that_share_nothing_do_not_conflict():
     agent = together()
     batch, noise = draw_update(SeedStreams(SEEDS))
     found = agent.conflicts(batch, noise)["critic/gramian"]
-    norms = agent.update(batch, noise)["critic/gradient_norm"]
+    norms = agent.update(batch, noise).critic.gradient_norm
     torch.testing.assert_close(found, torch.diag_embed(norms.square()))
 
 

@@ -7,8 +7,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from mtrl_fairgrad.agents import ARCHITECTURES
-from mtrl_fairgrad.config.agent import AgentConfig
+from mtrl_fairgrad.config.agent import ARCHITECTURES, AgentConfig
 from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.config.schema import (
     Config,

@@ -16,7 +16,8 @@ import torch
 from gymnasium.spaces import Box
 
 from mtrl_fairgrad import LS
-from mtrl_fairgrad.agents import ARCHITECTURES, SAC, NetworkSpec, SACSpec, SingleTaskSAC
+from mtrl_fairgrad.agents import SAC, SingleTaskSAC
+from mtrl_fairgrad.config.agent import ARCHITECTURES, AgentConfig
 from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.evaluation.policy_export import describe, export, load_policy, scores
 from tests.support.paths import ROOT
@@ -63,12 +64,11 @@ def run_alone(code, folder, *arguments):
 
 def make(kind):
     """An agent that is not what it was initialised to, with actions well away from zero."""
-    spec = SACSpec(
-        NetworkSpec(
-            SIZE, 4, width=32, depth=2, architecture=ARCHITECTURES.get(kind, ARCHITECTURES["mtsac"])
-        )
-    )
-    agent = SingleTaskSAC(spec, SEEDS, 2) if kind == "own" else SAC(spec, SEEDS, 2, LS(), LS())
+    config = AgentConfig(kind if kind in ARCHITECTURES else "mtsac", width=32, depth=2)
+    if kind == "own":
+        agent = SingleTaskSAC(config, SIZE, 4, SEEDS, 2)
+    else:
+        agent = SAC(config, SIZE, 4, SEEDS, 2, LS(), LS())
     learner = agent.lanes if kind == "own" else agent
     generator = torch.Generator().manual_seed(0)
     for value in (*learner.actor.shared.values(), *learner.actor.own.values()):

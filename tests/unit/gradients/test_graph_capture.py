@@ -7,8 +7,8 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from mtrl_fairgrad import FairGrad
-from mtrl_fairgrad.agents import SAC, Batch, NetworkSpec, Noise, SACSpec
-from mtrl_fairgrad.agents.networks import ARCHITECTURES
+from mtrl_fairgrad.agents import SAC, Batch, Noise
+from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.gradients import graph_capture
 from mtrl_fairgrad.gradients.graph_capture import CapturedFunction, aten
 from mtrl_fairgrad.gradients.per_task import CapturedLoss, lift, task_gradients
@@ -25,29 +25,32 @@ def captured_nodes(captured):
     return forward.__self__.graph.nodes
 
 
-def problems(spec, seeds, tasks=3, batch=5):
-    """The three captured functions of an agent, with arguments."""
-    agent = SAC(spec, list(range(seeds)), tasks, FairGrad(alpha=1.0), FairGrad(alpha=1.0))
-    shape, network = (seeds, tasks, batch), spec.network
+def problems(architecture, seeds, tasks=3, batch=5):
+    """Both captured losses of an agent, with their arguments in order."""
+    sizes, methods = (7, 2, list(range(seeds)), tasks), (FairGrad(alpha=1.0), FairGrad(alpha=1.0))
+    agent = SAC(AgentConfig(architecture, width=8), *sizes, *methods)
     generator = torch.Generator().manual_seed(1)
 
     def normal(*last):
-        return torch.randn(*shape, *last, generator=generator)
+        return torch.randn(seeds, tasks, batch, *last, generator=generator)
 
-    observations = [normal(network.observation_dim) for _ in range(2)]
-    actions = normal(network.action_dim).tanh()
-    batch = Batch(observations[0], actions, normal(), observations[1], torch.zeros(shape))
-    noise = Noise(normal(network.action_dim), normal(network.action_dim))
-    temperature = agent.temperature.own["log_temperature"].exp()
-    targets = agent._compute_targets(batch, noise, temperature)
-    return [agent._critic_problem(batch, targets), agent._actor_problem(batch, noise, temperature)]
+    observations = [normal(agent.observation_dim) for _ in range(2)]
+    actions, ended = normal(agent.action_dim).tanh(), torch.zeros(seeds, tasks, batch)
+    data = Batch(observations[0], actions, normal(), observations[1], ended)
+    noise = Noise(normal(agent.action_dim), normal(agent.action_dim))
+    temperature = agent.log_temperature.exp()
+    targets = agent.bellman_targets(data, noise, temperature)
+    actor, critics = agent.actor, agent.critics
+    of_critics = critics.shared, {}, critics.own, data.observations, data.actions, targets
+    of_actor = actor.shared, critics.shared, actor.own, critics.own
+    of_actor = *of_actor, data.observations, noise.actions, temperature
+    return [(agent.critic_loss, *of_critics), (agent.actor_loss, *of_actor)]
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("architecture", ["mtsac", "mtsac_te", "mhsac"])
 def test_task_gradients_are_bit_for_bit_those_of_torch_func(architecture, seeds):
-    spec = SACSpec(NetworkSpec(7, 2, 8, architecture=ARCHITECTURES[architecture]))
-    for loss, *arguments in problems(spec, seeds):
+    for loss, *arguments in problems(architecture, seeds):
         plain = call_on(arguments, task_gradients, loss.loss)
         captured = CapturedLoss(loss.loss)
         captured.gradients.after = 0

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mtrl_fairgrad import FairGrad, make_method, method_names
-from mtrl_fairgrad.agents import ARCHITECTURES, SAC, SingleTaskSAC
+from mtrl_fairgrad.agents import SAC, SingleTaskSAC
+from mtrl_fairgrad.config.agent import ARCHITECTURES
 from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
 from mtrl_fairgrad.envs.workers.pool import GRACE_SECONDS
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS
@@ -71,24 +72,25 @@ def test_every_agent_has_its_networks_and_the_options(name):
         )
     )
     assert isinstance(agent, SingleTaskSAC if name == "stl" else SAC)
-    network = agent.spec.network
-    assert network.architecture is ARCHITECTURES[name] and (
-        network.width,
-        network.critic_width,
-    ) == (8, 6)
-    assert network.critic_layer_norm and (network.initialization, network.log_std) == (
-        "xavier",
-        "tanh",
+    config = agent.config
+    assert config.name == name
+    assert (config.width, config.critic_width, config.critic_layer_norm) == (8, 6, True)
+    assert (config.initialization, config.log_std) == ("xavier", "tanh")
+    trained = agent.lanes if name == "stl" else agent
+    actor, critics = trained.actor, trained.critics
+    assert bool(actor.own) == (name == "mhsac") and ("embedding" in critics.own) == (
+        name == "mtsac_te"
     )
-    actor = agent.lanes.actor if name == "stl" else agent.actor
     assert not any(
         value.any() for key, value in {**actor.shared, **actor.own}.items() if "bias" in key
     )
 
 
 def test_the_kind_of_temperature_reaches_the_agent():
-    assert build(composed("agent.width=8")).spec.temperature == "per_task"
-    assert build(composed("agent.width=8", "agent.temperature=shared")).spec.temperature == "shared"
+    assert build(composed("agent.width=8")).config.temperature == "per_task"
+    assert (
+        build(composed("agent.width=8", "agent.temperature=shared")).config.temperature == "shared"
+    )
 
 
 def test_both_get_the_options():
@@ -133,7 +135,7 @@ def test_loss_alpha_with_a_method_that_needs_positive_losses_is_one_note(positiv
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_the_convention_reaches_the_agent(name):
     agent = build(composed(f"convention={name}", "agent.width=8"))
-    assert agent._convention == CONVENTIONS[name]
+    assert agent.convention == CONVENTIONS[name]
 
 
 def test_a_convention_for_parameters_that_are_not_there_is_noted_as_having_no_effect():
