@@ -50,9 +50,8 @@ def direction(method, losses, gradients, noise):
         combined = contract(method(losses, **method.accepted(noise=noise)).weights, jacobian)
     elif isinstance(method, GramianWeighting):
         combined = contract(
-            method(
-                gramian(jacobian, 1), **method.accepted(losses=losses, noise=noise)
-            ).weights, jacobian
+            method(gramian(jacobian, 1), **method.accepted(losses=losses, noise=noise)).weights,
+            jacobian,
         )
     else:
         combined = method(jacobian, **method.accepted(losses=losses, noise=noise)).direction

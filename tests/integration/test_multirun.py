@@ -25,9 +25,16 @@ from mtrl_fairgrad.cli.multirun import (
 from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.utils.atomic_io import remove
 from tests.support.paths import ROOT
-from tests.support.tiny_runs import ONE, TINY, assert_same_checkpoint, rows
+from tests.support.tiny_runs import POINT_MASS, POINT_MASS_ONE, assert_same_checkpoint, rows
 
-SHORT = [*TINY, *ONE, "env.horizon=10", "eval.every=20", "steps=20", "agent.warmup_steps=5"]
+SHORT = [
+    *POINT_MASS,
+    *POINT_MASS_ONE,
+    "env.horizon=10",
+    "eval.every=20",
+    "steps=20",
+    "agent.warmup_steps=5",
+]
 
 
 def needs(plugin):
@@ -244,7 +251,6 @@ def one_in_training(sweep, process, beyond=0):
     raise AssertionError("no run got that far within four minutes")
 
 
-@pytest.mark.slow
 @needs("hydra_joblib_launcher")
 def test_joblib_runs_side_by_side_with_a_mistake_among_them(tmp_path):
     words = ["method=ls,fairgrad", "seeds=[0],[1]", "alpha=null,1", f"hydra.sweep.dir={tmp_path}"]
@@ -261,7 +267,6 @@ def test_joblib_runs_side_by_side_with_a_mistake_among_them(tmp_path):
         assert [row["env_steps"] for row in rows(path)] == ["0", "20"]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/locks").exists(), reason="there is no /proc/locks to find a trainer by"
 )
@@ -287,7 +292,6 @@ def test_joblib_survives_that_a_process_is_killed(tmp_path):
     assert rows(run) == rows(tmp_path / "whole")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/locks").exists(), reason="there is no /proc/locks to find a trainer by"
 )
@@ -308,7 +312,6 @@ def test_submitit_requeues_a_run_that_is_preempted(tmp_path):
     assert steps == [str(step) for step in range(0, 401, 20)]
 
 
-@pytest.mark.slow
 @needs("hydra_ray_launcher")
 def test_ray_runs_them_too(tmp_path):
     process = begin("hydra/launcher=ray_cluster", "seeds=[0],[1]", f"hydra.sweep.dir={tmp_path}")

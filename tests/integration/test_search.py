@@ -8,7 +8,7 @@ import pytest
 
 from mtrl_fairgrad import search, train
 from tests.support.fabricated_runs import FAIRGRAD
-from tests.support.tiny_runs import ONE, TINY
+from tests.support.tiny_runs import POINT_MASS, POINT_MASS_TASKS
 
 
 @pytest.fixture
@@ -94,9 +94,16 @@ def test_contradictions_end_in_one_sentence(trained, tmp_path, word, said, capsy
     assert trained[0] == []
 
 
-@pytest.mark.slow
 def test_a_real_search(tmp_path, capsys):
-    short = [*TINY, *ONE, "env.horizon=10", "steps=20", "eval.every=20", "agent.warmup_steps=5"]
+    far = f"env.tasks=[{POINT_MASS_TASKS[1]}]"  # out of reach, so that success stays 0
+    short = [
+        *POINT_MASS,
+        far,
+        "env.horizon=10",
+        "steps=20",
+        "eval.every=20",
+        "agent.warmup_steps=5",
+    ]
     command = [*short, f"run_dir={tmp_path / 'alpha'}", "search.coarse=[1,2]", "search.radius=0.1"]
     assert search.main(command) == 0
     output = capsys.readouterr().out

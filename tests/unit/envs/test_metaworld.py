@@ -7,31 +7,15 @@ from mtrl_fairgrad.envs.metaworld import (
     OBSERVATIONS,
     MetaworldSuite,
     MetaworldTask,
-    official_goals,
 )
 from mtrl_fairgrad.envs.rng import stream
-from mtrl_fairgrad.envs.task_names import MT10, MT50
+from mtrl_fairgrad.envs.task_names import MT10
 from tests.support import official_metaworld as official
-
-BARE = MetaworldSuite(one_hot=False)
-
-
-def visit(task, seed, goals, actions, suite):
-    """Play `goals` with `actions`; each episode's first observation; each step's, with reward and
-    success.
-    """
-    environment = MetaworldTask(task, seed, 0, suite, "eval")
-    environment.play(goals)
-    firsts, observations, rewards, successes = [environment.observation.copy()], [], [], []
-    for action in actions:
-        reward, _, truncated, success = environment.step(action)
-        observations.append(environment.observation.copy())
-        rewards.append(reward)
-        successes.append(success)
-        if truncated:
-            environment.begin()
-            firsts.append(environment.observation.copy())
-    return np.array(firsts), np.array(observations), np.array(rewards), np.array(successes)
+from tests.support.metaworld_episodes import (
+    BARE,
+    check_used_environment_starts_like_a_fresh_one,
+    visit,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,17 +51,6 @@ def test_goals_are_those_of_mt1(task):
     assert np.array_equal(official.rand_vecs(environment._goals), expected)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", MT50)
-def test_goals_are_those_of_mt1_for_every_task(task):
-    made = MetaworldTask(task, 4_000_000_000, 0, BARE, "train")
-    drawn = {4_000_000_000: made._goals, 0: official_goals(made.environment, task, 0)}
-    for seed, goals in drawn.items():
-        assert np.array_equal(
-            official.rand_vecs(goals), official.rand_vecs(official.goals(task, seed))
-        )
-
-
 def test_leaves_numpys_global_stream_alone():
     before = np.random.get_state()[1].copy()
     environment = MetaworldTask("reach-v3", 0, 0, BARE, "train")
@@ -99,23 +72,9 @@ def test_nothing_random_happens_outside_the_saved_stream():
     assert inner.seeded_rand_vec is False and inner._freeze_rand_vec is True
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", MT50)
+@pytest.mark.parametrize("task", MT10)
 def test_used_environment_starts_like_a_fresh_one(task):
-    """What resuming rests on: after one goal's 60 steps, another goal's episode is as in a fresh
-    official one.
-    """
-    actions = official.random_actions(120)
-    firsts, used, rewards, _ = visit(
-        task, 1, [5, 6], actions, MetaworldSuite(one_hot=False, horizon=60)
-    )
-    fresh = official.environment(task, 1, 6)
-    assert np.array_equal(firsts[1], fresh.reset()[0].astype(np.float32))
-    for step in range(60, 120):
-        observation, reward, *_ = fresh.step(actions[step])
-        assert (
-            np.array_equal(used[step], observation.astype(np.float32)) and rewards[step] == reward
-        )
+    check_used_environment_starts_like_a_fresh_one(task)
 
 
 def test_one_hot_follows_the_observation():

@@ -11,7 +11,6 @@ from gymnasium.error import (
     ResetNeeded,
 )
 
-from mtrl_fairgrad.envs.metaworld import MetaworldVectorEnv
 from mtrl_fairgrad.envs.task_names import MT10, MT50, step_cost
 from mtrl_fairgrad.envs.workers.host import Slot
 from mtrl_fairgrad.envs.workers.load_balancing import balance_load
@@ -280,14 +279,3 @@ def test_shares_are_balanced(tasks, workers):
     loads = [sum(step_cost(row.task) for row in share) for share in shares]
     assert max(loads) - min(loads) <= max(step_cost(task) for task in tasks)
     assert min(len(share) for share in shares) >= 1
-
-
-@pytest.mark.slow
-def test_mt50_runs():
-    with MetaworldVectorEnv(MT50, [0], workers=2, horizon=3) as envs:
-        observations, _ = envs.reset()
-        assert observations.shape == (50, 89) and np.array_equal(observations[:, 39:], np.eye(50))
-        for actions in official.random_actions(4, rows=50):
-            observations, rewards, _, _, infos = envs.step(actions)
-        assert np.isfinite(observations).all() and np.isfinite(rewards).all()
-        assert len(set(infos["goal"].tolist())) > 10, "tasks draw their goals independently"

@@ -11,7 +11,7 @@ from mtrl_fairgrad.gradients.cuda_graph import WARM_UP, GraphedUpdates
 from mtrl_fairgrad.training.factory import make_learner
 from mtrl_fairgrad.training.learner import check_cuda_graph
 from mtrl_fairgrad.weighting import method_names
-from tests.unit.training.test_learner import (
+from tests.support.small_learner import (
     ACTION,
     OBSERVATION,
     SMALL,
@@ -19,6 +19,7 @@ from tests.unit.training.test_learner import (
     configuration,
     flat,
     go,
+    learner_of,
     transition,
 )
 
@@ -45,12 +46,6 @@ class Blindfold(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def learner_of(*words):
-    return make_learner(
-        configuration(*SMALL, *words), TASKS, OBSERVATION, ACTION, torch.device("cpu")
-    )
-
-
 def words_of(name):
     """A method on the agent it belongs to; gradients need no more than two seeds."""
     return ["agent=stl"] if name == "stl" else [f"method={name}", "seeds=[0,1]"]
@@ -65,7 +60,7 @@ def where(learner):
 
 @pytest.mark.parametrize("name", method_names())
 def test_an_update_changes_things_where_they_are_and_looks_at_no_value(name, monkeypatch):
-    learner = learner_of(*words_of(name))
+    learner = learner_of(*SMALL, *words_of(name))
     seeds = learner.agent.critic_method.batch_shape[0] if name != "stl" else 1
     go(learner, 0, 8, range(seeds))
     before = where(learner)
@@ -105,7 +100,7 @@ def pretended(work, log):
 )
 def test_replays_learn_what_updates_learn(words):
     words = [*words, "agent.reset_every=7", "seeds=[0,1]"]
-    plain, replaying, log = learner_of(*words), learner_of(*words), []
+    plain, replaying, log = learner_of(*SMALL, *words), learner_of(*SMALL, *words), []
     capture = functools.partial(pretended, log=log)
     replaying._graph = GraphedUpdates(replaying._update, capture)
     for number in range(30):
@@ -157,15 +152,3 @@ def test_a_cuda_graph_learns_what_updates_learn(method):
         states.append(flat(learner))
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value)
-
-
-@pytest.mark.slow
-def test_compiled_gradients_learn_the_same_up_to_rounding():
-    plain, compiled = learner_of(), learner_of("compile=true")
-    for learner in (plain, compiled):
-        go(learner, 0, 20, (0,))
-    expected, found = flat(plain), flat(compiled)
-    assert all(
-        torch.allclose(found[name], value, rtol=1e-3, atol=1e-4) for name, value in expected.items()
-    )
-    assert any(not torch.equal(found[name], value) for name, value in expected.items())

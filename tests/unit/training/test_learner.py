@@ -1,23 +1,10 @@
 """The learner of a run: update schedule, resets, stored rewards, exact resume."""
 
-import functools
-
-import numpy as np
 import pytest
 import torch
 
-from mtrl_fairgrad.agents import Batch
-from mtrl_fairgrad.training.factory import make_learner
-from tests.support.tiny_runs import composed
+from tests.support.small_learner import SMALL, TASKS, flat, go, learner_of
 
-TASKS, OBSERVATION, ACTION = 2, 5, 3
-SMALL = [
-    "agent.width=8",
-    "agent.depth=1",
-    "agent.batch_size=4",
-    "agent.buffer_size=30",
-    "agent.warmup_steps=5",
-]
 ALL = [
     *SMALL,
     "agent.critic_width=6",
@@ -28,45 +15,6 @@ ALL = [
     "agent.reset_every=7",
     "agent.warmup_updates=4",
 ]
-
-
-configuration = functools.cache(composed)
-
-
-def learner_of(*words):
-    return make_learner(configuration(*words), TASKS, OBSERVATION, ACTION, torch.device("cpu"))
-
-
-def transition(number, seeds):
-    """The transitions of step `number`: each seed's depend on the step and the seed alone."""
-
-    def of_seed(seed):
-        draw = np.random.default_rng([number, seed]).standard_normal(
-            (TASKS, 2 * OBSERVATION + ACTION + 1)
-        )
-        return torch.from_numpy(draw).float()
-
-    observations, actions, following, rewards = torch.stack(
-        [of_seed(seed) for seed in seeds]
-    ).split([OBSERVATION, ACTION, OBSERVATION, 1], dim=-1)
-    rewards = rewards.squeeze(-1) * torch.tensor([1.0, 100.0])
-    return Batch(observations, actions.tanh(), rewards, following, torch.zeros_like(rewards))
-
-
-def go(learner, first, last, seeds=(0, 1)):
-    for number in range(first, last):
-        learner.learn(number)
-        learner.store(transition(number, seeds))
-
-
-def flat(learner):
-    """The whole state of a learner, replay buffer included."""
-    state = {
-        f"{group}/{key}": value
-        for group, found in learner.state().items()
-        for key, value in found.items()
-    }
-    return {**state, "replay": learner.replay.rows[: learner.replay.added]}
 
 
 @pytest.mark.parametrize(

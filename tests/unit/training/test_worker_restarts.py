@@ -232,21 +232,3 @@ def test_asked_twice_a_run_leaves_at_once_though_a_worker_hangs(tmp_path):
     assert time.monotonic() - asked < 4, output
     assert run.returncode == 130 and "stopped at once" in output
     assert wait_until_gone(pids) and not alive(pids)
-
-
-@pytest.mark.slow
-def test_a_run_whose_workers_are_killed_at_random_moments_ends_as_it_should(tmp_path):
-    command = [
-        sys.executable,
-        str(ROOT / "scripts" / "kill_workers.py"),
-        "--kills",
-        "6",
-        "--folder",
-    ]
-    found = subprocess.run(
-        [*command, str(tmp_path / "r")], cwd=ROOT, capture_output=True, text=True, timeout=600
-    )
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert "6 signals (1 of them SIGSTOP)" in found.stdout and found.stdout.rstrip().endswith(
-        "0 problems"
-    )

@@ -3,7 +3,6 @@ forms.
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import pytest
 import torch
@@ -12,37 +11,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mtrl_fairgrad.weighting.solvers import newton, relative_residual
 from tests.unit.weighting.exact_solution import angle, exact_weights
+from tests.unit.weighting.newton_checks import FORMS, Form, check_against_exact, generator
 from tests.unit.weighting.samplers import (
     SAMPLERS,
     conditioned,
     conflicting,
-    cosine_condition,
     heterogeneous,
     ordinary,
 )
 
-Form = Literal["lapack", "batched"]
-FORMS: tuple[Form, ...] = get_args(Form)
 ALPHAS = (0.1, 0.5, 1.0, 2.0, 10.0)
-SCALES = (1.0, 1e-5, 1e5, 1e-2)
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def check_against_exact(name: str, alpha: float, tasks: int, seeds: range) -> None:
-    jacobians = torch.stack(
-        [SAMPLERS[name](tasks, generator(s)) * SCALES[s % len(SCALES)] for s in seeds]
-    )
-    gramians = jacobians @ jacobians.mT
-    found = {form: newton(gramians, alpha, form=form) for form in FORMS}
-    for i, jacobian in enumerate(jacobians):
-        assert cosine_condition(jacobian) <= 1e6
-        exact = exact_weights(gramians[i], found["lapack"].weights[i], alpha)
-        for form, solution in found.items():
-            assert solution.converged[i], f"{form}, seed {seeds[i]}"
-            assert angle(jacobian, solution.weights[i], exact) <= 1e-4, f"{form}, seed {seeds[i]}"
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -55,20 +33,6 @@ def test_direction_equals_the_exact_one(name: str, alpha: float) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_direction_equals_the_exact_one_for_fifty_tasks(name: str) -> None:
     check_against_exact(name, 2.0, 50, range(2))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("alpha", [0.1, 0.2, 0.3, 0.7, 0.999999, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0])
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_direction_equals_the_exact_one_on_a_fine_grid(name: str, alpha: float) -> None:
-    for tasks, seeds in (
-        (2, range(40)),
-        (3, range(20)),
-        (5, range(20)),
-        (20, range(8)),
-        (50, range(4)),
-    ):
-        check_against_exact(name, alpha, tasks, seeds)
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -264,11 +228,3 @@ def test_on_cuda_nothing_synchronises_and_the_answer_is_the_same() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-6, atol=0)
-
-
-@pytest.mark.slow
-def test_compiles_into_one_graph() -> None:
-    jacobians = torch.stack([heterogeneous(5, generator(seed)) for seed in range(3)])
-    gramians = jacobians @ jacobians.mT
-    compiled = torch.compile(lambda gramian: newton(gramian, 2.0), fullgraph=True, backend="eager")
-    assert torch.equal(compiled(gramians).weights, newton(gramians, 2.0, form="batched").weights)

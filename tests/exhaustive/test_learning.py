@@ -3,12 +3,9 @@
 import csv
 from statistics import mean
 
-import pytest
-
 from mtrl_fairgrad import train
 
 
-@pytest.mark.slow
 def test_two_pendulums_are_balanced_longer_by_every_seed(tmp_path):
     folder = tmp_path / "run"
     arguments = [
