@@ -1,35 +1,47 @@
-"""The exact solver: preparation and choice of form. The iteration itself is in `lapack` and in
-`batched`.
+"""The exact solver of the α-fair equation.
 
-Gradients are equilibrated first: the iteration sees their cosines C and, apart, their norms. A
-ridge on the diagonal of C makes the answer defined for every Gramian: none while all eigenvalues of
-C exceed 1e-6 (for float32 Gramians 1e-5), otherwise 1e-8 (1e-7), more only where rounding made C
+Gradients are equilibrated first: the iteration sees their cosines C and, separately, their norms. A
+ridge on the diagonal of C makes the result defined for every Gramian: none while all eigenvalues of
+C exceed 1e-6 (1e-5 for float32 Gramians), otherwise 1e-8 (1e-7), more only where rounding made C
 indefinite by over half of that.
 
-Up to a condition number of C of 1e6 a float64 Gramian thus gets the exact direction, to within
-1e-4°. A float32 Gramian's own rounding costs more, some 0.001° at 1e4 and 0.1° at 1e6.
+Up to a condition number of C of 1e6, a float64 Gramian gets the exact direction to within 1e-4°.
+The rounding of a float32 Gramian itself costs more, some 0.001° at 1e4 and 0.1° at 1e6.
 
 Where the equation has no solution (Pareto stationarity: some gradients cancel), weights are finite,
-large, and such that the direction vanishes as the ridge does, the slower the larger α; `converged`
-is then True and `residual` large, which is how to recognise it.
+large, and such that the direction vanishes as the ridge does, the slower the larger α; then
+`converged` is True and `residual` is large.
 
-Which form: on a CPU core, batched took 16–32 times as long as lapack for one problem, 5–17 times
-for 8, and still 1.5–6 times for 2048 (K = 2 and 10).
+Time on one CPU core: the batched form took 16–32 times as long as LAPACK for one problem, 5–17
+times for 8, and still 1.5–6 times for 2048 (K = 2 and 10).
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from scipy import linalg  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.solvers import batched, lapack
-from mtrl_fairgrad.weighting.solvers.arrays import ignore_fp_warnings, namespace, to_array
+from mtrl_fairgrad.weighting.solvers import batched
+from mtrl_fairgrad.weighting.solvers.arrays import (
+    Array,
+    ignore_fp_warnings,
+    namespace,
+    to_array,
+)
 from mtrl_fairgrad.weighting.solvers.equation import Solution, make_solution
 from mtrl_fairgrad.weighting.solvers.problem import check_gramian, equilibrate, prepare
+from mtrl_fairgrad.weighting.solvers.safeguarded import SETTLED, Objective
 
 Form = Literal["lapack", "batched"]
+
+UNSAFEGUARDED_STEPS = 12
+"""Newton steps that are tried without safeguard; they take a third of the time."""
+
+_lapack: Any = linalg.lapack  # compiled, without type annotations
 
 
 @ignore_fp_warnings
@@ -41,23 +53,25 @@ def newton(
     form: Form | None = None,
     min_relative_norm: float = 0.0,
 ) -> Solution:
-    """The exact solution, by a safeguarded Newton iteration on the logarithms of the weights.
+    """Solve the equation exactly by Newton iterations on the logarithms of the weights.
 
     Args:
-        gramian: `[..., K, K]`. A matrix that is no Gramian (needs a ridge above 0.1) is answered
-            like a non-finite one.
+        gramian: `[..., K, K]`. A matrix that is not a Gramian (one that needs a ridge above 0.1) is
+            treated like a non-finite one.
         alpha: positive.
         active: `[..., K]` bool.
-        form: `"lapack"` solves one problem after the other on the CPU; `"batched"` all at once
-            where they are, without synchronising. By default lapack for tensors on the CPU, where
-            it is faster at any size, and batched for tensors on other devices and inside
+        form: `"lapack"` solves one problem after the other on the CPU; `"batched"` all at once on
+            their device, without synchronising. By default lapack for tensors on the CPU, where it
+            is faster at any size, and batched for tensors on other devices and inside
             `torch.compile`.
         min_relative_norm: tasks with at most this part of the largest gradient norm are left out.
 
     Returns:
-        `converged`: the equation with the ridge is solved to a relative error of 1e-6, disregarding
-            what
-        float64 cannot resolve where the terms of `(Mw)_i` cancel.
+        A solution whose `converged` says that the equation with the ridge is solved to a relative
+        error of 1e-6, disregarding what float64 cannot resolve where the terms of `(Mw)_i` cancel.
+
+    Raises:
+        ValueError: a Gramian that is not `[..., K, K]`.
     """
     check_gramian(gramian)
     values: Any = to_array(gramian) if form is None else gramian.detach().double()
@@ -69,11 +83,52 @@ def newton(
     xp = namespace(values)
     problem = prepare(values, mask, min_relative_norm)
     scaled = equilibrate(problem, gramian.dtype)
-    solve = batched.solve if xp is torch else lapack.solve_batch
-    log_weights, error = solve(scaled.cosines, scaled.log_norms, 1 / alpha)
-    # Scaling all gradients by c scales w by c^(−2α/(1+α)): the common scale was out, so nothing
-    # overflowed.
+    if xp is torch:
+        log_weights, error = batched.solve(scaled.cosines, scaled.log_norms, 1 / alpha)
+    else:
+        log_weights, error = np.empty(scaled.log_norms.shape), np.empty(problem.valid.shape)
+        for index in np.ndindex(error.shape):
+            log_weights[index], error[index] = _solve_by_lapack(
+                scaled.cosines[index], scaled.log_norms[index], 1 / alpha
+            )
+    # Scaling all gradients by c scales w by c^(−2α/(1+α)). The common scale was divided out so that
+    # nothing overflows.
     weights = xp.exp(log_weights - 2 * alpha / (1 + alpha) * scaled.centre)
-    return make_solution(
-        problem._replace(valid=scaled.valid), weights, alpha, gramian, error <= lapack.SETTLED
-    )
+    problem = problem._replace(valid=scaled.valid)
+    return make_solution(problem, weights, alpha, gramian, error <= SETTLED)
+
+
+def _solve_by_lapack(cosines: Array, log_norms: Array, p: float) -> tuple[Array, float]:
+    """Solve one equation.
+
+    First by Newton steps for equal logarithms of the two sides without any safeguard: the equation
+    has one solution, so whatever solves it is correct. Most problems need no more.
+
+    Args:
+        cosines: `[K, K]`, symmetric positive definite with ridged unit diagonal.
+        log_norms: `[K]`, logarithms of the gradient norms, centred near zero.
+        p: 1/α, positive.
+
+    Returns:
+        The log-weights `[K]` and their error, see `safeguarded.Point`.
+    """
+    objective = Objective(cosines, log_norms, p)
+    point = objective.start()
+    x = point.x
+    for _ in range(UNSAFEGUARDED_STEPS):
+        u = np.exp(x + log_norms)
+        lhs = u * (cosines @ u)
+        gap = (1 - p) * x - np.log(lhs)
+        size = np.abs(gap).max()
+        if not size < np.inf:
+            break
+        system, right = objective.system(u, lhs), lhs * gap / u
+        _, step, info = _lapack.dposv(system, right, lower=1, overwrite_a=1)
+        if info != 0 or not np.isfinite(step).all():
+            break
+        x = x + step / u
+        if size <= SETTLED:
+            point = min(point, objective.at(x), key=lambda candidate: candidate.error)
+            break
+    point = objective.minimize(point)
+    return point.x, point.error
