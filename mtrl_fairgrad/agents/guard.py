@@ -15,15 +15,15 @@ from torch import Tensor
 from mtrl_fairgrad.agents.masks import RowSnapshot
 from mtrl_fairgrad.agents.networks import Tensors
 from mtrl_fairgrad.agents.update_info import NetworkUpdate
-from mtrl_fairgrad.config.guard import ALL, CONDITIONS, LS, SKIP, STOP, GuardConfig
+from mtrl_fairgrad.config.guard import CHECKS, CONDITIONS, LS, SKIP, STOP, GuardConfig
 from mtrl_fairgrad.weighting import Method
 
 VANISHED = 1e-6
 """A task's gradient has vanished if it is at most this fraction of the seed's longest one;
 FairGrad's default `min_relative_norm`."""
 CRITIC = slice(0, len(CONDITIONS["critic"]))
-ACTOR = slice(CRITIC.stop, len(ALL))
-"""Conditions of each network among all C of them, in the order of `config.guard.ALL`."""
+ACTOR = slice(CRITIC.stop, len(CHECKS))
+"""Conditions of each network among all C of them, in the order of `config.guard.CHECKS`."""
 
 
 class FaultCounts(NamedTuple):
@@ -31,7 +31,7 @@ class FaultCounts(NamedTuple):
 
     counts: Tensor
     """`[C, S, K]`: number of updates with the fault, by condition in the order of
-    `config.guard.ALL`; a fault of a whole seed counts for each of its tasks."""
+    `config.guard.CHECKS`; a fault of a whole seed counts for each of its tasks."""
     first: Tensor
     """`[C, S, K]`: first update with the fault, counted from 0; −1 if there was none."""
     stopped: Tensor
@@ -50,11 +50,11 @@ class Guard:
 
     def __init__(self, config: GuardConfig, seeds: int, tasks: int, device: torch.device) -> None:
         self._config = config
-        self.counts = torch.zeros((len(ALL), seeds, tasks), dtype=torch.int64, device=device)
+        self.counts = torch.zeros((len(CHECKS), seeds, tasks), dtype=torch.int64, device=device)
         self.first = torch.full_like(self.counts, -1)
         self.stopped = torch.zeros(seeds, dtype=torch.bool, device=device)
         """`[S]`: seeds that have stopped training."""
-        responses = [getattr(config, condition) for _, condition in ALL]
+        responses = [getattr(config, condition) for _, condition in CHECKS]
         self._may_skip = SKIP in responses
         self.falls_back = config.unsolved == LS
         """Whether tasks get equal weights where the method did not solve its equation."""

@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from mtrl_fairgrad.config.guard import ALL, OF_SEEDS, GuardConfig
+from mtrl_fairgrad.config.guard import CHECKS, SEED_CONDITIONS, GuardConfig
 from mtrl_fairgrad.utils.text_tables import counted, csv_text
 
 NAME = "incidents.csv"
@@ -52,7 +52,7 @@ class Fault:
     network: str
     """critic or actor."""
     condition: str
-    """A key of `guard_config.ANSWERS`."""
+    """One of `config.guard.CONDITIONS`."""
     seed: int
     task: str
     """Empty for what belongs to all of a seed's tasks."""
@@ -77,12 +77,12 @@ def listed(
     lists `[C][S][K]`.
     """
     found: list[Fault] = []
-    for n, (network, condition) in enumerate(ALL):
+    for n, (network, condition) in enumerate(CHECKS):
         answer = getattr(guard, condition)
         for s, seed in enumerate(seeds):
-            for k, task in enumerate(tasks[:1] if condition in OF_SEEDS else tasks):
+            for k, task in enumerate(tasks[:1] if condition in SEED_CONDITIONS else tasks):
                 if counts[n][s][k]:
-                    name = "" if condition in OF_SEEDS else task
+                    name = "" if condition in SEED_CONDITIONS else task
                     times = counts[n][s][k], updates, first[n][s][k]
                     found.append(Fault(network, condition, seed, name, *times, answer))
     return found

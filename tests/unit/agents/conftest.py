@@ -1,4 +1,4 @@
-"""A small agent and random transitions for it, seeds and data fixed."""
+"""A small agent and reproducible random transitions for it."""
 
 import pytest
 import torch
@@ -6,14 +6,14 @@ import torch
 from mtrl_fairgrad import make_method
 from mtrl_fairgrad.agents import SAC, Batch, Noise, SeedStreams
 from mtrl_fairgrad.config.agent import AgentConfig
-from mtrl_fairgrad.config.guard import ALL, CONDITIONS
+from mtrl_fairgrad.config.guard import CHECKS, CONDITIONS
 
 TASKS, BATCH, OBSERVATION, ACTION = 3, 16, 6, 2
 DIMENSIONS = (OBSERVATION, ACTION)
 
 
 def small_config(name="mtsac", **changes):
-    """Hyper-parameters with networks of two layers of 24 units."""
+    """Hyper-parameters with networks of two hidden layers of 24 units."""
     return AgentConfig(name, **{"width": 24, "depth": 2, **changes})
 
 
@@ -25,7 +25,7 @@ def make_agent(
 
 
 def draw_update(streams, dtype=torch.float64, tasks=TASKS):
-    """A batch and noise from each seed's own stream."""
+    """Draw a batch and noise from each seed's own stream."""
 
     def normal(*shape):
         return streams.normal(tasks, BATCH, *shape).to(dtype)
@@ -48,7 +48,7 @@ def train(agent, seeds, updates, dtype=torch.float64):
 
 
 def learn(agent, streams, updates):
-    """Updates with the numbers that the agent's methods draw, too."""
+    """Make updates with random numbers for the agent's methods; return the last one's metrics."""
     for _ in range(updates):
         batch, noise = draw_update(streams)
         numbers = [
@@ -59,11 +59,9 @@ def learn(agent, streams, updates):
 
 
 def first_faults(agent):
-    """`[S, K]`: the first update in which a task's loss or gradient was not finite, −1 where none
-    was.
-    """
+    """Return the first update with a non-finite loss or gradient, `[S, K]`; −1 if there is none."""
     first = torch.stack(
-        [agent.faults().first[ALL.index((network, "non_finite"))] for network in CONDITIONS]
+        [agent.faults().first[CHECKS.index((network, "non_finite"))] for network in CONDITIONS]
     )
     return (
         torch.where(first < 0, torch.iinfo(first.dtype).max, first)

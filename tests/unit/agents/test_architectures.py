@@ -1,6 +1,4 @@
-"""The agents' networks: sizes, which gradient reaches what, and everything a seed, a method or a
-checkpoint expects.
-"""
+"""Architectures: sizes, gradients of shared and own parameters, seeds, methods, checkpoints."""
 
 from functools import partial
 
@@ -92,7 +90,7 @@ def test_mtsac_te_adds_fifty_inputs_and_the_critics_encoder():
     assert counts("mtsac_te", 12)[1] == (656_002 + 2 * 50 * 400 + 3 * (50 * 50 + 50), 10 * 50)
 
 
-# ---- which gradient reaches what ----
+# ---- gradients ----
 
 
 def of(group, *place):
@@ -100,26 +98,30 @@ def of(group, *place):
 
 
 def critic_gradients_by_hand(agent, batch, targets, s, k):
-    """Plain autograd of one task's critic loss: gradients of shared and of own parameters."""
+    """Gradients of one task's critic loss by plain autograd: of shared and of own parameters."""
     leaves = [of(agent.critics.shared, s), of(agent.critics.own, s, k)]
     for value in (value for group in leaves for value in group.values()):
         value.requires_grad_()
-    found = {**leaves[0], **leaves[1]}
+    parameters = {**leaves[0], **leaves[1]}
     obs = batch.observations[s, k]
-    if "embedding" in found:
-        hidden = found["embedding"].relu()
+    if "embedding" in parameters:
+        hidden = parameters["embedding"].relu()
         for layer in range(3):
-            hidden = hidden @ found[f"encoder.weight{layer}"].T + found[f"encoder.bias{layer}"]
+            hidden = (
+                hidden @ parameters[f"encoder.weight{layer}"].T + parameters[f"encoder.bias{layer}"]
+            )
             hidden = hidden.relu() if layer < 2 else hidden
         obs = torch.cat([obs, hidden.expand(BATCH, -1)], -1)
     inputs, loss = torch.cat([obs, batch.actions[s, k]], -1), 0.0
     for twin in ("first", "second"):
-        hidden, layers = inputs, sum(name.startswith(f"{twin}.weight") for name in found)
+        hidden, layers = inputs, sum(name.startswith(f"{twin}.weight") for name in parameters)
         for layer in range(layers):
-            hidden = hidden @ found[f"{twin}.weight{layer}"].T + found[f"{twin}.bias{layer}"]
+            hidden = (
+                hidden @ parameters[f"{twin}.weight{layer}"].T + parameters[f"{twin}.bias{layer}"]
+            )
             hidden = hidden.relu() if layer < layers - 1 else hidden
         loss = loss + (hidden.squeeze(-1) - targets[s, k]).square().mean() / 2
-    gradients = iter(torch.autograd.grad(loss, list(found.values())))
+    gradients = iter(torch.autograd.grad(loss, list(parameters.values())))
     return [{name: next(gradients) for name in group} for group in leaves]
 
 
@@ -136,7 +138,7 @@ def actor_gradients_by_hand(agent, batch, noise, temperature, s, k):
 
 
 class Caught:
-    """Keeps the gradients that the optimisers are given."""
+    """Record the gradients that the optimisers receive."""
 
     def __init__(self, agent):
         self.shared, self.own = {}, {}
@@ -191,10 +193,10 @@ def test_shared_parameters_receive_the_combination_of_the_tasks_gradients(name):
 
 def test_only_the_shared_parameters_are_combined():
     agent = agent_of("mhsac", method="fairgrad", options={"solver": "newton"})
-    found = agent.conflicts(*draw_update(SeedStreams((5,))))["critic/gramian"]
+    result = agent.conflicts(*draw_update(SeedStreams((5,))))["critic/gramian"]
     rows = [critic_gradients_by_hand(agent, *hand_problem(agent), 0, k)[0] for k in range(TASKS)]
     flat = torch.stack([torch.cat([g.flatten() for g in row.values()]) for row in rows])
-    torch.testing.assert_close(found[0], flat @ flat.T)
+    torch.testing.assert_close(result[0], flat @ flat.T)
 
 
 def hand_problem(agent):
@@ -202,8 +204,8 @@ def hand_problem(agent):
     return batch, agent.bellman_targets(batch, noise, agent.log_temperature.exp())
 
 
-def test_a_head_moves_with_its_own_task_only():
-    """What another task's batch holds changes the trunk, never this task's head (before clipping)."""
+def test_a_head_is_trained_by_its_own_task_only():
+    """Before clipping, another task's batch changes the trunk but not this task's head."""
     batch, noise = draw_update(SeedStreams((5,)))
     other = batch._replace(rewards=batch.rewards + torch.tensor([0.0, 0.0, 9.0]).view(1, TASKS, 1))
     heads = []
@@ -217,11 +219,13 @@ def test_a_head_moves_with_its_own_task_only():
     assert not torch.equal(heads[0].shared["first.weight0"], heads[1].shared["first.weight0"])
 
 
-def test_the_encoder_is_not_moved_by_the_actor():
+def test_the_encoder_is_not_trained_by_the_actor():
     batch, noise = draw_update(SeedStreams((5,)))
     agents = [agent_of("mtsac_te") for _ in range(2)]
     agents[0].update(batch, noise)
-    agents[1].update(batch, noise._replace(actions=noise.actions + 1))  # of the actor's loss alone
+    agents[1].update(
+        batch, noise._replace(actions=noise.actions + 1)
+    )  # used by the actor's loss only
     actors, critics = (
         [agent.actor.shared for agent in agents],
         [agent.critics.state() for agent in agents],
@@ -231,7 +235,7 @@ def test_the_encoder_is_not_moved_by_the_actor():
     assert not any("encoder" in name or "embedding" in name for name in agents[0].actor.state())
 
 
-def test_the_encoder_is_moved_by_the_critics_and_decides_what_the_actor_does():
+def test_the_encoder_is_trained_by_the_critics_and_used_by_the_actor():
     agent = agent_of("mtsac_te", learning_rate=1e-2)
     before, streams = copied(agent.state()), SeedStreams((5,))
     observations = streams.normal(1, OBSERVATION).double().expand(1, TASKS, OBSERVATION)
@@ -282,7 +286,7 @@ def test_weighted_heads_are_a_convention():
 
 @pytest.mark.parametrize("network", [{}, EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize("name", ["mtsac_te", "mhsac"])
-def test_a_seed_trained_beside_others_follows_its_own_course(name, network):
+def test_a_seed_trains_with_others_as_it_does_alone(name, network):
     settings = {
         "method": "fairgrad",
         **network,
@@ -291,7 +295,7 @@ def test_a_seed_trained_beside_others_follows_its_own_course(name, network):
     }
     together = agent_of(name, SEEDS, **settings)
     learn(together, SeedStreams(SEEDS), 10)
-    beside = together.state()
+    stacked = together.state()
     for index, seed in enumerate(SEEDS):
         alone = agent_of(name, (seed,), **settings)
         learn(alone, SeedStreams((seed,)), 10)
@@ -302,12 +306,12 @@ def test_a_seed_trained_beside_others_follows_its_own_course(name, network):
                 and "adam.step" not in key
             ):
                 torch.testing.assert_close(
-                    beside[key][index], value[0], rtol=1e-6, atol=1e-6, msg=key
+                    stacked[key][index], value[0], rtol=1e-6, atol=1e-6, msg=key
                 )
 
 
 @pytest.mark.parametrize("name", ["mtsac_te", "mhsac"])
-def test_each_seed_and_each_task_begins_with_parameters_of_its_own(name):
+def test_each_seed_and_each_task_has_its_own_initial_parameters(name):
     agent = agent_of(name, (0, 1))
     for key, value in agent.critics.own.items():
         if "bias0" not in key and value.abs().sum() > 0:
@@ -336,7 +340,7 @@ def test_every_method_trains_heads(method):
 
 @pytest.mark.parametrize("updates", [0, 3])
 @pytest.mark.parametrize("name", ["mtsac_te", "mhsac"])
-def test_a_restored_agent_goes_on_bit_for_bit(name, updates):
+def test_a_restored_agent_continues_bit_for_bit(name, updates):
     agent, streams = agent_of(name, SEEDS, "fairgrad", **EVERYTHING), SeedStreams(SEEDS)
     if updates:
         learn(agent, streams, updates)
@@ -359,7 +363,7 @@ def test_another_architectures_state_is_refused():
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_acting_asks_each_tasks_own_networks(name):
+def test_acting_uses_each_tasks_own_networks(name):
     agent, streams = agent_of(name, SEEDS), SeedStreams(SEEDS)
     learn(agent, streams, 1)
     observations, noise = (
@@ -381,8 +385,8 @@ def test_acting_asks_each_tasks_own_networks(name):
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_different_values_are_learnt_from_the_same_observations(name):
-    """Without a task id: heads and encoders tell tasks with the same data apart; mtsac cannot."""
+def test_different_values_are_learned_from_the_same_observations(name):
+    """Without a task id, heads and encoders distinguish tasks with equal data; mtsac cannot."""
     agent = agent_of(name, learning_rate=1e-2)
     streams, rewards = SeedStreams((0,)), torch.tensor([-1.0, 0.0, 1.0]).double().view(1, TASKS, 1)
     for _ in range(60):

@@ -1,6 +1,7 @@
-"""The guard: what it finds, whom it spares, and that nobody else notices."""
+"""The guard: faults it detects, seeds it protects, and seeds that must not be affected."""
 
 import math
+from dataclasses import fields
 
 import pytest
 import torch
@@ -9,11 +10,16 @@ from mtrl_fairgrad import FairGrad, make_method
 from mtrl_fairgrad.agents import SAC, SeedStreams
 from mtrl_fairgrad.agents.guard import Guard
 from mtrl_fairgrad.agents.update_info import NetworkUpdate
-from mtrl_fairgrad.config.guard import ALL, ANSWERS, CONDITIONS, GuardConfig
+from mtrl_fairgrad.config.guard import CHECKS, CONDITIONS, GuardConfig
 from mtrl_fairgrad.weighting import method_names
 from tests.unit.agents.conftest import DIMENSIONS, TASKS, draw_update, learn, small_config
 
 SEEDS = (0, 1, 2)
+RESPONSES = {
+    field.name: field.metadata["choices"]
+    for field in fields(GuardConfig)
+    if field.metadata["choices"]
+}
 
 
 def agent_of(guard=None, method="fairgrad", seeds=SEEDS, **options):
@@ -30,9 +36,7 @@ def copied(agent):
 
 
 def of_seed(state, n):
-    """All that belongs to the seed at place n, without what everybody shares or what the guard
-    counts.
-    """
+    """The state of the seed at index n, without shared counters and the guard's counts."""
     return {k: v[n] for k, v in state.items() if v.ndim and not k.startswith("guard/")}
 
 
@@ -41,19 +45,19 @@ def same(one, other):
 
 
 def spoiled(streams, seed=1, task=2):
-    """An update whose batch has a reward that is no number."""
+    """An update whose batch has a NaN reward."""
     batch, noise = draw_update(streams)
     batch.rewards[seed, task, 0] = math.nan
     return batch, noise
 
 
 def counts(agent, network, condition):
-    return agent.faults().counts[ALL.index((network, condition))].tolist()
+    return agent.faults().counts[CHECKS.index((network, condition))].tolist()
 
 
 @pytest.mark.parametrize("spoilt_first", [True, False])
 @pytest.mark.parametrize("name", [name for name in method_names() if name != "stl"])
-def test_a_seed_with_a_loss_that_is_no_number_stays_as_it_was_and_the_others_never_notice(
+def test_a_seed_with_a_nan_loss_keeps_its_parameters_and_the_others_are_not_affected(
     name, spoilt_first
 ):
     """Also in the very first update, before Adam has moments."""
@@ -82,14 +86,14 @@ def test_a_seed_with_a_loss_that_is_no_number_stays_as_it_was_and_the_others_nev
         assert same(of_seed(copied(agent), n), of_seed(copied(undisturbed), n))
     assert agent.faults().stopped.tolist() == [[False] * TASKS, [True] * TASKS, [False] * TASKS]
     assert sum(map(sum, counts(agent, "critic", "non_finite"))) in (1, TASKS), (
-        "counted once, for it learns no more"
+        "counted once, since the seed is stopped"
     )
 
 
 @pytest.mark.parametrize(
     "name", ["fairgrad", "famo", "moco", "dwa", "nash_mtl", "gradvac", "db_mtl", "uw"]
 )
-def test_a_skipped_update_leaves_the_seed_and_what_its_method_remembers_as_they_were(name):
+def test_a_skipped_update_changes_neither_the_seed_nor_its_methods_state(name):
     agent, streams = agent_of(GuardConfig(non_finite="skip"), name), SeedStreams(SEEDS)
     learn(agent, streams, 3)
     before = of_seed(copied(agent), 1)
@@ -113,8 +117,8 @@ def test_a_skipped_update_leaves_the_seed_and_what_its_method_remembers_as_they_
 
 
 def test_what_a_device_computes_is_the_same(monkeypatch):
-    """There nobody looks whether a seed is left out."""
-    found = []
+    """On a device every mask is applied, without a look at whether it selects a seed."""
+    states = []
     for device in (False, True):
         agent, streams = agent_of(GuardConfig(non_finite="skip"), "ls"), SeedStreams(SEEDS)
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda device=device: device)
@@ -122,8 +126,8 @@ def test_what_a_device_computes_is_the_same(monkeypatch):
         learn(agent, streams, 2)
         agent.update(*spoiled(streams, 0, 0))
         monkeypatch.undo()
-        found.append(copied(agent))
-    assert same(*found)
+        states.append(copied(agent))
+    assert same(*states)
 
 
 def test_a_seed_that_skips_the_critics_step_skips_the_actors_too():
@@ -174,37 +178,37 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("answer", ["count", "skip", "stop"])
-@pytest.mark.parametrize("kind", ALL, ids="/".join)
-def test_every_condition_is_found_counted_and_answered(kind, answer):
-    if answer not in ANSWERS[kind[1]]:
+@pytest.mark.parametrize("response", ["count", "skip", "stop"])
+@pytest.mark.parametrize("kind", CHECKS, ids="/".join)
+def test_every_condition_is_detected_counted_and_responded_to(kind, response):
+    if response not in RESPONSES[kind[1]]:
         return
     config = GuardConfig()
-    setattr(config, kind[1], answer)
+    setattr(config, kind[1], response)
     guard = Guard(config, len(SEEDS), TASKS, torch.device("cpu"))
     for network in CONDITIONS:
         assert not check(guard, network).any()
     assert not guard.counts.any() and (guard.first == -1).all()
     for number in (7, 8):
         skip = check(guard, kind[0], number, **BAD[kind])
-        assert skip.tolist() == [False, answer != "count", False]
+        assert skip.tolist() == [False, response != "count", False]
     expected = torch.zeros_like(guard.counts)
-    expected[(ALL.index(kind), 1) if kind[1] == "unsolved" else (ALL.index(kind), 1, 2)] = (
-        1 if answer == "stop" else 2
+    expected[(CHECKS.index(kind), 1) if kind[1] == "unsolved" else (CHECKS.index(kind), 1, 2)] = (
+        1 if response == "stop" else 2
     )
     assert torch.equal(guard.counts, expected)
     assert torch.equal(guard.first, torch.where(expected > 0, 7, -1))
-    assert guard.stopped.tolist() == [False, answer == "stop", False]
+    assert guard.stopped.tolist() == [False, response == "stop", False]
 
 
-def test_an_equation_of_numbers_that_are_none_is_not_called_unsolved():
+def test_an_equation_with_non_finite_losses_does_not_count_as_unsolved():
     guard = Guard(GuardConfig(), len(SEEDS), TASKS, torch.device("cpu"))
     check(guard, "critic", losses=((1, 2), math.nan), converged=(1, False))
-    assert guard.counts[ALL.index(("critic", "unsolved"))].sum() == 0
+    assert guard.counts[CHECKS.index(("critic", "unsolved"))].sum() == 0
 
 
-def test_where_nothing_was_solved_all_tasks_may_have_equal_weights():
-    """20 SGD steps solve nothing here; with `ls` the agent learns what linear scalarisation learns."""
+def test_tasks_get_equal_weights_where_the_equation_is_not_solved_if_asked_for():
+    """One SGD step solves nothing: with `ls` the agent then trains as by linear scalarisation."""
     fallen, plain = (
         agent_of(GuardConfig(unsolved="ls"), solver="sgd", sgd_steps=1),
         agent_of(method="ls", reduction="mean"),
@@ -216,14 +220,14 @@ def test_where_nothing_was_solved_all_tasks_may_have_equal_weights():
         torch.testing.assert_close(one[name], other[name])
 
 
-def test_what_is_solved_keeps_its_weights():
+def test_a_solved_equation_keeps_its_weights():
     one, other = agent_of(GuardConfig(unsolved="ls")), agent_of()
     for agent in (one, other):
         learn(agent, SeedStreams(SEEDS), 3)
     assert same(copied(one), copied(other))
 
 
-def test_a_periodic_reset_does_not_wake_a_stopped_seed():
+def test_a_periodic_reset_does_not_restart_a_stopped_seed():
     agent, streams = agent_of(), SeedStreams(SEEDS)
     learn(agent, streams, 2)
     agent.update(*spoiled(streams))
@@ -239,7 +243,7 @@ def test_a_periodic_reset_does_not_wake_a_stopped_seed():
         assert all(kept) if n == 1 else not any(kept)
 
 
-def test_what_was_counted_goes_on_after_a_checkpoint():
+def test_counts_continue_after_a_checkpoint():
     agent, streams = agent_of(), SeedStreams(SEEDS)
     agent.update(*spoiled(streams))
     restored = agent_of(seeds=(7, 8, 9))
@@ -249,10 +253,12 @@ def test_what_was_counted_goes_on_after_a_checkpoint():
     assert restored.faults().stopped[1].all()
 
 
-def test_the_answers_defaults_are_allowed():
+def test_the_default_response_is_the_first_choice():
     defaults = GuardConfig()
-    assert all(getattr(defaults, condition) == allowed[0] for condition, allowed in ANSWERS.items())
-    assert {condition for _, condition in ALL} == set(ANSWERS)
+    assert all(
+        getattr(defaults, condition) == allowed[0] for condition, allowed in RESPONSES.items()
+    )
+    assert {condition for _, condition in CHECKS} == set(RESPONSES)
     assert FairGrad().min_relative_norm == 1e-6, (
-        "what FairGrad leaves out is what counts as vanished"
+        "FairGrad excludes exactly the gradients that count as vanished"
     )

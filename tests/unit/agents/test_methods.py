@@ -1,6 +1,4 @@
-"""What the agent and a method owe each other: losses after the step, conventions, faults, positive
-losses, state.
-"""
+"""SAC and methods: losses after the step, conventions, faults, positive losses, state."""
 
 import math
 
@@ -37,8 +35,8 @@ def agent_of(critic, actor, convention=PLAIN, **changes):
     )
 
 
-class Watching(LossWeighting):
-    """Remembers the losses it was shown before and after the step."""
+class RecordingLosses(LossWeighting):
+    """Record the losses before and after the step."""
 
     looks_after_step = True
 
@@ -51,11 +49,11 @@ class Watching(LossWeighting):
         self.after = losses
 
 
-class WatchingGramian(GramianWeighting):
+class RecordingGramian(GramianWeighting):
     """The same for a method that builds a Jacobian."""
 
     looks_after_step = True
-    after_step = Watching.after_step
+    after_step = RecordingLosses.after_step
 
     def forward(self, gramian, losses=None, noise=None):
         self.before = losses
@@ -63,7 +61,7 @@ class WatchingGramian(GramianWeighting):
 
 
 class Failing(GramianWeighting):
-    """Answers no number for the second seed."""
+    """Return NaN for the second seed."""
 
     def forward(self, gramian, losses=None, noise=None):
         weights = torch.ones_like(losses)
@@ -72,13 +70,13 @@ class Failing(GramianWeighting):
 
 
 class Positive(LossWeighting):
-    """Says that it needs positive losses."""
+    """Declare that it needs positive losses."""
 
     needs_positive_losses = True
 
 
-@pytest.mark.parametrize("kind", [Watching, WatchingGramian])
-def test_a_method_that_asks_sees_the_losses_of_the_same_batch_after_the_step(kind):
+@pytest.mark.parametrize("kind", [RecordingLosses, RecordingGramian])
+def test_a_method_can_get_the_losses_of_the_same_batch_after_the_step(kind):
     critic, actor = kind(), kind()
     agent = agent_of(critic, actor)
     batch, noise = draw_update(SeedStreams(SEEDS))
@@ -103,14 +101,14 @@ def test_a_method_that_asks_sees_the_losses_of_the_same_batch_after_the_step(kin
     ).all()
 
 
-def test_looking_again_changes_nothing_else():
-    watched, plain = agent_of(Watching(), Watching()), agent_of(LS(), LS())
+def test_losses_after_the_step_change_nothing_else():
+    watched, plain = agent_of(RecordingLosses(), RecordingLosses()), agent_of(LS(), LS())
     for agent in (watched, plain):
         agent.update(*draw_update(SeedStreams(SEEDS)))
     assert all(torch.equal(value, plain.state()[name]) for name, value in watched.state().items())
 
 
-def test_an_actors_method_must_do_with_negative_losses():
+def test_an_actors_method_must_accept_negative_losses():
     agent_of(Positive(), LS())
     with pytest.raises(ValueError, match="actor_method needs positive losses"):
         agent_of(LS(), Positive())
@@ -135,13 +133,13 @@ def test_a_convention_scales_and_limits_the_combined_direction():
         assert (limited <= 1 + 1e-6).all() and (limited > 0.9).all()
 
 
-def test_a_method_that_answers_no_number_is_a_fault_of_the_whole_seed():
+def test_a_method_that_returns_nan_is_a_fault_of_the_whole_seed():
     agent = agent_of(Failing(), LS())
     agent.update(*draw_update(SeedStreams(SEEDS)))
     assert first_faults(agent).tolist() == [[-1] * TASKS, [0] * TASKS]
 
 
-def test_a_fault_that_has_a_name_is_not_everyones():
+def test_a_fault_of_one_task_is_not_counted_for_the_others():
     agent = agent_of(LS(), LS())
     losses, norm = torch.zeros(2, TASKS), torch.zeros(2)
     losses[1, 2], norm[1] = math.inf, math.nan
@@ -152,9 +150,7 @@ def test_a_fault_that_has_a_name_is_not_everyones():
 
 # ---- every registered method ----
 
-TOGETHER = [
-    name for name in method_names() if name != "stl"
-]  # each task alone is another agent's matter
+TOGETHER = [name for name in method_names() if name != "stl"]  # which needs a SingleTaskSAC
 
 
 def agent_by(name, seeds=SEEDS):
@@ -171,7 +167,7 @@ def agent_by(name, seeds=SEEDS):
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_every_method_trains_each_seed_as_it_would_alone(name):
+def test_every_method_trains_a_seed_with_others_as_it_does_alone(name):
     together = agent_by(name)
     metrics = learn(together, SeedStreams(SEEDS), 5)
     assert (first_faults(together) == -1).all()
@@ -183,15 +179,15 @@ def test_every_method_trains_each_seed_as_it_would_alone(name):
         learn(alone, SeedStreams((seed,)), 5)
         for part, values in (("actor", alone.actor.shared), ("critics", alone.critics.shared)):
             for key, value in values.items():
-                found = getattr(together, part).shared[key][index]
+                result = getattr(together, part).shared[key][index]
                 torch.testing.assert_close(
-                    found, value[0], rtol=1e-6, atol=1e-6, msg=f"{part} {key}"
+                    result, value[0], rtol=1e-6, atol=1e-6, msg=f"{part} {key}"
                 )
 
 
 @pytest.mark.parametrize("updates", [0, 3])
 @pytest.mark.parametrize("name", TOGETHER)
-def test_every_method_goes_on_bit_for_bit(name, updates):
+def test_every_method_continues_bit_for_bit(name, updates):
     agent, streams = agent_by(name), SeedStreams(SEEDS)
     if updates:
         learn(agent, streams, updates)

@@ -1,4 +1,4 @@
-"""Options of the networks and of the learner: each does what it says, alone and beside other seeds."""
+"""Options of networks and agent: the effect of each, for one seed and for several."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_xavier_means_every_layer_and_zero_biases(name):
                 assert not value.any(), key
 
 
-def test_an_embedding_begins_standard_normal():
+def test_an_embedding_is_initialised_standard_normal():
     embedding = init_critics(small_config("mtsac_te"), 40, 4, 200, generator()).own["embedding"]
     assert (
         embedding.shape == (200, 50)
@@ -63,7 +63,7 @@ def test_an_embedding_begins_standard_normal():
     )
 
 
-def test_critics_may_have_a_width_of_their_own():
+def test_critics_may_have_another_width():
     config = small_config(critic_width=17)
     made = init_critics(config, *DIMENSIONS, TASKS, generator()).shared
     assert made["first.weight1"].shape == made["second.weight1"].shape == (17, 17)
@@ -96,7 +96,7 @@ def test_layer_norm_comes_after_each_hidden_linear_layer_of_the_critics():
     assert "first.scale2" not in critics and "scale0" not in agent.actor.shared
 
 
-def test_a_heads_normalisation_is_its_own():
+def test_each_head_has_its_own_layer_norm():
     made = init_critics(
         small_config("mhsac", critic_layer_norm=True), *DIMENSIONS, TASKS, generator()
     )
@@ -104,7 +104,7 @@ def test_a_heads_normalisation_is_its_own():
     assert made.own["first.scale3"].shape == (TASKS, 24) and "first.scale2" in made.shared
 
 
-def test_tanh_squashes_the_log_deviation_into_its_range():
+def test_tanh_squashes_the_log_standard_deviation_into_its_range():
     actor = {
         "weight0": torch.eye(2 * ACTION, OBSERVATION).double(),
         "bias0": torch.zeros(2 * ACTION).double(),
@@ -131,9 +131,9 @@ def test_a_shared_temperature_follows_the_mean_of_its_gradients():
             moments[index] = rate * moments[index] + (1 - rate) * value
         first, second = moments[0] / (1 - 0.9**step), moments[1] / (1 - 0.999**step)
         expected = expected - 1e-2 * first / (second.sqrt() + agent.config.adam_epsilon)
-        found = agent.log_temperature
-        assert torch.equal(found, found[:, :1].expand_as(found))
-        torch.testing.assert_close(found[:, 0], expected)
+        result = agent.log_temperature
+        assert torch.equal(result, result[:, :1].expand_as(result))
+        torch.testing.assert_close(result[:, 0], expected)
     apart = agent_of((0, 1), temperature_learning_rate=1e-2)
     train(apart, (0, 1), 3)
     assert (apart.log_temperature.std(-1) > 0).all()
@@ -156,7 +156,7 @@ def parameters(agent):
 
 @pytest.mark.parametrize("method", ["ls", "fairgrad", "moco", "gradvac"])
 @pytest.mark.parametrize("name", ["mtsac", "mtsac_te", "mhsac"])
-def test_a_reset_agent_learns_as_a_new_one_with_its_parameters(name, method):
+def test_a_reset_agent_trains_like_a_new_one_with_its_parameters(name, method):
     agent, fresh = agent_of((0, 1), method, name), agent_of((8, 9), method, name)
     untrained = copied(fresh)
     learn(agent, SeedStreams((0, 1)), 4)
@@ -192,7 +192,7 @@ def targets_of(agent):
 
 
 @pytest.mark.parametrize("name", ["mtsac", "mhsac"])
-def test_a_seeds_resets_are_its_own(name):
+def test_a_seeds_resets_do_not_depend_on_other_seeds(name):
     seeds = (3, 11)
     together = agent_of(seeds, name=name)
     first = copied(together)
@@ -212,7 +212,7 @@ def test_a_seeds_resets_are_its_own(name):
                 assert torch.equal(value[0], getattr(together, group).shared[key][index]), key
 
 
-def test_a_reset_goes_back_to_the_first_temperature_and_to_parameters_in_place():
+def test_a_reset_restores_the_initial_temperature_and_keeps_tensors_in_place():
     agent = agent_of(initial_temperature=0.3)
     held = agent.actor.shared["weight0"]
     train(agent, (0,), 3)
@@ -222,7 +222,7 @@ def test_a_reset_goes_back_to_the_first_temperature_and_to_parameters_in_place()
 
 
 @pytest.mark.parametrize("updates", [0, 2])
-def test_a_checkpoint_right_after_a_reset_goes_on_bit_for_bit(updates):
+def test_a_checkpoint_right_after_a_reset_continues_bit_for_bit(updates):
     agent, restored = agent_of((0, 1), "moco"), agent_of((8, 9), "moco")
     learn(agent, SeedStreams((0, 1)), updates)
     agent.reset(1)
@@ -235,7 +235,7 @@ def test_a_checkpoint_right_after_a_reset_goes_on_bit_for_bit(updates):
 # ---- all at once ----
 
 
-def test_agents_of_one_task_take_the_options_too():
+def test_single_task_agents_take_the_options_too():
     agent = SingleTaskSAC(
         small_config("stl", **ALL), *DIMENSIONS, (0, 1), TASKS, dtype=torch.float64
     )
@@ -248,7 +248,7 @@ def test_agents_of_one_task_take_the_options_too():
 
 
 def test_the_actors_loss_is_one_graph(monkeypatch):
-    """With heads, encoder and all options nothing depends on values: the whole of it can be traced."""
+    """With heads, encoder and all options, no operation depends on values."""
     monkeypatch.setitem(ARCHITECTURES, "all", Architecture(own_layers=2, encoding=5))
     agent = agent_of(name="all", **ALL)
     batch, noise = draw_update(SeedStreams((0,)))
@@ -260,8 +260,7 @@ def test_the_actors_loss_is_one_graph(monkeypatch):
     torch.testing.assert_close(traced(*arguments), lift(loss, per_seed=2)(*arguments))
 
 
-def test_the_defaults_are_what_they_were():
-    """Every option at its default makes the networks of before there were any."""
+def test_the_default_options_give_the_original_networks():
     agent, plain = make_agent((3,), method="ls"), generator().manual_seed(3)
     bound = math.sqrt(6 / OBSERVATION)
     first = (torch.rand((24, OBSERVATION), generator=plain) * 2 - 1) * bound

@@ -1,4 +1,4 @@
-"""One seed's policy as a module: the agent's own actions, whatever its parameters belong to."""
+"""A copied policy and the module of one seed act exactly as the agent, for every architecture."""
 
 import pytest
 import torch
@@ -68,36 +68,36 @@ def test_the_module_of_each_seed_acts_like_the_agent(make, needs_tasks):
     assert not torch.allclose(expected[0], expected[1]), "seeds differ"
 
 
-def test_tasks_may_come_in_any_order_and_number():
+def test_rows_may_belong_to_tasks_in_any_order_and_number():
     agent = single_tasks()
     train(agent, SEEDS, updates=3)
     observations = torch.randn(5, OBSERVATION, dtype=torch.float64)
     tasks = torch.tensor([2, 0, 0, 1, 2])
-    found = agent.policy_module(1)(observations, tasks)
+    result = agent.policy_module(1)(observations, tasks)
     for row, task in enumerate(tasks.tolist()):
         asked = torch.zeros(len(SEEDS), TASKS, OBSERVATION, dtype=torch.float64)
         asked[1, task] = observations[row]
-        torch.testing.assert_close(found[row], agent.act(asked)[1, task], rtol=0, atol=1e-12)
+        torch.testing.assert_close(result[row], agent.act(asked)[1, task], rtol=0, atol=1e-12)
 
 
-def test_shared_and_own_parameters_meet_in_the_policy():
-    """As of a network with a trunk for all tasks and a head for each: 2·x·(head of the task)."""
+def test_the_policy_uses_shared_and_own_parameters():
+    """A shared trunk and a head for each task: 2·x·(head of the task)."""
     shared, own = {"trunk.weight": torch.tensor(2.0)}, {"head": torch.tensor([1.0, 10.0, 100.0])}
     module = PolicyModule(
         lambda shared, own, x: shared["trunk.weight"] * x * own["head"], shared, own
     )
-    found = module(torch.tensor([[1.0], [1.0], [3.0]]), torch.tensor([2, 0, 1]))
-    assert found.tolist() == [[200.0], [2.0], [60.0]]
+    result = module(torch.tensor([[1.0], [1.0], [3.0]]), torch.tensor([2, 0, 1]))
+    assert result.tolist() == [[200.0], [2.0], [60.0]]
 
 
 @pytest.mark.parametrize("task", [-1, TASKS])
-def test_a_task_that_is_not_there_is_refused(task):
+def test_a_task_out_of_range_is_refused(task):
     module = single_tasks().policy_module(0)
     with pytest.raises(RuntimeError, match="out of bounds"):
         module(torch.zeros(1, OBSERVATION, dtype=torch.float64), torch.tensor([task]))
 
 
-def test_training_goes_on_without_the_module():
+def test_training_does_not_change_the_module():
     agent = make_agent(SEEDS)
     module, observations = agent.policy_module(0), torch.randn(4, OBSERVATION, dtype=torch.float64)
     before = module(observations)

@@ -1,4 +1,4 @@
-"""The ring keeps the newest steps and samples each task from its own."""
+"""The replay buffer keeps the newest steps and samples each task from its own."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ SEEDS, TASKS, OBSERVATION, ACTION = 2, 3, 4, 2
 
 
 def step(number, seeds=SEEDS):
-    """A step whose every entry tells its number, seed and task."""
+    """A step whose entries encode its number, seed and task."""
     label = torch.arange(seeds * TASKS).view(seeds, TASKS) + 100.0 * number
     wide = label.unsqueeze(-1)
     observation = wide.expand(-1, -1, OBSERVATION)
@@ -41,7 +41,7 @@ def test_sampling_returns_what_was_stored_for_that_seed_and_task():
     torch.testing.assert_close(batch.terminated, expected % 2)
 
 
-def test_the_oldest_step_gives_way():
+def test_the_oldest_step_is_overwritten():
     replay = filled(7, capacity=5)
     assert replay.size == 5
     everything = replay.sample(torch.arange(5).expand(SEEDS, TASKS, 5))
@@ -52,6 +52,6 @@ def test_the_oldest_step_gives_way():
     assert replay.added == 7
 
 
-def test_a_buffer_beyond_memory_says_so():
+def test_a_buffer_that_does_not_fit_into_memory_is_refused():
     with pytest.raises(MemoryError, match=r"agent.buffer_size=1000000000000 needs .* GiB"):
         ReplayBuffer(10**12, 10, 50, 89, 4)

@@ -17,32 +17,32 @@ def stream(steps, seeds=range(SEEDS)):
 
 
 def by_hand(rewards, rate):
-    """The averages of one task's rewards, one after the other."""
-    mean, variance, found = 0.0, 1.0, []
+    """Running averages of one task's rewards, computed one by one."""
+    mean, variance, result = 0.0, 1.0, []
     for reward in rewards:
         mean = (1 - rate) * mean + rate * reward
         variance = (1 - rate) * variance + rate * (reward - mean) ** 2
-        found.append(reward / (math.sqrt(variance) + 1e-8))
-    return found
+        result.append(reward / (math.sqrt(variance) + 1e-8))
+    return result
 
 
-def test_it_is_the_running_average_of_one_reward_after_the_other():
-    rewards, scale = stream(300).double(), RewardNormalizer(SEEDS, TASKS)
-    found = torch.stack([scale.normalize(step) for step in rewards])
+def test_normalisation_equals_the_running_averages_computed_one_by_one():
+    rewards, normalizer = stream(300).double(), RewardNormalizer(SEEDS, TASKS)
+    result = torch.stack([normalizer.normalize(step) for step in rewards])
     for s in range(SEEDS):
         for k in range(TASKS):
             expected = torch.tensor(by_hand(rewards[:, s, k].tolist(), 0.001)).double()
-            torch.testing.assert_close(found[:, s, k], expected)
+            torch.testing.assert_close(result[:, s, k], expected)
 
 
-def test_rewards_of_any_size_come_out_alike_and_uncentred():
-    scale = RewardNormalizer(SEEDS, TASKS, rate=0.01)
-    found = torch.stack([scale.normalize(step) for step in stream(3000)])[-1500:]
-    torch.testing.assert_close(found.std(0), torch.ones(SEEDS, TASKS), rtol=0.15, atol=0)
-    torch.testing.assert_close(found.mean(0), torch.full((SEEDS, TASKS), 0.5), rtol=0, atol=0.15)
+def test_normalised_rewards_have_unit_deviation_and_are_not_centred():
+    normalizer = RewardNormalizer(SEEDS, TASKS, rate=0.01)
+    result = torch.stack([normalizer.normalize(step) for step in stream(3000)])[-1500:]
+    torch.testing.assert_close(result.std(0), torch.ones(SEEDS, TASKS), rtol=0.15, atol=0)
+    torch.testing.assert_close(result.mean(0), torch.full((SEEDS, TASKS), 0.5), rtol=0, atol=0.15)
 
 
-def test_a_seed_beside_others_is_scaled_as_alone():
+def test_a_seed_is_normalised_with_others_as_it_is_alone():
     together, alone = RewardNormalizer(SEEDS, TASKS), RewardNormalizer(1, TASKS)
     for step in stream(50):
         assert torch.equal(together.normalize(step)[1:], alone.normalize(step[1:]))
@@ -56,14 +56,14 @@ def test_dtype_and_argument_are_kept():
     )
 
 
-def test_a_restored_scale_goes_on_bit_for_bit():
-    scale, restored = RewardNormalizer(SEEDS, TASKS), RewardNormalizer(SEEDS, TASKS)
+def test_a_restored_normalizer_continues_bit_for_bit():
+    normalizer, restored = RewardNormalizer(SEEDS, TASKS), RewardNormalizer(SEEDS, TASKS)
     rewards = stream(40)
     for step in rewards[:20]:
-        scale.normalize(step)
-    restored.load_state({name: value.clone() for name, value in scale.state().items()})
+        normalizer.normalize(step)
+    restored.load_state({name: value.clone() for name, value in normalizer.state().items()})
     for step in rewards[20:]:
-        assert torch.equal(scale.normalize(step), restored.normalize(step))
+        assert torch.equal(normalizer.normalize(step), restored.normalize(step))
 
 
 def test_another_shape_is_refused():

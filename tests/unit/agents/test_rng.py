@@ -9,7 +9,7 @@ def draws(streams):
     return streams.normal(3, 2), streams.integers(100, 4), streams.uniform(5)
 
 
-def test_a_seeds_numbers_do_not_depend_on_its_neighbours():
+def test_a_seeds_numbers_do_not_depend_on_the_other_seeds():
     for together, alone in zip(
         draws(SeedStreams((5, 6, 7))), draws(SeedStreams((6,))), strict=True
     ):

@@ -27,21 +27,19 @@ def seed_slice(agent, index):
     return {name: value[index] for name, value in parts.items()}
 
 
-# ---- seeds side by side ----
+# ---- several seeds ----
 
 
 @pytest.mark.parametrize(("method", "options"), METHODS)
 @pytest.mark.parametrize(
     ("dtype", "updates", "tolerance"), [(torch.float64, 100, 1e-6), (torch.float32, 1, 1e-5)]
 )
-def test_a_seed_trained_beside_others_follows_its_own_course(
-    method, options, dtype, updates, tolerance
-):
+def test_a_seed_trains_with_others_as_it_does_alone(method, options, dtype, updates, tolerance):
     seeds = (3, 11, 7)
     settings = {"method": method, "options": options, "dtype": dtype, "max_gradient_norm": 0.05}
     together = make_agent(seeds, **settings)
     metrics = train(together, seeds, updates, dtype)
-    assert (metrics["critic/gradient_norm"] > 0.05).all(), "the test means to have clipping active"
+    assert (metrics["critic/gradient_norm"] > 0.05).all(), "clipping must be active"
     for index, seed in enumerate(seeds):
         alone = make_agent((seed,), **settings)
         train(alone, (seed,), updates, dtype)
@@ -146,12 +144,12 @@ def test_targets_are_the_bellman_equation_with_actions_sampled_at_the_next_obser
     train(agent, seeds, 3)
     batch, noise = draw_update(SeedStreams(seeds))
     temperature = agent.log_temperature.exp()
-    found = agent.bellman_targets(batch, noise, temperature)
+    result = agent.bellman_targets(batch, noise, temperature)
     for s in range(2):
         for k in range(TASKS):
-            torch.testing.assert_close(found[s, k], targets_by_hand(agent, batch, noise, s, k))
+            torch.testing.assert_close(result[s, k], targets_by_hand(agent, batch, noise, s, k))
     moved = batch._replace(observations=batch.observations + 1)
-    assert torch.equal(agent.bellman_targets(moved, noise, temperature), found), (
+    assert torch.equal(agent.bellman_targets(moved, noise, temperature), result), (
         "current observations play no part"
     )
 
@@ -297,7 +295,7 @@ def test_a_fault_is_recorded_with_its_update_seed_and_task(method, options):
     agent.update(*draw_update(streams))
     fault = first_faults(agent)
     assert fault[1, 2] == 1, "the second update, counted from 0"
-    assert (fault[0] == -1).all(), "the other seed goes on unharmed"
+    assert (fault[0] == -1).all(), "the other seed is not affected"
     assert all(torch.isfinite(value).all() for value in seed_slice(agent, 0).values())
 
 
@@ -305,7 +303,7 @@ def test_a_fault_is_recorded_with_its_update_seed_and_task(method, options):
 
 
 @pytest.mark.parametrize(("method", "options"), METHODS)
-def test_a_restored_agent_goes_on_bit_for_bit(method, options):
+def test_a_restored_agent_continues_bit_for_bit(method, options):
     seeds = (0, 1)
     agent, streams = make_agent(seeds, method=method, options=options), SeedStreams(seeds)
     for _ in range(5):
@@ -335,7 +333,7 @@ def test_an_incomplete_state_is_refused():
             )
 
 
-def test_a_gradient_that_is_no_number_under_a_finite_loss_is_a_fault():
+def test_a_nan_gradient_of_a_finite_loss_is_a_fault():
     agent = make_agent((0, 1), method="ls")
     streams = SeedStreams((0, 1))
     info = agent.update(*draw_update(streams))
@@ -344,7 +342,7 @@ def test_a_gradient_that_is_no_number_under_a_finite_loss_is_a_fault():
     assert (first_faults(agent)[0] == -1).all() and (first_faults(agent)[1] == 1).all()
 
 
-def test_a_strangers_state_is_refused():
+def test_another_configurations_state_is_refused():
     state = make_agent((0,)).state()
     with pytest.raises(ValueError, match="configuration the run was started with"):
         make_agent((0, 1)).load_state(state)
@@ -363,10 +361,10 @@ def test_update_needs_no_graph_and_returns_none():
 def test_conflicts_are_the_gramians_of_the_same_losses():
     agent = make_agent(options={"solver": "newton"}, learning_rate=1e-12)
     batch, noise = draw_update(SeedStreams((0,)))
-    found = agent.conflicts(batch, noise)
+    result = agent.conflicts(batch, noise)
     info = agent.update(batch, noise)
-    torch.testing.assert_close(found["critic/gramian"], info.critic.gramian)
-    torch.testing.assert_close(found["actor/gramian"], info.actor.gramian, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(result["critic/gramian"], info.critic.gramian)
+    torch.testing.assert_close(result["actor/gramian"], info.actor.gramian, rtol=1e-5, atol=1e-8)
 
 
 def test_noise_and_batch_are_the_only_randomness():

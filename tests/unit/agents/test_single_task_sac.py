@@ -1,4 +1,4 @@
-"""Agents of one task each, side by side, are what they would be alone."""
+"""Single-task agents that train together are what they would be alone."""
 
 import math
 
@@ -30,7 +30,7 @@ def alone(seed):
 
 
 def of_one(values, s, k):
-    """The part of one task of one seed, as a run of this seed on this task has it: `[1, 1, ...]`."""
+    """The part `[1, 1, ...]` of one task of one seed, as in a run of this seed on this task."""
     return type(values)(
         *(None if value is None else value[s : s + 1, k : k + 1] for value in values)
     )
@@ -59,23 +59,21 @@ def test_every_agent_trains_as_it_would_alone():
     assert_lanes_equal(agent, apart, tolerance=0.0)
     for _ in range(3):
         batch, noise = draw_update(streams)
-        found = agent.update(batch, noise).metrics()
+        result = agent.update(batch, noise).metrics()
         for lane, one in enumerate(apart):
             s, k = divmod(lane, TASKS)
             expected = one.update(of_one(batch, s, k), of_one(noise, s, k)).metrics()
-            assert found.keys() == expected.keys()
+            assert result.keys() == expected.keys()
             for name, value in expected.items():
                 torch.testing.assert_close(
-                    found[name][s, k], value.reshape(()), rtol=1e-6, atol=1e-6, msg=name
+                    result[name][s, k], value.reshape(()), rtol=1e-6, atol=1e-6, msg=name
                 )
         assert_lanes_equal(agent, apart, tolerance=1e-6)
-    norms = found["critic/gradient_norm"]
-    assert norms.shape == (2, TASKS) and (norms > 0.3).any(), (
-        "the test means to have some of the gradients clipped"
-    )
+    norms = result["critic/gradient_norm"]
+    assert norms.shape == (2, TASKS) and (norms > 0.3).any(), "some gradients must be clipped"
 
 
-def test_tasks_begin_alike_and_part_when_they_learn():
+def test_tasks_start_from_equal_networks_and_diverge():
     agent = together()
     weights = agent.lanes.actor.shared["weight0"]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[TASKS])
@@ -83,7 +81,7 @@ def test_tasks_begin_alike_and_part_when_they_learn():
     assert not torch.equal(weights[0], weights[1])
 
 
-def test_what_one_task_meets_changes_nothing_of_the_others():
+def test_one_tasks_batch_does_not_change_the_others():
     batch, noise = draw_update(SeedStreams(SEEDS))
     changed = batch._replace(rewards=batch.rewards.clone())
     changed.rewards[1, 2] += 1
@@ -103,7 +101,7 @@ def test_what_one_task_meets_changes_nothing_of_the_others():
     )
 
 
-def test_acting_asks_each_tasks_own_actor():
+def test_acting_uses_each_tasks_own_actor():
     agent, streams = together(), SeedStreams(SEEDS)
     agent.update(*draw_update(streams))
     observations, noise = (
@@ -111,25 +109,25 @@ def test_acting_asks_each_tasks_own_actor():
         streams.normal(TASKS, ACTION).double(),
     )
     for drawn in (None, noise):
-        found = agent.act(observations, drawn)
-        assert found.shape == (2, TASKS, ACTION)
+        result = agent.act(observations, drawn)
+        assert result.shape == (2, TASKS, ACTION)
         for s in range(2):
             for k in range(TASKS):
                 changed = observations.clone()
                 changed[s, k] += 1
-                moved = (agent.act(changed, drawn) != found).any(-1).nonzero().tolist()
+                moved = (agent.act(changed, drawn) != result).any(-1).nonzero().tolist()
                 assert moved == [[s, k]]
 
 
-def test_tasks_that_share_nothing_do_not_conflict():
+def test_gramians_of_tasks_that_share_nothing_are_diagonal():
     agent = together()
     batch, noise = draw_update(SeedStreams(SEEDS))
-    found = agent.conflicts(batch, noise)["critic/gramian"]
+    result = agent.conflicts(batch, noise)["critic/gramian"]
     norms = agent.update(batch, noise).critic.gradient_norm
-    torch.testing.assert_close(found, torch.diag_embed(norms.square()))
+    torch.testing.assert_close(result, torch.diag_embed(norms.square()))
 
 
-def test_a_fault_of_one_task_leaves_all_others_alone():
+def test_a_fault_of_one_task_does_not_affect_the_others():
     agent, streams = together(), SeedStreams(SEEDS)
     batch, noise = draw_update(streams)
     batch.rewards[1, 2, 0] = math.nan
@@ -139,7 +137,7 @@ def test_a_fault_of_one_task_leaves_all_others_alone():
     assert torch.equal(first_faults(agent), expected) and agent.updates == 1
 
 
-def test_restored_agents_go_on_bit_for_bit():
+def test_restored_agents_continue_bit_for_bit():
     agent, streams = together(), SeedStreams(SEEDS)
     agent.update(*draw_update(streams))
     restored = together((8, 9))
@@ -152,7 +150,7 @@ def test_restored_agents_go_on_bit_for_bit():
         together((1,)).load_state(agent.state())
 
 
-def test_its_methods_draw_nothing():
+def test_its_methods_draw_no_random_numbers():
     agent = together()
     generators = SeedStreams(SEEDS).generators
     assert (

@@ -7,7 +7,7 @@ import torch
 
 from mtrl_fairgrad import train
 from mtrl_fairgrad.agents import SAC
-from mtrl_fairgrad.config.guard import ALL, GuardConfig
+from mtrl_fairgrad.config.guard import CHECKS, GuardConfig
 from mtrl_fairgrad.runs.fault_log import Fault, encoded, listed, read, sentence, together
 from tests.support.tiny_runs import TASKS, TINY, assert_same_checkpoint, rows
 
@@ -139,9 +139,9 @@ def test_a_damaged_file_is_named(text, tmp_path):
 
 
 def test_counts_become_a_list_and_what_belongs_to_a_seed_stands_once():
-    counts = [[[0, 0], [0, 0]] for _ in ALL]
-    first = [[[-1, -1], [-1, -1]] for _ in ALL]
-    n, m = ALL.index(("actor", "unsolved")), ALL.index(("critic", "vanished_gradient"))
+    counts = [[[0, 0], [0, 0]] for _ in CHECKS]
+    first = [[[-1, -1], [-1, -1]] for _ in CHECKS]
+    n, m = CHECKS.index(("actor", "unsolved")), CHECKS.index(("critic", "vanished_gradient"))
     counts[n][1], first[n][1] = [5, 5], [2, 2]
     counts[m][0], first[m][0] = [0, 4], [-1, 6]
     guard = GuardConfig(unsolved="skip")
