@@ -60,9 +60,9 @@ def test_a_folder_whose_making_was_interrupted_is_no_obstacle(tmp_path, monkeypa
     RunFolder.create(path, {"steps": 1}, {})
 
 
-@pytest.mark.parametrize("kept", ["checkpoints/000000000020/state.json", "evaluations.csv"])
-def test_what_was_measured_is_never_removed(kept, tmp_path):
-    file = tmp_path / "r" / kept
+@pytest.mark.parametrize("result", ["checkpoints/000000000020/state.json", "evaluations.csv"])
+def test_what_was_measured_is_never_removed(result, tmp_path):
+    file = tmp_path / "r" / result
     file.parent.mkdir(parents=True)
     file.write_text("env_steps\n1\n")
     resolve_auto_resume(Config(run_dir=str(tmp_path / "r"), resume="auto"))

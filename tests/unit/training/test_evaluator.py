@@ -68,44 +68,44 @@ class Background:
 
 @pytest.fixture
 def background():
-    with made_background() as made:
-        yield made
+    with background_evaluations() as control:
+        yield control
 
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory):
     """A run that was stopped at 32 while the policy of 20 was evaluated."""
     folder = tmp_path_factory.mktemp("runs") / "left"
-    with made_background() as made:
-        made.answers, made.happens[31] = never, stop
+    with background_evaluations() as control:
+        control.answers, control.happens[31] = never, stop
         assert train.main([*RUN, f"run_dir={folder}"]) == 128 + signal.SIGTERM
     assert state_of(folder, 32)["evaluation"] == 20 and len(rows(folder)) == 2
     return folder
 
 
 @contextmanager
-def made_background():
-    made, step, step_wait = Background(), loop.step, TaskVectorEnv.step_wait
+def background_evaluations():
+    control, step, step_wait = Background(), loop.step, TaskVectorEnv.step_wait
 
     def watched_step(trainer):
-        made.happens.get(trainer.env_steps, lambda _: None)(trainer)
-        made.env_steps = trainer.env_steps
+        control.happens.get(trainer.env_steps, lambda _: None)(trainer)
+        control.env_steps = trainer.env_steps
         step(trainer)
-        made.env_steps = None
+        control.env_steps = None
 
     def watched_wait(envs):
-        made.taken += envs.role == "eval" and made.env_steps is not None
+        control.taken += envs.role == "eval" and control.env_steps is not None
         return step_wait(envs)
 
     def ready(envs, _=0):
-        return envs.role == "train" or made.answers(made.env_steps)
+        return envs.role == "train" or control.answers(control.env_steps)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(loop, "step", watched_step)
         patched.setattr(TaskVectorEnv, "step_wait", watched_wait)
         patched.setattr(TaskVectorEnv, "ready", ready)
         patched.setattr(Evaluator, "background", True)
-        yield made
+        yield control
 
 
 def never(env_steps):
@@ -153,7 +153,7 @@ def killed_at_3(monkeypatch):
 
     def killing(trainer):
         if trainer.env_steps == 3:
-            (worker,) = (each for each in active_children() if each.name == "envs-0")
+            (worker,) = (child for child in active_children() if child.name == "envs-0")
             os.kill(worker.pid, signal.SIGKILL)
         step(trainer)
 
@@ -221,9 +221,9 @@ def test_a_checkpoint_of_before_is_continued(waiting, tmp_path, monkeypatch):
     folder, resume, read = tmp_path / "r", RunFolder.resume_checkpoint, []
 
     def without(*arguments):
-        found = resume(*arguments)
-        read.append(found.state.pop("evaluation"))
-        return found
+        saved = resume(*arguments)
+        read.append(saved.state.pop("evaluation"))
+        return saved
 
     shutil.copytree(waiting, folder)
     monkeypatch.setattr(RunFolder, "resume_checkpoint", without)
@@ -245,22 +245,22 @@ def test_a_damaged_checkpoint_gives_way_to_one_whose_evaluation_ran(waiting, bac
 @pytest.mark.parametrize(
     "forge",
     [
-        lambda found: found.groups.pop("evaluation"),
-        lambda found: found.groups["evaluation"].popitem(),
-        lambda found: found.groups["evaluation"].update(
-            {name: v[..., :1] for name, v in found.groups["evaluation"].items()}
+        lambda saved: saved.groups.pop("evaluation"),
+        lambda saved: saved.groups["evaluation"].popitem(),
+        lambda saved: saved.groups["evaluation"].update(
+            {name: v[..., :1] for name, v in saved.groups["evaluation"].items()}
         ),
-        lambda found: found.state.update(evaluation="20"),
-        lambda found: found.state.update(evaluation=40),
+        lambda saved: saved.state.update(evaluation="20"),
+        lambda saved: saved.state.update(evaluation=40),
     ],
 )
 def test_an_evaluation_of_something_else_is_refused(forge, left, tmp_path, monkeypatch, capsys):
     resume = RunFolder.resume_checkpoint
 
     def forged(*arguments):
-        found = resume(*arguments)
-        forge(found)
-        return found
+        saved = resume(*arguments)
+        forge(saved)
+        return saved
 
     monkeypatch.setattr(RunFolder, "resume_checkpoint", forged)
     folder = shutil.copytree(left, tmp_path / "r")

@@ -56,9 +56,9 @@ def test_rewards_are_scaled_before_they_are_stored():
     plain, scaled = learner_of(*SMALL), learner_of(*SMALL, "agent.reward_normalization=running_std")
     for learner in (plain, scaled):
         go(learner, 0, 4, seeds=(0,))
-    kept, divided = (learner.replay.rows[:4, :, :, -2] for learner in (plain, scaled))
-    assert (divided[:, 0, 1].abs() < kept[:, 0, 1].abs()).all() and torch.equal(
-        divided.sign(), kept.sign()
+    stored, divided = (learner.replay.rows[:4, :, :, -2] for learner in (plain, scaled))
+    assert (divided[:, 0, 1].abs() < stored[:, 0, 1].abs()).all() and torch.equal(
+        divided.sign(), stored.sign()
     )
     assert torch.equal(plain.replay.rows[:4, :, :, :-2], scaled.replay.rows[:4, :, :, :-2])
     assert "rewards" not in plain.state()
@@ -83,8 +83,8 @@ def test_a_restored_learner_goes_on_bit_for_bit(agent):
         restored.replay.rows.copy_(rows)
         restored.load_state(state)
         go(restored, step, 14)
-        found = flat(restored)
+        resumed = flat(restored)
         assert restored.updates == 12
         assert [
-            name for name, value in expected.items() if not torch.equal(value, found[name])
+            name for name, value in expected.items() if not torch.equal(value, resumed[name])
         ] == []

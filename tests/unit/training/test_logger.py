@@ -19,8 +19,8 @@ def test_a_vanished_gradient_has_cosine_zero():
 
 @pytest.fixture
 def logger(tmp_path, monkeypatch):
-    said = []
-    made = Logger(
+    messages = []
+    writer = Logger(
         tmp_path,
         ["a", "b"],
         10,
@@ -29,9 +29,9 @@ def logger(tmp_path, monkeypatch):
         progress=False,
         alternative="method.solver=newton solves it.",
     )
-    monkeypatch.setattr(made, "log", said.append)
-    yield made, said
-    made.close()
+    monkeypatch.setattr(writer, "log", messages.append)
+    yield writer, messages
+    writer.close()
 
 
 def log(logger, residual, times):
@@ -40,27 +40,27 @@ def log(logger, residual, times):
 
 
 def test_an_unsolved_equation_is_mentioned_once_with_number_and_alternative(logger):
-    made, said = logger
-    log(made, 0.7, RESIDUAL_WINDOW - 1)
-    assert said == []
-    log(made, 0.7, 50)
-    [note] = said
+    writer, messages = logger
+    log(writer, 0.7, RESIDUAL_WINDOW - 1)
+    assert messages == []
+    log(writer, 0.7, 50)
+    [note] = messages
     assert "actor" in note and "0.7" in note and "method.solver=newton" in note and "\n" not in note
 
 
 def test_other_methods_than_fairgrad_may_leave_a_residual(tmp_path, monkeypatch):
-    made, said = (
+    writer, messages = (
         Logger(tmp_path, ["a"], 10, 0, resumed=False, progress=False, alternative=None),
         [],
     )
-    monkeypatch.setattr(made, "log", said.append)
-    log(made, 0.7, RESIDUAL_WINDOW + 1)
-    made.close()
-    assert said == []
+    monkeypatch.setattr(writer, "log", messages.append)
+    log(writer, 0.7, RESIDUAL_WINDOW + 1)
+    writer.close()
+    assert messages == []
 
 
 def test_whatever_a_method_reports_is_logged(logger, tmp_path):
-    made, _ = logger
+    writer, _ = logger
     entries = {
         "critic/converged": torch.tensor([True, False]),
         "critic/active": torch.tensor([[True, False], [True, True]]),
@@ -68,11 +68,11 @@ def test_whatever_a_method_reports_is_logged(logger, tmp_path):
         "critic/other": torch.arange(12.0).view(2, 3, 2),
         "critic/share": torch.tensor([0.5, 1.0], dtype=torch.bfloat16),
     }
-    made.log_update(entries, 5, 1.0)
-    made.flush()
-    found = {tag: entry[0][1] for tag, entry in scalars(tmp_path).items()}
-    assert found.pop("speed/updates_per_second") == 1.0
-    assert found == {
+    writer.log_update(entries, 5, 1.0)
+    writer.flush()
+    values = {tag: entry[0][1] for tag, entry in scalars(tmp_path).items()}
+    assert values.pop("speed/updates_per_second") == 1.0
+    assert values == {
         "critic/converged": 0.5,
         "critic/active/a": 1.0,
         "critic/active/b": 0.5,
@@ -83,8 +83,8 @@ def test_whatever_a_method_reports_is_logged(logger, tmp_path):
 
 
 def test_a_solved_equation_and_a_few_outliers_are_not_mentioned(logger):
-    made, said = logger
+    writer, messages = logger
     for _ in range(5):
-        log(made, 1e-6, RESIDUAL_WINDOW)
-        log(made, 3.0, RESIDUAL_WINDOW // 3)
-    assert said == []
+        log(writer, 1e-6, RESIDUAL_WINDOW)
+        log(writer, 3.0, RESIDUAL_WINDOW // 3)
+    assert messages == []

@@ -60,17 +60,17 @@ def test_ctrl_c_is_not_repeated_to_python_itself():
 
 
 def test_in_a_thread_nothing_changes():
-    found = []
+    handlers = []
 
     def body():
         stop = StopController()
         with stop.handle_signals():
-            found.append(stop.previous_handlers)
+            handlers.append(stop.previous_handlers)
 
     thread = threading.Thread(target=body)
     thread.start()
     thread.join()
-    assert found == [{}]
+    assert handlers == [{}]
 
 
 def test_only_the_first_request_sets_the_deadline(monkeypatch):

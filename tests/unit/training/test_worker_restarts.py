@@ -46,8 +46,8 @@ def _no_reports(monkeypatch):
 
 
 def worker():
-    (found,) = (each.pid for each in active_children() if each.name == "envs-0")
-    return found
+    (pid,) = (child.pid for child in active_children() if child.name == "envs-0")
+    return pid
 
 
 def kill(trainer):
@@ -65,14 +65,14 @@ def state_of(folder):
 @pytest.fixture
 def happens(monkeypatch):
     """Functions of the trainer to call before a step, by its number."""
-    found, step = {}, loop.step
+    actions, step = {}, loop.step
 
     def watched(trainer):
-        found.pop(trainer.env_steps, lambda _: None)(trainer)
+        actions.pop(trainer.env_steps, lambda _: None)(trainer)
         step(trainer)
 
     monkeypatch.setattr(loop, "step", watched)
-    return found
+    return actions
 
 
 def test_training_goes_on_with_no_row_lost_or_doubled_and_resumes_bit_for_bit(
@@ -81,19 +81,19 @@ def test_training_goes_on_with_no_row_lost_or_doubled_and_resumes_bit_for_bit(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     happens.update({16: stop, 47: kill})
     assert train.main([*RUN, "env.worker_timeout=2", f"run_dir={whole}"]) == 0
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
-    assert [line.split()[3] for line in said] == ["16", "47"]
-    assert "did not answer within 2 s and was killed, it hosted" in said[0]
-    assert "(SIGKILL), it hosted task tests.support." in said[1]
-    assert "PointMass-v0(edge=50), seed 0; task tests" in said[1]
-    assert said[1].endswith(
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert [line.split()[3] for line in notes] == ["16", "47"]
+    assert "did not answer within 2 s and was killed, it hosted" in notes[0]
+    assert "(SIGKILL), it hosted task tests.support." in notes[1]
+    assert "PointMass-v0(edge=50), seed 0; task tests" in notes[1]
+    assert notes[1].endswith(
         ": training starts new episodes of all tasks with a new worker, replacement 2 of at most 10"
     )
     assert state_of(whole)["replaced"] == {"training": 2, "evaluation": 0}
-    kept = checkpoint(whole)
-    assert int(kept["replay"]["added"]) == 60
-    assert int(kept["agent"]["updates"]) == 60 - 15, "a step that is repeated learns once"
-    assert len({tuple(row.flatten().tolist()) for row in kept["replay"]["rows"]}) == 60
+    saved = checkpoint(whole)
+    assert int(saved["replay"]["added"]) == 60
+    assert int(saved["agent"]["updates"]) == 60 - 15, "a step that is repeated learns once"
+    assert len({tuple(row.flatten().tolist()) for row in saved["replay"]["rows"]}) == 60
     assert dict(scalars(whole)["workers/replaced"]) == {17: 1.0, 48: 2.0}
     assert not any(finding.problems for finding in verify.verify(RunFolder.open(whole)))
 
@@ -113,12 +113,12 @@ def test_beyond_the_limit_the_run_stops_and_goes_on_with_a_higher_one(happens, t
     folder = tmp_path / "r"
     happens.update({5: kill, 25: kill})
     assert train.main([*RUN, "env.worker_restarts=1", f"run_dir={folder}"]) == 1
-    told = capsys.readouterr()
-    assert "env.worker_restarts=1 " in told.out
-    assert told.err.startswith("error: environment worker 0 (pid ") and told.err.endswith(
+    output = capsys.readouterr()
+    assert "env.worker_restarts=1 " in output.out
+    assert output.err.startswith("error: environment worker 0 (pid ") and output.err.endswith(
         "from the last checkpoint.\n"
     )
-    assert not [each for each in active_children() if each.name.startswith("envs-")]
+    assert not [child for child in active_children() if child.name.startswith("envs-")]
     happens[26] = kill
     assert train.main([f"resume={folder}"]) == 1, "the checkpoint knows how many there were"
     happens[26] = kill
