@@ -33,8 +33,7 @@ from mtrl_fairgrad.analysis.statistics import (
     stratified_bootstrap,
     task_curves,
 )
-from mtrl_fairgrad.runs.fault_log import Fault
-from mtrl_fairgrad.runs.fault_log import read as read_faults
+from mtrl_fairgrad.runs.fault_log import Fault, read_faults
 from mtrl_fairgrad.runs.metrics_log import RunMetrics, read_metrics
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
 

@@ -1,9 +1,8 @@
-"""What went wrong in a run's updates, and what was done about it: as sentences and as
-incidents.csv.
+"""Numerical faults of a run's updates, as sentences and as incidents.csv.
 
-The agent counts (`agents.guard`), in its own state; the file is what it had counted at the last
-checkpoint or, when the run was stopped by a fault, then (`mtrl_fairgrad.training.fault_monitor`).
-Reading needs no PyTorch.
+The agent counts faults (`mtrl_fairgrad.agents.guard`); the file holds its counts at the last
+checkpoint, or when a fault stopped the run (`mtrl_fairgrad.training.fault_monitor`). Reading needs
+no PyTorch.
 """
 
 from __future__ import annotations
@@ -29,43 +28,43 @@ COLUMNS = (
     "first_update",
     "answer",
 )
-WORDS = {
+CONDITION_TEXTS = {
     "non_finite": "a loss or gradient was not finite",
     "unsolved": "the method's equation was not solved",
     "vanished_gradient": "a gradient had vanished",
     "exploding_value": "Q was beyond guard.largest_value",
     "dead_temperature": "the entropy coefficient was below guard.smallest_temperature",
 }
-DONE = {
+ANSWER_TEXTS = {
     "count": "counted",
     "ls": "these updates gave all tasks equal weights",
-    "skip": "these updates were left out",
-    "stop": "learning ended there",
+    "skip": "these updates were skipped",
+    "stop": "training of the seed ended there",
 }
-"""What the answers did."""
+"""What each answer to a fault does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One condition of one task of one seed."""
+    """How often one condition occurred for one task of one seed."""
 
     network: str
     """critic or actor."""
     condition: str
-    """One of `config.guard.CONDITIONS`."""
+    """One of `mtrl_fairgrad.config.guard.CONDITIONS`."""
     seed: int
     task: str
-    """Empty for what belongs to all of a seed's tasks."""
+    """Empty for a condition of all tasks of a seed."""
     updates: int
-    """In how many updates."""
+    """Number of updates with the condition."""
     of_updates: int
-    """Of how many."""
+    """Number of all updates."""
     first_update: int
-    """In which first, from 0."""
+    """Index of the first update with the condition, from 0."""
     answer: str
 
 
-def listed(
+def make_faults(
     counts: Sequence[Any],
     first: Sequence[Any],
     updates: int,
@@ -73,10 +72,18 @@ def listed(
     tasks: Sequence[str],
     guard: GuardConfig,
 ) -> list[Fault]:
-    """All faults of `updates` updates; `agents.guard.FaultCounts` has the others, here nested
-    lists `[C][S][K]`.
+    """The faults in the agent's counters.
+
+    Args:
+        counts: nested lists `[C][S][K]` of `mtrl_fairgrad.agents.guard.FaultCounts`: updates with
+            each condition.
+        first: the same shape: the first of these updates.
+        updates: number of all updates.
+        seeds: S.
+        tasks: K.
+        guard: answers to the conditions.
     """
-    found: list[Fault] = []
+    faults: list[Fault] = []
     for n, (network, condition) in enumerate(CHECKS):
         answer = getattr(guard, condition)
         for s, seed in enumerate(seeds):
@@ -84,17 +91,17 @@ def listed(
                 if counts[n][s][k]:
                     name = "" if condition in SEED_CONDITIONS else task
                     times = counts[n][s][k], updates, first[n][s][k]
-                    found.append(Fault(network, condition, seed, name, *times, answer))
-    return found
+                    faults.append(Fault(network, condition, seed, name, *times, answer))
+    return faults
 
 
-def encoded(faults: Iterable[Fault]) -> bytes:
+def encode_faults(faults: Iterable[Fault]) -> bytes:
     """The content of incidents.csv."""
     return csv_text([COLUMNS, *map(astuple, faults)]).encode()
 
 
-def read(folder: Path) -> list[Fault]:
-    """Those of a run folder; none where there is no such file.
+def read_faults(folder: Path) -> list[Fault]:
+    """The faults of a run folder; empty if it has no incidents.csv.
 
     Raises:
         ValueError: the file is damaged.
@@ -111,26 +118,28 @@ def read(folder: Path) -> list[Fault]:
             for network, condition, seed, task, updates, of, first, answer in rows
         ]
     except ValueError:
-        raise ValueError(f"{path} is damaged: remove it, and the report goes without it.") from None
+        raise ValueError(f"{path} is damaged: remove it to report without faults.") from None
 
 
-def sentence(faults: Sequence[Fault]) -> str:
-    """One for faults that differ in task alone."""
-    one = faults[0]
+def describe_faults(faults: Sequence[Fault]) -> str:
+    """One sentence for faults that differ in task only, without its period."""
+    fault = faults[0]
     tasks = ", ".join(each.task for each in faults if each.task)
-    where = f"seed {one.seed}" + (f", {tasks}" if tasks else "")
-    times, first = (
-        max(each.updates for each in faults),
-        min(each.first_update for each in faults),
+    where = f"seed {fault.seed}" + (f", {tasks}" if tasks else "")
+    times = max(each.updates for each in faults)
+    first = min(each.first_update for each in faults)
+    condition = CONDITION_TEXTS.get(fault.condition, fault.condition)
+    answer = ANSWER_TEXTS.get(fault.answer, fault.answer)
+    total = counted(fault.of_updates, "update")
+    return (
+        f"{where}: {fault.network}: {condition} in {times:,} of {total}, first in update "
+        f"{first:,}; {answer}"
     )
-    what, done = WORDS.get(one.condition, one.condition), DONE.get(one.answer, one.answer)
-    of = counted(one.of_updates, "update")
-    return f"{where}: {one.network}: {what} in {times:,} of {of}, first in update {first:,}; {done}"
 
 
-def together(faults: Iterable[Fault]) -> list[list[Fault]]:
-    """Those that differ in task and numbers alone, in lists; in their order."""
-    found: dict[tuple[int, str, str], list[Fault]] = {}
-    for one in faults:
-        found.setdefault((one.seed, one.network, one.condition), []).append(one)
-    return list(found.values())
+def group_by_task(faults: Iterable[Fault]) -> list[list[Fault]]:
+    """Lists of faults with the same seed, network and condition, in their order."""
+    groups: dict[tuple[int, str, str], list[Fault]] = {}
+    for fault in faults:
+        groups.setdefault((fault.seed, fault.network, fault.condition), []).append(fault)
+    return list(groups.values())

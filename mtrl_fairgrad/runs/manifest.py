@@ -1,4 +1,4 @@
-"""The manifest of a run: what its numbers depend on beside its configuration."""
+"""The manifest of a run: what its numbers depend on besides its configuration."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def manifest(
     protocol: Mapping[str, Any] | None = None,
     accelerator: str | None = None,
 ) -> dict[str, Any]:
-    """Versions, code, machine and protocol; names no host, user or home folder.
+    """Versions, code, machine and protocol of a run, without names of hosts, users or home folders.
 
     Args:
         overrides: the command line.
-        device: what the learner runs on.
+        device: the learner's, such as `cpu`.
         protocol: how success is measured, in any form; runs of different protocols are never
             averaged.
-        accelerator: the device's model, if it is none of the processor.
+        accelerator: model of the device, if it is not the processor.
     """
     home = re.compile(rf"{re.escape(str(Path.home()))}(?=/|$)|/(?:home|Users)/[^/,\s\]'\"]+")
     versions = {"python": platform.python_version()}
@@ -62,36 +62,28 @@ def manifest(
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
-    """The digest of a configuration without `steps`, the one option that a run may change while it
-    goes on.
-    """
+    """SHA-256 of a configuration without `steps`, the only option that may change on resume."""
     fixed = {key: value for key, value in config.items() if key != "steps"}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
 def _processor() -> str:
     with contextlib.suppress(OSError):
-        found = re.search(
-            r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
-        )
-        if found:
-            return found[1]
+        text = Path("/proc/cpuinfo").read_text()
+        if model := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
+            return model[1]
     return platform.processor() or platform.machine()
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit and whether anything differs from it; None when this is no checkout or git is not
-    there.
-    """
+    """Commit of the checkout and whether files differ from it; None without checkout or git."""
     root = Path(__file__).resolve().parents[2]
-    if not (
-        root / ".git"
-    ).exists():  # installed: an outer repository's commit would say nothing about us
-        return None
-    answers: list[str] = []
+    if not (root / ".git").exists():
+        return None  # installed: an outer repository's commit says nothing about this package
+    outputs: list[str] = []
     for command in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
         try:
-            answer = subprocess.run(
+            result = subprocess.run(
                 ["git", "-C", str(root), *command],
                 capture_output=True,
                 text=True,
@@ -100,5 +92,5 @@ def _git() -> dict[str, Any] | None:
             )
         except (OSError, subprocess.SubprocessError):
             return None
-        answers.append(answer.stdout.strip())
-    return {"commit": answers[0], "dirty": bool(answers[1])}
+        outputs.append(result.stdout.strip())
+    return {"commit": outputs[0], "dirty": bool(outputs[1])}

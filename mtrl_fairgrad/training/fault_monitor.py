@@ -8,7 +8,14 @@ from collections.abc import Sequence
 
 from mtrl_fairgrad.config.guard import COUNT, STOP
 from mtrl_fairgrad.config.schema import Config
-from mtrl_fairgrad.runs.fault_log import NAME, Fault, encoded, listed, sentence, together
+from mtrl_fairgrad.runs.fault_log import (
+    NAME,
+    Fault,
+    describe_faults,
+    encode_faults,
+    group_by_task,
+    make_faults,
+)
 from mtrl_fairgrad.runs.run_dir import RunFolder, write_atomic
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.training.logger import Logger
@@ -57,30 +64,34 @@ class FaultMonitor:
         if not bool(found.stopped.all()):
             return None
         self.save()
-        return "; ".join(sentence(group) for group in together(faults) if group[0].answer == STOP)
+        return "; ".join(
+            describe_faults(group) for group in group_by_task(faults) if group[0].answer == STOP
+        )
 
     def _report(self, new: Sequence[Fault], env_steps: int) -> None:
         self._reported |= {_kind(fault) for fault in new}
-        for group in together(new):
+        for group in group_by_task(new):
             first = group[0]
             if (first.condition, first.answer) != REPORTED_AT_END:
                 rest = "" if first.answer == STOP else "; later ones are counted but not reported"
-                self._logger.log(f"warning: by env_steps {env_steps}: {sentence(group)}{rest}")
+                self._logger.log(
+                    f"warning: by env_steps {env_steps}: {describe_faults(group)}{rest}"
+                )
 
     def faults(self) -> list[Fault]:
         """Return all faults so far."""
         counts, first, _ = (values.tolist() for values in self._learner.agent.faults())
         guard, seeds = self._config.guard, self._config.seeds
-        return listed(counts, first, self._learner.updates, seeds, self._tasks, guard)
+        return make_faults(counts, first, self._learner.updates, seeds, self._tasks, guard)
 
     def save(self) -> None:
         """Write all faults so far to the run folder."""
-        write_atomic(self._folder.path / NAME, encoded(self.faults()))
+        write_atomic(self._folder.path / NAME, encode_faults(self.faults()))
 
     def log_summary(self) -> None:
         """Print all faults so far."""
-        for group in together(self.faults()):
-            self._logger.log(f"faults: {sentence(group)}")
+        for group in group_by_task(self.faults()):
+            self._logger.log(f"faults: {describe_faults(group)}")
 
 
 def _kind(fault: Fault) -> tuple[str, str, int, str]:

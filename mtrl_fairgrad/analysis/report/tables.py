@@ -9,7 +9,7 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import Block, Improvement, co
 from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.analysis.statistics import ARRANGEMENTS, Interval, RankTest
 from mtrl_fairgrad.config.guard import STOP
-from mtrl_fairgrad.runs.fault_log import DONE, WORDS, together
+from mtrl_fairgrad.runs.fault_log import ANSWER_TEXTS, CONDITION_TEXTS, group_by_task
 
 NOTHING = "–"
 
@@ -185,12 +185,12 @@ def faults(block: Block) -> Table | None:
     """A row for each thing that went wrong in the updates of a seed; None where nothing did."""
     rows: list[list[str]] = []
     for name, group in zip(row_names(block), block.groups, strict=True):
-        for same in together(group.faults):
+        for same in group_by_task(group.faults):
             one, share = same[0], max(each.updates / max(each.of_updates, 1) for each in same)
             tasks = ", ".join(each.task for each in same if each.task) or "all"
             first = f"{min(each.first_update for each in same):,}"
-            done = DONE.get(one.answer, one.answer)
-            what = WORDS.get(one.condition, one.condition)
+            done = ANSWER_TEXTS.get(one.answer, one.answer)
+            what = CONDITION_TEXTS.get(one.condition, one.condition)
             rows.append(
                 [name, str(one.seed), one.network, what, tasks, f"{share:.2%}", first, done]
             )

@@ -7,9 +7,9 @@
                "beside": {"evaluations.csv": {"bytes": …, "sha256": …}, …}},
      "sha256": the digest of "index"}
 
-Only one spelling is accepted, so that a flipped byte of the index itself is noticed, too. `Index.read`
-validates all content, since a forged checkpoint has forged checksums: names lead to no other
-folder, and sizes are bounded.
+Only one spelling is accepted, so that a flipped byte of the index itself is noticed, too.
+`Index.read` validates all content, since a forged checkpoint has forged checksums: names lead to no
+other folder, and sizes are bounded.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Index:
     ring: RingRecord | None
     """Rows of the replay, in segments that checkpoints share; None without a replay."""
     run_files: dict[str, Content]
-    """Content of growing files of the run folder when the checkpoint was made (`beside` on disk)."""
+    """Content of growing files of the run folder at that time (`beside` in index.json)."""
 
     def encode(self) -> bytes:
         """The content of index.json."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch takes a second to import, and checking files does not
     from torch import Tensor
 
 SMALL = 2**24
-"""Bytes below which a segment is rewritten together with the rows that follow, to have few files."""
+"""Bytes below which a segment is rewritten together with the next rows, to have few files."""
 _PART = 2**24
 _ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 

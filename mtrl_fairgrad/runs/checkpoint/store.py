@@ -204,7 +204,7 @@ class CheckpointStore:
     def load(
         self, env_steps: int | None = None, groups: Collection[str] | None = None
     ) -> Checkpoint:
-        """Read the newest intact checkpoint, or the one at `env_steps`; all `groups`, or those named.
+        """Read the newest intact checkpoint, or the one at `env_steps`; all groups, or `groups`.
 
         Checksums are verified first. A damaged checkpoint is reported as a warning, and the one
         before it is used.

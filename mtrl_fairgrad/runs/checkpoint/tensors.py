@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # torch takes a second to import
 Groups = Mapping[str, Mapping[str, "Tensor"]]
 
 _LARGEST_RATIO = 8
-"""Largest size of a checkpoint, in multiples of a new learner's: moments and snapshots add to it."""
+"""Largest size of a checkpoint, as a multiple of a new learner's: moments and snapshots add."""
 _HEADERS = 2**20
 """Bytes allowed for safetensors headers."""
 _TYPES = {
@@ -26,7 +26,7 @@ _TYPES = {
 
 
 def encode(group: Mapping[str, Tensor]) -> bytes:
-    """The content of a safetensors file; tensors may have any device and strides, and share memory."""
+    """The content of a safetensors file; tensors may have any device, strides and shared memory."""
     from safetensors.torch import save
 
     seen: set[int] = set()

@@ -8,7 +8,14 @@ import torch
 from mtrl_fairgrad import train
 from mtrl_fairgrad.agents import SAC
 from mtrl_fairgrad.config.guard import CHECKS, GuardConfig
-from mtrl_fairgrad.runs.fault_log import Fault, encoded, listed, read, sentence, together
+from mtrl_fairgrad.runs.fault_log import (
+    Fault,
+    describe_faults,
+    encode_faults,
+    group_by_task,
+    make_faults,
+    read_faults,
+)
 from tests.support.tiny_runs import TASKS, TINY, assert_same_checkpoint, rows
 
 ONE = Fault("critic", "vanished_gradient", 3, "reach-v3", 2, 100, 40, "count")
@@ -48,7 +55,7 @@ def test_a_failed_seed_does_not_take_the_others_down(tmp_path, monkeypatch, caps
     assert "seed 1 learnt no more from update 30 on" in " ".join(printed.split()), (
         "below the report's numbers"
     )
-    assert read(tmp_path / "one") == [
+    assert read_faults(tmp_path / "one") == [
         Fault("critic", "non_finite", 1, "reach-v3", 1, 85, 30, "stop")
     ]
 
@@ -72,7 +79,7 @@ def test_what_was_counted_survives_a_checkpoint_and_is_not_said_again(
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     assert train.main([f"resume={tmp_path / 'b'}", "steps=80"]) == 0
     assert "warning: by env_steps" not in capsys.readouterr().out
-    [kept] = read(tmp_path / "b")
+    [kept] = read_faults(tmp_path / "b")
     assert (kept.updates, kept.of_updates, kept.first_update) == (1, 65, 10)
     assert run(tmp_path / "c", "seeds=[0,1]", "steps=80") == 0
     assert_same_checkpoint(tmp_path / "b", tmp_path / "c")
@@ -85,7 +92,7 @@ def test_skipped_updates_are_counted_and_the_run_goes_on(tmp_path, monkeypatch, 
     spoil(monkeypatch, 0, 1, 30)
     assert run(tmp_path / "a", "guard.non_finite=skip") == 0
     assert "later ones are counted but not reported" in capsys.readouterr().out
-    [found] = read(tmp_path / "a")
+    [found] = read_faults(tmp_path / "a")
     assert (found.task, found.updates, found.answer) == (TASKS[1], 1, "skip")
 
 
@@ -98,7 +105,7 @@ def test_single_task_learning_loses_only_the_task(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(SAC, "update", spoilt)
     assert train.main([*TINY, "agent=stl", f"run_dir={tmp_path / 'a'}"]) == 0
     assert "drawer-close-v3 of seed 0 learnt no more" in " ".join(capsys.readouterr().out.split())
-    assert [(one.task, one.updates) for one in read(tmp_path / "a")] == [(TASKS[1], 1)]
+    assert [(one.task, one.updates) for one in read_faults(tmp_path / "a")] == [(TASKS[1], 1)]
 
 
 @pytest.mark.parametrize(
@@ -124,18 +131,18 @@ def test_answers_that_there_are_not_are_refused(word, said, tmp_path, capsys):
 
 def test_the_file_gives_back_what_was_written(tmp_path):
     faults = [ONE, Fault("actor", "unsolved", 0, "", 7, 9, 0, "ls")]
-    (tmp_path / "incidents.csv").write_bytes(encoded(faults))
-    assert read(tmp_path) == faults
-    assert read(tmp_path / "elsewhere") == []
+    (tmp_path / "incidents.csv").write_bytes(encode_faults(faults))
+    assert read_faults(tmp_path) == faults
+    assert read_faults(tmp_path / "elsewhere") == []
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x\n", "network,condition\n", encoded([ONE]).decode().replace("100", "many")]
+    "text", ["", "x\n", "network,condition\n", encode_faults([ONE]).decode().replace("100", "many")]
 )
 def test_a_damaged_file_is_named(text, tmp_path):
     (tmp_path / "incidents.csv").write_text(text)
     with pytest.raises(ValueError, match=r"incidents\.csv is damaged"):
-        read(tmp_path)
+        read_faults(tmp_path)
 
 
 def test_counts_become_a_list_and_what_belongs_to_a_seed_stands_once():
@@ -145,7 +152,7 @@ def test_counts_become_a_list_and_what_belongs_to_a_seed_stands_once():
     counts[n][1], first[n][1] = [5, 5], [2, 2]
     counts[m][0], first[m][0] = [0, 4], [-1, 6]
     guard = GuardConfig(unsolved="skip")
-    assert listed(counts, first, 50, [8, 9], ["a", "b"], guard) == [
+    assert make_faults(counts, first, 50, [8, 9], ["a", "b"], guard) == [
         Fault("critic", "vanished_gradient", 8, "b", 4, 50, 6, "count"),
         Fault("actor", "unsolved", 9, "", 5, 50, 2, "skip"),
     ]
@@ -154,8 +161,8 @@ def test_counts_become_a_list_and_what_belongs_to_a_seed_stands_once():
 def test_tasks_of_one_seed_share_a_sentence():
     other = Fault("critic", "vanished_gradient", 3, "push-v3", 5, 100, 20, "count")
     elsewhere = Fault("critic", "vanished_gradient", 4, "push-v3", 5, 100, 20, "count")
-    assert together([ONE, other, elsewhere]) == [[ONE, other], [elsewhere]]
-    assert sentence([ONE, other]) == (
+    assert group_by_task([ONE, other, elsewhere]) == [[ONE, other], [elsewhere]]
+    assert describe_faults([ONE, other]) == (
         "seed 3, reach-v3, push-v3: critic: a gradient had vanished in 5 of 100 updates, first in "
         "update 20; counted"
     )
@@ -173,6 +180,6 @@ def test_an_unsolved_equation_is_told_at_once_only_where_something_is_done_about
     )
     assert run(tmp_path / "b", *few, "guard.unsolved=ls") == 0
     assert "these updates gave all tasks equal weights" in capsys.readouterr().out
-    assert {one.condition for one in read(tmp_path / "a")} == {
-        one.condition for one in read(tmp_path / "b")
+    assert {one.condition for one in read_faults(tmp_path / "a")} == {
+        one.condition for one in read_faults(tmp_path / "b")
     }

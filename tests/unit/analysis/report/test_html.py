@@ -9,7 +9,7 @@ import pytest
 from mtrl_fairgrad.analysis.report import html
 from mtrl_fairgrad.analysis.report.formats import as_latex, as_markdown, blocks_as_text
 from mtrl_fairgrad.analysis.report.html import as_html
-from mtrl_fairgrad.runs.fault_log import Fault, encoded
+from mtrl_fairgrad.runs.fault_log import Fault, encode_faults
 from mtrl_fairgrad.runs.metrics_log import SPEED
 from tests.support.fabricated_runs import (
     COURSE,
@@ -251,7 +251,7 @@ def test_faults_stand_in_every_format_escaped_and_a_stopped_seed_is_noted(make):
         Fault("actor", "unsolved", 0, "", 300, 400, 0, "count"),
         Fault("actor", EVIL, 0, EVIL, 2, 400, 10, EVIL),
     ]
-    (path / "incidents.csv").write_bytes(encoded(found))
+    (path / "incidents.csv").write_bytes(encode_faults(found))
     block = blocks_of_runs(path)
     text = as_html(block)
     words = Page(text).words
