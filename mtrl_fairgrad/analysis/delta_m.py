@@ -1,8 +1,7 @@
-"""The paper's two numbers for methods compared in several metrics, Δm% and MR, each a plain
-function of arrays.
+"""The paper's two summaries of several metrics, Δm% and MR, as functions of arrays.
 
-`values` is always `[M, K]`: M methods, K metrics, in any units; `higher_is_better` says so for each
-metric, `[K]`. Every function raises `ValueError` when the shape or a value is not as stated.
+`values` is `[M, K]`: M methods, K metrics, in any units; `higher_is_better` is `[K]`. All functions
+raise `ValueError` for other shapes and values than stated.
 """
 
 from __future__ import annotations
@@ -14,16 +13,15 @@ from mtrl_fairgrad.analysis.statistics import Array
 
 
 def delta_m(values: ArrayLike, baseline: ArrayLike, higher_is_better: ArrayLike) -> Array:
-    """The paper's Δm% (§5.1): how much worse than single-task networks, in % on average over
-    metrics; less is better.
+    """The paper's Δm% (§5.1): mean drop relative to single-task networks in %; lower is better.
 
     Δm% = 1/K Σ_k (−1)^δ_k (M_mk − M_bk) / M_bk × 100, with δ_k = 1 where higher is better and else
     0.
 
     Args:
         values: `[M, K]`, finite.
-        baseline: `[K]`, the single-task networks' values: positive, for a drop relative to zero
-            means nothing and one relative to a negative number would count a loss as a gain.
+        baseline: `[K]`, the single-task networks' values; positive, since a drop relative to zero
+            is undefined and one relative to a negative value has the wrong sign.
         higher_is_better: `[K]` of booleans.
 
     Returns:
@@ -38,19 +36,16 @@ def delta_m(values: ArrayLike, baseline: ArrayLike, higher_is_better: ArrayLike)
     wrong = ~(np.isfinite(base) & (base > 0))
     if wrong.any():
         k = int(np.argmax(wrong))
-        raise ValueError(
-            f"baseline[{k}] is {base[k]}: a drop in % needs a positive number to refer to."
-        )
+        raise ValueError(f"baseline[{k}] is {base[k]}: a drop in % needs a positive baseline.")
     return np.mean(sign * (array - base) / base, axis=1) * 100
 
 
 def mean_rank(values: ArrayLike, higher_is_better: ArrayLike) -> Array:
-    """The paper's MR (§5.1): a method's rank among the methods in each metric, averaged over
-    metrics; less is better.
+    """The paper's MR (§5.1): mean over metrics of a method's rank; lower is better.
 
     Ranks are dense, as in the paper's tables: 1 is best, equal values share a rank and the next
-    value has the next rank (1, 2, 2, 3). The paper ranks the multi-task methods only: leave the
-    single-task baseline out.
+    value has the next rank (1, 2, 2, 3). The paper ranks multi-task methods only, without the
+    single-task baseline.
 
     Args:
         values: `[M, K]`, finite.
@@ -65,7 +60,7 @@ def mean_rank(values: ArrayLike, higher_is_better: ArrayLike) -> Array:
 
 
 def _compared(values: ArrayLike, higher_is_better: ArrayLike) -> tuple[Array, Array]:
-    """`values` as an array, and (−1)^δ, `[K]`: the sign under which less is better in every metric."""
+    """`values` as an array, and (−1)^δ `[K]`, the sign that makes lower values better."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(
@@ -81,7 +76,5 @@ def _compared(values: ArrayLike, higher_is_better: ArrayLike) -> tuple[Array, Ar
     wrong = ~np.isfinite(array)
     if wrong.any():
         m, k = np.argwhere(wrong)[0].tolist()
-        raise ValueError(
-            f"values[{m}, {k}] is {array[m, k]}: methods are compared by finite numbers."
-        )
+        raise ValueError(f"values[{m}, {k}] is {array[m, k]}: give finite numbers.")
     return array, np.where(higher, -1.0, 1.0)

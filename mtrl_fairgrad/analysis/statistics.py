@@ -1,14 +1,12 @@
-"""Statistics of success rates, each a plain function of arrays; those of several metrics:
-`multi_task_metrics`.
+"""Statistics of success rates, as functions of arrays.
 
-`success` is always `[T, S, K]`: T evaluations, S seeds, K tasks; rates in [0, 1], at least one of
-each. `scores` is always `[S, K]`: one evaluation's numbers, of S seeds and K tasks, in any unit,
-more being better.
+`success` is `[T, S, K]`: T ≥ 1 evaluations, S ≥ 1 seeds, K ≥ 1 tasks; rates in [0, 1]. `scores` is
+`[S, K]`: numbers of one evaluation in any unit, higher is better. All functions raise `ValueError`
+for other shapes and values than stated.
 
-A seed's number is its mean over tasks, and seeds are the independent samples: standard errors are
-over S values, never over S·K. The interquartile mean and the bootstrap follow rliable (Agarwal et
-al., 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice") instead, see
-there. Every function raises `ValueError` when the shape or a value is not as stated.
+Seeds are the independent samples: standard errors are over the S means over tasks, never over S·K
+values. The interquartile mean and the bootstrap follow rliable instead (Agarwal et al., 2021, "Deep
+Reinforcement Learning at the Edge of the Statistical Precipice").
 """
 
 from __future__ import annotations
@@ -22,19 +20,16 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 BOOTSTRAP_SAMPLES = 2000
-"""Resamples of an interval: its ends move by about a hundredth of its width from one bootstrap seed
-to another.
-"""
+"""Resamples of an interval; its ends vary by about 1 % of its width between bootstrap seeds."""
 LEVEL = 0.95
-"""Of all bootstrap intervals."""
+"""Confidence level of bootstrap intervals."""
 ARRANGEMENTS = 20_000
-"""Ways to deal ranks to two methods that a `rank_test` tries: all, with eight seeds a side 12,870,
-or as many drawn.
-"""
+"""Largest number of arrangements of ranks in a `rank_test`: all of them if there are fewer (12,870
+with eight seeds a side), else a random sample."""
 
 
 class Estimate(NamedTuple):
-    """A mean over seeds and how far to trust it."""
+    """A mean over seeds and its standard error."""
 
     mean: Array
     stderr: Array
@@ -42,7 +37,7 @@ class Estimate(NamedTuple):
 
 
 class Score(NamedTuple):
-    """One number for a method, and the evaluation it was read at."""
+    """One number for a method, and the evaluation it is from."""
 
     evaluation: int
     """Index into T."""
@@ -52,14 +47,12 @@ class Score(NamedTuple):
 
 
 class RankTest(NamedTuple):
-    """How seeds of one method rank among those of another."""
+    """Result of a rank test of the seeds of two methods."""
 
     probability: float
-    """That a seed of the one has the larger number, ties counting half."""
+    """Probability that a seed of the first has the higher number; ties count half."""
     p: float
-    """Two-sided: how often equal methods would differ as much or more; NaN where either has one
-    seed only.
-    """
+    """Two-sided p-value; NaN if either method has a single seed."""
 
 
 class Interval(NamedTuple):
@@ -67,7 +60,7 @@ class Interval(NamedTuple):
 
     value: float
     low: float
-    """NaN, like `high`, where one seed leaves nothing to resample."""
+    """NaN, like `high`, for a single seed."""
     high: float
 
 
@@ -76,10 +69,10 @@ def over_seeds(values: ArrayLike, axis: int) -> Estimate:
 
     Args:
         values: `[..., S, ...]`, any shape with at least one seed.
-        axis: the axis of the seeds, which the answer lacks.
+        axis: of the seeds; removed in the result.
 
     Returns:
-        Both NaN wherever a value is NaN; the standard error NaN everywhere when S = 1.
+        Both are NaN where a value is NaN; the standard error is NaN if S = 1.
     """
     array = np.asarray(values, dtype=np.float64)
     seeds = array.shape[axis]
@@ -104,7 +97,7 @@ def task_curves(success: ArrayLike) -> Estimate:
 
 
 def final(success: ArrayLike) -> Score:
-    """The success of the last evaluation, averaged over tasks and seeds: `[T, S, K]` → one number."""
+    """Success of the last evaluation, mean over tasks and seeds: `[T, S, K]` → one number."""
     curve = learning_curve(success)
     return _score(curve, len(curve.mean) - 1)
 

@@ -123,7 +123,7 @@ def test_runs_of_different_protocols_are_never_averaged(make, other):
     titles = [part.get_suptitle() for part in draw(groups).subfigs]
     assert len(titles) == 2 and all("mt10" in title for title in titles)
     assert as_text(groups).count("final, by task") == 2
-    assert "2 protocols. Each protocol stands for itself" in as_text(groups)
+    assert "2 protocols. Numbers of different protocols are neither averaged" in as_text(groups)
     with pytest.raises(ReportError, match="never averaged or compared"):
         Block(groups, styles(groups))
 

@@ -1,9 +1,12 @@
-"""The parts of a report: blocks of comparable groups, tables in four formats, figures, and the HTML
-page.
+"""The parts of a report.
 
-blocks.py    the groups of one protocol, and what is computed from several of them
-tables.py    each table once, as text in cells         paper.py    the paper's Table 4 beside ours
-formats.py   tables for terminal, Markdown, LaTeX; report.csv
-charts.py    each figure once, as panels               svg.py      a panel as inline SVG, a figure
-as PDF page.py      the HTML page, from page.html and page.css, with videos
+protocol_blocks     groups of one protocol, and statistics of several groups
+tables              each table, as text in cells
+paper_comparison    the comparison with the paper's Table 4
+formats             tables for terminal, Markdown and LaTeX; report.csv
+charts              each figure, as panels
+figure_style        colours and styles; the learning curves of report.png
+figure_files        panels as PNG, SVG and PDF
+html                the page, from page.html and page.css
+report_files        the files of a report
 """

@@ -1,6 +1,6 @@
-"""The figures of a report as panels: a title, a size, and how to paint it on axes.
+"""The figures of a report as panels: a title, a size and a function that draws on axes.
 
-A page shows each panel by itself, so that they fold to any width; a PDF has them side by side.
+The HTML page shows each panel as an image of its own, a PDF shows them side by side.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from mtrl_fairgrad.analysis.report.figure_style import (
     MUTED,
     draw_curve,
-    dress,
-    dress_steps,
     of_task,
+    set_axes,
+    set_steps_axis,
 )
 from mtrl_fairgrad.analysis.report.protocol_blocks import (
     Block,
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DIRECT = 4
-"""So many curves are labelled at their ends; more would collide."""
+"""Largest number of curves with labels at their ends; more would collide."""
 RATIO = 8.0
-"""Task weights are coloured from 1/RATIO to RATIO times the mean weight."""
+"""The colour scale of task weights covers 1/RATIO to RATIO times the mean weight."""
 EVEN = 0.05
-"""Weights this close to their mean, relative to it, are called even."""
+"""Weights within this relative distance of their mean are even."""
 
 
 class Panel(NamedTuple):
@@ -53,7 +53,7 @@ def curve(block: Block) -> Panel:
     def paint(axes: Axes) -> None:
         for group in block.groups:
             draw_curve(axes, block.styles[group.label], group.env_steps, group.curve)
-        dress(axes, ticks=6)
+        set_axes(axes, ticks=6)
         axes.set_xlabel("environment steps of each task")
         axes.set_ylabel("success rate")
         _label_ends(axes, block)
@@ -62,7 +62,7 @@ def curve(block: Block) -> Panel:
 
 
 def task_curves(block: Block) -> list[Panel]:
-    """Learning curves of each task; none for a single task, which `curve` shows."""
+    """Learning curves of each task; none for a single task, see `curve`."""
 
     def painter(k: int) -> Callable[[Axes], None]:
         def paint(axes: Axes) -> None:
@@ -70,7 +70,7 @@ def task_curves(block: Block) -> list[Panel]:
                 draw_curve(
                     axes, block.styles[group.label], group.env_steps, of_task(group, k), small=True
                 )
-            dress(axes, ticks=3)
+            set_axes(axes, ticks=3)
 
         return paint
 
@@ -79,9 +79,7 @@ def task_curves(block: Block) -> list[Panel]:
 
 
 def intervals(block: Block) -> Panel | None:
-    """Interquartile mean and mean of the last evaluation with their intervals; None without any
-    interval.
-    """
+    """Interquartile mean and mean of the last evaluation with intervals; None without intervals."""
     if all(np.isnan(group.final_iqm.low) for group in block.groups):
         return None
 
@@ -127,7 +125,7 @@ def _interval(axes: Axes, y: float, found: Interval, colour: str, filled: bool) 
 
 
 def heat_map(block: Block) -> Panel:
-    """Final success rate of each task and group, with numbers."""
+    """Final success rate of each task and group, as colours and numbers."""
 
     def paint(axes: Axes) -> None:
         values = np.array([group.per_task.mean[-1] for group in block.groups]).T
@@ -175,13 +173,11 @@ QUANTITIES: tuple[tuple[str, Course, tuple[float, float] | None], ...] = (
         None,
     ),
 )
-"""What is shown of each network: in words, its course, and its range where that is known."""
+"""Quantities that are shown of each network: title, curve, and range if known."""
 
 
 def conflicts(block: Block) -> list[Panel]:
-    """How task gradients met and what the method made of it, for each network; what nothing logged
-    is left out.
-    """
+    """Conflict between task gradients, for each network; logged quantities only."""
     return [
         _course_panel(
             block,
@@ -217,15 +213,13 @@ def _course_panel(
         elif "cosine" in title:
             axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.set_xlim(0, max(group.env_steps[-1] for group in block.groups) or None)
-        dress_steps(axes, ticks=4)
+        set_steps_axis(axes, ticks=4)
 
     return Panel(title, paint, (3.4, 2.0))
 
 
 def _logarithmic(axes: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis of whole decades, where there is a value to show: an exact solver may
-    reach zero.
-    """
+    """Set a logarithmic axis of whole decades if any value is positive; solvers may reach zero."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     positive = values[values > 0]
@@ -242,11 +236,11 @@ def _logarithmic(axes: Axes, values: np.ndarray) -> None:
 
 
 def weights(block: Block) -> tuple[list[Panel], list[str]]:
-    """The tasks' weights over the course.
+    """The tasks' weights over training.
 
     Returns:
-        A panel for each group and network whose weights differ; and the names of those where they
-        are even, within `EVEN` of their mean throughout.
+        A panel for each group and network with different weights, and the names of those with even
+        weights (see `EVEN`).
     """
     panels, even = list[Panel](), list[str]()
     for group in block.groups:
@@ -274,22 +268,21 @@ def _weight_panel(title: str, tasks: list[str], env_steps: np.ndarray, ratios: n
         axes.set_yticks(np.arange(len(tasks)) + 0.5, [_shortened(task) for task in tasks])
         axes.tick_params(left=False, labelsize=8)
         axes.grid(visible=False)
-        dress_steps(axes, ticks=3)
+        set_steps_axis(axes, ticks=3)
 
     return Panel(title, paint, (4.0, 0.5 + 0.19 * len(tasks)))
 
 
 def _shortened(name: str, length: int = 30) -> str:
-    """A name that leaves room for a figure beside it; Meta-World's longest has 28 letters."""
+    """A name of at most `length` letters; Meta-World's longest has 28."""
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def weight_colours(ratios: np.ndarray) -> np.ndarray:
     """Colours of weights relative to their mean: `[K, N]` → RGBA `[K, N, 4]`.
 
-    Blue above the mean and vermilion below, the stronger the further on a logarithmic scale, and
-    clear at the mean, so that it is right on any background; a weight that is not positive is as
-    far below as can be.
+    Blue above the mean and vermilion below; opacity is the distance from the mean on a logarithmic
+    scale. Weights that are not positive get the colour of the smallest ratio.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         far = np.log(np.where(ratios > 0, ratios, 1 / RATIO)) / np.log(RATIO)
@@ -302,9 +295,7 @@ def weight_colours(ratios: np.ndarray) -> np.ndarray:
 
 
 def short_labels(block: Block) -> list[str] | None:
-    """What curves can be labelled with at their ends: labels, or the methods' names where those
-    tell them apart.
-    """
+    """Labels for the ends of curves: group labels or else method names; None if they do not fit."""
     labels = [group.label for group in block.groups]
     names = [
         str(group.config.get("method.name", label))
@@ -343,7 +334,7 @@ def _label_ends(axes: Axes, block: Block) -> None:
 
 
 def _apart(ends: list[float], gap: float = 0.075) -> Iterator[float]:
-    """Heights near the given ones in [0, 1] but at least `gap` from each other, in the same order."""
+    """Heights near the given ones in [0, 1], at least `gap` apart, in the same order."""
     order = np.argsort(ends, kind="stable")
     placed = np.array(ends, np.float64)[order]
     for n in range(1, len(placed)):

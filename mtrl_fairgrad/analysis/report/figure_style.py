@@ -1,6 +1,4 @@
-"""How figures look, legible in print and for any colour vision; and the learning curves of
-report.png.
-"""
+"""Styles of figures, legible in print and with any colour vision, and the figure report.png."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart; yellow is too pale
-# for lines.
+# Okabe and Ito's palette for any colour vision, without yellow, which is too pale for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 Dash = Literal["-", "--", ":", "-."]
 DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
@@ -26,7 +23,7 @@ INK, RULE, MUTED = "#1c2024", "#e4e4e4", "#666666"
 STYLE: dict[Any, Any] = {
     "font.size": 9.0,
     "text.color": INK,
-    "text.parse_math": False,  # a dollar in a label is a dollar
+    "text.parse_math": False,  # labels may contain dollar signs
     "axes.labelcolor": INK,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
@@ -42,11 +39,12 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
 }
-PANELS = 5  # in a row; more would not leave room for the longest task name
+PANELS = 5
+"""Panels in a row; more would leave no room for the longest task name."""
 
 
 class Style(NamedTuple):
-    """How a method is drawn, in every figure of a report."""
+    """Colour and dashes of a method in all figures of a report."""
 
     colour: int
     """Index into `COLOURS`."""
@@ -54,14 +52,12 @@ class Style(NamedTuple):
 
     @property
     def hex(self) -> str:
-        """As matplotlib takes it."""
+        """Hexadecimal colour."""
         return COLOURS[self.colour]
 
 
 def styles(groups: Sequence[RunGroup]) -> dict[str, Style]:
-    """A style for each label, in the order of first appearance; one label has one style, whatever
-    the protocol.
-    """
+    """A style for each label, in the order of first appearance."""
     labels = dict.fromkeys(group.label for group in groups)
     return {
         label: Style(n % len(COLOURS), DASHES[n // len(COLOURS) % len(DASHES)])
@@ -70,9 +66,7 @@ def styles(groups: Sequence[RunGroup]) -> dict[str, Style]:
 
 
 def draw(groups: Sequence[RunGroup]) -> Figure:
-    """Learning curves: the mean over tasks on top, one small panel per task below; one block per
-    protocol.
-    """
+    """Learning curves, by protocol: the mean over tasks above one small panel for each task."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -101,7 +95,7 @@ def _draw_block(
     for group in block:
         seeds = f"{len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''}"
         draw_curve(main, look[group.label], group.env_steps, group.curve, f"{group.label}, {seeds}")
-    dress(main, ticks=6)
+    set_axes(main, ticks=6)
     main.set_ylabel("success rate, mean over tasks" if rows else "success rate")
     main.set_xlabel("environment steps of each task")
     if any(len(group.seeds) > 1 for group in block):
@@ -115,7 +109,7 @@ def _draw_block(
         axes = part.add_subplot(grid[1 + k // PANELS, k % PANELS])
         for group in block:
             draw_curve(axes, look[group.label], group.env_steps, of_task(group, k), small=True)
-        dress(axes, ticks=3)
+        set_axes(axes, ticks=3)
         axes.set_title(task, fontsize=7.5)
         axes.tick_params(
             labelsize=7, labelleft=k % PANELS == 0, labelbottom=k + PANELS >= len(tasks)
@@ -135,7 +129,7 @@ def draw_curve(
     label: str = "",
     small: bool = False,
 ) -> None:
-    """A mean and its band of ± 1 standard error, which one seed does not have."""
+    """Draw a mean and a band of ± 1 standard error, which is NaN for one seed."""
     axes.plot(
         env_steps,
         curve.mean,
@@ -145,22 +139,22 @@ def draw_curve(
         markersize=3.5,
         linewidth=1.1 if small else 1.7,
         label=label,
-        clip_on=False,  # a curve at 0 or 1 keeps its full width
+        clip_on=False,  # draws curves at 0 or 1 in full width
     )
     if not np.isnan(curve.stderr).any():
         low, high = (np.clip(curve.mean + sign * curve.stderr, 0, 1) for sign in (-1, 1))
         axes.fill_between(env_steps, low, high, color=style.hex, alpha=0.18, linewidth=0)
 
 
-def dress(axes: Axes, ticks: int) -> None:
-    """Success rates from 0 to 1 over environment steps written short."""
+def set_axes(axes: Axes, ticks: int) -> None:
+    """Set up axes for success rates from 0 to 1 over environment steps."""
     axes.set_ylim(0, 1)
     axes.set_yticks(np.linspace(0, 1, 6 if ticks > 3 else 3))
-    dress_steps(axes, ticks)
+    set_steps_axis(axes, ticks)
 
 
-def dress_steps(axes: Axes, ticks: int) -> None:
-    """Environment steps on the horizontal axis, about `ticks` of them, written short."""
+def set_steps_axis(axes: Axes, ticks: int) -> None:
+    """Label environment steps on the horizontal axis in short form, with about `ticks` ticks."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10], integer=True))

@@ -36,7 +36,7 @@ CSV_COLUMNS = (
     *("wall_seconds", "updates_per_second", "paper_best", "paper_best_stderr"),
     *("course", "course_stderr"),
 )
-SEPARATE = "Each protocol stands for itself: their numbers are neither averaged nor compared."
+SEPARATE = "Numbers of different protocols are neither averaged nor compared."
 
 # ---- terminal ----
 
@@ -124,7 +124,7 @@ def as_latex(blocks: Sequence[Block]) -> str:
 
 
 def as_csv(groups: Sequence[RunGroup]) -> str:
-    """The rows of report.csv, described at the top of `mtrl_fairgrad.report`."""
+    """The content of report.csv, whose columns `mtrl_fairgrad.report` describes."""
     rows: list[Sequence[object]] = [CSV_COLUMNS]
     for group in groups:
         at = (group.untrained, len(group.env_steps) - 1, group.best.evaluation)
@@ -152,13 +152,13 @@ def as_csv(groups: Sequence[RunGroup]) -> str:
 
 
 def _whole_group(group: RunGroup) -> list[float]:
-    """What only the row of the mean over tasks has."""
+    """The columns of the row for the mean over tasks alone."""
     _, *final = group.final_interval
     return [
         *final,
         *group.final_iqm,
         *cost(group),
-        *paper_comparison.number(group),
+        *paper_comparison.table4_number(group),
         *map(float, group.course),
     ]
 

@@ -1,4 +1,4 @@
-"""The paper's Table 4 beside our numbers, and in words what sets the two protocols apart."""
+"""Comparison with the paper's Table 4, and the differences between the two protocols."""
 
 from __future__ import annotations
 
@@ -23,17 +23,15 @@ PRINTED = {
     "famo": "FAMO",
     "fairgrad": "FairGrad",
 }
-"""What the rows of Table 4 are called in the paper."""
+"""Names of the rows of Table 4 in the paper."""
 AGENTS = {"mtsac": "mtl_sac", "mtsac_te": "mtl_sac_te", "mhsac": "mh_sac"}
-"""The rows of agents that are trained by the plain mean of the task losses (`method=ls`), by
-`agent.name`.
-"""
+"""Rows of agents trained with the mean of the task losses (`method=ls`), by `agent.name`."""
 SEEDS = 10
-"""Of every row of Table 4."""
+"""Number of seeds of each row of Table 4."""
 
 
 def row_of(group: RunGroup) -> str | None:
-    """The row of Table 4 that a group reproduces, protocol aside; None if there is none."""
+    """The row of Table 4 with a group's method and agent; None if there is none."""
     if not is_mt10(group):
         return None
     method, agent = group.config.get("method.name"), group.config.get("agent.name", "mtsac")
@@ -45,8 +43,8 @@ def row_of(group: RunGroup) -> str | None:
 
 
 def is_mt10(group: RunGroup) -> bool:
-    """Whether a group was trained on the ten tasks of MT10, and not by preset=quick, whose numbers
-    are no results.
+    """Whether a group was trained on the ten tasks of MT10, and not with preset=quick, which is a
+    demonstration.
     """
     if any(folder.config.get("preset") == "quick" for folder in group.folders):
         return False
@@ -54,8 +52,8 @@ def is_mt10(group: RunGroup) -> bool:
     return str(suite).startswith("mt10") and len(group.tasks) == 10
 
 
-def number(group: RunGroup) -> tuple[float, float]:
-    """Table 4's success rate and standard error for a group, NaN where it has no such row."""
+def table4_number(group: RunGroup) -> tuple[float, float]:
+    """Table 4's success rate and standard error for a group; NaN if it has no row there."""
     row = row_of(group)
     if row is None:
         return float("nan"), float("nan")
@@ -65,12 +63,11 @@ def number(group: RunGroup) -> tuple[float, float]:
 
 
 def table4_comparison(block: Block, ours_only: bool = False) -> Table | None:
-    """Table 4 beside the groups of a block; None if they are not of MT10.
+    """Rows of Table 4 with the best and final numbers of a block; None if it is not MT10.
 
     Args:
-        block: whose best and final numbers stand beside the paper's.
-        ours_only: leave out the paper's rows that no group corresponds to; None if that leaves
-            nothing.
+        block: the groups to compare.
+        ours_only: leave out rows of the paper without a group; None if no row is left.
     """
     found = {id(group): row_of(group) for group in block.groups}
     if not is_mt10(block.groups[0]) or (ours_only and not any(found.values())):
@@ -87,7 +84,7 @@ def table4_comparison(block: Block, ours_only: bool = False) -> Table | None:
             [NOTHING, NOTHING, *_ours(group)] for group in block.groups if found[id(group)] is None
         ]
     head = ["Table 4", "paper, best", "our best", "our final", "seeds", "ours"]
-    return Table("The paper's Table 4 beside ours", head, rows, [_warning(block)])
+    return Table("Comparison with the paper's Table 4", head, rows, [_warning(block)])
 
 
 def _ours(group: RunGroup) -> list[str]:
@@ -103,19 +100,19 @@ def _warning(block: Block) -> str:
         f"The paper's numbers are the highest means over {SEEDS} seeds in the course of 2,000,000 "
         "steps, under its own protocol: horizon 150, one frozen goal for each task, version 1 "
         "rewards, one episode of each task in each "
-        f"evaluation. Ours are measured under {block.name}: what lies between them is not the "
+        f"evaluation. Ours are measured under {block.name}, so the differences are not due to the "
         "methods alone."
     )
 
 
 def differences(block: Block) -> Table | None:
-    """What sets the paper's protocol apart from a block's, a row for each aspect; None if that is
-    not MT10.
-    """
+    """Differences between the paper's protocol and a block's; None if it is not MT10."""
     if not is_mt10(block.groups[0]):
         return None
     rows = [[aspect, paper, _distinct(block, here)] for aspect, paper, here in ASPECTS]
-    return Table("How the protocols differ", ["aspect", "the paper", "here"], rows, words=True)
+    return Table(
+        "Differences between the protocols", ["aspect", "the paper", "here"], rows, words=True
+    )
 
 
 def _distinct(block: Block, here: Callable[[RunGroup], str]) -> str:
@@ -123,9 +120,9 @@ def _distinct(block: Block, here: Callable[[RunGroup], str]) -> str:
 
 
 def _options(*words: str) -> Callable[[RunGroup], str]:
-    """All that a group's protocol says of something, found by words in the names of its options."""
+    """A function that lists the options of a group with one of the words in their name."""
 
-    def say(group: RunGroup) -> str:
+    def describe(group: RunGroup) -> str:
         env = {
             key.removeprefix("env."): value
             for key, value in group.config.items()
@@ -143,7 +140,7 @@ def _options(*words: str) -> Callable[[RunGroup], str]:
         ]
         return ", ".join(said) or "not recorded"
 
-    return say
+    return describe
 
 
 def _training(group: RunGroup) -> str:

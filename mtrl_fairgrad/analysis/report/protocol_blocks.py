@@ -1,6 +1,4 @@
-"""The groups of one protocol, which a report shows side by side, and the statistics that take
-several of them.
-"""
+"""Groups of runs under one protocol, and the statistics of several groups."""
 
 from __future__ import annotations
 
@@ -26,29 +24,29 @@ from mtrl_fairgrad.runs.metrics_log import SPEED, WORKERS_REPLACED, RunMetrics, 
 
 
 class Cost(NamedTuple):
-    """What a group's training took."""
+    """Cost of a group's training."""
 
     wall_seconds: float
-    """Of all its runs, added up; NaN when one of them logged nothing."""
+    """Sum over runs; NaN if one of them logged nothing."""
     updates_per_second: float
-    """Median over log entries; an update trains all seeds of a run. NaN when nothing was logged."""
+    """Median over log entries; an update trains all seeds of a run. NaN if nothing was logged."""
 
 
 class Improvement(NamedTuple):
-    """How likely one group beats another."""
+    """Probability that one group beats another."""
 
     probability: Interval
     env_steps: int
-    """The last evaluation that both have, where they are compared."""
+    """Last evaluation that both have, in which they are compared."""
 
 
 class SeedRanks(NamedTuple):
-    """How seeds of one group rank among those of another, by their means over tasks."""
+    """Rank tests of the seeds of two groups, by their means over tasks."""
 
     final: RankTest
     """In the last evaluation that both groups have."""
     course: RankTest
-    """By the mean over the course until then, of the evaluations that both have."""
+    """By the mean over all evaluations that both have."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Block:
 
     groups: list[RunGroup]
     styles: dict[str, Style]
-    """How each group's label is drawn, the same in every block of a report."""
+    """Style of each label, the same in all blocks of a report."""
 
     def __post_init__(self) -> None:
         one_protocol(self.groups)
@@ -79,12 +77,12 @@ class Block:
 
     @property
     def numbered(self) -> bool:
-        """Whether tables head their columns by numbers, since labels would not fit side by side."""
+        """Whether tables name columns by numbers, since labels would not fit."""
         return len(self.groups) > 3
 
     @property
     def networks(self) -> list[str]:
-        """What has logged anything of how its task gradients were combined, critics first."""
+        """Networks with logged metrics of their task gradients, critics first."""
         tags = {
             tag
             for group in self.groups
@@ -98,8 +96,9 @@ class Block:
 
     @cached_property
     def improvements(self) -> list[list[Improvement | None]]:
-        """`[row][column]`: whether the row's group beats the column's; None for itself or with no
-        common evaluation.
+        """`[row][column]`: whether the row's group beats the column's.
+
+        None for a group and itself, and without a common evaluation.
         """
         found: list[list[Improvement | None]] = [[None] * len(self.groups) for _ in self.groups]
         for i, j, x, y, steps in self._pairs():
@@ -113,8 +112,9 @@ class Block:
 
     @cached_property
     def seed_ranks(self) -> list[list[SeedRanks | None]]:
-        """`[row][column]`: how the row's seeds rank among the column's; None where `improvements`
-        has None.
+        """`[row][column]`: rank tests of the row's and the column's seeds.
+
+        None where `improvements` has None.
         """
         found: list[list[SeedRanks | None]] = [[None] * len(self.groups) for _ in self.groups]
         for i, j, x, y, steps in self._pairs():
@@ -127,8 +127,9 @@ class Block:
         return found
 
     def _pairs(self) -> Iterator[tuple[int, int, Array, Array, list[int]]]:
-        """Places of two groups, and the success `[T, S, K]` of either in the T evaluations, at
-        least one, both have.
+        """Indices of two groups, the success `[T, S, K]` of each, and the T ≥ 1 env_steps.
+
+        Only of evaluations that both have.
         """
         for i, x in enumerate(self.groups):
             for j, y in enumerate(self.groups[:i]):
@@ -154,31 +155,26 @@ def cost(group: RunGroup) -> Cost:
 
 
 def logged(group: RunGroup, tag: str) -> Series:
-    """The mean course of what a group's runs logged under `tag`, a run counting by its seeds; empty
-    if nothing.
-    """
+    """The mean curve of a metric over a group's runs, weighted by seeds; empty if not logged."""
     return metric_curves.mean_curve(
         (run.series[tag], seeds) for run, seeds in _runs(group) if tag in run.series
     )
 
 
 def negative_progress(group: RunGroup, network: str) -> Series:
-    """How often, in each stretch of the course, an update made some task worse to first order;
-    empty if not logged.
-    """
+    """Share of updates that made some task worse to first order; empty if not logged."""
     found = ((metric_curves.negative_progress(run, network), seeds) for run, seeds in _runs(group))
-    # A frequency takes more entries a stretch than a mean does.
+    # A share needs more entries in a bin than a mean.
     return metric_curves.mean_curve(
         ((series, seeds) for series, seeds in found if series is not None), points=25
     )
 
 
 def weight_shares(group: RunGroup, network: str) -> list[Series] | None:
-    """Each task's weight over the mean weight of all tasks, in the order of `group.tasks`.
+    """Each task's weight relative to the mean over tasks, in the order of `group.tasks`.
 
     Returns:
-        K series of the same steps; None where weights were not logged for every task, or not at the
-        same steps.
+        K series with the same steps; None if weights were not logged for every task at these.
     """
     weights = [logged(group, f"{network}/weights/{task}") for task in group.tasks]
     first = weights[0].env_steps
@@ -189,14 +185,13 @@ def weight_shares(group: RunGroup, network: str) -> list[Series] | None:
     return [Series(first, one.values / safe) for one in weights]
 
 
-def step_shares(group: RunGroup, network: str) -> Array | None:
-    """What part of the squared length of the direction each task's gradient makes up, where
-    gradients are orthogonal.
+def update_share(group: RunGroup, network: str) -> Array | None:
+    """Share of each task in the squared length of the update, as if gradients were orthogonal.
 
     Returns:
-        `[K]` in the order of `group.tasks`: `(w_i‖g_i‖)²` over its sum over tasks, mean over log
-        entries, of the means of w and ‖g‖ over a run's seeds. None where either was not logged for
-        every task.
+        `[K]` in the order of `group.tasks`: `(w_i‖g_i‖)²` over its sum over tasks, with means of w
+        and ‖g‖ over a run's seeds; mean over log entries. None if either was not logged for every
+        task.
     """
     found, counts = list[Array](), list[int]()
     for run, seeds in _runs(group):
@@ -217,7 +212,7 @@ def step_shares(group: RunGroup, network: str) -> Array | None:
 
 
 def _runs(group: RunGroup) -> list[tuple[RunMetrics, int]]:
-    """Each run's metrics with its number of seeds."""
+    """Metrics and number of seeds of each run."""
     return [
         (run, len(folder.config.get("seeds") or [0]))
         for run, folder in zip(group.metrics, group.folders, strict=True)

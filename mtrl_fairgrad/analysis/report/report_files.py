@@ -1,5 +1,6 @@
 """The report of training runs: tables on the terminal and files, `report.csv` and `report.png`
-first."""
+first.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The tables of a report, each made once as text in cells; `formats` and `page` only dress them."""
+"""The tables of a report as text in cells, the same for all output formats."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
 
-from mtrl_fairgrad.analysis.report.protocol_blocks import Block, Improvement, cost, step_shares
+from mtrl_fairgrad.analysis.report.protocol_blocks import Block, Improvement, cost, update_share
 from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.analysis.statistics import ARRANGEMENTS, Interval, RankTest
 from mtrl_fairgrad.config.guard import STOP
@@ -16,17 +16,15 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Table:
-    """Text in cells, `rows` as wide as `head`; the first column names a row, the others hold
-    numbers or words.
-    """
+    """A table; rows are as wide as `head`, and their first cell is their name."""
 
     title: str
     head: list[str]
     rows: list[list[str]]
     notes: list[str] = field(default_factory=list)
-    """Sentences to stand below it."""
+    """Sentences below the table."""
     words: bool = False
-    """Whether cells hold sentences rather than numbers."""
+    """Whether cells hold text rather than numbers."""
 
     @property
     def all_rows(self) -> list[list[str]]:
@@ -34,13 +32,13 @@ class Table:
         return [self.head, *self.rows]
 
     def in_order(self, columns: list[int]) -> Table:
-        """The same with its columns in another order."""
+        """The table with the given columns, by index."""
         rows = [[row[n] for n in columns] for row in self.rows]
         return replace(self, head=[self.head[n] for n in columns], rows=rows)
 
 
 def overview(block: Block) -> Table:
-    """A row for each group: how it began, ended, and was at its best."""
+    """A row for each group: success before training, at the end, at its best, and on average."""
     head = ["method", "seeds", "env_steps", "untrained", "final", "best over course", "course mean"]
     rows = [
         [name, *_course(group)] for name, group in zip(row_names(block), block.groups, strict=True)
@@ -50,33 +48,36 @@ def overview(block: Block) -> Table:
 
 def _course(group: RunGroup) -> list[str]:
     untrained = NOTHING if group.untrained is None else f"{group.curve.mean[group.untrained]:.3f}"
-    best = f"{plus_minus(group.best.mean, group.best.stderr)} at {group.env_steps[group.best.evaluation]:,}"
+    best_step = group.env_steps[group.best.evaluation]
+    best = f"{plus_minus(group.best.mean, group.best.stderr)} at {best_step:,}"
     last = plus_minus(group.final.mean, group.final.stderr)
     course = plus_minus(*map(float, group.course))
     return [str(len(group.seeds)), f"{group.env_steps[-1]:,}", untrained, last, best, course]
 
 
 def certainty(block: Block) -> Table:
-    """A row for each group: intervals of the last evaluation, and what the training took."""
+    """A row for each group: intervals of the last evaluation, and cost of the training."""
     head = ["last evaluation", "mean", "interquartile mean", "wall-clock", "updates/s"]
     rows: list[list[str]] = []
     for name, group in zip(row_names(block), block.groups, strict=True):
         took = cost(group)
         speed = NOTHING if math.isnan(took.updates_per_second) else f"{took.updates_per_second:.3g}"
-        intervals = [with_interval(found) for found in (group.final_interval, group.final_iqm)]
+        intervals = [
+            with_interval(interval) for interval in (group.final_interval, group.final_iqm)
+        ]
         rows.append([name, *intervals, duration(took.wall_seconds), speed])
     notes = [
         "[ ]: 95 % intervals by stratified bootstrap, seeds resampled within each task; too narrow "
-        "with few seeds, or where a seed's tasks succeed and fail together.",
-        "Interquartile mean: of the middle half of all numbers of seeds and tasks (rliable).",
+        "with few seeds, or if a seed's tasks succeed and fail together.",
+        "Interquartile mean: mean of the middle half of all numbers of seeds and tasks (rliable).",
     ]
     if any(not math.isnan(cost(group).wall_seconds) for group in block.groups):
         notes.append(
-            "Wall-clock: of all runs, added up, with evaluations; updates/s: median, all seeds of "
-            "a run at once."
+            "Wall-clock: sum over runs, with evaluations; updates/s: median, all seeds of a run at "
+            "once."
         )
     return Table(
-        "How certain, and at what cost", head, rows, notes if _several_seeds(block) else notes[1:]
+        "Confidence intervals and cost", head, rows, notes if _several_seeds(block) else notes[1:]
     )
 
 
@@ -100,32 +101,32 @@ def by_task(block: Block) -> Table:
 
 
 def update_shares(block: Block) -> list[Table]:
-    """For each network, a row for each task: how much of the steps its gradients made up; none for
-    a single task.
-    """
+    """For each network, the share of each task's gradient in the update; none for a single task."""
     if len(block.tasks) == 1:
         return []
-    found: list[Table] = []
+    note = (
+        "Share of the squared length of the update direction if the task gradients were "
+        "orthogonal: (w‖g‖)² over its sum over tasks, mean over training; w and ‖g‖ are means over "
+        "a run's seeds."
+    )
+    tables: list[Table] = []
     for network in block.networks:
-        shares = [step_shares(group, network) for group in block.groups]
-        if all(one is None for one in shares):
+        shares = [update_share(group, network) for group in block.groups]
+        if all(share is None for share in shares):
             continue
         rows = [
-            [task, *(NOTHING if one is None else f"{one[k]:.1%}" for one in shares)]
+            [task, *(NOTHING if share is None else f"{share[k]:.1%}" for share in shares)]
             for k, task in enumerate(block.tasks)
         ]
-        note = (
-            "Parts of the squared length of the direction, were the task gradients orthogonal: "
-            "(w‖g‖)² over its sum over tasks, mean over the course; w and ‖g‖ are means over a "
-            "run's seeds."
+        title = f"Share of the {network} update by task"
+        tables.append(
+            Table(title, [f"share of the {network} update", *column_names(block)], rows, [note])
         )
-        head = [f"part of the {network}'s steps", *column_names(block)]
-        found.append(Table(f"Whom the {network}'s steps serve", head, rows, [note]))
-    return found
+    return tables
 
 
 def improvement(block: Block) -> Table | None:
-    """Probability that the row's group beats the column's; None for one group."""
+    """Probability that the row's group beats the column's; None for a single group."""
     if len(block.groups) == 1:
         return None
     rows = [
@@ -137,8 +138,8 @@ def improvement(block: Block) -> Table | None:
     )
     at = " or ".join(f"{step:,}" for step in compared)
     notes = [
-        "Probability that a seed of the row's method beats one of the column's on a task, ties "
-        "counting half."
+        "Probability that a seed of the row's method beats one of the column's on a task; ties "
+        "count half."
     ]
     if compared:
         notes.append(f"Compared at the last evaluation that both have, env_steps {at}.")
@@ -147,56 +148,54 @@ def improvement(block: Block) -> Table | None:
 
 
 def seed_ranks(block: Block) -> list[Table]:
-    """How seeds rank at the end and over the course; none where no two groups have several seeds
-    each.
-    """
+    """Rank tests of seeds at the end and over training; none without groups of several seeds."""
     cells = [cell for row in block.seed_ranks for cell in row if cell is not None]
     if all(math.isnan(cell.final.p) for cell in cells):
         return []
     note = (
         "Probability that a seed of the row's method has a higher mean over tasks than one of the "
-        "column's, ties counting half, and in brackets the two-sided p of Mann and Whitney's rank "
-        "test: by all arrangements of the "
-        f"seeds or {ARRANGEMENTS:,} of them, not corrected for being one of several tests. At the "
-        "end: in the last evaluation that both have; over the course: by the mean over their "
-        "common evaluations."
+        "column's; ties count half. In brackets: two-sided p of Mann and Whitney's rank test, by "
+        f"all arrangements of the seeds or {ARRANGEMENTS:,} of them, not corrected for multiple "
+        "tests. At the end: in the last evaluation that both have; over training: by the mean over "
+        "their common evaluations."
     )
-    found: list[Table] = []
-    for which, when in (("final", "at the end"), ("course", "over the course")):
+    tables: list[Table] = []
+    for which, when in (("final", "at the end"), ("course", "over training")):
         rows = [
-            [name, *(NOTHING if cell is None else _ranked(getattr(cell, which)) for cell in row)]
+            [name, *(NOTHING if cell is None else _rank(getattr(cell, which)) for cell in row)]
             for name, row in zip(row_names(block), block.seed_ranks, strict=True)
         ]
-        found.append(
-            Table(
-                f"Whose seeds rank higher {when}",
-                [f"row above column {when}", *column_names(block)],
-                rows,
-            )
-        )
-    return [*found[:-1], replace(found[-1], notes=[note])]
+        head = [f"row above column {when}", *column_names(block)]
+        tables.append(Table(f"Rank test of seeds {when}", head, rows))
+    return [*tables[:-1], replace(tables[-1], notes=[note])]
 
 
-def _ranked(found: RankTest) -> str:
-    return f"{found.probability:.2f}" + ("" if math.isnan(found.p) else f" ({found.p:.2g})")
+def _rank(test: RankTest) -> str:
+    return f"{test.probability:.2f}" + ("" if math.isnan(test.p) else f" ({test.p:.2g})")
 
 
 def faults(block: Block) -> Table | None:
-    """A row for each thing that went wrong in the updates of a seed; None where nothing did."""
+    """A row for each numerical fault of a seed; None without any."""
     rows: list[list[str]] = []
     for name, group in zip(row_names(block), block.groups, strict=True):
         for same in group_by_task(group.faults):
-            one, share = same[0], max(each.updates / max(each.of_updates, 1) for each in same)
-            tasks = ", ".join(each.task for each in same if each.task) or "all"
-            first = f"{min(each.first_update for each in same):,}"
-            done = ANSWER_TEXTS.get(one.answer, one.answer)
-            what = CONDITION_TEXTS.get(one.condition, one.condition)
+            fault = same[0]
+            share = max(each.updates / max(each.of_updates, 1) for each in same)
             rows.append(
-                [name, str(one.seed), one.network, what, tasks, f"{share:.2%}", first, done]
+                [
+                    name,
+                    str(fault.seed),
+                    fault.network,
+                    CONDITION_TEXTS.get(fault.condition, fault.condition),
+                    ", ".join(each.task for each in same if each.task) or "all",
+                    f"{share:.2%}",
+                    f"{min(each.first_update for each in same):,}",
+                    ANSWER_TEXTS.get(fault.answer, fault.answer),
+                ]
             )
-    head = ["faults", "seed", "network", "what", "tasks", "of its updates", "first in", "answer"]
-    notes = ["Of its updates: of the task where it happened most often."]
-    return Table("What went wrong in updates", head, rows, notes, words=True) if rows else None
+    head = ["faults", "seed", "network", "condition", "tasks", "updates", "first in", "answer"]
+    notes = ["Updates: share of all updates, for the task with the highest share."]
+    return Table("Numerical faults in updates", head, rows, notes, words=True) if rows else None
 
 
 def _chance(cell: Improvement | None, short: bool) -> str:
@@ -206,7 +205,7 @@ def _chance(cell: Improvement | None, short: bool) -> str:
 
 
 def row_names(block: Block) -> list[str]:
-    """What rows are called: labels, numbered where columns need numbers."""
+    """Names of rows: labels, numbered if columns are named by numbers."""
     labels = [group.label for group in block.groups]
     return (
         [f"[{n}] {label}" for n, label in enumerate(labels, start=1)] if block.numbered else labels
@@ -214,7 +213,7 @@ def row_names(block: Block) -> list[str]:
 
 
 def column_names(block: Block) -> list[str]:
-    """What columns are called: labels, or their numbers where labels would not fit."""
+    """Names of columns: labels, or numbers if labels would not fit."""
     labels = [group.label for group in block.groups]
     return [f"[{n}]" for n, _ in enumerate(labels, start=1)] if block.numbered else labels
 
@@ -228,41 +227,45 @@ def _notes(block: Block) -> list[str]:
     notes = [
         f"Success rates; the final ones over {episodes} episodes of each task and seed.",
         "Best over course: the highest mean over seeds among all evaluations, hence optimistic.",
-        "Course mean: the area below the learning curve over its length; only to be compared at "
-        "equal env_steps.",
+        "Course mean: the area below the learning curve over its length; compare it at equal "
+        "env_steps only.",
     ]
     if _several_seeds(block):
         notes.insert(1, "±: one standard error over seeds.")
     if block.groups[0].until is not None:
         notes.append(
-            f"Only what was measured until env_steps {block.groups[0].until:,} counts; what went "
-            "wrong in updates is told of whole runs."
+            f"Evaluations and metrics until env_steps {block.groups[0].until:,}; numerical faults "
+            "of whole runs."
         )
-    notes += [f"{group.label}: {said}" for group in block.groups for said in _stopped(group)]
-    notes += [
-        f"{group.label}: {group.left_out} evaluations that not all its seeds have are left out."
-        for group in block.groups
-        if group.left_out
-    ]
-    notes += [
-        f"{group.label}: simulator workers that died or hung and were replaced, which began "
-        f"episodes anew: {replaced}."
-        for group in block.groups
-        if (replaced := sum(run.workers_replaced for run in group.metrics))
-    ]
+    for group in block.groups:
+        notes += [f"{group.label}: {note}" for note in _stopped_seeds(group)]
+    for group in block.groups:
+        if group.left_out:
+            notes.append(
+                f"{group.label}: {group.left_out} evaluations that not all its seeds have are left "
+                "out."
+            )
+    for group in block.groups:
+        if replaced := sum(run.workers_replaced for run in group.metrics):
+            notes.append(
+                f"{group.label}: {replaced} simulator workers died or hung and were replaced, "
+                "which restarted their episodes."
+            )
     return notes
 
 
-def _stopped(group: RunGroup) -> list[str]:
-    """What readers of its numbers must know of its seeds."""
-    alone = group.config.get("agent.name") == "stl"
+def _stopped_seeds(group: RunGroup) -> list[str]:
+    """A note for each seed, of single-task agents each seed and task, whose training stopped."""
+    single_task = group.config.get("agent.name") == "stl"
+    stopped = {
+        (fault.seed, single_task and fault.task): fault
+        for fault in group.faults
+        if fault.answer == STOP
+    }
     return [
-        f"{f'{one.task} of ' if alone else ''}seed {one.seed} learnt no more from update "
-        f"{one.first_update:,} on; the "
-        "numbers are those of what it had learnt by then."
-        for one in {
-            (each.seed, alone and each.task): each for each in group.faults if each.answer == STOP
-        }.values()
+        f"training of {f'{fault.task} of ' if single_task else ''}seed {fault.seed} stopped at "
+        f"update {fault.first_update:,}; its numbers are those of the policy at that point."
+        for fault in stopped.values()
     ]
 
 
@@ -270,20 +273,22 @@ def _stopped(group: RunGroup) -> list[str]:
 
 
 def plus_minus(mean: float, stderr: float) -> str:
-    """`0.600 ± 0.100`, without the error where there is none."""
+    """`0.600 ± 0.100`, or `0.600` if the error is NaN."""
     return f"{mean:.3f}" if math.isnan(stderr) else f"{mean:.3f} ± {stderr:.3f}"
 
 
-def with_interval(found: Interval, digits: int = 3) -> str:
-    """`0.650 [0.400, 0.800]`, without the interval where there is none."""
-    value = f"{found.value:.{digits}f}"
-    return value if math.isnan(found.low) else f"{value} {ends(found, digits)}"
+def with_interval(interval: Interval, digits: int = 3) -> str:
+    """`0.650 [0.400, 0.800]`, or `0.650` if the interval is NaN."""
+    value = f"{interval.value:.{digits}f}"
+    return value if math.isnan(interval.low) else f"{value} {ends(interval, digits)}"
 
 
-def ends(found: Interval, digits: int = 3) -> str:
+def ends(interval: Interval, digits: int = 3) -> str:
     """`[0.400, 0.800]`."""
     return (
-        NOTHING if math.isnan(found.low) else f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
+        NOTHING
+        if math.isnan(interval.low)
+        else f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
     )
 
 

@@ -39,7 +39,7 @@ def test_equal_values_share_a_rank_and_no_rank_is_skipped():
 
 @pytest.mark.parametrize("base", [0.0, -2.0, np.nan, np.inf])
 def test_a_baseline_that_nothing_can_be_relative_to_is_refused(base):
-    with pytest.raises(ValueError, match=r"baseline\[1\] is .* needs a positive number"):
+    with pytest.raises(ValueError, match=r"baseline\[1\] is .* needs a positive baseline"):
         delta_m(COMPARED, [0.5, base], HIGHER)
 
 

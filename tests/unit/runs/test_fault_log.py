@@ -52,7 +52,7 @@ def test_a_failed_seed_does_not_take_the_others_down(tmp_path, monkeypatch, caps
         == 1
     )
     assert f"faults: {told} in 1 of 85 updates" in printed
-    assert "seed 1 learnt no more from update 30 on" in " ".join(printed.split()), (
+    assert "training of seed 1 stopped at update 30;" in " ".join(printed.split()), (
         "below the report's numbers"
     )
     assert read_faults(tmp_path / "one") == [
@@ -104,7 +104,7 @@ def test_single_task_learning_loses_only_the_task(tmp_path, monkeypatch, capsys)
 
     monkeypatch.setattr(SAC, "update", spoilt)
     assert train.main([*TINY, "agent=stl", f"run_dir={tmp_path / 'a'}"]) == 0
-    assert "drawer-close-v3 of seed 0 learnt no more" in " ".join(capsys.readouterr().out.split())
+    assert "training of drawer-close-v3 of seed 0 stopped at" in " ".join(capsys.readouterr().out.split())
     assert [(one.task, one.updates) for one in read_faults(tmp_path / "a")] == [(TASKS[1], 1)]
 
 

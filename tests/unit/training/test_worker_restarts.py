@@ -104,7 +104,7 @@ def test_training_goes_on_with_no_row_lost_or_doubled_and_resumes_bit_for_bit(
     assert rows(whole)[-2:] == rows(parts)[-2:] and state_of(whole) == state_of(parts)
     text = " ".join(blocks_as_text(make_blocks(pool([RunFolder.open(parts)]))).split())
     assert (
-        "ls: simulator workers that died or hung and were replaced, which began episodes anew: 2."
+        "ls: 2 simulator workers died or hung and were replaced, which restarted their episodes."
         in text
     )
 

@@ -68,14 +68,14 @@ def test_seeds_are_ranked_where_there_are_several(make):
     better = {0: COURSE[0], 1000: [[1.0, 1.0], [1.0, 0.9]]}
     blocks = blocks_of_runs(make("a"), make("b", better, method=LS))
     text = squeezed(as_markdown(blocks))
-    assert "### Whose seeds rank higher at the end" in text
+    assert "### Rank test of seeds at the end" in text
     assert (
         "| ls | 1.00 (0.33) | – |" in text and "| fairgrad (α=2, sgd) | – | 0.00 (0.33) |" in text
     )
     assert text.count("Mann and Whitney") == as_latex(blocks).count("Mann and Whitney") == 1
     alone = {env_steps: success[:1] for env_steps, success in COURSE.items()}
     one = as_markdown(blocks_of_runs(make("c"), make("d", alone, seeds=[0], method=LS)))
-    assert "beats" in one and "rank higher" not in one  # one seed of a method cannot be tested
+    assert "beats" in one and "Rank test" not in one  # one seed of a method cannot be tested
 
 
 def test_one_group_beats_nobody(make):
@@ -126,7 +126,7 @@ def test_a_latex_row_never_begins_with_a_bracket(make):
 def test_each_protocol_has_its_own_tables_and_that_is_said(make):
     blocks = blocks_of_runs(make("a"), make("b", method=LS, env={"horizon": 150}))
     for text in (as_markdown(blocks), as_latex(blocks), blocks_as_text(blocks)):
-        assert "2 protocols. Each protocol stands for itself" in text
+        assert "2 protocols. Numbers of different protocols are neither averaged" in text
         assert "beats" not in text  # two groups, but nothing to compare
         assert "horizon 150" in text and "horizon 500" in text
 

@@ -93,14 +93,14 @@ def test_the_page_has_everything_and_needs_nothing(make, conflicted):
     text = as_html(blocks_of_runs(conflicted("a"), make("b", method={"name": "ls"})))
     found = Page(text)
     for words in (
-        *("Success rate, mean over tasks", "Learning curves", "How certain, and at what cost"),
+        *("Success rate, mean over tasks", "Learning curves", "Confidence intervals and cost"),
         *(
             "Final success rate by task",
             "Probability of improvement",
             "Conflict between tasks",
             "Runs",
         ),
-        *("Whose seeds rank higher at the end", "Whose seeds rank higher over the course"),
+        *("Rank test of seeds at the end", "Rank test of seeds over training"),
         *(
             "critic: mean cosine between task gradients",
             "actor: share of updates that made some task worse",
@@ -239,13 +239,13 @@ def test_the_page_says_where_its_runs_come_from_without_naming_other_folders(mak
     assert PROTOCOL in words
 
 
-# ---- what went wrong ----
+# ---- numerical faults ----
 
 
 def test_faults_stand_in_every_format_escaped_and_a_stopped_seed_is_noted(make):
     path = make("a", tasks=[EVIL, "push-v3"])
     block = blocks_of_runs(path)
-    assert "went wrong" not in as_html(block)
+    assert "Numerical faults" not in as_html(block)
     found = [
         Fault("critic", "non_finite", 1, EVIL, 1, 400, 200, "stop"),
         Fault("actor", "unsolved", 0, "", 300, 400, 0, "count"),
@@ -255,14 +255,17 @@ def test_faults_stand_in_every_format_escaped_and_a_stopped_seed_is_noted(make):
     block = blocks_of_runs(path)
     text = as_html(block)
     words = Page(text).words
-    assert "What went wrong in updates" in words and "<script" not in text
+    assert "Numerical faults in updates" in words and "<script" not in text
     assert "the method's equation was not solved all 75.00% 0 counted" in words
-    stopped = f"{METHOD}: seed 1 learnt no more from update 200 on; the numbers are those of what it had learnt by then."
+    stopped = (
+        f"{METHOD}: training of seed 1 stopped at update 200; its numbers are those of the policy "
+        "at that point."
+    )
     terminal = " ".join(blocks_as_text(block).split())
     assert stopped in words and stopped in terminal
     assert (
         f"{METHOD}: seed 0: actor: the method's equation was not solved in 300 of 400 updates"
         in terminal
     )
-    assert "What went wrong" in as_markdown(block) and "What went wrong" in as_latex(block)
+    assert "Numerical faults" in as_markdown(block) and "Numerical faults" in as_latex(block)
     assert max(map(len, blocks_as_text(blocks_of_runs(path)).splitlines())) <= 120

@@ -7,7 +7,7 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import (
     cost,
     logged,
     negative_progress,
-    step_shares,
+    update_share,
     weight_shares,
 )
 from mtrl_fairgrad.analysis.report.tables import update_shares
@@ -134,10 +134,10 @@ def test_parts_of_the_steps_are_those_of_orthogonal_gradients(make):
     )
     log(two, logs([(1.0, 1.0), (1.0, 1.0)], [(1.0, 2.0), (0.0, 0.0)]))
     [block] = blocks_of_runs(one, two)
-    assert step_shares(block.groups[0], "critic") == pytest.approx(
+    assert update_share(block.groups[0], "critic") == pytest.approx(
         [(0.5 * 9 / 25 + 3) / 4, (1 - 0.5 * 9 / 25) / 4]
     )
-    assert step_shares(block.groups[0], "actor") is None
+    assert update_share(block.groups[0], "actor") is None
     [table] = update_shares(block)
     assert table.rows == [[TASKS[0], "79.5%"], [TASKS[1], "20.5%"]]
 
@@ -146,4 +146,4 @@ def test_a_method_that_logged_no_weights_has_no_parts(make):
     path = make("a")
     log(path, {f"critic/task_gradient_norm/{task}": {0: 1.0} for task in TASKS})
     [block] = blocks_of_runs(path)
-    assert step_shares(block.groups[0], "critic") is None and update_shares(block) == []
+    assert update_share(block.groups[0], "critic") is None and update_shares(block) == []
