@@ -11,6 +11,9 @@ from torch import Tensor
 from mtrl_fairgrad.agents.masks import may_select, preserve_rows, zero_rows
 from mtrl_fairgrad.agents.networks import Parameters, Tensors
 from mtrl_fairgrad.agents.policy import merge
+from mtrl_fairgrad.utils.optimizer_state import adam_tensors, load_adam_tensors
+
+_ADAM_KEY = "adam.{entry}.{name}"
 
 
 class OptimizedParameters:
@@ -74,13 +77,8 @@ class OptimizedParameters:
         """Return parameters as `shared.*` and `own.*` and, after the first step, Adam's state as
         `adam.<entry>.<parameter>`.
         """
-        parameters, adam = self._parameters(), self.optimizer.state_dict()["state"]
-        moments = {
-            f"adam.{entry}.{name}": value
-            for index, name in enumerate(parameters)
-            for entry, value in adam.get(index, {}).items()
-        }
-        return {**parameters, **moments}
+        parameters = self._parameters()
+        return {**parameters, **adam_tensors(self.optimizer, parameters, _ADAM_KEY)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned.
@@ -88,8 +86,7 @@ class OptimizedParameters:
         Raises:
             ValueError: a parameter is missing or has another shape.
         """
-        adam: dict[int, dict[str, Tensor]] = {}
-        for index, (name, parameter) in enumerate(self._parameters().items()):
+        for name, parameter in self._parameters().items():
             if name not in state or state[name].shape != parameter.shape:
                 stored = tuple(state[name].shape) if name in state else "nothing"
                 raise ValueError(
@@ -97,15 +94,7 @@ class OptimizedParameters:
                     f"{tuple(parameter.shape)}: use the configuration the run was started with."
                 )
             parameter.copy_(state[name])
-            entries = {
-                entry: state[key].clone()
-                for entry in ("step", "exp_avg", "exp_avg_sq")
-                if (key := f"adam.{entry}.{name}") in state
-            }
-            if entries:
-                adam[index] = entries
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": adam, "param_groups": groups})
+        load_adam_tensors(self.optimizer, self._parameters(), _ADAM_KEY, state)
 
 
 class ClippedGradient(NamedTuple):

@@ -26,9 +26,11 @@ from mtrl_fairgrad.supervised.fit_folder import FitFolder, FitResult
 from mtrl_fairgrad.supervised.fit_spec import FitSpec
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.faults import TrainingFault
-from mtrl_fairgrad.utils.optimizer_state import load_optimizer_state, optimizer_state
+from mtrl_fairgrad.utils.optimizer_state import adam_tensors, load_adam_tensors
 from mtrl_fairgrad.utils.text_tables import csv_text
 from mtrl_fairgrad.weighting import jacobian_like
+
+_ADAM_KEY = "{name}.{entry}"
 
 
 @dataclass(frozen=True)
@@ -232,11 +234,10 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint, then epochs.csv anew."""
-        moments = optimizer_state(self.optimizer)
         groups = {
             "model": dict(self.model.state_dict()),
             "method": dict(self.method.state_dict()),
-            "optimizer": {f"{index}.{entry}": value for (index, entry), value in moments.items()},
+            "optimizer": adam_tensors(self.optimizer, self._parameter_names(), _ADAM_KEY),
         }
         state = {
             "history": [asdict(record) for record in self.history],
@@ -257,14 +258,15 @@ class Trainer:
         )
         self.model.load_state_dict(saved.groups["model"])
         self.method.load_state_dict(saved.groups.get("method", {}))
-        moments: dict[tuple[int, str], Tensor] = {}
-        for name, value in saved.groups["optimizer"].items():
-            index, _, entry = name.partition(".")
-            moments[int(index), entry] = value
-        load_optimizer_state(self.optimizer, moments)
+        moments = saved.groups["optimizer"]
+        load_adam_tensors(self.optimizer, self._parameter_names(), _ADAM_KEY, moments)
         for group in self.optimizer.param_groups:
             group["lr"] = saved.state["learning_rate"]
         self.history = [EpochRecord(**record) for record in saved.state["history"]]
+
+    def _parameter_names(self) -> list[str]:
+        """Names of the parameters in checkpoints of the optimizer: their positions."""
+        return [str(index) for index, _ in enumerate(self.model.parameters())]
 
 
 def on_plateau(scores: Sequence[float], patience: int) -> bool:
