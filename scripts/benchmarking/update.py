@@ -205,7 +205,8 @@ def _guard(settings: Settings, times: Times, clock: Clock) -> Row:
     def check(*_: object) -> torch.Tensor:
         return no_seed
 
-    unguarded.agent.guard.check_critic = unguarded.agent.guard.check_actor = check
+    guard: Any = unguarded.agent.guard
+    guard.check_critic = guard.check_actor = check
     work = {"guarded": updates(guarded), "unguarded": updates(unguarded)}
     guard_times = interleaved(work, 20 * settings.rounds, settings.device, clock=clock)
     cost = statistics.median(
