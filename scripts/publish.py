@@ -1,19 +1,20 @@
-"""Publish finished runs: what they measured, their curves and their policies, small enough for a
-repository.
+"""Publish finished runs: evaluations, metrics and policies, small enough for a repository.
 
     python scripts/publish.py SET... [--out results/mt10] [--page docs/results.md] [--no-policies]
 
-A SET is a folder of run folders, such as runs/mt10 with runs/mt10/ls. Written are
+A SET is a folder of run folders, such as runs/mt10 with runs/mt10/ls. The script writes
 
-    OUT/SET/RUN/            the run folder without checkpoints, its curves thinned; `report` takes
-    it as it is OUT/SET/RUN/policies/   each seed's policy, as `evaluate --export` makes it
+    OUT/SET/RUN/            the run folder without checkpoints and with thinned metrics; `report`
+                            accepts it
+    OUT/SET/RUN/policies/   each seed's policy, as from `evaluate --export`
     OUT/SET.csv             every evaluation, with the run's protocol, versions, commit, machine and
-    wall-clock time OUT/SET.png             learning curves
+                            wall-clock time
+    OUT/SET.png             learning curves
 
-and in the page, between `<!-- SET -->` and `<!-- end of SET -->`, curves and table. A run is
-published only if `verify` trusts it, and a policy only if, played again from its file on each
-task's 50 goals, it repeats the success rates of the last evaluation exactly. Given OUT/SET itself,
-everything after the run folders is made anew from them.
+and figure and tables into the page, between `<!-- SET -->` and `<!-- end of SET -->`. A run is
+published only if `verify` finds no problem, and a policy only if it repeats the success rates of
+the last evaluation exactly when its file is played on each task's 50 goals. Given OUT/SET itself,
+the script makes everything but the run folders again.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from mtrl_fairgrad.utils.atomic_io import write_atomic  # noqa: E402
 from mtrl_fairgrad.utils.text_tables import csv_text, markdown_table  # noqa: E402
 
 BUDGET = 2_000_000
-"""Vector steps for which the literature trains MT10."""
+"""Vector steps of MT10 runs in the literature."""
 KEPT = ("config.yaml", "manifest.json", "evaluations.csv", "incidents.csv")
 CURVE_POINTS = 60
 COLUMNS = (
@@ -61,7 +62,7 @@ COLUMNS = (
 
 
 class NotPublished(ValueError):
-    """A run that must not be published; the message is one sentence."""
+    """A run cannot be published; the message is one sentence."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,12 +92,12 @@ def publish(source: Path, out: Path, page: Path, policies: bool = True) -> None:
         source: a folder of run folders; its name is the set's.
         out: where the set goes.
         page: the Markdown page with the markers of the set.
-        policies: whether to export and play them, minutes for each seed.
+        policies: export and play the policies, which takes minutes for each seed.
 
     Raises:
-        NotPublished: a run cannot be trusted, or a policy does not repeat what it scored.
-        RunFolderError: there is no run, or one is damaged.
-        OSError: something cannot be read or written.
+        NotPublished: a run cannot be trusted, or a policy does not repeat its scores.
+        RunFolderError: a run is missing or damaged.
+        OSError: a file cannot be read or written.
     """
     name, runs = source.resolve().name, sorted(path.parent for path in source.glob("*/config.yaml"))
     if not runs:
@@ -133,7 +134,7 @@ def _check(run: Path) -> None:
 
 
 def _copy(run: Path, there: Path) -> None:
-    """The run folder's small files, its curves thinned."""
+    """Copy the small files of a run folder, with thinned metrics."""
     there.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         if (run / name).is_file():
@@ -173,7 +174,7 @@ def _read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-# ---- what is made of the published folders ----
+# ---- files made from the published folders ----
 
 
 def _rows(groups: Sequence[RunGroup]) -> Iterator[tuple[object, ...]]:
@@ -203,9 +204,7 @@ def _rows(groups: Sequence[RunGroup]) -> Iterator[tuple[object, ...]]:
 
 
 def table(block: Block) -> Table:
-    """A row for each method: how it ended and was at its best, how certain that is, and after how
-    much training.
-    """
+    """A row for each method: amount of training, success, interquartile mean and duration."""
     course, certain = overview(block), certainty(block)
     head = [
         "method",

@@ -1,20 +1,15 @@
-"""The paper's tables, as data: Ban & Ji, "Fair Resource Allocation in Multi-Task Learning",
+"""The paper's tables as data: Ban & Ji, "Fair Resource Allocation in Multi-Task Learning",
 arXiv:2402.15638v2.
 
     table1  CelebA and QM9: mean rank and Δm          table4  MT10: success rates
-    table2  NYU-v2: nine metrics of three tasks       table5  NYU-v2 and Cityscapes: Δm of FairGrad
-    by α table3  Cityscapes: four metrics of two tasks     table8  QM9: errors of eleven properties
+    table2  NYU-v2: nine metrics of three tasks       table5  NYU-v2, Cityscapes: FairGrad's Δm by α
+    table3  Cityscapes: four metrics of two tasks     table8  QM9: errors of eleven properties
 
-`paper/table*.csv` keep every digit that is printed, trailing zeros too: `PaperTable.rounding` is
-read off them. Methods go by their names here (`method=…`). In Table 4, `nash_mtl` is the paper's
-"Nash-MTL (reproduced)" and `nash_mtl_original` its "Nash-MTL*", while `mtl_sac`, `mtl_sac_te` (task
-encoder) and `mh_sac` (multi-headed) are agents without a gradient method. `paper/columns.csv` says
-what each metric is, its unit and which way is better.
-
-`performance/` holds measured speeds; its README says how. `mt10/` holds published runs, by
-scripts/publish.py: for each set of them, `SET.csv` with every evaluation, `SET.png`, and in
-`SET/RUN/` run folders without checkpoints, which `python -m mtrl_fairgrad.report` takes, with their
-policies (in the repository, not in the installed package).
+`paper/table*.csv` keep all printed digits, trailing zeros included, which `PaperTable.rounding` is
+computed from. Methods have their names in this package (`method=…`). In Table 4, `nash_mtl` is the
+paper's "Nash-MTL (reproduced)" and `nash_mtl_original` its "Nash-MTL*", while `mtl_sac`,
+`mtl_sac_te` (task encoder) and `mh_sac` (multi-headed) are agents without a gradient method.
+`paper/columns.csv` holds meaning, unit and direction of each metric.
 """
 
 from __future__ import annotations
@@ -36,21 +31,20 @@ PAPER_TABLES = ("table1", "table2", "table3", "table4", "table5", "table8")
 
 @dataclass(frozen=True)
 class Metric:
-    """One column of a table, a row of columns.csv."""
+    """A column of a table (a row of columns.csv)."""
 
     name: str
     higher_is_better: bool
     unit: str
-    """As printed, `1` for a plain number."""
+    """As printed; `1` for dimensionless numbers."""
     meaning: str
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table: M methods in the paper's order (the single-task baseline `stl` first, where there
-    is one), K metrics.
+    """A table of M methods in the paper's order (the baseline `stl` first, if any) and K metrics.
 
-    NaN stands for what the paper does not print.
+    Values that the paper does not print are NaN.
     """
 
     name: str
@@ -59,11 +53,9 @@ class PaperTable:
     values: Array
     """`[M, K]`, in the metrics' units."""
     rounding: Array
-    """`[M, K]`: half a unit of each value's last printed digit, so that the value is known to ±
-    this much.
-    """
+    """`[M, K]`: half a unit of the last printed digit, the uncertainty of the value."""
     stderr: Array
-    """`[M]`: standard error over seeds, printed in Table 4 only."""
+    """`[M]`: standard error over seeds, in Table 4 only."""
     mean_rank: Array
     """`[M]`: MR as printed, in Tables 2, 3 and 8, to two decimals; see
     `mtrl_fairgrad.analysis.delta_m.mean_rank`.
@@ -81,7 +73,7 @@ class PaperTable:
         return np.array([metric.higher_is_better for metric in self.metrics])
 
     def row(self, method: str) -> int:
-        """Index of a method into M; `ValueError` if the table lacks it."""
+        """Index of a method in M; `ValueError` if the table lacks it."""
         if method not in self.methods:
             raise ValueError(
                 f"{self.name} has no row {method!r}: it has {', '.join(self.methods)}."
@@ -90,10 +82,10 @@ class PaperTable:
 
 
 def paper_table(name: str) -> PaperTable:
-    """A table by its name, one of `PAPER_TABLES`; `ValueError` for another."""
+    """Read a table by its name in `PAPER_TABLES`; `ValueError` for other names."""
     if name not in PAPER_TABLES:
         raise ValueError(
-            f"there is no paper table {name!r}: give one of {', '.join(PAPER_TABLES)}."
+            f"paper table {name!r} does not exist: give one of {', '.join(PAPER_TABLES)}."
         )
     rows = _read(f"{name}.csv")
     known = {row["name"]: row for row in _read("columns.csv")}
@@ -110,10 +102,9 @@ def paper_table(name: str) -> PaperTable:
 
 
 def celeba_stl() -> dict[str, float]:
-    """Test F1 of a network trained for one CelebA attribute alone, by attribute in the order of
-    list_attr_celeba.txt.
+    """Test F1 of single-task networks by CelebA attribute, in the order of list_attr_celeba.txt.
 
-    The paper does not print the baseline of its CelebA Δm: these are the official code's numbers.
+    The paper does not print the baseline of its Δm on CelebA; the official code holds it.
     """
     return {row["attribute"]: float(row["f1"]) for row in _read("celeba_stl.csv")}
 
@@ -128,9 +119,7 @@ def _metric(row: dict[str, str]) -> Metric:
 
 
 def _numbers(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> tuple[Array, Array]:
-    """Values and their rounding, both `[M, len(columns)]`, NaN where a cell is empty or a table
-    lacks the column.
-    """
+    """Values and rounding `[M, len(columns)]`; NaN for empty cells and missing columns."""
     cells = [[row.get(column, "") for column in columns] for row in rows]
     values = [[float(cell or "nan") for cell in line] for line in cells]
     rounding = [[_half_unit(cell) for cell in line] for line in cells]

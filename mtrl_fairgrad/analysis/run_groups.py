@@ -1,10 +1,9 @@
-"""Which runs belong together: those whose configurations agree apart from seeds and from where they
-ran.
+"""Groups of runs whose configurations differ only in seeds and in where they ran.
 
-Numbers of different protocols are never averaged or compared. A protocol is all of `env.*` and
-`eval.*` (how often and how long an evaluation is decides how high the best of them lies) and what
-the manifest adds. Runs of different protocols can be shown in one report, each protocol in a block
-of its own; statistics that take several groups go through `one_protocol`, which refuses a mixture.
+Numbers of different protocols are never averaged or compared. A protocol consists of all `env.*`
+and `eval.*` options (how often and how long evaluations are affects the best of them) and the
+protocol in the manifest. A report shows each protocol in a block of its own; statistics of several
+groups call `one_protocol`, which rejects a mixture.
 """
 
 from __future__ import annotations
@@ -59,35 +58,35 @@ NOT_COMPARED = frozenset(
     }
     | {"log_every", "grace_seconds", "progress", "preset", "alpha"}
 )
-"""Options that do not change what a number means: seeds, where and how a run ran, and the
-shorthands `preset` and `alpha`, whose effect stands in other options."""
+"""Options that do not change the meaning of results: seeds, where and how a run ran, and the
+shorthands `preset` and `alpha`, which set other options."""
 
 
 class ReportError(RunFolderError):
-    """No report can be made of these runs; the message is one sentence."""
+    """These runs cannot be reported; the message is one sentence."""
 
 
 @dataclass
 class RunGroup:
-    """Runs of one method under one protocol, their seeds pooled."""
+    """Runs of one method under one protocol, with their seeds pooled."""
 
     protocol: str
-    """What was measured, in words."""
+    """One line in words."""
     config: dict[str, Any]
-    """Dotted options that the runs share."""
+    """Options that the runs share, by dotted name."""
     folders: list[RunFolder]
     seeds: list[int]
     tasks: list[str]
     env_steps: list[int]
-    """`[T]`, the evaluations that all seeds have."""
+    """`[T]`: evaluations that all seeds have."""
     success: Array
     """`[T, S, K]`."""
     episodes: int
-    """Per task and seed, in the last evaluation."""
+    """Episodes per task and seed in the last evaluation."""
     left_out: int
-    """Evaluations that only some seeds have."""
+    """Number of evaluations that only some seeds have."""
     until: int | None = None
-    """env_steps beyond which nothing counts; None: everything does."""
+    """Last env_steps that are included; None for all."""
     label: str = ""
 
     @cached_property
@@ -112,7 +111,7 @@ class RunGroup:
 
     @cached_property
     def course(self) -> Estimate:
-        """Mean over tasks and over the course of training: one number."""
+        """Mean over tasks and over training: one number."""
         return over_seeds(mean_over_course(self.success, self.env_steps), axis=0)
 
     @cached_property
@@ -132,9 +131,9 @@ class RunGroup:
 
     @cached_property
     def faults(self) -> list[Fault]:
-        """What went wrong in the updates of all folders, whole runs."""
+        """Numerical faults of all folders, of whole runs."""
         try:
-            return [one for folder in self.folders for one in read_faults(folder.path)]
+            return [fault for folder in self.folders for fault in read_faults(folder.path)]
         except ValueError as error:
             raise ReportError(str(error)) from None
 
@@ -145,19 +144,19 @@ class RunGroup:
 
 
 def pool(folders: Sequence[RunFolder], until: int | None = None) -> list[RunGroup]:
-    """The groups, runs of one protocol next to each other, otherwise in the order given.
+    """Group runs; groups of one protocol are adjacent, otherwise in the given order.
 
     Args:
         folders: at least one.
-        until: env_steps beyond which nothing counts, so that runs which differ in their length
-            alone are pooled, too; None: everything counts.
+        until: last env_steps to include, which also pools runs that differ only in length; None
+            includes all.
 
     Raises:
-        ReportError: there are no runs, or some lack evaluations, or their seeds overlap.
+        ReportError: there are no runs, a run lacks evaluations, or seeds occur twice.
     """
     if not folders:
         raise ReportError("no runs were given: name at least one run folder.")
-    together: dict[tuple[str, str], list[RunFolder]] = {}
+    runs: dict[tuple[str, str], list[RunFolder]] = {}
     alike = NOT_COMPARED if until is None else NOT_COMPARED | {"steps"}
     for folder in folders:
         options = {key: value for key, value in flatten(folder.config).items() if key not in alike}
@@ -165,11 +164,10 @@ def pool(folders: Sequence[RunFolder], until: int | None = None) -> list[RunGrou
             key: value for key, value in options.items() if key.startswith(("env.", "eval."))
         }
         protocol["protocol"] = folder.manifest.get("protocol")
-        together.setdefault((_canonical(protocol), _canonical(options)), []).append(folder)
-    first = {protocol: place for place, (protocol, _) in reversed(list(enumerate(together)))}
+        runs.setdefault((_canonical(protocol), _canonical(options)), []).append(folder)
+    first = {protocol: place for place, (protocol, _) in reversed(list(enumerate(runs)))}
     groups = [
-        _group(together[key], alike, until)
-        for key in sorted(together, key=lambda key: first[key[0]])
+        _group(runs[key], alike, until) for key in sorted(runs, key=lambda key: first[key[0]])
     ]
     _name(groups)
     return groups
@@ -195,8 +193,7 @@ def _group(folders: list[RunFolder], alike: frozenset[str], until: int | None) -
         for seed in sorted({row.seed for row in rows}):
             if seed in home:
                 raise ReportError(
-                    f"seed {seed} is in both {home[seed]} and {folder.path} but counts once: leave "
-                    "one out."
+                    f"seed {seed} is in both {home[seed]} and {folder.path}: leave one out."
                 )
             home[seed] = folder.path
         for row in rows:
@@ -238,9 +235,7 @@ def _canonical(value: object) -> str:
 
 
 def _protocol(config: dict[str, Any], manifest: dict[str, Any], tasks: list[str]) -> str:
-    """One line such as `mt10 · 10 tasks · horizon 500 · one hot · reward version v2 · eval every
-    10000`.
-    """
+    """A line such as `mt10 · 10 tasks · horizon 500 · one hot · eval every 10000`."""
     options = {key: value for key, value in config.items() if key not in NOT_COMPARED}
     env = {
         key.removeprefix("env."): value for key, value in options.items() if key.startswith("env.")
@@ -263,7 +258,7 @@ def _protocol(config: dict[str, Any], manifest: dict[str, Any], tasks: list[str]
 
 
 def _name(groups: list[RunGroup]) -> None:
-    """Label each group by its method and by what sets it apart from the others."""
+    """Label each group by its method and the options in which it differs from the others."""
     for group in groups:
         method = group.config.get("method.name", "unnamed method")
         block = [
@@ -276,9 +271,9 @@ def _name(groups: list[RunGroup]) -> None:
         for key, value in group.config.items():
             others, part = rivals, key.partition(".")[0]
             if key == "agent.name":
-                others = block  # one method may be trained with one agent and another with another
+                others = block  # methods may have different agents
             elif part in ("agent", "convention"):
-                # Its name tells its options, unless two of that name differ.
+                # The name stands for the options, unless two groups of that name differ.
                 name = group.config.get(f"{part}.name")
                 others = [other for other in rivals if other.config.get(f"{part}.name") == name]
             words += _words(
@@ -288,9 +283,7 @@ def _name(groups: list[RunGroup]) -> None:
 
 
 def _words(key: str, value: object, differs: bool) -> list[str]:
-    """What a label says of an option: what the method is always, the rest where it differs between
-    groups.
-    """
+    """The part of a label for an option: always for the method, otherwise if groups differ."""
     number = f"{value:g}" if isinstance(value, (int, float)) else str(value)
     if key == "method.alpha":
         return [f"α={number}"]
@@ -306,7 +299,7 @@ def _words(key: str, value: object, differs: bool) -> list[str]:
 
 
 def one_protocol(groups: Sequence[RunGroup]) -> None:
-    """Refuse groups whose numbers must not be averaged or compared.
+    """Reject groups whose numbers must not be averaged or compared.
 
     Raises:
         ReportError: two of them were measured under different protocols or on different tasks.
@@ -316,13 +309,13 @@ def one_protocol(groups: Sequence[RunGroup]) -> None:
         if (first.protocol, first.tasks) != (other.protocol, other.tasks):
             raise ReportError(
                 f"{first.label} was measured under “{first.protocol}” and {other.label} under "
-                f"“{other.protocol}”: "
-                "different protocols are never averaged or compared, so take groups of one block."
+                f"“{other.protocol}”: different protocols are never averaged or compared, so take "
+                "groups of one block."
             )
 
 
 def blocks_of(groups: Sequence[RunGroup]) -> list[list[RunGroup]]:
-    """The groups of one protocol together, for one table and one part of the figure each."""
+    """Split adjacent groups by protocol and tasks."""
     blocks: list[list[RunGroup]] = []
     for group in groups:
         if blocks and (blocks[-1][0].protocol, blocks[-1][0].tasks) == (
@@ -336,5 +329,5 @@ def blocks_of(groups: Sequence[RunGroup]) -> list[list[RunGroup]]:
 
 
 def protocol_of(folder: RunFolder, tasks: Sequence[str]) -> str:
-    """What a run measures, in the one line that reports show."""
+    """The protocol of a run as one line."""
     return _protocol(flatten(folder.config), folder.manifest, list(tasks))

@@ -103,35 +103,30 @@ def final(success: ArrayLike) -> Score:
 
 
 def best_over_course(success: ArrayLike) -> Score:
-    """The number of the paper's Table 4: the highest seed-mean among all evaluations, the earliest
-    of equals.
+    """The highest mean over tasks and seeds among all evaluations: `[T, S, K]` → one number.
 
-    `[T, S, K]` → one number. As a maximum over noisy measurements it is biased upwards, the more so
-    the more there are: read it beside `final`. Its standard error is that of the evaluation it
-    comes from.
+    This is the number in the paper's Table 4. A maximum over noisy evaluations is biased upwards,
+    more so with more evaluations: compare it with `final`. The standard error is that of the
+    evaluation, the earliest among equals.
     """
     curve = learning_curve(success)
     return _score(curve, int(np.argmax(curve.mean)))
 
 
 def mean_over_course(success: ArrayLike, env_steps: ArrayLike) -> Array:
-    """The area below each seed's learning curve over its length: how soon a method learns, and how
-    much.
+    """Area below each seed's learning curve over its length: `[T, S, K]` → `[S]`.
 
-    `[T, S, K]` → `[S]`, by the trapezoidal rule between evaluations; of a single evaluation its own
-    number. Unlike `best_over_course` it favours no noise, and unlike `final` it still tells methods
-    apart that all end well. Only numbers of the same steps can be compared.
+    By the trapezoidal rule between evaluations; a single evaluation gives its mean over tasks.
+    Unlike `best_over_course` it does not favour noise, and unlike `final` it distinguishes methods
+    that reach the same success. Compare it at equal env_steps only.
 
     Args:
         success: `[T, S, K]`.
-        env_steps: `[T]`, increasing: when the evaluations took place.
+        env_steps: `[T]` of the evaluations, increasing.
     """
     rates, at = _checked(success).mean(axis=2), np.asarray(env_steps, dtype=np.float64)
     if at.shape != rates.shape[:1] or not (np.diff(at) > 0).all():
-        raise ValueError(
-            f"env_steps is {at.tolist()}: give {len(rates)} numbers, each larger than the one "
-            "before."
-        )
+        raise ValueError(f"env_steps is {at.tolist()}: give {len(rates)} increasing numbers.")
     if len(at) == 1:
         return rates[0]
     return np.diff(at) @ (rates[:-1] + rates[1:]) / (2 * (at[-1] - at[0]))
@@ -144,8 +139,8 @@ def interquartile_mean(scores: ArrayLike) -> Array:
     """Mean of the middle half of all S·K numbers: `[..., S, K]` → `[...]`, `[]` for one matrix.
 
     rliable's IQM, `scipy.stats.trim_mean(scores, 0.25, axis=None)`: the S·K numbers of all seeds
-    and tasks are sorted together and ⌊S·K/4⌋ of them dropped at each end. Tasks that always or
-    never succeed are what it drops first, so it is no estimate of the mean over tasks.
+    and tasks are sorted together and ⌊S·K/4⌋ of them dropped at each end. It drops tasks that
+    always or never succeed first, so it does not estimate the mean over tasks.
     """
     array = np.asarray(scores, dtype=np.float64)
     if array.ndim < 2 or 0 in array.shape:
@@ -168,19 +163,19 @@ def stratified_bootstrap(
     samples: int = BOOTSTRAP_SAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """A statistic and the percentile interval that holds 95 % of its values over resampled seeds.
+    """A statistic and its 95 % percentile interval over resampled seeds.
 
-    Strata are the tasks: each of them draws its S seeds with replacement, by itself, as rliable
-    does. Such intervals are too narrow with few seeds, and where a seed's tasks, which share a
-    network, succeed and fail together. For the mean of ten tasks with normal noise they covered the
+    Strata are the tasks: each draws its S seeds with replacement independently, as in rliable.
+    The intervals are too narrow with few seeds, and if a seed's tasks, which share a network,
+    succeed and fail together. For the mean of ten tasks with normal noise they covered the
     truth in 88 % (S = 3) and 93 % (S = 10) of trials when tasks were independent, in 44 % and 56 %
     when half the variance was a seed's own; `Estimate.stderr` does not assume independence. The
     same `seed` gives the same interval.
 
     Args:
-        statistic: of `[..., S, K]` → `[...]`, such as `interquartile_mean`.
+        statistic: maps `[..., S, K]` to `[...]`, such as `interquartile_mean`.
         scores: `[S, K]`, finite.
-        samples: how many resamples, at least 1.
+        samples: number of resamples, at least 1.
         seed: of the resampling.
     """
     array = _scores(scores, "scores")
@@ -194,21 +189,19 @@ def stratified_bootstrap(
 def probability_of_improvement(
     x: ArrayLike, y: ArrayLike, samples: int = BOOTSTRAP_SAMPLES, seed: int = 0
 ) -> Interval:
-    """How likely a seed of X beats a seed of Y on a task: mean over tasks of P(X > Y) + ½ P(X = Y),
-    in [0, 1].
+    """Probability of improvement in [0, 1]: mean over tasks of P(X > Y) + ½ P(X = Y) over seeds.
 
     As in rliable, with its stratified bootstrap: each task of each method draws its seeds with
-    replacement. Above ½ means that X is better more often than not, which says nothing of by how
-    much.
+    replacement. Values above ½ mean that X is better more often than not, by any amount.
 
     Args:
         x: scores `[S, K]` of one method, finite.
         y: scores `[M, K]` of the other, of the same K tasks; its M seeds need not be those of X.
-        samples: how many resamples, at least 1.
+        samples: number of resamples, at least 1.
         seed: of the resampling.
 
     Returns:
-        With NaN ends when either method has one seed only.
+        The probability; the interval is NaN if either method has a single seed.
     """
     ours, theirs = _scores(x, "x"), _scores(y, "y")
     if ours.shape[1] != theirs.shape[1]:
@@ -231,19 +224,18 @@ def probability_of_improvement(
 
 
 def rank_test(x: ArrayLike, y: ArrayLike, seed: int = 0) -> RankTest:
-    """Mann & Whitney's (1947) test of whether seeds of X and of Y have numbers of the same
-    distribution.
+    """Mann & Whitney's (1947) test of equal distributions of the seeds of X and of Y.
 
-    It takes one number of each seed, so that tasks which share a network do not count as
-    independent, and nothing but their order. Of up to eight seeds a side it is exact, with all ways
-    to deal the ranks to the two methods (Fisher's permutation test); of more, `ARRANGEMENTS` of
-    them are drawn. The least p that three seeds a side can give is 0.1, five 0.008, ten 0.00001. Of
-    several comparisons p is not corrected.
+    It uses the order of one number per seed, so that tasks which share a network do not count as
+    independent. With up to eight seeds a side it is exact, over all assignments of the ranks to the
+    two methods (Fisher's permutation test); with more, over `ARRANGEMENTS` random ones. The
+    smallest possible p is 0.1 with three seeds a side, 0.008 with five, 0.00001 with ten. It is not
+    corrected for multiple comparisons.
 
     Args:
-        x: `[S]`, finite, a seed's mean over tasks, say; numbers closer than 1e-9 count as equal.
-        y: `[M]`, the same of the other method.
-        seed: of what is drawn.
+        x: `[S]`, finite, such as a seed's mean over tasks; numbers closer than 1e-9 are equal.
+        y: `[M]`, of the other method.
+        seed: of the random assignments.
     """
     ours, theirs = (
         _scores(np.reshape(each, (-1, 1)), name)[:, 0].round(9)

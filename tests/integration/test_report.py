@@ -102,7 +102,7 @@ def test_the_same_seed_does_not_count_twice(make, tmp_path, capsys):
     shown = capsys.readouterr()
     assert (
         shown.err
-        == f"error: seed 1 is in both {paths[0]} and {paths[1]} but counts once: leave one out.\n"
+        == f"error: seed 1 is in both {paths[0]} and {paths[1]}: leave one out.\n"
     )
     assert shown.out == "" and not (tmp_path / "out").exists()
 

@@ -31,7 +31,7 @@ QM9_OFFICIAL = [
 
 
 def possible_delta_m(table, row, baseline, baseline_rounding):
-    """Lowest and highest Δm% of the values that round to a row's entries; baselines are positive."""
+    """Lowest and highest Δm% of values that round to a row's entries; baselines are positive."""
     value, around = table.values[row], table.rounding[row]
     sign = np.where(table.higher_is_better, -1.0, 1.0)
     low = sign * ((value - around) / (baseline + baseline_rounding) - 1)

@@ -88,7 +88,7 @@ def test_the_mean_over_the_course_of_one_evaluation_and_of_one_seed():
 
 @pytest.mark.parametrize("env_steps", [[0, 1], [0, 2, 2], [0, 2, 1], [0, 1, np.nan], 3])
 def test_a_course_needs_a_time_for_each_evaluation(env_steps):
-    with pytest.raises(ValueError, match="give 3 numbers, each larger than the one before"):
+    with pytest.raises(ValueError, match="give 3 increasing numbers"):
         mean_over_course(SUCCESS, env_steps)
 
 

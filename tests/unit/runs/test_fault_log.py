@@ -104,7 +104,8 @@ def test_single_task_learning_loses_only_the_task(tmp_path, monkeypatch, capsys)
 
     monkeypatch.setattr(SAC, "update", spoilt)
     assert train.main([*TINY, "agent=stl", f"run_dir={tmp_path / 'a'}"]) == 0
-    assert "training of drawer-close-v3 of seed 0 stopped at" in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "training of drawer-close-v3 of seed 0 stopped at" in printed
     assert [(one.task, one.updates) for one in read_faults(tmp_path / "a")] == [(TASKS[1], 1)]
 
 

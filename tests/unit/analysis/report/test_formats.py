@@ -1,4 +1,4 @@
-"""Tables in the terminal, in Markdown and in LaTeX, also with names that mean something to these."""
+"""Tables in the terminal, in Markdown and in LaTeX, with hostile names, too."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Any course of training, saving, failures, damage and going on agrees with a model that is a list."""
+"""Checkpoint stores behave like a model under any sequence of saves, faults and damage."""
 
 import itertools
 import shutil
