@@ -15,7 +15,6 @@ def said(tmp_path, name, *arguments):
     return found.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("suite", ["gymnasium", "background"])
 def test_a_few_kills_change_nothing(suite, tmp_path):
     words = said(
@@ -31,7 +30,6 @@ def test_a_few_kills_change_nothing(suite, tmp_path):
     assert "0 differences" in words and int(words.split()[1]) >= 4
 
 
-@pytest.mark.slow
 def test_a_short_soak_finds_no_failure(tmp_path):
     words = said(tmp_path, "soak.py", "--minutes", "0.1")
     assert words.endswith("\n0 failures\n") and "run: " in words and "undisturbed: " in words

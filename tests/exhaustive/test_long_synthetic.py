@@ -88,7 +88,6 @@ def train(method, constants):
     return before, problem(parameters, none)[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", method_names())
 @torch.no_grad()
 def test_twenty_thousand_updates_end_better_than_they_began(name):

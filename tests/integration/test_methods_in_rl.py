@@ -97,7 +97,6 @@ def assert_trained(before, after):
     assert after["agent/updates"] == 250
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_trains_mt10_and_goes_on_from_a_checkpoint_bit_for_bit(
     name, trainer, tmp_path

@@ -220,7 +220,6 @@ def test_a_run_that_does_not_repeat_itself_is_told_and_not_resumed(tmp_path, cap
     assert evaluate.main([str(folder), "--goals", "1", "--workers", "0"]) == 0
 
 
-@pytest.mark.slow
 def test_a_signal_leaves_a_checkpoint_at_once(tmp_path):
     folder = tmp_path / "r"
     process = start_training([*FALLING, "steps=40000"], folder)

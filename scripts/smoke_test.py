@@ -1,0 +1,144 @@
+"""Build the wheel, install it alone into an empty environment and use it there.
+
+    make smoke
+    python scripts/smoke_test.py [--folder FOLDER]
+
+The environment holds the wheel and its dependencies (torch, numpy, scipy), at the versions of
+constraints.txt. The library runs in another folder, with foreign packages named `agents` and `envs`
+on the path. Prints the installed size and the import time. The exit code is 1 if a check fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ALLOWED_IMPORT_SECONDS = 1.0
+"""Limit of the import time beyond that of torch."""
+
+FOREIGN = "raise RuntimeError('a foreign package was imported')\n"
+
+LIBRARY = """
+import time
+import torch
+start = time.perf_counter()
+import mtrl_fairgrad
+from mtrl_fairgrad import FairGrad, backward, combine
+seconds = time.perf_counter() - start
+
+torch.manual_seed(0)
+encoder, heads = torch.nn.Linear(4, 5), torch.nn.ModuleList(torch.nn.Linear(5, 1) for _ in range(3))
+hidden = encoder(torch.ones(2, 4)).tanh()
+losses = [(head(hidden) - task).square().mean() for task, head in enumerate(heads)]
+backward(losses, FairGrad(alpha=2), shared=encoder.parameters(), own=heads.parameters())
+assert all(each.grad is not None and each.grad.any() for each in encoder.parameters())
+
+def loss(shared, context, own, inputs, targets):
+    return ((inputs @ shared["w"]) - targets).square().mean(), {}
+
+shared = {"w": torch.randn(1, 4)}  # one seed
+inputs, targets = torch.randn(1, 3, 8, 4), torch.randn(1, 3, 8)  # three tasks, eight samples
+combined = combine(FairGrad(alpha=2).init(3, (1,)), loss, shared, inputs, targets)
+assert combined.shared["w"].shape == (1, 4) and combined.shared["w"].isfinite().all()
+assert mtrl_fairgrad.__version__
+print(seconds)
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the smoke test; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if missing")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            smoke_test(given.folder or Path(temporary))
+        except (subprocess.CalledProcessError, AssertionError) as error:
+            print(f"smoke test failed: {error}\n{getattr(error, 'stderr', '')}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def smoke_test(folder: Path) -> None:
+    """Build, install and check in `folder`.
+
+    Raises:
+        CalledProcessError: a process failed.
+        AssertionError: a check failed.
+    """
+    wheel = build_wheel(folder / "dist")
+    python = install(wheel, folder / "venv")
+    elsewhere = folder / "elsewhere"
+    for name in ("agents", "envs"):
+        (elsewhere / name).mkdir(parents=True, exist_ok=True)
+        (elsewhere / name / "__init__.py").write_text(FOREIGN)
+    print(f"installed: {', '.join(packages(python))}")
+    print(f"wheel: {wheel.stat().st_size / 1e6:.1f} MB, installed {installed_size(python):.1f} MB")
+
+    seconds = float(run([python, "-c", LIBRARY], elsewhere).stdout)
+    print(f"import beyond torch: {seconds:.2f} s")
+    assert seconds < ALLOWED_IMPORT_SECONDS, f"the import takes {seconds:.2f} s beyond torch"
+
+    command = run([python, "-m", "mtrl_fairgrad.train"], elsewhere, check=False)
+    print(f"python -m mtrl_fairgrad.train: {command.stderr.strip()}")
+    assert command.returncode == 2, f"exit code {command.returncode}: {command.stderr}"
+    assert command.stderr.count("\n") == 1, command.stderr
+    assert 'pip install "mtrl-fairgrad[rl]"' in command.stderr, command.stderr
+
+
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel of this checkout into `folder`."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    run([*command, "--wheel-dir", folder, ROOT], ROOT)
+    [wheel] = folder.glob("mtrl_fairgrad-*.whl")
+    return wheel
+
+
+def install(wheel: Path, folder: Path) -> Path:
+    """Install the wheel without extras into a new virtual environment; returns its interpreter."""
+    venv.create(folder, with_pip=True, clear=True)
+    python = folder / "bin" / "python"
+    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run([*command, "--constraint", ROOT / "constraints.txt", wheel], ROOT)
+    return python
+
+
+def packages(python: Path) -> list[str]:
+    """Names of the distributions that are installed, without pip and setuptools."""
+    code = "from importlib.metadata import distributions as d; print(*{e.name for e in d()})"
+    names = run([python, "-c", code], ROOT).stdout.split()
+    return sorted(set(names) - {"pip", "setuptools"})
+
+
+def installed_size(python: Path) -> float:
+    """Size of the installed package in MB, without bytecode."""
+    [folder] = python.parent.parent.glob("lib/python*/site-packages/mtrl_fairgrad")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return sum(path.stat().st_size for path in files) / 1e6
+
+
+def run(
+    command: list[str | Path], folder: Path, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run a process in `folder`, with `folder` on Python's path."""
+    environment = {**os.environ, "PYTHONPATH": "" if folder == ROOT else str(folder)}
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=check,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
