@@ -76,10 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--no-policies", action="store_true", help="leave policies as they are, or out"
     )
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        for each in given.sets:
-            publish(each, given.out, given.page, policies=not given.no_policies)
+        for source in options.sets:
+            publish(source, options.out, options.page, policies=not options.no_policies)
     except (NotPublished, RunFolderError, OSError) as error:
         return fail(error)
     return 0
@@ -125,7 +125,9 @@ def publish(source: Path, out: Path, page: Path, policies: bool = True) -> None:
 
 def _check(run: Path) -> None:
     problems = [
-        f"{found.check}: {said}" for found in verify(RunFolder.open(run)) for said in found.problems
+        f"{finding.check}: {problem}"
+        for finding in verify(RunFolder.open(run))
+        for problem in finding.problems
     ]
     if problems:
         raise NotPublished(
@@ -157,9 +159,13 @@ def _export(run: Path, there: Path) -> None:
             if evaluate.main([str(policy), "--out", str(played)]):
                 raise NotPublished(f"{policy.name} of {run} could not be played.")
             [table] = played.glob("evaluation-*.csv")
-            found = {(int(row["seed"]), row["task"]): float(row["success"]) for row in _read(table)}
+            played_rates = {
+                (int(row["seed"]), row["task"]): float(row["success"]) for row in _read(table)
+            }
             differing = [
-                task for (seed, task), rate in found.items() if stated.get((seed, task)) != rate
+                task
+                for (seed, task), rate in played_rates.items()
+                if stated.get((seed, task)) != rate
             ]
             if differing:
                 raise NotPublished(
@@ -203,7 +209,7 @@ def _rows(groups: Sequence[RunGroup]) -> Iterator[tuple[object, ...]]:
                 yield (folder.path.name, group.label, row.seed, *measured, *provenance)
 
 
-def table(block: Block) -> Table:
+def set_table(block: Block) -> Table:
     """A row for each method: amount of training, success, interquartile mean and duration."""
     course, certain = overview(block), certainty(block)
     head = [
@@ -229,17 +235,18 @@ def table(block: Block) -> Table:
 
 
 def section(block: Block, figure: Path) -> str:
-    """The page's lines about a set."""
+    """The lines of the page about a set."""
     lines = [f"![Success over training, mean and by task]({figure.as_posix()})"]
     tables = [
-        table(block),
+        set_table(block),
         *seed_ranks(block),
         by_task(block),
-        *update_shares(block)[:1],
-    ]  # of the networks' steps the critics'
-    for each in tables:
-        lines += ["", *markdown_table(each.all_rows)]
-    return "\n".join([*lines, "", *dict.fromkeys(note for each in tables for note in each.notes)])
+        *update_shares(block)[:1],  # of the critic
+    ]
+    for table in tables:
+        lines += ["", *markdown_table(table.all_rows)]
+    notes = dict.fromkeys(note for table in tables for note in table.notes)
+    return "\n".join([*lines, "", *notes])
 
 
 def _insert(page: Path, name: str, text: str) -> None:

@@ -96,8 +96,15 @@ def paper_table(name: str) -> PaperTable:
     delta, delta_rounding = _numbers(rows, ["delta_m"])
     methods = tuple(row["method"] for row in rows)
     return PaperTable(
-        *(name, methods, metrics, values, rounding),
-        *(stderr[:, 0], ranks[:, 0], delta[:, 0], delta_rounding[:, 0]),
+        name=name,
+        methods=methods,
+        metrics=metrics,
+        values=values,
+        rounding=rounding,
+        stderr=stderr[:, 0],
+        mean_rank=ranks[:, 0],
+        delta_m=delta[:, 0],
+        delta_m_rounding=delta_rounding[:, 0],
     )
 
 

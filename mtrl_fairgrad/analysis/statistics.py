@@ -248,14 +248,14 @@ def rank_test(x: ArrayLike, y: ArrayLike, seed: int = 0) -> RankTest:
 
     known: Any = stats  # its functions lack annotations
     ranks = known.rankdata(np.concatenate([ours, theirs]))
-    found = known.permutation_test(
+    result = known.permutation_test(
         (ranks[: len(ours)], ranks[len(ours) :]),
         _sum_of_first,
         vectorized=True,
         n_resamples=ARRANGEMENTS,
         random_state=seed,
     )
-    return RankTest(probability, float(found.pvalue))
+    return RankTest(probability, float(result.pvalue))
 
 
 def _sum_of_first(first: Array, second: Array, axis: int) -> Array:

@@ -111,15 +111,15 @@ def _check_evaluations(folder: RunFolder, finding: Finding) -> str:
 def _check_rows(
     env_steps: int, rows: Sequence[Evaluation], pairs: list[tuple[int, str]], finding: Finding
 ) -> None:
-    found = [(row.seed, row.task) for row in rows]
-    if found != pairs:
-        repeated = [pair for n, pair in enumerate(found) if pair in found[:n]]
+    actual = [(row.seed, row.task) for row in rows]
+    if actual != pairs:
+        repeated = [pair for n, pair in enumerate(actual) if pair in actual[:n]]
         wrong = [
             f"{kind} seed {seed}, task {task}"
             for kind, wrong_pairs in (
-                ("no", [pair for pair in pairs if pair not in found]),
+                ("no", [pair for pair in pairs if pair not in actual]),
                 ("a second", repeated),
-                ("an unknown", [pair for pair in found if pair not in pairs]),
+                ("an unknown", [pair for pair in actual if pair not in pairs]),
             )
             for seed, task in wrong_pairs
         ] or ["another order"]

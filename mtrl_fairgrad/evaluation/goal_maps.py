@@ -43,8 +43,10 @@ def positions(
 
     parts = {part.name: part for part in observation_parts(starts.shape[-1], identities, metaworld)}
     unknown = np.full((*starts.shape[:-1], 3), np.nan, np.float32)
-    found = [starts[..., parts[p].start : parts[p].stop] if p in parts else unknown for p in PLACES]
-    return np.stack(found, axis=-2)
+    places = [
+        starts[..., parts[p].start : parts[p].stop] if p in parts else unknown for p in PLACES
+    ]
+    return np.stack(places, axis=-2)
 
 
 def write(

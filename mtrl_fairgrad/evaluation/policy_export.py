@@ -103,7 +103,7 @@ def _as_json(description: Mapping[str, Any]) -> bytes:
     """Indented, with lists of numbers on one line."""
     text = json.dumps(description, indent=1, ensure_ascii=False, allow_nan=False)
     return (
-        re.sub(r"\[[\s\d.,e+-]+\]", lambda found: " ".join(found[0].split()), text).encode() + b"\n"
+        re.sub(r"\[[\s\d.,e+-]+\]", lambda match: " ".join(match[0].split()), text).encode() + b"\n"
     )
 
 

@@ -233,7 +233,7 @@ def test_until_a_step_runs_of_different_length_are_pooled(make, tmp_path, capsys
     report([make("whole")], out=tmp_path / "whole")
     report(paths, out=tmp_path / "pooled", until=1200)
     assert read_csv(tmp_path / "pooled") == read_csv(tmp_path / "whole")
-    assert "until env_steps 1,200 counts" in " ".join(capsys.readouterr().out.split())
+    assert "Evaluations and metrics until env_steps 1,200;" in " ".join(capsys.readouterr().out.split())
     assert main([*map(str, paths), "--out", str(tmp_path / "half"), "--until", "500"]) == 0
     mean = read_csv(tmp_path / "half")[PROTOCOL, METHOD, "mean"]
     assert (mean["env_steps"], mean["seeds"], mean["final"]) == ("500", "2", "0.7")

@@ -104,10 +104,10 @@ def intervals(block: Block) -> Panel | None:
     return Panel("Interquartile mean and mean", paint, (4.6, 0.7 + 0.5 * len(block.groups)))
 
 
-def _interval(axes: Axes, y: float, found: Interval, colour: str, filled: bool) -> None:
-    if not np.isnan(found.low):
+def _interval(axes: Axes, y: float, interval: Interval, colour: str, filled: bool) -> None:
+    if not np.isnan(interval.low):
         axes.plot(
-            [found.low, found.high],
+            [interval.low, interval.high],
             [y, y],
             color=colour,
             linewidth=3.2 if filled else 1.2,
@@ -115,7 +115,7 @@ def _interval(axes: Axes, y: float, found: Interval, colour: str, filled: bool) 
         )
     marker, face = ("o", colour) if filled else ("D", "#ffffff")
     axes.plot(
-        [found.value],
+        [interval.value],
         [y],
         marker=marker,
         color=colour,
@@ -179,27 +179,27 @@ QUANTITIES: tuple[tuple[str, Course, tuple[float, float] | None], ...] = (
 def conflicts(block: Block) -> list[Panel]:
     """Conflict between task gradients, for each network; logged quantities only."""
     return [
-        _course_panel(
+        _curve_panel(
             block,
             f"{network}: {title}",
-            {group.label: found(group, network) for group in block.groups},
+            {group.label: curve_of(group, network) for group in block.groups},
             limits,
         )
-        for title, found, limits in QUANTITIES
+        for title, curve_of, limits in QUANTITIES
         for network in block.networks
-        if any(len(found(group, network).env_steps) for group in block.groups)
+        if any(len(curve_of(group, network).env_steps) for group in block.groups)
     ]
 
 
-def _course_panel(
-    block: Block, title: str, courses: dict[str, Series], limits: tuple[float, float] | None
+def _curve_panel(
+    block: Block, title: str, curves: dict[str, Series], limits: tuple[float, float] | None
 ) -> Panel:
     def paint(axes: Axes) -> None:
-        for label, found in courses.items():
+        for label, series in curves.items():
             style = block.styles[label]
-            marker = "o" if len(found.env_steps) == 1 else ""
+            marker = "o" if len(series.env_steps) == 1 else ""
             axes.plot(
-                *found,
+                *series,
                 color=style.hex,
                 linestyle=style.dash,
                 linewidth=1.5,
@@ -209,7 +209,7 @@ def _course_panel(
         if limits is not None:
             axes.set_ylim(*limits)
         elif "residual" in title:
-            _logarithmic(axes, np.concatenate([found.values for found in courses.values()]))
+            _logarithmic(axes, np.concatenate([series.values for series in curves.values()]))
         elif "cosine" in title:
             axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.set_xlim(0, max(group.env_steps[-1] for group in block.groups) or None)
@@ -248,7 +248,7 @@ def weights(block: Block) -> tuple[list[Panel], list[str]]:
             shares = weight_shares(group, network) if len(group.tasks) > 1 else None
             if shares is None:
                 continue
-            name, ratios = f"{network}: {group.label}", np.array([one.values for one in shares])
+            name, ratios = f"{network}: {group.label}", np.array([share.values for share in shares])
             if np.allclose(ratios, 1, rtol=0, atol=EVEN):
                 even.append(name)
             else:
@@ -305,9 +305,9 @@ def short_labels(block: Block) -> list[str] | None:
         return None
     return next(
         (
-            found
-            for found in (labels, names)
-            if max(map(len, found)) <= 18 and len({*found}) == len(found)
+            texts
+            for texts in (labels, names)
+            if max(map(len, texts)) <= 18 and len({*texts}) == len(texts)
         ),
         None,
     )
@@ -342,6 +342,6 @@ def _apart(ends: list[float], gap: float = 0.075) -> Iterator[float]:
     placed[-1] = min(placed[-1], 1.0)
     for n in range(len(placed) - 2, -1, -1):
         placed[n] = min(placed[n], placed[n + 1] - gap)
-    found = np.empty_like(placed)
-    found[order] = placed
-    return iter(found.tolist())
+    heights = np.empty_like(placed)
+    heights[order] = placed
+    return iter(heights.tolist())

@@ -69,20 +69,19 @@ def table4_comparison(block: Block, ours_only: bool = False) -> Table | None:
         block: the groups to compare.
         ours_only: leave out rows of the paper without a group; None if no row is left.
     """
-    found = {id(group): row_of(group) for group in block.groups}
-    if not is_mt10(block.groups[0]) or (ours_only and not any(found.values())):
+    paper_rows = {id(group): row_of(group) for group in block.groups}
+    if not is_mt10(block.groups[0]) or (ours_only and not any(paper_rows.values())):
         return None
     table, rows = _table(), list[list[str]]()
     for place, method in enumerate(table.methods):
         printed = f"{table.values[place, 0]:.2f} ± {table.stderr[place]:.2f}"
-        ours = [group for group in block.groups if found[id(group)] == method]
+        ours = [group for group in block.groups if paper_rows[id(group)] == method]
         rows += [[PRINTED[method], printed, *_ours(group)] for group in ours]
         if not ours and not ours_only:
             rows.append([PRINTED[method], printed, *[NOTHING] * 4])
     if not ours_only:
-        rows += [
-            [NOTHING, NOTHING, *_ours(group)] for group in block.groups if found[id(group)] is None
-        ]
+        others = [group for group in block.groups if paper_rows[id(group)] is None]
+        rows += [[NOTHING, NOTHING, *_ours(group)] for group in others]
     head = ["Table 4", "paper, best", "our best", "our final", "seeds", "ours"]
     return Table("Comparison with the paper's Table 4", head, rows, [_warning(block)])
 
@@ -129,16 +128,16 @@ def _options(*words: str) -> Callable[[RunGroup], str]:
             if key.startswith("env.")
         }
         options = {**env, **flatten(group.folders[0].manifest.get("protocol") or {})}
-        found = [
+        matching = [
             (key.replace("_", " ").replace(".", " "), value)
             for key, value in options.items()
             if value is not None and any(word in key for word in words)
         ]
-        said = [
+        texts = [
             (name if value else f"no {name}") if isinstance(value, bool) else f"{name} {value}"
-            for name, value in found
+            for name, value in matching
         ]
-        return ", ".join(said) or "not recorded"
+        return ", ".join(texts) or "not recorded"
 
     return describe
 

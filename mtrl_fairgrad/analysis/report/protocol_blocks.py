@@ -86,8 +86,8 @@ class Block:
         tags = {
             tag
             for group in self.groups
-            for one in group.metrics
-            for tag in one.series
+            for metrics in group.metrics
+            for tag in metrics.series
             if tag not in (SPEED, WORKERS_REPLACED)
         }
         return sorted(
@@ -100,15 +100,15 @@ class Block:
 
         None for a group and itself, and without a common evaluation.
         """
-        found: list[list[Improvement | None]] = [[None] * len(self.groups) for _ in self.groups]
+        matrix: list[list[Improvement | None]] = [[None] * len(self.groups) for _ in self.groups]
         for i, j, x, y, steps in self._pairs():
             chance = probability_of_improvement(x[-1], y[-1])
             turned = Interval(*(1 - p for p in (chance.value, chance.high, chance.low)))
-            found[i][j], found[j][i] = (
+            matrix[i][j], matrix[j][i] = (
                 Improvement(chance, steps[-1]),
                 Improvement(turned, steps[-1]),
             )
-        return found
+        return matrix
 
     @cached_property
     def seed_ranks(self) -> list[list[SeedRanks | None]]:
@@ -116,15 +116,15 @@ class Block:
 
         None where `improvements` has None.
         """
-        found: list[list[SeedRanks | None]] = [[None] * len(self.groups) for _ in self.groups]
+        matrix: list[list[SeedRanks | None]] = [[None] * len(self.groups) for _ in self.groups]
         for i, j, x, y, steps in self._pairs():
             ends = rank_test(x[-1].mean(axis=1), y[-1].mean(axis=1))
             courses = rank_test(mean_over_course(x, steps), mean_over_course(y, steps))
-            found[i][j] = SeedRanks(ends, courses)
-            found[j][i] = SeedRanks(
-                *(RankTest(1 - one.probability, one.p) for one in (ends, courses))
+            matrix[i][j] = SeedRanks(ends, courses)
+            matrix[j][i] = SeedRanks(
+                *(RankTest(1 - test.probability, test.p) for test in (ends, courses))
             )
-        return found
+        return matrix
 
     def _pairs(self) -> Iterator[tuple[int, int, Array, Array, list[int]]]:
         """Indices of two groups, the success `[T, S, K]` of each, and the T ≥ 1 env_steps.
@@ -163,10 +163,10 @@ def logged(group: RunGroup, tag: str) -> Series:
 
 def negative_progress(group: RunGroup, network: str) -> Series:
     """Share of updates that made some task worse to first order; empty if not logged."""
-    found = ((metric_curves.negative_progress(run, network), seeds) for run, seeds in _runs(group))
+    parts = ((metric_curves.negative_progress(run, network), seeds) for run, seeds in _runs(group))
     # A share needs more entries in a bin than a mean.
     return metric_curves.mean_curve(
-        ((series, seeds) for series, seeds in found if series is not None), points=25
+        ((series, seeds) for series, seeds in parts if series is not None), points=25
     )
 
 
@@ -178,11 +178,11 @@ def weight_shares(group: RunGroup, network: str) -> list[Series] | None:
     """
     weights = [logged(group, f"{network}/weights/{task}") for task in group.tasks]
     first = weights[0].env_steps
-    if not len(first) or any(not np.array_equal(one.env_steps, first) for one in weights):
+    if not len(first) or any(not np.array_equal(weight.env_steps, first) for weight in weights):
         return None
-    mean = np.mean([one.values for one in weights], axis=0)
+    mean = np.mean([weight.values for weight in weights], axis=0)
     safe = np.where(mean == 0, np.nan, mean)
-    return [Series(first, one.values / safe) for one in weights]
+    return [Series(first, weight.values / safe) for weight in weights]
 
 
 def update_share(group: RunGroup, network: str) -> Array | None:
@@ -193,7 +193,8 @@ def update_share(group: RunGroup, network: str) -> Array | None:
         and ‖g‖ over a run's seeds; mean over log entries. None if either was not logged for every
         task.
     """
-    found, counts = list[Array](), list[int]()
+    shares: list[Array] = []
+    counts: list[int] = []
     for run, seeds in _runs(group):
         logs = [run.by_task(f"{network}/{what}") for what in ("weights", "task_gradient_norm")]
         if any(task not in log for log in logs for task in group.tasks):
@@ -206,9 +207,9 @@ def update_share(group: RunGroup, network: str) -> Array | None:
         some = np.isfinite(whole) & (whole > 0)
         if not some.any():
             return None
-        found.append((parts[:, some] / whole[some]).mean(axis=1))
+        shares.append((parts[:, some] / whole[some]).mean(axis=1))
         counts.append(seeds)
-    return np.average(found, axis=0, weights=counts)
+    return np.average(shares, axis=0, weights=counts)
 
 
 def _runs(group: RunGroup) -> list[tuple[RunMetrics, int]]:
