@@ -35,13 +35,13 @@ CONDITION_TEXTS = {
     "exploding_value": "Q was beyond guard.largest_value",
     "dead_temperature": "the entropy coefficient was below guard.smallest_temperature",
 }
-ANSWER_TEXTS = {
+RESPONSE_TEXTS = {
     "count": "counted",
     "ls": "these updates gave all tasks equal weights",
     "skip": "these updates were skipped",
     "stop": "training of the seed ended there",
 }
-"""What each answer to a fault does."""
+"""What each response to a fault did to the updates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Fault:
     """Number of all updates."""
     first_update: int
     """Index of the first update with the condition, from 0."""
-    answer: str
+    response: str
 
 
 def make_faults(
@@ -81,17 +81,17 @@ def make_faults(
         updates: number of all updates.
         seeds: S.
         tasks: K.
-        guard: answers to the conditions.
+        guard: responses to the conditions.
     """
     faults: list[Fault] = []
     for n, (network, condition) in enumerate(CHECKS):
-        answer = getattr(guard, condition)
+        response = getattr(guard, condition)
         for s, seed in enumerate(seeds):
             for k, task in enumerate(tasks[:1] if condition in SEED_CONDITIONS else tasks):
                 if counts[n][s][k]:
                     name = "" if condition in SEED_CONDITIONS else task
                     times = counts[n][s][k], updates, first[n][s][k]
-                    faults.append(Fault(network, condition, seed, name, *times, answer))
+                    faults.append(Fault(network, condition, seed, name, *times, response))
     return faults
 
 
@@ -114,8 +114,8 @@ def read_faults(folder: Path) -> list[Fault]:
         if tuple(header) != COLUMNS:
             raise ValueError
         return [
-            Fault(network, condition, int(seed), task, int(updates), int(of), int(first), answer)
-            for network, condition, seed, task, updates, of, first, answer in rows
+            Fault(network, condition, int(seed), task, int(updates), int(of), int(first), response)
+            for network, condition, seed, task, updates, of, first, response in rows
         ]
     except ValueError:
         raise ValueError(f"{path} is damaged: remove it to report without faults.") from None
@@ -129,11 +129,11 @@ def describe_faults(faults: Sequence[Fault]) -> str:
     times = max(each.updates for each in faults)
     first = min(each.first_update for each in faults)
     condition = CONDITION_TEXTS.get(fault.condition, fault.condition)
-    answer = ANSWER_TEXTS.get(fault.answer, fault.answer)
+    response = RESPONSE_TEXTS.get(fault.response, fault.response)
     total = counted(fault.of_updates, "update")
     return (
         f"{where}: {fault.network}: {condition} in {times:,} of {total}, first in update "
-        f"{first:,}; {answer}"
+        f"{first:,}; {response}"
     )
 
 

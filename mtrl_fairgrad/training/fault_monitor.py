@@ -65,15 +65,15 @@ class FaultMonitor:
             return None
         self.save()
         return "; ".join(
-            describe_faults(group) for group in group_by_task(faults) if group[0].answer == STOP
+            describe_faults(group) for group in group_by_task(faults) if group[0].response == STOP
         )
 
     def _report(self, new: Sequence[Fault], env_steps: int) -> None:
         self._reported |= {_kind(fault) for fault in new}
         for group in group_by_task(new):
             first = group[0]
-            if (first.condition, first.answer) != REPORTED_AT_END:
-                rest = "" if first.answer == STOP else "; later ones are counted but not reported"
+            if (first.condition, first.response) != REPORTED_AT_END:
+                rest = "" if first.response == STOP else "; later ones are counted but not reported"
                 self._logger.log(
                     f"warning: by env_steps {env_steps}: {describe_faults(group)}{rest}"
                 )

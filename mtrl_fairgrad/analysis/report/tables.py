@@ -9,7 +9,7 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import Block, Improvement, co
 from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.analysis.statistics import ARRANGEMENTS, Interval, RankTest
 from mtrl_fairgrad.config.guard import STOP
-from mtrl_fairgrad.runs.fault_log import ANSWER_TEXTS, CONDITION_TEXTS, group_by_task
+from mtrl_fairgrad.runs.fault_log import CONDITION_TEXTS, RESPONSE_TEXTS, group_by_task
 
 NOTHING = "–"
 
@@ -190,10 +190,10 @@ def faults(block: Block) -> Table | None:
                     ", ".join(each.task for each in same if each.task) or "all",
                     f"{share:.2%}",
                     f"{min(each.first_update for each in same):,}",
-                    ANSWER_TEXTS.get(fault.answer, fault.answer),
+                    RESPONSE_TEXTS.get(fault.response, fault.response),
                 ]
             )
-    head = ["faults", "seed", "network", "condition", "tasks", "updates", "first in", "answer"]
+    head = ["faults", "seed", "network", "condition", "tasks", "updates", "first in", "response"]
     notes = ["Updates: share of all updates, for the task with the highest share."]
     return Table("Numerical faults in updates", head, rows, notes, words=True) if rows else None
 
@@ -260,7 +260,7 @@ def _stopped_seeds(group: RunGroup) -> list[str]:
     stopped = {
         (fault.seed, single_task and fault.task): fault
         for fault in group.faults
-        if fault.answer == STOP
+        if fault.response == STOP
     }
     return [
         f"training of {f'{fault.task} of ' if single_task else ''}seed {fault.seed} stopped at "

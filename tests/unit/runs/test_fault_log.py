@@ -93,7 +93,7 @@ def test_skipped_updates_are_counted_and_the_run_goes_on(tmp_path, monkeypatch, 
     assert run(tmp_path / "a", "guard.non_finite=skip") == 0
     assert "later ones are counted but not reported" in capsys.readouterr().out
     [found] = read_faults(tmp_path / "a")
-    assert (found.task, found.updates, found.answer) == (TASKS[1], 1, "skip")
+    assert (found.task, found.updates, found.response) == (TASKS[1], 1, "skip")
 
 
 def test_single_task_learning_loses_only_the_task(tmp_path, monkeypatch, capsys):
