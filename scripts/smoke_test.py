@@ -45,7 +45,7 @@ def loss(shared, context, own, inputs, targets):
 shared = {"w": torch.randn(1, 4)}  # one seed
 inputs, targets = torch.randn(1, 3, 8, 4), torch.randn(1, 3, 8)  # three tasks, eight samples
 combined = combine(FairGrad(alpha=2).init(3, (1,)), loss, shared, inputs, targets)
-assert combined.shared["w"].shape == (1, 4) and combined.shared["w"].isfinite().all()
+assert combined.direction["w"].shape == (1, 4) and combined.direction["w"].isfinite().all()
 assert mtrl_fairgrad.__version__
 print(seconds)
 """
