@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mtrl_fairgrad.runs.metrics_log import RunMetrics, Series
+from mtrl_fairgrad.runs.metrics_log import Array, RunMetrics, Series
 
 NEGATIVE_PROGRESS = -1e-4
 """Limit of `g_iᵀd`, relative to the largest squared gradient norm; values above count as zero.
@@ -34,7 +34,7 @@ def mean_curve(parts: Iterable[tuple[Series, float]], points: int = 60) -> Serie
     steps, values, weights = steps[finite], values[finite], weights[finite]
     middles = np.unique(steps)
     if len(middles) > points:
-        edges = np.linspace(middles[0], middles[-1], points + 1)
+        edges: Array = np.linspace(float(middles[0]), float(middles[-1]), points + 1)
         middles = (edges[1:] + edges[:-1]) / 2
         index = np.clip(np.searchsorted(edges, steps, side="right") - 1, 0, points - 1)
     else:

@@ -28,9 +28,9 @@ class Finding:
     """A key of `CHECKS`."""
     summary: str = ""
     """What was checked, in a sentence without its period."""
-    problems: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list[str])
     """Reasons not to trust the report; empty if the check passed."""
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list[str])
     """What a reader of the report should know."""
 
 

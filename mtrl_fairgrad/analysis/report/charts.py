@@ -6,7 +6,7 @@ The HTML page shows each panel as an image of its own, a PDF shows them side by 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -141,7 +141,7 @@ def heat_map(block: Block) -> Panel:
             )
         axes.set_yticks(range(len(block.tasks)), [_shortened(task) for task in block.tasks])
         labels = [group.label for group in block.groups]
-        turned = (
+        turned: dict[str, Any] = (
             {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
             if len("".join(labels)) > 50
             else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mtrl_fairgrad.analysis.report import charts
 from mtrl_fairgrad.analysis.report.charts import Panel
@@ -16,14 +16,14 @@ from mtrl_fairgrad.analysis.run_groups import RunGroup
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SVG_STYLE = {
+SVG_STYLE: dict[Any, Any] = {
     **STYLE,
     "svg.fonttype": "none",  # text stays text: small and sharp
     "svg.hashsalt": "mtrl-fairgrad",  # the same panel gives the same file
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
-PDF_STYLE = {**STYLE, "pdf.fonttype": 42}  # TrueType, which publishers ask for
+PDF_STYLE: dict[Any, Any] = {**STYLE, "pdf.fonttype": 42}  # TrueType, which publishers ask for
 
 
 def as_png(groups: Sequence[RunGroup]) -> bytes:

@@ -21,7 +21,7 @@ class Table:
     title: str
     head: list[str]
     rows: list[list[str]]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list[str])
     """Sentences below the table."""
     words: bool = False
     """Whether cells hold text rather than numbers."""
