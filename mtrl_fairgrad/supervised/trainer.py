@@ -233,7 +233,7 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Write a checkpoint, then epochs.csv anew."""
+        """Write a checkpoint, then rewrite epochs.csv."""
         groups = {
             "model": dict(self.model.state_dict()),
             "method": dict(self.method.state_dict()),

@@ -248,7 +248,7 @@ def _read(root: Path) -> list[Faces]:
         rows = np.flatnonzero(parts == value)
         if not len(rows):
             raise DataError(
-                f"{root / _PARTITION} has no image of partition {value} ({part}): download it anew."
+                f"{root / _PARTITION} has no image of partition {value} ({part}): download it."
             )
         faces.append(Faces(root / _IMAGES, [names[row] for row in rows], labels[rows]))
     return faces

@@ -158,18 +158,16 @@ def run(config: ToyConfig, folder: Path) -> str:
 
 
 def _table(trajectories: Sequence[Trajectories], config: ToyConfig) -> str:
-    lines = [f"{'α':>5}  {'start':>14}  {'end':>18}  {'losses':>18}  on the Pareto front"]
+    rows = [["α", "start", "end", "losses", "on the Pareto front"]]
     for one in trajectories:
         ends = losses(one.points[-1], config.formula)
         for start, point, pair, on in zip(
             STARTS, one.points[-1].tolist(), ends.tolist(), one.arrived, strict=True
         ):
-            lines.append(
-                f"{one.alpha:5g}  {f'({start[0]:g}, {start[1]:g})':>14}  "
-                f"{f'({point[0]:.3f}, {point[1]:.3f})':>18}  {f'{pair[0]:.3f}, {pair[1]:.2f}':>18} "
-                f" {'yes' if on else 'no'}"
-            )
-    return "\n".join(lines)
+            cells = [f"{one.alpha:g}", f"({start[0]:g}, {start[1]:g})"]
+            cells += [f"({point[0]:.3f}, {point[1]:.3f})", f"{pair[0]:.3f}, {pair[1]:.2f}"]
+            rows.append([*cells, "yes" if on else "no"])
+    return "\n".join(text_table(rows))
 
 
 def is_toy_run(folder: Path) -> bool:

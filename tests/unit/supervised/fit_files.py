@@ -1,4 +1,4 @@
-"""Folders of supervised fits, written by hand, and readers of what reports say of them."""
+"""Write folders of supervised fits by hand, and read what reports print of them."""
 
 import csv
 import json

@@ -1,6 +1,4 @@
-"""Each benchmark's network lets several tasks' gradients go by one backward pass, to the direction
-of the loop.
-"""
+"""Batched backward passes of every benchmark give the same direction as a loop over tasks."""
 
 import pytest
 import torch
@@ -67,7 +65,7 @@ def step(benchmark, batch, dtype, size):
 
 @pytest.mark.parametrize("dtype", PRECISION, ids=str)
 @pytest.mark.parametrize("made", [celeba, digits, nyuv2, qm9])
-def test_the_direction_is_the_loops(made, dtype):
+def test_batched_passes_give_the_direction_of_the_loop(made, dtype):
     benchmark, batch, sizes = made(torch.Generator().manual_seed(0))
     expected = step(benchmark, batch, dtype, 1)
     for size in sizes:

@@ -1,4 +1,4 @@
-"""Supervised runs from the command line's point of view, on the embedded digits."""
+"""Supervised runs of the command on the digits benchmark."""
 
 import csv
 import json
@@ -47,7 +47,7 @@ def test_a_run_learns_and_leaves_a_table(words, tmp_path, capsys):
     assert len(history) == 6 and last < first
 
 
-def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path, monkeypatch):
     words = [*TINY, "method=moco", "seeds=[3]"]
     assert main([*words, f"run_dir={tmp_path / 'whole'}"]) == 0
     run_epoch = Trainer.run_epoch
@@ -213,7 +213,7 @@ def test_a_comparison_measures_against_single_tasks(tmp_path, capsys):
     assert all(row["seeds"] == "2" for row in found.values())
 
 
-def test_an_interrupted_comparison_leaves_a_table_of_what_there_is(tmp_path, monkeypatch):
+def test_an_interrupted_comparison_leaves_a_table_of_the_finished_rows(tmp_path, monkeypatch):
     run = Trainer.run
 
     def killed(trainer, progress):
@@ -272,7 +272,7 @@ def test_every_benchmark_is_listed_under_its_own_name(name):
     assert benchmark_class(name).name == name
 
 
-def test_an_unknown_benchmark_is_refused_with_those_there_are():
+def test_an_unknown_benchmark_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"benchmark=mnist.*celeba.*qm9"):
         benchmark_class("mnist")
 

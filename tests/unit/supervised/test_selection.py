@@ -1,4 +1,4 @@
-"""Which epoch a fit reports, and by what the learning rate is lowered."""
+"""Which epoch a fit reports, and when the learning rate is lowered."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ TINY = [
 
 
 def fitted(tmp_path, *words):
-    """Epochs and result of the one fit these words ask for."""
+    """Run the one fit of a command line; returns its epochs and its result."""
     assert main([*TINY, *words, f"run_dir={tmp_path}"]) == 0
     [folder] = tmp_path.glob("*/seed-0")
     with (folder / "epochs.csv").open() as file:

@@ -11,7 +11,7 @@ BENCHMARKS = [NYUv2, Cityscapes]
 
 
 def write(root, benchmark, counts=(8, 4), seed=0):
-    """Scenes of one wall and floor each, whose colour tells class, depth and normal."""
+    """Scenes of one wall and floor each, whose colour determines class, depth and normal."""
     random = np.random.default_rng(seed)
     for part, count in zip(("train", "val"), counts, strict=True):
         for folder in benchmark.folders:

@@ -1,6 +1,4 @@
-"""CelebA from files in its own format: reading, network, losses, F1, and what is said of broken
-data.
-"""
+"""CelebA from files in its own format: reading, network, losses, F1, and damaged data."""
 
 from pathlib import Path
 
@@ -25,8 +23,9 @@ PARTS = (0,) * 32 + (1,) * 6 + (2,) * 5
 
 
 def write_celeba(root, parts=PARTS, seed=0):
-    """Noisy faces of 178 × 218 whose colour tells their attributes; returns the labels `[N, 40]`,
-    each −1 or 1.
+    """Write noisy faces of 178 × 218 whose colour determines their attributes.
+
+    Returns the labels `[N, 40]`, each −1 or 1.
     """
     generator = np.random.default_rng(seed)
     colours = generator.uniform(40, 215, (len(parts), 3))
@@ -48,7 +47,7 @@ def write_celeba(root, parts=PARTS, seed=0):
 
 
 def mean_losses(benchmark, method, batch_size, learning_rate, epochs=2):
-    """Train as anyone would with `backward`; the tasks' mean loss of each epoch."""
+    """Train with `backward`; returns the mean loss over tasks of each epoch."""
     torch.manual_seed(0)
     loader = benchmark.splits(0, batch_size, 0, False).train
     model = benchmark.model()
@@ -83,7 +82,7 @@ def rewrite(file: Path, old, new):
     file.write_text(text.replace(old, new, 1))
 
 
-def test_it_is_the_benchmark_of_the_paper():
+def test_tasks_metrics_and_schedule_are_the_papers():
     assert benchmark_class("celeba") is CelebA
     benchmark = CelebA()
     assert len(benchmark.tasks) == len(benchmark.metrics) == 40
@@ -197,7 +196,7 @@ def test_a_width_below_one_is_refused():
         CelebA(width=0)
 
 
-# ---- broken data ----
+# ---- damaged data ----
 
 
 def refused(root, *words):
@@ -271,6 +270,6 @@ def test_an_empty_part_is_refused(tmp_path):
     refused(tmp_path, "partition 1 (validation)")
 
 
-def test_label_files_that_are_no_text_are_refused(root):
+def test_label_files_that_are_not_text_are_refused(root):
     (root / LABELS).write_bytes(bytes(range(256)))
     refused(root, LABELS)

@@ -38,7 +38,7 @@ def test_losses_by_hand():
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
-def test_a_batch_without_any_truth_is_0_with_zero_gradient(benchmark):
+def test_the_loss_of_a_batch_without_labels_is_0_with_zero_gradient(benchmark):
     outputs = tuple(
         torch.randn(2, channels, *SIZE, requires_grad=True)
         for channels in (benchmark.classes, 1, 3)[: len(benchmark().tasks)]
@@ -57,7 +57,7 @@ def test_a_batch_without_any_truth_is_0_with_zero_gradient(benchmark):
     assert all(np.isnan(value) for value in meter.values().values())
 
 
-def test_a_prediction_of_no_length_has_a_finite_loss_and_gradient():
+def test_a_prediction_of_length_0_has_a_finite_loss_and_gradient():
     prediction = torch.zeros(1, 3, 2, 2, requires_grad=True)
     loss = normal_loss(prediction, torch.tensor([0.0, 0, 1]).view(1, 3, 1, 1).expand(1, 3, 2, 2))
     loss.backward()
@@ -90,9 +90,9 @@ def by_numpy(outputs, truths, classes):
     chosen, known = logits.argmax(1), labels >= 0
     overlaps = []
     for label in range(classes):
-        said, true = (chosen == label) & known, labels == label
-        if (said | true).any():
-            overlaps.append((said & true).sum() / (said | true).sum())
+        predicted, true = (chosen == label) & known, labels == label
+        if (predicted | true).any():
+            overlaps.append((predicted & true).sum() / (predicted | true).sum())
     seen = depth != 0
     error = np.abs(guess - depth)[seen]
     true = np.linalg.norm(normals, axis=1) > 0.5

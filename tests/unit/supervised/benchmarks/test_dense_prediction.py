@@ -16,7 +16,7 @@ from tests.unit.supervised.benchmarks.scene_files import BENCHMARKS, made, split
 # ---- what they are ----
 
 
-def test_they_are_the_benchmarks_of_the_paper():
+def test_tasks_metrics_and_schedules_are_the_papers():
     assert benchmark_class("nyuv2") is NYUv2 and benchmark_class("cityscapes") is Cityscapes
     nyuv2, cityscapes = NYUv2(), Cityscapes()
     assert (
@@ -86,7 +86,7 @@ def test_samples_are_the_files(tmp_path, benchmark):
                 np.testing.assert_allclose(tensor.numpy(), np.moveaxis(array, -1, 0), rtol=1e-6)
 
 
-def test_validation_is_all_of_it_in_order_and_as_it_is(tmp_path):
+def test_validation_is_complete_in_order_and_not_augmented(tmp_path):
     loader = splits(made(tmp_path, NYUv2), batch_size=3).validation
     expected = default_collate([loader.dataset[index] for index in range(4)])
     found = [torch.cat(parts) for parts in zip(*loader, strict=True)]
@@ -119,7 +119,7 @@ def test_augmentation_is_the_same_for_any_number_of_workers(tmp_path):
 
 
 def test_a_later_epoch_needs_no_earlier_one(tmp_path):
-    """As resuming does it: the loader's generator is set at the start of an epoch."""
+    """Resuming sets the loader's generator at the start of an epoch."""
     benchmark = made(tmp_path, Cityscapes)
     found = []
     for workers, earlier in ((0, 0), (0, 3), (2, 1)):
@@ -140,7 +140,7 @@ def test_a_last_incomplete_batch_is_left_out_of_training_only(tmp_path):
 
 
 def ramps(height=30, width=60):
-    """A sample whose every map tells where a pixel was."""
+    """A sample whose maps encode the position of each pixel."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     place = torch.stack((x / width, y / height, torch.ones_like(x)))
     return (
@@ -190,7 +190,7 @@ def test_augmentation_cuts_scales_and_mirrors_all_maps_alike():
     assert seen == {(scale, mirrored) for scale in SCALES for mirrored in (False, True)}
 
 
-def test_augmentation_leaves_the_sample_alone_and_can_be_nothing():
+def test_augmentation_does_not_modify_the_sample_and_can_be_the_identity():
     unchanged = 0
     for sample, result in augmented(60):
         assert same(list(sample), list(ramps()))
@@ -198,7 +198,7 @@ def test_augmentation_leaves_the_sample_alone_and_can_be_nothing():
     assert 1 <= unchanged < 30  # one in six
 
 
-def test_places_of_crops_reach_all_borders():
+def test_crops_reach_all_borders():
     lefts = {round((image[0].min() * 60).item()) for _, (image, *_) in augmented(1500)}
     assert lefts == set(range(21))  # 60 − 40 columns, for scale 1.5
 

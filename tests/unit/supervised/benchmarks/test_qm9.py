@@ -1,6 +1,4 @@
-"""QM9 from raw files in its own format: processing, graphs, no leakage, network, errors, and broken
-data.
-"""
+"""QM9 from raw files in its own format: processing, graphs, no leakage, network, damaged data."""
 
 from functools import cache
 
@@ -39,7 +37,7 @@ REPORTED = [
 # fmt: on
 """The columns of the CSV that the 11 tasks predict, in their order."""
 SKIPPED = 3
-"""How many of them `uncharacterized.txt` lists."""
+"""Number of molecules that `uncharacterized.txt` lists."""
 HARTREE, KCAL = 27.211386246, 0.04336414
 """In eV; the CSV has orbital energies and `zpve` in the one, atomisation energies in the other (per
 mol).
@@ -70,7 +68,7 @@ def numbers_of_atoms():
 
 
 def properties():
-    """Column of the CSV -> a number per molecule, that its atoms tell but for some noise."""
+    """Column of the CSV → one number per molecule, a noisy function of its atoms."""
     generator = np.random.default_rng(0)
     numbers = numbers_of_atoms() @ generator.normal(
         1, 0.5, (5, len(COLUMNS))
@@ -126,7 +124,7 @@ def splits(root, seed=0, batch_size=4):
     return QM9(root).splits(seed, batch_size, 0, False)
 
 
-def test_it_is_the_benchmark_of_the_paper():
+def test_tasks_metrics_and_schedule_are_the_papers():
     assert benchmark_class("qm9") is QM9
     benchmark, table = QM9(), paper_table("table8")
     assert benchmark.tasks == tuple(metric.name for metric in table.metrics)
@@ -306,7 +304,7 @@ def test_processed_files_are_enough(root, tmp_path):
     assert not (tmp_path / "raw").exists()
 
 
-# ---- broken data ----
+# ---- damaged data ----
 
 
 def refused(root, *words):
@@ -348,7 +346,7 @@ def test_mismatched_counts_are_refused(raw_root):
         ("uncharacterized.txt", "      2", "    two"),
     ],
 )
-def test_broken_raw_files_are_refused(raw_root, file, old, new):
+def test_damaged_raw_files_are_refused(raw_root, file, old, new):
     path = raw_root / "raw" / file
     assert old in path.read_text()
     path.write_text(
@@ -357,14 +355,14 @@ def test_broken_raw_files_are_refused(raw_root, file, old, new):
     refused(raw_root, str(raw_root / "raw"), "data_v3.pt")
 
 
-def test_properties_that_are_no_numbers_are_refused(tmp_path):
+def test_properties_that_are_not_finite_are_refused(tmp_path):
     columns = properties()
     columns["homo"][7] = np.nan
     refused(write_qm9(tmp_path, columns), "not finite")
 
 
 @pytest.mark.parametrize("keep", [0, 100, 5000])
-def test_broken_processed_files_are_refused(raw_root, keep):
+def test_damaged_processed_files_are_refused(raw_root, keep):
     splits(raw_root)
     processed = raw_root / "processed/data_v3.pt"
     processed.write_bytes(processed.read_bytes()[:keep])

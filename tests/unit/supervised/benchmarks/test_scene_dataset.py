@@ -1,4 +1,4 @@
-"""Missing and broken files of NYU-v2 and Cityscapes: one sentence that names them."""
+"""Missing and damaged files of NYU-v2 and Cityscapes: one sentence that names them."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def test_a_corrupt_file_is_named(tmp_path, index, content):
 
 
 @pytest.mark.parametrize("array", [np.array([{}]), np.array(["text"])])
-def test_arrays_of_no_numbers_are_refused(tmp_path, array):
+def test_arrays_of_objects_or_text_are_refused(tmp_path, array):
     benchmark = made(tmp_path, Cityscapes)
     np.save(tmp_path / "train/depth/2.npy", array, allow_pickle=True)
     refused(benchmark, "train/depth/2.npy", "numbers")

@@ -1,4 +1,4 @@
-"""The attention SegNet: the paper's size, whom each parameter serves, and where attention acts."""
+"""The attention SegNet: the paper's size, which task uses a parameter, and where attention acts."""
 
 import pytest
 import torch
@@ -72,8 +72,8 @@ def test_a_task_s_attention_and_head_reach_no_other_task(model):
 
 
 def test_a_closed_mask_hides_all_shared_features(model):
-    """With the last mask at 0 a task sees nothing, so that its prediction is its head's biases, the
-    same everywhere.
+    """With the last mask at 0 a task has no features, so that its prediction is its head's biases
+    everywhere.
     """
     normalisation = model.attention[1].decoder[0][4]
     nn.init.zeros_(normalisation.weight)
@@ -94,9 +94,9 @@ def test_unpooling_returns_values_to_where_they_came_from(model):
     model.decoder_first[4].register_forward_hook(lambda *given: unpooled.append(given[1][0]))
     model(images(64, 64))
     (late,), (unpooled,) = late, unpooled
-    kept = unpooled != 0
-    assert unpooled.shape == late.shape and kept.any()
-    assert torch.equal(unpooled[kept], late[kept])
+    filled = unpooled != 0
+    assert unpooled.shape == late.shape and filled.any()
+    assert torch.equal(unpooled[filled], late[filled])
     blocks = [part.unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2) for part in (unpooled, late)]
     assert torch.equal(blocks[0].sum(-1), blocks[1].amax(-1))  # after ReLU nothing is negative
 

@@ -1,4 +1,4 @@
-"""The toy problem of Figure 1: where the ways end, and what its options change."""
+"""The toy problem of Figure 1: where trajectories end, and what its options change."""
 
 import functools
 
@@ -19,34 +19,34 @@ from mtrl_fairgrad.weighting import make_method
 
 
 @functools.cache
-def ways_of(alpha):
-    """Ten times the figure's learning rate, to be there soon."""
+def trajectories(alpha):
+    """With ten times the learning rate of the figure, to arrive sooner."""
     return descend(alpha, ToyConfig(learning_rate=0.01, steps=8000))
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 5.0])
 def test_fairgrad_reaches_the_pareto_front_from_every_start(alpha):
-    ways = ways_of(alpha)
-    assert ways.arrived.all()
-    assert (distance_from_front(ways.points[-1]) <= 0.03).all()
-    assert ways.points.shape[1:] == (len(STARTS), 2)
-    torch.testing.assert_close(ways.points[0], torch.tensor(STARTS, dtype=torch.float64))
+    paths = trajectories(alpha)
+    assert paths.arrived.all()
+    assert (distance_from_front(paths.points[-1]) <= 0.03).all()
+    assert paths.points.shape[1:] == (len(STARTS), 2)
+    torch.testing.assert_close(paths.points[0], torch.tensor(STARTS, dtype=torch.float64))
 
 
 def test_linear_scalarisation_ends_at_one_point_of_the_front_or_in_a_valley():
-    """From (9, 9) the large second loss pulls into its valley; from elsewhere all end where the sum
-    is least.
+    """From (9, 9) the large second loss leads into its valley; the others end at the minimum of the
+    sum.
     """
-    ways = ways_of(0.0)
-    assert ways.arrived.tolist() == [True, True, False, True, True]
-    ends = ways.points[-1][ways.arrived]
+    paths = trajectories(0.0)
+    assert paths.arrived.tolist() == [True, True, False, True, True]
+    ends = paths.points[-1][paths.arrived]
     torch.testing.assert_close(
         ends[:, 0], torch.full((4,), -5.727, dtype=torch.float64), rtol=0, atol=0.1
     )
 
 
 def test_more_fairness_ends_nearer_to_the_small_loss():
-    ends = [ways_of(alpha).points[-1, 1, 0] for alpha in (1.0, 2.0, 5.0)]
+    ends = [trajectories(alpha).points[-1, 1, 0] for alpha in (1.0, 2.0, 5.0)]
     assert ends[0] < ends[1] < ends[2]
 
 
@@ -73,23 +73,23 @@ def test_both_formulas():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "part"),
     [
         ({"formula": "book"}, "formula=book"),
         ({"alphas": [-1]}, "alpha=-1"),
         ({"steps": 0}, "steps=0"),
     ],
 )
-def test_bad_options_are_refused(options, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_options_are_refused(options, part):
+    with pytest.raises(ValueError, match=part):
         ToyConfig(**options)
 
 
 def test_the_figure_is_drawn(tmp_path):
     points = torch.tensor(STARTS, dtype=torch.float64).expand(3, -1, -1)
-    ways = [
+    paths = [
         Trajectories(alpha, points, torch.zeros(len(STARTS), dtype=torch.bool))
         for alpha in (0.0, 2.0)
     ]
-    draw(ways, ToyConfig(), tmp_path / "toy.png")
+    draw(paths, ToyConfig(), tmp_path / "toy.png")
     assert (tmp_path / "toy.png").stat().st_size > 10_000
