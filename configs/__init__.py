@@ -1,1 +1,1 @@
-"""Hydra configuration groups; a package so that a wheel can carry them."""
+"""Hydra's configuration groups; a package, so that the wheel contains them."""

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_fairgrad.cli.multirun import Sweep, Task, is_multirun
 from mtrl_fairgrad.cli.override_filter import filter_overrides
+from mtrl_fairgrad.config import option_docs as option_docs  # registers a resolver for --help
 from mtrl_fairgrad.config.groups import (
     config_dir,
     config_group,

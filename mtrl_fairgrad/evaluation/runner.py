@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils.validation import ConfigError, check_device
 
 if TYPE_CHECKING:  # user errors are reported before these are imported
@@ -92,6 +93,8 @@ def run_evaluation(options: EvaluationOptions) -> Path:
         WorkerError: a simulator raised an error.
     """
     options.check()
+    if not options.is_policy:
+        RunFolder.open(options.run)  # a wrong folder is refused before PyTorch is imported
     from mtrl_fairgrad.evaluation.target import open_policy, open_run
 
     if options.is_policy:

@@ -46,18 +46,6 @@ def test_every_option_of_every_group_composes(path):
     ) is not None
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
-def test_every_key_is_explained(path):
-    if path.parent.name in ("preset", "preset_method"):
-        pytest.skip("presets only set what groups explain")
-    lines = path.read_text().splitlines()
-    own = lines[
-        : next((i for i, line in enumerate(lines) if line.startswith("hydra:")), len(lines))
-    ]
-    bare = [line for line in own if ":" in line and "#" not in line and not line.endswith(":")]
-    assert [line for line in bare if not line.strip().startswith(("-", "name:"))] == []
-
-
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_has_a_yaml_with_all_its_options(name):
     written = yaml.safe_load((CONFIGS / "method" / f"{name}.yaml").read_text())
