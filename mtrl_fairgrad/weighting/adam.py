@@ -1,4 +1,4 @@
-"""Adam for the few numbers a method learns by itself."""
+"""Adam for the few numbers that a method learns."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ EPSILON = 1e-8
 
 
 class Adam(nn.Module):
-    """`torch.optim.Adam` as a module: what it remembers is saved, moved and reset with the method
-    it belongs to.
+    """`torch.optim.Adam` as a module: its state is saved, moved and reset with its method.
 
-    Every element of the leading axes counts its own steps, so that one may be left out of a step
-    and later continue as if that step had never been. PyTorch's own has one count for a whole
-    tensor, which it reads on the host.
+    Every element of the leading axes counts its own steps, so that an element that skips a step
+    continues as if that step had not happened. PyTorch's Adam has one count for a whole tensor and
+    reads it on the host.
 
     Args:
-        shape: of the value learned, `[..., K]`.
+        shape: shape of the learned tensor, `[..., K]`.
     """
 
     mean: Tensor
@@ -31,11 +30,11 @@ class Adam(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(*shape, dtype=torch.float64))
         self.register_buffer("square", torch.zeros(*shape, dtype=torch.float64))
-        # Not an integer: a Python number to the power of an integer tensor has single precision.
+        # Float, because a Python number to the power of an integer tensor has single precision.
         self.register_buffer("steps", torch.zeros(*shape[:-1], 1, dtype=torch.float64))
 
     def reset(self) -> None:
-        """Forget all steps."""
+        """Return to the state before the first step."""
         for buffer in self.buffers():
             buffer.zero_()
 

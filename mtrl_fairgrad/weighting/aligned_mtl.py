@@ -26,14 +26,14 @@ from mtrl_fairgrad.weighting.solvers.problem import check_gramian, finalize, pre
 class AlignedMTL(GramianWeighting):
     """Aligned gradients. Stateless; costs one Jacobian and a K×K eigendecomposition.
 
-    On a GPU PyTorch's eigendecomposition waits for the device, which no other method does.
+    On a GPU, PyTorch's eigendecomposition synchronises with the device; no other method does.
 
     Args:
         scale: σ is the smallest non-zero eigenvalue (`"min"`, the paper's), their median, or their
             mean (`"rmse"`).
 
     Raises:
-        ValueError: any other scale.
+        ValueError: another scale.
     """
 
     name = "aligned_mtl"
@@ -47,7 +47,7 @@ class AlignedMTL(GramianWeighting):
     @ignore_fp_warnings
     @torch.no_grad()
     def forward(self, gramian: Tensor) -> Weights:
-        """Weights for Gramians.
+        """Compute weights.
 
         Args:
             gramian: `[..., K, K]`; eigenvalues below rounding, K times the dtype's epsilon times
@@ -73,12 +73,12 @@ class AlignedMTL(GramianWeighting):
         if self.scale == "rmse":
             sigma = xp.sum(xp.where(kept, values, 0.0), -1) / xp.where(count > 0, count, 1)
         else:
-            # Counted from the top, of which `count` are kept: the last of them, or the lower
-            # middle.
+            # Rank from the top among the `count` non-zero eigenvalues: the last, or the lower
+            # median.
             rank = count if self.scale == "min" else (count + 2) // 2
-            place = xp.cumsum(xp.flip(kept, (-1,)) * 1, -1)
+            position = xp.cumsum(xp.flip(kept, (-1,)) * 1, -1)
             sigma = xp.sum(
-                xp.where((xp.flip(place, (-1,)) == rank[..., None]) & kept, values, 0.0), -1
+                xp.where((xp.flip(position, (-1,)) == rank[..., None]) & kept, values, 0.0), -1
             )
         mixed = xp.where(
             kept, matvec(xp.swapaxes(vectors, -1, -2), values * 0 + 1 / tasks) / xp.sqrt(safe), 0.0
@@ -89,5 +89,5 @@ class AlignedMTL(GramianWeighting):
         return Weights(weights, {"min_progress": smallest})
 
     def extra_repr(self) -> str:
-        """What `print` shows between the parentheses."""
+        """Return the options for `print`."""
         return f"scale={self.scale}"

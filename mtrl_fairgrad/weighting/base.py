@@ -127,7 +127,11 @@ class Method(nn.Module):
             self.get_buffer(name).fill_(value)
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor | None:
-        """Draw the `noise` of one call, one generator per leading element; None if none is needed."""
+        """Draw the `noise` of one call, with one generator per leading element.
+
+        Returns:
+            None for methods without randomness.
+        """
         return None
 
     def after_step(self, losses: Tensor) -> None:

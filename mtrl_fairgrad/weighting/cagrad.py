@@ -12,10 +12,10 @@ whose solution is `d = g_0 + λ g_w` with `g_w = Σ w_i g_i`, `λ = c‖g_0‖ /
 simplex the minimiser of `g_wᵀg_0 + c‖g_0‖‖g_w‖`. c = 0 is the mean gradient, c → ∞ points where
 MGDA does.
 
-How it is solved. The same d is the point nearest to `g_0` with `g_iᵀd ≥ ν` for all i, for the ν
-that puts it at a distance of `c‖g_0‖`. For given ν that is a quadratic programme in `y = λw ≥ 0`.
-The distance grows with ν and is convex in it, so Newton's iteration from above reaches it
-monotonically, never needing a safeguard.
+Solution: d is also the point nearest to `g_0` with `g_iᵀd ≥ ν` for all i, for the ν at which its
+distance is `c‖g_0‖`. For given ν that is a quadratic programme in `y = λw ≥ 0`. The distance
+increases with ν and is convex in it, so Newton's iteration from above converges monotonically
+without a safeguard.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from mtrl_fairgrad.weighting.solvers.nonnegative import minimise
 from mtrl_fairgrad.weighting.solvers.problem import Equilibrated, Problem, finalize, prepare_cosines
 
 STEPS = 40
-"""Newton steps at most; most problems need 3 or 4."""
+"""Maximum number of Newton steps; most problems need 3 or 4."""
 STEPS_ON_DEVICE = 8
 TARGET = 1e-12
 """Relative error of the distance at which iteration stops."""
 
 
 class _Point(NamedTuple):
-    """Where Newton's iteration is."""
+    """State of Newton's iteration."""
 
     level: Array
     """ν, `[...]`."""
@@ -67,10 +67,10 @@ class CAGrad(GramianWeighting):
             minimising the mean loss is still what it converges to. 0.4 in the paper's supervised
             experiments, 0.9 on MT10.
         rescale: d is divided by `1 + c²` (`"squared"`, as the authors' code by default), by `1 + c`
-            (`"linear"`) or by nothing (`"none"`).
+            (`"linear"`) or not at all (`"none"`).
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: an option that is not allowed.
     """
 
     name = "cagrad"
@@ -86,7 +86,7 @@ class CAGrad(GramianWeighting):
     @ignore_fp_warnings
     @torch.no_grad()
     def forward(self, gramian: Tensor) -> Weights:
-        """Weights for Gramians.
+        """Compute weights.
 
         Args:
             gramian: `[..., K, K]`.
@@ -95,12 +95,12 @@ class CAGrad(GramianWeighting):
             Weights `[..., K]`, positive, with the diagnostics
 
             * `min_progress` `[...]`, the smallest `g_iᵀd`;
-            * `radius_error` `[...]`, how far d is from where it must be, `‖d − g_0‖ / (c‖g_0‖) −
-              1`; 0 but for rounding, negative if c > 1 at a Pareto stationary point, where nothing
-              is better than d = 0.
+            * `radius_error` `[...]`, the relative error of the distance, `‖d − g_0‖ / (c‖g_0‖) −
+              1`; 0 up to rounding, negative if c > 1 at a Pareto stationary point, where d = 0 is
+              optimal.
 
-            Tasks without gradient count in the mean and are left out otherwise. NaN for an element
-            of the leading axes that is not finite.
+            Tasks without gradient count in the mean only. NaN for an element of the leading axes
+            that is not finite.
 
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.
@@ -119,26 +119,28 @@ class CAGrad(GramianWeighting):
         )
 
     def extra_repr(self) -> str:
-        """What `print` shows between the parentheses."""
+        """Return the options for `print`."""
         return f"c={self.c:g}, rescale={self.rescale}"
 
 
 def _nearest(
     problem: Problem, scaled: Equilibrated, norms: Array, mean: Array, radius: Array
 ) -> tuple[Array, Array]:
-    """`y` `[..., K]` at the ν whose distance is the radius `[...]`, and the relative error of that
-    distance.
+    """Return `y` `[..., K]` at the ν whose distance is the radius `[...]`, and the relative error
+    of that distance.
     """
     xp = namespace(norms)
     moving = radius > 0
 
     def at(level: Array, guess: Array = None) -> _Point:
-        pull = xp.where(problem.active & moving[..., None], (level[..., None] - mean) / norms, -1.0)
-        u, free = minimise(scaled.cosines, pull, guess)
+        linear = xp.where(
+            problem.active & moving[..., None], (level[..., None] - mean) / norms, -1.0
+        )
+        u, free = minimise(scaled.cosines, linear, guess)
         return _Point(level, u, free, xp.sqrt(xp.sum(u * matvec(scaled.cosines, u), -1)))
 
-    # With any one of the constraints alone, ν would be this; with all of them the distance is at
-    # least the radius, up to the ridge.
+    # The smallest ν of a single constraint: with all constraints, the distance is at least the
+    # radius there, up to the ridge.
     alone = xp.where(problem.active, mean + radius[..., None] * norms, xp.inf)
     lowest = xp.amin(alone, -1)
     point = at(xp.where(xp.isfinite(lowest), lowest, 0.0))

@@ -3,7 +3,7 @@
 Lin, Jiang, Ye, Zhang, Chen, Chen, Liu, Tsang and Kwok, "Dual-Balancing for Multi-Task Learning",
 2023, arXiv 2308.12029.
 
-Balances the losses by taking their logarithms and the gradients by giving all of them the largest
+Balances losses by taking their logarithms, and gradients by scaling all of them to the largest
 norm,
 
     ĝ_i ← β_t ĝ_i + (1−β_t) ∇log l_i,               β_t = β / t^σ,   ∇log l_i = g_i / l_i
@@ -29,15 +29,16 @@ _linalg: Any = torch.linalg  # compiled, without type annotations
 
 
 class DBMTL(AveragingAggregation):
-    """Averaged gradients of the losses' logarithms at equal norms. With state, K gradients of it;
-    costs one Jacobian.
+    """Averaged gradients of the losses' logarithms at equal norms.
+
+    Its state is K gradients. Costs one Jacobian.
 
     Args:
-        beta: how much of the averages stays in the first call, in [0, 1); 0 averages nothing.
-        beta_decay: the power σ of the number of calls that divides beta, at least 0.
+        beta: weight of the old average at the first call, in [0, 1); 0 averages nothing.
+        beta_decay: the exponent σ of the number of calls that divides beta, at least 0.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: an option that is not allowed.
     """
 
     name = "db_mtl"
@@ -53,7 +54,7 @@ class DBMTL(AveragingAggregation):
 
     @torch.no_grad()
     def forward(self, jacobian: Mapping[str, Tensor], losses: Tensor | None = None) -> Aggregate:
-        """One direction for a Jacobian; the averages move.
+        """Compute the direction for a Jacobian and update the averages.
 
         Args:
             jacobian: the gradients of the losses themselves, name -> `[..., K, *shape]`, names and
@@ -67,7 +68,7 @@ class DBMTL(AveragingAggregation):
             * `norms` `[..., K]`, the averages' norms.
 
             NaN for an element of the leading axes with a non-finite entry or a loss that is not
-            positive, whose state stays.
+            positive; its state does not change.
 
         Raises:
             ValueError: not initialised, another Jacobian, or no losses.
@@ -75,8 +76,7 @@ class DBMTL(AveragingAggregation):
         rows = self._ordered(jacobian)
         if losses is None:
             raise ValueError(
-                f"{self.name} divides gradients by their losses: pass losses=..., of shape [..., "
-                "K]."
+                f"{self.name} divides gradients by their losses: pass losses=…, of shape [..., K]."
             )
         self._check_shape(losses.shape)
         beta = self.beta / (self.calls + 1)[..., None] ** self.beta_decay
@@ -97,7 +97,7 @@ class DBMTL(AveragingAggregation):
         return Aggregate(contract(weights, averages), diagnostics)
 
     def _norms(self, jacobian: Mapping[str, Tensor]) -> Tensor:
-        """`[..., K]` float64, of the rows over all parameters."""
+        """Return the norms of the rows over all parameters, `[..., K]` float64."""
         axes = len(self.batch_shape) + 1
         parts: list[Tensor] = []
         for rows in jacobian.values():
@@ -106,5 +106,5 @@ class DBMTL(AveragingAggregation):
         return _linalg.vector_norm(torch.stack(parts), dim=0)
 
     def extra_repr(self) -> str:
-        """What `print` shows between the parentheses."""
+        """Return the options for `print`."""
         return f"beta={self.beta:g}, beta_decay={self.beta_decay:g}"

@@ -5,7 +5,7 @@ Liu, Johns and Davison, "End-to-End Multi-Task Learning with Attention" (MTAN), 
 
     w = K · softmax(r / T),   r_i = recent mean of l_i / the mean before it,
 
-both means over a window of calls, T a temperature: the larger, the more alike the weights.
+both means over a window of calls. The larger the temperature T, the more equal the weights.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ class DWA(PositiveLossWeighting):
     """Weights by the losses' rates of change. Needs positive losses and `init`; costs one ordinary
     backward pass.
 
-    It remembers `2 · window` losses of each task; the weights are 1 until it has seen so many. Its
-    diagnostics hold `rate` `[..., K]`, the r of the weights, 1 until then.
+    It stores the last `2 · window` losses of each task; until then the weights are 1. The
+    diagnostic `rate` `[..., K]` is the r of the weights, 1 until then.
 
     Args:
         temperature: T, positive.
-        window: calls averaged over, at least 1.
-        sliding: True compares the last `window` losses, this call's included, with those before at
-            every call, as the code of Nash-MTL and FairGrad does (which starts earlier, from a
-            history of ones). False changes the weights only after every `window` calls and keeps
-            them for the next: with a window of one epoch's iterations this is the paper's method.
+        window: number of calls in a mean, at least 1; fixed by `init`.
+        sliding: True compares at every call the last `window` losses, including this call's, with
+            those before, as the code of Nash-MTL and FairGrad does (which starts earlier, from a
+            history of ones). False changes the weights only after every `window` calls: with the
+            number of iterations in an epoch as window this is the paper's method.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: an option that is not allowed.
     """
 
     name = "dwa"
@@ -61,7 +61,7 @@ class DWA(PositiveLossWeighting):
         batch_shape: tuple[int, ...] = (),
         template: Mapping[str, Tensor] | None = None,
     ) -> Self:
-        """Give the method its sizes and an empty history; see `Method.init`."""
+        """Set the sizes and an empty history; see `Method.init`."""
         super().init(tasks, batch_shape, template)
         self._add_state("history", (*self.batch_shape, 2 * self.window, tasks))
         self._add_state("calls", (*self.batch_shape, 1), dtype=torch.int64)
@@ -81,8 +81,8 @@ class DWA(PositiveLossWeighting):
         if not self.sliding:
             changes = changes & (self.calls % self.window == 0)
         rate = torch.where(changes, recent / before, self.rate)
-        answered = rate if self.sliding else self.rate.clone()
+        result_rate = rate if self.sliding else self.rate.clone()
         self.rate.copy_(rate)
         return Weights(
-            losses.shape[-1] * (answered / self.temperature).softmax(-1), {"rate": answered}
+            losses.shape[-1] * (result_rate / self.temperature).softmax(-1), {"rate": result_rate}
         )

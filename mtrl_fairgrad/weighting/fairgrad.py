@@ -53,7 +53,7 @@ class FairGrad(GramianWeighting):
         sgd_max_norm: the norm its gradients are clipped to, positive.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: an option that is not allowed.
     """
 
     name = "fairgrad"
@@ -89,7 +89,7 @@ class FairGrad(GramianWeighting):
 
     @torch.no_grad()
     def forward(self, gramian: Tensor) -> Weights:
-        """Weights for Gramians.
+        """Compute weights.
 
         Args:
             gramian: `[..., K, K]`, symmetric positive semi-definite.
@@ -135,5 +135,6 @@ class FairGrad(GramianWeighting):
         return Weights(solution.weights, diagnostics)
 
     def extra_repr(self) -> str:
-        """What `print` shows between the parentheses."""
-        return f"alpha={self.alpha:g}, solver={self.solver}, min_relative_norm={self.min_relative_norm:g}"
+        """Return the options for `print`."""
+        smallest = self.min_relative_norm
+        return f"alpha={self.alpha:g}, solver={self.solver}, min_relative_norm={smallest:g}"

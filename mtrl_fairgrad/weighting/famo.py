@@ -1,9 +1,9 @@
 """FAMO, fast adaptive multi-task optimisation.
 
 Liu, Feng, Stone and Liu, "FAMO: Fast Adaptive Multitask Optimization", 2023, arXiv 2306.03792.
-Makes the logarithms of all losses fall alike without any task's gradient. With learned logits ξ, `z
-= softmax(ξ)` and the distances `D_i = l_i − min_i + 10⁻⁸` from a lower bound of the losses, a step
-descends `c Σ_i z_i log D_i`,
+Lets the logarithms of all losses fall at equal rates without task gradients. With learned logits ξ,
+`z = softmax(ξ)` and the distances `D_i = l_i − min_i + 10⁻⁸` from a lower bound of the losses, a
+step descends `c Σ_i z_i log D_i`,
 
     w_i = c z_i / D_i,   c = 1 / Σ_j (z_j / D_j).
 
@@ -11,11 +11,11 @@ After the step, the losses of the same batch show what it did to each task,
 
     δ_i = log D_i (before) − log D_i (after),
 
-and ξ takes a step of Adam along `z ∘ (δ − zᵀδ)`, the gradient of zᵀδ with δ held: who gained most
-weighs less.
+and ξ takes a step of Adam along `z ∘ (δ − zᵀδ)`, the gradient of zᵀδ with δ fixed: tasks with more
+progress get less weight.
 
-The authors' reinforcement-learning code multiplies by 1/c where the paper and their other code have
-c, a slip.
+The authors' reinforcement-learning code multiplies by 1/c instead of c, unlike the paper and their
+other code.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class FAMO(PositiveLossWeighting):
     """Weights that balance the losses' relative progress. Needs positive losses, `init`, and
     `after_step`.
 
-    Costs one ordinary backward pass, and one forward pass for the losses after the step. Its
-    diagnostics hold `logits` `[..., K]`, the ξ of the weights.
+    Costs one ordinary backward pass, and one forward pass for the losses after the step. The
+    diagnostic `logits` `[..., K]` is the ξ of the weights.
 
     Args:
-        learning_rate: of ξ, positive.
+        learning_rate: step size of ξ, positive.
         gamma: weight decay of ξ, at least 0. 0.01 in the authors' reinforcement learning.
-        min_loss: what no loss falls below, at least 0: losses of at most this are answered NaN.
+        min_loss: lower bound of the losses, at least 0; a loss of at most this gives NaN weights.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: an option that is not allowed.
     """
 
     name = "famo"
@@ -79,7 +79,7 @@ class FAMO(PositiveLossWeighting):
         batch_shape: tuple[int, ...] = (),
         template: Mapping[str, Tensor] | None = None,
     ) -> Self:
-        """Give the method its sizes and its ξ; see `Method.init`."""
+        """Set the sizes and the initial ξ; see `Method.init`."""
         super().init(tasks, batch_shape, template)
         self._add_state("logits", (*self.batch_shape, tasks))
         self._add_state("before", (*self.batch_shape, tasks))
@@ -98,8 +98,8 @@ class FAMO(PositiveLossWeighting):
         self._check_shape(losses.shape)
         if self._stepping:
             raise RuntimeError(
-                "famo was used twice without after_step: call its after_step(losses) with the "
-                "losses of the same batch after every optimiser step."
+                "famo was called twice without after_step: call after_step(losses) with the losses "
+                "of the same batch after every optimiser step."
             )
         self.before.copy_(self._log_distance(losses))
         self._stepping = True
@@ -107,10 +107,9 @@ class FAMO(PositiveLossWeighting):
         return Weights((logits - self.before).softmax(-1), {"logits": logits})
 
     def after_step(self, losses: Tensor) -> None:
-        """Learn from the losses `[..., K]` of the same batch after the optimiser's step.
+        """Update ξ from the losses `[..., K]` of the same batch after the optimiser step.
 
-        Without a call before, as after a step that mixed precision had to skip, there is nothing to
-        learn.
+        Does nothing without a preceding call, as after a step that mixed precision skipped.
 
         Raises:
             ValueError: not initialised, or another shape.
@@ -126,8 +125,8 @@ class FAMO(PositiveLossWeighting):
         self.adam.step(self.logits, gradient, finite, self.learning_rate, self.gamma)
 
     def _log_distance(self, losses: Tensor) -> Tensor:
-        """The logarithms of D, NaN for an element of the leading axes with a loss not above the
-        bound.
+        """Return the logarithms of D, NaN for an element of the leading axes with a loss at or
+        below the bound.
         """
         distance = positive_or_nan(losses.double() - self.min_loss)
         return (distance + EPSILON).log()

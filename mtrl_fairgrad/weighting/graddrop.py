@@ -9,8 +9,8 @@ gradients of parameters):
     P = ½ (1 + Σ_i g_i / Σ_i |g_i|),   U uniform in [0, 1)
     d = Σ_i (ℓ + (1−ℓ) m_i) g_i,       m_i = [g_i > 0 and P > U] or [g_i < 0 and P ≤ U]
 
-P is the positive entries' share of the absolute sum, so a sign wins with the probability of its
-weight, and the expectation of d over U is the plain sum of the gradients.
+P is the positive entries' share of the absolute sum, so a sign is kept with the probability of its
+share, and the expectation of d over U is the plain sum of the gradients.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from mtrl_fairgrad.weighting.template import TemplateAggregation
 
 
 class GradDrop(TemplateAggregation):
-    """Keeps one sign per coordinate. Random, without state; costs one Jacobian and two passes over
+    """Keep one sign per coordinate. Random, without state; costs one Jacobian and two passes over
     it.
 
     Args:
-        leak: the share ℓ of every gradient that passes whatever its sign, in [0, 1]; 1 is the plain
+        leak: the part ℓ of every gradient that is kept whatever its sign, in [0, 1]; 1 is the plain
             sum.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: an option that is not allowed.
     """
 
     name = "graddrop"
@@ -48,8 +48,8 @@ class GradDrop(TemplateAggregation):
         self.leak = leak
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Uniform numbers `[..., P]`, one for each coordinate of all parameters in the template's
-        order and dtype.
+        """Draw uniform numbers `[..., P]`, one for each coordinate of all parameters in the
+        template's order and dtype.
 
         Raises:
             ValueError: not initialised, or not one generator per leading element.
@@ -64,12 +64,12 @@ class GradDrop(TemplateAggregation):
         return self._stack_draws(generators, uniform)
 
     def _sizes(self) -> list[int]:
-        """How many coordinates each parameter has."""
+        """Return the number of coordinates of each parameter."""
         return [rows.shape[len(self.batch_shape) + 1 :].numel() for rows in self._known.values()]
 
     @torch.no_grad()
     def forward(self, jacobian: Mapping[str, Tensor], noise: Tensor | None = None) -> Aggregate:
-        """One direction for a Jacobian.
+        """Compute the direction for a Jacobian.
 
         Args:
             jacobian: name -> `[..., K, *shape]`, names and shapes as in the template.
@@ -77,10 +77,8 @@ class GradDrop(TemplateAggregation):
 
         Returns:
             name -> `[..., *shape]` in the Jacobian's dtype, with the diagnostic `kept` `[...]`, the
-            winning signs'
-            share of the absolute sum of all entries: 1 where no coordinate is disputed. NaN for an
-                element of the
-            leading axes with a non-finite entry.
+            share of the kept signs in the absolute sum of all entries: 1 where all tasks agree in
+            sign. NaN for an element of the leading axes with a non-finite entry.
 
         Raises:
             ValueError: not initialised, another Jacobian, no noise, or noise of another shape.
@@ -91,8 +89,8 @@ class GradDrop(TemplateAggregation):
         if tuple(uniform.shape) != (*self.batch_shape, sum(sizes)):
             raise ValueError(
                 f"noise of shape {tuple(uniform.shape)} is not allowed: give "
-                f"{(*self.batch_shape, sum(sizes))}, one "
-                "uniform number per coordinate, as method.draw returns them."
+                f"{(*self.batch_shape, sum(sizes))}, one uniform number per coordinate, as "
+                "method.draw returns them."
             )
         combined: dict[str, Tensor] = {}
         kept: list[Tensor] = []
@@ -100,7 +98,7 @@ class GradDrop(TemplateAggregation):
         for (name, row), piece in zip(rows.items(), torch.split(uniform, sizes, -1), strict=True):
             entries = flatten(row, axes + 1).to(torch.promote_types(row.dtype, torch.float32))
             up, down = entries.clamp(min=0).sum(-2), entries.clamp(max=0).sum(-2)
-            # P > U without the quotient, which 0/0 has not; then both signs' sums are 0.
+            # P > U without a division, which would be 0/0 where both signs' sums are 0.
             winner = torch.where(up > piece * (up - down), up, down)
             kept.append(winner.abs().sum(-1, dtype=torch.float64))
             total.append((up - down).sum(-1, dtype=torch.float64))
@@ -110,10 +108,10 @@ class GradDrop(TemplateAggregation):
         share = torch.where(absolute > 0, torch.stack(kept).sum(0) / absolute, 1.0)
         direction: dict[str, Tensor] = {}
         for name, row in rows.items():
-            spoilt = torch.where(finite[..., None], combined[name], torch.nan)
-            direction[name] = spoilt.to(row.dtype).reshape(row.select(axes, 0).shape)
+            masked = torch.where(finite[..., None], combined[name], torch.nan)
+            direction[name] = masked.to(row.dtype).reshape(row.select(axes, 0).shape)
         return Aggregate(direction, {"kept": torch.where(finite, share, torch.nan)})
 
     def extra_repr(self) -> str:
-        """What `print` shows between the parentheses."""
+        """Return the options for `print`."""
         return f"leak={self.leak:g}"

@@ -29,7 +29,7 @@ class IMTLG(GramianWeighting):
     @ignore_fp_warnings
     @torch.no_grad()
     def forward(self, gramian: Tensor) -> Weights:
-        """Weights for Gramians.
+        """Compute weights.
 
         Args:
             gramian: `[..., K, K]`; a ridge of 1e-8 (1e-7 in float32) on its cosines makes singular
@@ -46,7 +46,7 @@ class IMTLG(GramianWeighting):
         problem, scaled = prepare_cosines(gramian)
         xp = namespace(problem.gramian)
         inverse = xp.exp(xp.amin(scaled.log_norms, -1)[..., None] - scaled.log_norms)
-        found = solve(scaled.cosines, xp.where(problem.active, inverse * 0 + 1, 0.0)) * inverse
-        total = xp.sum(found, -1)[..., None]
-        weights, smallest = finalize(problem, found / xp.where(total == 0, 1.0, total), gramian)
+        solution = solve(scaled.cosines, xp.where(problem.active, inverse * 0 + 1, 0.0)) * inverse
+        total = xp.sum(solution, -1)[..., None]
+        weights, smallest = finalize(problem, solution / xp.where(total == 0, 1.0, total), gramian)
         return Weights(weights, {"min_progress": smallest})

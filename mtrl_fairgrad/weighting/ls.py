@@ -1,4 +1,4 @@
-"""Linear scalarisation: every task counts the same."""
+"""LS, linear scalarisation: equal weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class LS(LossWeighting):
     losses.
 
     Args:
-        reduction: `"sum"` weights every loss 1, `"mean"` 1/K, which is what most
-            reinforcement-learning code means by multi-task training. Under a scale-free optimiser
-            such as Adam the two train alike.
+        reduction: `"sum"` gives every loss the weight 1, `"mean"` 1/K, as most multi-task
+            reinforcement-learning code does. Under a scale-free optimiser such as Adam the two are
+            equivalent.
 
     Raises:
-        ValueError: any other reduction.
+        ValueError: another reduction.
     """
 
     name = "ls"
@@ -31,6 +31,6 @@ class LS(LossWeighting):
         self.reduction = reduction
 
     def forward(self, losses: Tensor) -> Weights:
-        """Weights `[..., K]`, all 1 or all 1/K, in the losses' dtype, whatever the losses."""
+        """Return weights `[..., K]`, all 1 or all 1/K, in the losses' dtype."""
         share = 1.0 if self.reduction == "sum" else 1.0 / losses.shape[-1]
         return Weights(torch.full_like(losses, share, requires_grad=False), {})

@@ -9,8 +9,8 @@ The direction is the shortest convex combination of the task gradients,
     min_w ‖Σ_i w_i g_i‖²,   w ≥ 0,  Σ_i w_i = 1,
 
 which is also the direction along which the slowest task improves most, for its length: `g_iᵀd ≥
-‖d‖²` for all tasks. It is 0 exactly at Pareto stationary points. Tasks with small gradients rule
-it.
+‖d‖²` for all tasks. It is 0 exactly at Pareto stationary points. Tasks with small gradients
+dominate it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class MGDA(GramianWeighting):
     """The min-norm point, exactly. Stateless; costs one Jacobian and a K×K quadratic programme.
 
     Args:
-        normalize: what each gradient is divided by while looking for the weights, as in Sener and
-            Koltun's code: `"none"`, its norm (`"l2"`), its loss (`"loss"`), or both (`"loss+"`).
-            The weights then apply to the gradients as they are.
+        normalize: what each gradient is divided by to find the weights, as in Sener and Koltun's
+            code: nothing (`"none"`), its norm (`"l2"`), its loss (`"loss"`), or both (`"loss+"`).
+            The weights then apply to the original gradients.
 
     Raises:
-        ValueError: any other word.
+        ValueError: another normalisation.
     """
 
     name = "mgda"
@@ -53,7 +53,7 @@ class MGDA(GramianWeighting):
     @ignore_fp_warnings
     @torch.no_grad()
     def forward(self, gramian: Tensor, losses: Tensor | None = None) -> Weights:
-        """Weights for Gramians.
+        """Compute weights.
 
         Args:
             gramian: `[..., K, K]`.
@@ -61,8 +61,9 @@ class MGDA(GramianWeighting):
 
         Returns:
             Weights `[..., K]` on the simplex, with the diagnostic `min_progress` `[...]`, the
-            smallest `g_iᵀd`. Where tasks have no gradient they share the weight, since the shortest
-            combination is then 0. NaN for an element of the leading axes that is not finite.
+            smallest `g_iᵀd`. If some tasks have no gradient, they share the weight, since the
+            shortest combination is then 0. NaN for an element of the leading axes that is not
+            finite.
 
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`, or no losses where they are needed.
@@ -74,15 +75,14 @@ class MGDA(GramianWeighting):
         )
         valid = problem.valid & xp.all(xp.isfinite(lengths), -1)
         lengths = xp.where(valid[..., None], lengths, 0.0)
-        # With the sum of the weights as the length of u, the shortest combination solves Cu = 1/n
-        # for the free ones.
+        # Up to the sum of the weights, the shortest combination solves Cu = 1/n for the free tasks.
         inverse = xp.exp(xp.amin(lengths, -1)[..., None] - lengths)
         u, _ = minimise(scaled.cosines, xp.where(problem.active, inverse, -1.0))
-        found = u * inverse
-        still = ~problem.active
-        found = xp.where(xp.any(still, -1)[..., None], still, found)
+        shares = u * inverse
+        stationary = ~problem.active
+        shares = xp.where(xp.any(stationary, -1)[..., None], stationary, shares)
         weights, smallest = finalize(
-            problem._replace(valid=valid), found / xp.sum(found, -1)[..., None], gramian
+            problem._replace(valid=valid), shares / xp.sum(shares, -1)[..., None], gramian
         )
         return Weights(weights, {"min_progress": smallest})
 
@@ -98,5 +98,5 @@ class MGDA(GramianWeighting):
         return divisors + namespace(positive).log(positive)
 
     def extra_repr(self) -> str:
-        """What `print` shows between the parentheses."""
+        """Return the options for `print`."""
         return f"normalize={self.normalize}"

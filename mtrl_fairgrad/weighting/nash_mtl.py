@@ -8,8 +8,8 @@ The Nash bargaining solution maximises `Σ log g_iᵀd`, so that `d = Σ w_i g_i
     GᵀG w = 1/w,
 
 which is FairGrad's equation at α = 1 and is solved exactly here; the authors' code approximates it
-by a sequence of convex programmes that stops at a residual near 1e-3. Rescaling a task changes
-nothing, and `‖d‖² = K`.
+by a sequence of convex programmes that stops at a residual near 1e-3. The direction
+does not depend on the scale of a task, and `‖d‖² = K`.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ from mtrl_fairgrad.weighting.options import Choice, Whole
 class NashMTL(GramianWeighting):
     """The Nash bargaining solution, exactly. Costs one Jacobian and the solution of a K×K equation.
 
-    It remembers its weights if they are to be used more than once.
+    It stores its weights if they are used for more than one call.
 
     Args:
-        update_weights_every: calls for which weights are kept, at least 1; the authors' code has 1
-            on MT10 and several in other places to save time, which is not needed here.
+        update_weights_every: number of calls that use the same weights, at least 1; fixed by
+            `init`. The authors' code has 1 on MT10 and more elsewhere to save time, which is not
+            needed here.
         normalize: `"frobenius"` solves for `M/‖M‖_F`, as the authors' code does, which makes d
             longer by `√‖M‖_F`; `"none"` takes M as it is.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: an option that is not allowed.
     """
 
     name = "nash_mtl"
@@ -58,10 +59,10 @@ class NashMTL(GramianWeighting):
         batch_shape: tuple[int, ...] = (),
         template: Mapping[str, Tensor] | None = None,
     ) -> Self:
-        """Sizes for the remembered weights; needless with `update_weights_every=1`.
+        """Set the sizes of the stored weights; optional with `update_weights_every=1`.
 
         Raises:
-            ValueError: no task.
+            ValueError: `tasks` < 1.
         """
         super().init(tasks, batch_shape, template)
         if self.update_weights_every > 1:
@@ -71,7 +72,7 @@ class NashMTL(GramianWeighting):
 
     @torch.no_grad()
     def forward(self, gramian: Tensor) -> Weights:
-        """Weights for Gramians.
+        """Compute weights.
 
         Args:
             gramian: `[..., K, K]`.
@@ -86,23 +87,23 @@ class NashMTL(GramianWeighting):
             ValueError: a Gramian that is not `[..., K, K]`; not initialised, or for another shape,
                 where needed.
         """
-        found = solvers.newton(gramian, 1.0)
-        weights = found.weights.double()
+        solution = solvers.newton(gramian, 1.0)
+        weights = solution.weights.double()
         if self.normalize == "frobenius":
             weights = weights * gramian.double().square().sum((-1, -2)).pow(0.25)[..., None]
         if self.update_weights_every > 1:
-            weights = self._keep(weights)
+            weights = self._store(weights)
         diagnostics = {
-            "residual": found.residual,
-            "converged": found.converged,
-            "active": found.active,
+            "residual": solution.residual,
+            "converged": solution.converged,
+            "active": solution.active,
         }
         if self.update_weights_every == 1 and self.normalize == "none":
-            return Weights(found.weights, {**diagnostics, "min_progress": found.min_progress})
+            return Weights(solution.weights, {**diagnostics, "min_progress": solution.min_progress})
         return self._result(gramian, weights, **diagnostics)
 
-    def _keep(self, weights: Tensor) -> Tensor:
-        """The weights in force: these, every so often, otherwise those of an earlier call."""
+    def _store(self, weights: Tensor) -> Tensor:
+        """Return these weights when an update is due, otherwise the stored ones."""
         self._check_shape(weights.shape)
         due = (self.calls % self.update_weights_every == 0) | self.kept.isnan()
         self.kept.copy_(torch.where(due, weights, self.kept))
@@ -110,5 +111,5 @@ class NashMTL(GramianWeighting):
         return torch.where(weights.isnan(), weights, self.kept)
 
     def extra_repr(self) -> str:
-        """What `print` shows between the parentheses."""
+        """Return the options for `print`."""
         return f"update_weights_every={self.update_weights_every}, normalize={self.normalize}"

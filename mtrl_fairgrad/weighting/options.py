@@ -92,6 +92,7 @@ class Number(Option[float]):
         self.bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
 
     def check(self, value: object) -> float:
+        """Return the value in its type; see `Option.check`."""
         return check_number(self.key, value, hint=self.hint, **self.bounds)
 
 
@@ -103,6 +104,7 @@ class Whole(Option[int]):
         self.at_least = at_least
 
     def check(self, value: object) -> int:
+        """Return the value in its type; see `Option.check`."""
         return check_integer(self.key, value, at_least=self.at_least, hint=self.hint)
 
 
@@ -114,6 +116,7 @@ class Choice(Option[str]):
         self.words = words
 
     def check(self, value: object) -> str:
+        """Return the value in its type; see `Option.check`."""
         return check_choice(self.key, value, self.words, hint=self.hint)
 
 
@@ -121,4 +124,5 @@ class Flag(Option[bool]):
     """True or False."""
 
     def check(self, value: object) -> bool:
+        """Return the value in its type; see `Option.check`."""
         return check_flag(self.key, value)

@@ -3,13 +3,13 @@
 Yu, Kumar, Gupta, Levine, Hausman and Finn, "Gradient Surgery for Multi-Task Learning", 2020, arXiv
 2001.06782.
 
-Each task's gradient meets the others in random order and loses what conflicts with them (Algorithm
-1):
+Each task's gradient visits the others in random order and loses the component that conflicts with
+them (Algorithm 1):
 
     g_i' ← g_i' − min(g_i'ᵀg_j, 0) / ‖g_j‖² · g_j   for all j ≠ i,      d = Σ_i g_i'
 
-With `g_i' = Σ_k C_ik g_k` all of it happens to the coefficients C, and the weights are C's column
-sums. For two tasks d conflicts with neither; for more, a later projection may undo an earlier one.
+With `g_i' = Σ_k C_ik g_k` only the coefficients C change, and the weights are C's column sums. For
+two tasks d conflicts with neither; for more, a later projection may undo an earlier one.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.base import Weights
-from mtrl_fairgrad.weighting.random_order import Meeting, RandomOrderWeighting
+from mtrl_fairgrad.weighting.random_order import PairStep, RandomOrderWeighting
 
 
 class PCGrad(RandomOrderWeighting):
-    """Projects conflicts out of each gradient. Random, without state; costs one Jacobian and K
-    steps on K×K matrices.
+    """Project conflicts out of each gradient. Random, without state; costs one Jacobian and K steps
+    on K×K matrices.
 
     Args:
         reduction: the direction is the `"sum"` of the projected gradients, as in the paper's
             algorithm, or their `"mean"`.
 
     Raises:
-        ValueError: any other reduction.
+        ValueError: another reduction.
     """
 
     name = "pcgrad"
 
     @torch.no_grad()
     def forward(self, gramian: Tensor, noise: Tensor | None = None) -> Weights:
-        """Weights for Gramians.
+        """Compute weights.
 
         Args:
             gramian: `[..., K, K]`.
@@ -47,15 +47,15 @@ class PCGrad(RandomOrderWeighting):
             Weights `[..., K]`, 0 for tasks without gradient, with the diagnostics
 
             * `min_progress` `[...]`, the smallest `g_iᵀd`;
-            * `changed` `[...]`, the share of the K(K−1) meetings with a conflict.
+            * `changed` `[...]`, the share of the K(K−1) pairs with a conflict.
 
             NaN for an element of the leading axes with a non-finite entry.
 
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`, no noise, or noise of another shape.
         """
-        return self._meet_all(gramian, noise, _project)
+        return self._visit_pairs(gramian, noise, _project)
 
 
-def _project(meeting: Meeting) -> Tensor:
-    return -meeting.product.clamp(max=0)
+def _project(step: PairStep) -> Tensor:
+    return -step.product.clamp(max=0)

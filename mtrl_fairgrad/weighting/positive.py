@@ -1,4 +1,4 @@
-"""What the loss weightings for positive losses share around their equations."""
+"""Base class of loss weightings for positive losses."""
 
 from __future__ import annotations
 
@@ -9,36 +9,34 @@ from mtrl_fairgrad.weighting.base import LossWeighting, Weights, positive_or_nan
 
 
 class PositiveLossWeighting(LossWeighting):
-    """A loss weighting whose equation holds for positive, finite losses; a method defines `_weigh`."""
+    """A loss weighting defined for positive, finite losses; subclasses define `_weigh`."""
 
     needs_positive_losses = True
 
     def forward(self, losses: Tensor) -> Weights:
-        """Weights for losses.
+        """Compute weights.
 
         Args:
             losses: `[..., K]`, positive and finite.
 
         Returns:
             Weights `[..., K]` in the losses' dtype (float32 for half precision). An element of the
-            leading axes with any other loss gets NaN, and what the method remembers of it stays as
-            it was.
+            leading axes with another loss gets NaN, and its state does not change.
 
         Raises:
             ValueError: a method with state was not initialised, or for another shape.
         """
-        seen, valid = self._seen(losses)
+        seen = positive_or_nan(losses)
+        valid = seen.isfinite().all(-1, keepdim=True)
         weights, diagnostics = self._weigh(seen, valid)
         weights = torch.where(valid, weights, torch.nan)
         return Weights(weights.to(torch.promote_types(losses.dtype, torch.float32)), diagnostics)
 
     def _weigh(self, losses: Tensor, valid: Tensor) -> Weights:
-        """The equation, in float64, for what `_seen` answered; state changes only where `valid`."""
-        raise NotImplementedError(f"{type(self).__name__} defines no _weigh.")
+        """Compute weights in float64 and update the state where `valid`.
 
-    def _seen(self, losses: Tensor) -> tuple[Tensor, Tensor]:
-        """The losses in float64, and `[..., 1]` whether all losses of an element are positive and
-        finite.
+        Args:
+            losses: `[..., K]` float64, NaN where not `valid`.
+            valid: `[..., 1]` bool, whether all losses of an element are positive and finite.
         """
-        seen = positive_or_nan(losses)
-        return seen, seen.isfinite().all(-1, keepdim=True)
+        raise NotImplementedError(f"{type(self).__name__} does not define _weigh.")

@@ -1,4 +1,4 @@
-"""Products with a Jacobian kept as it is born, a mapping from parameter name to `[..., K, *shape]`."""
+"""Products with Jacobians, which are mappings from parameter name to `[..., K, *shape]`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from torch import Tensor
 
 
 def jacobian_like(parameters: Iterable[Tensor], tasks: int) -> dict[str, Tensor]:
-    """The template `Method.init` takes, for parameters given to `backward` as `shared`; costs no
-    memory.
+    """Make the template of `Method.init` for the parameters given to `backward` as `shared`.
 
     Returns:
-        position of each parameter that requires a gradient -> `[K, *shape]`.
+        Position of each parameter that requires a gradient -> `[K, *shape]`, without own memory.
     """
     trainable = [parameter.detach() for parameter in parameters if parameter.requires_grad]
     return {
@@ -24,20 +23,18 @@ def jacobian_like(parameters: Iterable[Tensor], tasks: int) -> dict[str, Tensor]
 
 
 def align(factors: Tensor, rows: Tensor) -> Tensor:
-    """`factors` with trailing axes of length one, to go with `rows` that begin with the same axes."""
+    """Append axes of length 1 to `factors` to broadcast with `rows`, which begin with its axes."""
     return factors.reshape(*factors.shape, *(1,) * (rows.ndim - factors.ndim))
 
 
 def flatten(rows: Tensor, axes: int) -> Tensor:
-    """All axes after the first `axes` as one, of length 1 if there is none."""
+    """Flatten all axes after the first `axes` into one, of length 1 if there is none."""
     return rows.flatten(axes) if rows.ndim > axes else rows.unsqueeze(-1)
 
 
 @contextmanager
 def _full_precision() -> Generator[None]:
-    """Keep TF32 and bfloat16 shortcuts out of matrix products: the solvers need every bit of
-    float32.
-    """
+    """Disable TF32 and bfloat16 in matrix products: the solvers need full float32 precision."""
     known: Any = torch.backends  # its attributes lack annotations
     backends = (known.cuda.matmul, known.mkldnn.matmul)
     before = [backend.fp32_precision for backend in backends]
@@ -51,12 +48,12 @@ def _full_precision() -> Generator[None]:
 
 
 def gramian(jacobian: Mapping[str, Tensor], batch_dims: int = 0) -> Tensor:
-    """All inner products of task gradients, `M = JJᵀ`, summed over parameters.
+    """Compute all inner products of task gradients, `M = JJᵀ`, summed over parameters.
 
     Args:
         jacobian: name -> `[*batch, K, *shape]` with `batch_dims` leading batch axes; at least one
             entry.
-        batch_dims: how many axes come before the task axis.
+        batch_dims: number of axes before the task axis.
 
     Returns:
         `[*batch, K, K]`; float64 for float64 gradients, otherwise float32 (half precision is
@@ -64,7 +61,7 @@ def gramian(jacobian: Mapping[str, Tensor], batch_dims: int = 0) -> Tensor:
     """
     if not jacobian:
         raise ValueError(
-            "The Jacobian is empty: name at least one shared parameter that requires a gradient."
+            "The Jacobian is empty: give at least one shared parameter that requires a gradient."
         )
     total: Tensor | None = None
     with _full_precision():
@@ -80,14 +77,14 @@ def gramian(jacobian: Mapping[str, Tensor], batch_dims: int = 0) -> Tensor:
 
 GRAMIAN_CHUNK = 2048
 MANY_TASKS = 32
-"""From here on three quarters of the arithmetic take less time although in two products."""
+"""From this K on, two products with three quarters of the arithmetic are faster than one."""
 
 
 def _self_products(rows: Tensor) -> Tensor:
-    """`rows @ rows.mT` for few, very long rows `[..., K, P]`, as a batch of products of pieces.
+    """Compute `rows @ rows.mT` for few, very long rows `[..., K, P]` as products of pieces.
 
-    BLAS splits the short sides of a product, not the long inner one: in pieces it is four times as
-    fast on CPU. Each problem of a batch goes by itself, since pieces of all of them together would
+    BLAS splits the outer sides of a product, not the long inner one: pieces are four times as fast
+    on CPU. Problems of a batch are computed one by one, because pieces of several problems would
     have to be copied.
     """
     if rows.ndim > 2:
@@ -102,8 +99,8 @@ def _self_products(rows: Tensor) -> Tensor:
 
 
 def _of_pieces(pieces: Tensor) -> Tensor:
-    """Sum of `piece @ piece.mT` over `[pieces, K, length]`; of many tasks, one of two equal corners
-    is spared.
+    """Sum `piece @ piece.mT` over `[pieces, K, length]`; with many tasks, without computing one of
+    the two equal corners.
     """
     half = pieces.shape[1] // 2
     if half < MANY_TASKS // 2:
@@ -114,7 +111,7 @@ def _of_pieces(pieces: Tensor) -> Tensor:
 
 
 def contract(weights: Tensor, jacobian: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The direction `d = Σ_i w_i g_i`.
+    """Compute the direction `d = Σ_i w_i g_i`.
 
     Args:
         weights: `[*batch, K]`.
@@ -127,7 +124,7 @@ def contract(weights: Tensor, jacobian: Mapping[str, Tensor]) -> dict[str, Tenso
 
     def one(rows: Tensor) -> Tensor:
         flat = flatten(rows, axes)
-        # Weights may exceed what half precision holds although the direction does not.
+        # Weights may overflow half precision although the direction does not.
         wide = torch.promote_types(rows.dtype, torch.float32)
         product = (weights.to(wide).unsqueeze(-2) @ flat.to(wide)).to(rows.dtype)
         return product.squeeze(-2).reshape((*rows.shape[: axes - 1], *rows.shape[axes:]))

@@ -1,11 +1,10 @@
-"""What PCGrad and GradVac have in common: every task's gradient meets all others, one by one in
-random order.
+"""The pairwise loop of PCGrad and GradVac.
 
-Task i starts with `g_i' = g_i`, and each meeting with a task j adds a multiple of the original
-`g_j` to it. As `g_i'` thus stays a combination of the K gradients, the Gramian tells all there is
-to know. Both methods look at angles only and add in proportion to `‖g_i'‖`, so everything is
-computed on unit gradients `u_i = g_i / ‖g_i‖` and the norms come in again at the end: no scale of a
-gradient can overflow or drown another.
+Each task i starts with `g_i' = g_i` and visits all other tasks j in random order; each step adds a
+multiple of the original `g_j`. So `g_i'` stays a combination of the K gradients, and the Gramian is
+sufficient. Both methods depend on angles only and add in proportion to `‖g_i'‖`. Therefore
+everything is computed on unit gradients `u_i = g_i / ‖g_i‖`, and the norms are applied at the end:
+gradients of very different scales neither overflow nor vanish.
 """
 
 from __future__ import annotations
@@ -21,10 +20,8 @@ from mtrl_fairgrad.weighting.options import Choice
 from mtrl_fairgrad.weighting.solvers.problem import check_gramian
 
 
-class Meeting(NamedTuple):
-    """Every task i, with its gradient as modified so far, meets the original gradient of one other
-    task j.
-    """
+class PairStep(NamedTuple):
+    """One step of every task i: its modified gradient visits the original gradient of a task j."""
 
     other: Tensor
     """`[..., K, 1]` int64, j."""
@@ -32,20 +29,20 @@ class Meeting(NamedTuple):
     """`[..., K, 1]` float64, `g_i'ᵀg_j / (‖g_i‖ ‖g_j‖)`."""
     square: Tensor
     """`[..., K, 1]` float64, `‖g_i'‖² / ‖g_i‖²`."""
-    counts: Tensor
+    valid: Tensor
     """`[..., K, 1]` bool; False where j is i itself, a gradient is zero or the Gramian is not
     finite.
     """
 
 
 class RandomOrderWeighting(GramianWeighting):
-    """A Gramian weighting that lets every task's gradient meet all others in random order.
+    """A Gramian weighting in which every task's gradient visits all others in random order.
 
     Args:
         reduction: `"sum"` or `"mean"` of the modified gradients.
 
     Raises:
-        ValueError: any other reduction.
+        ValueError: another reduction.
     """
 
     reduction = Choice("sum", "mean")
@@ -55,8 +52,8 @@ class RandomOrderWeighting(GramianWeighting):
         self.reduction = reduction
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Orders `[..., K, K]` int64: row i is a permutation of all tasks, in which task i skips
-        itself.
+        """Draw orders `[..., K, K]` int64: row i is a permutation of all tasks, in which task i
+        skips itself.
 
         Raises:
             ValueError: not initialised, or not one generator per leading element.
@@ -70,24 +67,23 @@ class RandomOrderWeighting(GramianWeighting):
 
         return self._stack_draws(generators, orders)
 
-    def _meet_all(
-        self, gramian: Tensor, noise: Tensor | None, push: Callable[[Meeting], Tensor]
+    def _visit_pairs(
+        self, gramian: Tensor, noise: Tensor | None, push: Callable[[PairStep], Tensor]
     ) -> Weights:
-        """Weights of the combined gradient after every task met all others.
+        """Compute the weights of the combined gradient after every task visited all others.
 
         Args:
             gramian: `[..., K, K]`.
             noise: orders `[..., K, K]` as `draw` returns them.
-            push: the multiple of `g_j / ‖g_j‖` to add to `g_i' / ‖g_i‖`, `[..., K, 1]`; whatever it
-                answers where a meeting does not count is ignored.
+            push: returns the multiple of `g_j / ‖g_j‖` to add to `g_i' / ‖g_i‖`, `[..., K, 1]`;
+                ignored where the step is not valid.
         """
         check_gramian(gramian)
         order = self._require_noise(noise).to(gramian.device)
         if order.shape != gramian.shape:
             raise ValueError(
                 f"noise of shape {tuple(order.shape)} is not allowed: give orders [..., K, K] as "
-                "method.draw returns "
-                f"them, for a Gramian of shape {tuple(gramian.shape)}."
+                f"method.draw returns them, for a Gramian of shape {tuple(gramian.shape)}."
             )
         cosines, norms, active = _unit_gradients(gramian)
         tasks = gramian.shape[-1]
@@ -98,12 +94,12 @@ class RandomOrderWeighting(GramianWeighting):
         pairs = active[..., :, None] & active[..., None, :]
         counts = pairs.gather(-1, order) & (order != own)
         changed = torch.zeros_like(norms)
-        for place in range(tasks):
-            other = order[..., place, None]
+        for position in range(tasks):
+            other = order[..., position, None]
             products = rows @ cosines
             square = (products * rows).sum(-1, keepdim=True)
-            meeting = Meeting(other, products.gather(-1, other), square, counts[..., place, None])
-            step = torch.where(meeting.counts, push(meeting), 0.0)
+            visit = PairStep(other, products.gather(-1, other), square, counts[..., position, None])
+            step = torch.where(visit.valid, push(visit), 0.0)
             rows.scatter_add_(-1, other, step)
             changed += step[..., 0] != 0
         weights = torch.where(active, (norms[..., None, :] @ rows)[..., 0, :] / norms, 0.0)
@@ -118,14 +114,15 @@ class RandomOrderWeighting(GramianWeighting):
         )
 
     def extra_repr(self) -> str:
-        """What `print` shows between the parentheses."""
+        """Return the options for `print`."""
         return f"reduction={self.reduction}"
 
 
 def _unit_gradients(gramian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cosines `[..., K, K]`, norms `[..., K]` and whether a task has a gradient, `[..., K]`.
+    """Return cosines `[..., K, K]`, norms `[..., K]` and whether a task has a gradient, `[..., K]`.
 
-    Cosines of tasks without one are 0, and so is everything of an element that is not finite.
+    Cosines of tasks without gradient are 0, and so are all cosines of an element that is not
+    finite.
     """
     gramian = gramian.detach().double()
     gramian = torch.where(gramian.isfinite().all(-1).all(-1)[..., None, None], gramian, 0.0)

@@ -5,8 +5,7 @@ Multi-Task Learning", 2022, arXiv 2111.10603. Fresh weights for every call,
 
     w = softmax(n),   n ~ N(0, 1)^K,
 
-positive and of sum 1: 1/K each on average, so that a method that learns its weights should do
-better.
+positive and of sum 1: 1/K each on average, a baseline for methods that learn their weights.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from mtrl_fairgrad.weighting.base import LossWeighting, Weights
 
 
 class RLW(LossWeighting):
-    """Random weights, whatever the losses. Random, so needs `init` and `noise`; costs one ordinary
+    """Random weights, independent of the losses. Needs `init` and `noise`; costs one ordinary
     backward pass.
     """
 
     name = "rlw"
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Standard normal numbers `[..., K]`, float64, on the generators' device.
+        """Draw standard normal numbers `[..., K]`, float64, on the generators' device.
 
         Raises:
             ValueError: not initialised, or not one generator per leading element.
@@ -35,11 +34,11 @@ class RLW(LossWeighting):
         return self._stack_draws(generators, self._normal)
 
     def _normal(self, generator: torch.Generator) -> Tensor:
-        tasks = self.tasks or 0  # never None here: _stack_draws refused that
+        tasks = self.tasks or 0  # _stack_draws has checked that it is not None
         return torch.randn(tasks, generator=generator, device=generator.device, dtype=torch.float64)
 
     def forward(self, losses: Tensor, noise: Tensor | None = None) -> Weights:
-        """Weights for losses.
+        """Compute weights.
 
         Args:
             losses: `[..., K]`, of which only shape and dtype matter.
@@ -49,7 +48,7 @@ class RLW(LossWeighting):
             Weights `[..., K]` in the losses' dtype (float32 for half precision).
 
         Raises:
-            ValueError: no noise, or losses or noise of another shape than `init` was told.
+            ValueError: no noise, or losses or noise of another shape than given to `init`.
         """
         noise = self._require_noise(noise).to(losses.device)
         for shape in (losses.shape, noise.shape):

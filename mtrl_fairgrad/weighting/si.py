@@ -5,7 +5,7 @@ minimises
 
     Σ_i log l_i,   that is   w_i = 1 / l_i,
 
-so multiplying a loss by a number changes nothing: tasks count by their relative progress.
+so the scale of a loss does not matter: tasks count by their relative progress.
 """
 
 from __future__ import annotations

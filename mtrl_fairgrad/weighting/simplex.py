@@ -1,4 +1,4 @@
-"""The probability simplex, `{x : x_i ≥ 0, Σ x_i = 1}`: where weights that share out a whole live."""
+"""Projection onto the probability simplex `{x : x_i ≥ 0, Σ x_i = 1}`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def project(points: Tensor) -> Tensor:
-    """The nearest points of the simplex in Euclidean distance, exactly.
+    """Compute the nearest points of the simplex in Euclidean distance, exactly.
 
     The nearest point to p is `max(p − τ, 0)` with the one threshold τ that makes its sum 1. If k
     entries stay positive they are the k largest and τ is their excess over 1, shared equally; so k
     is the largest number for which the k-th largest entry exceeds the τ it implies (Held, Wolfe and
-    Crowder, "Validation of subgradient optimization", 1974). Sorting costs `K log K` and no look at
-    a value.
+    Crowder, "Validation of subgradient optimization", 1974). Sorting costs `K log K` and reads no
+    value on the host.
 
     Args:
         points: `[..., K]`, of any floating type and scale.
@@ -23,8 +23,8 @@ def project(points: Tensor) -> Tensor:
         axes with a non-finite entry.
     """
     points = points.to(torch.promote_types(points.dtype, torch.float32))
-    # Moving all entries alike moves τ along; with the largest at 0, τ is in [−1, 0) and no digit of
-    # it is lost.
+    # Adding a constant to all entries adds it to τ; with the largest at 0, τ is in [−1, 0) and
+    # loses no digits.
     shifted = points - points.amax(-1, keepdim=True)
     descending = shifted.sort(-1, descending=True).values
     count = torch.arange(1, points.shape[-1] + 1, dtype=points.dtype, device=points.device)

@@ -10,7 +10,8 @@ nadir. From then on
     K μ log Σ_i exp(log(l_i / nadir_i) / μ),   that is   w_i = K softmax(log(l / nadir) / μ)_i /
     l_i:
 
-the task that has come least far below its nadir weighs most; it alone as μ → 0, all alike as μ → ∞.
+the task with the least progress below its nadir gets the most weight: all of it as μ → 0, equal
+weights as μ → ∞.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ class STCH(PositiveLossWeighting):
     """Weights of a smooth maximum of relative losses. Needs positive losses and `init`; one
     ordinary backward pass.
 
-    Its diagnostics hold `nadir` `[..., K]`, while warming up the mean losses so far.
+    The diagnostic `nadir` `[..., K]` is the mean of the losses so far during the warm-up.
 
     Args:
-        mu: μ, positive: how smooth the maximum is.
-        warmup: calls whose mean losses are the nadir, at least 1. The authors' code counts epochs
-            and averages over the last one of its warm-up.
+        mu: smoothness μ of the maximum, positive.
+        warmup: number of calls whose mean losses are the nadir, at least 1. The authors' code
+            counts epochs and averages over the last epoch of its warm-up.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: an option that is not allowed.
     """
 
     name = "stch"
@@ -59,7 +60,7 @@ class STCH(PositiveLossWeighting):
         batch_shape: tuple[int, ...] = (),
         template: Mapping[str, Tensor] | None = None,
     ) -> Self:
-        """Give the method its sizes, before its warm-up; see `Method.init`."""
+        """Set the sizes and start the warm-up; see `Method.init`."""
         super().init(tasks, batch_shape, template)
         self._add_state("total", (*self.batch_shape, tasks))
         self._add_state("calls", (*self.batch_shape, 1), dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""STL, single-task learning: the measure of every multi-task method."""
+"""STL, single-task learning: the reference of every multi-task method."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from mtrl_fairgrad.weighting.options import Whole
 
 
 class STL(LossWeighting):
-    """One task alone: weight 1 for it, 0 for the others. Stateless; costs one ordinary backward
-    pass.
+    """Weight 1 for one task, 0 for the others. Stateless; costs one ordinary backward pass.
 
-    In reinforcement learning `method=stl` trains K independent agents side by side instead.
+    In reinforcement learning `method=stl` trains K independent agents instead.
 
     Args:
-        task: which task, from 0.
+        task: index of the task, from 0.
 
     Raises:
-        ValueError: anything but a whole number of at least 0.
+        ValueError: not an integer of at least 0.
     """
 
     name = "stl"
@@ -31,8 +30,7 @@ class STL(LossWeighting):
         self.task = task
 
     def forward(self, losses: Tensor) -> Weights:
-        """Weights `[..., K]` in the losses' dtype (float32 for half precision), whatever the
-        losses.
+        """Return weights `[..., K]` in the losses' dtype (float32 for half precision).
 
         Raises:
             ValueError: there is no such task.
@@ -40,7 +38,7 @@ class STL(LossWeighting):
         tasks = losses.shape[-1]
         if self.task >= tasks:
             raise ValueError(
-                f"task={self.task} is none of {tasks} tasks: give a whole number from 0 to "
+                f"task={self.task} does not exist among {tasks} tasks: give an integer from 0 to "
                 f"{tasks - 1}."
             )
         dtype = torch.promote_types(losses.dtype, torch.float32)

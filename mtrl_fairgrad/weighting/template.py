@@ -1,6 +1,4 @@
-"""Jacobian aggregations that `init` tells which parameters they will see, and those that average
-their gradients.
-"""
+"""Base classes of Jacobian aggregations that know the parameters or average their gradients."""
 
 from __future__ import annotations
 
@@ -14,8 +12,8 @@ from mtrl_fairgrad.weighting.base import JacobianAggregation
 from mtrl_fairgrad.weighting.products import align
 
 
-class Rows(NamedTuple):
-    """What is known of one parameter's entry in a Jacobian before there is one."""
+class EntrySpec(NamedTuple):
+    """Shape and dtype of one parameter's entry in a Jacobian."""
 
     shape: torch.Size
     """`[..., K, *shape]`."""
@@ -23,11 +21,11 @@ class Rows(NamedTuple):
 
 
 class TemplateAggregation(JacobianAggregation):
-    """A Jacobian aggregation that needs `init`'s template."""
+    """A Jacobian aggregation that needs the template of `init`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._known: dict[str, Rows] = {}
+        self._entries: dict[str, EntrySpec] = {}
 
     def init(
         self,
@@ -35,18 +33,16 @@ class TemplateAggregation(JacobianAggregation):
         batch_shape: tuple[int, ...] = (),
         template: Mapping[str, Tensor] | None = None,
     ) -> Self:
-        """Learn the sizes from a Jacobian `template`, name -> `[..., K, *shape]`; its values do not
-        matter.
+        """Set the sizes from a Jacobian `template`, name -> `[..., K, *shape]`.
 
         Raises:
-            ValueError: no task, no template, or one with other leading axes or tasks.
+            ValueError: `tasks` < 1, no template, or one with other leading axes or tasks.
         """
         super().init(tasks, batch_shape, template)
         if not template:
             raise ValueError(
-                f"{self.name} must know the parameters: call init(tasks={tasks}, template=...) "
-                "with "
-                f"jacobian_like(parameters, {tasks}), or with any Jacobian, name -> [..., K, "
+                f"{self.name} needs the parameters' shapes: call init(tasks={tasks}, template=…) "
+                f"with jacobian_like(parameters, {tasks}) or any Jacobian, name -> [..., K, "
                 "*shape]."
             )
         leading = (*self.batch_shape, tasks)
@@ -54,45 +50,44 @@ class TemplateAggregation(JacobianAggregation):
             if tuple(rows.shape[: len(leading)]) != leading:
                 raise ValueError(
                     f"template['{name}'] of shape {tuple(rows.shape)} is not allowed: give [..., "
-                    "K, *shape], here "
-                    f"beginning with {leading}."
+                    f"K, *shape], here beginning with {leading}."
                 )
-        self._known = {name: Rows(rows.shape, rows.dtype) for name, rows in template.items()}
+        self._entries = {name: EntrySpec(rows.shape, rows.dtype) for name, rows in template.items()}
         return self
 
     def _ordered(self, jacobian: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The Jacobian in the template's order, without its graph.
+        """Return the Jacobian in the template's order, detached.
 
         Raises:
             ValueError: not initialised, or other parameters or shapes than the template's.
         """
-        if not self._known:
+        if not self._entries:
             raise ValueError(
-                f"{self.name} remembers or draws: call its init(tasks=K, template=...) once before "
-                "its use."
+                f"{self.name} has state or random numbers: call init(tasks=K, template=…) once "
+                "before its first use."
             )
-        found = {name: rows.shape for name, rows in jacobian.items()}
-        for name in (*self._known, *found):
-            known = self._known[name].shape if name in self._known else None
-            if found.get(name) != known:
-                here, there = (_in_words(shape) for shape in (found.get(name), known))
+        shapes = {name: rows.shape for name, rows in jacobian.items()}
+        for name in (*self._entries, *shapes):
+            known = self._entries[name].shape if name in self._entries else None
+            if shapes.get(name) != known:
+                here, there = (_describe(shape) for shape in (shapes.get(name), known))
                 raise ValueError(
                     f"jacobian['{name}'] is {here} but was {there} in {self.name}'s init: call "
-                    "init again with the present Jacobian as template."
+                    "init again with this Jacobian as template."
                 )
-        return {name: jacobian[name].detach() for name in self._known}
+        return {name: jacobian[name].detach() for name in self._entries}
 
 
-def _in_words(shape: torch.Size | None) -> str:
+def _describe(shape: torch.Size | None) -> str:
     return "missing" if shape is None else f"of shape {tuple(shape)}"
 
 
 class AveragingAggregation(TemplateAggregation):
-    """A Jacobian aggregation that keeps an average of every task's gradients, in the template's
+    """A Jacobian aggregation with a moving average of every task's gradients, in the template's
     dtype and order.
 
-    Every element of the leading axes counts its own calls, as one that is not finite leaves no
-    trace.
+    Every element of the leading axes counts its own calls, because a call that is not finite does
+    not change its state.
     """
 
     calls: Tensor
@@ -107,25 +102,27 @@ class AveragingAggregation(TemplateAggregation):
         """Set the averages to 0.
 
         Raises:
-            ValueError: as of `TemplateAggregation.init`.
+            ValueError: as `TemplateAggregation.init`.
         """
         super().init(tasks, batch_shape, template)
         for name in self._initial_values:  # an earlier template may have had more parameters
             delattr(self, name)
         self._initial_values.clear()
-        for index, rows in enumerate(self._known.values()):
+        for index, rows in enumerate(self._entries.values()):
             self._add_state(f"average_{index}", rows.shape, dtype=rows.dtype)
         self._add_state("calls", self.batch_shape)
         return self
 
     def _averages(self) -> dict[str, Tensor]:
-        return {name: self.get_buffer(f"average_{index}") for index, name in enumerate(self._known)}
+        return {
+            name: self.get_buffer(f"average_{index}") for index, name in enumerate(self._entries)
+        }
 
     def _blend(
         self, jacobian: Mapping[str, Tensor], keep: Tensor, take: Tensor
     ) -> dict[str, Tensor]:
-        """`keep · average + take · gradient`, with factors `[..., K]` or `[..., 1]`; the averages
-        stay as they are.
+        """Return `keep · average + take · gradient` with factors `[..., K]` or `[..., 1]`, without
+        changing the averages.
         """
         blended: dict[str, Tensor] = {}
         for name, average in self._averages().items():
@@ -134,7 +131,7 @@ class AveragingAggregation(TemplateAggregation):
         return blended
 
     def _accept(self, averages: Mapping[str, Tensor], valid: Tensor) -> None:
-        """Make these the averages and count the call, where `valid` `[...]`."""
+        """Store the averages and count the call where `valid` `[...]`."""
         for name, average in self._averages().items():
             torch.where(align(valid, average), averages[name], average, out=average)
         self.calls.add_(valid)

@@ -23,7 +23,7 @@ from mtrl_fairgrad.weighting.solvers.problem import finalize, prepare_cosines
 
 
 class UPGrad(GramianWeighting):
-    """The mean of the gradients' projections, exactly. Stateless; one Jacobian and K quadratic
+    """The exact mean of the projected gradients. Stateless; costs one Jacobian and K quadratic
     programmes of size K.
     """
 
@@ -32,7 +32,7 @@ class UPGrad(GramianWeighting):
     @ignore_fp_warnings
     @torch.no_grad()
     def forward(self, gramian: Tensor) -> Weights:
-        """Weights for Gramians.
+        """Compute weights.
 
         Args:
             gramian: `[..., K, K]`.
@@ -46,11 +46,11 @@ class UPGrad(GramianWeighting):
         """
         problem, scaled = prepare_cosines(gramian)
         xp = namespace(problem.gramian)
-        # Row i: x of v = e_i + x, in units of ‖g_i‖ and times ‖g_j‖, so that norms drop out of the
-        # programmes.
+        # Row i is x of v = e_i + x in units of ‖g_i‖ and times ‖g_j‖, so that the programmes do not
+        # depend on norms.
         both = problem.active[..., :, None] & problem.active[..., None, :]
-        pull = xp.where(both & (eye_like(scaled.cosines) == 0), -scaled.cosines, -1.0)
-        u, _ = minimise(scaled.cosines[..., None, :, :], pull)
+        linear = xp.where(both & (eye_like(scaled.cosines) == 0), -scaled.cosines, -1.0)
+        u, _ = minimise(scaled.cosines[..., None, :, :], linear)
         added = u * xp.exp(scaled.log_norms[..., :, None] - scaled.log_norms[..., None, :])
         weights, smallest = finalize(problem, (1 + xp.sum(added, -2)) / gramian.shape[-1], gramian)
         return Weights(weights, {"min_progress": smallest})

@@ -6,7 +6,8 @@ per task, `s_i = log σ_i²`:
 
     Σ_i ½ (e^(−s_i) l_i + s_i),   that is   w_i = ½ e^(−s_i).
 
-At rest `e^(s_i) = l_i`: the weights tend to `1/(2 l_i)`, those of SI smoothed over time.
+The fixed point is `e^(s_i) = l_i`: the weights tend to `1/(2 l_i)`, half of SI's, smoothed over
+time.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ class UW(PositiveLossWeighting):
     """Weights from learned uncertainties. Needs positive losses and `init`; costs one ordinary
     backward pass.
 
-    Every call answers the weights and then takes one step of Adam on s, as one optimiser of
-    parameters and s would. Its diagnostics hold `log_variance` `[..., K]`, the s of the weights.
+    Every call returns the weights and then takes one step of Adam on s, as an optimiser of
+    parameters and s would. The diagnostic `log_variance` `[..., K]` is the s of the weights.
 
     Args:
-        learning_rate: of s, positive; 0.025 as in the supervised code of Nash-MTL and FairGrad.
-        initial: s at the beginning, any finite number.
+        learning_rate: step size of s, positive; 0.025 as in the supervised code of Nash-MTL and
+            FairGrad.
+        initial: initial s, finite; fixed by `init`.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: an option that is not allowed.
     """
 
     name = "uw"
@@ -55,7 +57,7 @@ class UW(PositiveLossWeighting):
         batch_shape: tuple[int, ...] = (),
         template: Mapping[str, Tensor] | None = None,
     ) -> Self:
-        """Give the method its sizes and its s; see `Method.init`."""
+        """Set the sizes and the initial s; see `Method.init`."""
         super().init(tasks, batch_shape, template)
         self._add_state("log_variance", (*self.batch_shape, tasks), value=self.initial)
         self.adam = Adam((*self.batch_shape, tasks)).to(self._device)

@@ -4,18 +4,18 @@ gradients.
 * `newton`: exact. The equation is the stationarity condition of a strictly convex function of `w >
   0`, so its solution is unique, and there is one unless some convex combination of the gradients
   vanishes (Pareto stationarity).
-* `sgd`: the paper's fast solver for reinforcement learning, faithfully, for comparison. Twenty
-  clipped steps bound how far it can move, so it often returns nearly equal weights: look at the
+* `sgd`: the paper's fast solver for reinforcement learning, reproduced for comparison. Twenty
+  clipped steps limit how far it can move, so it often returns nearly equal weights with a large
   residual.
-* `least_squares`: the paper's solver for supervised learning, faithfully. Slow, and wrong on hard
-  Gramians.
+* `least_squares`: the paper's solver for supervised learning, reproduced for comparison. Slow, and
+  wrong on hard Gramians.
 
 Common to all: `gramian` is `[..., K, K]`, symmetric positive semi-definite, of any floating type;
 `alpha` is positive; `active` is `[..., K]` bool, all True by default. Inactive tasks, and tasks
-without gradient, get weight 0 and leave the others' weights as if they did not exist. An element of
-the leading axes with a non-finite entry gets NaN weights and does not disturb the others.
-Computation is in float64; answers come in the Gramian's dtype (float32 for half precision) and
-carry no gradient.
+without gradient, get weight 0 and do not influence the weights of the others. An element of the
+leading axes with a non-finite entry gets NaN weights and does not influence other elements.
+Computation is in float64; results have the Gramian's dtype (float32 for half precision) and carry
+no gradient.
 """
 
 from mtrl_fairgrad.weighting.solvers.equation import Solution, equal, relative_residual

@@ -1,9 +1,9 @@
-"""One algorithm, two array libraries: NumPy for small problems on the CPU, PyTorch for those on a
-device.
+"""Algorithms for two array libraries: NumPy on the CPU, PyTorch on other devices.
 
 A NumPy operation on ten numbers takes a quarter of the time of PyTorch's. Algorithms are written
-once, in the words that both libraries share, and ask `namespace` for the library of what they were
-given. On a device they must not look at values: `on_host` tells whether stopping early is possible.
+once, with the functions that both libraries share, and get the library of their inputs from
+`namespace`. On a device they must not read values: `on_host` tells whether early stopping is
+possible.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _numpy: Any = np
 _linalg: Any = torch.linalg  # their functions have no, or too many, type annotations
 
 Array = Any
-"""A float64 (or bool) NumPy array or tensor; type checkers cannot follow both at once."""
+"""A float64 or bool NumPy array or tensor; type checkers cannot follow both at once."""
 
 
 def ignore_fp_warnings(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates what leads NaN and infinity through NumPy on purpose: without NumPy's warnings."""
+    """Decorator: disable NumPy's warnings where NaN and infinity are intended."""
 
     @functools.wraps(function)
     def silenced(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -40,7 +40,7 @@ def ignore_fp_warnings(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def to_array(tensor: Tensor) -> Array:
-    """A tensor in float64, without gradient: as NumPy array if it is on the CPU, else as it is."""
+    """Convert to float64 without gradient, and to a NumPy array if the tensor is on the CPU."""
     values = tensor.detach().double()
     return (
         values if tensor.device.type != "cpu" or torch.compiler.is_compiling() else values.numpy()
@@ -48,22 +48,22 @@ def to_array(tensor: Tensor) -> Array:
 
 
 def to_tensor(array: Array) -> Tensor:
-    """An array as a tensor."""
+    """Convert an array to a tensor."""
     return array if isinstance(array, Tensor) else torch.as_tensor(array)
 
 
 def on_host(array: Array) -> bool:
-    """Whether values may be looked at for free."""
+    """Whether reading values needs no synchronisation."""
     return not isinstance(array, Tensor)
 
 
 def namespace(array: Array) -> Any:
-    """The library an array belongs to."""
+    """Return the library of an array."""
     return torch if isinstance(array, Tensor) else np
 
 
 def eye_like(matrices: Array) -> Array:
-    """The identity `[K, K]` for matrices `[..., K, K]`, float64."""
+    """Return the identity `[K, K]` in float64 for matrices `[..., K, K]`."""
     tasks: int = matrices.shape[-1]
     if isinstance(matrices, Tensor):
         return torch.eye(tasks, dtype=torch.float64, device=matrices.device)
@@ -71,14 +71,12 @@ def eye_like(matrices: Array) -> Array:
 
 
 def matvec(matrices: Array, vectors: Array) -> Array:
-    """Matrices `[..., K, K]` times vectors `[..., K]`."""
+    """Multiply matrices `[..., K, K]` by vectors `[..., K]`."""
     return (matrices @ vectors[..., None])[..., 0]
 
 
 def solve(matrices: Array, vectors: Array) -> Array:
-    """Solutions `[..., K]` of regular systems `[..., K, K]` for right sides `[..., K]`; never
-    synchronises.
-    """
+    """Solve regular systems `[..., K, K]` for right sides `[..., K]` without synchronising."""
     if isinstance(matrices, Tensor):
         return _linalg.solve_ex(matrices, vectors[..., None]).result[..., 0]
     return _numpy.linalg.solve(matrices, vectors[..., None])[..., 0]

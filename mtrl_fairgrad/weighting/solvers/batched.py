@@ -118,9 +118,9 @@ def _newton_steps(cosines: Tensor, p: float, point: _Point) -> Tensor:
     factor: Tensor
     failed: Tensor
     factor, failed = _linalg.cholesky_ex(system)
-    found = torch.cholesky_solve((right / point.u)[..., None], factor)[..., 0] / point.u
-    usable = (failed == 0) & found.isfinite().all(-1)
-    return torch.where(usable[..., None], found, 0.0)
+    step = torch.cholesky_solve((right / point.u)[..., None], factor)[..., 0] / point.u
+    usable = (failed == 0) & step.isfinite().all(-1)
+    return torch.where(usable[..., None], step, 0.0)
 
 
 def _moves(change: Tensor) -> tuple[Tensor, Tensor, Tensor]:

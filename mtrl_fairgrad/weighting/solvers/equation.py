@@ -1,4 +1,4 @@
-"""The α-fair equation itself: what its solvers take and answer, and what they are measured by."""
+"""The α-fair equation: solution type, residual, and the solution for α = 0."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mtrl_fairgrad.weighting.solvers.problem import Problem, check_gramian, prep
 
 
 class Solution(NamedTuple):
-    """A solver's answer."""
+    """Result of a solver."""
 
     weights: Tensor
     """`[..., K]`, positive for active tasks, 0 for others."""
@@ -38,14 +38,14 @@ class Solution(NamedTuple):
 def make_solution(
     problem: Problem, weights: Array, alpha: float, like: Tensor, converged: float | Array
 ) -> Solution:
-    """The answer to a prepared problem: clean up the weights, measure and round them.
+    """Mask, measure and round the weights of a solved problem.
 
     Args:
         problem: what was solved.
-        weights: `[..., K]`; those of inactive tasks do not matter.
+        weights: `[..., K]`; those of inactive tasks are ignored.
         alpha: positive.
-        like: the Gramian as it came, for dtype and device.
-        converged: `[...]` bool, or the largest relative residual that counts.
+        like: the original Gramian, for dtype and device.
+        converged: `[...]` bool, or the largest relative residual that counts as converged.
     """
     xp = namespace(weights)
     weights = xp.where(problem.active, weights, 0.0)
@@ -56,7 +56,7 @@ def make_solution(
     smallest = xp.amin(xp.where(problem.active, progress, xp.inf), -1)
     smallest = xp.where(xp.any(problem.active, -1), smallest, 0.0)
     invalid = ~problem.valid
-    found = (
+    fields = (
         to_tensor(xp.where(invalid[..., None], xp.nan, weights)).to(
             torch.promote_types(like.dtype, torch.float32)
         ),
@@ -65,24 +65,24 @@ def make_solution(
         to_tensor(xp.where(invalid, xp.nan, smallest)),
         to_tensor(problem.active & problem.valid[..., None]),
     )
-    return Solution(*(tensor.to(like.device) for tensor in found))
+    return Solution(*(tensor.to(like.device) for tensor in fields))
 
 
 @ignore_fp_warnings
 @torch.no_grad()
 def equal(gramian: Tensor, min_relative_norm: float = 0.0) -> Solution:
-    """The answer for α = 0, known without solving: weight 1 for active tasks; arguments as of
-    `newton`.
-    """
+    """Return the solution for α = 0: weight 1 for active tasks; arguments as in `newton`."""
     check_gramian(gramian)
     values = to_array(gramian)
     problem = prepare(values, None, min_relative_norm)
     xp = namespace(values)
-    # With w = 1 the residual vanishes in the limit whatever the progress; measured at α = 1 it
-    # would not.
+    # For α → 0 the residual of w = 1 vanishes whatever the progress; `make_solution` measures it at
+    # α = 1, so it is set to 0 below.
     ones = xp.diagonal(problem.gramian, 0, -2, -1) * 0 + 1
-    found = make_solution(problem, ones, 1.0, gramian, problem.valid)
-    return found._replace(residual=torch.where(found.converged, found.residual * 0, torch.nan))
+    solution = make_solution(problem, ones, 1.0, gramian, problem.valid)
+    return solution._replace(
+        residual=torch.where(solution.converged, solution.residual * 0, torch.nan)
+    )
 
 
 def _residuals(progress: Array, weights: Array, alpha: float) -> Array:
@@ -93,7 +93,7 @@ def _residuals(progress: Array, weights: Array, alpha: float) -> Array:
 def relative_residual(
     gramian: Tensor, weights: Tensor, alpha: float, active: Tensor | None = None
 ) -> Tensor:
-    """How far weights are from solving the equation (without any ridge), free of units.
+    """Measure how far weights are from solving the equation (without a ridge), free of units.
 
     Args:
         gramian: `[..., K, K]`.
@@ -104,8 +104,8 @@ def relative_residual(
     Returns:
         `[...]` float64, the largest `|(Mw)_i · w_i^(1/α) − 1|` of an active task: 0 at the solution
         and where no task is active, at least 1 where a task makes no progress. For α well below 1
-        it can be astronomically large beside a direction correct to all digits: a conflicting
-        task's progress `(Mw)_i = w_i^(−1/α)` is then too small to be told from rounding.
+        it can be very large although the direction is correct to all digits: the progress of a
+        conflicting task, `(Mw)_i = w_i^(−1/α)`, is then smaller than rounding errors.
     """
     weights = weights.double()
     residual = _residuals(matvec(gramian.double(), weights), weights, alpha)

@@ -1,15 +1,14 @@
-"""Strictly convex quadratic programmes over non-negative variables: what MGDA, CAGrad and UPGrad
-come down to.
+"""Strictly convex quadratic programmes over non-negative variables, for MGDA, CAGrad and UPGrad.
 
     min ½ uᵀCu − qᵀu,   u ≥ 0
 
 with C a (ridged) cosine matrix. At the solution some variables are free, with `(Cu − q)_i = 0`, the
 others 0, with `(Cu − q)_i ≥ 0`. Block principal pivoting guesses which are free, solves for them,
-and exchanges all variables that contradict the guess; when that stops helping, only one of them,
-after which it cannot cycle (Júdice and Pires, "A block principal pivoting algorithm for large-scale
-strictly monotone linear complementarity problems", 1994). What it ends with is exact: the solution
-of a linear system. The few problems it has not solved after `rounds` exchanges, all of many
-gradients in few dimensions, go to SciPy's slower active-set method if they are on the host.
+and exchanges all variables that contradict the guess; when that stops helping it exchanges only one
+of them, which cannot cycle (Júdice and Pires, "A block principal pivoting algorithm for large-scale
+strictly monotone linear complementarity problems", 1994). The result is exact: the solution of a
+linear system. The few problems that are unsolved after `max_exchanges`, all of many gradients in
+few dimensions, are solved by SciPy's slower active-set method if they are on the host.
 """
 
 from __future__ import annotations
@@ -29,91 +28,92 @@ from mtrl_fairgrad.weighting.solvers.arrays import (
 )
 
 PATIENCE = 3
-"""Exchanges of whole blocks that may fail to lower the number of contradictions."""
+"""Number of block exchanges that may fail to lower the number of contradictions."""
 ROUNDING = 1e-13
-"""Size of what counts as zero, relative to the terms that were summed."""
+"""Size of rounding errors relative to the summed terms."""
 
 _linalg: Any = linalg  # without type annotations
 _optimize: Any = optimize
 
 
-ROUNDS_WITH_GUESS = 6
-"""Exchanges on a device that start from a good guess."""
+EXCHANGES_WITH_GUESS = 6
+"""Number of exchanges on a device when a good guess is given."""
 
 
-def rounds(tasks: int) -> int:
-    """How many exchanges are made at most, and on a device always; most problems need fewer than
-    ten.
+def max_exchanges(tasks: int) -> int:
+    """Return the number of exchanges on a device, and the maximum on the host, where most problems
+    need fewer than ten.
     """
     return 20 + 2 * tasks
 
 
-def minimise(cosines: Array, pull: Array, guess: Array = None) -> tuple[Array, Array]:
+def minimise(cosines: Array, linear: Array, guess: Array = None) -> tuple[Array, Array]:
     """Solve a batch of programmes.
 
     Args:
         cosines: C, `[..., K, K]`, symmetric positive definite with a diagonal near 1.
-        pull: q, `[..., K]`; variables with a negative one and no positive partner stay 0.
-        guess: `[..., K]` bool, which variables are not 0, if something is known about it.
+        linear: q, `[..., K]`; variables with a negative one and no positive cosine to a free
+            variable stay 0.
+        guess: `[..., K]` bool, which variables are probably not 0.
 
     Returns:
-        `u` `[..., K]` and `free` `[..., K]`, the guess that proved right.
+        `u` `[..., K]` and `free` `[..., K]` bool, where u is not 0.
     """
-    xp = namespace(pull)
-    free: Array = pull > 0 if guess is None else guess
+    xp = namespace(linear)
+    free: Array = linear > 0 if guess is None else guess
     eye, sizes = eye_like(cosines), abs(cosines)
-    memory, left = None, rounds(pull.shape[-1])
-    if guess is not None and not on_host(pull):
-        left = ROUNDS_WITH_GUESS
+    memory, left = None, max_exchanges(linear.shape[-1])
+    if guess is not None and not on_host(linear):
+        left = EXCHANGES_WITH_GUESS
     while True:
         u = solve(
             xp.where(free[..., :, None] & free[..., None, :], cosines, eye),
-            xp.where(free, pull, 0.0),
+            xp.where(free, linear, 0.0),
         )
         magnitude = abs(u)
-        noise = ROUNDING * (matvec(sizes, magnitude) + abs(pull))
-        slightly = ROUNDING * xp.amax(magnitude, -1)[..., None]
-        wrong = xp.where(free, u < -slightly, matvec(cosines, u) - pull < -noise)
+        noise = ROUNDING * (matvec(sizes, magnitude) + abs(linear))
+        tolerance = ROUNDING * xp.amax(magnitude, -1)[..., None]
+        wrong = xp.where(free, u < -tolerance, matvec(cosines, u) - linear < -noise)
         if left == 0 or (on_host(wrong) and not wrong.any()):
             break
         free, memory = _exchange(free, wrong, memory)
         left -= 1
-    if on_host(pull) and left == 0:
-        _search(cosines, pull, u, free, xp.any(wrong, -1))
+    if on_host(linear) and left == 0:
+        _solve_by_nnls(cosines, linear, u, free, xp.any(wrong, -1))
     return xp.where(free & (u > 0), u, 0.0), free
 
 
 def _exchange(
     free: Array, wrong: Array, memory: tuple[Array, Array] | None
 ) -> tuple[Array, tuple[Array, Array]]:
-    """The next guess: with all wrong variables exchanged, or where that has stopped helping with
-    the last of them.
+    """Return the next guess: all wrong variables exchanged, or only the last of them where that has
+    stopped helping.
 
     Args:
         free: the guess, `[..., K]` bool.
-        wrong: where it was contradicted.
-        memory: the fewest contradictions so far and the patience that is left, both `[...]`, after
-            the first exchange.
+        wrong: where the solution contradicts the guess.
+        memory: the fewest contradictions so far and the patience left, both `[...]`; None at the
+            first exchange.
     """
     xp = namespace(wrong)
     count = xp.sum(wrong, -1)
     fewest, patience = memory or (count + 1, count * 0)
     better = count < fewest
     whole = better | (patience > 0)
-    places = xp.cumsum(wrong | True, -1)
-    last = places == xp.amax(xp.where(wrong, places, 0), -1)[..., None]  # Murty's rule
+    positions = xp.cumsum(wrong | True, -1)
+    last = positions == xp.amax(xp.where(wrong, positions, 0), -1)[..., None]  # Murty's rule
     memory = xp.where(better, count, fewest), xp.where(better, PATIENCE, patience - 1)
     return free ^ (wrong & (whole[..., None] | last)), memory
 
 
-def _search(cosines: Array, pull: Array, u: Array, free: Array, unsolved: Array) -> None:
-    """Overwrite `u` and `free` where `unsolved` by what SciPy finds, as a least-squares problem
-    with a factor of C.
+def _solve_by_nnls(cosines: Array, linear: Array, u: Array, free: Array, unsolved: Array) -> None:
+    """Overwrite `u` and `free` where `unsolved` by SciPy's solution of the equivalent least-squares
+    problem with a factor of C.
     """
     matrices = np.broadcast_to(cosines, (*u.shape, u.shape[-1]))
-    for place in np.ndindex(u.shape[:-1]):
-        if unsolved[place]:
-            factor = np.linalg.cholesky(matrices[place])
-            target = _linalg.solve_triangular(factor, pull[place], lower=True)
-            u[place] = _optimize.nnls(factor.T, target, maxiter=100 * u.shape[-1])[0]
-            free[place] = u[place] > 0
+    for index in np.ndindex(u.shape[:-1]):
+        if unsolved[index]:
+            factor = np.linalg.cholesky(matrices[index])
+            target = _linalg.solve_triangular(factor, linear[index], lower=True)
+            u[index] = _optimize.nnls(factor.T, target, maxiter=100 * u.shape[-1])[0]
+            free[index] = u[index] > 0

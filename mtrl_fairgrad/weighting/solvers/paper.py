@@ -1,4 +1,4 @@
-"""The two solvers of the paper's published code, for comparison with the exact one."""
+"""The two solvers of the paper's published code, for comparison with `newton`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mtrl_fairgrad.weighting.solvers.problem import Problem, check_gramian, prep
 SOLVED = 1e-3
 """Relative residual up to which these solvers count as converged."""
 EPSILON = 1e-8
-"""Added to the weights where `sgd` takes their power, and their lower bound there."""
+"""Added to the weights before `sgd` computes their power; also their lower bound."""
 
 _optimize: Any = optimize  # without type annotations
 
@@ -41,14 +41,12 @@ def sgd(
     max_norm: float = 1.0,
     min_relative_norm: float = 0.0,
 ) -> Solution:
-    """The paper's fast solver: a few clipped gradient steps on `‖Mw − (w + ε)^(−1/α)‖²`, from equal
-    weights.
+    """Run the paper's fast solver: a few clipped gradient steps on `‖Mw − (w + ε)^(−1/α)‖²`.
 
-    Start `w = 1/K` (K counts active tasks), gradient clipped to `max_norm`, momentum, then `w`
-    clamped at ε = 1e-8; the answer is the iterate with the lowest objective among those before each
-    step. It works on the Gramian as it is and knows no units, so the answer depends on the scale of
-    the gradients. Clipped steps bound how far w can move from its start, in norm: 3.6 with the
-    default values.
+    Starts at `w = 1/K` (K counts active tasks). Each step clips the gradient to `max_norm`, applies
+    momentum and clamps `w` at ε = 1e-8; the result is the iterate with the lowest objective before
+    any step. The Gramian is not normalised, so the result depends on the scale of the gradients.
+    Clipping limits the distance of w from its start, in norm: 3.6 with the default values.
 
     Args:
         gramian: `[..., K, K]`.
@@ -61,7 +59,7 @@ def sgd(
         min_relative_norm: tasks with at most this part of the largest gradient norm are left out.
 
     Returns:
-        `converged`: relative residual at most 1e-3, which is rare.
+        A solution whose `converged` means a relative residual of at most 1e-3, which is rare.
     """
     check_gramian(gramian)
     values = to_array(gramian)
@@ -84,7 +82,7 @@ def sgd(
 
 
 def _objective(problem: Problem, weights: Array, p: float) -> tuple[Array, Array]:
-    """What `sgd` minimises, `[..., 1]`, and its gradient `[..., K]`."""
+    """Return the objective of `sgd`, `[..., 1]`, and its gradient `[..., K]`."""
     xp = namespace(weights)
     power = (weights + EPSILON) ** -p
     error = xp.where(problem.active, matvec(problem.gramian, weights) - power, 0.0)
@@ -97,12 +95,11 @@ def _objective(problem: Problem, weights: Array, p: float) -> tuple[Array, Array
 def least_squares(
     gramian: Tensor, alpha: float, active: Tensor | None = None, min_relative_norm: float = 0.0
 ) -> Solution:
-    """The paper's solver for supervised learning: `scipy.optimize.least_squares` on `Mw −
-    w^(−1/α)`, `w ≥ 0`.
+    """Run the paper's solver for supervised learning, `scipy.optimize.least_squares`.
 
-    From `w = 1/K` (K counts active tasks), with SciPy's default tolerances, on the Gramian as it
-    is. It brings the Gramian to the CPU (a synchronisation on a GPU) and loops over the leading
-    axes.
+    Minimises `Mw − w^(−1/α)`, `w ≥ 0`, from `w = 1/K` (K counts active tasks) with SciPy's default
+    tolerances. The Gramian is not normalised. It is copied to the CPU (a synchronisation on a GPU),
+    and the leading axes are a loop.
 
     Args:
         gramian: `[..., K, K]`.
@@ -111,9 +108,9 @@ def least_squares(
         min_relative_norm: tasks with at most this part of the largest gradient norm are left out.
 
     Returns:
-        `converged`: relative residual at most 1e-3, whatever SciPy reports. NaN weights where
-            `(1/K)^(−1/α)`
-        overflows, so that SciPy refuses to start (α of a thousandth).
+        A solution whose `converged` means a relative residual of at most 1e-3, whatever SciPy
+        reports. Weights are NaN where `(1/K)^(−1/α)` overflows, so that SciPy refuses to start
+        (α of a thousandth).
     """
     check_gramian(gramian)
     tasks = gramian.shape[-1]
@@ -121,10 +118,10 @@ def least_squares(
     problem = prepare(values, None if active is None else active.cpu().numpy(), min_relative_norm)
     weights = np.zeros(problem.active.shape)
     matrices = problem.gramian.reshape(-1, tasks, tasks)
-    for place, matrix in zip(np.ndindex(weights.shape[:-1]), matrices, strict=True):
-        mask = problem.active[place]
+    for index, matrix in zip(np.ndindex(weights.shape[:-1]), matrices, strict=True):
+        mask = problem.active[index]
         if mask.any():
-            weights[place][mask] = _least_squares_one(matrix[np.ix_(mask, mask)], 1 / alpha)
+            weights[index][mask] = _least_squares_one(matrix[np.ix_(mask, mask)], 1 / alpha)
     return make_solution(problem, weights, alpha, gramian, converged=SOLVED)
 
 
@@ -134,7 +131,7 @@ def _least_squares_one(matrix: NDArray[np.float64], p: float) -> NDArray[np.floa
 
     start = np.full(len(matrix), 1 / len(matrix))
     try:
-        found = _optimize.least_squares(error, start, bounds=(0, np.inf)).x
+        solution = _optimize.least_squares(error, start, bounds=(0, np.inf)).x
     except ValueError:  # overflow at the start
-        found = np.full(len(matrix), np.nan)
-    return np.asarray(found, dtype=np.float64)
+        solution = np.full(len(matrix), np.nan)
+    return np.asarray(solution, dtype=np.float64)

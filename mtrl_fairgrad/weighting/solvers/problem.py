@@ -1,6 +1,4 @@
-"""What every solver begins with: Gramians without the entries that must not matter, and their
-equilibrated form.
-"""
+"""Preparation of Gramians for all solvers: masking of inactive tasks, and equilibration."""
 
 from __future__ import annotations
 
@@ -22,26 +20,26 @@ from mtrl_fairgrad.weighting.solvers.arrays import (
     to_tensor,
 )
 
-SMALLEST_SINGLE = 1e-7
-"""The ridge on the cosine matrix's diagonal for Gramians in float32: the size of their rounding."""
-SMALLEST_DOUBLE = 1e-8
-"""For Gramians in float64: no direction shows it, and singular systems can be solved to an error of
-1e-6.
+MIN_RIDGE_FLOAT32 = 1e-7
+"""Smallest ridge on the cosine matrix's diagonal for float32 Gramians: the size of their rounding
+errors.
 """
-PLENTY = 100
-"""How many times the smallest ridge all eigenvalues must exceed to need none. In float64, a
-condition number of 1e6 is enough for that."""
-LARGEST = 0.1
-"""A matrix that needs a larger ridge, tried in powers of ten, to become positive definite is no
-Gramian.
+MIN_RIDGE_FLOAT64 = 1e-8
+"""Smallest ridge for float64 Gramians: it does not change the direction visibly, and singular
+systems can be solved to an error of 1e-6.
 """
+NO_RIDGE_FACTOR = 100
+"""No ridge is added if all eigenvalues exceed this multiple of the smallest ridge, as with a
+condition number up to 1e6 in float64."""
+MAX_RIDGE = 0.1
+"""A matrix that needs a larger ridge, tried in powers of ten, is not a Gramian."""
 
 _lapack: Any = linalg.lapack  # compiled, without type annotations
 _linalg: Any = torch.linalg
 
 
 class Problem(NamedTuple):
-    """A batch of Gramians without the entries that must not matter."""
+    """A batch of Gramians with inactive tasks masked."""
 
     gramian: Array
     """`[..., K, K]`; inactive tasks' rows and columns are 0, non-finite elements the identity."""
@@ -63,12 +61,11 @@ class Equilibrated(NamedTuple):
     centre: Array
     """`[..., 1]`, the mean logarithm of the active tasks' gradient norms."""
     valid: Array
-    """`[...]` bool; False where the matrix is not finite or no Gramian."""
+    """`[...]` bool; False where the matrix is not finite or not a Gramian."""
 
 
 def prepare_cosines(gramian: Tensor) -> tuple[Problem, Equilibrated]:
-    """A Gramian as it came, checked, prepared and equilibrated; the problem is invalid where it is
-    no Gramian.
+    """Check, mask and equilibrate Gramians; the problem is invalid where a matrix is not a Gramian.
 
     Raises:
         ValueError: another shape than `[..., K, K]`.
@@ -80,23 +77,23 @@ def prepare_cosines(gramian: Tensor) -> tuple[Problem, Equilibrated]:
 
 
 def check_gramian(gramian: Tensor) -> None:
-    """Refuse what is no `[..., K, K]`.
+    """Check the shape `[..., K, K]`.
 
     Raises:
         ValueError: another shape.
     """
     if gramian.ndim < 2 or gramian.shape[-1] != gramian.shape[-2] or not gramian.shape[-1]:
         raise ValueError(
-            f"A Gramian of shape {tuple(gramian.shape)} is not allowed: give [..., K, K], the "
-            "inner products of K task gradients."
+            f"gramian of shape {tuple(gramian.shape)} is not allowed: give [..., K, K], the inner "
+            "products of K task gradients."
         )
 
 
 def prepare(gramian: Array, active: Array | None = None, min_relative_norm: float = 0.0) -> Problem:
-    """Clean Gramians `[..., K, K]`.
+    """Mask inactive tasks of Gramians `[..., K, K]`.
 
     Args:
-        gramian: checked.
+        gramian: of checked shape.
         active: `[..., K]` bool; by default all tasks that have a gradient.
         min_relative_norm: tasks with at most this part of the largest gradient norm are inactive,
             too.
@@ -112,16 +109,16 @@ def prepare(gramian: Array, active: Array | None = None, min_relative_norm: floa
 
 
 def equilibrate(problem: Problem, dtype: torch.dtype) -> Equilibrated:
-    """Take the norms out of a problem and make it positive definite.
+    """Separate a problem into norms and cosines, and make the cosines positive definite.
 
-    The ridge on the cosine matrix's diagonal is the least sufficient one: none while all
-    eigenvalues exceed 1e-6 (for float32 Gramians 1e-5), otherwise 1e-8 (1e-7), more only where
-    rounding made the matrix indefinite by over half of that. Gramians summed in low precision may
-    be.
+    The ridge on the cosine matrix's diagonal is the smallest sufficient one: none while all
+    eigenvalues exceed 1e-6 (1e-5 for float32 Gramians), otherwise 1e-8 (1e-7), more only where
+    rounding made the matrix indefinite by over half of that, as Gramians summed in low precision
+    can be.
 
     Args:
-        problem: what `prepare` answered.
-        dtype: the Gramian's as it came, which says how well its entries are known.
+        problem: result of `prepare`.
+        dtype: the original dtype of the Gramian, which tells the precision of its entries.
     """
     xp = namespace(problem.gramian)
     squares = xp.where(problem.active, xp.diagonal(problem.gramian, 0, -2, -1), 1.0)
@@ -133,7 +130,7 @@ def equilibrate(problem: Problem, dtype: torch.dtype) -> Equilibrated:
     cosines = problem.gramian / norms[..., :, None] / norms[..., None, :]
     eye = eye_like(cosines)
     cosines = xp.where(eye > 0, eye, (cosines + xp.swapaxes(cosines, -1, -2)) / 2)
-    smallest = SMALLEST_DOUBLE if dtype == torch.float64 else SMALLEST_SINGLE
+    smallest = MIN_RIDGE_FLOAT64 if dtype == torch.float64 else MIN_RIDGE_FLOAT32
     ridge, definite = (
         _ridge_on_device(cosines, smallest) if xp is torch else _ridge_on_host(cosines, smallest)
     )
@@ -143,53 +140,51 @@ def equilibrate(problem: Problem, dtype: torch.dtype) -> Equilibrated:
 
 @functools.cache
 def _ridges(smallest: float) -> list[tuple[float, float]]:
-    """Ridges from the smallest to the largest, each with the shift that must leave the matrix
-    positive definite.
+    """Return ridges in ascending order, each with the shift that must make the matrix positive
+    definite.
 
-    Half of a ridge must do for a factorisation; the other half bounds the solution.
+    Half of a ridge must suffice for a factorisation; the other half bounds the solution.
     """
-    count = round(math.log10(LARGEST / smallest)) + 1
+    count = round(math.log10(MAX_RIDGE / smallest)) + 1
     return [
-        (0.0, -PLENTY * smallest),
+        (0.0, -NO_RIDGE_FACTOR * smallest),
         *((ridge, 0.5 * ridge) for ridge in (smallest * 10**i for i in range(count))),
     ]
 
 
 def _ridge_on_host(cosines: Array, smallest: float) -> tuple[Array, Array]:
-    """The least sufficient ridge `[...]`, and whether there is one."""
+    """Return the smallest sufficient ridge `[...]`, and whether there is one."""
     tasks = cosines.shape[-1]
     diagonal = np.diag_indices(tasks)
-    found = np.full(cosines.shape[:-2], np.nan)
-    for place, matrix in zip(
-        np.ndindex(found.shape), cosines.reshape(-1, tasks, tasks), strict=True
+    ridges = np.full(cosines.shape[:-2], np.nan)
+    for index, matrix in zip(
+        np.ndindex(ridges.shape), cosines.reshape(-1, tasks, tasks), strict=True
     ):
         for ridge, shift in _ridges(smallest):
             shifted = matrix.copy()
             shifted[diagonal] += shift
             if _lapack.dpotrf(shifted, lower=1, overwrite_a=1)[1] == 0:
-                found[place] = ridge
+                ridges[index] = ridge
                 break
-    return found, ~np.isnan(found)
+    return ridges, ~np.isnan(ridges)
 
 
 def _ridge_on_device(cosines: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
-    """The same for all at once, without looking at a value."""
-    found = torch.full(cosines.shape[:-2], torch.nan, dtype=cosines.dtype, device=cosines.device)
+    """Do the same for all problems at once, without reading a value."""
+    ridges = torch.full(cosines.shape[:-2], torch.nan, dtype=cosines.dtype, device=cosines.device)
     eye = eye_like(cosines)
     for ridge, shift in reversed(_ridges(smallest)):
         fits: Tensor = _linalg.cholesky_ex(cosines + shift * eye).info == 0
-        found = torch.where(fits, ridge, found)
-    return found, ~found.isnan()
+        ridges = torch.where(fits, ridge, ridges)
+    return ridges, ~ridges.isnan()
 
 
 def finalize(problem: Problem, weights: Array, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights `[..., K]` in the dtype and on the device of the Gramian `like`, and the smallest
-    `g_iᵀd` `[...]`.
-
-    NaN where the problem is invalid.
+    """Return weights `[..., K]` in the dtype and on the device of the Gramian `like`, and the
+    smallest `g_iᵀd` `[...]`; NaN where the problem is invalid.
     """
     xp = namespace(weights)
     weights = xp.where(problem.valid[..., None], weights, xp.nan)
     smallest = xp.amin(matvec(problem.gramian, weights), -1)
-    found = to_tensor(weights).to(torch.promote_types(like.dtype, torch.float32))
-    return found.to(like.device), to_tensor(smallest).to(like.device)
+    rounded = to_tensor(weights).to(torch.promote_types(like.dtype, torch.float32))
+    return rounded.to(like.device), to_tensor(smallest).to(like.device)

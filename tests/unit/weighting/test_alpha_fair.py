@@ -142,7 +142,7 @@ def test_alpha_must_be_below_one(alpha: float) -> None:
 
 
 def test_what_is_no_method_is_refused() -> None:
-    with pytest.raises(TypeError, match="^Identity "):
+    with pytest.raises(TypeError, match=r"^Identity "):
         alpha_fair(torch.nn.Identity(), 0.5)  # pyright: ignore[reportArgumentType]
 
 

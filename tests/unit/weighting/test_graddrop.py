@@ -134,7 +134,7 @@ def test_missing_and_misshapen_numbers_are_refused() -> None:
         method(jacobian)
     with pytest.raises(ValueError, match=r"noise of shape \(2, 3\) is not allowed: give \(3,\)"):
         method(jacobian, noise=torch.rand(2, 3))
-    with pytest.raises(ValueError, match="^graddrop .*init"):
+    with pytest.raises(ValueError, match=r"^graddrop .*init"):
         GradDrop().draw([generator(0)])
 
 

@@ -313,9 +313,7 @@ def test_a_jacobian_of_other_parameters_is_refused(case: str) -> None:
     fresh = make_method(name, **options)
     with pytest.raises(ValueError, match=rf"^{name} remembers or draws: call its init"):
         fresh(jacobian, **fresh.accepted(losses=losses))
-    with pytest.raises(
-        ValueError, match=rf"^{name} must know the parameters: call init\(tasks=4, template=.*\)"
-    ):
+    with pytest.raises(ValueError, match=rf"^{name} .* call init\(tasks=4, template=.*\)"):
         fresh.init(TASKS)
     with pytest.raises(
         ValueError, match=r"template\['scale'\] of shape \(4,\) is not allowed: .* \(2,\)"

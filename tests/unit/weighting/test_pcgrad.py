@@ -147,7 +147,7 @@ def test_missing_and_misshapen_orders_are_refused() -> None:
         ValueError, match=r"noise of shape \(2, 2\) is not allowed: give orders .* \(3, 3\)"
     ):
         PCGrad()(torch.eye(3), noise=orders(2, 0))
-    with pytest.raises(ValueError, match="^pcgrad .*init"):
+    with pytest.raises(ValueError, match=r"^pcgrad .*init"):
         PCGrad().draw([generator(0)])
 
 

@@ -17,9 +17,7 @@ def test_one_task_has_weight_one_whatever_the_losses(batch: tuple[int, ...]) -> 
 
 
 def test_a_task_that_is_not_there_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"^task=3 is none of 3 tasks: give a whole number from 0 to 2\.$"
-    ):
+    with pytest.raises(ValueError, match=r"^task=3 .* 3 tasks.* 0 to 2\.$"):
         STL(task=3)(torch.ones(2, 3))
 
 
