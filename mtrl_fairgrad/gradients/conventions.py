@@ -1,15 +1,15 @@
-"""What published codes do differently around the same method, as options.
+"""Options for how published codes differ around the same method.
 
 | preset | own parameters | direction | length |
 |---|---|---|---|
-| `plain` | each task's plain gradient | Σ w_i g_i | as it is |
+| `plain` | each task's plain gradient | Σ w_i g_i | unlimited |
 | `official_supervised` | weighted by loss weightings only | K · Σ w_i g_i | at most 1 |
-| `libmtl` | weighted by every method that has weights | Σ w_i g_i | as it is |
+| `libmtl` | weighted by every method that has weights | Σ w_i g_i | unlimited |
 
 `plain` is also what the FairGrad paper's reinforcement-learning code does. `official_supervised` is
 its supervised code for FairGrad and CAGrad, and for PCGrad with `reduction="mean"` (GradDrop has no
-K there, and for its other methods the clipping runs too early to have an effect). `libmtl` is
-LibMTL for FairGrad, Nash-MTL and loss weightings (it leaves the heads of its other methods plain).
+K there, and for its other methods the clipping happens too early to have an effect). `libmtl` is
+LibMTL for FairGrad, Nash-MTL and loss weightings (the heads of its other methods stay plain).
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ SCALES = ("none", "tasks")
 
 @dataclass(frozen=True)
 class Convention:
-    """How the answer of a method becomes gradients.
+    """How the result of a method becomes gradients.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: an option that is not allowed.
     """
 
     own: str = "plain"
-    """What own parameters (heads) receive: `"plain"`, their task's gradient; `"weighted"`, times
-    its weight; `"weighted_losses"`, weighted by loss weightings and plain otherwise. A task that a
-    loss weighting gives weight 0 is left out altogether; methods without weights (`GradDrop`) leave
-    own gradients plain."""
+    """Gradient of own parameters (heads): `"plain"`, their task's gradient; `"weighted"`,
+    multiplied by the task's weight; `"weighted_losses"`, weighted for loss weightings and plain
+    otherwise. A task with weight 0 of a loss weighting gets no gradient at all; methods without
+    weights (`GradDrop`) leave own gradients plain."""
     scale: str = "none"
     """`"tasks"` multiplies the direction of shared parameters by K."""
     max_norm: float | None = None
-    """Longest direction of shared parameters, after scaling, for each element of the leading axes;
-    `None`: any.
+    """Largest norm of the direction of shared parameters after scaling, for each element of the
+    leading axes; None for no limit.
     """
 
     def __post_init__(self) -> None:
@@ -55,11 +55,11 @@ class Convention:
             check_number("max_norm", self.max_norm, above=0, hint="or None for no limit")
 
     def own_weights(self, method: Method, diagnostics: Mapping[str, Tensor]) -> Tensor | None:
-        """What multiplies the tasks' own gradients, `[..., K]`; None leaves them as they are.
+        """Return the factors of the tasks' own gradients, `[..., K]`; None for no change.
 
         Args:
-            method: the one that answered.
-            diagnostics: what it reported: its `weights` `[..., K]`, if it has any, and under the
+            method: the method that was called.
+            diagnostics: what it returned: its `weights` `[..., K]`, if it has any, and under the
                 α-fair loss transformation the `loss_factors` `[..., K]`, which are part of every
                 task's gradient.
         """
@@ -77,9 +77,7 @@ class Convention:
     def apply(
         self, direction: Mapping[str, Tensor], tasks: int, batch_dims: int
     ) -> dict[str, Tensor]:
-        """The direction of shared parameters, name -> `[*batch, *shape]`, scaled and then shortened
-        as agreed.
-        """
+        """Scale and then clip a direction of shared parameters, name -> `[*batch, *shape]`."""
         factor = float(tasks) if self.scale == "tasks" else 1.0
         if self.max_norm is None:
             return (
@@ -97,7 +95,7 @@ class Convention:
 
 
 def scale_rows(rows: Tensor, factors: Tensor) -> Tensor:
-    """`rows` `[*axes, ...]` times `factors` `[*axes]`, in the dtype of `rows`."""
+    """Multiply `rows` `[*axes, ...]` by `factors` `[*axes]`, keeping the dtype of `rows`."""
     return (rows * align(factors, rows)).to(rows.dtype)
 
 

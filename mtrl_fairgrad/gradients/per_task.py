@@ -9,9 +9,9 @@ one backward pass. For K losses of one forward pass, as in most training loops, 
 A Jacobian is a mapping from parameter name to `[..., K, *parameter shape]` and is never
 concatenated: its Gramian is a sum over parameters, a direction one contraction per parameter.
 
-Parameters fall in two groups. *Shared* ones serve every task and receive the combined direction;
-*own* ones (heads, task embeddings) serve one task and receive that task's gradient, plain or
-weighted as the `Convention` says.
+Parameters are in two groups. *Shared* parameters are used by every task and receive the combined
+direction; *own* parameters (heads, task embeddings) belong to one task and receive that task's
+gradient, plain or weighted according to the `Convention`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class CapturedLoss:
 
 
 class TaskGradients(NamedTuple):
-    """What one backward pass over all tasks and seeds yields."""
+    """Result of one backward pass over all tasks and seeds."""
 
     losses: Tensor
     """`[S, K]`."""
@@ -61,7 +61,7 @@ class TaskGradients(NamedTuple):
     own: Tensors
     """Own parameters: name -> `[S, K, *shape]`."""
     auxiliary: Any
-    """What the loss returned beside its value, each tensor `[S, K, ...]`."""
+    """Auxiliary output of the loss, each tensor `[S, K, ...]`."""
 
 
 class Combined(NamedTuple):
@@ -72,22 +72,22 @@ class Combined(NamedTuple):
     direction: Tensors
     """Shared parameters: name -> `[S, *shape]`; the optimiser subtracts it."""
     own: Tensors
-    """Own parameters: name -> `[S, K, *shape]`, each task's gradient, plain or weighted as the
-    convention says.
+    """Own parameters: name -> `[S, K, *shape]`, each task's gradient, plain or weighted according
+    to the convention.
     """
     auxiliary: Any
-    """What the loss returned beside its value, each tensor `[S, K, ...]`."""
+    """Auxiliary output of the loss, each tensor `[S, K, ...]`."""
     diagnostics: Tensors
-    """What the method reports (`weights`, FairGrad's `residual`, ...) and, where a Jacobian was
-    built, `gramian`.
+    """The method's diagnostics: `weights`, FairGrad's `residual`, …, and the `gramian` of a Gramian
+    weighting.
     """
 
 
-def _first(tensor: Tensor) -> Tensor:
+def _first_seed(tensor: Tensor) -> Tensor:
     return tensor[0]
 
 
-def _alone(tensor: Tensor) -> Tensor:
+def _add_seed_axis(tensor: Tensor) -> Tensor:
     return tensor.unsqueeze(0)
 
 
@@ -96,14 +96,14 @@ def over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
     `[S]`.
 
     Arguments and results may be any nesting of dicts and tuples of tensors; the last argument must
-    be a tensor. A lone seed is computed without the axis, which saves a fifth of the time on CPU.
+    be a tensor. A single seed is computed without the axis, which saves a fifth of the time on CPU.
     """
 
     def lifted(*args: Any) -> Any:
         if args[-1].shape[0] > 1:
             return vmap(function)(*args)
-        first: tuple[Any, ...] = tree_map(_first, args)
-        return tree_map(_alone, function(*first))
+        first: tuple[Any, ...] = tree_map(_first_seed, args)
+        return tree_map(_add_seed_axis, function(*first))
 
     return lifted
 
@@ -165,7 +165,7 @@ def _gradients(loss: TaskLoss, arguments: tuple[Any, ...]) -> TaskGradients:
 
 
 def _all_gradients(loss: TaskLoss) -> Callable[..., Any]:
-    """Gradients by shared and own parameters, then loss and auxiliary, of all tasks and seeds."""
+    """Return a function of the gradients, losses and auxiliary outputs of all tasks and seeds."""
     return lift(grad_and_value(loss, argnums=(0, 2), has_aux=True), per_seed=2)
 
 

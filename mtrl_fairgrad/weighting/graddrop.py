@@ -56,7 +56,7 @@ class GradDrop(TemplateAggregation):
         """
 
         def uniform(generator: torch.Generator) -> Tensor:
-            dtype = reduce(torch.promote_types, (rows.dtype for rows in self._known.values()))
+            dtype = reduce(torch.promote_types, (rows.dtype for rows in self._entries.values()))
             return torch.rand(
                 sum(self._sizes()), generator=generator, dtype=dtype, device=generator.device
             )
@@ -65,7 +65,7 @@ class GradDrop(TemplateAggregation):
 
     def _sizes(self) -> list[int]:
         """Return the number of coordinates of each parameter."""
-        return [rows.shape[len(self.batch_shape) + 1 :].numel() for rows in self._known.values()]
+        return [rows.shape[len(self.batch_shape) + 1 :].numel() for rows in self._entries.values()]
 
     @torch.no_grad()
     def forward(self, jacobian: Mapping[str, Tensor], noise: Tensor | None = None) -> Aggregate:

@@ -1,13 +1,12 @@
-"""One shared graph: K task losses of one forward pass, combined into `.grad`, for anyone's own
-training loop.
+"""One shared graph: combine K task losses of one forward pass into `.grad` in any training loop.
 
-`backward(losses, method, shared=...)` takes the place of `sum(losses).backward()`; `Accumulator`
-does so for several micro-batches before one optimiser step.
+`backward(losses, method, shared=...)` replaces `sum(losses).backward()`; `Accumulator` does so for
+several micro-batches before one optimiser step.
 
-Gradients are combined in the units of the losses as given, because a direction need not be linear
-in them: a `GradScaler` scales the backward passes and what is written, nothing between. With
-several processes each one combines the gradients of the mean loss over all, and so comes to the
-same answer. `.grad` is written last: what is refused leaves it as it was.
+Gradients are combined in the units of the given losses, because a direction is not always linear in
+them: a `GradScaler` scales the backward passes and the written gradients, nothing in between. Each
+of several processes combines the gradients of the mean loss over all processes, so that all get the
+same result. `.grad` is written last: it does not change if an error is raised.
 """
 
 from mtrl_fairgrad.gradients.shared_graph.backward import Accumulator, backward

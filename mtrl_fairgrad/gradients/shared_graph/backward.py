@@ -1,4 +1,4 @@
-"""`backward` and `Accumulator`: from K losses of one graph to `.grad`."""
+"""`backward` and `Accumulator`: combine K losses of one graph into `.grad`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.amp.grad_scaler import GradScaler
 from mtrl_fairgrad.gradients.conventions import PLAIN, Convention
 from mtrl_fairgrad.gradients.per_task import Tensors
 from mtrl_fairgrad.gradients.shared_graph.distributed import Group, Processes
-from mtrl_fairgrad.gradients.shared_graph.features import cut, pull_back
-from mtrl_fairgrad.gradients.shared_graph.grad_writer import Destination
-from mtrl_fairgrad.gradients.shared_graph.jacobian import Rows
+from mtrl_fairgrad.gradients.shared_graph.features import check_representation, propagate_direction
+from mtrl_fairgrad.gradients.shared_graph.grad_writer import GradWriter
+from mtrl_fairgrad.gradients.shared_graph.jacobian import GradientRows
 from mtrl_fairgrad.utils.validation import check_integer
 from mtrl_fairgrad.weighting import GramianWeighting, JacobianAggregation, LossWeighting, Method
 from mtrl_fairgrad.weighting.base import check_method
@@ -36,99 +36,101 @@ def backward(
     convention: Convention = PLAIN,
     tasks_per_pass: int | None = None,
 ) -> Tensors:
-    """Combine K task losses of one graph and add the result to `.grad`, in place of
-    `sum(losses).backward()`.
+    """Combine K task losses of one graph and add the result to `.grad`.
+
+    Replaces `sum(losses).backward()`.
 
     Args:
-        losses: the K scalar task losses, best as a sequence: a pass then runs through its own
-            task's head only, while from a vector `[K]` it runs through all of them. The graph is
-            freed, as by `Tensor.backward`.
+        losses: the K scalar task losses, preferably as a sequence: a pass then runs through its
+            own task's head only; from a vector `[K]` it runs through all heads. The graph is freed,
+            as by `Tensor.backward`.
         method: for example `FairGrad(alpha=2)`. One with state or randomness needs `method.init(K,
             template=jacobian_like(parameters, K))` before, with the parameters given as `shared`
-            (or with the representation). If `method.looks_after_step`, call
+            (or the representation). If `method.looks_after_step`, call
             `method.after_step(losses)` after every optimiser step with the losses `[K]` of the same
-            batch, computed anew (with several processes, their mean).
-        shared: the parameters all tasks use. Their `.grad` receives the combined direction; a
-            parameter that some task does not reach counts as a zero gradient for that task.
+            batch, recomputed (with several processes, their mean).
+        shared: the parameters that all tasks use. Their `.grad` receives the combined direction; a
+            task that does not depend on a parameter has a zero gradient there.
         own: parameters that belong to one task each (heads). Their `.grad` receives their task's
             gradient, plain or weighted as the convention says.
-        noise: for random methods, what `method.draw` returned, or the generator to draw it from.
-            With several processes the first one's serves all.
+        noise: for random methods, the result of `method.draw`, or a generator to draw it from.
+            Several processes use the noise of the first one.
         representation: a tensor or tensors through which all shared parameters act on the losses,
-            such as the encoder's output: gradients are combined there, and one pass takes the
-            direction on to `shared`. Another direction than from the parameters' own gradients,
+            such as the encoder's output: gradients are combined there, and one pass propagates the
+            direction to `shared`. The result differs from combining the parameters' gradients,
             except for loss weightings, which do not need it.
-        scaler: of mixed precision. The losses are given unscaled; `scaler.step(optimizer)` and
-            `scaler.update()` follow as ever, also after `scaler.unscale_` and clipping.
-        process_group: of processes with equal parts of a batch; `"default"` is the default group of
-            `torch.distributed` if that is initialised, None this process alone. A
-            `DistributedDataParallel` must run its forward pass in `no_sync()` (or be left aside for
-            its `.module`), since its hooks do not see these passes.
+        scaler: the scaler of mixed precision. Give unscaled losses; call `scaler.step(optimizer)`
+            and `scaler.update()` as usual, also after `scaler.unscale_` and clipping.
+        process_group: processes with equal parts of a batch; `"default"` is the default group of
+            `torch.distributed` if it is initialised, None this process only. A
+            `DistributedDataParallel` must run its forward pass in `no_sync()` (or use its
+            `.module`), since its hooks do not see these passes.
         convention: weighting of own gradients, scaling and clipping; see
             `mtrl_fairgrad.gradients.conventions`.
-        tasks_per_pass: how many tasks' gradients one backward pass computes: 1 for a loop over
-            tasks, n for passes of n tasks each, see
+        tasks_per_pass: number of tasks whose gradients one backward pass computes: 1 for a loop
+            over tasks, n for passes of n tasks each, see
             `mtrl_fairgrad.gradients.shared_graph.backward_passes`. By default 1 on CPU and at a
-            representation; on CUDA as many as fit for sure into the memory that is free at the
-            time, and a loop, with a warning, where that fails. Give a number where runs must agree
-            to the last bit. Loss weightings need one pass anyhow.
+            representation; on CUDA as many as certainly fit into the free memory, and a loop with a
+            warning if that fails. Give a number if runs must agree bit for bit. Loss weightings
+            always need one pass.
 
     Returns:
         The method's diagnostics, with `weights` `[K]` and `gramian` `[K, K]` (of the
         representation, if there is one) where the method has them. With a scaler also `skipped`,
         whether something overflowed: then every `.grad` is NaN, so that the scaler skips the step,
-            and the method was not asked and is as it was. (It was asked if only a
-        pass after it overflowed: that of a loss weighting, or the one from a representation.)
+        and the method was not called and its state has not changed. (It was called if only a later
+        pass overflowed: that of a loss weighting, or the one from a representation.)
 
     Raises:
-        ValueError: losses that are no K scalars with a graph; a loss that is not positive, for a
-            method that needs positive ones; no shared parameter that requires a gradient; a
-            representation that `cut` refuses; or what the method refuses. Neither `.grad` nor the
-            method's state has changed then.
-        TypeError: not a method.
+        ValueError: losses that are not K scalars with a graph; a loss that is not positive, for a
+            method that needs positive losses; no shared parameter that requires a gradient; a
+            representation that `check_representation` rejects; or an input that the method rejects.
+            Neither `.grad` nor the method's state has changed then.
+        TypeError: `method` is not a method.
         RuntimeError: `tasks_per_pass` tasks cannot share a pass; `.grad` and the method's state
             have not changed.
 
-    Cost: one backward pass for loss weightings (and plain own gradients a second one, through the
-    heads), for the others K passes or the same work in fewer; the direction is a sum over the rows
-    of the Jacobian then, no further pass. Memory: K gradients of `shared`, and those of one pass.
-    With a representation, K passes through the heads and one through the encoder, and K gradients
-    of the representation.
+    Cost: one backward pass for loss weightings (and a second one through the heads for plain own
+    gradients). K passes or the same work in fewer passes for the other kinds, whose direction is a
+    sum over the rows of the Jacobian without another pass. Memory: K gradients of `shared`, and
+    those of one pass. With a representation: K passes through the heads and one through the
+    encoder, and K gradients of the representation.
     """
     check_method(method)
-    tasks_per_pass = _checked(tasks_per_pass)
-    to = Destination.of(shared, own, scaler, Processes(process_group), convention)
+    tasks_per_pass = _check_tasks_per_pass(tasks_per_pass)
+    writer = GradWriter.create(shared, own, scaler, Processes(process_group), convention)
     scalars = _scalars(losses)
-    at = to.shared if representation is None else cut(representation, scalars, to.shared)
+    at = (
+        writer.shared
+        if representation is None
+        else check_representation(representation, scalars, writer.shared)
+    )
     if isinstance(method, LossWeighting):
-        return _weigh(scalars, method, noise, to)
-    innermost = _innermost(method)
-    if representation is not None and isinstance(innermost, AveragingAggregation):
+        return _backward_with_weights(scalars, method, noise, writer)
+    unwrapped = _unwrapped(method)
+    if representation is not None and isinstance(unwrapped, AveragingAggregation):
         raise ValueError(
-            f"{innermost.name} averages gradients over batches, but a representation is of other "
-            "samples in each: leave representation out, or choose another method."
+            f"{unwrapped.name} averages gradients over batches, but every batch has another "
+            "representation: leave representation out, or choose another method."
         )
     if (
         representation is not None
-        and to.processes.size > 1
+        and writer.processes.size > 1
         and isinstance(method, JacobianAggregation)
     ):
         raise ValueError(
-            f"{method.name} looks at every coordinate, but a representation is spread over the "
-            "processes: leave representation out, or choose a method that looks at the Gramian."
+            f"{method.name} needs every coordinate, but a representation is distributed over the "
+            "processes: leave representation out, or choose a method that needs the Gramian only."
         )
-    rows = Rows.none(len(scalars), at, to)
+    rows = GradientRows.zeros(len(scalars), at, writer)
     if representation is not None and tasks_per_pass is None:
-        tasks_per_pass = (
-            1  # between it and the losses there are heads, which have nothing in common
-        )
-    rows.add(scalars, at, to, tasks_per_pass, retain_graph=representation is not None)
-    return _combine(rows, method, noise, to, None if representation is None else at)
+        tasks_per_pass = 1  # the heads after the representation cannot be batched usefully
+    rows.add(scalars, at, writer, tasks_per_pass, retain_graph=representation is not None)
+    return _combine(rows, method, noise, writer, None if representation is None else at)
 
 
 class Accumulator:
-    """Adds up the task gradients of several micro-batches and combines them once, as if of one big
-    batch.
+    """Sum task gradients of several micro-batches and combine them once, as for one big batch.
 
         accumulator = Accumulator(shared=encoder.parameters(), own=heads.parameters())
         for batch in loader:
@@ -138,11 +140,11 @@ class Accumulator:
             accumulator.backward(method)
             optimizer.step()
 
-    Losses add up: divide them by the number of micro-batches for their mean. Arguments are those of
-    `backward`.
+    Losses are summed: divide them by the number of micro-batches for their mean. The arguments are
+    those of `backward`.
 
-    Cost: K backward passes (or the same work in fewer) for every micro-batch, for loss weightings
-    too, because they see the sum of the losses; memory as of `backward`, whatever the number of
+    Cost: K backward passes (or the same work in fewer) for every micro-batch, also for loss
+    weightings, because they see the sum of the losses; memory as for `backward`, for any number of
     micro-batches.
     """
 
@@ -156,91 +158,91 @@ class Accumulator:
         convention: Convention = PLAIN,
         tasks_per_pass: int | None = None,
     ) -> None:
-        self._tasks_per_pass = _checked(tasks_per_pass)
-        self._to = Destination.of(shared, own, scaler, Processes(process_group), convention)
-        self._rows: Rows | None = None
+        self._tasks_per_pass = _check_tasks_per_pass(tasks_per_pass)
+        self._writer = GradWriter.create(shared, own, scaler, Processes(process_group), convention)
+        self._rows: GradientRows | None = None
 
     def add(self, losses: Losses) -> None:
         """Add the gradients of one micro-batch's K losses; its graph is freed.
 
         Raises:
-            ValueError: losses that are no K scalars with a graph, or another K than before.
-            RuntimeError: a pass failed, as of `backward`; what was added is gone, since it may hold
-                half of the tasks.
+            ValueError: losses that are not K scalars with a graph, or another K than before.
+            RuntimeError: a pass failed, as in `backward`. The sum is discarded, because it may
+                contain only some of the tasks.
         """
         scalars = _scalars(losses)
-        rows = self._rows or Rows.none(len(scalars), self._to.shared, self._to)
+        rows = self._rows or GradientRows.zeros(len(scalars), self._writer.shared, self._writer)
         if len(scalars) != len(rows.losses):
             raise ValueError(
-                f"add got {len(scalars)} losses after {len(rows.losses)}: give one for every task."
+                f"add got {len(scalars)} losses after {len(rows.losses)}: give one loss per task."
             )
         self._rows = None
-        rows.add(scalars, self._to.shared, self._to, self._tasks_per_pass)
+        rows.add(scalars, self._writer.shared, self._writer, self._tasks_per_pass)
         self._rows = rows
 
     def backward(self, method: Method, noise: Noise = None) -> Tensors:
-        """Combine what was added, add the result to `.grad` and begin anew; returns and raises as
-        `backward` does.
+        """Combine the sum, add the result to `.grad` and start again; returns and raises as
+        `backward`.
 
         Raises:
-            ValueError: also if nothing was added. What was added is kept whenever this raises.
+            ValueError: also if nothing was added. The sum is kept whenever this raises.
         """
         if self._rows is None:
-            raise ValueError("nothing was added: call add(losses) for every micro-batch first.")
+            raise ValueError("no losses were added: call add(losses) for every micro-batch first.")
         check_method(method)
-        diagnostics = _combine(self._rows, method, noise, self._to)
+        diagnostics = _combine(self._rows, method, noise, self._writer)
         self._rows = None
         return diagnostics
 
 
 def _combine(
-    rows: Rows,
+    rows: GradientRows,
     method: Method,
     noise: Noise,
-    to: Destination,
+    writer: GradWriter,
     representation: list[Tensor] | None = None,
 ) -> Tensors:
-    """Ask the method for a direction from the rows, which are at the representation if there is
-    one, and write it.
-    """
-    losses = to.processes.mean(rows.losses)
+    """Combine gradient rows, by shared parameters or by a representation, and write the result."""
+    losses = writer.processes.mean(rows.losses)
     _require_positive(method, losses)
-    if to.overflowed([losses, *rows.jacobian.values(), *rows.own.values()]):
-        return to.skip()
-    # A process's representation is of its own samples: some columns of the Jacobian. Its parameters
-    # are everyone's.
+    if writer.overflowed([losses, *rows.jacobian.values(), *rows.own.values()]):
+        return writer.skip()
+    # The parameters are the same in all processes, but a process's representation belongs to its
+    # own samples: it is a part of the Jacobian's columns.
     for row in rows.jacobian.values():
         if representation is None:
-            to.processes.mean_(row)
-        elif to.processes.size > 1:
-            row /= to.processes.size
-    noise = _draw(method, noise, losses, to)
+            writer.processes.mean_(row)
+        elif writer.processes.size > 1:
+            row /= writer.processes.size
+    noise = _draw(method, noise, losses, writer)
     with torch.autocast(losses.device.type, enabled=False):
         observed = method.observe(losses, rows.jacobian, batch_dims=0)
         if representation is not None and isinstance(method, GramianWeighting):
-            observed = to.processes.sum(observed)
+            observed = writer.processes.sum(observed)
         result = method(observed, **method.accepted(losses=losses, noise=noise))
         direction, diagnostics = method.direction(result, observed, rows.jacobian)
     if representation is not None:
-        direction = pull_back(representation, direction, rows.jacobian, to)
-    own_weights = to.convention.own_weights(method, diagnostics)
-    own = [to.processes.mean(gradient) for gradient in rows.own_sums(to.own, own_weights)]
-    return diagnostics | to.write(direction, own, losses)
+        direction = propagate_direction(representation, direction, rows.jacobian, writer)
+    own_weights = writer.convention.own_weights(method, diagnostics)
+    own = [writer.processes.mean(gradient) for gradient in rows.own_sums(writer.own, own_weights)]
+    return diagnostics | writer.write(direction, own, losses)
 
 
-def _weigh(scalars: list[Tensor], method: LossWeighting, noise: Noise, to: Destination) -> Tensors:
-    """What `_combine` does, for a loss weighting: with its weights known, one backward pass does."""
+def _backward_with_weights(
+    scalars: list[Tensor], method: LossWeighting, noise: Noise, writer: GradWriter
+) -> Tensors:
+    """Combine by a loss weighting: one backward pass of the weighted losses, without rows."""
     vector = torch.stack(scalars)
-    losses = to.processes.mean(vector.detach())
+    losses = writer.processes.mean(vector.detach())
     _require_positive(method, losses)
-    if to.overflowed([losses]):
-        return to.skip()
-    noise = _draw(method, noise, losses, to)
+    if writer.overflowed([losses]):
+        return writer.skip()
+    noise = _draw(method, noise, losses, writer)
     with torch.autocast(losses.device.type, enabled=False):
         weights, diagnostics = method(losses, **method.accepted(noise=noise))
     diagnostics = {**diagnostics, "weights": weights}
-    own_weights = to.convention.own_weights(method, diagnostics)
-    scale = to.scale(losses.device)
+    own_weights = writer.convention.own_weights(method, diagnostics)
+    scale = writer.scale(losses.device)
 
     def gradient(
         weights: Tensor | None, parameters: list[Tensor], retain_graph: bool = False
@@ -254,33 +256,35 @@ def _weigh(scalars: list[Tensor], method: LossWeighting, noise: Noise, to: Desti
         found = torch.autograd.grad(
             total * scale, parameters, retain_graph=retain_graph, materialize_grads=True
         )
-        return [to.processes.mean(part / scale) for part in found]
+        return [writer.processes.mean(part / scale) for part in found]
 
     if own_weights is weights:
-        both = gradient(weights, to.shared + to.own)
-        direction, own = both[: len(to.shared)], both[len(to.shared) :]
+        both = gradient(weights, writer.shared + writer.own)
+        direction, own = both[: len(writer.shared)], both[len(writer.shared) :]
     else:
-        own = gradient(own_weights, to.own, retain_graph=True) if to.own else []
-        direction = gradient(weights, to.shared)
-    return diagnostics | to.write({str(i): part for i, part in enumerate(direction)}, own, losses)
+        own = gradient(own_weights, writer.own, retain_graph=True) if writer.own else []
+        direction = gradient(weights, writer.shared)
+    return diagnostics | writer.write(
+        {str(i): part for i, part in enumerate(direction)}, own, losses
+    )
 
 
-def _checked(tasks_per_pass: int | None) -> int | None:
+def _check_tasks_per_pass(tasks_per_pass: int | None) -> int | None:
     if tasks_per_pass is None:
         return None
     return check_integer("tasks_per_pass", tasks_per_pass, at_least=1, hint="or None")
 
 
-def _draw(method: Method, noise: Noise, losses: Tensor, to: Destination) -> Tensor | None:
-    """The noise, on the losses' device and the same in all processes."""
+def _draw(method: Method, noise: Noise, losses: Tensor, writer: GradWriter) -> Tensor | None:
+    """Return the noise on the losses' device, the same in all processes."""
     drawn = method.draw([noise]) if isinstance(noise, torch.Generator) else noise
-    return None if drawn is None else to.processes.first(drawn.to(losses.device))
+    return None if drawn is None else writer.processes.first(drawn.to(losses.device))
 
 
-def _innermost(method: Method) -> Method:
-    """The method within the α-fair loss transformation, if there is one."""
+def _unwrapped(method: Method) -> Method:
+    """Return the method inside the α-fair wrapper, or the method itself."""
     inner = getattr(method, "method", None)
-    return _innermost(inner) if isinstance(inner, Method) else method
+    return _unwrapped(inner) if isinstance(inner, Method) else method
 
 
 def _require_positive(method: Method, losses: Tensor) -> None:
@@ -305,9 +309,9 @@ def _scalars(losses: Losses) -> list[Tensor]:
     else:
         wrong = next((loss for loss in losses if loss.ndim), None)
     if wrong is not None or not len(losses):
-        given = "nothing" if wrong is None else f"shape {tuple(wrong.shape)}"
+        given = "are empty" if wrong is None else f"have shape {tuple(wrong.shape)}"
         raise ValueError(
-            f"losses hold {given}: give K scalar task losses, as a vector [K] or a sequence."
+            f"losses {given}: give K scalar task losses, as a vector [K] or a sequence."
         )
     scalars = list(losses)
     if not any(loss.requires_grad for loss in scalars):

@@ -1,23 +1,23 @@
-"""Backward passes through one graph, of one task each or of several tasks together.
+"""Backward passes through one graph, of one task or of several tasks at once.
 
-| a pass of | number | memory beside the Jacobian | operations |
+| a pass of | number of passes | memory in addition to the Jacobian | operations |
 |---|---|---|---|
-| one task | K, each through its own head only | one gradient of `shared`, one of what lies between | any |
-| n tasks | K/n, each operation batched | n of both | those that `vmap` batches |
+| one task | K, each through its own head | one gradient of `shared` and activations | any |
+| n tasks | K/n, each operation batched | n of both | those that `vmap` can batch |
 
-Together, n tasks are the arithmetic of n passes in fewer and larger operations, and more of it in
-the heads, through each of which n gradients go, all but one of them zero. That helps a device which
-small operations leave idle, not a CPU. There, on one core and with 40 tasks, CelebA's network and 8
-images, passes of 8 and of 40 tasks took 1.2 times the processor time of a loop
-(`scripts/benchmark_memory.py`, which measures both ways on any device); at a quarter of its width,
-with the digits' network and with perceptrons of 100 and 400 units it was 1.1 to 1.6 times.
+A pass of n tasks does the arithmetic of n passes in fewer and larger operations, and more of it in
+the heads: n gradients pass through each head, all but one of them zero. That helps devices that are
+idle during small operations, not a CPU. On one core with 40 tasks, CelebA's network and 8 images,
+passes of 8 and of 40 tasks took 1.2 times the processor time of a loop (measured on any device by
+`scripts/benchmark_memory.py`); at a quarter of its width, with the digits' network and with
+perceptrons of 100 and 400 units it was 1.1 to 1.6 times.
 
-Own gradients are found task by task in either case. Those of heads cost one pass through the heads
-altogether; only own parameters that act before the shared ones (task embeddings) take K full
-passes, so that a loop is best for them.
+Own gradients are computed task by task in both cases. For heads that is one pass through all heads
+in total; own parameters that act before the shared ones (task embeddings) need K full passes, so
+that a loop is best for them.
 
-Results agree up to rounding. But where a task's derivative is not finite, neither are the gradients
-of the other tasks in its pass.
+Results agree up to rounding. However, a non-finite derivative of one task makes the gradients of
+all tasks in its pass non-finite.
 """
 
 from __future__ import annotations
@@ -29,18 +29,16 @@ import torch
 from torch import Tensor
 
 Gradients = Sequence[Tensor | None]
-"""One for each tensor, None where it has no effect."""
+"""One gradient per tensor, None for a tensor without effect."""
 
 
-class Pass(NamedTuple):
-    """Gradients of n tasks' losses, times the scaler's factor."""
+class PassGradients(NamedTuple):
+    """Gradients of n tasks' losses, multiplied by the scaler's factor."""
 
     shared: Gradients
-    """At the shared parameters (or the representation): each `[n, *shape]`, or of one task
-    `[*shape]`.
-    """
+    """By shared parameters (or the representation): each `[n, *shape]`, of one task `[*shape]`."""
     own: list[Gradients]
-    """Of each task, at all own parameters: each `[*shape]`."""
+    """For each task by all own parameters, each `[*shape]`."""
 
 
 def one_pass(
@@ -49,32 +47,41 @@ def one_pass(
     own: Sequence[Tensor],
     scale: Tensor,
     retain_graph: bool,
-) -> Pass:
-    """Gradients of n losses, any of which may lack a graph, by one pass through what they share.
+) -> PassGradients:
+    """Compute the gradients of n losses by one pass through the graph that they share.
+
+    Args:
+        losses: n scalars; losses without a graph are allowed.
+        at: shared parameters or the tensors of a representation.
+        own: all own parameters.
+        scale: factor of the losses, `[]`.
+        retain_graph: keep the graph, also if the pass fails.
 
     Raises:
-        RuntimeError: of several, an operation cannot be batched or memory does not suffice. The
-            graph stays whole if it is retained.
+        RuntimeError: with several losses, if an operation cannot be batched or memory is not
+            sufficient.
     """
     if len(losses) == 1:
-        found = _alone(losses[0], [*at, *own], scale, retain_graph)
-        return Pass(found[: len(at)], [found[len(at) :]])
-    # Own ones task by task, each through one head: together each would have n gradients, all but
-    # one of them zero.
-    heads = [_alone(loss, own, scale, retain_graph=True) for loss in losses]
-    return Pass(_together(losses, at, scale, retain_graph), heads)
+        gradients = _single(losses[0], [*at, *own], scale, retain_graph)
+        return PassGradients(gradients[: len(at)], [gradients[len(at) :]])
+    # Own gradients task by task, each through one head. In a batch each head would get n gradients,
+    # all but one of them zero.
+    heads = [_single(loss, own, scale, retain_graph=True) for loss in losses]
+    return PassGradients(_batched(losses, at, scale, retain_graph), heads)
 
 
-def _alone(loss: Tensor, tensors: Sequence[Tensor], scale: Tensor, retain_graph: bool) -> Gradients:
+def _single(
+    loss: Tensor, tensors: Sequence[Tensor], scale: Tensor, retain_graph: bool
+) -> Gradients:
     if not tensors or not loss.requires_grad:
         return [None] * len(tensors)
-    found = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         loss, tensors, scale.to(loss.dtype), retain_graph=retain_graph, allow_unused=True
     )
-    return [_dense(gradient) for gradient in found]
+    return [_dense(gradient) for gradient in gradients]
 
 
-def _together(
+def _batched(
     losses: Sequence[Tensor], tensors: Sequence[Tensor], scale: Tensor, retain_graph: bool
 ) -> Gradients:
     vectors = scale * torch.eye(len(losses), device=scale.device)
@@ -104,18 +111,18 @@ def _together(
 
 
 def _dense(gradient: Tensor | None) -> Tensor | None:
-    # Rows are dense, and what adds to them takes no sparse tensor, such as an embedding's gradient
-    # may be.
+    # An embedding's gradient may be sparse, but it is added to dense rows by an operation that does
+    # not accept sparse tensors.
     return gradient if gradient is None or gradient.layout == torch.strided else gradient.to_dense()
 
 
-def chosen(tasks: int, jacobian: Iterable[Tensor]) -> int:
-    """How many tasks a pass has where the caller leaves it open: on CUDA as many as surely fit,
-    elsewhere 1.
+def default_tasks_per_pass(tasks: int, jacobian: Iterable[Tensor]) -> int:
+    """Choose the number of tasks in a pass: on CUDA as many as certainly fit, elsewhere 1.
 
-    Surely, because each is granted what everything on the device but the Jacobian takes: weights,
-    optimiser, data and graph. At most half of the tasks, so that the first of several passes shows
-    whether they can go together, while the graph is still there for another way.
+    The estimate reserves for each task as much memory as everything on the device except the
+    Jacobian: weights, optimiser, data and graph. A pass has at most half of the tasks, so that the
+    first of several passes shows whether the operations can be batched while the graph still exists
+    for a loop.
 
     Args:
         tasks: K, at least 1.
@@ -128,6 +135,6 @@ def chosen(tasks: int, jacobian: Iterable[Tensor]) -> int:
     held = torch.cuda.memory_allocated(device)
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - held
     others = held - sum(row.nbytes for row in rows)
-    most = max(1, min(free // max(1, others), (tasks + 1) // 2))
-    passes = -(-tasks // most)
-    return -(-tasks // passes)  # passes of much the same size
+    largest = max(1, min(free // max(1, others), (tasks + 1) // 2))
+    passes = -(-tasks // largest)
+    return -(-tasks // passes)  # passes of similar size

@@ -1,4 +1,4 @@
-"""Means and sums over the processes that train one model, each on its part of a batch."""
+"""Means and sums over the processes that train one model on parts of a batch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Group: TypeAlias = "ProcessGroup | str | None"
 
 
 class Processes:
-    """The processes of a group; alone, every operation returns its argument.
+    """The processes of a group; with a single process every operation returns its argument.
 
     Args:
         group: `"default"` for the default group of `torch.distributed` where it is initialised;
             None for this process alone.
 
     Raises:
-        ValueError: another word.
+        ValueError: another string.
     """
 
     def __init__(self, group: Group) -> None:
@@ -36,7 +36,7 @@ class Processes:
         self._group = group if self.size > 1 else None
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over processes, the same bits on each; `tensor` itself stays as it is."""
+        """Return the sum over processes, with equal bits on each, without changing `tensor`."""
         if self._group is None:
             return tensor
         total = tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -44,19 +44,19 @@ class Processes:
         return total
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The mean over processes, the same bits on each; `tensor` itself stays as it is."""
+        """Return the mean over processes, with equal bits on each, without changing `tensor`."""
         return tensor if self._group is None else self.sum(tensor) / self.size
 
     def mean_(self, tensor: Tensor) -> None:
-        """Make `tensor`, which is contiguous, the mean over processes, without a copy."""
+        """Replace a contiguous `tensor` by its mean over processes, in place."""
         if self._group is not None:
             dist.all_reduce(tensor, group=self._group)  # pyright: ignore[reportUnknownMemberType]
             tensor /= self.size
 
     def first(self, tensor: Tensor) -> Tensor:
-        """The first process's tensor, on each."""
+        """Broadcast the first process's tensor."""
         if self._group is None:
             return tensor
-        told = tensor.detach().clone(memory_format=torch.contiguous_format)
-        dist.broadcast(told, group=self._group, group_src=0)
-        return told
+        received = tensor.detach().clone(memory_format=torch.contiguous_format)
+        dist.broadcast(received, group=self._group, group_src=0)
+        return received

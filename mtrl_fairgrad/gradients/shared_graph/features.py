@@ -1,6 +1,4 @@
-"""Combining gradients at a representation, in the middle of the graph, rather than at the shared
-parameters.
-"""
+"""Combining gradients at a representation in the middle of the graph."""
 
 from __future__ import annotations
 
@@ -10,27 +8,27 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
-from mtrl_fairgrad.gradients.shared_graph.grad_writer import Destination, largest
+from mtrl_fairgrad.gradients.shared_graph.grad_writer import GradWriter, largest
 
 Edge = tuple[Node | None, int]
 
 
-def cut(
+def check_representation(
     representation: Tensor | Sequence[Tensor], losses: Sequence[Tensor], shared: Sequence[Tensor]
 ) -> list[Tensor]:
-    """The tensors of a representation, if all that shared parameters do to the losses goes through
-    them.
+    """Return the tensors of a representation after checking that the shared parameters act on the
+    losses only through them.
 
-    Costs one walk over the graph and no arithmetic.
+    Costs one traversal of the graph and no arithmetic.
 
     Raises:
-        ValueError: a tensor without graph, one that no loss depends on, one computed from another,
-            or a shared parameter that acts on a loss beside them.
+        ValueError: a tensor without graph, a tensor that no loss depends on, a tensor computed from
+            another, or a shared parameter that acts on a loss directly.
     """
     tensors = [representation] if isinstance(representation, Tensor) else list(representation)
     if not tensors:
         raise ValueError(
-            "representation holds nothing: give the encoder's output, or leave representation out."
+            "representation is empty: give the encoder's output, or leave representation out."
         )
     ends: list[Node] = []
     for index, tensor in enumerate(tensors):
@@ -56,7 +54,7 @@ def cut(
     for index, parameter in enumerate(shared):
         if _edge(parameter) in met:
             raise ValueError(
-                f"shared parameter {index} acts on a loss beside the representation: give a "
+                f"shared parameter {index} acts on a loss outside the representation: give a "
                 "representation through which all shared parameters act, or none."
             )
     return tensors
@@ -68,7 +66,7 @@ def _edge(tensor: Tensor) -> Edge:
 
 
 def _reached(starts: Iterable[Edge], stop: set[Edge] | None = None) -> set[Edge]:
-    """All edges of the graph on the way from `starts` to the leaves, or to the edges to stop at."""
+    """Return all edges of the graph between `starts` and the leaves or the edges in `stop`."""
     reached: set[Edge] = set()
     ahead = list(starts)
     while ahead:
@@ -81,32 +79,33 @@ def _reached(starts: Iterable[Edge], stop: set[Edge] | None = None) -> set[Edge]
     return reached
 
 
-def pull_back(
+def propagate_direction(
     representation: Sequence[Tensor],
     direction: dict[str, Tensor],
     jacobian: dict[str, Tensor],
-    to: Destination,
+    writer: GradWriter,
 ) -> dict[str, Tensor]:
-    """The direction at the shared parameters, by one backward pass from the one at the
-    representation.
+    """Propagate the direction from the representation to the shared parameters.
+
+    Costs one backward pass.
 
     Args:
-        representation: as `cut` returned it, in this process.
-        direction: position of a representation's tensor -> `[*shape]`.
-        jacobian: what the direction was made from.
-        to: the shared parameters, and the processes that hold other samples' representations.
+        representation: this process's tensors.
+        direction: position of a tensor of the representation -> `[*shape]`.
+        jacobian: the rows that the direction combines.
+        writer: the shared parameters, and the processes with other samples' representations.
 
     Returns:
-        position of a shared parameter -> `[*shape]`, the same in all processes.
+        Position of a shared parameter -> `[*shape]`, the same in all processes.
     """
-    scale = to.scale(representation[0].device)
-    if to.scaler is not None:
-        # The scaled Jacobian fits half precision, but a direction may be far longer: give it that
-        # size for the pass.
+    scale = writer.scale(representation[0].device)
+    if writer.scaler is not None:
+        # The scaled Jacobian fits half precision, but a direction may be much larger: scale it to
+        # the Jacobian's size for the pass.
         fits, given = largest(jacobian.values()), largest(direction.values())
         scale = torch.where((fits > 0) & (given > 0), scale * fits / given, scale)
     outputs = [
         (direction[str(i)] * scale).to(tensor.dtype) for i, tensor in enumerate(representation)
     ]
-    found = torch.autograd.grad(representation, to.shared, outputs, materialize_grads=True)
-    return {str(i): to.processes.sum(gradient / scale) for i, gradient in enumerate(found)}
+    gradients = torch.autograd.grad(representation, writer.shared, outputs, materialize_grads=True)
+    return {str(i): writer.processes.sum(gradient / scale) for i, gradient in enumerate(gradients)}

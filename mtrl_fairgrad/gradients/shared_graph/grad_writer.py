@@ -1,4 +1,4 @@
-"""Where combined gradients go, and the units they travel in."""
+"""Writing of combined gradients to `.grad`, in the units of a `GradScaler`."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from mtrl_fairgrad.gradients.shared_graph.distributed import Processes
 
 
 @dataclass(frozen=True)
-class Destination:
-    """The `.grad` of a model's parameters, in the scaler's units, alike in all processes."""
+class GradWriter:
+    """Writes to `.grad` in the scaler's units, with equal results in all processes."""
 
     shared: list[Tensor]
     own: list[Tensor]
     scaler: GradScaler | None
-    """None also for one that is not enabled."""
+    """None also for a scaler that is not enabled."""
     processes: Processes
     convention: Convention
 
     @classmethod
-    def of(
+    def create(
         cls,
         shared: Iterable[Tensor],
         own: Iterable[Tensor],
         scaler: GradScaler | None,
         processes: Processes,
         convention: Convention,
-    ) -> Destination:
-        """The destination in those of the parameters that require a gradient.
+    ) -> GradWriter:
+        """Make a writer for those parameters that require a gradient.
 
         Raises:
-            ValueError: no such shared parameter, one that is given twice, or a tensor in place of
-                several.
+            ValueError: no such shared parameter, a parameter that is given twice, or a tensor
+                instead of an iterable.
         """
         shared, own = _trainable(shared, "shared"), _trainable(own, "own")
         if not shared:
             raise ValueError(
-                "shared holds no parameter that requires a gradient: pass "
+                "shared contains no parameter that requires a gradient: pass "
                 "model.encoder.parameters()."
             )
         if len({id(parameter) for parameter in (*shared, *own)}) < len(shared) + len(own):
@@ -58,13 +58,13 @@ class Destination:
         )
 
     def scale(self, device: torch.device) -> Tensor:
-        """What the scaler multiplies losses with, 1 without any."""
+        """Return the scaler's factor of the losses, `[]`; 1 without a scaler."""
         one = torch.ones((), device=device)
         return one if self.scaler is None else self.scaler.scale(one)
 
     def overflowed(self, tensors: Iterable[Tensor]) -> bool:
-        """Whether the scaler has to skip this step everywhere: a tensor is not finite in one of the
-        processes.
+        """Whether all processes must skip this step: a scaler is in use, and a tensor of one
+        process is not finite.
         """
         return self.scaler is not None and bool(
             self.processes.sum((~largest(tensors).isfinite()).float()) > 0
@@ -73,11 +73,12 @@ class Destination:
     def write(
         self, direction: dict[str, Tensor], own: Sequence[Tensor], losses: Tensor
     ) -> dict[str, Tensor]:
-        """Add a direction, by the convention, and own gradients to `.grad`; NaN under a scaler if
-        one is not finite.
+        """Apply the convention to a direction, and add it and the own gradients to `.grad`.
+
+        With a scaler, all of `.grad` becomes NaN if a gradient is not finite.
 
         Returns:
-            under a scaler, whether the step will be `skipped`.
+            With a scaler, whether the step will be `skipped`; otherwise empty.
         """
         direction = self.convention.apply(direction, len(losses), batch_dims=0)
         gradients = [*(direction[str(i)] for i in range(len(self.shared))), *own]
@@ -90,8 +91,8 @@ class Destination:
         return report
 
     def skip(self) -> dict[str, Tensor]:
-        """Make every `.grad` NaN, so that the scaler skips the step."""
-        self.scale(self.shared[0].device)  # a scaler that never scaled anything refuses to step
+        """Set every `.grad` to NaN, so that the scaler skips the step."""
+        self.scale(self.shared[0].device)  # a scaler that has not scaled anything refuses to step
         for parameter in (*self.shared, *self.own):
             _accumulate(parameter, torch.full_like(parameter, torch.nan, requires_grad=False))
         return {"skipped": torch.ones((), dtype=torch.bool, device=self.shared[0].device)}
@@ -108,8 +109,9 @@ def _trainable(parameters: Iterable[Tensor] | nn.Module, group: str) -> list[Ten
 
 
 def largest(tensors: Iterable[Tensor]) -> Tensor:
-    """The largest absolute value `[]` of all entries, at least one, NaN if one is NaN; without a
-    copy of any tensor.
+    """Return the largest absolute value `[]` of all entries (at least one), NaN if one is NaN.
+
+    Copies no tensor.
     """
     ends = [torch.stack(torch.aminmax(tensor)) for tensor in tensors if tensor.numel()]
     return torch.cat(ends).abs().amax()
@@ -117,7 +119,7 @@ def largest(tensors: Iterable[Tensor]) -> Tensor:
 
 def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
     if parameter.grad is None:
-        # In the parameter's own memory layout, which fused optimisers rely on.
+        # Keep the memory layout of the parameter, which fused optimisers rely on.
         parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
     else:
         parameter.grad += gradient

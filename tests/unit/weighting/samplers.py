@@ -93,7 +93,7 @@ def strongly_stationary(tasks: int, generator: Generator) -> Tensor:
 
 
 def weakly_stationary(tasks: int, generator: Generator) -> Tensor:
-    """A combination of some of the gradients is 0: half the tasks stand still, the others need not."""
+    """A combination of some gradients is 0: half of the tasks cannot improve, the others can."""
     rows = ordinary(tasks, generator)
     half = (tasks + 1) // 2
     rows[:half] = strongly_stationary(half, generator).repeat(1, 4)[:, : 2 * tasks]

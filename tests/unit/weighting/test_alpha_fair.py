@@ -149,7 +149,7 @@ def test_what_is_no_method_is_refused() -> None:
 @pytest.mark.parametrize("own", ["plain", "weighted", "weighted_losses"])
 @pytest.mark.parametrize("name", ["ls", "uw", "fairgrad", "cagrad", "moco", "graddrop"])
 def test_own_parameters_feel_the_transformation_too(name: str, own: str) -> None:
-    """What a head receives is what it would from the transformed losses under the same convention."""
+    """A head receives what it would from transformed losses under the same convention."""
     received = []
     for wrap in (True, False):
         parameter, heads = (

@@ -1,4 +1,4 @@
-"""UPGrad, IMTL-G, Aligned-MTL and Nash-MTL: hand algebra, their definitions, and TorchJD's answers."""
+"""UPGrad, IMTL-G, Aligned-MTL and Nash-MTL: hand algebra, definitions, and TorchJD's results."""
 
 import itertools
 import math
@@ -81,7 +81,7 @@ def test_upgrad_is_torchjds(name: str, tasks: int) -> None:
 
 
 def test_imtl_g_of_two_tasks_by_hand() -> None:
-    """Orthogonal gradients of lengths 1 and 2: equal projections need lengths alike, weights 2 : 1."""
+    """Orthogonal gradients of lengths 1 and 2: equal projections need weights 2 : 1."""
     jacobian = torch.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
     found = IMTLG()(jacobian @ jacobian.T).weights
     torch.testing.assert_close(found, torch.tensor([2 / 3, 1 / 3], dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""What each method that works on a Gramian claims, asserted on gradients of every kind and scale."""
+"""Laws of every Gramian weighting, asserted on gradients of every kind and scale."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_three_tasks_by_brute_force() -> None:
 @pytest.mark.parametrize("tasks", [2, 3, 10, 50])
 @pytest.mark.parametrize("name", STRATA)
 def test_no_task_falls_below_the_length_of_the_direction(name: str, tasks: int) -> None:
-    """`g_iᵀd ≥ ‖d‖²`, with equality where w_i > 0, holds for the min-norm point and for no other."""
+    """`g_iᵀd ≥ ‖d‖²`, with equality where w_i > 0, holds for the min-norm point only."""
     for seed in range(5):
         jacobian = STRATA[name](tasks, torch.Generator().manual_seed(seed))
         found = weights(jacobian)

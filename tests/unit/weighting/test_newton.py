@@ -53,7 +53,7 @@ def smallest_eigenvalue(gramian: Tensor) -> float:
 
 
 def with_ridge(gramian: Tensor, ridge: float) -> Tensor:
-    """What `newton` solves: a ridge on the cosine matrix adds this part of the Gramian's diagonal."""
+    """Add the ridge of `newton`: on the cosine matrix, it is a part of the Gramian's diagonal."""
     return gramian + ridge * gramian.diagonal().diag()
 
 

@@ -178,8 +178,8 @@ def test_a_generator_serves_as_noise():
 @pytest.mark.parametrize(
     ("losses", "shared", "message"),
     [
-        ([], [torch.ones(1, requires_grad=True)], "nothing"),
-        (torch.ones(0, requires_grad=True) * 1, [torch.ones(1, requires_grad=True)], "nothing"),
+        ([], [torch.ones(1, requires_grad=True)], "empty"),
+        (torch.ones(0, requires_grad=True) * 1, [torch.ones(1, requires_grad=True)], "empty"),
         (
             torch.ones(2, 2, requires_grad=True),
             [torch.ones(1, requires_grad=True)],
@@ -285,7 +285,7 @@ def test_an_accumulator_begins_anew_after_backward():
     expected = Heads()
     backward(expected.losses(), FairGrad(alpha=2), **expected.groups)
     assert_same(found, expected.grads(), **EXACT)
-    with pytest.raises(ValueError, match="nothing was added"):
+    with pytest.raises(ValueError, match="no losses were added"):
         accumulator.backward(FairGrad(alpha=2))
 
 

@@ -1,4 +1,4 @@
-"""Several tasks' gradients by one backward pass are those of a loop over tasks, whatever the graph."""
+"""One backward pass of several tasks gives the gradients of a loop over tasks, for any graph."""
 
 from types import SimpleNamespace
 
@@ -250,7 +250,7 @@ def test_a_wish_that_cannot_be_met_is_refused_before_anything_changes():
     accumulator = Accumulator(shared=[parameter], tasks_per_pass=4)
     with pytest.raises(RuntimeError, match="4 tasks together"):
         accumulator.add(squares(parameter))
-    with pytest.raises(ValueError, match="nothing was added"):
+    with pytest.raises(ValueError, match="no losses were added"):
         accumulator.backward(method)
     assert parameter.grad is None and method.seen == []
 
@@ -260,10 +260,8 @@ def test_a_choice_that_cannot_be_met_becomes_a_loop(monkeypatch):
     expected = backward(
         squares(parameters[0]), FairGrad(2), shared=[parameters[0]], tasks_per_pass=1
     )
-    monkeypatch.setattr(jacobian_module, "chosen", lambda tasks, jacobian: 2)
-    with pytest.warns(
-        UserWarning, match=r"2 tasks together failed .* Meanwhile the tasks go one by one\."
-    ):
+    monkeypatch.setattr(jacobian_module, "default_tasks_per_pass", lambda tasks, jacobian: 2)
+    with pytest.warns(UserWarning, match=r"2 tasks together failed .* one pass per task"):
         found = backward(squares(parameters[1]), FairGrad(2), shared=[parameters[1]])
     assert_same(found.values(), expected.values(), rtol=0, atol=0)
     torch.testing.assert_close(parameters[1].grad, parameters[0].grad, rtol=0, atol=0)
@@ -272,7 +270,7 @@ def test_a_choice_that_cannot_be_met_becomes_a_loop(monkeypatch):
 def test_a_failure_of_a_later_pass_is_told(monkeypatch):
     parameter = torch.ones(3, requires_grad=True)
     losses = [parameter.sum(), parameter.square().sum(), *squares(parameter)[:2]]
-    monkeypatch.setattr(jacobian_module, "chosen", lambda tasks, jacobian: 2)
+    monkeypatch.setattr(jacobian_module, "default_tasks_per_pass", lambda tasks, jacobian: 2)
     with pytest.raises(RuntimeError, match="2 tasks together failed"):
         backward(losses, FairGrad(2), shared=[parameter])
     assert parameter.grad is None
@@ -309,9 +307,9 @@ def test_on_cuda_as_many_tasks_go_together_as_fit(monkeypatch, tasks, others, ex
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50 + others + 20)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80, 1000))
     jacobian = [SimpleNamespace(device=torch.device("cuda", 0), nbytes=25) for _ in range(2)]
-    assert backward_passes.chosen(tasks, jacobian) == expected
+    assert backward_passes.default_tasks_per_pass(tasks, jacobian) == expected
 
 
 def test_elsewhere_it_is_a_loop():
     for device in ("cpu", "meta"):
-        assert backward_passes.chosen(40, [torch.empty(40, 3, device=device)]) == 1
+        assert backward_passes.default_tasks_per_pass(40, [torch.empty(40, 3, device=device)]) == 1

@@ -162,9 +162,9 @@ class Beside(torch.nn.Module):
         ("detached", "representation 0 has no graph"),
         ("leaf", "representation 0 has no graph"),
         ("unrelated", "representation 0 reaches no loss"),
-        ("nothing", "representation holds nothing"),
-        ("too early", "shared parameter 2 acts on a loss beside the representation"),
-        ("skipped", "shared parameter 0 acts on a loss beside the representation"),
+        ("nothing", "representation is empty"),
+        ("too early", "shared parameter 2 acts on a loss outside the representation"),
+        ("skipped", "shared parameter 0 acts on a loss outside the representation"),
         ("nested", "representation 1 is computed from another"),
     ],
 )
