@@ -21,7 +21,7 @@ require_for_command(__name__)
 
 from mtrl_fairgrad.evaluation.runner import EvaluationOptions, run_evaluation
 from mtrl_fairgrad.runs.run_dir import RunFolderError
-from mtrl_fairgrad.utils.arguments import Parser, fail, named
+from mtrl_fairgrad.utils.arguments import Parser, fail, path_argument
 from mtrl_fairgrad.utils.validation import ConfigError
 
 
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m mtrl_fairgrad.evaluate", description=__doc__)
     parser.add_argument(
-        "run", type=named, help="a run folder, or the .json or .pt2 of an exported policy"
+        "run", type=path_argument, help="a run folder, or the .json or .pt2 of an exported policy"
     )
     parser.add_argument(
         "--step", type=int, help="env_steps of the checkpoint (default: the newest)"
@@ -60,11 +60,14 @@ def _parser() -> argparse.ArgumentParser:
         "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
     )
     parser.add_argument(
-        "--out", type=named, metavar="DIR", help="where to write (default: in the run folder)"
+        "--out",
+        type=path_argument,
+        metavar="DIR",
+        help="where to write (default: in the run folder)",
     )
     parser.add_argument(
         "--video",
-        type=named,
+        type=path_argument,
         nargs="?",
         const=True,
         metavar="DIR",
@@ -79,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--video-tasks", metavar="A,B", help="record only these tasks")
     parser.add_argument(
         "--export",
-        type=named,
+        type=path_argument,
         nargs="?",
         const=True,
         metavar="DIR",

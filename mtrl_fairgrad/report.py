@@ -36,7 +36,7 @@ from mtrl_fairgrad.analysis.report.report_files import write_report
 from mtrl_fairgrad.analysis.run_groups import ReportError
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.supervised.fit_folder import fit_folders, is_fit_folder
-from mtrl_fairgrad.utils.arguments import Parser, fail, named
+from mtrl_fairgrad.utils.arguments import Parser, fail, path_argument
 
 
 def report(
@@ -114,7 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Tables and figures of training runs; supervised runs against the paper.",
     )
     parser.add_argument(
-        "runs", type=named, nargs="+", metavar="RUN", help="run folder, as the command printed it"
+        "runs",
+        type=path_argument,
+        nargs="+",
+        metavar="RUN",
+        help="run folder, as the command printed it",
     )
     files = (
         ("--out", "DIR", "where to write (default: the run if only one, else report/)"),
@@ -124,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("--figures", "DIR", "also write the figures as PDF"),
     )
     for name, metavar, text in files:
-        parser.add_argument(name, type=named, metavar=metavar, help=text)
+        parser.add_argument(name, type=path_argument, metavar=metavar, help=text)
     parser.add_argument(
         "--until",
         type=_env_steps,

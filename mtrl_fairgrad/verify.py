@@ -29,7 +29,7 @@ require_for_command(__name__)
 
 from mtrl_fairgrad.analysis.verification import Finding, verify
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
-from mtrl_fairgrad.utils.arguments import Parser, fail, named
+from mtrl_fairgrad.utils.arguments import Parser, fail, path_argument
 from mtrl_fairgrad.utils.validation import ConfigError
 
 _SHOWN = 5
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("run", type=named, help="run folder")
+    parser.add_argument("run", type=path_argument, help="run folder")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     try:
         options = parser.parse_args(arguments)

@@ -163,7 +163,7 @@ def _check_gymnasium(env: EnvConfig) -> None:
             f"env.task_options={options} is not allowed: give a list with one mapping per task, as "
             "in [{g: 5},{}].",
             "env.task_options",
-            options,
+            env.task_options,
         )
 
 

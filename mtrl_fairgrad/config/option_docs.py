@@ -166,7 +166,7 @@ def _yaml(value: Any) -> str:
 def _select(values: dict[str, Any], key: str) -> Any:
     node: Any = values
     for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None  # pyright: ignore
+        node = cast(dict[str, Any], node).get(part) if isinstance(node, dict) else None
     return node
 
 

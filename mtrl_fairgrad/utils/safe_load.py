@@ -1,4 +1,4 @@
-"""YAML and JSON of a stranger's folder: plain values of bounded size and depth, or none at all."""
+"""Load untrusted YAML and JSON: plain values with limits on size and depth."""
 
 from __future__ import annotations
 
@@ -12,38 +12,40 @@ import yaml
 
 from mtrl_fairgrad.utils.validation import bracket_depth
 
-LARGEST = {".yaml": 2**17, ".json": 2**24}
-"""Bytes of a file by its ending; ours have a few thousand."""
-DEEPEST = 32
-"""Mappings and lists within each other."""
+MAX_BYTES = {".yaml": 2**17, ".json": 2**24}
+"""File suffix → largest size in bytes; files that training writes have a few thousand."""
+MAX_DEPTH = 32
+"""Nested mappings and lists."""
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """What a file with a mapping holds: str keys, and dict, list, str, int, float, bool and None
-    for values.
+    """Load a file that contains a mapping of plain values.
+
+    Returns:
+        str keys; values are dict, list, str, int, float, bool or None.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it holds anything else, or more than one of ours would.
+        OSError: the file cannot be read.
+        ValueError: it contains anything else, is too large or too deeply nested.
     """
-    if not path.is_file():  # opening a pipe would wait for its other end
+    if not path.is_file():  # opening a pipe would block
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    limit = LARGEST[path.suffix]
+    limit = MAX_BYTES[path.suffix]
     with path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"it has more than {limit:,} bytes")
     try:
-        found = json.loads(data) if path.suffix == ".json" else _parsed(data.decode())
+        content = json.loads(data) if path.suffix == ".json" else _parsed(data.decode())
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"it cannot be parsed ({type(error).__name__})") from error
-    if not isinstance(found, dict) or not is_plain(found):
-        raise ValueError("it is no mapping of plain values")
-    return found
+    if not isinstance(content, dict) or not is_plain(content):
+        raise ValueError("it is not a mapping of plain values")
+    return content
 
 
-def is_plain(value: object, levels: int = DEEPEST) -> bool:
-    """Whether JSON could hold it, at most so deep."""
+def is_plain(value: object, levels: int = MAX_DEPTH) -> bool:
+    """Tell whether JSON can represent `value` with at most `levels` nested containers."""
     if isinstance(value, dict):
         return levels > 0 and all(
             isinstance(key, str) and is_plain(each, levels - 1) for key, each in value.items()
@@ -54,16 +56,16 @@ def is_plain(value: object, levels: int = DEEPEST) -> bool:
 
 
 def _parsed(text: str) -> object:
-    if bracket_depth(text) > 2 * DEEPEST:  # names may have brackets of their own
-        raise ValueError("it is too deep")
+    if bracket_depth(text) > 2 * MAX_DEPTH:  # strings may contain brackets
+        raise ValueError("it is too deeply nested")
     return _Loader(text).get_single_data()
 
 
 class _Loader(yaml.SafeLoader):
-    """Without aliases, a few lines of which make billions of values."""
+    """Safe loader without aliases, since a few lines of them expand to billions of values."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Called for every node."""
+        """Refuse aliases; called for every node."""
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not read")
+            raise yaml.YAMLError("aliases are not allowed")
         return super().compose_node(parent, index)

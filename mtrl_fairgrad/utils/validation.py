@@ -148,7 +148,7 @@ def check_integer(
         if at_most == MAX_COUNT and number < at_least:  # the cap is of no interest then
             raise _refusal(key, value, Bounds(at_least).describe("an integer"), hint)
     shown = Bounds(at_least, at_most=math.inf if at_most == MAX_COUNT else at_most)
-    if isinstance(value, Integral) and value > at_most:
+    if isinstance(value, Integral) and int(value) > at_most:
         shown = Bounds(at_least, at_most=at_most)
     raise _refusal(key, value, shown.describe("an integer"), hint)
 
@@ -285,7 +285,7 @@ def _validate(key: str, value: Any, annotation: Any, metadata: typing.Mapping[st
     if value is None and optional:
         return
     if typing.get_origin(kind) is list and bounds != Bounds():
-        for element in value:
+        for element in value or ():
             _validate(key, element, typing.get_args(kind)[0], metadata)
     elif metadata["choices"]:
         check_choice(key, value, metadata["choices"])

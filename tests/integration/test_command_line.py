@@ -19,7 +19,7 @@ from mtrl_fairgrad.config.groups import config_group
 from mtrl_fairgrad.config.schema import to_dict
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils.arguments import fail
-from mtrl_fairgrad.utils.safe_load import LARGEST, read_mapping
+from mtrl_fairgrad.utils.safe_load import MAX_BYTES, read_mapping
 from mtrl_fairgrad.utils.validation import MAX_MESSAGE_LENGTH, ConfigError, one_line
 from tests.support.fuzzing import BOMB
 from tests.support.paths import ROOT
@@ -237,7 +237,7 @@ def test_a_stored_run_may_refer_from_one_option_to_another():
         "1: 2",
         "[" * 10_000,
         "a: \0",
-        f"a: {'x' * LARGEST['.yaml']}",
+        f"a: {'x' * MAX_BYTES['.yaml']}",
     ],
     ids=lambda text: text[:20],
 )
