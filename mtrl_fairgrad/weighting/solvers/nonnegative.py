@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import linalg, optimize  # pyright: ignore[reportMissingTypeStubs]
+from scipy import linalg  # pyright: ignore[reportMissingTypeStubs]
 
 from mtrl_fairgrad.weighting.solvers.arrays import (
     Array,
@@ -33,7 +33,6 @@ ROUNDING = 1e-13
 """Size of rounding errors relative to the summed terms."""
 
 _linalg: Any = linalg  # without type annotations
-_optimize: Any = optimize
 
 
 EXCHANGES_WITH_GUESS = 6
@@ -110,10 +109,14 @@ def _solve_by_nnls(cosines: Array, linear: Array, u: Array, free: Array, unsolve
     """Overwrite `u` and `free` where `unsolved` by SciPy's solution of the equivalent least-squares
     problem with a factor of C.
     """
+    # Imported here: it takes as long as the rest of the library.
+    from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]
+
+    scipy_optimize: Any = optimize  # without type annotations
     matrices = np.broadcast_to(cosines, (*u.shape, u.shape[-1]))
     for index in np.ndindex(u.shape[:-1]):
         if unsolved[index]:
             factor = np.linalg.cholesky(matrices[index])
             target = _linalg.solve_triangular(factor, linear[index], lower=True)
-            u[index] = _optimize.nnls(factor.T, target, maxiter=100 * u.shape[-1])[0]
+            u[index] = scipy_optimize.nnls(factor.T, target, maxiter=100 * u.shape[-1])[0]
             free[index] = u[index] > 0

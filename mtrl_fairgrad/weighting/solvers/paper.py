@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.solvers.arrays import (
@@ -24,8 +23,6 @@ SOLVED = 1e-3
 """Relative residual up to which these solvers count as converged."""
 EPSILON = 1e-8
 """Added to the weights before `sgd` computes their power; also their lower bound."""
-
-_optimize: Any = optimize  # without type annotations
 
 
 @ignore_fp_warnings
@@ -129,9 +126,13 @@ def _least_squares_one(matrix: NDArray[np.float64], p: float) -> NDArray[np.floa
     def error(w: NDArray[np.float64]) -> NDArray[np.float64]:
         return matrix @ w - w**-p
 
+    # Imported here: it takes as long as the rest of the library.
+    from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]
+
+    scipy_optimize: Any = optimize  # without type annotations
     start = np.full(len(matrix), 1 / len(matrix))
     try:
-        solution = _optimize.least_squares(error, start, bounds=(0, np.inf)).x
+        solution = scipy_optimize.least_squares(error, start, bounds=(0, np.inf)).x
     except ValueError:  # overflow at the start
         solution = np.full(len(matrix), np.nan)
     return np.asarray(solution, dtype=np.float64)
