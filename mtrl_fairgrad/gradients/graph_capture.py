@@ -22,6 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 aten: Any = torch.ops.aten
+_torch: Any = torch  # some functions are incompletely annotated
 IN_PLACE = {
     aten.add.Tensor: aten.add_.Tensor,
     aten.mul.Tensor: aten.mul_.Tensor,
@@ -105,7 +106,8 @@ class CapturedFunction:
 
         module = make_fx(flat)(*leaves)
         if self.compile:
-            return torch.compile(module, dynamic=False), result_structure
+            compiled: Any = _torch.compile(module, dynamic=False)
+            return compiled, result_structure
         overwrite_operands(module.graph)
         reuse_matmul_memory(module)
         module.recompile()
@@ -180,7 +182,7 @@ class ReusedMatmul(nn.Module):
                 self._memory = self._allocate()
             array: NDArray[Any] = self._memory.view()
             self._last = weakref.ref(array)
-            return torch.from_numpy(array)
+            return _torch.from_numpy(array)
 
 
 def _move_first(first: fx.Node, operands: tuple[Any, ...]) -> tuple[Any, ...]:

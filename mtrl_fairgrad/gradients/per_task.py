@@ -139,7 +139,12 @@ def task_gradients(
         context: anything else that the tasks of a seed share and that is not differentiated, a
             nesting of tensors `[S, ...]`; None is passed to the loss as `{}`.
     """
-    arguments = (shared, {} if context is None else context, own or {}, *inputs)
+    arguments: tuple[Any, ...] = (
+        shared,
+        {} if context is None else context,
+        own or {},
+        *inputs,
+    )
     return _gradients(loss, arguments)
 
 
@@ -151,7 +156,12 @@ def task_losses(
     context: Any = None,
 ) -> Tensor:
     """Compute the losses `[S, K]` alone; arguments as in `task_gradients`."""
-    arguments = (shared, {} if context is None else context, own or {}, *inputs)
+    arguments: tuple[Any, ...] = (
+        shared,
+        {} if context is None else context,
+        own or {},
+        *inputs,
+    )
     return lift(loss, per_seed=2)(*arguments)[0]
 
 
@@ -201,7 +211,12 @@ def combine(
         TypeError: `method` is not a gradient-combination method.
     """
     check_method(method)
-    arguments = (shared, {} if context is None else context, own or {}, *inputs)
+    arguments: tuple[Any, ...] = (
+        shared,
+        {} if context is None else context,
+        own or {},
+        *inputs,
+    )
     if isinstance(method, LossWeighting):
         result = _weigh_losses(method, loss, arguments, noise, convention)
     else:

@@ -89,11 +89,20 @@ class Number(Option[float]):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+        self.bounds = at_least, above, at_most, below
 
     def check(self, value: object) -> float:
         """Return the value in its type; see `Option.check`."""
-        return check_number(self.key, value, hint=self.hint, **self.bounds)
+        at_least, above, at_most, below = self.bounds
+        return check_number(
+            self.key,
+            value,
+            at_least=at_least,
+            above=above,
+            at_most=at_most,
+            below=below,
+            hint=self.hint,
+        )
 
 
 class Whole(Option[int]):
