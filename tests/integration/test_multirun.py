@@ -94,7 +94,9 @@ def test_every_run_has_a_folder_of_its_own_to_begin_or_go_on_in(invented, tmp_pa
         invented(lambda config: seen.append(config) or 0, "method=ls,pcgrad", "seeds=[0],[1]") == 0
     )
     names = [Path(config.run_dir).relative_to(tmp_path / "s") for config in seen]
-    assert len(set(names)) == 4 and str(names[0]).startswith("method=ls,seeds=0,steps=20,")
+    assert len(set(names)) == 4 and str(names[0]).startswith(
+        "env=gymnasium,method=ls,seeds=0,steps=20,"
+    )
     assert {config.resume for config in seen} == {"auto"}
     assert not list((tmp_path / "s").glob("*/")) and not (tmp_path / "s" / ".sweeps").exists(), (
         "nothing was written"
@@ -120,7 +122,10 @@ def test_a_mistake_of_one_run_is_told_with_its_name_and_the_others_go_on(invente
     assert [config.method["name"] for config in seen] == ["fairgrad"]
     found = capsys.readouterr()
     last = found.err.splitlines()[-1]
-    assert last.startswith("error: method=ls,alpha=1,") and "method=ls has no alpha" in last
+    assert (
+        last.startswith("error: env=gymnasium,method=ls,alpha=1,")
+        and "method=ls has no alpha" in last
+    )
     assert "sweep: 1 runs finished, 1 not, in " in found.out
 
 
