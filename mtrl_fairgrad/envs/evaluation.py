@@ -1,8 +1,7 @@
-"""Which goals an evaluation plays, and rollout them on environments of its own: training notices
-nothing.
+"""Evaluation goals, and rollouts on separate environments, so that training is unaffected.
 
-`evaluate` plays them at one go; `EvaluationRollout` a step at a time, between which its caller may do
-something else while worker processes simulate. Both give the same numbers.
+`evaluate` plays all episodes at once. `EvaluationRollout` advances step by step, so that its caller
+can do other work while worker processes simulate. Both return the same numbers.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,30 +16,29 @@ from mtrl_fairgrad.envs.vector_env import Infos, TaskVectorEnv
 from mtrl_fairgrad.utils.validation import check_integer, check_seeds
 
 Policy = Callable[[NDArray[np.float32]], NDArray[np.floating]]
-"""Observations [N, O] → actions [N, A]; it also sees the rows that are idle, whose actions are
-ignored.
-"""
+"""Observations [N, O] -> actions [N, A]. Idle rows are included; their actions are ignored."""
 
 
 class EvaluationResult(NamedTuple):
-    """What each episode gave; all [S, K, E] (starts [S, K, E, O]), in the order of the goals."""
+    """Episodes in the order of the goals; all [S, K, E], `starts` [S, K, E, O]."""
 
     success: NDArray[np.bool_]  # whether any step succeeded
-    # undiscounted sum of rewards, up to the first success if that ends the episode
+    # undiscounted return, up to the first success if it ends the episode
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]  # steps
-    starts: NDArray[np.float32]  # the first observation, which tells where object and goal were
+    starts: NDArray[np.float32]  # first observation: initial positions of object and goal
 
 
 def evaluation_goals(
     suite: Suite, seeds: Sequence[int], episodes: int, env_steps: int
 ) -> NDArray[np.int64]:
-    """`episodes` distinct goals for each (seed, task) out of all that there are, int [S, K,
-    episodes].
+    """Draw `episodes` distinct goals for each (seed, task); int64 [S, K, episodes].
 
-    Drawn afresh for each `env_steps`, and by nothing but seed, task and env_steps: a resumed run
-    evaluates on the same goals, and a seed or task on the same ones whatever runs beside it.
-    ValueError for numbers out of range.
+    The draw depends on seed, task and `env_steps` alone, so a resumed run evaluates on the same
+    goals, and a seed or task does so whatever runs beside it.
+
+    Raises:
+        ValueError: a number is out of range.
     """
     every = all_goals(suite, seeds)
     hint = "(an evaluation plays each goal of a task at most once)"
@@ -59,9 +57,9 @@ def evaluation_goals(
 
 
 def all_goals(suite: Suite, seeds: Sequence[int]) -> NDArray[np.int64]:
-    """Each goal of an evaluation exactly once for each (seed, task), int [S, K, E].
+    """Return each evaluation goal exactly once for each (seed, task); int64 [S, K, E].
 
-    E is 50; 1 where Metaworld's goals are frozen.
+    E is 50, or 1 where Meta-World's goals are frozen.
     """
     return np.array(
         [[suite.goals(seed, task) for task in suite.tasks] for seed in check_seeds(seeds)],
@@ -70,12 +68,13 @@ def all_goals(suite: Suite, seeds: Sequence[int]) -> NDArray[np.int64]:
 
 
 def evaluate(envs: TaskVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> EvaluationResult:
-    """Play one episode for each of `goals` [S, K, E] on `envs` (role `eval`) with the actions of
-    `policy`.
+    """Play one episode per goal [S, K, E] on `envs` (role `eval`) with the actions of `policy`.
 
-    An episode counts as success when any of its steps does; make `envs` with `terminate_on_success`
-    and it also ends there, which changes no success and saves most of the simulation. ValueError
-    when goals do not fit `envs`.
+    An episode is a success if any of its steps is. With `terminate_on_success` the episode also
+    ends there, which changes no success rate and saves most of the simulation.
+
+    Raises:
+        ValueError: the goals' shape does not fit `envs`.
     """
     rollout = EvaluationRollout(envs, policy, goals)
     while not rollout.done:
@@ -84,10 +83,9 @@ def evaluate(envs: TaskVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> E
 
 
 class EvaluationRollout:
-    """An evaluation in progress, begun here and continued by `advance`; arguments and errors are
-    those of `evaluate`.
+    """An evaluation in progress, continued by `advance`; arguments and errors as in `evaluate`.
 
-    Until it is `done`, `envs` are its own.
+    `envs` must not be used for anything else until `done`.
     """
 
     def __init__(self, envs: TaskVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> None:
@@ -111,8 +109,9 @@ class EvaluationRollout:
         self._go_on(observations, infos)
 
     def advance(self, wait: bool = False) -> bool:
-        """Take the simulators' step and start the next one, if it is over or `wait` says to wait;
-        whether it was.
+        """Collect the running step and start the next one; return whether a step was collected.
+
+        Without `wait`, return False at once while the simulators are still busy.
         """
         if self.done or not (wait or self._envs.ready()):
             return False
@@ -134,7 +133,7 @@ class EvaluationRollout:
 
     @property
     def result(self) -> EvaluationResult:
-        """What the episodes gave; zeros and false for those that are not over."""
+        """The result so far; zeros and false for unfinished episodes."""
         shape = self._shape
         return EvaluationResult(
             self._success.reshape(shape),

@@ -1,6 +1,4 @@
-"""What Gymnasium's registered environments are like, found by making each once, and which cannot be
-trained on.
-"""
+"""Inspect Gymnasium's registered environments and reject those that cannot be trained on."""
 
 import functools
 import json
@@ -13,28 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 PROBE_STEPS = 1000
-"""Longest look at an episode of random actions, which tells whether infos speak of success."""
+"""Maximum length of the episode of random actions that tells whether infos report success."""
 SUCCESS_KEYS = ("success", "is_success")
-"""Where infos say whether a step is a success, in this order."""
+"""Entries of infos that report the success of a step, in this order."""
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task: an environment's id and options, and what an agent has to know of it."""
+    """One task: an environment's id and options, and its properties."""
 
     name: str
     id: str
     options: dict[str, Any]
     horizon: int
-    """Most steps of an episode."""
+    """Maximum episode length in steps."""
     observation_shape: tuple[int, ...]
     action_shape: tuple[int, ...]
     success: str | float
-    """The entry of a step's info that says whether the step is one, or the return from which on an
-    episode is one.
-    """
+    """Entry of a step's info that reports success, or the return from which an episode is one."""
     repeats: bool
-    """Whether an episode came out the same twice, from the same reset seed and actions."""
+    """Whether an episode was reproduced from the same reset seed and actions."""
 
     @property
     def success_rule(self) -> str:
@@ -49,10 +45,12 @@ class TaskSpec:
 def gymnasium_names(
     tasks: Sequence[str] | None, options: Sequence[Mapping[str, Any]] | None
 ) -> tuple[str, ...]:
-    """The tasks' names: an environment's id, with its options in brackets where it has any.
+    """Return the tasks' names: an environment's id, with its options in brackets if any.
 
-    `tasks` are ids, or already names with the same `options`. ValueError when there are none, when
-    `options` are not as many, or when a name comes twice.
+    `tasks` are ids, or names already made with the same `options`.
+
+    Raises:
+        ValueError: no tasks, another number of `options`, or a duplicate name.
     """
     if not tasks:
         raise ValueError(
@@ -75,7 +73,7 @@ def gymnasium_names(
 
 
 def _name(task: str, options: Mapping[str, Any]) -> str:
-    """`Pendulum-v1(g=5)` for `Pendulum-v1`, or for itself, with the options g=5."""
+    """Return `Pendulum-v1(g=5)` for `Pendulum-v1`, or for itself, with the options g=5."""
     identity, bracket, _ = task.partition("(")
     words = [
         f"{key}={value if isinstance(value, str) else json.dumps(value)}"
@@ -84,7 +82,8 @@ def _name(task: str, options: Mapping[str, Any]) -> str:
     name = f"{identity}({','.join(words)})" if words else identity
     if bracket and task != name:
         raise ValueError(
-            f"env.tasks names {task}, but options go to env.task_options: give the id {identity} alone."
+            f"env.tasks names {task}, but options go to env.task_options: give the id {identity} "
+            "alone."
         )
     return name
 
@@ -95,18 +94,17 @@ def describe(
     horizon: int | None,
     thresholds: Sequence[float | None],
 ) -> tuple[TaskSpec, ...]:
-    """Make each task's environment once and play a few steps.
+    """Create each task's environment once and play a few steps.
 
     Args:
-        tasks: as of `gymnasium_names`.
+        tasks: as for `gymnasium_names`.
         options: keyword arguments of each task's environment.
-        horizon: most steps of an episode; None: the environments' own time limits.
-        thresholds: of each task, the return from which on an episode is a success; None: as the
-            environment says.
+        horizon: maximum episode length in steps; None: the environments' own time limits.
+        thresholds: for each task, the return from which an episode is a success; None: as the
+        environment says.
 
     Raises:
-        ValueError: one sentence on what cannot be made or trained on; for a task that is not like
-            the first, how.
+        ValueError: a task cannot be made or trained on, or its spaces differ from the first task's.
     """
     names = gymnasium_names(tasks, options)
     found = tuple(
@@ -129,9 +127,9 @@ def describe(
 
 
 def make(identity: str, options: Mapping[str, Any]) -> Any:
-    """Gymnasium's environment; raises whatever it likes.
+    """Create Gymnasium's environment; may raise anything.
 
-    `MODULE:ID` imports that module first, which runs its code: as safe as the one who named it.
+    `MODULE:ID` imports that module first, which runs its code.
     """
     import gymnasium
 
@@ -143,7 +141,7 @@ def _inspect(name: str, encoded: str, horizon: int | None, threshold: float | No
     identity, options = name.partition("(")[0], json.loads(encoded)
     try:
         environment = make(identity, options)
-    # the registry, missing packages and constructors raise whatever they like
+    # the registry, missing packages and constructors raise many types
     except Exception as error:
         raise ValueError(
             f"task {name} cannot be made ({_first_line(error)}): {_remedy(error)}."
@@ -156,8 +154,10 @@ def _inspect(name: str, encoded: str, horizon: int | None, threshold: float | No
         if not limits:
             raise ValueError(f"task {name} has no time limit of its own: add env.horizon=STEPS.")
         keys, repeats = _play_twice(name, environment, min(limits))
-        told = next((key for key in SUCCESS_KEYS if key in keys), environment.spec.reward_threshold)
-        success = told if threshold is None else threshold
+        reported = next(
+            (key for key in SUCCESS_KEYS if key in keys), environment.spec.reward_threshold
+        )
+        success = reported if threshold is None else threshold
         if success is None:
             raise ValueError(
                 f"task {name} says neither in its infos (success, is_success) nor by a reward "
@@ -176,7 +176,10 @@ def _remedy(error: Exception) -> str:
     if isinstance(error, (ImportError, DependencyNotInstalled)):
         return "install what is missing, or choose another"
     if isinstance(error, UnregisteredEnv):
-        return "choose an id of gymnasium.pprint_registry(), or MODULE:ID to import the module that registers it"
+        return (
+            "choose an id of gymnasium.pprint_registry(), or MODULE:ID to import the module that "
+            "registers it"
+        )
     return "correct its id or its env.task_options"
 
 
@@ -186,8 +189,11 @@ def _first_line(error: Exception) -> str:
 
 
 def action_bounds(name: str, environment: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Smallest and largest action; ValueError unless spaces are boxes and these real, finite and
-    different.
+    """Return the smallest and largest action.
+
+    Raises:
+        ValueError: a space is not a box, or the actions are not real, finite and of different
+        bounds.
     """
     from gymnasium.spaces import Box
 
@@ -210,13 +216,11 @@ def action_bounds(name: str, environment: Any) -> tuple[NDArray[np.float64], NDA
 
 
 def _play_twice(name: str, environment: Any, horizon: int) -> tuple[set[str], bool]:
-    """Which keys infos held in an episode of random actions, and whether the episode repeated
-    itself.
-    """
+    """Play the same random actions twice; return the keys of infos and whether both agree."""
     try:
         keys, first = _play(environment, min(horizon, PROBE_STEPS))
         _, second = _play(environment, len(first) - 1)
-    except Exception as error:  # an environment raises whatever it likes
+    except Exception as error:  # environments raise many types
         raise ValueError(
             f"task {name} failed in an episode of random actions ({_first_line(error)}): correct "
             "it, or choose another."
@@ -225,7 +229,7 @@ def _play_twice(name: str, environment: Any, horizon: int) -> tuple[set[str], bo
 
 
 def _play(environment: Any, steps: int) -> tuple[set[str], list[NDArray[Any]]]:
-    """The keys of infos, and each observation with its reward, of at most `steps` steps."""
+    """Return the keys of infos, and each observation with its reward, of at most `steps` steps."""
     generator, space = np.random.default_rng(0), environment.action_space
     observation, _ = environment.reset(seed=0)
     keys, course = set(), [np.append(observation, 0.0)]
@@ -240,10 +244,10 @@ def _play(environment: Any, steps: int) -> tuple[set[str], list[NDArray[Any]]]:
 
 
 def parse_success_return(given: Any, tasks: int) -> list[float | None]:
-    """`env.success_return`, a number for all tasks or a list with a number or null for each, as a
-    list.
+    """Return `env.success_return` (a number, or a list with a number or null per task) as a list.
 
-    ValueError for anything else.
+    Raises:
+        ValueError: anything else.
     """
     values = list(given) if isinstance(given, (list, tuple)) else [given] * tasks
     sound = all(

@@ -1,8 +1,7 @@
-"""Gymnasium's registered environments as a suite: any of them whose spaces are boxes of equal
-shapes.
+"""Gymnasium's registered environments as a suite, if their spaces are boxes of equal shapes.
 
-An episode is told from another one by the seed of its reset, and each is reset with a seed of its
-own: it depends on nothing but that seed and its actions, so a running episode is saved as these.
+A goal is the seed of a reset. An episode depends on that seed and its actions alone, so a running
+episode is saved as these.
 """
 
 from base64 import b64decode, b64encode
@@ -21,12 +20,12 @@ from mtrl_fairgrad.envs.rng import stream
 from mtrl_fairgrad.envs.suite import SubEnvironment, Suite, Transition
 
 EVALUATION_RESETS = 50
-"""Reset seeds of each (seed, task) that evaluations play; as many as Metaworld has goals."""
+"""Reset seeds that evaluations play for each (seed, task); as many as Meta-World's goals."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GymnasiumSuite(Suite):
-    """Registered environments, as `gymnasium_suite` finds them."""
+    """Registered environments, created by `gymnasium_suite`."""
 
     specs: tuple[TaskSpec, ...]
     """In the order of `tasks`."""
@@ -36,36 +35,36 @@ class GymnasiumSuite(Suite):
 
     @property
     def base_observation_size(self) -> int:
-        """Numbers in an observation, flattened, without the one-hot identity."""
+        """Length of a flattened observation, without the one-hot identity."""
         return prod(self.specs[0].observation_shape)
 
     @property
     def action_size(self) -> int:
-        """Numbers in an action, flattened."""
+        """Length of a flattened action."""
         return prod(self.specs[0].action_shape)
 
     def make(
         self, task: str, seed: int, identity: int, role: str, drawing: bool = False
     ) -> "GymnasiumTask":
-        """The environment of one task, made anew."""
+        """Create the environment of one task."""
         return GymnasiumTask(
             self.specs[self.tasks.index(task)], seed, identity, self, role, drawing
         )
 
     def goals(self, seed: int, task: str) -> NDArray[np.int64]:
-        """50 reset seeds."""
+        """Return 50 reset seeds."""
         return stream(seed, task, "resets").integers(self.goal_count, size=EVALUATION_RESETS)
 
     def check_state(self, row: dict[str, Any]) -> None:
-        """Raise unless a saved row holds whole actions, an observation, and a return."""
-        specs = self.specs[self.tasks.index(row["task"])]
+        """Raise ValueError unless a saved row holds whole actions, an observation and a return."""
+        spec = self.specs[self.tasks.index(row["task"])]
         taken, left_over = divmod(_decoded(row["actions"]).size, self.action_size)
         whole = left_over == 0 and _decoded(row["observation"]).size == self.base_observation_size
-        if not (whole and taken < specs.horizon and isinstance(row["returned"], float)):
+        if not (whole and taken < spec.horizon and isinstance(row["returned"], float)):
             raise ValueError("no whole actions of a running episode, no observation, or no return")
 
     def fingerprint(self) -> dict[str, Any]:
-        """What must agree for a saved state to mean the same episodes."""
+        """Return what must agree for a saved state to be valid."""
         first = self.specs[0]
         shapes = f"observations {list(first.observation_shape)}, actions {list(first.action_shape)}"
         tasks = {
@@ -78,7 +77,7 @@ class GymnasiumSuite(Suite):
         }
 
     def protocol(self) -> dict[str, str]:
-        """What a success rate means, in words; tasks in their order where they differ."""
+        """Describe the success rate in words; per task where tasks differ."""
         steps = [str(each.horizon) for each in self.specs]
         success = [each.success_rule for each in self.specs]
         return {
@@ -88,7 +87,7 @@ class GymnasiumSuite(Suite):
         }
 
     def warnings(self) -> list[str]:
-        """Which tasks do not repeat themselves: a run with them cannot be resumed."""
+        """Name the tasks whose episodes are not reproducible: their runs cannot be resumed."""
         return [
             f"task {each.name} does not repeat an episode from the same reset seed and actions, so "
             "a run with it cannot be resumed"
@@ -108,19 +107,19 @@ def gymnasium_suite(
     success_return: Any = None,
     one_hot: bool = True,
 ) -> GymnasiumSuite:
-    """The suite of these environments, each of which is made once to see what it is like.
+    """Create the suite of these environments; each is made once to inspect it.
 
     Args:
-        tasks: ids of Gymnasium's registry; `MODULE:ID` imports that module first, so its code runs.
+        tasks: ids of Gymnasium's registry; `MODULE:ID` imports that module first, which runs its
+        code.
         options: keyword arguments of each task's environment.
-        horizon: most steps of an episode; None: the environments' own time limits.
-        success_return: the return from which on an episode is a success, of all tasks or a list;
-            None: what infos say (`success` or `is_success`, in any step), else the environment's
-            reward threshold.
+        horizon: maximum episode length in steps; None: the environments' own time limits.
+        success_return: return from which an episode is a success, for all tasks or a list; None:
+        `success` or `is_success` of infos in any step, else the environment's reward threshold.
         one_hot: whether the task's one-hot identity follows each observation.
 
     Raises:
-        ValueError: one sentence on what cannot be trained on.
+        ValueError: a task cannot be made or trained on.
     """
     names = gymnasium_probe.gymnasium_names(tasks, options)
     thresholds = gymnasium_probe.parse_success_return(success_return, len(names))
@@ -129,30 +128,30 @@ def gymnasium_suite(
 
 
 class GymnasiumTask(SubEnvironment):
-    """One task of one seed; actions in [−1, 1] become the environment's own, observations one flat
-    vector.
+    """One task of one seed: scales actions from [-1, 1], flattens observations.
 
-    Success by a return shows at the last step of an episode alone: before, the sum may still fall.
+    Success by return is decided at the last step of an episode, since the return may still fall
+    before.
     """
 
     def __init__(
         self,
-        specs: TaskSpec,
+        spec: TaskSpec,
         seed: int,
         identity: int,
         suite: GymnasiumSuite,
         role: str,
         drawing: bool = False,
     ) -> None:
-        self._described, self._goals = specs, suite.goal_count
+        self._spec, self._goals = spec, suite.goal_count
         drawn = {"render_mode": "rgb_array"} if drawing else {}
-        self.environment = gymnasium_probe.make(specs.id, {**specs.options, **drawn})
+        self.environment = gymnasium_probe.make(spec.id, {**spec.options, **drawn})
         self._space = self.environment.action_space
-        low, high = gymnasium_probe.action_bounds(specs.name, self.environment)
+        low, high = gymnasium_probe.action_bounds(spec.name, self.environment)
         self._centre, self._reach = (low + high) / 2, (high - low) / 2
         self._actions: list[NDArray[np.float32]] = []
         """Of the running episode, as they were given."""
-        super().__init__(specs.name, seed, identity, suite, role)
+        super().__init__(spec.name, seed, identity, suite, role)
 
     def _next_goal(self) -> int:
         return int(self._generator.integers(self._goals))
@@ -167,29 +166,30 @@ class GymnasiumTask(SubEnvironment):
             self._own_units(action)
         )
         self._base_observation[:] = np.ravel(observation)
-        truncated = bool(truncated) or self.elapsed >= self._described.horizon
+        truncated = bool(truncated) or self.elapsed >= self._spec.horizon
         success = self._succeeds(float(reward), terminated or truncated, info)
         return Transition(float(reward), bool(terminated), truncated, success)
 
     def _own_units(self, action: NDArray[np.float32]) -> NDArray[Any]:
         inside = np.clip(action, -1.0, 1.0).reshape(self._centre.shape)
         scaled = (self._centre + self._reach * inside).astype(self._space.dtype)
-        # rounding may have led past a bound
+        # rounding may exceed a bound
         return np.clip(scaled, self._space.low, self._space.high)
 
     def _succeeds(self, reward: float, ended: bool, info: dict[str, Any]) -> bool:
-        told = self._described.success
-        if isinstance(told, str):
-            return float(info.get(told) or 0.0) >= 1.0
-        return bool(ended and self.returned + reward >= told)
+        rule = self._spec.success
+        if isinstance(rule, str):
+            return float(info.get(rule) or 0.0) >= 1.0
+        return bool(ended and self.returned + reward >= rule)
 
     @property
     def steps_per_second(self) -> int:
-        """Steps in a second of the simulated world."""
+        """Steps per second of simulated time."""
         return int(self.environment.metadata.get("render_fps", 30))
 
     def get_state(self) -> dict[str, Any]:
-        """The random stream, the reset's seed and the actions since, and where they led;
+        """Return the random stream, the reset seed, the actions since and their result.
+
         JSON-serialisable.
         """
         return {
@@ -201,9 +201,7 @@ class GymnasiumTask(SubEnvironment):
         }
 
     def set_state(self, state: dict[str, Any]) -> bool:
-        """Repeat the running episode up to where `get_state` was called; False where that led
-        elsewhere.
-        """
+        """Replay the running episode up to `get_state`; False if it came out differently."""
         super().set_state(state)
         for action in _decoded(state["actions"]).reshape(-1, self._centre.size):
             found = self.step(action)
@@ -216,10 +214,10 @@ class GymnasiumTask(SubEnvironment):
 
 
 def _encoded(numbers: NDArray[Any]) -> str:
-    """As float32, every bit kept."""
+    """Encode as base64 of float32, without loss."""
     return b64encode(np.asarray(numbers, "<f4").tobytes()).decode()
 
 
 def _decoded(text: str) -> NDArray[np.float32]:
-    """What `_encoded` was given, flat; ValueError or TypeError when it is something else."""
+    """Decode `_encoded`, flat; ValueError or TypeError for anything else."""
     return np.frombuffer(b64decode(text, validate=True), "<f4").astype(np.float32)

@@ -22,18 +22,17 @@ from mtrl_fairgrad.utils.validation import check_choice, check_integer
 GOALS = 50
 """Goals of a task, as in `metaworld.MT1(task, seed).train_tasks`."""
 OBSERVATION_SIZE = 39
-"""Numbers in a full observation."""
+"""Length of a full observation."""
 ACTION_SIZE = 4
 HORIZON = 500
-"""Metaworld's own episode length in steps; the official environments refuse to go on after it."""
+"""Meta-World's own episode length in steps; the official environments raise beyond it."""
 
 OBSERVATIONS = {
     "full": tuple(range(OBSERVATION_SIZE)),
     "hand_objects_goal": (*range(3), *range(4, 7), *range(11, 14), *range(36, 39)),
 }
-"""Which numbers of an observation an agent sees: all, or as in Metaworld of 2021 the positions of
-hand, first and second object, and goal (without the gripper's opening, the objects' rotations, and
-the previous step).
+"""Entries of an observation that the agent sees: all, or, as in 2021, the positions of hand, first
+and second object and goal, without gripper opening, rotations and the previous step.
 """
 
 DRAWING = {"render_mode": "rgb_array", "camera_name": "corner2", "width": 480, "height": 480}
@@ -41,14 +40,20 @@ DRAWING = {"render_mode": "rgb_array", "camera_name": "corner2", "width": 480, "
 
 @dataclass(frozen=True, kw_only=True)
 class MetaworldSuite(Suite):
-    """Tasks of Metaworld; arguments that the official environments would not honour raise
-    ValueError.
+    """Tasks of Meta-World.
 
-    `horizon` is in steps, 1 to 500; `reward_version` is "v2" (0 to 10 a step) or "v1" (Metaworld's
-    older, unbounded one). `goal_choice` says which of its 50 goals a task plays: "random", each
-    episode of training another one; or "frozen", in training and evaluation one that is drawn once
-    for each (seed, task). `observation` is a word of `OBSERVATIONS`. `fast` takes the environments
-    of `envs.fast`, which give the same numbers, where that is proven.
+    Args:
+        horizon: episode length in steps, 1 to 500.
+        reward_version: "v2" (0 to 10 per step) or "v1" (older, unbounded).
+        terminate_on_success: whether an episode ends at its first success.
+        goal_choice: "random": each training episode draws one of the 50 goals; "frozen": one goal
+        for each (seed, task), drawn once, in training and evaluation.
+        observation: a key of `OBSERVATIONS`.
+        fast: use the environments of `envs.metaworld_fast`, which return the same numbers, with the
+        versions for which that is verified.
+
+    Raises:
+        ValueError: an argument that the official environments would ignore.
     """
 
     tasks: tuple[str, ...] = MT10
@@ -72,33 +77,33 @@ class MetaworldSuite(Suite):
 
     @property
     def base_observation_size(self) -> int:
-        """Numbers in an observation without the one-hot identity."""
+        """Length of an observation without the one-hot identity."""
         return len(OBSERVATIONS[self.observation])
 
     @property
     def action_size(self) -> int:
-        """The hand's movement in three directions, and the gripper."""
+        """Movement of the hand in three directions, and the gripper."""
         return ACTION_SIZE
 
     @property
     def seen(self) -> slice | list[int]:
-        """Index of the numbers that an agent sees in Metaworld's observation."""
+        """Index of the agent's entries in Meta-World's observation."""
         return slice(None) if self.observation == "full" else list(OBSERVATIONS[self.observation])
 
     def make(
         self, task: str, seed: int, identity: int, role: str, drawing: bool = False
     ) -> "MetaworldTask":
-        """About 0.25 s, of which the model's XML takes most."""
+        """Create the simulator of one task; takes about 0.25 s, mostly for the model's XML."""
         return MetaworldTask(task, seed, identity, self, role, drawing)
 
     def goals(self, seed: int, task: str) -> NDArray[np.int64]:
-        """All 50, or the frozen one."""
+        """Return all 50 goals, or the frozen one."""
         if self.goal_choice == "frozen":
             return np.array([stream(seed, task, "frozen").integers(GOALS)], np.int64)
         return np.arange(GOALS, dtype=np.int64)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What must agree for a saved state to mean the same episodes."""
+        """Return what must agree for a saved state to be valid."""
         return {
             "horizon": self.horizon,
             "one_hot": self.one_hot,
@@ -111,11 +116,11 @@ class MetaworldSuite(Suite):
         }
 
     def protocol(self) -> dict[str, str]:
-        """What a success rate means, in words."""
+        """Describe the success rate in words."""
         return {"simulators": "Meta-World v3", "success": "any step"}
 
     def warnings(self) -> list[str]:
-        """Why simulators are slow, where they are and need not be."""
+        """State why the simulators are slow, if they need not be."""
         reason = reason_unverified() if self.fast else None
         return [] if reason is None else [reason]
 
@@ -123,9 +128,9 @@ class MetaworldSuite(Suite):
 class MetaworldTask(SubEnvironment):
     """One task of one seed.
 
-    Saving needs nothing of the simulator: a reset is bit-identical in a fresh and in a used
-    environment, and with a fixed goal Metaworld draws no numbers of its own (neither `np_random`
-    nor the spaces' generators).
+    Nothing of the simulator is saved: a reset is bit-identical in a new and in a used environment,
+    and with a fixed goal Meta-World draws no random numbers (neither `np_random` nor the spaces'
+    generators).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Frames of one episode, for films."""
+"""Record the frames of one episode."""
 
 import os
 import re
@@ -18,28 +18,33 @@ renderer = mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8)
 renderer.render()
 renderer.close()
 """
-_FIX = "set MUJOCO_GL=egl with the system packages libegl1 and libgl1 installed, or MUJOCO_GL=osmesa with libosmesa6"
+_FIX = (
+    "set MUJOCO_GL=egl with the system packages libegl1 and libgl1 installed, "
+    "or MUJOCO_GL=osmesa with libosmesa6"
+)
 
 
 class RenderingError(RuntimeError):
-    """Nothing can be drawn on this machine; the message says how it could."""
+    """Rendering does not work on this machine; the message says how to enable it."""
 
 
 class EpisodeVideo(NamedTuple):
-    """One episode, drawn."""
+    """Frames and outcome of one episode."""
 
     frames: NDArray[np.uint8]
-    """[T, SIZE, SIZE, 3], the first before the first step."""
+    """uint8 [T, height, width, 3]; the first frame precedes the first step."""
     success: bool
-    """Whether any step succeeded."""
+    """Whether any step was a success."""
 
 
 def find_gl_backend() -> str:
-    """The word for MUJOCO_GL with which MuJoCo draws here: the one that is set, else the first that
-    works.
+    """Return the MUJOCO_GL value to render with: the one that is set, else the first that works.
 
-    Each is tried in a process of its own, half a second, because a broken OpenGL may take its
-    process with it. RenderingError when none draws.
+    Each backend is tried in a process of its own (0.5 s), since a broken OpenGL may crash the
+    process.
+
+    Raises:
+        RenderingError: no backend works.
     """
     asked = os.environ.get("MUJOCO_GL", "").strip()
     failures = list[str]()
@@ -57,10 +62,10 @@ def find_gl_backend() -> str:
             continue
         if found.returncode == 0:
             return name
-        # The first one: what comes after is the renderer's clean-up stumbling over the same.
+        # Take the first error: later ones come from the renderer's clean-up.
         said = re.search(r"^[\w.]*Error: .+", found.stderr, re.MULTILINE)
         failures.append(f"{name}: {said[0] if said else f'exit code {found.returncode}'}")
-    raise RenderingError(f"nothing can be drawn here ({'; '.join(failures)}): {_FIX}.")
+    raise RenderingError(f"rendering does not work here ({'; '.join(failures)}): {_FIX}.")
 
 
 def record_episode(
@@ -70,37 +75,40 @@ def record_episode(
     policy: Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]],
     goal: int,
 ) -> EpisodeVideo:
-    """The film of one episode: `policy` maps an observation [O] to an action [A].
+    """Record one episode; `policy` maps an observation [O] to an action [A].
 
-    The episode plays `goal` of (seed, task), and ends by itself or one second after its first
-    success. RenderingError without a working OpenGL, or where the task cannot be drawn.
+    The episode plays `goal` of (seed, task) and ends by itself or one second after its first
+    success.
+
+    Raises:
+        RenderingError: OpenGL does not work, or the task does not support rendering.
     """
     played: SubEnvironment | None = None
     try:
         try:
             played = suite.make(task, seed, suite.tasks.index(task), "eval", drawing=True)
             played.play([goal])
-            pictures = [_drawn(played)]
-        except Exception as error:  # the OpenGL bindings raise whatever they like
+            frames = [_render(played)]
+        except Exception as error:  # OpenGL bindings raise many types
             raise RenderingError(
-                f"nothing can be drawn here ({type(error).__name__}: {error}): {_FIX}."
+                f"rendering does not work here ({type(error).__name__}: {error}): {_FIX}."
             ) from error
         left, ended = None, False
         while not ended and left != 0:
             found = played.step(np.asarray(policy(played.observation.copy()), np.float32))
-            pictures.append(_drawn(played))
+            frames.append(_render(played))
             ended = found.terminated or found.truncated
             left = (
                 left - 1 if left is not None else played.steps_per_second if found.success else None
             )
-        return EpisodeVideo(np.stack(pictures), played.succeeded)
+        return EpisodeVideo(np.stack(frames), played.succeeded)
     finally:
         if played is not None:
             played.environment.close()
 
 
-def _drawn(played: SubEnvironment) -> NDArray[np.uint8]:
-    picture = played.render()
-    if np.ndim(picture) != 3:
-        raise TypeError("the task has no rgb_array pictures")
-    return np.asarray(picture, np.uint8)
+def _render(played: SubEnvironment) -> NDArray[np.uint8]:
+    frame = played.render()
+    if np.ndim(frame) != 3:
+        raise TypeError("the task does not render rgb_array frames")
+    return np.asarray(frame, np.uint8)

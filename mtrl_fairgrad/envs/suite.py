@@ -1,6 +1,4 @@
-"""What a suite of tasks has to say of itself, and the course of episodes that every suite's tasks
-share.
-"""
+"""Interface of a suite of tasks, and the course of episodes that all suites' tasks share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,9 +12,7 @@ from mtrl_fairgrad.envs.rng import stream
 
 
 class Transition(NamedTuple):
-    """What one step gave: the reward, how the episode ended if it did, whether the step counts as
-    success.
-    """
+    """Result of a step: reward, how the episode ended if it did, success of the step."""
 
     reward: float
     terminated: bool
@@ -26,11 +22,10 @@ class Transition(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Suite(ABC):
-    """A set of tasks with equal spaces, and how to simulate them; small, since it travels to the
-    worker processes.
+    """A set of tasks with equal spaces, and how to simulate them.
 
-    A *goal* is what tells an episode of a task from another one: an integer from 0 to `goal_count`
-    − 1.
+    A suite is pickled and sent to the worker processes, so it stays small. A *goal* identifies an
+    episode of a task: an integer from 0 to `goal_count` - 1.
     """
 
     tasks: tuple[str, ...]
@@ -39,73 +34,73 @@ class Suite(ABC):
     """Whether the task's one-hot identity follows each observation."""
 
     replays: ClassVar[bool] = False
-    """Whether a running episode can be saved, by its actions; if not, only the beginning of one
-    can.
-    """
+    """Whether a running episode can be saved, by its actions. If not, only its start can."""
     goal_count: ClassVar[int]
 
     @property
     def one_hot_size(self) -> int:
-        """Length of the one-hot identity, 0 without."""
+        """Length of the one-hot identity; 0 without it."""
         return len(self.tasks) if self.one_hot else 0
 
     @property
     def observation_size(self) -> int:
-        """Numbers in an observation, one-hot identity included."""
+        """Length of an observation, one-hot identity included."""
         return self.base_observation_size + self.one_hot_size
 
     @property
     @abstractmethod
     def base_observation_size(self) -> int:
-        """Numbers in an observation without the one-hot identity."""
+        """Length of an observation without the one-hot identity."""
 
     @property
     @abstractmethod
     def action_size(self) -> int:
-        """Numbers in an action, each in [−1, 1]."""
+        """Length of an action, whose entries are in [-1, 1]."""
 
     @abstractmethod
     def make(
         self, task: str, seed: int, identity: int, role: str, drawing: bool = False
     ) -> "SubEnvironment":
-        """The simulator of one task of one seed, `drawing` if it can give a `picture`; it may raise
-        anything.
+        """Create the simulator of one task of one seed; it may raise anything.
+
+        With `drawing` it supports `render`.
         """
 
     @abstractmethod
     def goals(self, seed: int, task: str) -> NDArray[np.int64]:
-        """All goals that an evaluation may play, each once; int64 [E], E ≥ 1."""
+        """Return all goals that an evaluation may play, each once; int64 [E], E >= 1."""
 
     def check_state(self, row: dict[str, Any]) -> None:  # noqa: B027 (most suites save no more)
-        """Raise TypeError, KeyError or ValueError unless a saved row holds what
-        `SubEnvironment.set_state` needs.
+        """Raise TypeError, KeyError or ValueError unless `SubEnvironment.set_state` accepts the
+        row.
         """
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """What must agree, beside tasks and seeds, for a saved state to mean the same episodes;
+        """Return what must agree, besides tasks and seeds, for a saved state to be valid.
+
         JSON-serialisable.
         """
 
     @abstractmethod
     def protocol(self) -> dict[str, str]:
-        """What a success rate means here, as far as the configuration does not tell, in words."""
+        """Describe in words what a success rate means, beyond what the configuration states."""
 
     def warnings(self) -> list[str]:
-        """What a user should know and might not expect, a sentence each."""
+        """Return start-up warnings, one sentence each."""
         return []
 
 
 class SubEnvironment(ABC):
     """One task of one seed.
 
-    `observation` float32 [O] always holds the latest one. In training each episode draws its goal
-    from the sub-environment's own stream; with `play` it goes through a list of goals and then
-    idles.
+    `observation` float32 [O] always holds the latest observation. In training each episode draws
+    its goal from the sub-environment's own random stream; with `play` it goes through a list of
+    goals and then idles.
     """
 
     environment: Any
-    """The simulator itself."""
+    """The simulator."""
 
     def __init__(self, task: str, seed: int, identity: int, suite: Suite, role: str) -> None:
         self.task, self.seed = task, seed
@@ -128,22 +123,23 @@ class SubEnvironment(ABC):
         return self.goal < 0
 
     def play(self, goals: Sequence[int] | None) -> None:
-        """Start playing exactly these goals, one an episode, then idle; None draws goals for ever."""
+        """Play exactly these goals, one per episode, then idle; None draws goals without end."""
         self._queue = None if goals is None else list(goals)
         self.begin()
 
     def place(self, generator: dict[str, Any] | None, drawn: int) -> None:
-        """Set the random stream to a saved state (None: its beginning) and draw as many goals as
-        were drawn since.
+        """Restore the random stream and advance it.
+
+        Args:
+            generator: saved state of the stream; None for its initial state.
+            drawn: number of goals drawn since then.
         """
         self._generator.bit_generator.state = self._beginning if generator is None else generator
         for _ in range(drawn):
             self._next_goal()
 
     def begin(self) -> None:
-        """Start the next episode: `observation` becomes its first one, or stays when no goal is
-        left.
-        """
+        """Start the next episode and write its first observation; idle when no goal is left."""
         if self._queue is None:
             self._enter(self._next_goal())
         elif self._queue:
@@ -152,7 +148,7 @@ class SubEnvironment(ABC):
             self.goal, self.elapsed = -1, 0
 
     def step(self, action: NDArray[np.float32]) -> Transition:
-        """Simulate one step with `action` float32 [A], in [−1, 1] or clipped to it; never resets."""
+        """Simulate one step with `action` float32 [A], clipped to [-1, 1]; never resets."""
         self.elapsed += 1
         found = self._simulate(action)
         self.returned += found.reward
@@ -160,15 +156,16 @@ class SubEnvironment(ABC):
         return found
 
     def get_state(self) -> dict[str, Any]:
-        """The random stream and the goal, JSON-serialisable; complete at the first step of an
-        episode.
+        """Return the random stream and the goal, JSON-serialisable.
+
+        Complete at the first step of an episode.
         """
         return {"goal": self.goal, "generator": self._generator.bit_generator.state}
 
     def set_state(self, state: dict[str, Any]) -> bool:
-        """Go back to where `get_state` was called; False where the simulator led elsewhere.
+        """Restore what `get_state` returned; False if the simulator did not reproduce it.
 
-        NumPy raises when the stream is malformed.
+        NumPy raises if the stream's state is malformed.
         """
         self._queue = None
         self._generator.bit_generator.state = state["generator"]
@@ -176,13 +173,13 @@ class SubEnvironment(ABC):
         return True
 
     def render(self) -> NDArray[np.uint8]:
-        """The simulator as it stands, [height, width, 3]; only if it was made for drawing."""
+        """Return the current picture, uint8 [height, width, 3]; requires `drawing`."""
         return self.environment.render()
 
     @property
     @abstractmethod
     def steps_per_second(self) -> int:
-        """Steps in a second of the simulated world."""
+        """Steps per second of simulated time."""
 
     def _enter(self, goal: int) -> None:
         self._base_observation[:] = self._start(goal)
@@ -190,12 +187,12 @@ class SubEnvironment(ABC):
 
     @abstractmethod
     def _next_goal(self) -> int:
-        """The goal of the next episode of training, from `_generator`."""
+        """Draw the goal of the next training episode from `_generator`."""
 
     @abstractmethod
     def _start(self, goal: int) -> NDArray[Any]:
-        """Reset the simulator to `goal`; the episode's first observation."""
+        """Reset the simulator to `goal` and return the first observation."""
 
     @abstractmethod
     def _simulate(self, action: NDArray[np.float32]) -> Transition:
-        """One step of the simulator, the episode's `elapsed`-th; writes its observation to `_base_observation`."""
+        """Simulate the `elapsed`-th step; write the observation to `_base_observation`."""

@@ -1,7 +1,6 @@
-"""Which tasks a run trains on: Metaworld's suites, a single task, or a subset, as tuples of names.
+"""Names of the tasks to train on: Meta-World's suites, a single task, or a subset.
 
-Nothing is imported from Metaworld: names are written down here and a test compares them with the
-installed package.
+Nothing is imported from Meta-World: a test compares the names with the installed package.
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ MT10 = (
     "window-open-v3",
     "window-close-v3",
 )
-"""The ten tasks of MT10, in Metaworld's order: a task's place is its one-hot index."""
+"""The ten tasks of MT10, in Meta-World's order: the index of a task is its one-hot index."""
 
 MT50 = (
     "assembly-v3",
@@ -73,10 +72,10 @@ MT50 = (
     "window-open-v3",
     "window-close-v3",
 )
-"""All fifty tasks, in Metaworld's order."""
+"""All fifty tasks, in Meta-World's order."""
 
 SUITES = {"mt10": MT10, "mt50": MT50, "mt1": MT50}
-"""Suite → the tasks one may choose from in it; `mt1` means exactly one of them."""
+"""Suite -> its tasks; `mt1` means exactly one of them."""
 
 _SLOWEST = ("assembly", "box-close", "stick-pull", "stick-push")
 _MIDDLING = (
@@ -107,10 +106,10 @@ _COSTS = {
 
 
 def step_cost(task: str) -> float:
-    """About how long simulating a step of `task` takes, relative to the quick ones.
+    """Return the relative simulation time of a step of `task`; 1 for the fastest tasks.
 
-    Measured with the environments of `envs.fast`, whose time is mostly physics: contacts and more
-    bodies. Random and the scripted experts' actions, within 0.2 of their group.
+    Measured with the environments of `envs.metaworld_fast`, whose time is mostly physics (contacts,
+    bodies), with random and scripted actions. Exact to 0.2 within a group.
     """
     return _COSTS.get(task, 1.0)
 
@@ -118,11 +117,15 @@ def step_cost(task: str) -> float:
 def resolve_tasks(
     suite: str, tasks: Sequence[str] | None = None, task: str | None = None
 ) -> tuple[str, ...]:
-    """Names of the tasks to train on, in the order of the one-hot identity and of every `[.., K]`.
+    """Return the tasks to train on, in the order of the one-hot identity and of every `[.., K]`.
 
-    `suite` is `mt10`, `mt50` or `mt1`. `task` is the one task of `mt1`, and only of it; `tasks`
-    restricts `mt10` or `mt50` to a subset, in the order given. ValueError: one sentence with the
-    value, what is allowed, and the fix.
+    Args:
+        suite: `mt10`, `mt50` or `mt1`.
+        tasks: subset of `mt10` or `mt50`, in this order; None: all.
+        task: the one task of `mt1`.
+
+    Raises:
+        ValueError: unknown suite or task, or arguments that contradict each other.
     """
     if suite not in SUITES:
         raise ValueError(f"env={suite!r} is not known: choose {_hint(suite, tuple(SUITES))}.")
@@ -153,7 +156,7 @@ def resolve_tasks(
 def check_tasks(
     tasks: Sequence[str], allowed: Sequence[str] = MT50, suite: str = "mt50"
 ) -> tuple[str, ...]:
-    """`tasks` as a tuple when there is at least one, all are in `allowed` and none comes twice."""
+    """Return `tasks` as a tuple if non-empty, all in `allowed` and without duplicates."""
     if len(tasks) == 0:
         raise ValueError(
             "tasks=[] leaves nothing to train on: name at least one task, or leave tasks out for "
@@ -169,7 +172,7 @@ def check_tasks(
 
 
 def check_task(name: str, allowed: Sequence[str], suite: str) -> str:
-    """`name` if it is in `allowed`; else ValueError with the closest match, or the suite that has
+    """Return `name` if it is in `allowed`; ValueError names the closest match or the suite that has
     it.
     """
     if name in allowed:
@@ -185,7 +188,7 @@ def check_task(name: str, allowed: Sequence[str], suite: str) -> str:
 
 
 def _hint(name: str, allowed: Sequence[str]) -> str:
-    """The names to choose from, with the closest one first when something is close."""
+    """List the allowed names, the closest match first."""
     close = get_close_matches(name, allowed, n=1) or get_close_matches(f"{name}-v3", allowed, n=1)
     every = f"one of {', '.join(allowed)}"
     return f"{close[0]} (closest), or {every}" if close else every

@@ -1,4 +1,4 @@
-"""S seeds × K tasks of a suite as one Gymnasium vector environment, spread over worker processes."""
+"""S seeds × K tasks of a suite as one Gymnasium vector environment with worker processes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -138,16 +138,17 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         return self._buffers.observations.copy(), self._position()
 
     def step(self, actions: NDArray[np.floating[Any]]) -> Step:
-        """`step_async` and `step_wait` in one."""
+        """Call `step_async` and `step_wait`."""
         self.step_async(actions)
         return self.step_wait()
 
     def step_async(self, actions: NDArray[np.floating[Any]]) -> None:
-        """Let the workers simulate one step with `actions` [N, A] (finite), and return at once.
+        """Start simulating one step with `actions` [N, A] (finite), without waiting.
 
-        ValueError for another shape or a number that is not finite; Gymnasium's
-        AlreadyPendingCallError when a step is already running and ResetNeeded before the first
-        reset.
+        Raises:
+            ValueError: another shape, or a non-finite action.
+            AlreadyPendingCallError: a step is running.
+            ResetNeeded: before the first reset.
         """
         pool = self._idle_pool("step_async")
         if not self._started:
@@ -166,32 +167,35 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
                 "diverged."
             )
         self._buffers.actions[:] = array
-        self._carry(lambda: pool.start("step"))
+        self._guarded(lambda: pool.start("step"))
         self._pending = True
 
     def ready(self, timeout: float = 0.0) -> bool:
-        """Whether the running step ends within `timeout` seconds, so that `step_wait` does not
-        wait.
+        """Return whether the running step ends within `timeout` seconds.
 
-        Always so without workers, when no step is running and when closed. WorkerError when the
-        step failed.
+        True without workers, without a running step and when closed.
+
+        Raises:
+            WorkerError: the step failed.
         """
         if not self._pending or self._pool is None:
             return True
         pool = self._pool
-        return self._carry(lambda: pool.ready(timeout))
+        return self._guarded(lambda: pool.ready(timeout))
 
     def step_wait(self) -> Step:
-        """Wait for the step; (observations, rewards, terminated, truncated, infos), all fresh
-        arrays.
+        """Wait for the step; return (observations, rewards, terminated, truncated, infos), all
+        copies.
 
-        Gymnasium's NoAsyncCallError when no step is running; WorkerError when it failed.
+        Raises:
+            NoAsyncCallError: no step is running.
+            WorkerError: the step failed.
         """
         if not self._pending or self._pool is None:
             raise NoAsyncCallError(
                 "step_wait without a running step: call step_async first.", "step"
             )
-        self._carry(self._pool.finish)
+        self._guarded(self._pool.finish)
         self._pending = False
         buffers = self._buffers
         observations = buffers.observations.copy()
@@ -215,7 +219,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
 
     @property
     def elapsed(self) -> int:
-        """Steps of the longest running episode."""
+        """Number of steps of the longest running episode."""
         return int(self._buffers.elapsed.max())
 
     @property
@@ -225,45 +229,48 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
 
     @property
     def resumable(self) -> bool:
-        """Whether `get_state` is allowed: at a common boundary, with a suite that replays between
-        any two steps.
+        """Whether `get_state` is allowed: at a common boundary, or between any steps if the suite
+        replays.
 
-        Episodes that all have one length meet at boundaries, where streams and goals say
-        everything. Others may never meet; a running one is then saved as its reset's seed and the
-        actions since, which lead a simulator that depends on nothing else to the same state again,
-        whatever that holds.
+        Episodes of one length meet at boundaries, where streams and goals determine everything.
+        Others may never meet; a running one is saved as its reset seed and the actions since, which
+        bring a simulator that depends on nothing else to the same state.
         """
         return self._settled and (self.suite.replays or self.at_boundary)
 
     @property
     def _settled(self) -> bool:
-        """Whether episodes run that training draws, and no step is under way."""
+        """Whether training episodes are running and no step is in progress."""
         return self._started and not self._pending and not self._scheduled
 
     def get_state(self) -> dict[str, Any]:
-        """All that later steps depend on, JSON-serialisable. RuntimeError unless `resumable`."""
+        """Return all that later steps depend on, JSON-serialisable.
+
+        Raises:
+            RuntimeError: not `resumable`.
+        """
         if not self.resumable:
             raise RuntimeError(
-                "get_state before reset, inside an episode or with chosen goals: wait for at_boundary."
+                "get_state before reset, inside an episode or with chosen goals: see resumable."
             )
         states = self._command("get_state")
         rows = [states[row.index] for row in self._rows]
         self._streams.record_states(rows)
-        return {"made": self._made(), "rows": rows}
+        return {"made": self._fingerprint(), "rows": rows}
 
     def set_state(self, state: dict[str, Any]) -> Observations:
-        """Continue bit for bit where `get_state` was called, with any number of workers;
-        observations [N, O].
+        """Continue bit for bit from `get_state`, with any number of workers; observations [N, O].
 
-        ValueError when the state is damaged, comes from other tasks, seeds, settings or versions,
-        or cannot be reached again.
+        Raises:
+            ValueError: the state is damaged, of other tasks, seeds, settings or versions, or not
+            reproduced.
         """
-        rows = _saved_rows(state, self._made(), self.num_envs, self.suite)
+        rows = _saved_rows(state, self._fingerprint(), self.num_envs, self.suite)
         self._refill()
-        astray = self._command("set_state", dict(enumerate(rows)))
-        if astray:
+        not_reproduced = self._command("set_state", dict(enumerate(rows)))
+        if not_reproduced:
             raise ValueError(
-                f"{self._rows[min(astray)]} does not repeat itself: the same reset seed and "
+                f"{self._rows[min(not_reproduced)]} is not reproducible: the same reset seed and "
                 "actions led elsewhere than when the checkpoint was made, so that the run cannot "
                 "be continued exactly; evaluate it as it is, or start a new one with simulators "
                 "that depend on nothing else."
@@ -273,23 +280,21 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         return self._buffers.observations.copy()
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Stop the workers, `grace=0` at once; called by Gymnasium's `close`, which does nothing
-        the second time.
-        """
+        """Stop the workers, with `grace=0` at once; Gymnasium's `close` calls this once."""
         if self._pool is not None:
             self._pool.close(**kwargs)
             self._pool = None
 
     def __enter__(self) -> Self:
-        """Use as a context manager: closed at the end of the block."""
+        """Return self; the environment is closed at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close, whatever happened."""
+        """Close the environment."""
         self.close()
 
-    def _made(self) -> dict[str, Any]:
-        """What must agree for a state to mean the same episodes."""
+    def _fingerprint(self) -> dict[str, Any]:
+        """Return what must agree for a saved state to be valid."""
         made = {
             "format": STATE_FORMAT,
             "tasks": list(self.tasks),
@@ -299,9 +304,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         return made | self.suite.fingerprint()
 
     def _idle_pool(self, name: str) -> InProcessPool | WorkerPool:
-        """Who can take the next command; Gymnasium's errors when closed or when a step is still
-        running.
-        """
+        """Return the pool; Gymnasium's errors if closed or if a step is running."""
         if self._pool is None:
             raise ClosedEnvironmentError(f"{name} on closed environments: make new ones.")
         if self._pending:
@@ -312,20 +315,16 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
 
     def _command(self, name: str, payload: Any = None) -> dict[int, Any]:
         pool = self._idle_pool(name)
-        self._carry(lambda: pool.start(name, payload))
-        return self._carry(pool.finish)
+        self._guarded(lambda: pool.start(name, payload))
+        return self._guarded(pool.finish)
 
     def _refill(self) -> None:
-        """Put other workers in the place of lost ones, and then all streams where they were last
-        known.
-        """
-        if self._carry(self._idle_pool("reset").replace):
+        """Replace lost workers and restore all streams to their last known state."""
+        if self._guarded(self._idle_pool("reset").replace):
             self._command("place", self._streams.positions())
 
-    def _carry(self, action: Callable[[], Any]) -> Any:
-        """Do `action`; when a worker is lost no episode goes on, and when one raised nothing: the
-        others are let go.
-        """
+    def _guarded(self, action: Callable[[], Any]) -> Any:
+        """Call `action`. After a lost worker all episodes end; after another error, close."""
         try:
             return action()
         except WorkerError as error:

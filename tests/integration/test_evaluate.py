@@ -217,7 +217,7 @@ def test_no_film_is_promised_where_nothing_can_be_drawn(run, monkeypatch, capsys
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
     assert evaluate.main([str(run), "--video", "--goals", "1"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: --video: nothing can be drawn here (nonsense: RuntimeError:")
+    assert said.startswith("error: --video: rendering does not work here (nonsense: RuntimeError:")
     assert "MUJOCO_GL=egl with" in said and "libosmesa6" in said
 
 

@@ -1,10 +1,10 @@
-"""Metaworld's environments, faster and identical to the last bit.
+"""Meta-World's environments, faster and bit-identical.
 
-Most of a step of the official environments is Python around the physics. Here each official class
-gets a subclass: named bodies are looked up once, arithmetic on three numbers does without general
-arrays, work whose result nothing reads is left out, and a reset to a goal that was played before is
-copied from memory. The rewards are the official code. A test compares every task with the official
-one, bit for bit; what that has shown is `VERIFIED`.
+Most of a step of the official environments is Python around the physics. Each official class gets a
+subclass that looks up named bodies once, computes with three numbers without general arrays, omits
+work whose result is unused, and copies a reset to a known goal from memory. The rewards are the
+official code. A test compares every task with the official one bit for bit, for the versions in
+`VERIFIED`.
 """
 
 from functools import cache
@@ -13,28 +13,32 @@ from importlib.metadata import version
 import numpy as np
 
 VERIFIED = frozenset({("3.1.1", "3.3.0")})
-"""Versions of Metaworld and MuJoCo with which `tests/envs/test_fast.py` has passed."""
+"""Versions of Meta-World and MuJoCo with which `tests/exhaustive/test_metaworld_fast.py` passed."""
 
 
 def reason_unverified() -> str | None:
-    """Why the fast environments are not to be used here, as a sentence; None where they are."""
+    """Return why the fast environments cannot be used here, as a sentence; None if they can."""
     installed = version("metaworld"), version("mujoco")
     if installed in VERIFIED and _agrees():
         return None
     pairs = " or ".join(
         f"Metaworld {metaworld} with MuJoCo {mujoco}" for metaworld, mujoco in sorted(VERIFIED)
     )
-    reason = f"this is Metaworld {installed[0]} with MuJoCo {installed[1]}, and they are proven for {pairs} only"
+    reason = (
+        f"this is Metaworld {installed[0]} with MuJoCo {installed[1]}, and they are verified for "
+        f"{pairs} only"
+    )
     if installed in VERIFIED:
-        reason = "rotations come out otherwise on this processor or with this SciPy than when they were proven"
-    return f"simulators run Metaworld's own code instead of faster ones with the same numbers: {reason}"
+        reason = "rotations differ on this processor or with this SciPy from the verified ones"
+    return (
+        "simulators run Metaworld's own code instead of the faster one with the same numbers: "
+        f"{reason}"
+    )
 
 
 @cache
 def _agrees() -> bool:
-    """Whether arithmetic is what it was for the proof; SciPy's compiled code is where it might not
-    be.
-    """
+    """Return whether rotations have the verified bits; they depend on SciPy's compiled code."""
     from scipy.spatial.transform import Rotation
 
     from mtrl_fairgrad.envs.metaworld_fast.arithmetic import QuickRotation

@@ -1,10 +1,9 @@
-"""The arithmetic of Metaworld's rewards and observations for single numbers and short vectors, to
-the last bit.
+"""Arithmetic of Meta-World's rewards and observations for numbers and short vectors, bit-identical.
 
-Each function stands in for one of NumPy, SciPy or Metaworld that spends its time on being general:
-the common case is computed here with the same operations in the same order, every other call goes
-to the original. What the bits forbid: `x * x` for `x ** 2` (the C library's `pow`), a sum of
-products for `x.dot(x)` (BLAS may fuse them), `math.exp` for `np.exp`.
+Each function replaces one of NumPy, SciPy or Meta-World whose time goes into generality. The common
+case is computed with the same operations in the same order; every other call goes to the original.
+Exactness excludes `x * x` for `x ** 2` (the C library's `pow`), a sum of products for `x.dot(x)`
+(BLAS may fuse them) and `math.exp` for `np.exp`.
 """
 
 import math
@@ -20,7 +19,7 @@ except ImportError:  # before NumPy 2
     from numpy.core import umath
 
 clip: np.ufunc = umath.clip  # pyright: ignore[reportAttributeAccessIssue]
-"""What `np.clip` calls after its own preparations, which take three times as long."""
+"""What `np.clip` calls after its preparations, which take three times as long."""
 LONG_TAIL, GAUSSIAN = float(np.sqrt(1 / 0.1 - 1)), float(np.sqrt(-2 * np.log(0.1)))
 """Scales of the sigmoids that are 0.1 at the margin."""
 DOUBLE = np.dtype(np.float64)
@@ -29,7 +28,7 @@ SMALL_MARGIN = 1e-100
 
 
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-    """`np.linalg.norm`; here: the Euclidean one of a float64 vector or a number."""
+    """`np.linalg.norm`, fast for the Euclidean norm of a float64 vector or a number."""
     if (ord is None or ord == 2) and axis is None and not keepdims:
         if type(x) is np.ndarray and x.dtype == DOUBLE and x.strides == (8,):
             return np.float64(math.sqrt(x.dot(x)))
@@ -45,7 +44,7 @@ def tolerance(
     sigmoid: Any = "gaussian",
     value_at_margin: Any = 0.1,
 ) -> Any:
-    """`reward_utils.tolerance`; here: that of a number, with the two sigmoids that rewards use."""
+    """`reward_utils.tolerance`, fast for numbers and the two sigmoids that rewards use."""
     lower, upper = bounds
     if not (
         value_at_margin == 0.1
@@ -55,7 +54,7 @@ def tolerance(
         and lower <= upper
         and (sigmoid == "long_tail" or sigmoid == "gaussian")
     ):
-        # Imported here: whoever only asks for `reason_unverified` need not wait a second for Metaworld.
+        # Imported here, since Meta-World takes a second and `reason_unverified` does not need it.
         from metaworld.utils import reward_utils
 
         return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
@@ -68,8 +67,8 @@ def tolerance(
 
 
 class QuickRotation:
-    """`scipy.spatial.transform.Rotation`, of which Metaworld asks `from_matrix(matrix).as_quat()`
-    and nothing else.
+    """The part of `scipy.spatial.transform.Rotation` that Meta-World uses:
+    `from_matrix(m).as_quat()`.
     """
 
     __slots__ = ("_matrix",)
@@ -79,11 +78,11 @@ class QuickRotation:
 
     @classmethod
     def from_matrix(cls, matrix: NDArray[np.float64]) -> "QuickRotation":
-        """Of a matrix [3, 3]."""
+        """Create from a matrix [3, 3]."""
         return cls(matrix)
 
     def as_quat(self) -> NDArray[np.float64]:
-        """The quaternion x, y, z, w; here: of a proper rotation."""
+        """Return the quaternion x, y, z, w; fast for a proper rotation."""
         rows = self._matrix.tolist()
         diagonal = rows[0][0], rows[1][1], rows[2][2]
         trace, largest = diagonal[0] + diagonal[1] + diagonal[2], max(diagonal)

@@ -1,6 +1,6 @@
 # pyright: reportAttributeAccessIssue=false
 # (MuJoCo's names come from compiled modules.)
-"""Metaworld's environments with their hot methods replaced, identical to the last bit."""
+"""Meta-World's environments with their hot methods replaced, bit-identical."""
 
 import sys
 from functools import cache
@@ -21,15 +21,15 @@ from mtrl_fairgrad.envs.metaworld_fast.named_access import NamedData
 from mtrl_fairgrad.envs.metaworld_fast.reset_cache import Resets
 
 FORWARD = np.array([1, 0, 1, 0], np.float64)
-"""The orientation of the hand."""
+"""Orientation of the hand."""
 DECORATED = SawyerXYZEnv._Decorators.assert_task_is_set(print).__code__
-"""How a method decorated by Metaworld is known."""
+"""Identifies a method decorated by Meta-World."""
 OBJECTS = ((3, 4), (6, 8))
-"""Numbers in the places and rotations of one object and of two."""
+"""Lengths of positions and rotations of one object and of two."""
 
 
 def _variant(module: ModuleType, **changes: Any) -> ModuleType:
-    """A copy of a module's namespace with some names changed; the module itself stays what it is."""
+    """Copy a module's namespace with some names changed; the module itself is unchanged."""
     variant = ModuleType(module.__name__)
     variant.__dict__.update(module.__dict__, **changes)
     return variant
@@ -41,15 +41,15 @@ STAND_INS = {
     "tolerance": tolerance,
     "Rotation": QuickRotation,
 }
-"""What the official code of tasks is run with in place of the modules it imports."""
+"""Replacements for the modules that the official code of tasks imports."""
 
 
 @cache
 def fast_environment(task: str) -> type[SawyerXYZEnv]:
-    """The class of a task's environment, a subclass of the official one.
+    """Return the class of a task's environment, a subclass of the official one.
 
-    The task's own methods are the official ones, run with other globals: `STAND_INS`, and this
-    class for the official.
+    The task's own methods are the official ones with other globals: `STAND_INS`, and this class in
+    place of the official one.
     """
     official = ALL_V3_ENVIRONMENTS[task]
     names = dict(vars(sys.modules[official.__module__]))
@@ -64,7 +64,7 @@ def fast_environment(task: str) -> type[SawyerXYZEnv]:
 
 
 def _rerouted(member: Any, names: dict[str, Any]) -> Any:
-    """A method, property or static method that looks up its globals in `names`."""
+    """Return a method, property or static method that looks up its globals in `names`."""
     if isinstance(member, property):
         return property(_rerouted(member.fget, names))
     if isinstance(member, staticmethod):
@@ -81,12 +81,11 @@ def _rerouted(member: Any, names: dict[str, Any]) -> Any:
 
 
 class FastSawyer(SawyerXYZEnv):
-    """The hot methods of all tasks; `fast_environment` puts it before a task's official class."""
+    """Hot methods of all tasks; `fast_environment` puts it before a task's official class."""
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         model, _ = super()._initialize_simulation()
-        # Otherwise each substep clears 135 KB of marks for drawing bounding volumes: a sixth of the
-        # physics.
+        # Otherwise each substep clears 135 KB for drawing bounding volumes, a sixth of the time.
         model.vis.global_.bvactive = 0
         data = NamedData(model)
         finalize(self, data.forget).atexit = False
@@ -108,14 +107,14 @@ class FastSawyer(SawyerXYZEnv):
     def reset(
         self, seed: int | None = None, options: Any = None
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        """The official one; a goal that was played before is not simulated again."""
+        """Reset as the official method does; a goal played before is copied from memory."""
         if not self._freeze_rand_vec or self._last_rand_vec is None or self.render_mode == "human":
             return super().reset(seed, options)
         key = self._last_rand_vec.tobytes(), self._partially_observable
         return self._resets.reset(self, key, super().reset)
 
     def step(self, action: Any) -> tuple[NDArray[np.float64], Any, bool, bool, dict[str, Any]]:
-        """The official one."""
+        """Step as the official method does."""
         if (
             not self._set_task_called
             or self.curr_path_length >= self.max_path_length
@@ -149,12 +148,12 @@ class FastSawyer(SawyerXYZEnv):
 
     @property
     def tcp_center(self) -> NDArray[Any]:
-        """The middle between the fingers [3]."""
+        """Midpoint between the fingers [3]."""
         right, left = self._fingers
         return (right + left) / 2.0
 
     def touching_object(self, object_geom_id: int) -> bool:
-        """Whether both pads press on a geom."""
+        """Return whether both pads press on a geom."""
         contact, pressed = self.data.contact, False
         pairs = contact.geom.tolist()
         for pad in self._pad_geoms:

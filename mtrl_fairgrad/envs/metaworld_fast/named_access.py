@@ -9,8 +9,9 @@ import mujoco
 
 
 class Named:
-    """One body, geom, site or joint: MuJoCo's own accessor, whose arrays are views that stay valid,
-    read once each.
+    """One body, geom, site or joint; reads each array of MuJoCo's accessor once.
+
+    The arrays are views that stay valid.
     """
 
     def __init__(self, accessor: Any) -> None:
@@ -21,11 +22,11 @@ class Named:
         return found
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._accessor, name, value)  # writes into the memory that all views show
+        setattr(self._accessor, name, value)  # writes to the memory that all views share
 
 
 class _Table(dict[str, Named]):
-    """Name → `Named`, made at its first use."""
+    """Name -> `Named`, created on first use."""
 
     def __init__(self, accessor: Callable[[str], Any]) -> None:
         self._accessor = accessor
@@ -36,10 +37,10 @@ class _Table(dict[str, Named]):
 
 
 class NamedData(mujoco.MjData):
-    """`MjData` whose `body`, `geom`, `site` and `joint` answer from a table; they take a name.
+    """`MjData` whose `body`, `geom`, `site` and `joint` look names up in a table.
 
-    Call `forget` when it is no longer needed: the tables' arrays keep it alive, and the garbage
-    collector cannot see that.
+    Call `forget` when it is no longer needed: the tables' arrays keep it alive, which the garbage
+    collector cannot detect.
     """
 
     def __init__(self, model: mujoco.MjModel) -> None:

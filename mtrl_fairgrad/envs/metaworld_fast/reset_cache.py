@@ -11,29 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 CAPACITY = 50
-"""Resets that an environment remembers, one of each of its goals; about 60 KB each."""
+"""Number of resets an environment remembers, one per goal; about 60 KB each."""
 CHANGED = ("body_pos", "site_pos")
-"""The arrays of the model that resets write to."""
+"""Arrays of the model that resets write to."""
 SKIPPED = frozenset({"bvh_active"})
-"""Arrays that nothing reads: three quarters of the data, for drawing bounding boxes."""
+"""Unused arrays: three quarters of the data, for drawing bounding boxes."""
 
 
 class Entry(NamedTuple):
-    """What one reset left behind."""
+    """State after one reset."""
 
     attributes: dict[str, Any]
-    """The environment's attributes that it assigned; those that are views into the data stay views.
-    """
+    """Attributes of the environment that the reset assigned; views into the data stay views."""
     arrays: list[NDArray[Any]]
     time: float
     answer: tuple[NDArray[np.float64], dict[str, Any]]
 
 
 class Resets:
-    """What the resets of one environment leave behind, by a key that says all they depend on.
+    """States after an environment's resets, by a key of all that they depend on.
 
-    Officially one thing depends on the episode before as well: where push's goal is drawn until the
-    first step.
+    In the official code one thing also depends on the previous episode: where push draws its goal
+    until the first step.
     """
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
@@ -44,7 +43,7 @@ class Resets:
     def reset(
         self, environment: Any, key: Any, reset: Callable[[], Any]
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        """What `reset` answers: by calling it the first time, from memory later."""
+        """Return what `reset` returns: by calling it the first time, from memory later."""
         found = self._entries.get(key)
         if found is None:
             assigned, (observation, info) = _recorded(environment, reset)
@@ -64,9 +63,9 @@ class Resets:
 
 
 def _arrays(data: mujoco.MjData) -> list[NDArray[Any]]:
-    """Views of all that lies in the data's own memory: state and whatever was derived from it.
+    """Return views of all arrays in the data's own memory: state and what is derived from it.
 
-    Contacts and constraints lie elsewhere, in an arena that each step fills anew.
+    Contacts and constraints are elsewhere, in an arena that each step fills anew.
     """
     start = data.qpos.ctypes.data
     every = {
@@ -84,7 +83,7 @@ def _arrays(data: mujoco.MjData) -> list[NDArray[Any]]:
 
 
 def _recorded(environment: Any, action: Callable[[], Any]) -> tuple[set[str], Any]:
-    """Call `action`; the names of the attributes of `environment` that it assigned, and its answer."""
+    """Call `action`; return the names of the attributes it assigned, and its result."""
     kind, names = type(environment), set[str]()
     environment.__dict__["_assigned"] = names
     environment.__class__ = _recording(kind)
@@ -98,7 +97,7 @@ def _recorded(environment: Any, action: Callable[[], Any]) -> tuple[set[str], An
 
 @cache
 def _recording(kind: type) -> type:
-    """`kind` that notes which attributes are assigned."""
+    """Return a subclass of `kind` that records which attributes are assigned."""
 
     def note(self: Any, name: str, value: Any) -> None:
         self._assigned.add(name)

@@ -1,4 +1,4 @@
-"""Runs several sub-environments one after the other, in a worker process or in the learner's own."""
+"""Run several sub-environments in turn, in a worker process or in the learner's process."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +10,7 @@ from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 
 @dataclass(frozen=True)
 class Slot:
-    """A sub-environment's place: its row in the buffers, its task, that task's place among all, its
-    seed.
-    """
+    """Position of a sub-environment: row in the buffers, task, index of the task, seed."""
 
     index: int
     task: str
@@ -24,15 +22,11 @@ class Slot:
 
 
 class SubEnvironmentError(RuntimeError):
-    """A sub-environment raised: the original exception is the cause, the message names task and
-    seed.
-    """
+    """A sub-environment raised: its exception is the cause; the message names task and seed."""
 
 
 class Host:
-    """The sub-environments of some rows; a command goes through all and leaves its results in the
-    buffers.
-    """
+    """The sub-environments of some rows. A command visits all and writes results to the buffers."""
 
     def __init__(self, rows: list[Slot], suite: Suite, role: str, buffers: Buffers) -> None:
         self._buffers = buffers
@@ -51,12 +45,19 @@ class Host:
                 raise SubEnvironmentError(str(row)) from error
 
     def run(self, command: str, payload: Any = None) -> Any:
-        """Carry out `step`, `reset` (row → goals, or None), `get_state`, `set_state` (row → state)
-        or `place`.
+        """Execute a command: `step`, `reset`, `get_state`, `set_state` or `place`.
 
-        `get_state` answers row → state, `set_state` row → True for those that did not get there;
-        `place` takes row → arguments of `SubEnvironment.place`. SubEnvironmentError, from the
-        original exception, when a sub-environment raises.
+        Args:
+            command: name of the command.
+            payload: `reset`: row -> goals, or None; `set_state`: row -> state; `place`: row ->
+            arguments of `SubEnvironment.place`.
+
+        Returns:
+            `get_state`: row -> state; `set_state`: row -> True for rows that were not reproduced;
+            otherwise None.
+
+        Raises:
+            SubEnvironmentError: a sub-environment raised.
         """
         return self._commands[command](payload)
 
@@ -100,15 +101,15 @@ class Host:
         }
 
     def _set_state(self, states: dict[int, dict[str, Any]]) -> dict[int, bool]:
-        astray: dict[int, bool] = {}
+        not_reproduced: dict[int, bool] = {}
 
         def visit(row: Slot, environment: SubEnvironment) -> None:
             if not environment.set_state(states[row.index]):
-                astray[row.index] = True
+                not_reproduced[row.index] = True
 
         self._each(visit)
         self._each(self._publish)
-        return astray
+        return not_reproduced
 
     def _publish(self, row: Slot, environment: SubEnvironment) -> None:
         self._buffers.observations[row.index] = environment.observation

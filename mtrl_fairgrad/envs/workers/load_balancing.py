@@ -1,4 +1,4 @@
-"""How many worker processes there are, and which sub-environments each of them hosts."""
+"""Number of worker processes, and which sub-environments each one hosts."""
 
 import os
 from collections.abc import Sequence
@@ -9,9 +9,7 @@ from mtrl_fairgrad.utils.validation import MAX_WORKERS, check_integer
 
 
 def balance_load(rows: Sequence[Slot], workers: int) -> list[list[Slot]]:
-    """Shares of about equal simulation time: costliest rows first, each to the worker with least to
-    do.
-    """
+    """Split rows into shares of similar simulation time: costliest first, to the least loaded."""
     shares: list[list[Slot]] = [[] for _ in range(workers)]
     load = [0.0] * workers
     for row in sorted(rows, key=lambda row: -step_cost(row.task)):
@@ -22,8 +20,9 @@ def balance_load(rows: Sequence[Slot], workers: int) -> list[list[Slot]]:
 
 
 def worker_count(workers: int | None, role: str) -> int:
-    """`workers` from 0 up; None: the cores this process may use, in training less one for the
-    learner, at least 1.
+    """Return `workers` if given, else the number of available cores.
+
+    Training leaves one core to the learner; the result is at least 1.
     """
     if workers is None:
         cores = (

@@ -1,10 +1,8 @@
-"""Who carries out the commands: this process, or worker processes that each host several
-sub-environments.
+"""Run commands on all sub-environments, in this process or in worker processes.
 
 Observations, actions and rewards travel through memory shared at the start; a command is one small
-message to each worker and one back. That memory is an anonymous mapping (`RawArray`), not a named
-segment: nothing is left behind when the learner is killed, and Python's resource tracker has
-nothing to warn about.
+message to each worker and one back. The memory is an anonymous mapping (`RawArray`), not a named
+segment: nothing is left behind when the learner is killed.
 """
 
 import math
@@ -27,23 +25,25 @@ from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 from mtrl_fairgrad.envs.workers.worker_main import describe, lightweight_spawn, worker_main
 
 GRACE_SECONDS = 2.0
-"""How long `close` waits for workers that are in the middle of a command before it kills them."""
+"""How long `close` waits for workers in the middle of a command before it kills them."""
 LOOK_SECONDS = 1.0
-"""Longest wait for an answer at a time. More than that between two looks does not count as waiting:
-this process may have been stopped meanwhile, or was busy."""
+"""Longest wait for an answer at a time. Longer gaps do not count as waiting, since this process may
+have been stopped or busy meanwhile.
+"""
 BUILD_SECONDS = 10.0
-"""What each sub-environment may take on top of the limit where more than a step is asked of it: to
-be built, to be reset, or to repeat an episode."""
+"""Extra time for each sub-environment where a command takes longer than a step: building,
+resetting, repeating an episode.
+"""
 
 
 class WorkerError(RuntimeError):
-    """A sub-environment raised, or a worker was lost; the message names task and seed and holds the
-    traceback.
-    """
+    """A sub-environment raised or a worker was lost; names task and seed, holds the traceback."""
 
 
 class WorkerLost(WorkerError):
-    """A worker died, or did not answer in time and was killed; `loss` says so without advice."""
+    """A worker died, or did not answer in time and was killed; `loss` is the message without
+    advice.
+    """
 
     def __init__(self, loss: str) -> None:
         self.loss = loss
@@ -54,7 +54,7 @@ class WorkerLost(WorkerError):
 
 
 class InProcessPool:
-    """Carries out commands in this process, when their result is asked for."""
+    """Runs commands in this process, when their result is requested."""
 
     def __init__(self, rows: list[Slot], suite: Suite, role: str) -> None:
         sizes = _sizes(len(rows), suite)
@@ -64,56 +64,58 @@ class InProcessPool:
             self._host = Host(rows, suite, role, self.buffers)
 
     def start(self, command: str, payload: Any = None) -> None:
-        """Remember the command."""
+        """Store the command."""
         self._command = command, payload
 
     def ready(self, timeout: float) -> bool:
-        """Always: nobody else is at work on it."""
+        """Return True: no other process is involved."""
         return True
 
     def finish(self) -> dict[int, Any]:
-        """Carry it out. Answers row → what the command answers, if it answers anything.
-        WorkerError.
+        """Run the stored command; return row -> answer.
+
+        Raises:
+            WorkerError: a sub-environment raised.
         """
         with _raising():
             return self._host.run(*self._command) or {}
 
     def replace(self) -> bool:
-        """Nobody can be lost."""
+        """Return False: no worker can be lost."""
         return False
 
     def close(self, grace: float = 0.0) -> None:
-        """Nothing to stop."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class _Worker:
-    """A process and our end of the pipe to it."""
+    """A worker process and the learner's end of its pipe."""
 
     process: Any
     connection: Connection
 
     def end(self, deadline: float) -> int | None:
-        """Wait until `deadline` (of `time.monotonic`) for it to leave, then kill it; its exit code,
-        None if killed.
+        """Wait until `deadline` (`time.monotonic`) for its exit, then kill it.
+
+        Returns the exit code, None if killed.
         """
         self.connection.close()
         self.process.join(max(0.0, deadline - time.monotonic()))
         code = self.process.exitcode
         if code is None:
             self.process.kill()
-            # not for ever: one that waits for a broken disk cannot be killed
+            # with a limit: a process waiting for a broken disk cannot be killed
             self.process.join(GRACE_SECONDS)
         return code
 
 
 class WorkerPool:
-    """Carries out commands in one process per entry of `shares`, while this one does something
-    else.
+    """Runs commands in one process per entry of `shares`, in parallel with the learner.
 
-    A worker that does not answer a step within `timeout` seconds (None: whatever it takes) counts
-    as lost, like one that died; other commands may take BUILD_SECONDS more for each of its
-    sub-environments.
+    A worker that does not answer a step within `timeout` seconds (None: unlimited) counts as lost,
+    like one that died. Other commands may take BUILD_SECONDS longer for each of its sub-
+    environments.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class WorkerPool:
         self._workers: dict[int, _Worker] = {}
         self._waiting: list[int] = []
         self._answers: dict[int, Any] = {}
-        # For who forgets `close`: multiprocessing waits at exit for its children, and one that
+        # If `close` is not called: multiprocessing waits at exit for its children, and one that
         # hangs would never end.
         Finalize(self, _end, (self._workers, GRACE_SECONDS), exitpriority=0)
         try:
@@ -140,11 +142,13 @@ class WorkerPool:
             raise
 
     def replace(self) -> bool:
-        """Start the workers that are missing, at first all, later those that were lost; whether
-        there were any.
+        """Start missing workers, at first all of them; return whether there were any.
 
-        The others are waited for first. WorkerLost when another one is lost meanwhile: then call it
-        again. WorkerError when a sub-environment raised.
+        Waits for the others first.
+
+        Raises:
+            WorkerLost: another worker was lost meanwhile; call it again.
+            WorkerError: a sub-environment raised.
         """
         self.finish()
         missing = [number for number in range(len(self._shares)) if number not in self._workers]
@@ -173,15 +177,13 @@ class WorkerPool:
         with lightweight_spawn():
             process.start()
             self._workers[number] = _Worker(process, here)
-        # The worker must hold the only other end: then its death, and ours, reads as end of file.
+        # The worker must hold the only other end, so that its exit, and ours, reads as end of file.
         there.close()
         self._waiting.append(number)
 
     def start(self, command: str, payload: Any = None) -> None:
-        """Send the command to all workers; that one of them is gone shows when its answer is asked
-        for.
-        """
-        # once for all, and without what `Connection.send` brings along
+        """Send a command to all workers; a lost worker is reported by `finish`."""
+        # pickled once, without the overhead of `Connection.send`
         message = pickle.dumps((command, payload))
         self._allow(more=command != "step")
         for number, worker in self._workers.items():
@@ -190,10 +192,12 @@ class WorkerPool:
             self._waiting.append(number)
 
     def finish(self) -> dict[int, Any]:
-        """Wait for all workers. Answers row → what the command answers. WorkerError when one raised
-        or was lost.
+        """Wait for all workers; return row -> answer.
 
-        When Ctrl-C interrupts the waiting, a second call goes on where the first one stopped.
+        After an interruption by Ctrl-C, a second call continues.
+
+        Raises:
+            WorkerError: a sub-environment raised or a worker was lost.
         """
         while self._waiting:
             self._take(LOOK_SECONDS)
@@ -201,9 +205,7 @@ class WorkerPool:
         return answers
 
     def ready(self, timeout: float) -> bool:
-        """Whether all workers answer within `timeout` seconds, so that `finish` does not wait.
-        WorkerError as there.
-        """
+        """Return whether all workers answer within `timeout` seconds; raises as `finish`."""
         deadline = time.monotonic() + timeout
         while self._waiting:
             left = max(0.0, deadline - time.monotonic())
@@ -212,7 +214,7 @@ class WorkerPool:
         return True
 
     def _take(self, seconds: float) -> bool:
-        """Whether the first worker that owes an answer gives it within so many seconds."""
+        """Return whether the first worker that owes an answer gives it within `seconds`."""
         number = self._waiting[0]
         connection = self._workers[number].connection
         try:
@@ -230,16 +232,14 @@ class WorkerPool:
         return True
 
     def close(self, grace: float = GRACE_SECONDS) -> None:
-        """Let the workers go: at end of file they leave by themselves, after `grace` seconds they
-        are killed.
-        """
+        """Close the pipes, at which workers exit; kill them after `grace` seconds."""
         _end(self._workers, grace)
         self._waiting = []
 
-    # ---- patience ----
+    # ---- time limits ----
 
     def _allow(self, more: bool) -> None:
-        """The time for the next answers begins; `more` than for a step."""
+        """Start the time limit of the next answers; `more` than that of a step."""
         rows = max(map(len, self._shares)) if more else 0
         self._allowed, self._waited, self._looked = (
             self._timeout + rows * BUILD_SECONDS,
@@ -248,7 +248,7 @@ class WorkerPool:
         )
 
     def _count(self, number: int) -> None:
-        """Add the time since the last look to what was waited; WorkerLost when that is too much."""
+        """Add the time since the last look; WorkerLost if the limit is exceeded."""
         now = time.monotonic()
         self._waited += min(now - self._looked, LOOK_SECONDS)
         self._looked = now
@@ -256,7 +256,7 @@ class WorkerPool:
             raise self._lose(number, late=True)
 
     def _lose(self, number: int, late: bool = False) -> WorkerLost:
-        """ObservationPart with a worker that is too `late`, or about to die by itself."""
+        """Remove a worker that is `late` or is dying."""
         worker = self._workers[number]
         code = worker.end(time.monotonic() + (0.0 if late else GRACE_SECONDS))
         del self._workers[number]
@@ -272,9 +272,7 @@ class WorkerPool:
 
 
 def _end(workers: dict[int, _Worker], grace: float) -> None:
-    """Take all of them out of `workers`, one by one, so that what Ctrl-C interrupts can be done
-    later.
-    """
+    """Stop all workers, removing one at a time, so that an interrupted call can be repeated."""
     for worker in workers.values():
         worker.connection.close()
     deadline = time.monotonic() + grace
@@ -285,7 +283,7 @@ def _end(workers: dict[int, _Worker], grace: float) -> None:
 
 
 def _sizes(rows: int, suite: Suite) -> tuple[int, int, int]:
-    """What the buffers' sizes depend on."""
+    """Return the arguments that determine the buffers' size."""
     return rows, suite.observation_size, suite.action_size
 
 

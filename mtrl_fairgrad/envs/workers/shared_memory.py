@@ -1,6 +1,4 @@
-"""The arrays through which sub-environments and vector environment exchange a step: one block of
-memory.
-"""
+"""Arrays through which sub-environments and vector environment exchange a step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -12,10 +10,10 @@ from numpy.typing import NDArray
 
 @dataclass
 class Buffers:
-    """One row per sub-environment (N rows, O numbers in an observation, A in an action).
+    """One row per sub-environment (N rows, O observation entries, A action entries).
 
     `final_observations`, `returns`, `lengths` and `successes` are written when an episode ends and
-    stale otherwise.
+    are stale otherwise.
     """
 
     # [N, A], written by the learner, everything else by the simulators
@@ -35,7 +33,7 @@ class Buffers:
 
     @staticmethod
     def size(rows: int, observation_size: int, action_size: int) -> int:
-        """Bytes that `over` needs."""
+        """Return the number of bytes that `over` needs."""
         return sum(
             _bytes(shape, dtype)
             for shape, dtype in _layout(rows, observation_size, action_size).values()
@@ -43,7 +41,7 @@ class Buffers:
 
     @classmethod
     def over(cls, memory: Any, rows: int, observation_size: int, action_size: int) -> Self:
-        """Views into `memory` (any writable buffer, shared or not, of at least `size` bytes)."""
+        """Create views into `memory`, a writable buffer of at least `size` bytes."""
         arrays, offset = {}, 0
         for name, (shape, dtype) in _layout(rows, observation_size, action_size).items():
             arrays[name] = np.frombuffer(memory, dtype, int(np.prod(shape)), offset).reshape(shape)
@@ -54,7 +52,7 @@ class Buffers:
 def _layout(
     rows: int, observation_size: int, action_size: int
 ) -> dict[str, tuple[Sequence[int], np.dtype[Any]]]:
-    """Shape and type of each array, in the fields' order."""
+    """Return shape and type of each array, in the order of the fields."""
     matrices = {
         "actions": (rows, action_size),
         "observations": (rows, observation_size),
@@ -71,5 +69,5 @@ def _layout(
 
 
 def _bytes(shape: Sequence[int], dtype: np.dtype[Any]) -> int:
-    """Bytes of one array, rounded up to a cache line: neighbours start aligned."""
+    """Return the bytes of one array, rounded up to a cache line for alignment."""
     return -(-int(np.prod(shape)) * dtype.itemsize // 64) * 64

@@ -1,6 +1,4 @@
-"""A worker process's life: build its share of the sub-environments, answer commands, and never
-outlive the learner.
-"""
+"""Main function of a worker process: host sub-environments and exit with the learner."""
 
 import ctypes
 import os
@@ -21,15 +19,15 @@ from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.host import Host, Slot, SubEnvironmentError
 from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 
-FOR_THE_LEARNER = frozenset(
+STOP_SIGNALS = frozenset(
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 )
-"""Signals that ask a run to stop."""
+"""Signals that ask a run to stop; workers ignore them."""
 
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: the signal to get when the thread that started us ends."""
+"""Option of Linux's prctl: the signal sent when the parent thread ends."""
 
 
 def worker_main(
@@ -45,20 +43,20 @@ def worker_main(
     """Answer commands with (error or None, answer) until end of file.
 
     Args:
-        connection: to the learner.
-        learner: its process number.
-        bound: whether the thread that started us lives as long as the learner does.
-        memory: of `Buffers` for all `rows`.
+        connection: pipe to the learner.
+        learner: process id of the learner.
+        bound: whether the thread that started this process lives as long as the learner.
+        memory: memory of `Buffers` for all `rows`.
         rows: N.
-        share: what is simulated here.
-        suite: of all.
+        share: the sub-environments to host.
+        suite: the suite of all of them.
         role: `train` or `eval`.
     """
-    # Ctrl-C and a job manager's signals go to the whole group: the learner decides when to stop and
-    # needs us until then.
-    for number in FOR_THE_LEARNER:
+    # Ctrl-C and a job manager's signals go to the whole group; the learner decides when to stop and
+    # needs its workers until then.
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    _leave_with(learner, bound)
+    _exit_with_learner(learner, bound)
     try:
         try:
             buffers = Buffers.over(memory, rows, suite.observation_size, suite.action_size)
@@ -73,12 +71,12 @@ def worker_main(
         return
 
 
-def _leave_with(learner: int, bound: bool) -> None:
-    """End when the learner does, however it ends.
+def _exit_with_learner(learner: int, bound: bool) -> None:
+    """Exit when the learner exits, for whatever reason.
 
-    End of file is not enough: a fork of the learner may hold our connection, and a simulator that
-    hangs never reads it. Where the kernel can be asked to kill us, that works even for a process
-    that is stopped or never lets another of its threads run.
+    End of file does not suffice: a fork of the learner may hold the pipe, and a simulator that
+    hangs never reads it. On Linux the kernel kills this process, even if it is stopped or blocks
+    its other threads.
     """
     if bound and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -92,7 +90,7 @@ def _leave_with(learner: int, bound: bool) -> None:
 
 
 def describe(error: SubEnvironmentError) -> str:
-    """Where it happened and what, then the original traceback."""
+    """Format an error: where it happened and what, then the original traceback."""
     cause = error.__cause__
     assert cause is not None
     text = "".join(traceback.format_exception(cause)).rstrip()
@@ -101,20 +99,18 @@ def describe(error: SubEnvironmentError) -> str:
 
 @contextmanager
 def lightweight_spawn() -> Iterator[None]:
-    """Start a process that imports nothing of the program that starts it, and ignores Ctrl-C from
-    birth.
+    """Start processes that import nothing of the main program and ignore Ctrl-C from the start.
 
-    `spawn` imports the main module again in each child, for us the trainer and with it torch
-    (seconds and 300 MB each); an empty stand-in leaves it nothing to import. A blocked signal stays
-    blocked in the child, and waits here.
+    `spawn` imports the main module in each child: for the trainer this includes torch (seconds, 300
+    MB each). An empty stand-in avoids it. A signal blocked here stays blocked in the child.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     previous = None
     if hasattr(signal, "pthread_sigmask"):
-        # its own start, were it to come later, would unblock SIGINT
+        # started later, it would unblock SIGINT
         resource_tracker.ensure_running()
-        previous = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_LEARNER)
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:

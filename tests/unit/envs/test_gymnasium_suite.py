@@ -122,7 +122,7 @@ def test_a_state_inside_episodes_leads_on_bit_for_bit(suite, workers):
     assert any(each["_episode"].any() for each in whole)
 
 
-def test_a_task_that_does_not_repeat_itself_is_told_at_the_start_and_refused_when_it_matters():
+def test_a_task_that_is_not_reproducible_is_named_at_the_start_and_refused_when_it_matters():
     options = [{}, {"drifts": True}]
     with make(seeds=(3,), options=options) as envs:
         [remark] = envs.suite.warnings()
@@ -134,7 +134,7 @@ def test_a_task_that_does_not_repeat_itself_is_told_at_the_start_and_refused_whe
         course(envs, actions(5, rows=2))
         state = envs.get_state()
         with pytest.raises(
-            ValueError, match=r"drifts=true\), seed 3 does not repeat itself"
+            ValueError, match=r"drifts=true\), seed 3 is not reproducible"
         ) as caught:
             envs.set_state(state)
     assert "\n" not in str(caught.value) and gymnasium_suite(**TASKS).warnings() == []

@@ -199,5 +199,5 @@ def play_on(playing):
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
 def test_no_time_at_all_is_refused(timeout):
-    with pytest.raises(ValueError, match="give seconds above 0, or None"):
+    with pytest.raises(ValueError, match=f"timeout={timeout}"):
         make(timeout=timeout)
