@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments end as if they had not been; the scripts do it for longer."""
+"""Runs killed at random moments end like uninterrupted ones; the scripts do it for longer."""
 
 import subprocess
 import sys

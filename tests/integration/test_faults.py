@@ -1,4 +1,4 @@
-"""Every call that changes the disk fails once, fails from then on, or is the last one of a process."""
+"""Each call that changes the disk fails once, fails from then on, or ends the process."""
 
 import os
 import random

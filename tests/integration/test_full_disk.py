@@ -19,10 +19,24 @@ from tests.support.sample_run import fork
 from tests.support.tiny_runs import assert_same_checkpoint, checkpoint_steps, rows, scalars
 
 PENDULUM = [
-    "env=gymnasium", "env.tasks=[Pendulum-v1]", "env.success_return=-30", "env.horizon=6", "env.workers=0",
-    "eval.workers=0", "eval.every=10", "eval.episodes=1", "steps=40", "log_every=1", "agent.width=8",
-    "agent.batch_size=8", "agent.buffer_size=25", "agent.warmup_steps=10", "method=ls", "progress=false", "threads=1",
-]  # fmt: skip
+    "env=gymnasium",
+    "env.tasks=[Pendulum-v1]",
+    "env.success_return=-30",
+    "env.horizon=6",
+    "env.workers=0",
+    "eval.workers=0",
+    "eval.every=10",
+    "eval.episodes=1",
+    "steps=40",
+    "log_every=1",
+    "agent.width=8",
+    "agent.batch_size=8",
+    "agent.buffer_size=25",
+    "agent.warmup_steps=10",
+    "method=ls",
+    "progress=false",
+    "threads=1",
+]
 
 
 @pytest.fixture(scope="module")

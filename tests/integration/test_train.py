@@ -65,11 +65,21 @@ def test_a_run_leaves_configuration_report_and_curves(finished):
         assert (finished / name).stat().st_size > 0
     found = scalars(finished)
     for tag in (
-        f"success/{NEAR}", "success_mean/mean", "success_mean/standard_error", f"train_return/{FAR}",
-        f"critic/loss/{NEAR}", f"actor/loss/{NEAR}", f"temperature/{NEAR}", f"critic/value/{NEAR}",
-        "critic/gradient_norm", "critic/cosine/mean", f"actor/weights/{NEAR}", "actor/residual",
-        "actor/min_progress", "speed/updates_per_second",
-    ):  # fmt: skip
+        f"success/{NEAR}",
+        "success_mean/mean",
+        "success_mean/standard_error",
+        f"train_return/{FAR}",
+        f"critic/loss/{NEAR}",
+        f"actor/loss/{NEAR}",
+        f"temperature/{NEAR}",
+        f"critic/value/{NEAR}",
+        "critic/gradient_norm",
+        "critic/cosine/mean",
+        f"actor/weights/{NEAR}",
+        "actor/residual",
+        "actor/min_progress",
+        "speed/updates_per_second",
+    ):
         assert tag in found, tag
     assert [step for step, _ in found[f"critic/loss/{NEAR}"]] == list(range(20, 101, 10))
     assert [step for step, _ in found["success_mean/mean"]] == [0, 40, 80, 100]
@@ -257,10 +267,16 @@ def test_a_nan_in_the_only_seed_stops_the_run_naming_step_task_and_seed(
 
 
 MISTAKES = [
-    (["method=farigrad"], f"method=farigrad is unknown; allowed: {', '.join(method_names())}; did you mean fairgrad?"),
+    (
+        ["method=farigrad"],
+        f"method=farigrad is unknown; allowed: {', '.join(method_names())}; did you mean fairgrad?",
+    ),
     (["convention=libtml"], "allowed: libmtl, official_supervised, plain; did you mean libmtl?"),
     (["loss_alpha=1"], "at 1 the transformation is the logarithm: use the method si"),
-    (["env=mt11"], "env=mt11 is unknown; allowed: gymnasium, mt1, mt10, mt10_paper, mt50, mt50_paper"),
+    (
+        ["env=mt11"],
+        "env=mt11 is unknown; allowed: gymnasium, mt1, mt10, mt10_paper, mt50, mt50_paper",
+    ),
     (["preset=fast"], "preset=fast is unknown; allowed: cpu, none, quick"),
     (["env.tasks=[reach-v3,drawer-clsoe-v3]"], "drawer-close-v3"),
     (["env=mt1"], "task"),
@@ -268,7 +284,10 @@ MISTAKES = [
     (["alpha=-2"], "alpha=-2"),
     (["alpha=nan"], "alpha=nan"),
     (["method=ls", "alpha=2"], "method=ls has no alpha"),
-    (["agent.batch_size=100", "agent.buffer_size=50"], "agent.batch_size=100 exceeds agent.buffer_size=50"),
+    (
+        ["agent.batch_size=100", "agent.buffer_size=50"],
+        "agent.batch_size=100 exceeds agent.buffer_size=50",
+    ),
     (["seeds=[3,3]"], "seeds=[3, 3]"),
     (["device=tpu"], "device=tpu is unknown"),
     (["device=cuda:99"], "device=cuda:99"),
@@ -283,7 +302,7 @@ MISTAKES = [
     (["alpha=3", "method.alpha=2.0"], "disagree"),
     (["seeds=[1"], "cannot be read"),
     (["resume=/nowhere/at/all"], "holds no run"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(

@@ -251,28 +251,64 @@ CASES = [
     ({"tasks": []}, "needs to know its tasks: add env.tasks=[ID,…]"),
     ({"tasks": None}, "needs to know its tasks"),
     ({"tasks": ["Pendulm-v1"]}, "task Pendulm-v1 cannot be made (NameNotFound: "),
-    ({"tasks": ["Pendulm-v1"]}, "Did you mean: `Pendulum`?): choose an id of gymnasium.pprint_registry(), or MOD"),
+    (
+        {"tasks": ["Pendulm-v1"]},
+        "Did you mean: `Pendulum`?): choose an id of gymnasium.pprint_registry(), or MOD",
+    ),
     ({"tasks": ["nowhere_at_all:Mine-v0"]}, "No module named 'nowhere_at_all'"),
     ({"tasks": ["nowhere_at_all:Mine-v0"]}, "install what is missing, or choose another."),
     ({"tasks": [POINT_MASS], "options": [{"gaol": 3}]}, "unexpected keyword argument 'gaol'"),
-    ({"tasks": [POINT_MASS, POINT_MASS]}, f"names {POINT_MASS} 2 times: give each once, or tell them apart by env.task_options."),
-    ({"tasks": [POINT_MASS], "options": [{}, {}]}, "env.task_options has 2 entries for 1 tasks: give one for each"),
-    ({"tasks": ["PointMass-v0(edge=3)"], "options": [{"edge": 2}]}, "give the id PointMass-v0 alone"),
-    ({"tasks": [POINT_MASS], "options": [{"space": "discrete"}]}, "has the action space Discrete(2) where a Box"),
+    (
+        {"tasks": [POINT_MASS, POINT_MASS]},
+        f"names {POINT_MASS} 2 times: give each once, or tell them apart by env.task_options.",
+    ),
+    (
+        {"tasks": [POINT_MASS], "options": [{}, {}]},
+        "env.task_options has 2 entries for 1 tasks: give one for each",
+    ),
+    (
+        {"tasks": ["PointMass-v0(edge=3)"], "options": [{"edge": 2}]},
+        "give the id PointMass-v0 alone",
+    ),
+    (
+        {"tasks": [POINT_MASS], "options": [{"space": "discrete"}]},
+        "has the action space Discrete(2) where a Box",
+    ),
     ({"tasks": [POINT_MASS], "options": [{"space": "dict"}]}, "has the observation space Dict("),
-    ({"tasks": [POINT_MASS], "options": [{"high": float("inf")}]}, "where real numbers between finite, different bounds"),
-    ({"tasks": [POINT_MASS], "options": [{"low": 4.0}]}, "Box(4.0, 4.0, (1, 1), float32) where real numbers between"),
+    (
+        {"tasks": [POINT_MASS], "options": [{"high": float("inf")}]},
+        "where real numbers between finite, different bounds",
+    ),
+    (
+        {"tasks": [POINT_MASS], "options": [{"low": 4.0}]},
+        "Box(4.0, 4.0, (1, 1), float32) where real numbers between",
+    ),
     (
         {"tasks": [POINT_MASS, POINT_MASS], "options": [{}, {"numbers": 3}]},
         f"observations of task {POINT_MASS}(numbers=3) have shape [3] and those of {POINT_MASS} [2]: one agent "
         "needs equal ones",
     ),
-    ({"tasks": ["tests.support.point_mass:Endless-v0"]}, "has no time limit of its own: add env.horizon=STEPS."),
-    ({"tasks": [POINT_MASS], "options": [{"informs": False}]}, "when it succeeds: add env.success_return=RETURN"),
-    ({"tasks": [POINT_MASS], "success_return": "high"}, "env.success_return=high does not fit 1 tasks: give one number"),
-    ({"tasks": [POINT_MASS], "success_return": [1, 2]}, "env.success_return=[1, 2] does not fit 1 tasks"),
-    ({"tasks": [POINT_MASS], "options": [{"edge": "far"}]}, "failed in an episode of random actions (TypeError: "),
-]  # fmt: skip
+    (
+        {"tasks": ["tests.support.point_mass:Endless-v0"]},
+        "has no time limit of its own: add env.horizon=STEPS.",
+    ),
+    (
+        {"tasks": [POINT_MASS], "options": [{"informs": False}]},
+        "when it succeeds: add env.success_return=RETURN",
+    ),
+    (
+        {"tasks": [POINT_MASS], "success_return": "high"},
+        "env.success_return=high does not fit 1 tasks: give one number",
+    ),
+    (
+        {"tasks": [POINT_MASS], "success_return": [1, 2]},
+        "env.success_return=[1, 2] does not fit 1 tasks",
+    ),
+    (
+        {"tasks": [POINT_MASS], "options": [{"edge": "far"}]},
+        "failed in an episode of random actions (TypeError: ",
+    ),
+]
 
 
 @pytest.mark.parametrize(("arguments", "said"), CASES, ids=[said[:40] for _, said in CASES])

@@ -205,7 +205,7 @@ def test_boundary_is_the_first_step_of_every_episode(training):
         training.step_wait()
     assert seen == [True] + [False] * (HORIZON - 1) and training.at_boundary
     training.step(np.zeros((4, 4)))
-    with pytest.raises(RuntimeError, match="wait for at_boundary"):
+    with pytest.raises(RuntimeError, match="get_state before reset"):
         training.get_state()
 
 
