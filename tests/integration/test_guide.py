@@ -66,7 +66,8 @@ LOOP = """
 import torch
 torch.manual_seed(0)
 encoder, heads = torch.nn.Linear(4, 5), torch.nn.ModuleList(torch.nn.Linear(5, 1) for _ in range(3))
-losses = [(head(encoder(torch.ones(2, 4)).tanh()) - i).square().mean() for i, head in enumerate(heads)]
+hidden = encoder(torch.ones(2, 4)).tanh()
+losses = [(head(hidden) - i).square().mean() for i, head in enumerate(heads)]
 gramian = torch.eye(3)
 import mtrl_fairgrad
 keep = mtrl_fairgrad.backward
@@ -80,7 +81,8 @@ def test_the_snippets_run():
         code += (
             "\n"
             + block
-            + "\nlosses = [(head(encoder(torch.ones(2, 4)).tanh()) - 1).square().mean() for head in heads]"
+            + "\nhidden = encoder(torch.ones(2, 4)).tanh()"
+            + "\nlosses = [(head(hidden) - 1).square().mean() for head in heads]"
         )
     run(code)
 

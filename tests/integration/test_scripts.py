@@ -103,7 +103,7 @@ while :; do sleep 0.05; done
 
 @pytest.fixture
 def slurm(tmp_path):
-    """Starts scripts/slurm.sh as a job of an array, with stand-ins for a training and for scontrol."""
+    """Start scripts/slurm.sh as an array job, with stand-ins for training and scontrol."""
     for name, text in (("training", TRAINING), ("scontrol", "#!/bin/sh\necho scontrol $@\n")):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)

@@ -285,7 +285,8 @@ CASES = [
     ),
     (
         {"tasks": [POINT_MASS, POINT_MASS], "options": [{}, {"numbers": 3}]},
-        f"observations of task {POINT_MASS}(numbers=3) have shape [3] and those of {POINT_MASS} [2]: one agent "
+        f"observations of task {POINT_MASS}(numbers=3) have shape [3] and those of "
+        f"{POINT_MASS} [2]: one agent "
         "needs equal ones",
     ),
     (

@@ -19,7 +19,8 @@ except RenderingError as error:
     print("refused:", error)
 else:
     drawn = film.frames
-    print("film", drawn.shape, drawn.dtype, drawn[0, :100].std() < drawn[0, 200:400].std(), film.success)
+    darker = drawn[0, :100].std() < drawn[0, 200:400].std()
+    print("film", drawn.shape, drawn.dtype, darker, film.success)
 """
 
 
@@ -50,7 +51,8 @@ import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from mtrl_fairgrad.envs.metaworld_fast.environment import fast_environment
 from mtrl_fairgrad.envs.metaworld import DRAWING, official_goals
-pair = [kind(**DRAWING) for kind in (ALL_V3_ENVIRONMENTS["door-open-v3"], fast_environment("door-open-v3"))]
+kinds = ALL_V3_ENVIRONMENTS["door-open-v3"], fast_environment("door-open-v3")
+pair = [kind(**DRAWING) for kind in kinds]
 goals = official_goals(pair[0], "door-open-v3", 0)
 actions = np.random.default_rng(0).uniform(-1, 1, (20, 4)).astype(np.float32)
 films = [[], []]

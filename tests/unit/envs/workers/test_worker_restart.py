@@ -47,7 +47,7 @@ def lose(envs, name="envs-0"):
 
 
 def goals_of(episodes, steps=5):
-    """Goals of the first episodes of an undisturbed course, and the observations they begin with."""
+    """Goals and first observations of the first episodes of an undisturbed rollout."""
     with make(workers=0) as envs:
         observations, infos = envs.reset()
         found = [(infos["goal"], observations)]
