@@ -264,7 +264,13 @@ def test_joblib_runs_side_by_side_with_a_mistake_among_them(tmp_path):
     assert process.returncode == 2, output
     assert len(folders(tmp_path)) == 6 and "sweep: 6 runs finished, 2 not" in output
     assert (
-        len(re.findall(r"^error: env=gymnasium,method=ls,alpha=1,seeds=\d.*method=ls has no alpha", output, re.M))
+        len(
+            re.findall(
+                r"^error: env=gymnasium,method=ls,alpha=1,seeds=\d.*method=ls has no alpha",
+                output,
+                re.M,
+            )
+        )
         == 2
     )
     assert re.search(r"^\[#\d\] env_steps 20: success", output, re.M)

@@ -100,10 +100,7 @@ def test_the_same_seed_does_not_count_twice(make, tmp_path, capsys):
     paths = [str(make("a")), str(make("b", of_seed(1), seeds=[1]))]
     assert main([*paths, "--out", str(tmp_path / "out")]) == 2
     shown = capsys.readouterr()
-    assert (
-        shown.err
-        == f"error: seed 1 is in both {paths[0]} and {paths[1]}: leave one out.\n"
-    )
+    assert shown.err == f"error: seed 1 is in both {paths[0]} and {paths[1]}: leave one out.\n"
     assert shown.out == "" and not (tmp_path / "out").exists()
 
 
@@ -233,7 +230,9 @@ def test_until_a_step_runs_of_different_length_are_pooled(make, tmp_path, capsys
     report([make("whole")], out=tmp_path / "whole")
     report(paths, out=tmp_path / "pooled", until=1200)
     assert read_csv(tmp_path / "pooled") == read_csv(tmp_path / "whole")
-    assert "Evaluations and metrics until env_steps 1,200;" in " ".join(capsys.readouterr().out.split())
+    assert "Evaluations and metrics until env_steps 1,200;" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert main([*map(str, paths), "--out", str(tmp_path / "half"), "--until", "500"]) == 0
     mean = read_csv(tmp_path / "half")[PROTOCOL, METHOD, "mean"]
     assert (mean["env_steps"], mean["seeds"], mean["final"]) == ("500", "2", "0.7")
