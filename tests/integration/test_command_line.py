@@ -1,4 +1,4 @@
-"""Before anything heavy: what is imported, which words pass, what a stranger's run folder may say."""
+"""The command line: what is imported, which words pass, what a stranger's run folder may say."""
 
 import json
 import os
@@ -50,15 +50,20 @@ for line in sys.stdin.read().splitlines():
         found = import_module(module).main(words)
     except SystemExit as ended:
         found = ended.code or 0
-    heavy = {"torch", "mujoco", "metaworld", "gymnasium", "scipy", "tensorboard", "matplotlib"} & sys.modules.keys()
+    heavy = {"torch", "mujoco", "metaworld", "gymnasium", "scipy", "tensorboard", "matplotlib"}
+    heavy &= sys.modules.keys()
     assert found == int(code) and not heavy, (line, found, heavy)
 """
 
 
 def test_mistakes_and_help_import_neither_pytorch_nor_simulators(run):
-    """Of one process after the other mistakes, so that it also holds for the last one."""
+    """One process takes all lines, so that what it imported for one is seen in the next."""
     lines = [
-        *(("train", 2, word) for word in ("agnt.width=3", "method=farigrad", "agent.width=0", "seeds=[", "--foo")),
+        ("train", 2, "agnt.width=3"),
+        ("train", 2, "method=farigrad"),
+        ("train", 2, "agent.width=0"),
+        ("train", 2, "seeds=["),
+        ("train", 2, "--foo"),
         ("train", 2, "device=tpu"),
         ("train", 2, "method=ls", "alpha=2"),
         ("train", 2, "method.alhpa=2"),
@@ -73,9 +78,12 @@ def test_mistakes_and_help_import_neither_pytorch_nor_simulators(run):
         *((name, 0, "--help") for name in ("evaluate", "report", "verify")),
         ("evaluate", 2, str(run.path), "--device", "tpu"),
         ("search", 2, "alpha=3"),
-        *(("supervised.__main__", 2, word) for word in ("epohcs=3", "epochs=0", "benchmark=digit", "seeds=[1,1]")),
+        ("supervised.__main__", 2, "epohcs=3"),
+        ("supervised.__main__", 2, "epochs=0"),
+        ("supervised.__main__", 2, "benchmark=digit"),
+        ("supervised.__main__", 2, "seeds=[1,1]"),
         ("supervised.__main__", 0, "--help"),
-    ]  # fmt: skip
+    ]
     typed = "\n".join(
         "\t".join(["mtrl_fairgrad." + name, *map(str, words)]) for name, *words in lines
     )

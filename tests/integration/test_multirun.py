@@ -79,7 +79,7 @@ def test_long_names_are_cut_and_still_differ():
 
 @pytest.fixture
 def invented(tmp_path, monkeypatch):
-    """Returns a function that sweeps with runs whose course is `course(config)`, in this process."""
+    """Return a function that sweeps in this process, with runs whose course is `course(config)`."""
 
     def sweep(course, *words):
         monkeypatch.setattr(train, "start", lambda config, overrides: course(config))

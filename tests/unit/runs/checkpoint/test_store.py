@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(folder, caplog):
 
 
 def test_a_course_that_was_given_up_leaves_no_checkpoints(folder):
-    """A run that ended inside an episode goes on from the boundary before, beyond where it ended."""
+    """A run that ended inside an episode resumes from the boundary before, past where it ended."""
     for env_steps in (500, 1000):
         folder.save_checkpoint(env_steps, GROUPS, {"at": env_steps})
     again = RunFolder.open(folder.path)
