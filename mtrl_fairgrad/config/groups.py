@@ -16,12 +16,15 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def config_dir() -> Path:
-    """Return the folder of the Hydra groups: the checkout's, else the one shipped in the wheel.
+    """Return the folder of the Hydra groups: the wheel's inside the package, or the checkout's.
+
+    Only wheels have the first one. It is preferred because in site-packages a folder `configs` next
+    to the package would belong to another distribution.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: neither exists.
     """
-    for folder in (PACKAGE.parent / "configs", PACKAGE / "configs"):
+    for folder in (PACKAGE / "configs", PACKAGE.parent / "configs"):
         if (folder / "config.yaml").is_file():
             return folder
     raise ConfigError(f"the configuration files of {PACKAGE} are missing: reinstall mtrl-fairgrad.")
@@ -42,13 +45,13 @@ def config_group(group: str) -> dict[str, dict[str, Any]]:
 def methods_without_file() -> dict[str, dict[str, Any]]:
     """Return name → keys of methods of other packages, as a YAML file would contain them.
 
-    Known are methods registered in this process, with their options, and those of entry points,
-    whose code is not imported: only `name`.
+    Includes methods registered in this process, with their options, and methods of entry points,
+    with `name` only, because their code is not imported.
     """
     methods: dict[str, dict[str, Any]] = {
         point.name: {"name": point.name} for point in entry_points(group="mtrl_fairgrad.methods")
     }
-    # Whoever registered a method has imported the registry, and with it PyTorch.
+    # Registering a method imports the registry, and with it PyTorch.
     if "mtrl_fairgrad.weighting" in sys.modules:
         from mtrl_fairgrad.weighting import method_names
 

@@ -105,7 +105,10 @@ class Config:
         False,
         "Compile the task gradients with torch.compile; needs a C++ compiler, on a GPU Triton.",
     )
-    cuda_graph: bool = option(False, "Replay updates from a CUDA graph; not yet tried on a GPU.")
+    cuda_graph: bool = option(
+        False,
+        "Replay updates from a CUDA graph; known limitation: fails with FairGrad's solver newton.",
+    )
     updates_per_launch: int = option(
         1, "Updates replayed by one call, where at least as many are due.", at_least=1
     )

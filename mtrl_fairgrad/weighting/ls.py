@@ -10,12 +10,12 @@ from mtrl_fairgrad.weighting.options import Choice
 
 
 class LS(LossWeighting):
-    """Linear scalarisation, the usual multi-task baseline: minimise the sum or the mean of the
-    losses.
+    """Linear scalarisation: minimise the sum or the mean of the losses, the usual baseline.
 
     Args:
         reduction: `"sum"` gives every loss the weight 1, `"mean"` 1/K, as most multi-task
-            reinforcement-learning code does. Under a scale-free optimiser such as Adam the two are
+            reinforcement-learning code does; the command line's default is `mean`, see
+            `configs/method/ls.yaml`. Under a scale-free optimiser such as Adam the two are
             equivalent.
 
     Raises:
