@@ -69,8 +69,8 @@ def report(
         return target
     if any(option is not None for option in (html, latex, markdown, figures, until)):
         raise ReportError(
-            "--html, --latex, --markdown, --figures and --until are for training runs: leave them "
-            "out."
+            "--html, --latex, --markdown, --figures and --until are for training runs: "
+            "leave them out."
         )
     from mtrl_fairgrad.supervised.paper_comparison import compare_with_paper  # loads benchmarks
 
@@ -92,8 +92,8 @@ def _are_supervised(paths: Sequence[Path]) -> bool:
         kinds[supervised] = path
     if len(kinds) > 1:
         raise ReportError(
-            f"{kinds[True]} is a supervised run but {kinds[False]} a training run: report on one "
-            "kind at a time."
+            f"{kinds[True]} is a supervised run but {kinds[False]} a training run: "
+            "report on one kind at a time."
         )
     return True in kinds
 

@@ -121,8 +121,8 @@ def _groups(folder: Path, alphas: Sequence[float]) -> dict[float, RunGroup]:
         if alpha in groups:
             first, second = groups[alpha].folders[0].path, group.folders[0].path
             raise ConfigError(
-                f"{first} and {second} both have α={alpha:g} but differ in more than seeds: give "
-                "another run_dir."
+                f"{first} and {second} both have α={alpha:g} but differ in more than seeds: "
+                "give another run_dir."
             )
         groups[alpha] = group
     return {alpha: groups[alpha] for alpha in alphas}

@@ -35,7 +35,7 @@ class FaultCounts(NamedTuple):
     first: Tensor
     """`[C, S, K]`: first update with the fault, counted from 0; −1 if there was none."""
     stopped: Tensor
-    """`[S, K]` bool: what has stopped training."""
+    """`[S, K]` bool: seeds and tasks that have stopped training."""
 
 
 class Guard:
@@ -45,7 +45,7 @@ class Guard:
         config: the response to each condition.
         seeds: S.
         tasks: K.
-        device: of the updates.
+        device: where updates run.
     """
 
     def __init__(self, config: GuardConfig, seeds: int, tasks: int, device: torch.device) -> None:
@@ -72,7 +72,7 @@ class Guard:
         """Check the critics' combined gradient before their step.
 
         Args:
-            critic: their losses, gradient norm and diagnostics.
+            critic: losses, gradient norm and diagnostics of the critics.
             value: mean Q, `[S, K]`.
             update: number of this update, from 0.
 
@@ -83,10 +83,10 @@ class Guard:
         return self._respond(CRITIC, [*_gradient_faults(critic), exploding], update)
 
     def check_actor(self, actor: NetworkUpdate, temperature: Tensor, update: Tensor) -> Tensor:
-        """Check the actor's combined gradient before its step; as `check_critic`.
+        """Check the actor's combined gradient before its step, like `check_critic`.
 
         Args:
-            actor: its losses, gradient norm and diagnostics.
+            actor: losses, gradient norm and diagnostics of the actor.
             temperature: entropy coefficients, `[S, K]`.
             update: number of this update, from 0.
         """
@@ -94,13 +94,13 @@ class Guard:
         return self._respond(ACTOR, [*_gradient_faults(actor), dead], update)
 
     def _respond(self, conditions: slice, faults: Sequence[Tensor], update: Tensor) -> Tensor:
-        """Count faults, each `[S, K]` bool, of seeds that still train; return who skips, `[S]`."""
-        found = torch.stack(list(faults)) & ~self.stopped.unsqueeze(-1)
+        """Count faults `[S, K]` of seeds that still train; return the seeds to skip, `[S]` bool."""
+        occurred = torch.stack(list(faults)) & ~self.stopped.unsqueeze(-1)
         counts, first = self.counts[conditions], self.first[conditions]
-        counts += found
-        first.copy_(torch.where(found & (first < 0), update, first))
-        skip = self.stopped | (found & self._skips[conditions]).any(-1).any(0)
-        self.stopped |= (found & self._stops[conditions]).any(-1).any(0)
+        counts += occurred
+        first.copy_(torch.where(occurred & (first < 0), update, first))
+        skip = self.stopped | (occurred & self._skips[conditions]).any(-1).any(0)
+        self.stopped |= (occurred & self._stops[conditions]).any(-1).any(0)
         return skip
 
     def snapshot(self, method: Method) -> RowSnapshot:
@@ -139,6 +139,6 @@ def _gradient_faults(step: NetworkUpdate) -> list[Tensor]:
     unsolved = torch.zeros_like(vanished)
     if step.converged is not None:
         unsolved = (all_finite & ~step.converged.unsqueeze(-1)).expand_as(finite)
-    # If only the combined gradient is not finite, the fault is every task's.
+    # If only the combined gradient is not finite, the fault counts for all tasks.
     non_finite = ~(finite & (step.gradient_norm.unsqueeze(-1).isfinite() | ~all_finite))
     return [non_finite, unsolved, vanished]

@@ -53,8 +53,9 @@ def init_mlp(
     own_layers: int = 0,
     tasks: int = 1,
 ) -> Parameters:
-    """Initialise a ReLU perceptron with zero biases: He-uniform (He et al., 2015) or
-    Xavier-uniform (Glorot & Bengio, 2010).
+    """Initialise a ReLU perceptron with zero biases.
+
+    Weights are He-uniform (He et al., 2015) or Xavier-uniform (Glorot & Bengio, 2010).
 
     Args:
         sizes: widths of input, hidden layers and output.
@@ -63,7 +64,7 @@ def init_mlp(
         head_bound: under `"he"`, weights and biases of the last layer are uniform in ± this; None
             treats it like the other layers.
         layer_norm: give each hidden layer a LayerNorm, `scale0` and `shift0` `[out]`, ...
-        own_layers: number of last layers that each task has for itself.
+        own_layers: number of task-specific last layers.
         tasks: K.
 
     Returns:
@@ -96,8 +97,10 @@ def init_actor(
     tasks: int,
     generator: torch.Generator,
 ) -> Parameters:
-    """Initialise one seed's actor: observation, with the task encoding if there is one -> mean and
-    log standard deviation of each action.
+    """Initialise one seed's actor.
+
+    It maps the observation, with the task encoding if there is one, to mean and log standard
+    deviation of each action.
     """
     architecture = ARCHITECTURES[config.name]
     hidden = [config.width] * (config.depth + architecture.own_layers)
@@ -118,9 +121,9 @@ def init_critics(
     tasks: int,
     generator: torch.Generator,
 ) -> Parameters:
-    """Initialise one seed's two critics, `first.*` and `second.*`: observation, with the task
-    encoding if there is one, and action -> value.
+    """Initialise one seed's two critics, `first.*` and `second.*`.
 
+    They map the observation, with the task encoding if there is one, and the action to a value.
     The critics hold and train the task encoder: `encoder.*`, shared, and each task's `embedding`
     `[K, E]`.
     """
@@ -196,7 +199,7 @@ def with_encoding(critics: Tensors, observations: Tensor) -> Tensor:
     """Append the task's encoding to the observations if the critics have an encoder.
 
     Args:
-        critics: of one task.
+        critics: parameters for one task.
         observations: `[..., O]`.
 
     Returns:
@@ -235,7 +238,7 @@ def sample(
         actor: parameters.
         inputs: observations with encoding, `[..., O + E]`.
         noise: standard normal, `[..., A]`.
-        log_std_bound: as of `policy`.
+        log_std_bound: see `policy`.
 
     Returns:
         actions `[..., A]` in (−1, 1) and their log-densities `[...]`.

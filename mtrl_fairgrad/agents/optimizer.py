@@ -21,7 +21,7 @@ class OptimizedParameters:
 
     Args:
         parameters: initial values, owned by this object from now on.
-        learning_rate: Adam's.
+        learning_rate: Adam's learning rate.
         epsilon: Adam's denominator term.
     """
 
@@ -42,7 +42,7 @@ class OptimizedParameters:
             skip: `[S]` bool; parameters and moments of these seeds keep their values.
         """
         with preserve_rows(skip, self.tensors()):
-            if may_select(skip):  # the first step creates moments, which must not begin with NaN
+            if may_select(skip):  # the first step creates moments, which must not be NaN
                 shared, own = zero_rows(skip, shared), zero_rows(skip, own)
             for group, gradients in ((self.shared, shared), (self.own, own)):
                 for name, parameter in group.items():
@@ -52,7 +52,7 @@ class OptimizedParameters:
             self.optimizer.zero_grad()
 
     def tensors(self) -> list[Tensor]:
-        """Return parameters and, after the first step, moments: everything `[S, ...]`, no copy."""
+        """Return parameters and, after the first step, moments, `[S, ...]`, without copying."""
         moments = (
             moment
             for entries in self.optimizer.state.values()
@@ -74,8 +74,9 @@ class OptimizedParameters:
         return merge(shared=self.shared, own=self.own)
 
     def state(self) -> Tensors:
-        """Return parameters as `shared.*` and `own.*` and, after the first step, Adam's state as
-        `adam.<entry>.<parameter>`.
+        """Return parameters and Adam's state by name.
+
+        Names are `shared.*`, `own.*` and, after the first step, `adam.<entry>.<parameter>`.
         """
         parameters = self._parameters()
         return {**parameters, **adam_tensors(self.optimizer, parameters, _ADAM_KEY)}

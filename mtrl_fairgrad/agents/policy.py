@@ -1,4 +1,4 @@
-"""The policy apart from its agent: named tensors for a copy, a module for `torch.export`."""
+"""The policy without its agent: named tensors for a copy, a module for `torch.export`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from mtrl_fairgrad.agents.networks import Tensors, encoder_parameters
 from mtrl_fairgrad.agents.sac_losses import SACLosses
 
 Mode = Callable[[Tensors, Tensors, Tensor], Tensor]
-"""Shared parameters, one task's own parameters, observations `[B, O]` -> actions `[B, A]`; pure,
-for one seed.
-"""
+"""Pure function of shared and own parameters of one seed and task: `[B, O]` -> `[B, A]`."""
 
 
 def merge(**groups: Tensors) -> Tensors:
@@ -38,9 +36,7 @@ def split(merged: Tensors, *groups: str) -> tuple[Tensors, ...]:
 
 
 def acting_parameters(actor: Tensors, critics: Tensors) -> Tensors:
-    """Return what acting needs of both networks' shared or own parameters: `actor.*`,
-    `critics.*`.
-    """
+    """Select the shared or own parameters that acting needs: `actor.*` and `critics.*`."""
     return merge(actor=actor, critics=encoder_parameters(critics))
 
 
@@ -73,7 +69,7 @@ class PolicyModule(nn.Module):
     def __init__(self, mode: Mode, shared: Tensors, own: Tensors) -> None:
         super().__init__()
         self._mode = mode
-        # Names apart from values: names of a module's parameters may not contain dots.
+        # Names are separate from values: names of a module's parameters may not contain dots.
         self._shared_names, self._own_names = tuple(shared), tuple(own)
         self._shared, self._own = _frozen(shared), _frozen(own)
 
@@ -99,8 +95,9 @@ class PolicyModule(nn.Module):
         own = dict(zip(self._own_names, self._own, strict=True))
         # Compute every task's action for every row, then select: shared layers are computed once,
         # and weights are not copied for each row.
-        every = torch.func.vmap(self._mode, in_dims=(None, 0, None))(shared, own, observations)
-        return every.gather(0, tasks.view(1, -1, 1).expand(1, -1, every.shape[-1])).squeeze(0)
+        actions = torch.func.vmap(self._mode, in_dims=(None, 0, None))(shared, own, observations)
+        index = tasks.view(1, -1, 1).expand(1, -1, actions.shape[-1])
+        return actions.gather(0, index).squeeze(0)
 
 
 def _frozen(parameters: Tensors) -> nn.ParameterList:

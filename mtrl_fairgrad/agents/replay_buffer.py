@@ -38,11 +38,11 @@ class ReplayBuffer:
         tasks: K.
         observation_dim: O.
         action_dim: A.
-        device: of the rows.
-        dtype: of the rows.
+        device: where the rows are.
+        dtype: floating-point type of the rows.
 
     Raises:
-        MemoryError: the rows do not fit; the message tells their size and how to reduce it.
+        MemoryError: the rows do not fit; the message contains their size and how to reduce it.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class ReplayBuffer:
             gib = torch.tensor(shape).prod().item() * dtype.itemsize / 2**30
             raise MemoryError(
                 f"agent.buffer_size={capacity} needs {gib:.1f} GiB for {seeds} seeds × {tasks} "
-                f"tasks, which {device} does not have: choose a smaller agent.buffer_size or fewer "
-                "seeds."
+                f"tasks, which {device} does not have: "
+                "choose a smaller agent.buffer_size or fewer seeds."
             ) from error
         self._columns = torch.arange(seeds * tasks, device=device).view(seeds, tasks, 1)
 

@@ -12,15 +12,15 @@ EPSILON = 1e-8
 class RewardNormalizer:
     """Divide rewards by a running standard deviation of their task, without centring.
 
-    Mean and variance are exponential averages `[S, K]`, float64, starting from 0 and 1; a reward is
-    counted before it is divided, and stored in the replay buffer as divided then. If a task's
+    Mean and variance are exponential averages `[S, K]`, float64, starting from 0 and 1. A reward
+    updates them before it is divided; the replay buffer stores the quotient. If a task's
     rewards stay constant for thousands of steps, the deviation tends to 0 and normalised rewards
     grow.
 
     Args:
         seeds: S.
         tasks: K.
-        device: of the rewards.
+        device: where the rewards are.
         rate: weight of a new reward in the averages; 0.001 is that of the code behind the FairGrad
             paper's MT10 runs.
     """
@@ -34,11 +34,11 @@ class RewardNormalizer:
 
     @property
     def deviation(self) -> Tensor:
-        """Present standard deviation, `[S, K]`."""
+        """Current standard deviation, `[S, K]`."""
         return self.variance.sqrt() + EPSILON
 
     def normalize(self, rewards: Tensor) -> Tensor:
-        """Count one step's rewards `[S, K]` and return them divided, in their own dtype."""
+        """Update the averages by one step's rewards `[S, K]`; return the rewards divided."""
         self.mean += self.rate * (rewards - self.mean)
         self.variance += self.rate * ((rewards - self.mean).square() - self.variance)
         return (rewards / self.deviation).to(rewards.dtype)
@@ -57,7 +57,7 @@ class RewardNormalizer:
             if state[name].shape != average.shape:
                 raise ValueError(
                     f"the checkpoint holds a reward {name} of shape {tuple(state[name].shape)} but "
-                    f"this run needs {tuple(average.shape)}: use the configuration the run was "
-                    "started with."
+                    f"this run needs {tuple(average.shape)}: "
+                    "use the configuration the run was started with."
                 )
             average.copy_(state[name])

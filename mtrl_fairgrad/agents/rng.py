@@ -1,4 +1,4 @@
-"""Random numbers of seeds that train side by side: one generator per seed."""
+"""Random numbers of seeds that train together: one generator per seed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 STREAMS, RESETS = 1, 2
-"""Second word of `derived_seed`: what the generator is for."""
+"""Second word of `derived_seed`: the purpose of the generator."""
 
 
 def derived_seed(*words: int) -> int:
-    """Return the seed of an independent generator, from a run's seed, its purpose and more."""
+    """Derive the seed of an independent generator from a run's seed and a purpose, in integers."""
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -27,18 +27,18 @@ class Noise(NamedTuple):
     """Standard normal `[S, K, B, A]`, for the actions of the actor's loss."""
     critic_method: Tensor | None = None
     actor_method: Tensor | None = None
-    """What the methods' `draw` returned."""
+    """Result of the method's `draw`, None for methods that draw nothing."""
 
 
 class SeedStreams:
     """One `torch.Generator` per seed; every draw is `[S, *shape]`, row s from seed s's generator.
 
-    The numbers of a seed do not depend on which seeds train beside it. CPU and CUDA generators
-    differ, so a run is reproducible on the kind of device it was made on.
+    The numbers of a seed do not depend on which other seeds train with it. CPU and CUDA generators
+    differ, so a run is reproducible on the same kind of device only.
 
     Args:
         seeds: the run's seeds.
-        device: of the numbers.
+        device: where the numbers are drawn.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:

@@ -1,7 +1,7 @@
-"""Multi-task soft actor-critic (Haarnoja et al., 2018): all seeds stacked, task gradients combined
-by a method.
+"""Multi-task soft actor-critic (Haarnoja et al., 2018).
 
-Each loss is written for one task of one seed (`sac_losses`) and lifted over both axes by
+All seeds train together in stacked tensors, and a method combines the task gradients. Each loss is
+written for one task of one seed (`sac_losses`) and lifted over both axes by
 `mtrl_fairgrad.gradients.per_task.combine`. Parameters that tasks share receive the combined
 direction, a task's own parameters (heads, embedding, temperature) its own gradient. An update has
 fixed shapes, draws no random numbers and never waits for the device.
@@ -57,8 +57,8 @@ class SAC:
         critic_method: combines the critics' task gradients.
         actor_method: combines the actor's task gradients; a different instance, since methods may
             have state.
-        device: of parameters and updates.
-        dtype: of parameters and updates.
+        device: where parameters are and updates run.
+        dtype: floating-point type of parameters and updates.
         convention: applied to the methods' results before clipping.
         compile: use `torch.compile` for task gradients and targets.
         guard: responses to numerical faults; by default a seed whose loss becomes NaN or inf stops
@@ -117,7 +117,7 @@ class SAC:
     def _initial_parameters(
         self, reset: int, dtype: torch.dtype
     ) -> tuple[Parameters, Parameters, Parameters]:
-        """Return actor, critics and temperatures of all seeds after reset number `reset`, or 0."""
+        """Initialise actor, critics and temperatures; `reset` is 0 at the start of a run."""
         actors, critics = [], []
         for seed in self.seeds:
             start = derived_seed(seed, RESETS, reset) if reset else seed
@@ -156,7 +156,7 @@ class SAC:
         Args:
             observations: `[S, K, O]`.
             noise: standard normal `[S, K, A]`, to sample; None for the mode.
-            policy: what `policy` returned, to act exactly as then; None for the present policy.
+            policy: a copy made by `policy`, to act with; None for the current policy.
         """
         shared, own = (self.actor.shared, self.critics.shared), (self.actor.own, self.critics.own)
         if policy is not None:
@@ -167,9 +167,7 @@ class SAC:
         return lifted(shared, own, observations, *(() if noise is None else (noise,)))
 
     def policy(self) -> Tensors:
-        """Return a copy of all parameters that acting needs: `shared.*` `[S, ...]` and `own.*`
-        `[S, K, ...]`.
-        """
+        """Copy all parameters needed to act: `shared.*` `[S, ...]` and `own.*` `[S, K, ...]`."""
         parameters = merge(
             shared=acting_parameters(self.actor.shared, self.critics.shared),
             own=acting_parameters(self.actor.own, self.critics.own),
@@ -277,7 +275,7 @@ class SAC:
         )
 
     def critic_losses(self, batch: Batch, targets: Tensor) -> Tensor:
-        """Return the critics' losses at their present parameters, `[S, K]`."""
+        """Return the critics' losses at their current parameters, `[S, K]`."""
         return task_losses(
             self.critic_loss,
             self.critics.shared,
@@ -288,7 +286,7 @@ class SAC:
         )
 
     def actor_losses(self, batch: Batch, noise: Noise, temperature: Tensor) -> Tensor:
-        """Return the actor's losses at the present parameters, `[S, K]`."""
+        """Return the actor's losses at the current parameters, `[S, K]`."""
         return task_losses(
             self.actor_loss,
             self.actor.shared,
@@ -310,8 +308,9 @@ class SAC:
 
     @torch.no_grad()
     def conflicts(self, batch: Batch, noise: Noise) -> Tensors:
-        """Return the Gramians `critic/gramian` and `actor/gramian`, `[S, K, K]`, without an update,
-        for methods that build none.
+        """Compute `critic/gramian` and `actor/gramian`, `[S, K, K]`, without an update.
+
+        Used for methods that build no Gramian themselves.
         """
         temperature = self.log_temperature.exp()
         critic = task_gradients(
@@ -341,11 +340,11 @@ class SAC:
     def reset(self, number: int) -> None:
         """Re-initialise networks, targets, optimisers, temperatures and methods in place.
 
-        Counters go on, and stopped seeds keep everything. Periodic resets free an agent from what
-        it learnt too early (Nikishin et al., 2022).
+        Counters continue, and stopped seeds are not reset. Periodic resets counter the overfitting
+        to early experience (Nikishin et al., 2022).
 
         Args:
-            number: of this reset, from 1; with a seed, it determines the seed's new networks.
+            number: counts resets from 1; with a seed, it determines the seed's new networks.
         """
         fresh = self._initial_parameters(number, self.log_temperature.dtype)
         trained = self.actor, self.critics, self.temperature
@@ -399,8 +398,8 @@ class SAC:
         has_moments = any(key.startswith(moments) for key in state)
         if without_moments(state) != without_moments(self.state()) or trained != has_moments:
             raise ValueError(
-                "the checkpoint does not hold the parts of this agent: use the configuration the "
-                "run was started with."
+                "the checkpoint does not hold the parts of this agent: "
+                "use the configuration the run was started with."
             )
 
         def part(name: str) -> Tensors:

@@ -107,13 +107,13 @@ class SACLosses:
     ) -> Tensor:
         """Bellman targets scale·r + γ·(min Q'(s', a') − temperature · log π(a'|s')), a' ~ π(s').
 
-        Nothing follows a termination. A time limit is not a termination: the value of the state
-        that it cut off counts. The target critics use their own slow copy of the task encoder, the
-        policy uses the critics' encoder, as when it acts.
+        The value of the next state counts unless the task terminated; a time limit is not a
+        termination. The target critics use their own slow copy of the task encoder, the policy uses
+        the critics' encoder, as when it acts.
 
         Args:
             shared: parameters of actor, critics and target critics.
-            own: the same three networks' parameters of this task.
+            own: this task's own parameters of the same three networks.
             next_observations: `[B, O]`.
             noise: standard normal, `[B, A]`.
             temperature: `[]`.
@@ -135,7 +135,7 @@ class SACLosses:
 
         Args:
             shared: parameters of the actor and of the critics, whose task encoder it uses.
-            own: the same two networks' parameters of this task.
+            own: this task's own parameters of the same two networks.
             observations: `[..., O]`, of one task, or of several if no task has own parameters.
             noise: standard normal, `[..., A]`, or nothing.
         """

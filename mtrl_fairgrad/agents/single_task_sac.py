@@ -35,11 +35,11 @@ class SingleTaskSAC:
         action_dim: A.
         seeds: the run's seeds.
         tasks: K.
-        device: as of `SAC`.
-        dtype: as of `SAC`.
-        convention: as of `SAC`; its K is 1 here.
-        compile: as of `SAC`.
-        guard: as of `SAC`; skips or stops single tasks here.
+        device: see `SAC`.
+        dtype: see `SAC`.
+        convention: see `SAC`; applied with K = 1.
+        compile: see `SAC`.
+        guard: see `SAC`; here it skips or stops single tasks.
     """
 
     def __init__(

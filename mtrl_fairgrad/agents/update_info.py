@@ -10,14 +10,14 @@ from mtrl_fairgrad.agents.networks import Tensors
 
 
 class NetworkUpdate(NamedTuple):
-    """What happened to the critics or to the actor, without the gradients themselves."""
+    """Losses, gradient norm and diagnostics of one step of the critics or of the actor."""
 
     losses: Tensor
     """`[S, K]`, before the step."""
     gradient_norm: Tensor
     """`[S]`, of the combined gradient before clipping, own parameters included."""
     diagnostics: Tensors
-    """What the method reports, each `[S]`, `[S, K]` or `[S, K, K]`."""
+    """Diagnostics of the method: `[S]`, `[S, K]` or `[S, K, K]`."""
 
     @property
     def gramian(self) -> Tensor | None:
@@ -35,7 +35,7 @@ class NetworkUpdate(NamedTuple):
 
 
 class UpdateInfo(NamedTuple):
-    """What happened in one update; tensors stay on the learner's device."""
+    """The results of one update; tensors stay on the learner's device."""
 
     temperature: Tensor
     """`[S, K]`, the entropy coefficients that the update used."""

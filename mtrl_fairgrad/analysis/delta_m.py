@@ -70,8 +70,8 @@ def _compared(values: ArrayLike, higher_is_better: ArrayLike) -> tuple[Array, Ar
     if higher.shape != array.shape[1:] or higher.dtype != np.bool_:
         given = f"{higher.dtype} of shape {higher.shape}"
         raise ValueError(
-            f"higher_is_better is {given}: give True or False for each of the {array.shape[1]} "
-            "metrics."
+            f"higher_is_better is {given}: "
+            f"give True or False for each of the {array.shape[1]} metrics."
         )
     wrong = ~np.isfinite(array)
     if wrong.any():

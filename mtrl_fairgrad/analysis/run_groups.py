@@ -211,8 +211,8 @@ def _group(folders: list[RunFolder], alike: frozenset[str], until: int | None) -
         names = ", ".join(str(folder.path) for folder in folders)
         when = "yet" if until is None else f"until env_steps {until:,}"
         raise ReportError(
-            f"{names} has no evaluation of all its seeds and tasks {when}: train longer, or leave "
-            "it out."
+            f"{names} has no evaluation of all its seeds and tasks {when}: train longer, "
+            "or leave it out."
         )
     table = [[[measured[t, s, k] for k in tasks] for s in seeds] for t in common]
     return RunGroup(
@@ -308,8 +308,8 @@ def one_protocol(groups: Sequence[RunGroup]) -> None:
         if (first.protocol, first.tasks) != (other.protocol, other.tasks):
             raise ReportError(
                 f"{first.label} was measured under “{first.protocol}” and {other.label} under "
-                f"“{other.protocol}”: different protocols are never averaged or compared, so take "
-                "groups of one block."
+                f"“{other.protocol}”: different protocols are never averaged or compared, "
+                "so take groups of one block."
             )
 
 

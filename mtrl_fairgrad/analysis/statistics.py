@@ -206,8 +206,8 @@ def probability_of_improvement(
     ours, theirs = _scores(x, "x"), _scores(y, "y")
     if ours.shape[1] != theirs.shape[1]:
         raise ValueError(
-            f"x has {ours.shape[1]} tasks and y has {theirs.shape[1]}: give scores of the same "
-            "tasks."
+            f"x has {ours.shape[1]} tasks and y has {theirs.shape[1]}: "
+            "give scores of the same tasks."
         )
     above = ours[:, None] > theirs[None]
     wins = above + 0.5 * (ours[:, None] == theirs[None])  # [S, M, K]
@@ -296,8 +296,8 @@ def _checked(success: ArrayLike) -> Array:
     array = np.asarray(success, dtype=np.float64)
     if array.ndim != 3 or 0 in array.shape:
         raise ValueError(
-            f"success has shape {array.shape}: give [evaluations, seeds, tasks], none of them "
-            "empty."
+            f"success has shape {array.shape}: give [evaluations, seeds, tasks], "
+            "none of them empty."
         )
     wrong = ~((array >= 0) & (array <= 1))
     if wrong.any():

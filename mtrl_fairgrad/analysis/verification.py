@@ -103,8 +103,8 @@ def _check_evaluations(folder: RunFolder, finding: Finding) -> str:
             f"{', '.join(map(str, extra))}"
         )
     return (
-        f"{len(evaluated)} evaluations of {len(pairs)} pairs of seed and task, each exactly once, "
-        "in order"
+        f"{len(evaluated)} evaluations of {len(pairs)} pairs of seed and task, "
+        "each exactly once, in order"
     )
 
 
@@ -192,8 +192,8 @@ def _check_history(folder: RunFolder, finding: Finding) -> str:
             "evaluations.csv has rows after the newest checkpoint, which no checksum covers"
         )
     return (
-        f"{len(sizes)} files, evaluations and curves among them, begin as when the checkpoints "
-        "were made"
+        f"{len(sizes)} files, evaluations and curves among them, "
+        "begin as when the checkpoints were made"
     )
 
 

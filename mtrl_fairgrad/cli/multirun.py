@@ -157,8 +157,8 @@ class Sweep:
                 # example.
                 if isinstance(error, BrokenProcessPool) and attempt < MAX_ATTEMPTS:
                     print(
-                        "note: a process of the sweep was killed; all runs resume from their last "
-                        "checkpoints",
+                        "note: a process of the sweep was killed; "
+                        "all runs resume from their last checkpoints",
                         flush=True,
                     )
                     continue

@@ -72,8 +72,8 @@ def stored_overrides(stored: object) -> list[str]:
     """
     if not isinstance(stored, list):
         raise ConfigError(
-            "its manifest.json has no list of overrides: restore it from a copy, or give another "
-            "run."
+            "its manifest.json has no list of overrides: restore it from a copy, "
+            "or give another run."
         )
     for word in stored:
         if not isinstance(word, str) or not _is_storable(word):
@@ -123,8 +123,8 @@ def _check_override(word: str) -> None:
     match = _OVERRIDE.fullmatch(word)
     if match is None:
         raise ConfigError(
-            f"{word!r} cannot be parsed: write key=value, lists as [a,b], and quote what the shell "
-            "would interpret."
+            f"{word!r} cannot be parsed: write key=value, lists as [a,b], "
+            "and quote what the shell would interpret."
         )
     key, value = match["key"], match["value"]
     if match["operator"] == "~":

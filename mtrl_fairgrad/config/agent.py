@@ -9,18 +9,12 @@ from mtrl_fairgrad.utils.validation import ConfigError, option
 
 
 class Architecture(NamedTuple):
-    """Differences between the agents' networks; all of them see the whole observation, task id
-    included.
-    """
+    """Differences between the agents' networks; all observe the task id, too."""
 
     own_layers: int = 0
-    """Last layers of the actor and of both critics that each task has for itself, on a shared trunk
-    of `depth` + 1 layers.
-    """
+    """Task-specific last layers of actor and critics, on a shared trunk of `depth` + 1 layers."""
     encoding: int = 0
-    """Width of the task encoder: each task's embedding, ReLU, then a perceptron that all tasks
-    share; 0 for none.
-    """
+    """Width of the task encoder (task embedding, ReLU, shared perceptron); 0 for none."""
 
 
 ARCHITECTURES = {
@@ -64,8 +58,8 @@ class AgentConfig:
     )
     log_std: str = option(
         "clamp",
-        "How the policy's log standard deviation is kept in [−20, 2]; tanh as in the FairGrad "
-        "paper's code.",
+        "How the policy's log standard deviation is kept in [−20, 2]; "
+        "tanh as in the FairGrad paper's code.",
         choices=("clamp", "tanh"),
     )
     batch_size: int = option(
@@ -80,8 +74,8 @@ class AgentConfig:
     )
     warmup_updates: int = option(
         0,
-        "Updates done at once after the warm-up, if more than are due anyway; 1500 in the FairGrad "
-        "paper's code.",
+        "Updates done at once after the warm-up, if more than are due anyway; "
+        "1500 in the FairGrad paper's code.",
         at_least=0,
         unit="updates",
     )
@@ -103,8 +97,8 @@ class AgentConfig:
     )
     reward_normalization: str = option(
         "none",
-        "running_std: divide each task's rewards by their running standard deviation, as in the "
-        "FairGrad paper's code.",
+        "running_std: divide each task's rewards by their running standard deviation, "
+        "as in the FairGrad paper's code.",
         choices=("none", "running_std"),
     )
     polyak: float = option(
@@ -123,8 +117,8 @@ class AgentConfig:
     )
     temperature: str = option(
         "per_task",
-        "SAC's entropy coefficient: one per task, or one shared by all tasks and moved by the mean "
-        "of their gradients.",
+        "SAC's entropy coefficient: one per task, "
+        "or one shared by all tasks and moved by the mean of their gradients.",
         choices=("per_task", "shared"),
     )
     initial_temperature: float = option(1.0, "Initial entropy coefficient.", above=0)
@@ -134,16 +128,16 @@ class AgentConfig:
 
 
 def check_agent(agent: AgentConfig) -> None:
-    """Check combinations of fields that are valid each.
+    """Check combinations of fields, each of which is valid by itself.
 
     Raises:
         ConfigError: with the value, what is allowed and the fix.
     """
     if agent.batch_size > agent.buffer_size:
         raise ConfigError(
-            f"agent.batch_size={agent.batch_size} exceeds "
-            f"agent.buffer_size={agent.buffer_size}: a task's batch is drawn from its buffer, so "
-            "make the batch smaller or the buffer larger.",
+            f"agent.batch_size={agent.batch_size} exceeds agent.buffer_size={agent.buffer_size}: "
+            "a task's batch is drawn from its buffer, "
+            "so make the batch smaller or the buffer larger.",
             "agent.batch_size",
             agent.batch_size,
         )

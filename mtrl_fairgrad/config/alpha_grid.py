@@ -1,9 +1,8 @@
-"""Which fairness α a search tries next, as in the paper's §5.4: 1, 2, 5, 10, then a grid around the
-best with step 0.1.
+"""The values of α that a search tries: a coarse grid, then a fine one around the best (§5.4).
 
-The paper does not say how far its grid reaches. Here it reaches `radius` to both sides of the best
-so far and moves along with it, so that in the end all neighbours of the best within that distance
-are known and none of them is better.
+The paper tries 1, 2, 5 and 10, then a grid with step 0.1, whose extent it does not state. Here the
+grid extends `radius` to both sides of the best α so far and moves along with it, so that in the end
+all neighbours of the best within that distance have been tried and none is better.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from mtrl_fairgrad.utils.validation import ConfigError, option, validate_fields
 
 @dataclass
 class SearchConfig:
-    """How a search looks for FairGrad's α."""
+    """Options of the search for FairGrad's α."""
 
     coarse: list[float] = option(
         factory=lambda: [1.0, 2.0, 5.0, 10.0], help="α of the first round.", above=0
@@ -25,7 +24,7 @@ class SearchConfig:
     step: float = option(0.1, "Spacing of the grid around the best α.", at_least=0.001)
     radius: float = option(
         0.5,
-        "Distance that the grid reaches on both sides of the best α, at least step; 0: no grid.",
+        "Extent of the grid on both sides of the best α, at least step; 0: no grid.",
         at_least=0,
     )
 
@@ -39,8 +38,8 @@ def check_search(search: SearchConfig) -> None:
     validate_fields(search, "search.")
     if not search.coarse or len(set(search.coarse)) < len(search.coarse):
         raise ConfigError(
-            f"search.coarse={search.coarse} is not allowed: give at least one α, and each only "
-            "once.",
+            f"search.coarse={search.coarse} is not allowed: give at least one α, "
+            "and each only once.",
             "search.coarse",
             search.coarse,
         )
@@ -61,7 +60,7 @@ def best_alpha(scores: Mapping[float, float]) -> float:
 
 
 def next_alphas(scores: Mapping[float, float], options: SearchConfig) -> list[float]:
-    """Return the α to try next, in order; after each new score the answer may be another one.
+    """Return the α to try next, in order; call it again after each new score.
 
     Args:
         scores: α → score, less is better; infinite or NaN for one that failed.

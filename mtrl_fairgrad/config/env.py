@@ -38,19 +38,19 @@ class EnvConfig:
     suite: str = option("mt10", "Set of tasks: mt10, mt50, mt1 or gymnasium.")
     tasks: list[str] | None = option(
         None,
-        "Subset of the suite's tasks, in this order; null: all. With env=gymnasium: registered "
-        "ids, or MODULE:ID.",
+        "Subset of the suite's tasks, in this order; null: all. "
+        "With env=gymnasium: registered ids, or MODULE:ID.",
     )
     task: str | None = option(None, "The task of env=mt1.")
     task_options: Any = option(
         None,
-        "env=gymnasium: keyword arguments of each task's environment, a list with one mapping per "
-        "task; null: none.",
+        "env=gymnasium: keyword arguments of each task's environment, "
+        "a list with one mapping per task; null: none.",
     )
     horizon: int | None = option(
         METAWORLD_HORIZON,
-        "Episode length, 1 to 500. With env=gymnasium: an upper limit; null: the environments' own "
-        "limits.",
+        "Episode length, 1 to 500. With env=gymnasium: an upper limit; "
+        "null: the environments' own limits.",
         at_least=1,
         unit="steps",
     )
@@ -62,8 +62,8 @@ class EnvConfig:
     )
     goals: str | None = option(
         "random",
-        "random: each episode draws one of a task's 50 goals; frozen: one goal per task and seed; "
-        "null with env=gymnasium.",
+        "random: each episode draws one of a task's 50 goals; "
+        "frozen: one goal per task and seed; null with env=gymnasium.",
         choices=("random", "frozen"),
     )
     observation: str | None = option(
@@ -74,8 +74,8 @@ class EnvConfig:
     success_return: Any = option(
         None,
         "env=gymnasium: an episode succeeds when its return reaches this value, one for all tasks "
-        "or a list; null: as the infos say (success, is_success), else the environments' reward "
-        "thresholds.",
+        "or a list; null: as the infos report (success, is_success), "
+        "else the environments' reward thresholds.",
     )
     fast: bool | None = option(
         True,
@@ -114,8 +114,8 @@ class EvalConfig:
     )
     episodes: int = option(
         10,
-        "Episodes per task, each with another goal; 1 where goals are frozen. The final evaluation "
-        "plays all 50 goals.",
+        "Episodes per task, each with another goal; 1 where goals are frozen. "
+        "The final evaluation plays all 50 goals.",
         at_least=1,
         at_most=METAWORLD_GOALS,
     )
@@ -127,21 +127,21 @@ class EvalConfig:
     )
     background: bool = option(
         True,
-        "Continue training during an evaluation, with the same numbers; not with workers=0, nor at "
-        "the end of training.",
+        "Continue training during an evaluation, with the same numbers; "
+        "not with workers=0, nor at the end of training.",
     )
 
 
 def check_env(env: EnvConfig, evaluation: EvalConfig) -> None:
-    """Check combinations of fields that are valid each; task names are checked on look-up.
+    """Check combinations of fields; task names are checked on look-up.
 
     Raises:
         ConfigError: with the value, what is allowed and the fix.
     """
     if SUITE_OF.get(env.name) != env.suite:
         raise ConfigError(
-            f"env.suite={env.suite} would be reported as {env.name}: choose env={env.suite} "
-            "instead.",
+            f"env.suite={env.suite} would be reported as {env.name}: "
+            f"choose env={env.suite} instead.",
             "env.suite",
             env.suite,
         )
@@ -157,11 +157,11 @@ def _check_gymnasium(env: EnvConfig) -> None:
             raise _wrong_suite(env, name, "Meta-World")
     options: Any = [] if env.task_options is None else env.task_options
     if not isinstance(options, list) or not all(
-        isinstance(each, dict) for each in cast(list[Any], options)
+        isinstance(mapping, dict) for mapping in cast(list[Any], options)
     ):
         raise ConfigError(
-            f"env.task_options={options} is not allowed: give a list with one mapping per task, as "
-            "in [{g: 5},{}].",
+            f"env.task_options={options} is not allowed: give a list with one mapping per task, "
+            "as in [{g: 5},{}].",
             "env.task_options",
             env.task_options,
         )

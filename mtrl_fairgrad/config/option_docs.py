@@ -36,7 +36,7 @@ class Option:
     default: Any
     help: str
     allowed: str = ""
-    """Type, bounds, choices and unit in words; empty if the default says enough."""
+    """Type, bounds, choices and unit in words; empty if there are no constraints."""
     is_group: bool = False
 
 
@@ -177,5 +177,5 @@ def _comments(group: str, name: str) -> dict[str, str]:
     if not path.is_file():
         return {}
     lines = path.read_text(encoding="utf-8").splitlines()
-    found = (re.match(r"(\w+):.*?\s#\s(.*)", line) for line in lines)
-    return {match[1]: match[2].strip() for match in found if match}
+    matches = (re.match(r"(\w+):.*?\s#\s(.*)", line) for line in lines)
+    return {match[1]: match[2].strip() for match in matches if match}

@@ -76,8 +76,8 @@ class Config:
     )
     loss_alpha: float | None = option(
         None,
-        "α-fair transformation of the critics' losses, l^(1−α)/(1−α) with α < 1, for any method; "
-        "null: none.",
+        "α-fair transformation of the critics' losses, l^(1−α)/(1−α) with α < 1, "
+        "for any method; null: none.",
     )
     seeds: list[int] = option(
         factory=lambda: [0],
@@ -98,8 +98,8 @@ class Config:
     )
     deterministic: bool = option(
         False,
-        "On a GPU, use only deterministic kernels, so that resuming is bit-exact; on CPU it always "
-        "is.",
+        "On a GPU, use only deterministic kernels, so that resuming is bit-exact; "
+        "on CPU it always is.",
     )
     compile: bool = option(
         False,
@@ -150,7 +150,7 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         composed: the whole configuration.
-        overrides: the command line, which tells requested values from defaults.
+        overrides: the command line; its values are requested, all others are defaults.
 
     Raises:
         ConfigError: an unknown key, a wrong type, a value out of range or a contradiction.
@@ -161,7 +161,7 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str] = ()) -> Config:
 
 
 def without_torch(composed: DictConfig, overrides: Sequence[str] = ()) -> Config:
-    """Do what `from_hydra` does, except `check_parts`, which needs PyTorch."""
+    """Convert like `from_hydra`, but without `check_parts`, which imports PyTorch."""
     config = typed(Config(method={}), composed)
     if config.agent.name == "mtsac" and config.method.get("name") == "stl":
         config.agent.name = "stl"  # method=stl implies agent=stl
@@ -205,14 +205,14 @@ def check_parts(config: Config) -> None:
 
 
 def keep_stored_options(config: Config, stored: dict[str, Any], overrides: Sequence[str]) -> None:
-    """On resume, take the method's options that no override sets from the stored configuration.
+    """On resume, restore the method's stored options that no override sets.
 
     A default that changed between versions, such as FairGrad's solver, then does not change a run.
 
     Args:
-        config: of the resumed run as composed now; changed in place.
+        config: the resumed run's configuration as composed now; changed in place.
         stored: the run's own configuration.
-        overrides: the command line, the run's own one included.
+        overrides: the command line, preceded by the run's stored one.
     """
     options = stored.get("method")
     if not isinstance(options, dict):
@@ -264,7 +264,7 @@ def resolve_alpha(config: WithMethod, method_alpha_given: bool = False) -> None:
     """Copy the top-level `alpha`, if any, to `method.alpha`.
 
     Raises:
-        ConfigError: the method has no alpha, or `method.alpha` was given, too, and differs.
+        ConfigError: the method has no alpha, or `method.alpha` was also given, and differs.
     """
     alpha, method = config.alpha, config.method
     if alpha is None:
@@ -327,7 +327,7 @@ def check_method(method: dict[str, Any], loss_alpha: float | None) -> None:
 
 
 def _check_single_task(config: Config) -> None:
-    """Check what `agent=stl` and `method=stl` exclude."""
+    """Check that no option contradicts single-task learning (`agent=stl`, `method=stl`)."""
     agent, method, loss_alpha = config.agent.name, config.method, config.loss_alpha
     if agent == "stl" and method["name"] != "stl":
         raise ConfigError(
@@ -340,8 +340,8 @@ def _check_single_task(config: Config) -> None:
         return
     if agent != "stl":
         raise ConfigError(
-            f"agent={agent} trains tasks together but method=stl trains each alone: drop one of "
-            "them.",
+            f"agent={agent} trains tasks together but method=stl trains each alone: "
+            "drop one of them.",
             "agent",
             agent,
         )
@@ -355,8 +355,8 @@ def _check_single_task(config: Config) -> None:
         )
     if loss_alpha is not None:
         raise ConfigError(
-            f"loss_alpha={loss_alpha:g} is fairness between tasks but method=stl trains each "
-            "alone: give only one.",
+            f"loss_alpha={loss_alpha:g} is fairness between tasks "
+            "but method=stl trains each alone: give only one.",
             "loss_alpha",
             loss_alpha,
         )

@@ -250,13 +250,13 @@ def load_policy(path: Path) -> ExportedPolicy:
         ) from None
     except (ValueError, KeyError, TypeError):
         raise ConfigError(
-            f"{path} is not a description of a policy in the format '{FORMAT}': give a file that "
-            "evaluate --export wrote."
+            f"{path} is not a description of a policy in the format '{FORMAT}': "
+            "give a file that evaluate --export wrote."
         ) from None
     if hashlib.sha256(content).hexdigest() != expected:
         raise ConfigError(
-            f"{program} is damaged (SHA-256 mismatch with {path.name}): copy both files again, or "
-            "export again."
+            f"{program} is damaged (SHA-256 mismatch with {path.name}): copy both files again, "
+            "or export again."
         )
     try:
         with warnings.catch_warnings():

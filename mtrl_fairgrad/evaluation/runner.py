@@ -54,8 +54,8 @@ class EvaluationOptions:
                     raise ConfigError(f"{name} {value} has no effect without a video: add --video.")
         if self.seed is not None and self.video is None and self.export is None:
             raise ConfigError(
-                f"--seed {self.seed} has no effect without a video or export: add --video or "
-                "--export."
+                f"--seed {self.seed} has no effect without a video or export: "
+                "add --video or --export."
             )
         if not self.is_policy:
             return

@@ -1,4 +1,4 @@
-"""The common part of run folders, of agents and of supervised benchmarks.
+"""Base class of the run folders of agents and of supervised benchmarks.
 
     config.yaml      the composed configuration
     manifest.json    versions, commit, machine, the configuration's SHA-256
@@ -74,7 +74,7 @@ class BaseRunFolder:
 
     @staticmethod
     def how_to_continue(path: Path) -> str:
-        """How to continue a run in the folder `path`, for messages."""
+        """Return how to continue a run in the folder `path`, for messages."""
         return f"continue with resume={path}"
 
     @classmethod
@@ -85,14 +85,14 @@ class BaseRunFolder:
     def create(
         cls, path: str | Path, config: Mapping[str, Any], manifest: Mapping[str, Any]
     ) -> Self:
-        """Start a run in a folder without one; other files in it stay.
+        """Start a run in a folder that holds none; other files in it are kept.
 
         `config` and `manifest` hold mappings, sequences, str, int, float, bool and None.
 
         Raises:
             RunFolderError: the folder holds a run, or cannot be made.
         """
-        # Through JSON, so that values are what a reader will get: tuples become lists.
+        # Through JSON, so that values equal those read back: tuples become lists.
         plain = json.loads(json.dumps(config))
         run = cls(
             Path(path),
@@ -105,7 +105,7 @@ class BaseRunFolder:
         )
         cls.check_vacant(run.path)
         try:
-            os.makedirs(run.store.path)  # also the claim: of two processes, one fails here
+            os.makedirs(run.store.path)  # of two processes, one fails here
             try:
                 for name, header in cls.tables.items():
                     write_atomic(run.path / name, header)
@@ -169,18 +169,18 @@ class BaseRunFolder:
         return run
 
     def discard(self) -> None:
-        """Remove what `create` made, for a run that could not be started; other files stay."""
-        with contextlib.suppress(OSError):  # other files are there, or the disk refuses
+        """Remove what `create` made, for a run that could not be started; keep other files."""
+        with contextlib.suppress(OSError):  # not empty, or not writable
             for name in (*self._parts(), "run.lock"):
                 remove(self.path / name)
             os.rmdir(self.path)
 
     @classmethod
     def clear_unfinished(cls, path: Path) -> None:
-        """Remove what a process left that was killed during `create`: `config.yaml`, which is
-        written last, is missing.
+        """Remove the files of a process that was killed during `create`.
 
-        A folder with measurements or checkpoints is left as it is; `create` then refuses it.
+        Such a folder lacks `config.yaml`, which is written last. A folder with measurements or
+        checkpoints is not changed; `create` then refuses it.
         """
         if (path / CONFIG).is_file():
             return
@@ -213,8 +213,8 @@ class BaseRunFolder:
                 self.store.clean()
             except OSError as error:
                 raise RunFolderError(
-                    f"{error.filename} cannot be removed ({error.strerror}): restore access to "
-                    f"{self.path}."
+                    f"{error.filename} cannot be removed ({error.strerror}): "
+                    f"restore access to {self.path}."
                 ) from error
             yield
         finally:
@@ -277,11 +277,11 @@ def _lock(handle: int, folder: Path) -> None:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise RunFolderError(
-            f"another process is training in {folder}: wait for its end, stop it, or choose "
-            "another run_dir."
+            f"another process is training in {folder}: wait for its end, stop it, "
+            "or choose another run_dir."
         ) from None
     except OSError as error:
-        # Some cluster file systems have no locks, which must not forbid training.
+        # Some cluster file systems have no locks; training must work there, too.
         _log.warning(
             "%s cannot be locked (%s): let only one process train there", folder, error.strerror
         )

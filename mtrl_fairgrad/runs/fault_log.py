@@ -1,4 +1,4 @@
-"""Numerical faults of a run's updates, as sentences and as incidents.csv.
+"""Numerical faults of a run's updates: incidents.csv and their description in sentences.
 
 The agent counts faults (`mtrl_fairgrad.agents.guard`); the file holds its counts at the last
 checkpoint, or when a fault stopped the run (`mtrl_fairgrad.training.fault_monitor`). Reading needs
@@ -72,15 +72,15 @@ def make_faults(
     tasks: Sequence[str],
     guard: GuardConfig,
 ) -> list[Fault]:
-    """The faults in the agent's counters.
+    """Convert the agent's counters to a list of faults.
 
     Args:
         counts: nested lists `[C][S][K]` of `mtrl_fairgrad.agents.guard.FaultCounts`: updates with
             each condition.
-        first: the same shape: the first of these updates.
+        first: nested lists of the same shape: the first update with each condition.
         updates: number of all updates.
-        seeds: S.
-        tasks: K.
+        seeds: the run's S seeds.
+        tasks: names of the K tasks.
         guard: responses to the conditions.
     """
     faults: list[Fault] = []
@@ -96,12 +96,12 @@ def make_faults(
 
 
 def encode_faults(faults: Iterable[Fault]) -> bytes:
-    """The content of incidents.csv."""
+    """Return the content of incidents.csv."""
     return csv_text([COLUMNS, *map(astuple, faults)]).encode()
 
 
 def read_faults(folder: Path) -> list[Fault]:
-    """The faults of a run folder; empty if it has no incidents.csv.
+    """Read the faults of a run folder; empty if it has no incidents.csv.
 
     Raises:
         ValueError: the file is damaged.
@@ -122,23 +122,23 @@ def read_faults(folder: Path) -> list[Fault]:
 
 
 def describe_faults(faults: Sequence[Fault]) -> str:
-    """One sentence for faults that differ in task only, without its period."""
-    fault = faults[0]
-    tasks = ", ".join(each.task for each in faults if each.task)
-    where = f"seed {fault.seed}" + (f", {tasks}" if tasks else "")
-    times = max(each.updates for each in faults)
-    first = min(each.first_update for each in faults)
-    condition = CONDITION_TEXTS.get(fault.condition, fault.condition)
-    response = RESPONSE_TEXTS.get(fault.response, fault.response)
-    total = counted(fault.of_updates, "update")
+    """Describe faults that differ in task only, in one sentence without its period."""
+    first = faults[0]
+    tasks = ", ".join(fault.task for fault in faults if fault.task)
+    where = f"seed {first.seed}" + (f", {tasks}" if tasks else "")
+    times = max(fault.updates for fault in faults)
+    first_update = min(fault.first_update for fault in faults)
+    condition = CONDITION_TEXTS.get(first.condition, first.condition)
+    response = RESPONSE_TEXTS.get(first.response, first.response)
+    total = counted(first.of_updates, "update")
     return (
-        f"{where}: {fault.network}: {condition} in {times:,} of {total}, first in update "
-        f"{first:,}; {response}"
+        f"{where}: {first.network}: {condition} in {times:,} of {total}, "
+        f"first in update {first_update:,}; {response}"
     )
 
 
 def group_by_task(faults: Iterable[Fault]) -> list[list[Fault]]:
-    """Lists of faults with the same seed, network and condition, in their order."""
+    """Group faults by seed, network and condition, in their order."""
     groups: dict[tuple[int, str, str], list[Fault]] = {}
     for fault in faults:
         groups.setdefault((fault.seed, fault.network, fault.condition), []).append(fault)

@@ -1,4 +1,4 @@
-"""The manifest of a run: what its numbers depend on besides its configuration."""
+"""The manifest of a run: versions, code, machine and protocol that its numbers depend on."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def manifest(
     protocol: Mapping[str, Any] | None = None,
     accelerator: str | None = None,
 ) -> dict[str, Any]:
-    """Versions, code, machine and protocol of a run, without names of hosts, users or home folders.
+    """Describe versions, code, machine and protocol, without hosts, users and home folders.
 
     Args:
         overrides: the command line.
-        device: the learner's, such as `cpu`.
+        device: the learner's device, such as `cpu`.
         protocol: how success is measured, in any form; runs of different protocols are never
             averaged.
         accelerator: model of the device, if it is not the processor.
@@ -62,7 +62,7 @@ def manifest(
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration without `steps`, the only option that may change on resume."""
+    """Hash a configuration without `steps`, the only value of config.yaml that may change."""
     fixed = {key: value for key, value in config.items() if key != "steps"}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
@@ -76,10 +76,10 @@ def _processor() -> str:
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit of the checkout and whether files differ from it; None without checkout or git."""
+    """Return the checkout's commit and whether files differ from it; None without git."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
-        return None  # installed: an outer repository's commit says nothing about this package
+        return None  # installed: an enclosing repository's commit is not this package's
     outputs: list[str] = []
     for command in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
         try:

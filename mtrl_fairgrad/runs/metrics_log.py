@@ -1,10 +1,10 @@
 """The metrics log of a run, `metrics.csv`: the logged numbers that reports read.
 
-A line `env_steps,name,value` for each entry, in the order of writing; names are TensorBoard's tags
-(`critic/residual`, `actor/weights/reach-v3`), values are means over the run's seeds. Lines named
-`wall_seconds` hold the training time until then, summed over all processes that trained here.
+It has a line `env_steps,name,value` for each entry, in the order of writing. Names are tags of
+TensorBoard (`critic/residual`, `actor/weights/reach-v3`), values are means over the run's seeds.
+Lines named `wall_seconds` hold the training time until then, summed over all processes of the run.
 
-Folders written by version 0.1 have TensorBoard event files alone: `read_metrics` reads those
+Folders written by version 0.1 have only TensorBoard event files: `read_metrics` reads those
 (`mtrl_fairgrad.runs.tensorboard_reader`), and a resumed run converts them once.
 """
 
@@ -40,7 +40,7 @@ REPORTED = re.compile(
 )
 """Names that a report shows."""
 LOGGED = re.compile(rf"{REPORTED.pattern}|temperature/.+|critic/value/.+")
-"""Names that `MetricsLog` writes: those of a report, and what explains how training went."""
+"""Names that `MetricsLog` writes: those of a report, and some for diagnosis."""
 
 
 class Entry(NamedTuple):
@@ -67,10 +67,10 @@ class RunMetrics:
     series: dict[str, Series]
     """By name, such as `critic/residual` or `actor/weights/reach-v3`."""
     wall_seconds: float
-    """Training time, summed over the processes that trained here; NaN if nothing was logged."""
+    """Training time, summed over the run's processes; NaN if nothing was logged."""
 
     def by_task(self, name: str) -> dict[str, Series]:
-        """The series `name/<task>`, by task."""
+        """Return the series `name/<task>`, by task."""
         return {
             key.removeprefix(f"{name}/"): series
             for key, series in self.series.items()
@@ -94,7 +94,7 @@ class MetricsLog:
     they were added. A folder with event files but no `metrics.csv` is converted first.
 
     Args:
-        folder: the run's, rewound to the checkpoint that training starts from.
+        folder: run folder, rewound to the checkpoint that training starts from.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -111,7 +111,7 @@ class MetricsLog:
         """The training time at the latest entry, not yet written."""
 
     def add(self, name: str, value: float, env_steps: int) -> None:
-        """Log a value if a report reads its name; OSError when it is due and the disk refuses."""
+        """Log a value if its name matches `LOGGED`; OSError when a due write fails."""
         if self._time is not None and self._time.env_steps != env_steps:
             self._write_time()
         self._time = Entry(env_steps, WALL_SECONDS, time.monotonic() - self._start)
@@ -119,12 +119,12 @@ class MetricsLog:
             self._file.write(_line(Entry(env_steps, name, float(value))))
 
     def flush(self) -> None:
-        """Write all entries durably; OSError when the disk refuses, leaving whole lines."""
+        """Write all entries durably; an OSError leaves whole lines."""
         self._write_time()
         self._file.flush()
 
     def close(self) -> None:
-        """Write the remaining entries; a refusal is ignored, since resuming repeats them."""
+        """Write the remaining entries; errors are ignored, since a resumed run repeats them."""
         with contextlib.suppress(OSError):
             self.flush()
 
@@ -135,7 +135,7 @@ class MetricsLog:
 
 
 def encode(entries: Iterable[Entry]) -> bytes:
-    """The content of a `metrics.csv`."""
+    """Return the content of a `metrics.csv`."""
     return csv_text([COLUMNS, *map(_cells, entries)]).encode()
 
 
@@ -151,10 +151,10 @@ def _cells(entry: Entry) -> tuple[int, str, str]:
 
 
 def read_metrics(folder: Path, until: int | None = None) -> RunMetrics:
-    """The metrics that a report reads; torn or damaged lines are left out.
+    """Read the metrics that a report needs, without incomplete and damaged lines.
 
     Args:
-        folder: of the run.
+        folder: run folder.
         until: last env_steps to read; None reads everything.
     """
     series: dict[str, dict[int, float]] = {}
@@ -177,7 +177,7 @@ def read_metrics(folder: Path, until: int | None = None) -> RunMetrics:
 
 
 def read_entries(folder: Path, until: int | None = None) -> list[Entry]:
-    """All entries until `until`, of `metrics.csv` or else of the event files, in their order."""
+    """Read all entries until `until`, from `metrics.csv` or else from the event files."""
     if not (folder / NAME).is_file():
         from mtrl_fairgrad.runs.tensorboard_reader import read_event_files
 
@@ -187,19 +187,19 @@ def read_entries(folder: Path, until: int | None = None) -> list[Entry]:
 
 
 def thin(entries: Sequence[Entry], points: int) -> list[Entry]:
-    """The entries at about `points` evenly spaced steps, and the last training time."""
+    """Select the entries at about `points` evenly spaced steps, and the last training time."""
     steps = sorted({entry.env_steps for entry in entries if entry.name != WALL_SECONDS})
-    places = np.linspace(0, len(steps) - 1, min(points, len(steps)))
-    kept = {steps[round(place)] for place in places}
+    indices = np.linspace(0, len(steps) - 1, min(points, len(steps)))
+    selected = {steps[round(index)] for index in indices}
     last = max(
         (n for n, entry in enumerate(entries) if entry.name == WALL_SECONDS),
         default=None,
     )
-    return [entry for n, entry in enumerate(entries) if entry.env_steps in kept or n == last]
+    return [entry for n, entry in enumerate(entries) if entry.env_steps in selected or n == last]
 
 
 def _whole_lines(path: Path) -> bytes:
-    """The file's complete lines; empty if it cannot be read."""
+    """Read the file's complete lines; empty if it cannot be read."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -211,7 +211,7 @@ def _parse(text: bytes) -> list[Entry]:
     entries: list[Entry] = []
     for line in text.decode(errors="replace").split("\n"):
         with contextlib.suppress(ValueError, csv.Error):  # the heading, or a damaged line
-            # Line by line, so that a damaged one takes no others with it.
+            # Line by line, so that a damaged one does not affect the others.
             env_steps, name, value = next(csv.reader([line])) if '"' in line else line.split(",")
             entries.append(Entry(int(env_steps), name, float(value)))
     return entries

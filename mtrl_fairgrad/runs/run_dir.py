@@ -1,6 +1,6 @@
 """The run folder of an agent.
 
-Besides what `mtrl_fairgrad.runs.base_run_dir` describes, it holds
+In addition to the files that `mtrl_fairgrad.runs.base_run_dir` describes, it holds
 
     evaluations.csv          one row per (env_steps, seed, task)
     metrics.csv              logged metrics, see `mtrl_fairgrad.runs.metrics_log`
@@ -54,7 +54,7 @@ class Evaluation:
 
 
 class RunFolder(BaseRunFolder):
-    """The run folder of an agent: a run folder with evaluations."""
+    """The run folder of an agent, with evaluations."""
 
     tables: ClassVar[Mapping[str, bytes]] = {EVALUATIONS: _HEADER}
 
@@ -80,13 +80,13 @@ class RunFolder(BaseRunFolder):
         return self.path / EVALUATIONS
 
     def append_evaluation(self, evaluations: Iterable[Evaluation]) -> None:
-        """Append rows durably, all or none; OSError when the disk refuses."""
+        """Append rows durably, all or none; OSError when writing fails."""
         block = csv_text(map(astuple, evaluations)).encode()
-        # A torn line, left by a killed process, is overwritten.
+        # An incomplete line, left by a killed process, is overwritten.
         append(self._file, len(self._whole_lines()), block)
 
     def evaluations(self) -> list[Evaluation]:
-        """All rows in the order of writing, without a torn last line."""
+        """Read all rows in the order of writing, without an incomplete last line."""
         header, *lines = self._whole_lines().decode(errors="replace").split("\n")[:-1] or [""]
         if header != ",".join(COLUMNS):
             raise RunFolderError(
@@ -99,7 +99,7 @@ class RunFolder(BaseRunFolder):
     def rewind(self, saved: Checkpoint | None) -> None:
         """Cut evaluations and curves back to a checkpoint, or to nothing; call under `lock`.
 
-        A run that resumes there writes the rest again. An interrupted rewind can be repeated.
+        The resumed run writes the rest again. An interrupted rewind can be repeated.
         """
         sizes = {EVALUATIONS: len(_HEADER)} if saved is None else saved.run_file_sizes
         cut(self._file, sizes[EVALUATIONS])
@@ -119,7 +119,7 @@ class RunFolder(BaseRunFolder):
         return data[: data.rfind(b"\n") + 1]
 
 
-def _evaluation(line: str, place: str) -> Evaluation:
+def _evaluation(line: str, location: str) -> Evaluation:
     try:
         [[env_steps, seed, task, episodes, success, return_]] = csv.reader([line])
         evaluation = Evaluation(
@@ -129,6 +129,6 @@ def _evaluation(line: str, place: str) -> Evaluation:
             raise ValueError
     except ValueError:
         raise RunFolderError(
-            f"{place} is damaged ({line!r}): restore the file from a copy."
+            f"{location} is damaged ({line!r}): restore the file from a copy."
         ) from None
     return evaluation

@@ -10,14 +10,14 @@ from mtrl_fairgrad.runs.metrics_log import EVENT_FILES, LOGGED, WALL_SECONDS, En
 
 
 def read_event_files(folder: Path, until: int | None = None) -> list[Entry]:
-    """The entries that a metrics log of the same run would hold; torn or damaged ends are left out.
+    """Read the entries that `metrics.csv` of the same run would hold, up to any damage.
 
     Args:
-        folder: of the run.
+        folder: run folder.
         until: last env_steps to read; None reads everything.
     """
     entries: list[Entry] = []
-    seconds = 0.0  # of the files before
+    seconds = 0.0  # training time of the previous files
     for path in sorted(folder.glob(EVENT_FILES)):  # names begin with the time of creation
         first, last = float("inf"), float("-inf")
         times: dict[int, float] = {}
@@ -26,7 +26,7 @@ def read_event_files(folder: Path, until: int | None = None) -> list[Entry]:
                 continue
             first, last = min(first, event.wall_time), max(last, event.wall_time)
             times[event.step] = seconds + last - first
-            if event.HasField("session_log"):  # a resumed run measures again from here on
+            if event.HasField("session_log"):  # a resumed run repeats entries from here on
                 entries = [entry for entry in entries if entry.env_steps < event.step]
             entries += [
                 Entry(event.step, value.tag, value.simple_value)

@@ -1,6 +1,6 @@
-"""Write TensorBoard event files so that a full disk raises an error where it happens.
+"""Write TensorBoard event files in the calling thread, so that a full disk raises an error.
 
-PyTorch's SummaryWriter writes from a thread, which dies at such an error and prints a traceback.
+PyTorch's SummaryWriter writes from a thread, which ends at such an error and prints a traceback.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class EventFile:
     """Scalars of one training process; the file is made with the first flush.
 
     Args:
-        folder: where the file goes.
+        folder: where the file is written.
         purge_step: TensorBoard drops entries from this step on in older files of the folder.
     """
 
@@ -43,16 +43,16 @@ class EventFile:
         self._add(step=purge_step, session_log=SessionLog(status=SessionLog.START))
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
-        """Add a value; OSError when a flush is due and the disk refuses."""
+        """Add a value; OSError when a due write fails."""
         scalar = self._summary.Value(tag=tag, simple_value=float(value))
         self._add(step=step, summary=self._summary(value=[scalar]))
 
     def flush(self) -> None:
-        """Write all entries durably; OSError when the disk refuses, leaving whole entries."""
+        """Write all entries durably; an OSError leaves whole entries."""
         self._file.flush()
 
     def close(self) -> None:
-        """Write the remaining entries; a refusal is ignored, since resuming repeats them."""
+        """Write the remaining entries; errors are ignored, since a resumed run repeats them."""
         with contextlib.suppress(OSError):
             self.flush()
 

@@ -1,4 +1,4 @@
-"""`resume=auto`: start a run in `run_dir`, resume it, or leave it because it is finished."""
+"""`resume=auto`: start the run in `run_dir`, resume it, or skip it if it is finished."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ def resolve_auto_resume(config: Config) -> bool:
     if config.resume != AUTO:
         return False
     if config.run_dir is None:
-        raise ConfigError("resume=auto needs the folder to resume: give run_dir=FOLDER, too.")
+        raise ConfigError("resume=auto needs the folder to resume: give also run_dir=FOLDER.")
     path = Path(config.run_dir)
     if not (path / "config.yaml").is_file():
         RunFolder.clear_unfinished(path)
         config.resume = None
         return True
-    asked = RunFolder.open(path).steps
-    if config.steps < asked:
+    stored = RunFolder.open(path).steps
+    if config.steps < stored:
         raise ConfigError(
-            f"the run in {path} goes to steps={asked}, but steps={config.steps} was given: give "
-            f"steps={asked} or more, or another run_dir."
+            f"the run in {path} goes to steps={stored}, but steps={config.steps} was given: give "
+            f"steps={stored} or more, or another run_dir."
         )
     config.resume = config.run_dir
     return True
 
 
 def is_finished(folder: RunFolder, steps: int) -> bool:
-    """Whether the run has a checkpoint and an evaluation at `steps` or beyond; a stop may have left
-    only the checkpoint.
+    """Whether the run has a checkpoint and an evaluation at `steps` or beyond.
+
+    A stop at the last step may have left only the checkpoint.
     """
     return any(steps_of(path) >= steps for path in folder.checkpoints()) and any(
         row.env_steps >= steps for row in folder.evaluations()

@@ -51,7 +51,7 @@ class Evaluator:
         config: validated.
         tasks: names, in the order of the task axis.
         envs: simulators of role `eval`; not closed here.
-        learner: its policy is evaluated.
+        learner: owner of the policy that is evaluated.
         folder: where results are recorded.
         logger: shows results.
         worker_restarts: records lost workers of `envs`.
@@ -83,8 +83,10 @@ class Evaluator:
         return self._config.eval.background and self._envs.workers > 0
 
     def due(self, env_steps: int) -> bool:
-        """Whether to start an evaluation: every `eval.every` steps, before the first and after the
-        last step, unless it was started or recorded before.
+        """Whether to start an evaluation.
+
+        It is due every `eval.every` steps, before the first and after the last step, unless it was
+        already started or recorded.
         """
         if env_steps % self._config.eval.every and env_steps < self._config.steps:
             return False
@@ -97,13 +99,14 @@ class Evaluator:
             self.running = RunningEvaluation(env_steps, self._learner.agent.policy(), self.waited)
 
     def advance(self) -> None:
-        """Advance the running evaluation by one step if its simulators have answered; the first
-        step resets them.
+        """Advance the running evaluation by one step if its simulators have answered.
+
+        The first step resets them.
         """
         self._advance(wait=False)
 
     def advance_until(self, ready: Callable[[float], bool]) -> None:
-        """Advance the running evaluation until `ready`; time that training does not need.
+        """Advance the running evaluation until `ready`, in time that training does not need.
 
         Args:
             ready: waits at most the given number of seconds; returns whether training can go on.
@@ -183,15 +186,17 @@ class Evaluator:
     # ---- checkpoints ----
 
     def state(self) -> tuple[Groups, int | None]:
-        """Return what a checkpoint needs to repeat the running evaluation: its policy as a group of
-        tensors, and its env_steps; empty and None without one.
+        """Return what a checkpoint needs to repeat the running evaluation.
+
+        Returns:
+            its policy as a group of tensors, and its env_steps; empty and None without one.
         """
         if self.running is None:
             return {}, None
         return {"evaluation": self.running.policy}, self.running.env_steps
 
     def restore(self, saved: Checkpoint) -> None:
-        """Start the evaluation again that was running when the checkpoint was made, if any.
+        """Restart the evaluation that was running when the checkpoint was made, if any.
 
         Raises:
             ValueError: the policy in the checkpoint does not fit this run.
@@ -214,8 +219,8 @@ class Evaluator:
         """Print how long training waited for evaluations, and which one is unfinished."""
         if self.running is not None:
             self._logger.log(
-                f"the evaluation of env_steps {self.running.env_steps} is unfinished; a resumed "
-                "run repeats it"
+                f"the evaluation of env_steps {self.running.env_steps} is unfinished; "
+                "a resumed run repeats it"
             )
         if self.waited:
             total = time.monotonic() - self._created
@@ -226,5 +231,5 @@ class Evaluator:
 
 
 def _layout(policy: dict[str, Tensor]) -> dict[str, object]:
-    """Shape and type of each parameter."""
+    """Return shape and type of each parameter."""
     return {name: (value.shape, value.dtype) for name, value in policy.items()}

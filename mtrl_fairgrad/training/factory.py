@@ -36,7 +36,7 @@ from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
 
 
 def configure_torch(config: Config) -> None:
-    """Set the number of threads and the determinism of this process; call it before CUDA starts."""
+    """Set threads and determinism of this process; must be called before CUDA is initialised."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.deterministic:
@@ -47,7 +47,7 @@ def configure_torch(config: Config) -> None:
 def check_memory(config: Config, device: torch.device) -> None:
     """Check that the hidden layers alone do not exceed the device's memory.
 
-    This catches typing errors in the size of the networks; it does not prove that the rest fits.
+    This detects typing errors in the size of the networks; everything else may still not fit.
 
     Raises:
         ConfigError: the hidden layers need more than the device's total memory.
@@ -67,8 +67,8 @@ def check_memory(config: Config, device: torch.device) -> None:
         raise ConfigError(
             f"agent.width={agent.width} and agent.depth={agent.depth} need more than "
             f"{needed / 2**30:,.0f} GiB for {len(config.seeds)} seeds × {tasks} tasks, but "
-            f"{device} has {available / 2**30:,.0f} GiB: use smaller networks or "
-            "fewer seeds."
+            f"{device} has {available / 2**30:,.0f} GiB: "
+            "use smaller networks or fewer seeds."
         )
 
 
@@ -143,7 +143,7 @@ def methods_by_network(config: Config) -> dict[str, str]:
 
 
 def startup_notes(config: Config) -> list[str]:
-    """Return start-up notes on methods that differ from the configured one, a sentence each."""
+    """Return notes, of one sentence, on options that have no effect or differ for the actor."""
     name, used, notes = config.method["name"], methods_by_network(config), list[str]()
     if config.loss_alpha is not None:
         notes.append(
@@ -152,8 +152,8 @@ def startup_notes(config: Config) -> list[str]:
         )
     elif used["actor"] != name:
         notes.append(
-            f"method={name} needs positive losses, so the actor, whose losses may be negative, "
-            f"uses {used['actor']}"
+            f"method={name} needs positive losses, so the actor, "
+            f"whose losses may be negative, uses {used['actor']}"
         )
     if config.convention.own != "plain" and not any(ARCHITECTURES[config.agent.name]):
         notes.append(
@@ -289,7 +289,7 @@ def _closing(envs: TaskVectorEnv) -> Callable[..., None]:
 
 
 def _solver_advice(config: Config) -> str | None:
-    """What to advise if FairGrad's equation stays unsolved."""
+    """Return the advice to print if FairGrad's equation stays unsolved; None for no advice."""
     if config.method["name"] == "fairgrad" and config.method["solver"] == "sgd":
         return "method.solver=newton solves it exactly at about the same cost."
     return None

@@ -1,6 +1,4 @@
-"""Numerical faults of a run's updates: reported when new, saved in the run folder, final when every
-seed has stopped.
-"""
+"""Report numerical faults of updates, save them, and end the run when every seed has stopped."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ class FaultMonitor:
     Args:
         config: validated.
         tasks: names, in the order of the task axis.
-        learner: its agent is monitored; faults it has counted by now are not reported again.
+        learner: owner of the monitored agent; faults counted until now are not reported again.
         folder: where the list of faults is saved.
         logger: prints warnings.
     """
@@ -53,15 +51,15 @@ class FaultMonitor:
 
     def check(self, env_steps: int) -> str | None:
         """Report new faults; return the reason if every seed has stopped training, else None."""
-        found = self._learner.agent.faults()
-        conditions = int((found.first >= 0).sum())
+        counted = self._learner.agent.faults()
+        conditions = int((counted.first >= 0).sum())
         if conditions == self._conditions:
             return None
         self._conditions = conditions
         faults = self.faults()
         new = [fault for fault in faults if _kind(fault) not in self._reported]
         self._report(new, env_steps)
-        if not bool(found.stopped.all()):
+        if not bool(counted.stopped.all()):
             return None
         self.save()
         return "; ".join(

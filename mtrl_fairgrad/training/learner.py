@@ -40,7 +40,7 @@ def check_cuda_graph(config: Config, device: torch.device) -> None:
 
 
 class Learner:
-    """The part of a run that learns: everything but the simulators.
+    """Agent, replay buffer and random streams of a run: everything but the simulators.
 
     Args:
         config: validated.
@@ -106,8 +106,9 @@ class Learner:
         return shaped.to(self.device, torch.float32, non_blocking=True)
 
     def store(self, transition: Batch) -> None:
-        """Store one transition of every task, fields `[S, K, ...]`, with its reward scaled if
-        `agent.reward_normalization` says so.
+        """Store one transition of every task, fields `[S, K, ...]`.
+
+        Rewards are normalised according to `agent.reward_normalization`.
         """
         if self.rewards is not None:
             transition = transition._replace(rewards=self.rewards.normalize(transition.rewards))
@@ -118,7 +119,7 @@ class Learner:
     def updates_due(self, env_steps: int) -> int:
         """Number of updates during the step that follows `env_steps`.
 
-        None before the end of the warm-up, at least `warmup_updates` right after it, and
+        0 before the end of the warm-up, at least `warmup_updates` right after it, and
         `updates_per_step` for each step on average.
         """
         since = env_steps - self.config.warmup_steps
@@ -129,7 +130,7 @@ class Learner:
         return usual if since else max(usual, self.config.warmup_updates)
 
     def learn(self, env_steps: int) -> None:
-        """Make the updates that are due in this step; nothing waits for the device."""
+        """Make the updates that are due in this step, without waiting for the device."""
         due = self.updates_due(env_steps)
         if self._graph is not None:
             return self._replay_graph(self._graph, due)
@@ -140,8 +141,10 @@ class Learner:
             self._count_updates(1)
 
     def _draw(self) -> tuple[Tensor, Noise]:
-        """Draw everything random of one update from each seed's own stream: indices `[S, K, B]`
-        into the replay buffer, and noise.
+        """Draw all random numbers of one update from each seed's own stream.
+
+        Returns:
+            indices `[S, K, B]` into the replay buffer, and noise.
         """
         indices = self.streams.integers(self.replay.size, *self._batch_shape)
         noise = Noise(
@@ -160,8 +163,9 @@ class Learner:
             self.agent.reset(self.updates // every)
 
     def _replay_graph(self, graph: GraphedUpdates, due: int) -> None:
-        """Make the updates by a CUDA graph that holds `updates_per_launch` of them; those left over
-        at the end or before a reset are made one by one.
+        """Make the updates by a CUDA graph that contains `updates_per_launch` of them.
+
+        The remaining ones, at the end or before a reset, are made one by one.
         """
         every = self.config.reset_every
         while due:
@@ -178,8 +182,9 @@ class Learner:
         return batch, noise, self.agent.update(batch, noise)
 
     def report(self) -> dict[str, Tensor]:
-        """Return the last update's values for the log, Gramians included; empty if there was no
-        update since the last report.
+        """Return the last update's values for the log, Gramians included.
+
+        Empty if there was no update since the last report.
         """
         if self._latest is None:
             return {}
@@ -196,9 +201,9 @@ class Learner:
 
     def state(self) -> Groups:
         """Return everything needed to continue, except the replay buffer, as checkpoint groups."""
-        scale = {} if self.rewards is None else {"rewards": self.rewards.state()}
+        rewards = {} if self.rewards is None else {"rewards": self.rewards.state()}
         streams = {"generators": self.streams.state()}
-        return {"agent": self.agent.state(), "streams": streams, **scale}
+        return {"agent": self.agent.state(), "streams": streams, **rewards}
 
     def load_state(self, groups: Groups) -> None:
         """Continue from what `state` returned for the same configuration.

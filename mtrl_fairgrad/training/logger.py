@@ -1,4 +1,4 @@
-"""The log of a run: messages, progress bar, TensorBoard scalars, a note on unsolved equations."""
+"""Logging of a run: messages, progress bar, metrics.csv and TensorBoard scalars."""
 
 from __future__ import annotations
 
@@ -24,8 +24,13 @@ RESIDUAL_WINDOW = 20
 
 
 def cosines(gramian: Tensor) -> Tensor:
-    """Return the cosines between all pairs of task gradients, `[..., K·(K−1)/2]`, from Gramians
-    `[..., K, K]`; 0 where a gradient vanishes.
+    """Return the cosines between all pairs of task gradients; 0 where a gradient vanishes.
+
+    Args:
+        gramian: `[..., K, K]`.
+
+    Returns:
+        `[..., K·(K−1)/2]`.
     """
     norms = gramian.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(gramian.dtype).tiny).sqrt()
     cosine = gramian / (norms.unsqueeze(-1) * norms.unsqueeze(-2))
@@ -41,8 +46,8 @@ class Logger:
         tasks: names, in the order of the task axis.
         steps: training steps of the whole run.
         first_step: the step at which this process starts.
-        resumed: whether it starts from a checkpoint; entries written beyond `first_step` by an
-            earlier process are dropped.
+        resumed: whether it starts from a checkpoint; TensorBoard then hides what an earlier process
+            wrote beyond `first_step`.
         progress: show the progress bar.
         alternative: the advice given once if FairGrad's equation stays unsolved; None for no note.
     """
@@ -67,7 +72,7 @@ class Logger:
             disable=not progress,
             dynamic_ncols=True,
             smoothing=0.05,
-            mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file wants lines, not frames
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,  # rarely in a log file
         )
         self._residuals: dict[str, deque[float]] = {}
         self._alternative = alternative
@@ -82,7 +87,7 @@ class Logger:
         tqdm.write(text)
 
     def show(self, **values: str) -> None:
-        """Show values after the progress bar, such as a success rate; remove empty ones."""
+        """Set values that are shown after the progress bar; an empty one is removed."""
         self._shown = {key: value for key, value in {**self._shown, **values}.items() if value}
         self._bar.set_postfix(self._shown, refresh=False)
 
@@ -121,8 +126,9 @@ class Logger:
     def log_update(
         self, metrics: dict[str, Tensor], env_steps: int, updates_per_second: float
     ) -> None:
-        """Log an update's metrics as means over seeds: `[S, K]` by task, others by their mean,
-        Gramians as norms and cosines.
+        """Log an update's metrics as means over seeds.
+
+        `[S, K]` is logged by task, a Gramian as norms and cosines, anything else as one mean.
         """
         self._add_scalar("speed/updates_per_second", updates_per_second, env_steps)
         self.show(**{"updates/s": f"{updates_per_second:.0f}"})
@@ -165,8 +171,8 @@ class Logger:
         if median > RESIDUAL_LIMIT:
             self.log(
                 f"note: the {network}'s FairGrad equation stays unsolved (median relative residual "
-                f"{median:.2g} over the last {RESIDUAL_WINDOW} log entries, solved is below 1e-3); "
-                f"{self._alternative}"
+                f"{median:.2g} over the last {RESIDUAL_WINDOW} log entries, "
+                f"solved is below 1e-3); {self._alternative}"
             )
             self._alternative = None
 

@@ -11,8 +11,8 @@ from mtrl_fairgrad.training.learner import Learner
 def restore_learner(learner: Learner, folder: RunFolder, config: Config) -> Checkpoint | None:
     """Load the newest checkpoint that can be continued into the learner; None if there is none.
 
-    A checkpoint made inside an episode, at the end of a run, has no state of the simulators; to go
-    further than that run, the newest one at an episode boundary is loaded instead.
+    A checkpoint made inside an episode, at the end of a run, has no state of the simulators; to
+    extend that run, the newest one at an episode boundary is loaded instead.
 
     Raises:
         ConfigError: the checkpoint does not fit the configuration, or only has a state inside an

@@ -23,7 +23,7 @@ Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class StopRequested(Exception):
-    """Training ends before its last step; the message says where and with which checkpoint."""
+    """Training ends before its last step; the message contains step and checkpoint."""
 
 
 class StopState(Enum):
@@ -32,11 +32,11 @@ class StopState(Enum):
     NOT_REQUESTED = auto()
     REQUESTED = auto()
     ANNOUNCED = auto()
-    """The user was told that training goes on to the next common episode boundary."""
+    """A message has announced that training continues to the next common episode boundary."""
 
 
 class StopController:
-    """Receives requests to stop and tells the training loop when its grace period ends.
+    """Receives requests to stop and checks when their grace period ends.
 
     Args:
         grace_seconds: how long training may go on after a request, to reach a step that it can be
@@ -56,7 +56,7 @@ class StopController:
 
     @property
     def requested(self) -> bool:
-        """Whether the run was asked to stop."""
+        """Whether a stop was requested."""
         return self.state is not StopState.NOT_REQUESTED
 
     @property
@@ -103,7 +103,7 @@ class StopController:
         self.request(number)
 
     def reraise(self) -> None:
-        """Pass the received signals to the handlers of before, such as submitit's, which requeues.
+        """Pass the received signals to the previous handlers, such as submitit's, which requeues.
 
         Call it after the run is closed: a handler may end the process.
         """

@@ -1,4 +1,4 @@
-"""A training run: its parts and the operations that `mtrl_fairgrad.training.loop` puts in order."""
+"""A training run: its parts and the operations that `mtrl_fairgrad.training.loop` calls."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Trainer:
     resources: ExitStack = field(default_factory=ExitStack)
     """Closes simulators and log files at the end."""
     _checkpoint_due: bool = field(default=False, init=False)
-    """Whether an evaluation began or ended since the last checkpoint."""
+    """Whether an evaluation was started, or waited for, since the last checkpoint."""
 
     def __post_init__(self) -> None:
         self._shape = len(self.config.seeds), self.envs.num_envs // len(self.config.seeds)
@@ -86,7 +86,7 @@ class Trainer:
         """Return the actions `[S·K, A]` for the current observations.
 
         Raises:
-            TrainingFault: they are not finite.
+            TrainingFault: the actions are not finite.
         """
         actions = self.learner.act(self.observations, self.env_steps)
         if not np.isfinite(actions).all():
@@ -181,16 +181,16 @@ class Trainer:
         self.logger.log_update(metrics, self.env_steps, speed)
 
     def _learning_seconds(self) -> float:
-        """A clock that stands still while training waits for an evaluation."""
+        """Return the time without that which training spent on evaluations."""
         return time.monotonic() - self.evaluator.waited
 
     # ---- between steps ----
 
     def evaluate_if_due(self) -> None:
-        """Start the evaluation that is due, and wait for it where it cannot run during training:
-        after the last step, or without workers.
+        """Start the evaluation that is due, if any.
 
-        A stop request ends the waiting, and prevents new evaluations.
+        Wait for it where it cannot run during training: after the last step, or without workers. A
+        stop request ends the waiting, and prevents new evaluations.
         """
         if self.stop.requested:
             return
@@ -199,13 +199,14 @@ class Trainer:
             self.evaluator.start(self.env_steps)
             self._checkpoint_due = True
         if self.finished or not self.evaluator.background:
-            # Also if it was started before: the last checkpoint has it as unfinished.
+            # Even if it was started earlier: the last checkpoint records it as unfinished.
             self._checkpoint_due |= self.evaluator.running is not None
             self.evaluator.finish()
 
     def save_if_due(self) -> None:
-        """Save a checkpoint after an evaluation or a stop request, once the run can be resumed from
-        the current step.
+        """Save a checkpoint after an evaluation or a stop request.
+
+        Nothing is saved at a step from which the run cannot be resumed.
 
         Raises:
             StopRequested: this was the checkpoint of a stop.
@@ -233,7 +234,7 @@ class Trainer:
         horizon = self.config.env.horizon
         if self.envs.suite.replays or horizon is None:
             return
-        steps_left = horizon - self.envs.elapsed  # env_steps does not tell: episodes may restart
+        steps_left = horizon - self.envs.elapsed  # not from env_steps: episodes may restart
         if self.stop.out_of_grace(steps_left * self.progress.step_seconds):
             raise StopRequested(
                 "stopped before the next common episode boundary; resume from the last checkpoint"
@@ -245,7 +246,7 @@ class Trainer:
         """Save the run's state.
 
         Inside an episode, possible only at the end of a run, the state of the simulators is None,
-        and a longer run goes on from an earlier checkpoint.
+        and a longer run continues from an earlier checkpoint.
         """
         self.check_faults()
         self.logger.flush()
@@ -261,7 +262,7 @@ class Trainer:
         self.fault_monitor.save()
 
     def _simulator_state(self) -> dict[str, Any] | None:
-        """Return the state of the simulators, None inside an episode."""
+        """Return the state of the simulators; None inside an episode."""
         while self.envs.resumable:
             try:
                 return self.envs.get_state()

@@ -20,7 +20,7 @@ class WorkerRestarts:
     Args:
         limit: the largest number of replacements (`env.worker_restarts`).
         logger: reports each replacement.
-        progress: the step at which it happened.
+        progress: provides the current step.
     """
 
     def __init__(self, limit: int, logger: Logger, progress: Progress) -> None:
@@ -41,8 +41,8 @@ class WorkerRestarts:
         """
         if self.count >= self._limit:
             self._logger.log(
-                f"note: the limit env.worker_restarts={self._limit} is reached, so the lost worker "
-                "is not replaced"
+                f"note: the limit env.worker_restarts={self._limit} is reached, "
+                "so the lost worker is not replaced"
             )
             raise lost
         self.counts[role] += 1

@@ -145,7 +145,7 @@ def test_the_folder_vanishes(tmp_path, whole, capsys, at_the_third_checkpoint):
     folder, elsewhere = tmp_path / "r", tmp_path / "elsewhere"
     at_the_third_checkpoint(lambda: folder.rename(elsewhere))
     assert train.main([*PENDULUM, f"run_dir={folder}"]) == 1
-    check_said(capsys.readouterr().err, folder, f"{folder} has vanished: put it back")
+    check_said(capsys.readouterr().err, folder, f"{folder} is missing: restore it")
     assert not folder.exists(), "no half of a run is put in its place"
     elsewhere.rename(folder)
     assert checkpoint_steps(folder) == [10, 0]

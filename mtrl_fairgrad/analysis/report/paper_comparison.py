@@ -99,8 +99,8 @@ def _warning(block: Block) -> str:
         f"The paper's numbers are the highest means over {SEEDS} seeds in the course of 2,000,000 "
         "steps, under its own protocol: horizon 150, one frozen goal for each task, version 1 "
         "rewards, one episode of each task in each "
-        f"evaluation. Ours are measured under {block.name}, so the differences are not due to the "
-        "methods alone."
+        f"evaluation. Ours are measured under {block.name}, "
+        "so the differences are not due to the methods alone."
     )
 
 

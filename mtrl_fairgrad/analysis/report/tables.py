@@ -73,8 +73,8 @@ def certainty(block: Block) -> Table:
     ]
     if any(not math.isnan(cost(group).wall_seconds) for group in block.groups):
         notes.append(
-            "Wall-clock: sum over runs, with evaluations; updates/s: median, all seeds of a run at "
-            "once."
+            "Wall-clock: sum over runs, with evaluations; "
+            "updates/s: median, all seeds of a run at once."
         )
     return Table(
         "Confidence intervals and cost", head, rows, notes if _several_seeds(block) else notes[1:]
@@ -106,8 +106,8 @@ def update_shares(block: Block) -> list[Table]:
         return []
     note = (
         "Share of the squared length of the update direction if the task gradients were "
-        "orthogonal: (w‖g‖)² over its sum over tasks, mean over training; w and ‖g‖ are means over "
-        "a run's seeds."
+        "orthogonal: (w‖g‖)² over its sum over tasks, mean over training; "
+        "w and ‖g‖ are means over a run's seeds."
     )
     tables: list[Table] = []
     for network in block.networks:
@@ -138,8 +138,8 @@ def improvement(block: Block) -> Table | None:
     )
     at = " or ".join(f"{step:,}" for step in compared)
     notes = [
-        "Probability that a seed of the row's method beats one of the column's on a task; ties "
-        "count half."
+        "Probability that a seed of the row's method beats one of the column's on a task; "
+        "ties count half."
     ]
     if compared:
         notes.append(f"Compared at the last evaluation that both have, env_steps {at}.")
@@ -179,18 +179,18 @@ def faults(block: Block) -> Table | None:
     rows: list[list[str]] = []
     for name, group in zip(row_names(block), block.groups, strict=True):
         for same in group_by_task(group.faults):
-            fault = same[0]
-            share = max(each.updates / max(each.of_updates, 1) for each in same)
+            first = same[0]
+            share = max(fault.updates / max(fault.of_updates, 1) for fault in same)
             rows.append(
                 [
                     name,
-                    str(fault.seed),
-                    fault.network,
-                    CONDITION_TEXTS.get(fault.condition, fault.condition),
-                    ", ".join(each.task for each in same if each.task) or "all",
+                    str(first.seed),
+                    first.network,
+                    CONDITION_TEXTS.get(first.condition, first.condition),
+                    ", ".join(fault.task for fault in same if fault.task) or "all",
                     f"{share:.2%}",
-                    f"{min(each.first_update for each in same):,}",
-                    RESPONSE_TEXTS.get(fault.response, fault.response),
+                    f"{min(fault.first_update for fault in same):,}",
+                    RESPONSE_TEXTS.get(first.response, first.response),
                 ]
             )
     head = ["faults", "seed", "network", "condition", "tasks", "updates", "first in", "response"]
@@ -227,23 +227,23 @@ def _notes(block: Block) -> list[str]:
     notes = [
         f"Success rates; the final ones over {episodes} episodes of each task and seed.",
         "Best over course: the highest mean over seeds among all evaluations, hence optimistic.",
-        "Course mean: the area below the learning curve over its length; compare it at equal "
-        "env_steps only.",
+        "Course mean: the area below the learning curve over its length; "
+        "compare it at equal env_steps only.",
     ]
     if _several_seeds(block):
         notes.insert(1, "±: one standard error over seeds.")
     if block.groups[0].until is not None:
         notes.append(
-            f"Evaluations and metrics until env_steps {block.groups[0].until:,}; numerical faults "
-            "of whole runs."
+            f"Evaluations and metrics until env_steps {block.groups[0].until:,}; "
+            "numerical faults of whole runs."
         )
     for group in block.groups:
         notes += [f"{group.label}: {note}" for note in _stopped_seeds(group)]
     for group in block.groups:
         if group.left_out:
             notes.append(
-                f"{group.label}: {group.left_out} evaluations that not all its seeds have are left "
-                "out."
+                f"{group.label}: {group.left_out} evaluations that not all its seeds have "
+                "are left out."
             )
     for group in block.groups:
         if replaced := sum(run.workers_replaced for run in group.metrics):
@@ -279,17 +279,8 @@ def plus_minus(mean: float, stderr: float) -> str:
 
 def with_interval(interval: Interval, digits: int = 3) -> str:
     """`0.650 [0.400, 0.800]`, or `0.650` if the interval is NaN."""
-    value = f"{interval.value:.{digits}f}"
-    return value if math.isnan(interval.low) else f"{value} {ends(interval, digits)}"
-
-
-def ends(interval: Interval, digits: int = 3) -> str:
-    """`[0.400, 0.800]`."""
-    return (
-        NOTHING
-        if math.isnan(interval.low)
-        else f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
-    )
+    value, low, high = (f"{number:.{digits}f}" for number in interval)
+    return value if math.isnan(interval.low) else f"{value} [{low}, {high}]"
 
 
 def duration(seconds: float) -> str:

@@ -7,9 +7,9 @@
                "beside": {"evaluations.csv": {"bytes": …, "sha256": …}, …}},
      "sha256": the digest of "index"}
 
-Only one spelling is accepted, so that a flipped byte of the index itself is noticed, too.
-`Index.read` validates all content, since a forged checkpoint has forged checksums: names lead to no
-other folder, and sizes are bounded.
+Only one formatting is accepted, so that a changed byte of the index itself is detected, too.
+`Index.read` validates all content, since a forged checkpoint has forged checksums: names cannot
+refer to other folders, and sizes are bounded.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class CheckpointError(RunFolderError):
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The content of a checkpoint."""
+    """The files of a checkpoint with their checksums."""
 
     files: dict[str, Content]
-    """Content of the files in its folder, by name."""
+    """Size and checksum of the files in its folder, by name."""
     ring: RingRecord | None
     """Rows of the replay, in segments that checkpoints share; None without a replay."""
     run_files: dict[str, Content]
-    """Content of growing files of the run folder at that time (`beside` in index.json)."""
+    """Size and checksum of growing files of the run folder (`beside` in index.json)."""
 
     def encode(self) -> bytes:
-        """The content of index.json."""
+        """Return the content of index.json."""
         index = {
             "format": FORMAT,
             "files": {name: asdict(content) for name, content in self.files.items()},
@@ -111,7 +111,7 @@ class Index:
         """Verify that the run's file `name` still begins as when the checkpoint was made.
 
         Raises:
-            CheckpointError: it does not, or was missing then.
+            CheckpointError: the beginning differs, or the file was missing then.
         """
         if name not in self.run_files:
             raise CheckpointError(f"{run / name} was missing when the checkpoint was made")

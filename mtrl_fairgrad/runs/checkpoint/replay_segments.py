@@ -1,4 +1,4 @@
-"""The replay buffer on the disk: immutable files of consecutive rows, shared by checkpoints.
+"""The replay buffer on disk: immutable files of consecutive rows, shared by checkpoints.
 
 A checkpoint writes the rows added since the previous one and lists all segments of the buffer. A
 segment is the raw numbers `[stop − start, …]`; its name holds its range of rows and the beginning
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch takes a second to import, and checking files does not
     from torch import Tensor
 
 SMALL = 2**24
-"""Bytes below which a segment is rewritten together with the next rows, to have few files."""
+"""Bytes below which a segment is merged with the next rows, to limit the number of files."""
 _PART = 2**24
 _ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -60,7 +60,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class RingRecord:
-    """A ring buffer on the disk."""
+    """A ring buffer on disk."""
 
     shape: tuple[int, ...]
     """`(capacity, …)`."""
@@ -114,13 +114,13 @@ def save_rows(folder: Path, ring: Ring, base: RingRecord | None, small: int = SM
     """Write the rows that are not in `base`, durably, and verify them by reading them back.
 
     Args:
-        folder: where segments are.
+        folder: folder of the segments.
         ring: the buffer.
         base: the record of the previous save or load of this buffer; its segments are reused.
         small: see `SMALL`.
 
     Raises:
-        OSError: the disk refused.
+        OSError: writing failed.
     """
     shape, dtype = tuple(ring.rows.shape), _dtype(ring.rows)
     first = max(ring.added - shape[0], 0)
@@ -187,13 +187,13 @@ def _load(path: Path, ring: Ring, segment: Segment) -> str:
 
 
 def _parts(ring: Ring, start: int, stop: int) -> Iterator[Tensor]:
-    """Views of rows start … stop − 1 in the buffer, in order, in parts of limited size."""
+    """Yield views of rows start … stop − 1 in the buffer, in order, in parts of limited size."""
     capacity = len(ring.rows)
     most = max(_PART // (ring.rows[0].numel() * ring.rows.element_size()), 1)
     while start < stop:
-        place = start % capacity
-        count = min(stop - start, capacity - place, most)
-        yield ring.rows[place : place + count]
+        index = start % capacity
+        count = min(stop - start, capacity - index, most)
+        yield ring.rows[index : index + count]
         start += count
 
 

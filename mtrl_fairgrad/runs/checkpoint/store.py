@@ -68,11 +68,11 @@ class CheckpointStore:
     """The checkpoints of a run.
 
     Args:
-        run: the run's folder, which exists.
+        run: existing run folder.
         history: a growing file of the run; resuming requires that it begins as the checkpoint
             recorded.
-        run_files: patterns of other files that stay or grow; recorded for `mtrl_fairgrad.verify`.
-        retry: how to continue after the disk refused, for messages.
+        run_files: patterns of other files that only grow; recorded for `mtrl_fairgrad.verify`.
+        retry: how to continue after a failed write, for messages.
     """
 
     small = SMALL
@@ -112,7 +112,7 @@ class CheckpointStore:
         this process resumed from are abandoned and removed.
 
         Raises:
-            CheckpointError: the disk refused; the message names the newest intact checkpoint.
+            CheckpointError: writing failed; the message names the newest checkpoint.
         """
         text = json.dumps(state).encode()
         existing = self.all()
@@ -165,7 +165,7 @@ class CheckpointStore:
         return record
 
     def clean(self) -> None:
-        """Remove partial files of a killed process; OSError when the disk refuses."""
+        """Remove partial files of a killed process; OSError when one cannot be removed."""
         for folder in (self.path, self.segments):
             remove_temporaries(folder)
         self._remove_unused_segments()
@@ -182,10 +182,10 @@ class CheckpointStore:
                 remove(path)
 
     def refusal(self, what: str, error: OSError) -> str:
-        """The message for a run that the disk stopped: what is safe, and how to continue."""
+        """Return the message for a failed write: cause, newest checkpoint, and how to continue."""
         reason = f"{what} could not be written ({error.strerror or error})"
         if not self.run.is_dir():
-            return f"{reason}, because {self.run} has vanished: put it back, then {self._retry}."
+            return f"{reason}, because {self.run} is missing: restore it, then {self._retry}."
         newest = self.all()[:1]
         safe = (
             f"the checkpoint at env_steps={steps_of(newest[0])} is safe"
@@ -197,7 +197,7 @@ class CheckpointStore:
     # ---- reading ----
 
     def all(self) -> list[Path]:
-        """Folders of the complete checkpoints, newest first; only loading verifies them."""
+        """List the folders of complete checkpoints, newest first; only loading verifies them."""
         paths = (path for path in self.path.glob("*") if _NAME.fullmatch(path.name))
         return sorted(paths, key=_order, reverse=True)
 
@@ -283,12 +283,12 @@ class CheckpointStore:
 
 
 def steps_of(checkpoint: Path) -> int:
-    """The env_steps in a checkpoint's name."""
+    """Return the env_steps in a checkpoint's name."""
     return _order(checkpoint)[0]
 
 
 def _order(checkpoint: Path) -> tuple[int, int]:
-    """The env_steps and the attempt in a checkpoint's name."""
+    """Return the env_steps and the attempt in a checkpoint's name."""
     steps, _, attempt = checkpoint.name.partition("-")
     return int(steps), int(attempt or 0)
 

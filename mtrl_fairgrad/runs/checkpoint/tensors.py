@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint: written as safetensors, read after verifying digests and headers."""
+"""The tensors of a checkpoint as safetensors, read after verifying checksums and headers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:  # torch takes a second to import
 Groups = Mapping[str, Mapping[str, "Tensor"]]
 
 _LARGEST_RATIO = 8
-"""Largest size of a checkpoint, as a multiple of a new learner's: moments and snapshots add."""
+"""Largest size of a checkpoint relative to a new learner's, which has no moments yet."""
 _HEADERS = 2**20
-"""Bytes allowed for safetensors headers."""
+"""Bytes allowed for the headers of safetensors files."""
 _TYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
     "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL",
@@ -26,7 +26,7 @@ _TYPES = {
 
 
 def encode(group: Mapping[str, Tensor]) -> bytes:
-    """The content of a safetensors file; tensors may have any device, strides and shared memory."""
+    """Serialise tensors of any device and strides, even with shared memory, as safetensors."""
     from safetensors.torch import save
 
     seen: set[int] = set()
@@ -46,14 +46,14 @@ def read(
     """Read tensors and state of a checkpoint, after verifying every file.
 
     Args:
-        folder: the checkpoint's.
-        index: the checkpoint's.
+        folder: folder of the checkpoint.
+        index: index of the checkpoint.
         groups: which groups of tensors to read; None for all.
         like: see `CheckpointStore.resume`.
 
     Raises:
         CheckpointError: a file is damaged or missing.
-        RunFolderError: it is a checkpoint of another configuration.
+        RunFolderError: the checkpoint is of another configuration.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -104,8 +104,8 @@ def _check_fit(folder: Path, index: Index, paths: Mapping[str, Path], like: Grou
 
 
 def mismatch(folder: Path, reason: str) -> RunFolderError:
-    """The error for an intact checkpoint of another configuration."""
+    """Make the error for an intact checkpoint of another configuration."""
     return RunFolderError(
-        f"{folder} does not fit this run ({reason}): resume with the configuration the run was "
-        "started with."
+        f"{folder} does not fit this run ({reason}): "
+        "resume with the configuration the run was started with."
     )
