@@ -300,7 +300,7 @@ MISTAKES = [
     (["agent.width=100000000"], "agent.width=100000000 and agent.depth=3 need more than"),
     (["steps=1000000000000000000000"], "steps=1000000000000000000000 is not allowed"),
     (["alpha=3", "method.alpha=2.0"], "disagree"),
-    (["seeds=[1"], "cannot be read"),
+    (["seeds=[1"], "cannot be parsed"),
     (["resume=/nowhere/at/all"], "holds no run"),
 ]
 

@@ -311,7 +311,7 @@ def test_a_jacobian_of_other_parameters_is_refused(case: str) -> None:
     losses = torch.ones(TASKS)
     name, options = METHODS[case]
     fresh = make_method(name, **options)
-    with pytest.raises(ValueError, match=rf"^{name} remembers or draws: call its init"):
+    with pytest.raises(ValueError, match=rf"^{name} .* call init\("):
         fresh(jacobian, **fresh.accepted(losses=losses))
     with pytest.raises(ValueError, match=rf"^{name} .* call init\(tasks=4, template=.*\)"):
         fresh.init(TASKS)

@@ -1,7 +1,5 @@
 """The toy problem of Figure 1: where trajectories end, and what its options change."""
 
-import functools
-
 import pytest
 import torch
 
@@ -9,45 +7,17 @@ from mtrl_fairgrad.supervised.benchmarks.toy import (
     STARTS,
     ToyConfig,
     Trajectories,
-    descend,
     distance_from_front,
     draw,
     gradients,
     losses,
 )
 from mtrl_fairgrad.weighting import make_method
+from tests.support.toy_trajectories import check_every_start_reaches_the_front
 
 
-@functools.cache
-def trajectories(alpha):
-    """With ten times the learning rate of the figure, to arrive sooner."""
-    return descend(alpha, ToyConfig(learning_rate=0.01, steps=8000))
-
-
-@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 5.0])
-def test_fairgrad_reaches_the_pareto_front_from_every_start(alpha):
-    paths = trajectories(alpha)
-    assert paths.arrived.all()
-    assert (distance_from_front(paths.points[-1]) <= 0.03).all()
-    assert paths.points.shape[1:] == (len(STARTS), 2)
-    torch.testing.assert_close(paths.points[0], torch.tensor(STARTS, dtype=torch.float64))
-
-
-def test_linear_scalarisation_ends_at_one_point_of_the_front_or_in_a_valley():
-    """From (9, 9) the large second loss leads into its valley; the others end at the minimum of the
-    sum.
-    """
-    paths = trajectories(0.0)
-    assert paths.arrived.tolist() == [True, True, False, True, True]
-    ends = paths.points[-1][paths.arrived]
-    torch.testing.assert_close(
-        ends[:, 0], torch.full((4,), -5.727, dtype=torch.float64), rtol=0, atol=0.1
-    )
-
-
-def test_more_fairness_ends_nearer_to_the_small_loss():
-    ends = [trajectories(alpha).points[-1, 1, 0] for alpha in (1.0, 2.0, 5.0)]
-    assert ends[0] < ends[1] < ends[2]
+def test_fairgrad_reaches_the_pareto_front_from_every_start():
+    check_every_start_reaches_the_front(2.0)
 
 
 def test_the_front_is_where_both_gradients_oppose_each_other():
