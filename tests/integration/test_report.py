@@ -8,11 +8,11 @@ import pytest
 
 from mtrl_fairgrad.analysis.report.figure_style import draw, styles
 from mtrl_fairgrad.analysis.report.formats import as_text
-from mtrl_fairgrad.analysis.report.protocol_blocks import Block
+from mtrl_fairgrad.analysis.report.protocol_blocks import Block, make_blocks
 from mtrl_fairgrad.analysis.run_groups import ReportError
 from mtrl_fairgrad.report import main, report
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder
-from tests.support.fabricated_runs import COURSE, METHOD, PROTOCOL, groups_of
+from tests.support.fabricated_runs import COURSE, METHOD, PROTOCOL, blocks_of_runs, groups_of
 from tests.support.paths import ROOT
 
 
@@ -83,7 +83,7 @@ def test_one_seed_has_no_standard_error(make):
         mean["final_iqm_high"],
     ) == ("",) * 4
     assert mean["final_iqm"] == "0.5"
-    assert "±" not in as_text(groups_of(path))
+    assert "±" not in as_text(blocks_of_runs(path))
 
 
 def test_pooled_runs_count_like_one_run_of_all_their_seeds(make, tmp_path):
@@ -119,8 +119,10 @@ def test_runs_of_different_protocols_are_never_averaged(make, other):
     assert [group.seeds for group in groups] == [[0], [1]]
     titles = [part.get_suptitle() for part in draw(groups).subfigs]
     assert len(titles) == 2 and all("mt10" in title for title in titles)
-    assert as_text(groups).count("final, by task") == 2
-    assert "2 protocols. Numbers of different protocols are neither averaged" in as_text(groups)
+    assert as_text(make_blocks(groups)).count("final, by task") == 2
+    assert "2 protocols. Numbers of different protocols are neither averaged" in as_text(
+        make_blocks(groups)
+    )
     with pytest.raises(ReportError, match="never averaged or compared"):
         Block(groups, styles(groups))
 
@@ -131,7 +133,9 @@ def test_only_evaluations_that_all_seeds_have_are_used_and_that_is_said(make):
     assert group.env_steps == [0, 500]
     assert group.final.mean == pytest.approx(0.7)
     assert group.episodes == 10
-    assert f"{METHOD}: 1 evaluations that not all its seeds have are left out." in as_text([group])
+    assert f"{METHOD}: 1 evaluations that not all its seeds have are left out." in as_text(
+        make_blocks([group])
+    )
 
 
 def test_an_evaluation_cut_off_in_the_middle_is_left_out(make):
@@ -145,7 +149,7 @@ def test_without_an_evaluation_before_training_none_is_invented(make):
     path = make("a", {1000: COURSE[1000]})
     report([path])
     assert read_csv(path)[PROTOCOL, METHOD, "mean"]["untrained"] == ""
-    assert " – " in as_text(groups_of(path))
+    assert " – " in as_text(blocks_of_runs(path))
 
 
 def test_a_configuration_that_lacks_everything_is_reported_all_the_same(tmp_path):

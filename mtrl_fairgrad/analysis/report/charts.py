@@ -48,7 +48,7 @@ class Panel(NamedTuple):
 
 
 def curve(block: Block) -> Panel:
-    """Learning curves, mean over tasks."""
+    """Plot learning curves, mean over tasks."""
 
     def paint(axes: Axes) -> None:
         for group in block.groups:
@@ -62,7 +62,7 @@ def curve(block: Block) -> Panel:
 
 
 def task_curves(block: Block) -> list[Panel]:
-    """Learning curves of each task; none for a single task, see `curve`."""
+    """Plot the learning curves of each task; empty for a single task, see `curve`."""
 
     def painter(k: int) -> Callable[[Axes], None]:
         def paint(axes: Axes) -> None:
@@ -79,7 +79,7 @@ def task_curves(block: Block) -> list[Panel]:
 
 
 def intervals(block: Block) -> Panel | None:
-    """Interquartile mean and mean of the last evaluation with intervals; None without intervals."""
+    """Plot interquartile mean and mean of the last evaluation; None without intervals."""
     if all(np.isnan(group.final_iqm.low) for group in block.groups):
         return None
 
@@ -125,7 +125,7 @@ def _interval(axes: Axes, y: float, interval: Interval, colour: str, filled: boo
 
 
 def heat_map(block: Block) -> Panel:
-    """Final success rate of each task and group, as colours and numbers."""
+    """Plot the final success rate of each task and group, as colours and numbers."""
 
     def paint(axes: Axes) -> None:
         values = np.array([group.per_task.mean[-1] for group in block.groups]).T
@@ -158,8 +158,8 @@ def heat_map(block: Block) -> Panel:
 
 # ---- conflict between tasks ----
 
-Course = Callable[[RunGroup, str], Series]
-QUANTITIES: tuple[tuple[str, Course, tuple[float, float] | None], ...] = (
+CurveOf = Callable[[RunGroup, str], Series]
+QUANTITIES: tuple[tuple[str, CurveOf, tuple[float, float] | None], ...] = (
     ("mean cosine between task gradients", lambda g, net: logged(g, f"{net}/cosine/mean"), None),
     (
         "share of task pairs in conflict",
@@ -173,11 +173,11 @@ QUANTITIES: tuple[tuple[str, Course, tuple[float, float] | None], ...] = (
         None,
     ),
 )
-"""Quantities that are shown of each network: title, curve, and range if known."""
+"""Quantities that are plotted for each network: title, curve, and range if known."""
 
 
 def conflicts(block: Block) -> list[Panel]:
-    """Conflict between task gradients, for each network; logged quantities only."""
+    """Plot the conflict between task gradients by network; only quantities that were logged."""
     return [
         _curve_panel(
             block,
@@ -236,7 +236,7 @@ def _logarithmic(axes: Axes, values: np.ndarray) -> None:
 
 
 def weights(block: Block) -> tuple[list[Panel], list[str]]:
-    """The tasks' weights over training.
+    """Plot the tasks' weights over training.
 
     Returns:
         A panel for each group and network with different weights, and the names of those with even
@@ -274,12 +274,12 @@ def _weight_panel(title: str, tasks: list[str], env_steps: np.ndarray, ratios: n
 
 
 def _shortened(name: str, length: int = 30) -> str:
-    """A name of at most `length` letters; Meta-World's longest has 28."""
+    """Shorten a name to at most `length` letters; Meta-World's longest has 28."""
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def weight_colours(ratios: np.ndarray) -> np.ndarray:
-    """Colours of weights relative to their mean: `[K, N]` → RGBA `[K, N, 4]`.
+    """Colour weights relative to their mean: `[K, N]` → RGBA `[K, N, 4]`.
 
     Blue above the mean and vermilion below; opacity is the distance from the mean on a logarithmic
     scale. Weights that are not positive get the colour of the smallest ratio.
@@ -295,7 +295,7 @@ def weight_colours(ratios: np.ndarray) -> np.ndarray:
 
 
 def short_labels(block: Block) -> list[str] | None:
-    """Labels for the ends of curves: group labels or else method names; None if they do not fit."""
+    """Return labels for the ends of curves, group labels or method names; None if too long."""
     labels = [group.label for group in block.groups]
     names = [
         str(group.config.get("method.name", label))
@@ -334,7 +334,7 @@ def _label_ends(axes: Axes, block: Block) -> None:
 
 
 def _apart(ends: list[float], gap: float = 0.075) -> Iterator[float]:
-    """Heights near the given ones in [0, 1], at least `gap` apart, in the same order."""
+    """Yield heights near the given ones in [0, 1], at least `gap` apart, in the same order."""
     order = np.argsort(ends, kind="stable")
     placed = np.array(ends, np.float64)[order]
     for n in range(1, len(placed)):

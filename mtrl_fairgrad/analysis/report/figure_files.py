@@ -23,18 +23,18 @@ SVG_STYLE: dict[Any, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
-PDF_STYLE: dict[Any, Any] = {**STYLE, "pdf.fonttype": 42}  # TrueType, which publishers ask for
+PDF_STYLE: dict[Any, Any] = {**STYLE, "pdf.fonttype": 42}  # TrueType, which publishers require
 
 
 def as_png(groups: Sequence[RunGroup]) -> bytes:
-    """The learning curves of groups, as in report.png."""
+    """Render the learning curves of groups as PNG, for report.png."""
     image = io.BytesIO()
     draw(groups).savefig(image, format="png")
     return image.getvalue()
 
 
 def as_svg(panel: Panel) -> bytes:
-    """A panel with a transparent background, without its title."""
+    """Render a panel as SVG with a transparent background, without its title."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -50,11 +50,11 @@ def as_svg(panel: Panel) -> bytes:
 def as_pdf(
     panels: Sequence[Panel], protocol: str, legend: Sequence[tuple[str, Style]], columns: int
 ) -> bytes:
-    """A grid of panels on one page, under the protocol.
+    """Render a grid of panels as PDF on one page, under the protocol.
 
     Args:
-        panels: at least one.
-        protocol: in words; the page's title.
+        panels: one or more panels.
+        protocol: title of the page.
         legend: label and style of each method; may be empty.
         columns: number of panels in a row.
     """
@@ -79,7 +79,7 @@ def as_pdf(
 
 
 def pdf_figures(blocks: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of a report's PDF files; numbered by block if there are several."""
+    """Yield names and contents of a report's PDF files, numbered by block if there are several."""
     for n, block in enumerate(blocks, start=1):
         ending = f"-{n}.pdf" if len(blocks) > 1 else ".pdf"
         legend = [(group.label, block.styles[group.label]) for group in block.groups]

@@ -57,7 +57,7 @@ class Style(NamedTuple):
 
 
 def styles(groups: Sequence[RunGroup]) -> dict[str, Style]:
-    """A style for each label, in the order of first appearance."""
+    """Assign a style to each label, in the order of first appearance."""
     labels = dict.fromkeys(group.label for group in groups)
     return {
         label: Style(n % len(COLOURS), DASHES[n // len(COLOURS) % len(DASHES)])
@@ -66,11 +66,11 @@ def styles(groups: Sequence[RunGroup]) -> dict[str, Style]:
 
 
 def draw(groups: Sequence[RunGroup]) -> Figure:
-    """Learning curves, by protocol: the mean over tasks above one small panel for each task."""
+    """Draw learning curves by protocol: the mean over tasks above a small panel for each task."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    blocks, look = blocks_of(groups), styles(groups)
+    blocks, style_of = blocks_of(groups), styles(groups)
     rows = [
         math.ceil(len(block[0].tasks) / PANELS) if len(block[0].tasks) > 1 else 0
         for block in blocks
@@ -82,19 +82,21 @@ def draw(groups: Sequence[RunGroup]) -> Figure:
             len(blocks), 1, height_ratios=heights, squeeze=False, hspace=0.04
         )[:, 0]
         for part, block, count in zip(parts, blocks, rows, strict=True):
-            _draw_block(part, block, count, look)
+            _draw_block(part, block, count, style_of)
     return figure
 
 
 def _draw_block(
-    part: SubFigure, block: list[RunGroup], rows: int, look: Mapping[str, Style]
+    part: SubFigure, block: list[RunGroup], rows: int, style_of: Mapping[str, Style]
 ) -> None:
     tasks = block[0].tasks
     grid = part.add_gridspec(rows + 1, PANELS, height_ratios=[2.2, *[1.0] * rows])
     main = part.add_subplot(grid[0, :])
     for group in block:
         seeds = f"{len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''}"
-        draw_curve(main, look[group.label], group.env_steps, group.curve, f"{group.label}, {seeds}")
+        draw_curve(
+            main, style_of[group.label], group.env_steps, group.curve, f"{group.label}, {seeds}"
+        )
     set_axes(main, ticks=6)
     main.set_ylabel("success rate, mean over tasks" if rows else "success rate")
     main.set_xlabel("environment steps of each task")
@@ -108,7 +110,7 @@ def _draw_block(
     for k, task in enumerate(tasks if rows else ()):
         axes = part.add_subplot(grid[1 + k // PANELS, k % PANELS])
         for group in block:
-            draw_curve(axes, look[group.label], group.env_steps, of_task(group, k), small=True)
+            draw_curve(axes, style_of[group.label], group.env_steps, of_task(group, k), small=True)
         set_axes(axes, ticks=3)
         axes.set_title(task, fontsize=7.5)
         axes.tick_params(
@@ -117,7 +119,7 @@ def _draw_block(
 
 
 def of_task(group: RunGroup, k: int) -> Estimate:
-    """The curve of task k, `[T]`."""
+    """Return the curve of task k, `[T]`."""
     return Estimate(group.per_task.mean[:, k], group.per_task.stderr[:, k])
 
 

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from mtrl_fairgrad.analysis.report import paper_comparison
-from mtrl_fairgrad.analysis.report.protocol_blocks import Block, cost, make_blocks
+from mtrl_fairgrad.analysis.report.protocol_blocks import Block, cost
 from mtrl_fairgrad.analysis.report.tables import (
     Table,
     by_task,
@@ -41,13 +41,8 @@ SEPARATE = "Numbers of different protocols are neither averaged nor compared."
 # ---- terminal ----
 
 
-def as_text(groups: Sequence[RunGroup]) -> str:
-    """The tables for the terminal."""
-    return blocks_as_text(make_blocks(groups))
-
-
-def blocks_as_text(blocks: Sequence[Block]) -> str:
-    """The tables for the terminal."""
+def as_text(blocks: Sequence[Block]) -> str:
+    """Format the tables for the terminal."""
     text = "\n\n".join(_block_text(block) for block in blocks)
     return f"{text}\n\n{len(blocks)} protocols. {SEPARATE}" if len(blocks) > 1 else text
 
@@ -80,7 +75,7 @@ def _block_text(block: Block) -> str:
 
 
 def tables_of(block: Block) -> list[Table]:
-    """The tables of a block that Markdown and LaTeX show."""
+    """Return the tables of a block for Markdown and LaTeX."""
     candidates = [
         overview(block),
         certainty(block),
@@ -96,7 +91,7 @@ def tables_of(block: Block) -> list[Table]:
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:
-    """Tables in GitHub's Markdown, each under its protocol."""
+    """Format the tables in GitHub's Markdown, each under its protocol."""
     lines = [f"{len(blocks)} protocols. {SEPARATE}", ""] if len(blocks) > 1 else []
     for block in blocks:
         lines += [f"## {markdown(block.name)}", "", markdown(block.protocol), ""]
@@ -124,7 +119,7 @@ def as_latex(blocks: Sequence[Block]) -> str:
 
 
 def as_csv(groups: Sequence[RunGroup]) -> str:
-    """The content of report.csv, whose columns `mtrl_fairgrad.report` describes."""
+    """Return the content of report.csv, whose columns `mtrl_fairgrad.report` describes."""
     rows: list[Sequence[object]] = [CSV_COLUMNS]
     for group in groups:
         at = (group.untrained, len(group.env_steps) - 1, group.best.evaluation)
@@ -152,7 +147,7 @@ def as_csv(groups: Sequence[RunGroup]) -> str:
 
 
 def _whole_group(group: RunGroup) -> list[float]:
-    """The columns of the row for the mean over tasks alone."""
+    """Return the columns that only the row for the mean over tasks has."""
     _, *final = group.final_interval
     return [
         *final,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -24,8 +25,7 @@ from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.runs.run_dir import RunFolder
 
 VIDEO_BYTES = 24 * 2**20
-"""Largest size of all videos of a page together: a larger page is slow on a phone. The others are
-named only."""
+"""Largest total size of a page's videos, so that it loads on a phone; others are only named."""
 
 
 class Figure(NamedTuple):
@@ -35,7 +35,7 @@ class Figure(NamedTuple):
     source: str
     """A data URI."""
     description: str
-    """For readers who cannot see it."""
+    """Alternative text of the image."""
 
 
 class HeatCell(NamedTuple):
@@ -67,7 +67,7 @@ class Video:
 
 @dataclass(frozen=True)
 class RunRow:
-    """The origin of a run; names no folder but the run's own."""
+    """The origin of a run; contains no path but the name of the run folder."""
 
     folder: str
     label: str
@@ -107,7 +107,7 @@ class Section:
 
 
 def as_html(blocks: Sequence[Block]) -> str:
-    """The page of at least one block."""
+    """Render the page for at least one block."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -170,7 +170,7 @@ def _data_uri(content: bytes, kind: str) -> str:
 
 
 def _swatch(style: Style) -> Markup:
-    """A short line as the key of a legend."""
+    """Draw a short line as the key of a legend."""
     dashes = {"-": "", "--": "6 3", ":": "1.5 2.5", "-.": "6 2.5 1.5 2.5"}[style.dash]
     return Markup(
         '<svg class="key" viewBox="0 0 24 8" aria-hidden="true"><path d="M1 4H23" fill="none" '
@@ -179,7 +179,7 @@ def _swatch(style: Style) -> Markup:
 
 
 def _heat(block: Block) -> list[tuple[str, list[HeatCell]]]:
-    """Rows of the heat map: the mean, then every task."""
+    """Return the rows of the heat map: the mean, then every task."""
 
     def cell(mean: float, stderr: float) -> HeatCell:
         error = "" if math.isnan(stderr) else f"± {stderr:.2f}"
@@ -211,7 +211,7 @@ def _improvement_cells(block: Block) -> list[list[ImprovementCell]]:
 
 
 def _videos(blocks: Sequence[Block]) -> list[list[Video]]:
-    """Videos in the run folders of each block, by task; embedded until `VIDEO_BYTES` are used."""
+    """Collect the videos of each block, embedded until `VIDEO_BYTES` are used."""
     left = VIDEO_BYTES
     videos: list[list[Video]] = []
     for block in blocks:
@@ -228,10 +228,13 @@ def _videos(blocks: Sequence[Block]) -> list[list[Video]]:
 
 
 def _video_files(block: Block) -> Iterator[tuple[RunGroup, RunFolder, Path]]:
-    order = {f"{task}.mp4": k for k, task in enumerate(block.tasks)}
+    """Yield the videos of a block by run, sorted by task as far as their names begin with one."""
+    # mtrl_fairgrad.evaluation.videos names them <task>-seed<seed>-goal<goal>.mp4.
+    order = {re.sub(r"[/:]", "_", task): k for k, task in enumerate(block.tasks)}
 
     def key(path: Path) -> tuple[int, Path]:
-        return order.get(path.name, len(order)), path
+        task = re.sub(r"-seed\d+-goal\d+$", "", path.stem)
+        return order.get(task, len(order)), path
 
     for group in block.groups:
         for folder in group.folders:
@@ -256,7 +259,7 @@ def _run(group: RunGroup, n: int) -> RunRow:
 
 
 def _versions(groups: Sequence[RunGroup]) -> str:
-    """Versions of the packages that the runs used; all of them where runs differ."""
+    """List the package versions that the runs used; all of them where runs differ."""
     versions: dict[str, dict[str, None]] = {}
     for group in groups:
         for folder in group.folders:

@@ -1,4 +1,4 @@
-"""Comparison with the paper's Table 4, and the differences between the two protocols."""
+"""Comparison with the paper's Table 4, and differences between the two protocols."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PRINTED = {
 }
 """Names of the rows of Table 4 in the paper."""
 AGENTS = {"mtsac": "mtl_sac", "mtsac_te": "mtl_sac_te", "mhsac": "mh_sac"}
-"""Rows of agents trained with the mean of the task losses (`method=ls`), by `agent.name`."""
+"""Rows of agents trained by `method=ls`, by `agent.name`."""
 SEEDS = 10
 """Number of seeds of each row of Table 4."""
 
 
 def row_of(group: RunGroup) -> str | None:
-    """The row of Table 4 with a group's method and agent; None if there is none."""
+    """Return the row of Table 4 with a group's method and agent; None if there is none."""
     if not is_mt10(group):
         return None
     method, agent = group.config.get("method.name"), group.config.get("agent.name", "mtsac")
@@ -43,9 +43,7 @@ def row_of(group: RunGroup) -> str | None:
 
 
 def is_mt10(group: RunGroup) -> bool:
-    """Whether a group was trained on the ten tasks of MT10, and not with preset=quick, which is a
-    demonstration.
-    """
+    """Whether a group was trained on MT10; preset=quick does not count, it is a demonstration."""
     if any(folder.config.get("preset") == "quick" for folder in group.folders):
         return False
     suite = group.config.get("env.suite") or group.config.get("env.name") or ""
@@ -53,17 +51,17 @@ def is_mt10(group: RunGroup) -> bool:
 
 
 def table4_number(group: RunGroup) -> tuple[float, float]:
-    """Table 4's success rate and standard error for a group; NaN if it has no row there."""
+    """Return Table 4's success rate and standard error for a group; NaN if it has no row."""
     row = row_of(group)
     if row is None:
         return float("nan"), float("nan")
     table = _table()
-    place = table.row(row)
-    return float(table.values[place, 0]), float(table.stderr[place])
+    index = table.row(row)
+    return float(table.values[index, 0]), float(table.stderr[index])
 
 
 def table4_comparison(block: Block, ours_only: bool = False) -> Table | None:
-    """Rows of Table 4 with the best and final numbers of a block; None if it is not MT10.
+    """Tabulate Table 4 with the best and final numbers of a block; None if it is not MT10.
 
     Args:
         block: the groups to compare.
@@ -73,8 +71,8 @@ def table4_comparison(block: Block, ours_only: bool = False) -> Table | None:
     if not is_mt10(block.groups[0]) or (ours_only and not any(paper_rows.values())):
         return None
     table, rows = _table(), list[list[str]]()
-    for place, method in enumerate(table.methods):
-        printed = f"{table.values[place, 0]:.2f} ± {table.stderr[place]:.2f}"
+    for index, method in enumerate(table.methods):
+        printed = f"{table.values[index, 0]:.2f} ± {table.stderr[index]:.2f}"
         ours = [group for group in block.groups if paper_rows[id(group)] == method]
         rows += [[PRINTED[method], printed, *_ours(group)] for group in ours]
         if not ours and not ours_only:
@@ -98,14 +96,14 @@ def _warning(block: Block) -> str:
     return (
         f"The paper's numbers are the highest means over {SEEDS} seeds in the course of 2,000,000 "
         "steps, under its own protocol: horizon 150, one frozen goal for each task, version 1 "
-        "rewards, one episode of each task in each "
-        f"evaluation. Ours are measured under {block.name}, "
+        "rewards, one episode of each task in each evaluation. "
+        f"Ours are measured under {block.name}, "
         "so the differences are not due to the methods alone."
     )
 
 
 def differences(block: Block) -> Table | None:
-    """Differences between the paper's protocol and a block's; None if it is not MT10."""
+    """Tabulate the paper's protocol against a block's; None if it is not MT10."""
     if not is_mt10(block.groups[0]):
         return None
     rows = [[aspect, paper, _distinct(block, here)] for aspect, paper, here in ASPECTS]
@@ -119,7 +117,7 @@ def _distinct(block: Block, here: Callable[[RunGroup], str]) -> str:
 
 
 def _options(*words: str) -> Callable[[RunGroup], str]:
-    """A function that lists the options of a group with one of the words in their name."""
+    """Make a function that lists a group's options whose name contains one of the words."""
 
     def describe(group: RunGroup) -> str:
         env = {

@@ -37,16 +37,16 @@ class Improvement(NamedTuple):
 
     probability: Interval
     env_steps: int
-    """Last evaluation that both have, in which they are compared."""
+    """Last evaluation that both groups have, at which they are compared."""
 
 
 class SeedRanks(NamedTuple):
     """Rank tests of the seeds of two groups, by their means over tasks."""
 
     final: RankTest
-    """In the last evaluation that both groups have."""
+    """Test of the last evaluation that both groups have."""
     course: RankTest
-    """By the mean over all evaluations that both have."""
+    """Test of the mean over all evaluations that both have."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,17 @@ class Block:
 
     @property
     def protocol(self) -> str:
-        """What was measured, in words."""
+        """The protocol as one line."""
         return self.groups[0].protocol
 
     @property
     def name(self) -> str:
-        """The protocol's name alone."""
+        """The protocol's name."""
         return str(self.groups[0].config.get("env.name") or self.protocol.partition(" · ")[0])
 
     @property
     def tasks(self) -> list[str]:
-        """In the order of the task axis."""
+        """Names of the tasks, in the order of the task axis."""
         return self.groups[0].tasks
 
     @property
@@ -127,42 +127,42 @@ class Block:
         return matrix
 
     def _pairs(self) -> Iterator[tuple[int, int, Array, Array, list[int]]]:
-        """Indices of two groups, the success `[T, S, K]` of each, and the T ≥ 1 env_steps.
+        """Yield indices and success `[T, S, K]` of two groups, and env_steps, for all pairs.
 
-        Only of evaluations that both have.
+        Restricted to the T evaluations that both groups have; pairs without any are left out.
         """
         for i, x in enumerate(self.groups):
             for j, y in enumerate(self.groups[:i]):
                 common = sorted(set(x.env_steps) & set(y.env_steps))
                 if common:
                     ours, theirs = (
-                        each.success[np.isin(each.env_steps, common)] for each in (x, y)
+                        group.success[np.isin(group.env_steps, common)] for group in (x, y)
                     )
                     yield i, j, ours, theirs, common
 
 
 def make_blocks(groups: Sequence[RunGroup]) -> list[Block]:
-    """The blocks of a report, with one style for each label in all of them."""
-    look = styles(groups)
-    return [Block(block, look) for block in blocks_of(groups)]
+    """Make the blocks of a report, with one style for each label in all of them."""
+    style_of = styles(groups)
+    return [Block(block, style_of) for block in blocks_of(groups)]
 
 
 def cost(group: RunGroup) -> Cost:
-    """Wall-clock time and speed of a group's runs."""
+    """Compute wall-clock time and speed of a group's runs."""
     seconds = float(np.sum([run.wall_seconds for run in group.metrics]))
     speeds = [run.series[SPEED].values for run in group.metrics if SPEED in run.series]
     return Cost(seconds, float(np.median(np.concatenate(speeds))) if speeds else float("nan"))
 
 
 def logged(group: RunGroup, tag: str) -> Series:
-    """The mean curve of a metric over a group's runs, weighted by seeds; empty if not logged."""
+    """Average a metric's curve over a group's runs, weighted by seeds; empty if not logged."""
     return metric_curves.mean_curve(
         (run.series[tag], seeds) for run, seeds in _runs(group) if tag in run.series
     )
 
 
 def negative_progress(group: RunGroup, network: str) -> Series:
-    """Share of updates that made some task worse to first order; empty if not logged."""
+    """Compute the share of updates that made some task worse; empty if not logged."""
     parts = ((metric_curves.negative_progress(run, network), seeds) for run, seeds in _runs(group))
     # A share needs more entries in a bin than a mean.
     return metric_curves.mean_curve(
@@ -171,7 +171,7 @@ def negative_progress(group: RunGroup, network: str) -> Series:
 
 
 def weight_shares(group: RunGroup, network: str) -> list[Series] | None:
-    """Each task's weight relative to the mean over tasks, in the order of `group.tasks`.
+    """Compute each task's weight relative to the mean over tasks, in the order of `group.tasks`.
 
     Returns:
         K series with the same steps; None if weights were not logged for every task at these.
@@ -186,7 +186,7 @@ def weight_shares(group: RunGroup, network: str) -> list[Series] | None:
 
 
 def update_share(group: RunGroup, network: str) -> Array | None:
-    """Share of each task in the squared length of the update, as if gradients were orthogonal.
+    """Compute each task's share of the squared update, as if gradients were orthogonal.
 
     Returns:
         `[K]` in the order of `group.tasks`: `(w_i‖g_i‖)²` over its sum over tasks, with means of w
@@ -196,24 +196,27 @@ def update_share(group: RunGroup, network: str) -> Array | None:
     shares: list[Array] = []
     counts: list[int] = []
     for run, seeds in _runs(group):
-        logs = [run.by_task(f"{network}/{what}") for what in ("weights", "task_gradient_norm")]
+        logs = [run.by_task(f"{network}/{name}") for name in ("weights", "task_gradient_norm")]
         if any(task not in log for log in logs for task in group.tasks):
             return None
         series = [[log[task] for task in group.tasks] for log in logs]
-        steps = reduce(np.intersect1d, (one.env_steps for each in series for one in each))
-        at = [[one.values[np.isin(one.env_steps, steps)] for one in each] for each in series]
-        parts = np.prod(np.array(at), axis=0) ** 2
-        whole = parts.sum(axis=0)
-        some = np.isfinite(whole) & (whole > 0)
-        if not some.any():
+        steps = reduce(np.intersect1d, (curve.env_steps for by_task in series for curve in by_task))
+        common = [
+            [curve.values[np.isin(curve.env_steps, steps)] for curve in by_task]
+            for by_task in series
+        ]
+        parts = np.prod(np.array(common), axis=0) ** 2
+        total = parts.sum(axis=0)
+        valid = np.isfinite(total) & (total > 0)
+        if not valid.any():
             return None
-        shares.append((parts[:, some] / whole[some]).mean(axis=1))
+        shares.append((parts[:, valid] / total[valid]).mean(axis=1))
         counts.append(seeds)
     return np.average(shares, axis=0, weights=counts)
 
 
 def _runs(group: RunGroup) -> list[tuple[RunMetrics, int]]:
-    """Metrics and number of seeds of each run."""
+    """Return metrics and number of seeds of each run."""
     return [
         (run, len(folder.config.get("seeds") or [0]))
         for run, folder in zip(group.metrics, group.folders, strict=True)

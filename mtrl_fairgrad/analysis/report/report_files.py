@@ -1,6 +1,4 @@
-"""The report of training runs: tables on the terminal and files, `report.csv` and `report.png`
-first.
-"""
+"""Write the report of training runs: tables on the terminal, report.csv, report.png and more."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mtrl_fairgrad.analysis.report.figure_files import as_png, pdf_figures
-from mtrl_fairgrad.analysis.report.formats import as_csv, as_latex, as_markdown, blocks_as_text
+from mtrl_fairgrad.analysis.report.formats import as_csv, as_latex, as_markdown, as_text
 from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
 from mtrl_fairgrad.analysis.run_groups import ReportError, pool
 from mtrl_fairgrad.runs.run_dir import RunFolder
@@ -27,8 +25,8 @@ def write_report(
     """Print the tables and write all files.
 
     Args:
-        paths: run folders, at least one.
-        folder: where report.csv and report.png go.
+        paths: one or more run folders.
+        folder: where to write report.csv and report.png.
         html: file for the page with all tables, figures and videos.
         latex: file for the tables, for a document that uses booktabs.
         markdown: file for the tables, for GitHub.
@@ -41,7 +39,7 @@ def write_report(
     """
     groups = pool([RunFolder.open(path) for path in paths], until)
     blocks = make_blocks(groups)
-    print(blocks_as_text(blocks))
+    print(as_text(blocks))
     contents = {
         folder / "report.csv": as_csv(groups).encode(),
         folder / "report.png": as_png(groups),

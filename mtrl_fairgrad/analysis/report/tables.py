@@ -32,13 +32,13 @@ class Table:
         return [self.head, *self.rows]
 
     def in_order(self, columns: list[int]) -> Table:
-        """The table with the given columns, by index."""
+        """Return the table with the given columns, by index."""
         rows = [[row[n] for n in columns] for row in self.rows]
         return replace(self, head=[self.head[n] for n in columns], rows=rows)
 
 
 def overview(block: Block) -> Table:
-    """A row for each group: success before training, at the end, at its best, and on average."""
+    """Tabulate success by group: before training, at the end, at its best, and on average."""
     head = ["method", "seeds", "env_steps", "untrained", "final", "best over course", "course mean"]
     rows = [
         [name, *_course(group)] for name, group in zip(row_names(block), block.groups, strict=True)
@@ -56,16 +56,20 @@ def _course(group: RunGroup) -> list[str]:
 
 
 def certainty(block: Block) -> Table:
-    """A row for each group: intervals of the last evaluation, and cost of the training."""
+    """Tabulate intervals of the last evaluation and cost of the training by group."""
     head = ["last evaluation", "mean", "interquartile mean", "wall-clock", "updates/s"]
     rows: list[list[str]] = []
     for name, group in zip(row_names(block), block.groups, strict=True):
-        took = cost(group)
-        speed = NOTHING if math.isnan(took.updates_per_second) else f"{took.updates_per_second:.3g}"
+        group_cost = cost(group)
+        speed = (
+            NOTHING
+            if math.isnan(group_cost.updates_per_second)
+            else f"{group_cost.updates_per_second:.3g}"
+        )
         intervals = [
             with_interval(interval) for interval in (group.final_interval, group.final_iqm)
         ]
-        rows.append([name, *intervals, duration(took.wall_seconds), speed])
+        rows.append([name, *intervals, duration(group_cost.wall_seconds), speed])
     notes = [
         "[ ]: 95 % intervals by stratified bootstrap, seeds resampled within each task; too narrow "
         "with few seeds, or if a seed's tasks succeed and fail together.",
@@ -82,7 +86,7 @@ def certainty(block: Block) -> Table:
 
 
 def by_task(block: Block) -> Table:
-    """A row for each task, a column for each group."""
+    """Tabulate final success by task and group."""
     rows: list[list[str]] = []
     for k, task in enumerate(block.tasks):
         last = [
@@ -101,7 +105,7 @@ def by_task(block: Block) -> Table:
 
 
 def update_shares(block: Block) -> list[Table]:
-    """For each network, the share of each task's gradient in the update; none for a single task."""
+    """Tabulate each task's share of the update, by network; empty for a single task."""
     if len(block.tasks) == 1:
         return []
     note = (
@@ -126,7 +130,7 @@ def update_shares(block: Block) -> list[Table]:
 
 
 def improvement(block: Block) -> Table | None:
-    """Probability that the row's group beats the column's; None for a single group."""
+    """Tabulate the probability that the row's group beats the column's; None for one group."""
     if len(block.groups) == 1:
         return None
     rows = [
@@ -148,7 +152,7 @@ def improvement(block: Block) -> Table | None:
 
 
 def seed_ranks(block: Block) -> list[Table]:
-    """Rank tests of seeds at the end and over training; none without groups of several seeds."""
+    """Tabulate rank tests of seeds, at the end and over training; empty for single seeds."""
     cells = [cell for row in block.seed_ranks for cell in row if cell is not None]
     if all(math.isnan(cell.final.p) for cell in cells):
         return []
@@ -175,7 +179,7 @@ def _rank(test: RankTest) -> str:
 
 
 def faults(block: Block) -> Table | None:
-    """A row for each numerical fault of a seed; None without any."""
+    """Tabulate the numerical faults by seed; None without any."""
     rows: list[list[str]] = []
     for name, group in zip(row_names(block), block.groups, strict=True):
         for same in group_by_task(group.faults):
@@ -205,7 +209,7 @@ def _chance(cell: Improvement | None, short: bool) -> str:
 
 
 def row_names(block: Block) -> list[str]:
-    """Names of rows: labels, numbered if columns are named by numbers."""
+    """Return the names of rows: labels, numbered if columns are named by numbers."""
     labels = [group.label for group in block.groups]
     return (
         [f"[{n}] {label}" for n, label in enumerate(labels, start=1)] if block.numbered else labels
@@ -213,7 +217,7 @@ def row_names(block: Block) -> list[str]:
 
 
 def column_names(block: Block) -> list[str]:
-    """Names of columns: labels, or numbers if labels would not fit."""
+    """Return the names of columns: labels, or numbers if labels would not fit."""
     labels = [group.label for group in block.groups]
     return [f"[{n}]" for n, _ in enumerate(labels, start=1)] if block.numbered else labels
 
@@ -255,7 +259,7 @@ def _notes(block: Block) -> list[str]:
 
 
 def _stopped_seeds(group: RunGroup) -> list[str]:
-    """A note for each seed, of single-task agents each seed and task, whose training stopped."""
+    """Return a note for each seed (and task, of single-task agents) whose training stopped."""
     single_task = group.config.get("agent.name") == "stl"
     stopped = {
         (fault.seed, single_task and fault.task): fault
@@ -273,18 +277,18 @@ def _stopped_seeds(group: RunGroup) -> list[str]:
 
 
 def plus_minus(mean: float, stderr: float) -> str:
-    """`0.600 ± 0.100`, or `0.600` if the error is NaN."""
+    """Format as `0.600 ± 0.100`, or `0.600` if the error is NaN."""
     return f"{mean:.3f}" if math.isnan(stderr) else f"{mean:.3f} ± {stderr:.3f}"
 
 
 def with_interval(interval: Interval, digits: int = 3) -> str:
-    """`0.650 [0.400, 0.800]`, or `0.650` if the interval is NaN."""
+    """Format as `0.650 [0.400, 0.800]`, or `0.650` if the interval is NaN."""
     value, low, high = (f"{number:.{digits}f}" for number in interval)
     return value if math.isnan(interval.low) else f"{value} [{low}, {high}]"
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Format as `42 s`, `3 min 20 s` or `2 h 05 min`."""
     if math.isnan(seconds):
         return NOTHING
     whole = round(seconds)

@@ -1,6 +1,7 @@
 """Which runs belong together, and what they are called."""
 
 from mtrl_fairgrad.analysis.report.formats import as_text
+from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
 from mtrl_fairgrad.analysis.run_groups import NOT_COMPARED, blocks_of, flatten
 from mtrl_fairgrad.config.schema import RESUMABLE
 from tests.support.fabricated_runs import FAIRGRAD, METHOD, PROTOCOL, groups_of
@@ -59,7 +60,7 @@ def test_labels_tell_what_sets_methods_apart(make):
         "ls (agent.width=400)",
         "cagrad",
     ]
-    text = as_text(groups)
+    text = as_text(make_blocks(groups))
     assert "[6] cagrad" in text and "final, by task" in text
     assert max(map(len, text.splitlines())) <= 120
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mtrl_fairgrad import evaluate, train, verify
-from mtrl_fairgrad.analysis.report.formats import blocks_as_text
+from mtrl_fairgrad.analysis.report.formats import as_text
 from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
 from mtrl_fairgrad.analysis.run_groups import pool
 from mtrl_fairgrad.envs.gymnasium_suite import GymnasiumSuite
@@ -102,7 +102,7 @@ def test_training_goes_on_with_no_row_lost_or_doubled_and_resumes_bit_for_bit(
     assert train.main([f"resume={parts}", "steps=60"]) == 0
     assert_same_checkpoint(whole, parts)
     assert rows(whole)[-2:] == rows(parts)[-2:] and state_of(whole) == state_of(parts)
-    text = " ".join(blocks_as_text(make_blocks(pool([RunFolder.open(parts)]))).split())
+    text = " ".join(as_text(make_blocks(pool([RunFolder.open(parts)]))).split())
     assert (
         "ls: 2 simulator workers died or hung and were replaced, which restarted their episodes."
         in text

@@ -11,7 +11,6 @@ from mtrl_fairgrad.analysis.report.formats import (
     as_latex,
     as_markdown,
     as_text,
-    blocks_as_text,
 )
 from mtrl_fairgrad.analysis.report.tables import certainty, duration, overview
 from mtrl_fairgrad.runs.metrics_log import SPEED
@@ -42,13 +41,13 @@ def test_the_terminal_shows_intervals_costs_and_who_beats_whom(make):
     better = {**COURSE, 1000: [[1.0, 1.0], [1.0, 1.0]]}
     path = make("a", better, method=LS)
     log(path, {SPEED: {1: 30.0, 500: 50.0}}, every=3700)
-    lines = lines_of(as_text(groups_of(path, make("b"))))
+    lines = lines_of(as_text(blocks_of_runs(path, make("b"))))
     assert "ls 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 1 h 01 min 40" in lines
     assert "fairgrad (α=2, sgd) 0.600 [0.500, 0.700] 0.700 [0.500, 0.700] – –" in lines
     assert "ls – 1.00 [1.00, 1.00]" in lines
     assert "fairgrad (α=2, sgd) 0.00 [0.00, 0.00] –" in lines
     assert "Compared at the last evaluation that both have, env_steps 1,000." in lines
-    assert max(map(len, as_text(groups_of(path, make("c"))).splitlines())) <= 120
+    assert max(map(len, as_text(blocks_of_runs(path, make("c"))).splitlines())) <= 120
 
 
 def test_one_seed_has_no_interval_in_any_format(make):
@@ -56,7 +55,7 @@ def test_one_seed_has_no_interval_in_any_format(make):
         make("a", {1000: [[0.5, 0.5]]}, seeds=[0]),
         make("b", {1000: [[1.0, 0.5]]}, seeds=[0], method=LS),
     )
-    for text in (blocks_as_text(blocks), as_markdown(blocks), as_latex(blocks)):
+    for text in (as_text(blocks), as_markdown(blocks), as_latex(blocks)):
         assert (
             "0.75" in text
         )  # the chance that ls is better: certain on one task, even on the other
@@ -80,7 +79,7 @@ def test_seeds_are_ranked_where_there_are_several(make):
 
 def test_one_group_beats_nobody(make):
     [block] = blocks_of_runs(make("a"))
-    assert "beats" not in as_markdown([block]) + as_latex([block]) + blocks_as_text([block])
+    assert "beats" not in as_markdown([block]) + as_latex([block]) + as_text([block])
 
 
 def test_markdown_tables_are_as_wide_as_their_headings_and_show_names_as_they_are(make):
@@ -125,7 +124,7 @@ def test_a_latex_row_never_begins_with_a_bracket(make):
 
 def test_each_protocol_has_its_own_tables_and_that_is_said(make):
     blocks = blocks_of_runs(make("a"), make("b", method=LS, env={"horizon": 150}))
-    for text in (as_markdown(blocks), as_latex(blocks), blocks_as_text(blocks)):
+    for text in (as_markdown(blocks), as_latex(blocks), as_text(blocks)):
         assert "2 protocols. Numbers of different protocols are neither averaged" in text
         assert "beats" not in text  # two groups, but nothing to compare
         assert "horizon 150" in text and "horizon 500" in text

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from mtrl_fairgrad.analysis.report import html
-from mtrl_fairgrad.analysis.report.formats import as_latex, as_markdown, blocks_as_text
+from mtrl_fairgrad.analysis.report.formats import as_latex, as_markdown, as_text
 from mtrl_fairgrad.analysis.report.html import as_html
 from mtrl_fairgrad.runs.fault_log import Fault, encode_faults
 from mtrl_fairgrad.runs.metrics_log import SPEED
@@ -214,7 +214,7 @@ def test_films_are_embedded_in_the_order_of_tasks_while_there_is_room(make, monk
     path = make("a")
     (path / "films").mkdir()
     for name, size in (("other", 30), ("push-v3", 40), ("reach-v3", 50)):
-        (path / "films" / f"{name}.mp4").write_bytes(bytes([size] * size))
+        (path / "films" / f"{name}-seed0-goal3.mp4").write_bytes(bytes([size] * size))
     found = Page(as_html(blocks_of_runs(path)))
     assert videos(found) == [
         "data:video/mp4;base64," + base64.b64encode(bytes([size] * size)).decode()
@@ -223,7 +223,7 @@ def test_films_are_embedded_in_the_order_of_tasks_while_there_is_room(make, monk
     monkeypatch.setattr(html, "VIDEO_BYTES", 85)
     found = Page(as_html(blocks_of_runs(path)))
     assert len(videos(found)) == 2
-    assert f"Left out to limit the page's size: push-v3 · {METHOD}." in found.words
+    assert f"Left out to limit the page's size: push-v3-seed0-goal3 · {METHOD}." in found.words
 
 
 def test_the_page_says_where_its_runs_come_from_without_naming_other_folders(make, tmp_path):
@@ -261,11 +261,11 @@ def test_faults_stand_in_every_format_escaped_and_a_stopped_seed_is_noted(make):
         f"{METHOD}: training of seed 1 stopped at update 200; its numbers are those of the policy "
         "at that point."
     )
-    terminal = " ".join(blocks_as_text(block).split())
+    terminal = " ".join(as_text(block).split())
     assert stopped in words and stopped in terminal
     assert (
         f"{METHOD}: seed 0: actor: the method's equation was not solved in 300 of 400 updates"
         in terminal
     )
     assert "Numerical faults" in as_markdown(block) and "Numerical faults" in as_latex(block)
-    assert max(map(len, blocks_as_text(blocks_of_runs(path)).splitlines())) <= 120
+    assert max(map(len, as_text(blocks_of_runs(path)).splitlines())) <= 120

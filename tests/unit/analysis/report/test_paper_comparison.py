@@ -6,7 +6,7 @@ import io
 import pytest
 
 from mtrl_fairgrad.analysis.paper_tables import paper_table
-from mtrl_fairgrad.analysis.report.formats import as_csv, as_latex, as_markdown, blocks_as_text
+from mtrl_fairgrad.analysis.report.formats import as_csv, as_latex, as_markdown, as_text
 from mtrl_fairgrad.analysis.report.paper_comparison import (
     PRINTED,
     differences,
@@ -104,7 +104,7 @@ def test_the_difference_between_the_protocols_is_spelled_out(mt10):
     assert found["seeds"] == ("10", "1")
     [warning] = table4_comparison(block).notes
     assert "horizon 150" in warning and "under mt10," in warning
-    for text in (as_markdown([block]), as_latex([block]), blocks_as_text([block])):
+    for text in (as_markdown([block]), as_latex([block]), as_text([block])):
         assert "Table 4" in text and "version 1 rewards" in text
 
 
