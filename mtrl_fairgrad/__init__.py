@@ -6,7 +6,7 @@
 
 The public names are those of `mtrl_fairgrad.weighting` and `mtrl_fairgrad.gradients`. They are
 imported on first use, so that `import mtrl_fairgrad` alone loads neither PyTorch nor NumPy: worker
-processes with simulators and the check of a command line need none of them.
+processes with simulators and command-line checks need neither.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_ROOMS = ("weighting", "gradients")
+_PUBLIC_SUBPACKAGES = ("weighting", "gradients")
 _DEPRECATED = {
     "make": "make_method",
     "names": "method_names",
@@ -54,20 +54,20 @@ def __dir__() -> list[str]:
 
 
 def _public_names() -> dict[str, Any]:
-    """Return what the rooms export: name -> object."""
+    """Return the public names of the subpackages: name -> object."""
     from importlib import import_module
     from types import ModuleType
 
     return {
         name: value
-        for room in _ROOMS
-        for name, value in vars(import_module(f"{__name__}.{room}")).items()
+        for subpackage in _PUBLIC_SUBPACKAGES
+        for name, value in vars(import_module(f"{__name__}.{subpackage}")).items()
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
 
 
 def _is_submodule(name: str) -> bool:
-    """Tell submodules apart without PyTorch, for `from mtrl_fairgrad import train`."""
+    """Whether a name is a submodule, without PyTorch, for `from mtrl_fairgrad import train`."""
     from importlib.util import find_spec
 
     return find_spec(f"{__name__}.{name}") is not None

@@ -1,13 +1,12 @@
-"""Evaluate a run's policy, or an exported one: `python -m mtrl_fairgrad.evaluate RUN`, each of 50
-goals exactly once.
+"""Evaluate the policy of a run, or an exported one: `python -m mtrl_fairgrad.evaluate RUN`.
 
-A goal distinguishes a task's episodes: Meta-World's goal (one where goals are frozen), Gymnasium's
-reset seed. Environments are made as in training; for a run of env=gymnasium this imports the
-modules that it names, so evaluate only runs from people you trust. RUN is a run folder, or the
-.json or .pt2 of an exported policy, which is evaluated under the protocol in its description
-(loading a policy may run code). The command writes a table of success and return, goals.csv with
-every episode and goals.png with a map of every task; `--video` records episodes, `--export` writes
-the policy as a program that runs without this project.
+Each of 50 goals is played exactly once. A goal distinguishes a task's episodes: Meta-World's goal
+(one where goals are frozen), Gymnasium's reset seed. Environments are made as in training; for a
+run of env=gymnasium this imports the modules that it names, so evaluate only runs from people you
+trust. RUN is a run folder, or the .json or .pt2 of an exported policy, which is evaluated under the
+protocol in its description (loading a policy may run code). The command writes a table of success
+and return, goals.csv with every episode and goals.png with a map of every task; `--video` records
+episodes, `--export` writes the policy as a program that runs without this project.
 """
 
 from __future__ import annotations
@@ -26,10 +25,9 @@ from mtrl_fairgrad.utils.validation import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Evaluate as the command line asks; returns the exit code."""
+    """Run the command line; returns the exit code."""
     try:
         options = EvaluationOptions(**vars(_parser().parse_args(arguments)))
-        options.check()
         from mtrl_fairgrad.envs.workers.pool import WorkerError, WorkerLost
 
         try:

@@ -1,5 +1,4 @@
-"""Report on runs: `python -m mtrl_fairgrad.report RUNS... [--out DIR] [--html FILE] [--until STEPS]
-…`.
+"""Report on runs: `python -m mtrl_fairgrad.report RUN... [--out DIR] [--html FILE] …`.
 
 For supervised runs it compares the results with the paper's tables, see
 `mtrl_fairgrad.supervised.paper_comparison`.
@@ -51,13 +50,13 @@ def report(
     """Report on training runs or on supervised runs; returns the folder of report.csv.
 
     Args:
-        paths: run folders, at least one, all of one kind. Supervised runs have tables only.
+        paths: one or more run folders, all of one kind. Supervised runs have tables only.
         out: where to write; by default the run's folder if there is only one, else ./report.
-        html: see `write_report`, like the others.
-        latex: see there.
-        markdown: see there.
-        figures: see there.
-        until: see there.
+        html: see `write_report`.
+        latex: see `write_report`.
+        markdown: see `write_report`.
+        figures: see `write_report`.
+        until: see `write_report`.
 
     Raises:
         ValueError: the runs cannot be reported, or a file cannot be written.
@@ -79,7 +78,7 @@ def report(
 
 
 def _are_supervised(paths: Sequence[Path]) -> bool:
-    """Whether the folders are of supervised runs; ValueError if kinds differ or one has no run."""
+    """Whether the folders hold supervised runs; ValueError if kinds differ or one has no run."""
     kinds: dict[bool, Path] = {}
     for path in paths:
         supervised = (
@@ -99,10 +98,10 @@ def _are_supervised(paths: Sequence[Path]) -> bool:
 
 
 def _env_steps(text: str) -> int:
-    """The type of an argument in env_steps."""
+    """Parse an argument in env_steps."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of env_steps: give an integer from 0 on, such as 100000"
+            f"{text!r} is not a number of env_steps: give an integer of at least 0, such as 100000"
         )
     return int(text)
 

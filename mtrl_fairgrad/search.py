@@ -1,10 +1,10 @@
-"""Search for the best α of a training: `python -m mtrl_fairgrad.search seeds=[0,1,2]
-run_dir=runs/alpha hydra/launcher=parallel`.
+"""Search for the best α: `python -m mtrl_fairgrad.search seeds=[0,1,2] run_dir=runs/alpha`.
 
-Takes the options of mtrl_fairgrad.train and sweeps over α: first search.coarse=[1,2,5,10], then a
-grid with search.step=0.1 within search.radius=0.5 of the best so far. The best α has the highest
-final success, mean over tasks and seeds. Every run has its own folder below run_dir, so repeating
-the command resumes the search; search.csv there lists the results.
+Takes the options of mtrl_fairgrad.train, hydra/launcher=parallel included, and sweeps over α: first
+search.coarse=[1,2,5,10], then a grid with search.step=0.1 within search.radius=0.5 of the best so
+far. The best α has the highest final success, mean over tasks and seeds. Every run has its own
+folder below run_dir, so repeating the command resumes the search; search.csv there lists the
+results.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _parse(words: Sequence[str]) -> tuple[list[str], SearchConfig, Path]:
     """Split the command line into overrides of the training, search options and folder.
 
     Raises:
-        ConfigError: a word that contradicts a search.
+        ConfigError: an override is not allowed in a search.
     """
     search_words = [word for word in words if word.startswith("search.")]
     folders = [word.partition("=")[2] for word in words if word.startswith("run_dir=")]
@@ -56,7 +56,7 @@ def _parse(words: Sequence[str]) -> tuple[list[str], SearchConfig, Path]:
         key, _, value = word.partition("=")
         if key in ("alpha", "method.alpha"):
             raise ConfigError(
-                f"{word} was given, but a search looks for it: drop it, or give search.coarse=[…].",
+                f"{word} was given, but a search varies α: drop it, or give search.coarse=[…].",
                 key,
                 value,
             )
@@ -74,15 +74,15 @@ def _parse(words: Sequence[str]) -> tuple[list[str], SearchConfig, Path]:
 
 
 def search(overrides: Sequence[str], options: SearchConfig, folder: Path) -> int:
-    """Train a round of α after the other, each as one sweep; returns the exit code.
+    """Train rounds of α, each as one sweep; returns the exit code.
 
     Args:
-        overrides: of the training.
-        options: what to try.
-        folder: contains a run folder per run.
+        overrides: overrides of the training.
+        options: values of α to try.
+        folder: parent of the run folders.
 
     Raises:
-        ValueError: results in the folder that cannot be compared.
+        ValueError: results in the folder cannot be compared.
     """
     alpha_search: AlphaSearch[RunGroup] = AlphaSearch(
         options, _scores, ("seeds", "final", "final_stderr"), _cells
@@ -91,7 +91,7 @@ def search(overrides: Sequence[str], options: SearchConfig, folder: Path) -> int
     while alphas := alpha_search.next_alphas():
         values = ",".join(f"{alpha:.10g}" for alpha in alphas)
         print(f"α: {values}", flush=True)
-        # Finished runs are included, since only the training can tell; it skips them.
+        # Finished runs are included: the training recognises and skips them.
         sweep = ["--multirun", *overrides, f"alpha={values}", f"hydra.sweep.dir='{quoted_folder}'"]
         code = train.main(sweep)
         if code:
@@ -112,7 +112,7 @@ def _groups(folder: Path, alphas: Sequence[float]) -> dict[float, RunGroup]:
     """Return the runs of each α with their seeds pooled.
 
     Raises:
-        ConfigError: runs of one α that differ in more than seeds.
+        ConfigError: runs of one α differ in more than seeds.
     """
     groups: dict[float, RunGroup] = {}
     runs = [RunFolder.open(path.parent) for path in sorted(folder.glob("*/config.yaml"))]
@@ -129,7 +129,7 @@ def _groups(folder: Path, alphas: Sequence[float]) -> dict[float, RunGroup]:
 
 
 def _scores(groups: Mapping[float, RunGroup]) -> dict[float, float]:
-    """Score by final success; of equals, such as where nothing is learned, the first tried wins."""
+    """Score by negative final success; of equal values, the first tried has the lowest score."""
     return {
         alpha: 1e-9 * position - group.final.mean
         for position, (alpha, group) in enumerate(groups.items())

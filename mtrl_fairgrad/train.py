@@ -27,12 +27,14 @@ from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.validation import ConfigError
 
 LOCATION_KEYS = ("run_dir", "resume")
-"""Overrides that say where a run is; not taken over from a run that is resumed."""
+"""Overrides that locate a run; they are not restored when it is resumed."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 1 after a fault, 2 for a mistake in the
-    command line, 128 + signal after a stop.
+    """Run the command line.
+
+    Returns:
+        exit code: 0, 1 after a fault, 2 after a user error, 128 + signal after a stop.
     """
     try:
         arguments = _with_stored_overrides(sys.argv[1:] if arguments is None else arguments)
@@ -42,16 +44,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _with_stored_overrides(given: list[str]) -> list[str]:
-    """With `resume=FOLDER`, put the run's own overrides and its number of steps before `given`."""
+    """With `resume=FOLDER`, put the run's stored overrides and steps before `given`."""
     resumed = [argument.partition("=")[2] for argument in given if argument.startswith("resume=")]
     if not resumed or resumed[-1] in ("", "null", AUTO):
         return given
     folder = RunFolder.open(Path(resumed[-1]))
     try:
-        words = stored_overrides(folder.manifest.get("overrides", []))
+        overrides = stored_overrides(folder.manifest.get("overrides", []))
     except ConfigError as error:
         raise ConfigError(f"resume={folder.path}: {error}") from None
-    stored = [word for word in words if word.partition("=")[0] not in LOCATION_KEYS]
+    stored = [word for word in overrides if word.partition("=")[0] not in LOCATION_KEYS]
     return [*stored, f"steps={folder.steps}", *given]
 
 
@@ -67,7 +69,7 @@ def start(config: Config, overrides: list[str]) -> int:
     """Check a configuration and train it; returns the exit code.
 
     Raises:
-        ConfigError: a mistake in the configuration, found before anything is created.
+        ConfigError: a mistake in the configuration, detected before anything is created.
         RunFolderError: the folder cannot be made or read.
     """
     config.env.tasks = list(task_names(config.env))
@@ -85,8 +87,8 @@ def start(config: Config, overrides: list[str]) -> int:
     folder = open_folder(config, overrides, str(device))
     if auto_resume and is_finished(folder, config.steps):
         print(
-            f"nothing is left to do: the run in {folder.path} is finished at env_steps "
-            f"{config.steps}"
+            f"nothing is left to do: the run in {folder.path} "
+            f"is finished at env_steps {config.steps}"
         )
         if not (folder.path / "report.csv").is_file():
             finish(folder)
@@ -111,7 +113,7 @@ def run_training(config: Config, folder: RunFolder) -> int:
                 trainer.logger.log(f"note: {note}")
             try:
                 loop.run(trainer)
-            except RunFolderError as error:  # a fault now, no mistake in the command line
+            except RunFolderError as error:  # a fault during training is not a user error
                 raise TrainingFault(str(error)) from error
             trainer.evaluator.log_summary()
             trainer.fault_monitor.log_summary()
@@ -138,7 +140,7 @@ def finish(folder: RunFolder) -> None:
 
 
 if __name__ == "__main__":
-    # Imported under its real name, so that launchers' processes find the functions of this file.
+    # Imported by name, so that processes of launchers can unpickle the functions of this file.
     from mtrl_fairgrad import train
 
     sys.exit(train.main())

@@ -1,10 +1,9 @@
-"""Verify a run folder: `python -m mtrl_fairgrad.verify RUN [--json]` tells whether its report can
-be trusted.
+"""Verify that a run's report can be trusted: `python -m mtrl_fairgrad.verify RUN [--json]`.
 
 It reads everything and changes nothing:
 
     configuration   config.yaml is the one that the run began with (`steps` may have grown)
-    manifest        names what the numbers depend on
+    manifest        contains versions, commit, machine and protocol
     evaluations     every due env_steps × seed × task exactly once, in order, up to the run's end
     checkpoints     every file has its SHA-256, the newest checkpoint is at the run's end
     history         manifest, evaluations and curves begin as when the checkpoints were made

@@ -1,1 +1,1 @@
-"""What the commands share: Hydra entry point, multirun, the filter of overrides."""
+"""Hydra entry point, multirun and filter of overrides, shared by the commands."""

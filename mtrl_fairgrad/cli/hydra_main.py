@@ -1,4 +1,4 @@
-"""Run a command with the configuration that Hydra composes; errors become one sentence."""
+"""Run a command with a configuration composed by Hydra; errors are reported in one sentence."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ class Command:
     root: str
     """Primary file of configs/, without `.yaml`."""
     schema: Callable[[], Any]
-    """Make the typed configuration with its defaults; a group whose keys depend on the choice is an
-    empty dictionary.
-    """
+    """Make the typed defaults; a group whose keys depend on the choice is an empty dictionary."""
 
 
 TRAIN = Command("mtrl_fairgrad.train", "config", partial(Config, method={}))
@@ -67,8 +65,8 @@ TRAIN = Command("mtrl_fairgrad.train", "config", partial(Config, method={}))
 class Job:
     """The function that Hydra calls with each composed configuration.
 
-    It keeps a `ConfigError` instead of raising it, since Hydra would print a page. A launcher
-    pickles it for other processes; their results come back through `Sweep`.
+    It stores a `ConfigError` instead of raising it, since Hydra would print a long traceback. A
+    launcher pickles the job for other processes, whose results are returned through `Sweep`.
     """
 
     def __init__(self, task: Task) -> None:
@@ -91,17 +89,17 @@ class Job:
 
 
 def run_with_hydra(task: Task, arguments: list[str], command: Command = TRAIN) -> int:
-    """Compose the configuration, or with --multirun several, and call `task` with each.
+    """Compose one configuration, or several with --multirun, and call `task` with each.
 
     Args:
         task: importable by other processes. Its `ConfigError`s are reported in one sentence; other
             exceptions propagate, except in a multirun. It may return an exit code.
         arguments: the command line without the program's name.
-        command: the command that was called.
+        command: the command to run.
 
     Returns:
-        Exit code: 2 after a `ConfigError`, else the task's. Of a multirun: 0, or the code of the
-        runs that failed, or 1 if they differ.
+        exit code: 2 after a `ConfigError`, else the task's. After a multirun: 0, or the code of the
+        runs that failed, or 1 if their codes differ.
     """
     import hydra
 
@@ -142,7 +140,7 @@ def _command_line(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def _store_methods_without_file(arguments: Sequence[str]) -> None:
-    """Let `method=NAME` choose a method of another package.
+    """Make methods of other packages available as `method=NAME`.
 
     An entry point is imported only if it is chosen, to make its options known to Hydra.
     """
@@ -166,7 +164,7 @@ def _explain(error: Exception, arguments: Sequence[str], command: Command) -> st
         return f"Hydra's launcher {plugin[1]} is not installed: {install}."
     ambiguous = re.match(r"Ambiguous value for argument '(.*?)'", text)
     if ambiguous:
-        return f"{ambiguous[1]} names several runs: add --multirun to do all."
+        return f"{ambiguous[1]} names several runs: add --multirun to run all."
     if isinstance(error, MissingConfigException) and error.options:
         group, _, value = str(error.missing_cfg_file).rpartition("/")
         allowed = ", ".join(error.options)
@@ -182,9 +180,7 @@ def _explain(error: Exception, arguments: Sequence[str], command: Command) -> st
             key = argument.partition("=")[0].lstrip("+~")
             if f"'{key}'" in text or key == full_key:
                 hint = _hint(key, sorted(dotted_keys(to_dict(command.schema()))))
-                return (
-                    f"{key} is no option here{hint}; python -m {command.module} --help lists all."
-                )
+                return f"{key} is not an option{hint}; python -m {command.module} --help lists all."
     line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return f"{line.rstrip('.')}; python -m {command.module} --help lists what is allowed."
 
@@ -195,7 +191,7 @@ def _hint(value: str, known: Sequence[str]) -> str:
 
 
 def dotted_keys(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all options; an empty dictionary means any choice of a group."""
+    """Yield the dotted names of all options; an empty dictionary stands for any choice."""
     for key, value in config.items():
         yield f"{prefix}{key}"
         if isinstance(value, dict):

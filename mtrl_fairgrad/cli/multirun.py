@@ -3,9 +3,9 @@
     python -m mtrl_fairgrad.train -m method=ls,fairgrad seeds=[0],[1],[2] hydra/launcher=parallel
 
 A run's folder is named after its overrides. Repeating the command skips finished runs and resumes
-the others; a failing run does not stop the sweep. Hydra does not hand back the return values of its
-jobs, and a killed job returns nothing, so each job writes its result to a file in the sweep's
-folder, from which the launching process reads it.
+the others; a failing run does not stop the sweep. Hydra does not return the results of its jobs,
+and a killed job has none, so each job writes its result to a file in the sweep's folder, from which
+the launching process reads it.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ Task = Callable[[DictConfig], int | None]
 """Runs one composed configuration; returns an exit code, None for 0."""
 
 MAX_ATTEMPTS = 3
-"""How often a sweep is started in all when joblib's process pool breaks."""
+"""Total number of times that a sweep is started if joblib's process pool breaks."""
 
 MAX_NAME_LENGTH = 150
 """Characters of a folder's name; file systems allow 255 bytes."""
 
 _UNNAMED_KEYS = RESUMABLE - {"steps"} | {"run_dir"}
-"""Options that do not make another run and so are left out of its name."""
+"""Options that are left out of a run's name, since they do not change its results."""
 _KEY_ORDER = {field.name: position for position, field in enumerate(fields(Config))}
 
 
@@ -72,7 +72,7 @@ OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 def is_multirun() -> bool:
-    """Tell whether this process runs a job of a multirun."""
+    """Whether this process runs a job of a multirun."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
@@ -90,7 +90,7 @@ def assign_run_folder(config: Config, overrides: Sequence[str]) -> None:
 
 
 def _is_sequential() -> bool:
-    """Tell whether the jobs run one after the other in the launching process."""
+    """Whether the jobs run sequentially in the launching process."""
     return str(HydraConfig.get().launcher["_target_"]).endswith(".BasicLauncher")
 
 
@@ -100,15 +100,15 @@ def _sweep_folder(hydra: Any) -> Path:
 
 
 class SweepFolderCallback(Callback):
-    """Hydra callback that tells the launching process the sweep's folder.
+    """Hydra callback that stores the sweep's folder for the launching process.
 
-    Hydra makes the instance, so the result is stored in the class.
+    Hydra creates the instance, so the folder is stored in the class.
     """
 
     folder: ClassVar[Path | None] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called by Hydra before it launches anything."""
+        """Store the folder; called by Hydra before it launches anything."""
         SweepFolderCallback.folder = _sweep_folder(config.hydra)
 
 
@@ -119,7 +119,7 @@ class JobResult:
     number: int
     name: str
     code: int
-    """Exit code as of a run of its own."""
+    """Exit code, as if the run had been started alone."""
     message: str = ""
     """The error in one sentence; empty after success."""
 
@@ -138,7 +138,7 @@ class Sweep:
         return SweepFolderCallback.folder is not None
 
     def run(self, main: Callable[[], object]) -> None:
-        """Call Hydra's main function; in a multirun, restart broken pools and keep launcher errors.
+        """Call Hydra's main function; in a multirun, restart broken pools, record launcher errors.
 
         Raises:
             HydraException, OmegaConfBaseException, ValueError: a mistake in the command line.
@@ -153,8 +153,8 @@ class Sweep:
             except BaseException as error:
                 if not self.started or isinstance(error, SystemExit):
                     raise
-                # joblib ends all its processes when one of them is killed, for lack of memory for
-                # example.
+                # joblib ends all its processes when one of them is killed, such as when memory
+                # runs out.
                 if isinstance(error, BrokenProcessPool) and attempt < MAX_ATTEMPTS:
                     print(
                         "note: a process of the sweep was killed; "
@@ -165,7 +165,7 @@ class Sweep:
                 if isinstance(error, KeyboardInterrupt):
                     self._launcher_error = (130, "the sweep was stopped")
                 else:
-                    # submitit gives up at the first job without a result; its other jobs go on.
+                    # submitit raises at the first job without a result; its other jobs continue.
                     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                     self._launcher_error = (
                         1,
@@ -177,8 +177,7 @@ class Sweep:
         """Run one job and write its result; returns its exit code.
 
         Raises:
-            KeyboardInterrupt: the run was stopped by a signal, and the jobs run one after the
-                other.
+            KeyboardInterrupt: the run was stopped by a signal, and the jobs run sequentially.
         """
         hydra = HydraConfig.get()
         prefix = f"[#{hydra.job.num}] "
@@ -198,7 +197,7 @@ class Sweep:
         """Print the results of all runs that have ended.
 
         Returns:
-            Exit code: 0, the code of the runs that failed, or 1 if these differ.
+            exit code: 0, the code of the runs that failed, or 1 if their codes differ.
         """
         sweep = SweepFolderCallback.folder
         assert sweep is not None
@@ -229,7 +228,7 @@ class Sweep:
 
 
 def _run_task(task: Task, composed: DictConfig) -> tuple[int, str]:
-    """Return a run's exit code and the error's sentence; exceptions do not propagate."""
+    """Return a run's exit code and error message; exceptions do not propagate."""
     try:
         code = task(composed) or 0
     except (ConfigError, RunFolderError) as error:
@@ -253,7 +252,7 @@ def _prefixed_output(prefix: str) -> Iterator[None]:
 
 
 class _PrefixedLines(io.TextIOBase):
-    """Passes on whole lines, so that lines of several processes do not mix."""
+    """Writes only whole lines, so that lines of several processes do not mix."""
 
     def __init__(self, stream: TextIO, prefix: str) -> None:
         self._stream = stream
@@ -261,7 +260,7 @@ class _PrefixedLines(io.TextIOBase):
         self._incomplete = ""
 
     def write(self, text: str) -> int:
-        """Write the complete lines and keep the rest."""
+        """Write the complete lines and buffer the rest."""
         *lines, self._incomplete = (self._incomplete + text).split("\n")
         self._stream.write("".join(f"{self._prefix}{line}\n" for line in lines))
         return len(text)

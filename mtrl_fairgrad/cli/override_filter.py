@@ -1,8 +1,8 @@
-"""Allow-list of command-line words that reach Hydra, and of overrides stored in a run folder.
+"""Allow-list of command-line words for Hydra, and of overrides stored in a run folder.
 
 Hydra's own configuration can instantiate any class (`_target_`, logging factories), unpickle
 (`--experimental-rerun`), read further folders and write files anywhere. Training needs none of
-that, so only this project's options pass, and those of Hydra's that say where and how a sweep runs.
+that, so only this project's options pass, and Hydra's options for folder and launcher of a sweep.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HYDRA_KEYS = re.compile(
     r"hydra/launcher|hydra\.launcher\.[\w.]+|hydra\.sweep\.(dir|subdir)|hydra\.mode"
 )
 _INDIRECT = re.compile(r"_target_|[${]")
-"""What can spell a class name: a mapping, or an interpolation that hides one."""
+"""Syntax that may contain a class name: a mapping, or an interpolation."""
 
 
 def filter_overrides(words: Sequence[str]) -> list[str]:
@@ -55,7 +55,7 @@ def filter_overrides(words: Sequence[str]) -> list[str]:
         elif word.startswith("-"):
             if word not in FLAGS:
                 raise ConfigError(
-                    f"{word} is no option here: write key=value; --help lists all.", word
+                    f"{word} is not an option: write key=value; --help lists all.", word
                 )
             flags.append(word)
         else:
@@ -65,10 +65,10 @@ def filter_overrides(words: Sequence[str]) -> list[str]:
 
 
 def stored_overrides(stored: object) -> list[str]:
-    """Return the overrides in a run's manifest if they are ones that training stores.
+    """Validate the overrides in a run's manifest, which is untrusted, and return them.
 
     Raises:
-        ConfigError: anything else; a run folder is untrusted.
+        ConfigError: training never stores such overrides.
     """
     if not isinstance(stored, list):
         raise ConfigError(
@@ -87,8 +87,10 @@ def stored_overrides(stored: object) -> list[str]:
 
 
 def _is_storable(word: str) -> bool:
-    """Refuse flags, deletions, Hydra's options, and resolvers, which read data of this machine;
-    interpolations of other options are allowed.
+    """Whether training may have stored this override.
+
+    It stores no flags, deletions, options of Hydra or resolvers, which read data of this machine.
+    Interpolations of other options are allowed.
     """
     key = word.lstrip("+").partition("=")[0]
     return not re.match(r"-|~|hydra\b", key) and not re.search(r"\$\{[^}]*:", word)
@@ -144,8 +146,8 @@ def _check_override(word: str) -> None:
 def _check_hydra_override(word: str, key: str, value: str) -> None:
     if not _HYDRA_KEYS.fullmatch(key) or (key == "hydra.mode" and value != "MULTIRUN"):
         raise ConfigError(
-            f"{word} is not allowed: of Hydra's own options only hydra/launcher, hydra.launcher.…, "
-            "hydra.sweep.dir, hydra.sweep.subdir and hydra.mode=MULTIRUN are.",
+            f"{word} is not allowed; allowed of Hydra's own options: hydra/launcher, "
+            "hydra.launcher.…, hydra.sweep.dir, hydra.sweep.subdir and hydra.mode=MULTIRUN.",
             key,
             value,
         )

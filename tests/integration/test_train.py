@@ -280,7 +280,7 @@ MISTAKES = [
     (["preset=fast"], "preset=fast is unknown; allowed: cpu, none, quick"),
     (["env.tasks=[reach-v3,drawer-clsoe-v3]"], "drawer-close-v3"),
     (["env=mt1"], "task"),
-    (["agent.wdith=3"], "agent.wdith is no option here; did you mean agent.width?"),
+    (["agent.wdith=3"], "agent.wdith is not an option; did you mean agent.width?"),
     (["alpha=-2"], "alpha=-2"),
     (["alpha=nan"], "alpha=nan"),
     (["method=ls", "alpha=2"], "method=ls has no alpha"),
