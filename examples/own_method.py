@@ -1,7 +1,9 @@
 """A method of your own, registered in one line, in a training loop and in the agent.
 
-python examples/own_method.py
-python examples/own_method.py preset=quick steps=2000     # trains MT10 with it, needs [rl]
+    python examples/own_method.py
+    python examples/own_method.py preset=quick steps=2000     # trains MT10 with it
+
+The second command needs `pip install "mtrl-fairgrad[rl]"`.
 """
 
 import sys
@@ -27,14 +29,14 @@ class InverseNorm(GramianWeighting):
         self.power = power
 
     def forward(self, gramian: Tensor) -> Weights:
-        """Weights `[..., K]` for a Gramian `[..., K, K]`; a zero gradient has weight 0."""
+        """Return weights `[..., K]` for a Gramian `[..., K, K]`; a zero gradient has weight 0."""
         norms = gramian.diagonal(dim1=-2, dim2=-1).sqrt()
         weights = torch.where(norms > 0, norms.pow(-self.power), 0)
         return Weights(weights, {"norms": norms})
 
 
 def main() -> None:
-    """One step of a training loop."""
+    """Take one step of a training loop."""
     torch.manual_seed(0)
     encoder = nn.Linear(4, 8)
     heads = nn.ModuleList(nn.Linear(8, 1) for _ in range(2))

@@ -15,7 +15,7 @@ STEPS = 300
 
 
 def make_data() -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Inputs `[256, 8]` and for each task targets `[256, 1]`."""
+    """Return inputs `[256, 8]` and for each task targets `[256, 1]`."""
     inputs = torch.randn(256, 8)
     first = inputs @ torch.randn(8, 1)
     second = 0.1 * torch.tanh(inputs @ torch.randn(8, 1))

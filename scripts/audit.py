@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             line for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
         )
         with urllib.request.urlopen(ADVISORIES.format(*pinned.split("==")), timeout=20):
-            pass  # can advisories be reached? ask before installing pip-audit
+            pass  # check that advisories can be reached before installing pip-audit
         report = audit(given.folder)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         report = {"dependencies": [], "unreachable": f"{type(error).__name__}: {error}"}
@@ -66,8 +66,9 @@ def audit(folder: Path) -> dict[str, Any]:
 
 
 def verdict(report: dict[str, Any]) -> tuple[bool | None, list[str]]:
-    """Return whether no vulnerability is known, None if some packages could not be checked, and
-    the lines to print, the verdict last.
+    """Return whether no vulnerability is known, and the lines to print, the verdict last.
+
+    The first value is None if some packages could not be checked.
     """
     checked = [each for each in report["dependencies"] if "vulns" in each]
     skipped = [each for each in report["dependencies"] if "vulns" not in each]
@@ -87,8 +88,8 @@ def verdict(report: dict[str, Any]) -> tuple[bool | None, list[str]]:
             skipped[0].get("skip_reason", "") if skipped else "no answer"
         )
         return None, [
-            f"audit: NOT done for {len(skipped) or 'all'} packages, advisories are out of reach "
-            f"({why})"
+            f"audit: NOT done for {len(skipped) or 'all'} packages, "
+            f"advisories are out of reach ({why})"
         ]
     return True, [f"audit: none of {len(checked)} packages has a known vulnerability"]
 

@@ -41,7 +41,7 @@ STATUS = Path("/proc/self/status")
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak memory of this process so far."""
+    """Return the peak memory of this process so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if STATUS.exists():  # on Linux getrusage starts at the parent's peak
@@ -57,8 +57,10 @@ def peak_bytes(device: torch.device) -> int:
 def measure(
     case: str, device: torch.device, batch_size: int, width: int, steps: int
 ) -> dict[str, Any]:
-    """Train for a few steps of Adam; return the peak, the seconds of the fastest step after the
-    first, and the size of the Jacobian.
+    """Train for a few steps of Adam and measure them.
+
+    Returns:
+        The peak, the seconds of the fastest step after the first, and the size of the Jacobian.
     """
     name, _, tasks_per_pass = case.partition(":")
     torch.manual_seed(0)
@@ -109,7 +111,7 @@ def measure_in_process(case: str, options: list[str]) -> dict[str, Any]:
 
 
 def table(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """One row a case; `jacobians_beyond_ls` is its peak minus that of `ls`, in Jacobians."""
+    """Make a row for each case; `jacobians_beyond_ls` is its excess peak over `ls`, in Jacobians."""
     rows: list[dict[str, Any]] = []
     for case in rounds[0]:
         results = [cases[case] for cases in rounds]

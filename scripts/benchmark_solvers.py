@@ -91,7 +91,7 @@ def graddrop_peer(tasks: int) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def rows() -> list[Comparison]:
-    """All built-in methods, FairGrad with each solver."""
+    """Return the comparisons of all built-in methods, FairGrad with each solver."""
     share = references.softmax
     weighted = references.weighted
     comparisons = [
@@ -115,9 +115,8 @@ def rows() -> list[Comparison]:
         Comparison("imtl_g", {}, references.imtl_g, gramian_peer("IMTLG")),
         Comparison("aligned_mtl", {}, references.aligned_mtl, gramian_peer("AlignedMTL")),
         Comparison("pcgrad", {}, references.pcgrad, gramian_peer("PCGrad")),
-        Comparison(
-            "gradvac", {}, references.pcgrad, gramian_peer("GradVac")
-        ),  # target cosines are 0 in the first call
+        # In the first call, GradVac's target cosines are 0, where it is PCGrad.
+        Comparison("gradvac", {}, references.pcgrad, gramian_peer("GradVac")),
         Comparison("graddrop", {}, references.graddrop, graddrop_peer),
         Comparison("moco", {}, references.moco, None),
         Comparison("db_mtl", {}, references.db_mtl, None),
@@ -137,7 +136,7 @@ def rows() -> list[Comparison]:
 
 
 def problem(tasks: int, seed: int) -> Tensor:
-    """Gradients `[K, 4K]` with a common part and norms over three decades."""
+    """Draw gradients `[K, 4K]` with a common part and norms over three decades."""
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(tasks + 1, 4 * tasks, generator=generator, dtype=torch.float64)
     decades = 3 * (torch.rand(tasks, 1, generator=generator, dtype=torch.float64) - 0.5)
@@ -160,8 +159,9 @@ def call(
 def timed(
     work: Callable[..., Tensor], *arguments: Any, device: str = "cpu"
 ) -> tuple[float, Tensor]:
-    """Return the milliseconds and the result of the second of two calls, when caches are warm;
-    synchronises with the device.
+    """Return the milliseconds and the result of the second of two calls, when caches are warm.
+
+    Synchronises with the device.
     """
     place = torch.device(device)
     work(*arguments)
@@ -173,14 +173,14 @@ def timed(
 
 
 def angle(actual: Tensor, expected: Any) -> float:
-    """Angle between two directions in degrees."""
+    """Return the angle between two directions in degrees."""
     a, b = (np.asarray(x, dtype=np.float64) for x in (actual.detach().cpu(), expected))
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
     return math.degrees(2 * math.atan2(np.linalg.norm(a - b), np.linalg.norm(a + b)))
 
 
 def measure(row: Comparison, tasks: int, problems: int, device: str) -> dict[str, Any]:
-    """Time and error of one method for one number of tasks."""
+    """Measure time and error of one method for one number of tasks."""
     peer = None if row.peer is None else row.peer(tasks)
     losses = torch.from_numpy(references.losses_of(tasks)).to(device)
     ours, theirs, errors, peer_errors = [], [], [], []
@@ -212,7 +212,7 @@ def measure(row: Comparison, tasks: int, problems: int, device: str) -> dict[str
 
 
 def show(measured: list[dict[str, Any]]) -> None:
-    """Print one line a comparison."""
+    """Print a line for each comparison."""
 
     def cell(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)

@@ -68,8 +68,9 @@ def load(path: Path, description: dict[str, Any]) -> Callable[..., torch.Tensor]
 def play(
     program: Callable[..., torch.Tensor], description: dict[str, Any], place: int, goals: int
 ) -> list[bool]:
-    """Play one episode on each of the first `goals` goals of a task, of the policy's seed; return
-    their successes.
+    """Play one episode on each of a task's first goals; return the successes.
+
+    The goals are those of the policy's seed.
 
     Args:
         program: the policy.
@@ -105,8 +106,9 @@ def act(
     place: int,
     observation: NDArray[Any],
 ) -> NDArray[np.float32]:
-    """Return the action `[A]` for one of Meta-World's observations `[39]`; the layout in the
-    description selects what the policy sees.
+    """Return the action `[A]` for one of Meta-World's observations `[39]`.
+
+    The layout in the description selects what the policy sees.
     """
     one_hot = np.eye(len(description["tasks"]))[place]
     parts = [

@@ -166,14 +166,13 @@ def result(path: Path) -> dict[str, object]:
     ring = Index.read(newest).ring
     assert ring is not None
     rows = b"".join((folder.store.segments / each.name).read_bytes() for each in ring.segments)
-    kept = rows[
-        -(len(rows) // (ring.added - ring.segments[0].start)) * min(ring.added, ring.shape[0]) :
-    ]
+    row_bytes = len(rows) // (ring.added - ring.segments[0].start)
+    newest_rows = rows[-row_bytes * min(ring.added, ring.shape[0]) :]
     return {
         **tensors,
         "env_steps": last.env_steps,
         "simulators": last.state,
-        "replay": (ring.added, ring.shape, kept),
+        "replay": (ring.added, ring.shape, newest_rows),
         "evaluations.csv": content_of(path / "evaluations.csv"),
         **scalars(path),
     }
@@ -239,9 +238,8 @@ def kill_repeatedly(run: Run, home: Path, kills: int, rng: random.Random) -> tup
 def prepare() -> None:
     """Make the runs of this process and of its children as short as possible."""
     torch.set_num_threads(1)
-    logging.getLogger("tensorboard").setLevel(
-        logging.ERROR
-    )  # it warns of every entry that a resumed run discards
+    # TensorBoard warns of every entry that a resumed run discards.
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     train.finish = lambda folder: None  # the report depends only on what is compared here
     CheckpointStore.small = 0
 

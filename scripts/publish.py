@@ -52,7 +52,7 @@ from mtrl_fairgrad.utils.text_tables import csv_text, markdown_table  # noqa: E4
 
 BUDGET = 2_000_000
 """Vector steps of MT10 runs in the literature."""
-KEPT = ("config.yaml", "manifest.json", "evaluations.csv", "incidents.csv")
+COPIED = ("config.yaml", "manifest.json", "evaluations.csv", "incidents.csv")
 CURVE_POINTS = 60
 COLUMNS = (
     *("run", "method", "seed", "env_steps", "task", "episodes", "success", "return", "protocol"),
@@ -114,8 +114,7 @@ def publish(source: Path, out: Path, page: Path, policies: bool = True) -> None:
     blocks = make_blocks(groups)
     if len(blocks) > 1:
         raise NotPublished(
-            f"{source} holds runs of {len(blocks)} protocols: give each protocol a folder of its "
-            "own."
+            f"{source} holds runs of {len(blocks)} protocols: give each protocol its own folder."
         )
     write_atomic(out / f"{name}.csv", csv_text([COLUMNS, *_rows(groups)]).encode())
     write_atomic(out / f"{name}.png", as_png(groups))
@@ -138,7 +137,7 @@ def _check(run: Path) -> None:
 def _copy(run: Path, there: Path) -> None:
     """Copy the small files of a run folder, with thinned metrics."""
     there.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
+    for name in COPIED:
         if (run / name).is_file():
             shutil.copyfile(run / name, there / name)
     entries = metrics_log.thin(metrics_log.read_entries(run), CURVE_POINTS)
@@ -210,7 +209,7 @@ def _rows(groups: Sequence[RunGroup]) -> Iterator[tuple[object, ...]]:
 
 
 def set_table(block: Block) -> Table:
-    """A row for each method: amount of training, success, interquartile mean and duration."""
+    """Return a row for each method: training, success, interquartile mean and duration."""
     course, certain = overview(block), certainty(block)
     head = [
         "method",
@@ -235,7 +234,7 @@ def set_table(block: Block) -> Table:
 
 
 def section(block: Block, figure: Path) -> str:
-    """The lines of the page about a set."""
+    """Return the lines of the page about a set."""
     lines = [f"![Success over training, mean and by task]({figure.as_posix()})"]
     tables = [
         set_table(block),

@@ -112,14 +112,14 @@ def install(wheel: Path, folder: Path) -> Path:
 
 
 def packages(python: Path) -> list[str]:
-    """Names of the distributions that are installed, without pip and setuptools."""
+    """Return the names of the distributions that are installed, without pip and setuptools."""
     code = "from importlib.metadata import distributions as d; print(*{e.name for e in d()})"
     names = run([python, "-c", code], ROOT).stdout.split()
     return sorted(set(names) - {"pip", "setuptools"})
 
 
 def installed_size(python: Path) -> float:
-    """Size of the installed package in MB, without bytecode."""
+    """Return the size of the installed package in MB, without bytecode."""
     [folder] = python.parent.parent.glob("lib/python*/site-packages/mtrl_fairgrad")
     files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
     return sum(path.stat().st_size for path in files) / 1e6

@@ -37,10 +37,12 @@ from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils import atomic_io
 
 SUITES = ("gymnasium", "gymnasium", "background", "mt1")
-DISK_BYTES = 2**22  # size of the small disk
-TIMEOUT = 120.0  # seconds within which a process must end
-# Memory of the long run in its last quarter against its second: factor, and bytes on top.
+DISK_BYTES = 2**22
+"""Size of the small disk."""
+TIMEOUT = 120.0
+"""Seconds within which a process must end."""
 GROWTH = (1.1, 2**24)
+"""Allowed memory of the long run in its last quarter: factor of the second quarter's, and bytes."""
 UNFINISHED = ("the run is not finished", "the newest is at", "there is none")
 
 
@@ -83,8 +85,9 @@ def sigkill(attempt: Attempt) -> Outcome:
 
 
 def signalled(*signals: signal.Signals) -> Callable[[Attempt], Outcome]:
-    """Return a fault that sends signals to all processes of the run, as a terminal or a job manager
-    does. Before the handlers are installed they end the run.
+    """Return a fault that sends signals to all processes of the run.
+
+    A terminal or a job manager does the same. Before the handlers are installed they end the run.
     """
 
     def fault(attempt: Attempt) -> Outcome:

@@ -26,12 +26,12 @@ Array = np.ndarray[Any, Any]
 
 
 def losses_of(tasks: int) -> Array:
-    """Losses `[K]` for methods that need them."""
+    """Return losses `[K]` for methods that need them."""
     return np.linspace(0.2, 2.0, tasks)
 
 
 def alpha_fair(J: Array, alpha: float) -> Array:
-    """Newton's iteration on the equation with 250 digits, started at our solution."""
+    """Run Newton's iteration on the equation with 250 digits, started at our solution."""
     import torch
 
     gramian = torch.from_numpy(J @ J.T)
@@ -40,7 +40,7 @@ def alpha_fair(J: Array, alpha: float) -> Array:
 
 
 def mgda(J: Array) -> Array:
-    """Non-negative least squares of J with an additional row of ones for Σ w = 1."""
+    """Solve non-negative least squares of J with an additional row of ones for Σ w = 1."""
     scale = np.linalg.norm(J, axis=1).min()
     weights, _ = nnls(
         np.vstack([J.T, np.full(len(J), scale)]),
@@ -51,7 +51,7 @@ def mgda(J: Array) -> Array:
 
 
 def cagrad(J: Array, c: float = 0.4) -> Array:
-    """The primal problem in an orthonormal basis, by Clarabel with its tightest tolerance."""
+    """Solve the primal problem in an orthonormal basis by Clarabel, with its tightest tolerance."""
     basis, rows = np.linalg.qr(J.T)
     scale = np.linalg.norm(rows, axis=0)
     mean = rows.mean(1)
@@ -69,13 +69,14 @@ def cagrad(J: Array, c: float = 0.4) -> Array:
 
 
 def upgrad(J: Array) -> Array:
-    """Projections onto the dual cone by Moreau's decomposition."""
+    """Compute projections onto the dual cone by Moreau's decomposition."""
     return np.mean([g + nnls(-J.T, g, maxiter=10000)[0] @ J for g in J], axis=0)
 
 
 def imtl_g(J: Array) -> Array:
-    """The vector in the gradients' span with projection 1 on each unit gradient, with the sign that
-    makes Σ w > 0.
+    """Compute the vector in the gradients' span with projection 1 on each unit gradient.
+
+    Its sign is the one that makes Σ w > 0.
     """
     units = J / np.linalg.norm(J, axis=1, keepdims=True)
     direction = np.linalg.lstsq(units, np.ones(len(J)))[0]
@@ -83,13 +84,13 @@ def imtl_g(J: Array) -> Array:
 
 
 def aligned_mtl(J: Array) -> Array:
-    """The nearest orthonormal rows, from the singular value decomposition."""
+    """Compute the nearest orthonormal rows from the singular value decomposition."""
     u, s, vt = np.linalg.svd(J, full_matrices=False)
     return s[-1] * (u @ vt).mean(0)
 
 
 def pcgrad(J: Array, orders: Tensor) -> Array:
-    """Algorithm 1 of the paper, line by line."""
+    """Run Algorithm 1 of the paper, line by line."""
     total = np.zeros(J.shape[1])
     for i, order in enumerate(orders.tolist()):
         g = J[i].copy()
@@ -101,7 +102,7 @@ def pcgrad(J: Array, orders: Tensor) -> Array:
 
 
 def graddrop(J: Array, uniform: Tensor) -> Array:
-    """Algorithm 1 of the paper, coordinate by coordinate."""
+    """Run Algorithm 1 of the paper, coordinate by coordinate."""
     positive = 0.5 * (1 + J.sum(0) / np.abs(J).sum(0))
     keep_positive = positive > uniform.numpy()
     return np.where(np.where(keep_positive, J > 0, J < 0), J, 0).sum(0)
@@ -113,20 +114,21 @@ def weighted(weigh: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 
 def softmax(x: Array) -> Array:
-    """`e^x / Σ e^x`."""
+    """Compute `e^x / Σ e^x`."""
     e = np.exp(x - x.max())
     return e / e.sum()
 
 
 def db_mtl(J: Array) -> Array:
-    """In the first call the average, which starts at 0, has the direction of the gradients of
-    log l themselves.
+    """Sum the unit gradients.
+
+    In the first call the average, which starts at 0, has the direction of the gradients of log l.
     """
     return (J / np.linalg.norm(J, axis=1, keepdims=True)).sum(0)
 
 
 def moco(J: Array) -> Array:
-    """First call: Y = G/2, and λ after one projected step of size 0.1 from 1/K."""
+    """Compute the first call: Y = G/2, and λ after one projected step of size 0.1 from 1/K."""
     Y, start = 0.5 * J, np.full(len(J), 1 / len(J))
     point = start - 0.1 * (Y @ Y.T) @ start
     # Projection onto the simplex by bisection on its threshold.

@@ -1,6 +1,6 @@
 """Write docs/configuration.md from the configuration's dataclasses and YAML files.
 
-python scripts/write_configuration_docs.py
+Run `python scripts/write_configuration_docs.py` after a change of an option.
 """
 
 from __future__ import annotations

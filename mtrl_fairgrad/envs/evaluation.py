@@ -35,7 +35,7 @@ def evaluation_goals(
     """Draw `episodes` distinct goals for each (seed, task); int64 [S, K, episodes].
 
     The draw depends on seed, task and `env_steps` alone, so a resumed run evaluates on the same
-    goals, and a seed or task does so whatever runs beside it.
+    goals, and so does each seed and task, independently of the others.
 
     Raises:
         ValueError: a number is out of range.

@@ -101,7 +101,7 @@ def describe(
         options: keyword arguments of each task's environment.
         horizon: maximum episode length in steps; None: the environments' own time limits.
         thresholds: for each task, the return from which an episode is a success; None: as the
-        environment says.
+            environment specifies.
 
     Raises:
         ValueError: a task cannot be made or trained on, or its spaces differ from the first task's.
@@ -141,8 +141,7 @@ def _inspect(name: str, encoded: str, horizon: int | None, threshold: float | No
     identity, options = name.partition("(")[0], json.loads(encoded)
     try:
         environment = make(identity, options)
-    # the registry, missing packages and constructors raise many types
-    except Exception as error:
+    except Exception as error:  # registry, missing packages and constructors raise many types
         raise ValueError(
             f"task {name} cannot be made ({_first_line(error)}): {_remedy(error)}."
         ) from None
@@ -193,7 +192,7 @@ def action_bounds(name: str, environment: Any) -> tuple[NDArray[np.float64], NDA
 
     Raises:
         ValueError: a space is not a box, or the actions are not real, finite and of different
-        bounds.
+            bounds.
     """
     from gymnasium.spaces import Box
 

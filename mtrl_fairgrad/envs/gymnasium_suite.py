@@ -111,11 +111,11 @@ def gymnasium_suite(
 
     Args:
         tasks: ids of Gymnasium's registry; `MODULE:ID` imports that module first, which runs its
-        code.
+            code.
         options: keyword arguments of each task's environment.
         horizon: maximum episode length in steps; None: the environments' own time limits.
         success_return: return from which an episode is a success, for all tasks or a list; None:
-        `success` or `is_success` of infos in any step, else the environment's reward threshold.
+            `success` or `is_success` of infos in any step, else the environment's reward threshold.
         one_hot: whether the task's one-hot identity follows each observation.
 
     Raises:
@@ -150,7 +150,7 @@ class GymnasiumTask(SubEnvironment):
         low, high = gymnasium_probe.action_bounds(spec.name, self.environment)
         self._centre, self._reach = (low + high) / 2, (high - low) / 2
         self._actions: list[NDArray[np.float32]] = []
-        """Of the running episode, as they were given."""
+        """Actions of the running episode, as they were given."""
         super().__init__(spec.name, seed, identity, suite, role)
 
     def _next_goal(self) -> int:
@@ -173,7 +173,7 @@ class GymnasiumTask(SubEnvironment):
     def _own_units(self, action: NDArray[np.float32]) -> NDArray[Any]:
         inside = np.clip(action, -1.0, 1.0).reshape(self._centre.shape)
         scaled = (self._centre + self._reach * inside).astype(self._space.dtype)
-        # rounding may exceed a bound
+        # Rounding may exceed a bound.
         return np.clip(scaled, self._space.low, self._space.high)
 
     def _succeeds(self, reward: float, ended: bool, info: dict[str, Any]) -> bool:
@@ -204,8 +204,8 @@ class GymnasiumTask(SubEnvironment):
         """Replay the running episode up to `get_state`; False if it came out differently."""
         super().set_state(state)
         for action in _decoded(state["actions"]).reshape(-1, self._centre.size):
-            found = self.step(action)
-            if found.terminated or found.truncated:
+            transition = self.step(action)
+            if transition.terminated or transition.truncated:
                 return False
         return (
             _encoded(self._base_observation) == state["observation"]

@@ -1,6 +1,4 @@
-"""Meta-World as a suite: the official environment of each task, with goals and streams of each
-seed.
-"""
+"""Meta-World as a suite: each task's official environment, with goals and streams of each seed."""
 
 import pickle
 from collections.abc import Sequence
@@ -47,10 +45,10 @@ class MetaworldSuite(Suite):
         reward_version: "v2" (0 to 10 per step) or "v1" (older, unbounded).
         terminate_on_success: whether an episode ends at its first success.
         goal_choice: "random": each training episode draws one of the 50 goals; "frozen": one goal
-        for each (seed, task), drawn once, in training and evaluation.
+            for each (seed, task), drawn once, in training and evaluation.
         observation: a key of `OBSERVATIONS`.
         fast: use the environments of `envs.metaworld_fast`, which return the same numbers, with the
-        versions for which that is verified.
+            versions for which that is verified.
 
     Raises:
         ValueError: an argument that the official environments would ignore.
@@ -168,11 +166,11 @@ class MetaworldTask(SubEnvironment):
 
     @property
     def steps_per_second(self) -> int:
-        """Steps in a second of the simulated world."""
+        """Steps per second of simulated time."""
         return int(1 / self.environment.dt)
 
     def render(self) -> NDArray[np.uint8]:
-        """As seen by a corner camera; Metaworld's hang upside down."""
+        """Return the picture of a corner camera, rotated, because Meta-World's is upside down."""
         return np.rot90(self.environment.render(), k=2)
 
 
@@ -207,8 +205,8 @@ class MetaworldVectorEnv(TaskVectorEnv):
 
 
 def _environment(task: str, fast: bool) -> Any:
-    """The class of a task's simulator."""
-    # Metaworld takes a second to import: only who builds an environment pays for it.
+    """Return the class of a task's simulator."""
+    # Imported here, because Meta-World takes a second.
     if fast and reason_unverified() is None:
         from mtrl_fairgrad.envs.metaworld_fast.environment import fast_environment
 
@@ -219,8 +217,7 @@ def _environment(task: str, fast: bool) -> Any:
 
 
 def official_goals(environment: Any, task: str, seed: int) -> list[Any]:
-    """The 50 `metaworld.types.Task` of `metaworld.MT1(task, seed).train_tasks`, drawn with
-    `environment`.
+    """Return the 50 goals of `metaworld.MT1(task, seed).train_tasks`, drawn with `environment`.
 
     MT1 draws a goal in each reset, which first moves the hand to its place in 50 simulated steps:
     0.8 s for a task. The rejection of goals that are too close looks at nothing but the drawn

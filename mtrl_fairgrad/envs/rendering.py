@@ -46,25 +46,24 @@ def find_gl_backend() -> str:
     Raises:
         RenderingError: no backend works.
     """
-    asked = os.environ.get("MUJOCO_GL", "").strip()
+    requested = os.environ.get("MUJOCO_GL", "").strip()
     failures = list[str]()
-    for name in (
-        (asked,) if asked else ("egl", "osmesa", "glfw") if sys.platform == "linux" else ("glfw",)
-    ):
+    usual = ("egl", "osmesa", "glfw") if sys.platform == "linux" else ("glfw",)
+    for name in (requested,) if requested else usual:
         environment = {**os.environ, "MUJOCO_GL": name}
         try:
             command = [sys.executable, "-c", _PROBE]
-            found = subprocess.run(
+            probe = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=60
             )
         except subprocess.TimeoutExpired:
             failures.append(f"{name}: no answer in 60 s")
             continue
-        if found.returncode == 0:
+        if probe.returncode == 0:
             return name
         # Take the first error: later ones come from the renderer's clean-up.
-        said = re.search(r"^[\w.]*Error: .+", found.stderr, re.MULTILINE)
-        failures.append(f"{name}: {said[0] if said else f'exit code {found.returncode}'}")
+        message = re.search(r"^[\w.]*Error: .+", probe.stderr, re.MULTILINE)
+        failures.append(f"{name}: {message[0] if message else f'exit code {probe.returncode}'}")
     raise RenderingError(f"rendering does not work here ({'; '.join(failures)}): {_FIX}.")
 
 
@@ -95,12 +94,13 @@ def record_episode(
             ) from error
         left, ended = None, False
         while not ended and left != 0:
-            found = played.step(np.asarray(policy(played.observation.copy()), np.float32))
+            transition = played.step(np.asarray(policy(played.observation.copy()), np.float32))
             frames.append(_render(played))
-            ended = found.terminated or found.truncated
-            left = (
-                left - 1 if left is not None else played.steps_per_second if found.success else None
-            )
+            ended = transition.terminated or transition.truncated
+            if left is not None:
+                left -= 1
+            elif transition.success:
+                left = played.steps_per_second
         return EpisodeVideo(np.stack(frames), played.succeeded)
     finally:
         if played is not None:

@@ -1,4 +1,4 @@
-"""Random streams of one task of one seed, independent of what runs beside it."""
+"""Random streams of one task of one seed, independent of other tasks and seeds."""
 
 import zlib
 from collections.abc import Sequence

@@ -71,13 +71,15 @@ class Suite(ABC):
         """Return all goals that an evaluation may play, each once; int64 [E], E >= 1."""
 
     def check_state(self, row: dict[str, Any]) -> None:  # noqa: B027 (most suites save no more)
-        """Raise TypeError, KeyError or ValueError unless `SubEnvironment.set_state` accepts the
-        row.
+        """Check that `SubEnvironment.set_state` accepts a saved row.
+
+        Raises:
+            TypeError, KeyError, ValueError: it does not.
         """
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """Return what must agree, besides tasks and seeds, for a saved state to be valid.
+        """Return what must agree, in addition to tasks and seeds, for a saved state to be valid.
 
         JSON-serialisable.
         """
@@ -106,9 +108,7 @@ class SubEnvironment(ABC):
         self.task, self.seed = task, seed
         self.goal, self.elapsed = -1, 0
         self.returned, self.succeeded = 0.0, False
-        """Undiscounted sum of rewards of the running episode, and whether any of its steps was a
-        success.
-        """
+        """Return of the running episode (undiscounted), and whether any of its steps succeeded."""
         self.observation = np.zeros(suite.observation_size, np.float32)
         self._base_observation = self.observation[: suite.base_observation_size]
         if suite.one_hot_size:
@@ -150,10 +150,10 @@ class SubEnvironment(ABC):
     def step(self, action: NDArray[np.float32]) -> Transition:
         """Simulate one step with `action` float32 [A], clipped to [-1, 1]; never resets."""
         self.elapsed += 1
-        found = self._simulate(action)
-        self.returned += found.reward
-        self.succeeded |= found.success
-        return found
+        transition = self._simulate(action)
+        self.returned += transition.reward
+        self.succeeded |= transition.success
+        return transition
 
     def get_state(self) -> dict[str, Any]:
         """Return the random stream and the goal, JSON-serialisable.

@@ -52,12 +52,12 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
 
     Each episode draws its goal from a stream that depends on nothing but seed, task and `role`.
     `workers` is the number of processes: 0 simulates in this one, None takes the cores, in training
-    less one for the learner; never more than N. Wrong arguments raise ValueError; a sub-environment
-    that raises, WorkerError, which closes everything.
+    less one for the learner; never more than N. Wrong arguments raise ValueError. An exception in a
+    sub-environment raises WorkerError, which closes all environments.
 
-    A worker that dies, or takes longer than `timeout` seconds for a step (None: whatever it takes),
-    raises WorkerLost once; then `reset` puts another in its place and begins fresh episodes
-    everywhere, with goals that follow those of the episodes seen so far.
+    A worker that dies, or takes longer than `timeout` seconds for a step (None: no limit), raises
+    WorkerLost once; then `reset` replaces it and begins new episodes everywhere, with goals that
+    follow those of the episodes so far.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -109,7 +109,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
 
         With `options={"goals": int [N, E]}` (role `eval` only) each sub-environment plays exactly
         these goals in order, one an episode, and then idles: nothing is simulated, its reward is 0,
-        its observation stays the last one. Streams go on where they are; `seed` is refused because
+        its observation stays the last one. Random streams continue; `seed` is rejected because
         `seeds` at construction determine everything.
         """
         if seed is not None:
@@ -156,9 +156,8 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         array = np.asarray(actions, np.float32)
         if array.shape != (self.num_envs, self.suite.action_size):
             raise ValueError(
-                f"actions of shape {list(array.shape)} do not fit: give [{self.num_envs}, "
-                f"{self.suite.action_size}],"
-                " one row per sub-environment."
+                f"actions of shape {list(array.shape)} do not fit: give "
+                f"[{self.num_envs}, {self.suite.action_size}], one row per sub-environment."
             )
         if not np.isfinite(array).all():
             row = self._rows[int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])]
@@ -184,8 +183,10 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         return self._guarded(lambda: pool.ready(timeout))
 
     def step_wait(self) -> Step:
-        """Wait for the step; return (observations, rewards, terminated, truncated, infos), all
-        copies.
+        """Wait for the step; return copies of its results.
+
+        Returns:
+            Observations, rewards, terminated, truncated, infos.
 
         Raises:
             NoAsyncCallError: no step is running.
@@ -229,12 +230,12 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
 
     @property
     def resumable(self) -> bool:
-        """Whether `get_state` is allowed: at a common boundary, or between any steps if the suite
-        replays.
+        """Whether `get_state` is allowed.
 
-        Episodes of one length meet at boundaries, where streams and goals determine everything.
-        Others may never meet; a running one is saved as its reset seed and the actions since, which
-        bring a simulator that depends on nothing else to the same state.
+        It is at a common boundary, or between any steps if the suite replays. Episodes of one
+        length meet at boundaries, where streams and goals determine everything. Others may never
+        meet; a running one is saved as its reset seed and the actions since, which bring a
+        simulator that depends on nothing else to the same state.
         """
         return self._settled and (self.suite.replays or self.at_boundary)
 
@@ -263,7 +264,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
 
         Raises:
             ValueError: the state is damaged, of other tasks, seeds, settings or versions, or not
-            reproduced.
+                reproduced.
         """
         rows = _saved_rows(state, self._fingerprint(), self.num_envs, self.suite)
         self._refill()
@@ -365,7 +366,7 @@ def _saved_rows(saved: Any, made: dict[str, Any], rows: int, suite: Suite) -> li
         saved: what `get_state` returned, perhaps damaged.
         made: settings of these environments.
         rows: sub-environments of these environments.
-        suite: of these environments.
+        suite: suite of these environments.
 
     Raises:
         ValueError: otherwise.
@@ -397,7 +398,7 @@ def _saved_rows(saved: Any, made: dict[str, Any], rows: int, suite: Suite) -> li
 
 
 def _is_saved_row(row: Any, suite: Suite) -> bool:
-    """Tell whether a row holds a goal, a state of NumPy's generator and what the suite needs."""
+    """Return whether a row holds a goal, a state of NumPy's generator and what the suite needs."""
     try:
         check_integer("goal", row["goal"], at_most=suite.goal_count - 1)
         np.random.PCG64().state = row["generator"]

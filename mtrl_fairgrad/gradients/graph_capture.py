@@ -50,10 +50,10 @@ CALLS_BEFORE_CAPTURE = 8
 
 
 class CapturedFunction:
-    """A tensor function, captured for each combination of shapes, types and devices it is often
-    called with.
+    """A tensor function that is captured and replayed.
 
-    While autograd records or `torch.compile` traces, the function itself is called.
+    It is captured for each combination of shapes, types and devices it is often called with. While
+    autograd records or `torch.compile` traces, the function itself is called.
 
     Args:
         function: takes and returns any nesting of dicts and tuples of tensors. It must be pure: the
@@ -193,7 +193,7 @@ def _move_first(first: fx.Node, operands: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _is_reusable(operand: Any, reader: fx.Node) -> bool:
-    """Whether only `reader` uses the memory of `operand`, and the result of `reader` fits there."""
+    """Return whether only `reader` uses the memory of `operand`, and its result fits there."""
     if not isinstance(operand, fx.Node) or not _same_layout(
         operand.meta["tensor_meta"], reader.meta["tensor_meta"]
     ):

@@ -1,5 +1,4 @@
-"""Per-task gradients of disjoint task data: the Jacobian of K task losses, its Gramian, and the
-combined direction.
+"""Per-task gradients of disjoint task data: Jacobian, Gramian and combined direction.
 
 In reinforcement learning each task has its own samples, so a loss written for *one task of one
 seed* is lifted by `torch.func` over both axes, and the whole Jacobian `[S, K, ...]` comes out of
@@ -31,8 +30,7 @@ from mtrl_fairgrad.weighting.base import check_method
 
 Tensors = dict[str, Tensor]
 TaskLoss = Callable[..., tuple[Tensor, Any]]
-"""`loss(shared, context, own, *inputs) -> (scalar, auxiliary)`, written for one task of one seed.
-"""
+"""`loss(shared, context, own, *inputs) -> (scalar, auxiliary)`, for one task of one seed."""
 
 
 class CapturedLoss:
@@ -92,11 +90,11 @@ def _add_seed_axis(tensor: Tensor) -> Tensor:
 
 
 def over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Lift a function of one seed over the seed axis: every argument and result gains a leading
-    `[S]`.
+    """Lift a function of one seed over the seed axis.
 
-    Arguments and results may be any nesting of dicts and tuples of tensors; the last argument must
-    be a tensor. A single seed is computed without the axis, which saves a fifth of the time on CPU.
+    Every argument and result gains a leading `[S]`. Arguments and results may be any nesting of
+    dicts and tuples of tensors; the last argument must be a tensor. A single seed is computed
+    without the axis, which saves a fifth of the time on CPU.
     """
 
     def lifted(*args: Any) -> Any:
@@ -139,13 +137,7 @@ def task_gradients(
         context: anything else that the tasks of a seed share and that is not differentiated, a
             nesting of tensors `[S, ...]`; None is passed to the loss as `{}`.
     """
-    arguments: tuple[Any, ...] = (
-        shared,
-        {} if context is None else context,
-        own or {},
-        *inputs,
-    )
-    return _gradients(loss, arguments)
+    return _gradients(loss, _loss_arguments(shared, inputs, own, context))
 
 
 def task_losses(
@@ -156,17 +148,18 @@ def task_losses(
     context: Any = None,
 ) -> Tensor:
     """Compute the losses `[S, K]` alone; arguments as in `task_gradients`."""
-    arguments: tuple[Any, ...] = (
-        shared,
-        {} if context is None else context,
-        own or {},
-        *inputs,
-    )
-    return lift(loss, per_seed=2)(*arguments)[0]
+    return lift(loss, per_seed=2)(*_loss_arguments(shared, inputs, own, context))[0]
+
+
+def _loss_arguments(
+    shared: Tensors, inputs: tuple[Tensor | Tensors, ...], own: Tensors | None, context: Any
+) -> tuple[Any, ...]:
+    """Return the arguments in the order of the loss, `{}` in place of None."""
+    return shared, {} if context is None else context, own or {}, *inputs
 
 
 def _gradients(loss: TaskLoss, arguments: tuple[Any, ...]) -> TaskGradients:
-    """`task_gradients` with the arguments in the order of the loss."""
+    """Compute task gradients; the arguments are in the order of the loss."""
     gradients = loss.gradients if isinstance(loss, CapturedLoss) else _all_gradients(loss)
     arguments = tree_map(Tensor.detach, arguments)  # they may be nn.Parameters
     with torch.no_grad():  # torch.func differentiates regardless
@@ -211,12 +204,7 @@ def combine(
         TypeError: `method` is not a gradient-combination method.
     """
     check_method(method)
-    arguments: tuple[Any, ...] = (
-        shared,
-        {} if context is None else context,
-        own or {},
-        *inputs,
-    )
+    arguments = _loss_arguments(shared, inputs, own, context)
     if isinstance(method, LossWeighting):
         result = _weigh_losses(method, loss, arguments, noise, convention)
     else:

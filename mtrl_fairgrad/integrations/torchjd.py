@@ -19,7 +19,7 @@ from mtrl_fairgrad.weighting import GramianWeighting
 
 
 class TorchJDWeighting(Weighting[Any]):
-    """A `torchjd.aggregation.Weighting` of Gramians that answers what one of our methods does.
+    """A `torchjd.aggregation.Weighting` of Gramians that returns the weights of one of our methods.
 
     Args:
         method: a Gramian weighting that needs no losses, initialised if it has state or draws
@@ -52,6 +52,6 @@ class TorchJDWeighting(Weighting[Any]):
         self.method, self.generator = method, generator
 
     def forward(self, gramian: Tensor, /) -> Tensor:
-        """Weights `[K]` of a Gramian `[K, K]`."""
+        """Return the weights `[K]` of a Gramian `[K, K]`."""
         noise = None if self.generator is None else self.method.draw([self.generator])
         return self.method(gramian, **self.method.accepted(noise=noise)).weights

@@ -51,10 +51,10 @@ def start(config: SupervisedConfig, overrides: Sequence[str] = ()) -> int:
 
     Args:
         config: validated.
-        overrides: the command line that it was composed from.
+        overrides: the command line that the configuration was composed from.
 
     Raises:
-        ConfigError: the data are missing or damaged, or anything that fits refuse.
+        ConfigError: the data are missing or damaged, or a fit cannot be run.
     """
     import torch
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 
 class DataError(ValueError):
-    """The data are missing or damaged; the message says what was expected where."""
+    """The data are missing or damaged; the message states what was expected where."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,11 @@ class Schedule:
     """Initial learning rate of Adam."""
     weight_decay: float = 0.0
     halve_every: int | None = None
-    """The learning rate is halved after every so many epochs; None: never."""
+    """Number of epochs after which the learning rate is halved, repeatedly; None: never."""
     plateau: tuple[float, int, float] | None = None
-    """Factor, patience in epochs and minimum of a reduction of the learning rate where the
-    validation score stops improving; None: no such reduction.
+    """Reduction of the learning rate when the validation score stops improving.
+
+    Factor, patience in epochs and minimum learning rate; None: no such reduction.
     """
 
 
@@ -63,11 +64,11 @@ class MultiTaskModel(nn.Module):
     """A network with parameters shared by all tasks and parameters of single tasks."""
 
     def shared_parameters(self) -> Iterable[nn.Parameter]:
-        """The parameters that all tasks use; their task gradients are combined."""
+        """Return the parameters that all tasks use; their task gradients are combined."""
         raise NotImplementedError
 
     def own_parameters(self) -> Iterable[nn.Parameter]:
-        """All other parameters, each of which one task uses."""
+        """Return all other parameters, each of which one task uses."""
         shared = {id(parameter) for parameter in self.shared_parameters()}
         return (parameter for parameter in self.parameters() if id(parameter) not in shared)
 
@@ -81,7 +82,7 @@ class Meter(ABC):
 
     @abstractmethod
     def values(self) -> dict[str, float]:
-        """Metric → value over all batches so far; every metric of the benchmark."""
+        """Return metric → value over all batches so far, for every metric of the benchmark."""
 
 
 class Benchmark(ABC):
@@ -102,7 +103,7 @@ class Benchmark(ABC):
     metrics: tuple[Metric, ...]
     schedule: Schedule
     last_epochs: int = 1
-    """The result is the mean over so many last epochs, unless `select_best`."""
+    """Number of last epochs whose mean is the result, unless `select_best`."""
     select_best: bool = False
     """Whether the result is that of the epoch with the lowest validation `score` instead."""
     baseline: Mapping[str, float] | None = None
@@ -121,9 +122,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def model(self) -> MultiTaskModel:
-        """Make a new network, initialised from PyTorch's global generator, which the caller
-        seeds.
-        """
+        """Make a new network, initialised from PyTorch's global generator; the caller seeds it."""
 
     @abstractmethod
     def losses(self, outputs: Any, batch: Any) -> Sequence[Tensor]:
@@ -138,8 +137,7 @@ class Benchmark(ABC):
         return (batch[0],)
 
     def score(self, values: Mapping[str, float]) -> float:
-        """Return the score by which an epoch is selected and the learning rate reduced; less is
-        better.
+        """Return the score that selects an epoch and reduces the learning rate; lower is better.
 
         By default the mean of the metrics relative to the baseline, which ranks like Δm%, or
         their plain mean without a baseline.

@@ -42,12 +42,12 @@ class RowSpec:
 
 
 def method_config(name: str, **chosen: Any) -> dict[str, Any]:
-    """A method's configuration: its defaults, replaced by what is chosen."""
+    """Return a method's configuration: its defaults, replaced by the chosen options."""
     return {"name": name, **method_options(name), **chosen}
 
 
 def single_task_specs(tasks: int) -> list[RowSpec]:
-    """The rows that together make the single-task row, one for each task."""
+    """Return the rows that together make the single-task row, one for each task."""
     return [
         RowSpec(SINGLE_TASK, method_config(SINGLE_TASK, task=task), task=task)
         for task in range(tasks)
@@ -55,12 +55,12 @@ def single_task_specs(tasks: int) -> list[RowSpec]:
 
 
 def alpha_spec(chosen: Mapping[str, Any], alpha: float, loss_alpha: float | None = None) -> RowSpec:
-    """FairGrad at one α, its other options as chosen."""
+    """Return the row of FairGrad at one α, with its other options as chosen."""
     return RowSpec(f"fairgrad α={alpha:.10g}", {**chosen, "alpha": alpha}, loss_alpha)
 
 
 def comparison_specs(comparison: str, tasks: int) -> list[RowSpec]:
-    """The rows of a comparison, `all`, `fair` or `alpha`, the single-task ones first."""
+    """Return the rows of a comparison (`all`, `fair` or `alpha`), the single-task ones first."""
     specs = single_task_specs(tasks)
     if comparison == "all":
         others = [name for name in method_names() if name not in ("ls", SINGLE_TASK)]
@@ -92,7 +92,7 @@ class FitRunner:
     overrides: Sequence[str] = ()
 
     def results(self, row: RowSpec) -> tuple[FitResult, ...]:
-        """The results of a row, in the order of the seeds; raises as `fit` does."""
+        """Return the results of a row, in the order of the seeds; raises as `fit` does."""
         config = replace(self.config, method=row.method, loss_alpha=row.loss_alpha)
         return tuple(
             self.fit(
@@ -103,8 +103,9 @@ class FitRunner:
         )
 
     def rows(self, specs: Iterable[RowSpec]) -> Iterator[ResultRow]:
-        """The rows in order, each as soon as its fits are finished; those of single tasks are
-        merged into one.
+        """Yield the rows in order, each as soon as its fits are finished.
+
+        Rows of single tasks are merged into one.
         """
         single: dict[int, tuple[FitResult, ...]] = {}
         for spec in specs:

@@ -104,7 +104,7 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str] = ()) -> Supervise
 
     Args:
         composed: the whole configuration.
-        overrides: the command line, which tells requested values from defaults.
+        overrides: the command line, which distinguishes requested values from defaults.
 
     Raises:
         ConfigError: an unknown key, a wrong type, a value out of range or a contradiction.

@@ -1,6 +1,6 @@
 """The run folder of a fit, which is one method trained on one benchmark with one seed.
 
-Besides what `mtrl_fairgrad.runs.base_run_dir` describes, it holds
+In addition to what `mtrl_fairgrad.runs.base_run_dir` describes, it contains
 
     epochs.csv               losses and metrics of every epoch
     outcome.json             the result, once the fit is finished
@@ -28,7 +28,7 @@ RESULT = "outcome.json"
 SINGLE_TASK = "stl"
 """The method that trains one task alone, its option `task`."""
 _DEPTHS = ("", "*/", "*/*/")
-"""Where fits lie below a fit's own folder, a method's with its seeds, a run's with its methods."""
+"""Paths of fits relative to the folder of a fit, of a method with its seeds, of a run."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class FitFolder(BaseRunFolder):
 
     @staticmethod
     def how_to_continue(path: Path) -> str:
-        """Say how a fit is continued, for messages."""
+        """Describe how a fit is continued, for messages."""
         return "give the command again with the same run_dir"
 
     @classmethod
@@ -129,7 +129,7 @@ class FitFolder(BaseRunFolder):
 
 
 def is_fit_folder(path: Path) -> bool:
-    """Whether a folder itself holds a fit, of this version or of 0.1.0."""
+    """Return whether a folder itself holds a fit, of this version or of 0.1.0."""
     return (path / CONFIG_0_1).is_file() or (
         (path / CONFIG).is_file() and "benchmark" in read_run_file(path / CONFIG)
     )
@@ -147,5 +147,5 @@ def fit_folders(path: str | Path) -> list[Path]:
 
 
 def single_task_of(method: Mapping[str, Any]) -> int | None:
-    """Index of the only task that a method's configuration trains; None if it trains all."""
+    """Return the index of the only task that a method's configuration trains; None for all."""
     return method.get("task") if method["name"] == SINGLE_TASK else None

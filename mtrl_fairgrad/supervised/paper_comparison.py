@@ -1,6 +1,6 @@
 """Comparison of supervised fits with the paper's tables, for `python -m mtrl_fairgrad.report`.
 
-Prints our numbers of every method above the paper's; a method that only one side has gets one line.
+Prints our numbers of every method above the paper's, or one line where only one of both exists.
 Writes paper_comparison.csv with a row for each method and metric, the summaries `mr` and `delta_m`
 included: the paper's table, the method and the label of our row, the number of seeds, our mean and
 standard error over them, and the paper's number, all in the paper's units. Cells are empty where
@@ -40,7 +40,7 @@ COLUMNS = ("table", "method", "ours", "metric", "seeds", "mean", "stderr", "pape
 def compare_with_paper(paths: Iterable[str | Path], folder: Path) -> None:
     """Print fits of one benchmark with the paper's table of it, and write paper_comparison.csv.
 
-    Of the toy problem, print where the trajectories end.
+    For the toy problem, print where the trajectories end.
 
     Args:
         paths: folders of runs, methods or fits of one benchmark.
@@ -93,9 +93,7 @@ class OurRow(ResultRow):
     delta_m: Estimate | None
     """Δm% of the test data over seeds; None where it is undefined."""
     validation_delta_m: float
-    """Δm% of the mean validation metrics, by which one of several α is selected; infinite where it
-    is undefined.
-    """
+    """Δm% of the mean validation metrics, which selects one of several α; infinite if undefined."""
 
     @property
     def method(self) -> str:
@@ -125,14 +123,14 @@ class Line:
         return 0 if self.ours is None else len(self.ours.results)
 
     def alpha(self) -> float | None:
-        """The α of our row, if it is FairGrad on plain losses."""
+        """Return the α of our row, if it is FairGrad on plain losses."""
         if self.ours is None or self.method != "fairgrad":
             return None
         options = self.ours.group.options
         return float(options["method.alpha"]) if options.get("loss_alpha") is None else None
 
     def value(self, metric: str) -> Estimate | None:
-        """Our number of a metric or summary; None where there is none."""
+        """Return our number of a metric or summary; None where there is none."""
         if self.ours is None:
             return None
         if metric == "mr":
@@ -195,7 +193,7 @@ def _complete(fit: FinishedFit, benchmark: Benchmark) -> FitResult:
 
 
 def _matched(rows: Sequence[OurRow], paper: PublishedTable, benchmark: Benchmark) -> list[Line]:
-    """The paper's methods in its order, with ours where we have them, then the rest of ours.
+    """Return the paper's methods in its order, with ours where we have them, then our others.
 
     Of several rows of one method, such as FairGrad with different α, the best by validation is
     matched, as a search would select it. Our ranks are among the matched rows.
@@ -218,7 +216,7 @@ def _matched(rows: Sequence[OurRow], paper: PublishedTable, benchmark: Benchmark
 
 
 def _lines_by_alpha(lines: Sequence[Line], paper: PublishedTable) -> list[Line]:
-    """FairGrad by α with Δm% alone, ours and those of Table 5; empty where one side has none."""
+    """Return FairGrad by α with Δm% alone, ours and Table 5's; empty if either has none."""
     ours = [(alpha, line.ours) for line in lines if (alpha := line.alpha()) is not None]
     if not ours or not paper.alphas:
         return []
@@ -237,7 +235,7 @@ def _lines_by_alpha(lines: Sequence[Line], paper: PublishedTable) -> list[Line]:
 
 
 def _text(lines: Sequence[Line], paper: PublishedTable, benchmark: Benchmark) -> str:
-    """The tables for the terminal."""
+    """Return the tables for the terminal."""
     arrows = {metric.name: "↑" if metric.higher_is_better else "↓" for metric in benchmark.metrics}
     columns = {metric: f"{metric} {arrows[metric]}" for metric in paper.metrics} | {
         "mr": "MR ↓",
@@ -270,7 +268,7 @@ def _number(value: Estimate | None, decimals: int) -> str:
 
 
 def _explanations(lines: Sequence[Line], paper: PublishedTable) -> list[str]:
-    """Sentences on what the numbers are."""
+    """Return sentences that explain the numbers."""
     source = f"{paper.table}{' and, by α, Table 5' if paper.alphas else ''}"
     notes = [f"The paper's numbers are those of {source}."]
     ours = [line for line in lines if line.ours]
@@ -296,7 +294,7 @@ def _explanations(lines: Sequence[Line], paper: PublishedTable) -> list[str]:
 
 
 def _csv(lines: Sequence[Line], paper: PublishedTable | None, benchmark: Benchmark) -> str:
-    """The rows of paper_comparison.csv, described at the top of this file."""
+    """Return the text of paper_comparison.csv, described at the top of this file."""
     rows: list[list[object]] = [list(COLUMNS)]
     metrics = [metric.name for metric in benchmark.metrics]
     if paper is None:

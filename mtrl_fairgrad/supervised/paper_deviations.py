@@ -15,8 +15,9 @@ from mtrl_fairgrad.supervised.stored_fits import FitGroup
 
 OFFICIAL = "official_supervised"
 CONVENTION_METHODS = ("fairgrad", "cagrad", "pcgrad")
-"""Methods that the paper's code runs under that convention; for the others it makes little or no
-difference.
+"""Methods that the paper's code runs under the convention `OFFICIAL`.
+
+For the others it makes little or no difference.
 """
 
 
@@ -25,7 +26,7 @@ def deviations(rows: Iterable[tuple[FitGroup, ResultRow]], benchmark: Benchmark)
 
     Args:
         rows: fits and the row made of them.
-        benchmark: whose schedule and default options are the paper's.
+        benchmark: the benchmark, whose schedule and default options are the paper's.
 
     Returns:
         One sentence for all rows with the same differences, or one that there are none.
@@ -67,7 +68,7 @@ def _settings(
 
 
 def _convention(group: FitGroup) -> str:
-    """Name of the preset, or the options of a convention without one."""
+    """Return the name of the preset, or the options of a convention that is not a preset."""
     keys = ("own", "scale", "max_norm")
     chosen = [group.options.get(f"convention.{key}") for key in keys]
     for name, preset in CONVENTIONS.items():

@@ -14,8 +14,9 @@ TABLES: Mapping[str, str] = {
     "qm9": "table8",
     "celeba": "table1",
 }
-"""Benchmark → its table, whose columns are our metrics by the same names and in the same units;
-except for CelebA, see `CELEBA_COLUMNS`.
+"""Benchmark → its table. Columns have the names and units of our metrics.
+
+CelebA is an exception, see `CELEBA_COLUMNS`.
 """
 CELEBA_COLUMNS = {"mr": "celeba_mean_rank", "delta_m": "celeba_delta_m"}
 """Summary → column; of CelebA's 40 metrics the paper prints summaries only."""
@@ -49,13 +50,13 @@ class PublishedTable:
     """What Δm% is relative to."""
 
     def decimals(self, metric: str) -> int:
-        """The largest number of decimals in the column of a metric or summary."""
+        """Return the largest number of decimals in the column of a metric or summary."""
         printed = [row[metric] for row in self.rows.values() if metric in row]
         return max(len(number.partition(".")[2]) for number in printed)
 
 
 def published_table(benchmark: str) -> PublishedTable | None:
-    """The paper's table of a benchmark; None if it has none."""
+    """Return the paper's table of a benchmark; None if it has none."""
     if benchmark not in TABLES:
         return None
     table = paper_table(TABLES[benchmark])
@@ -99,7 +100,8 @@ def _by_alpha(benchmark: str) -> dict[float, str]:
 
 
 def _printed(value: float, rounding: float) -> str:
-    """A number with the decimals that it was printed with: its rounding is half a unit of the
-    last one.
+    """Format a number with the decimals that it was printed with.
+
+    `rounding` is half a unit of the last decimal.
     """
     return f"{value:.{round(-math.log10(2 * rounding))}f}"

@@ -17,7 +17,7 @@ from mtrl_fairgrad.utils.text_tables import csv_text, text_table
 SUMMARIES = ("mr", "delta_m", "time")
 """Keys of a row's summaries: mean rank, Δm in percent, and the time of an epoch relative to ls."""
 MOST_COLUMNS = 12
-"""More metrics than this are left to the CSV file."""
+"""Largest number of metrics in the text table; with more, only the CSV file has them."""
 NONE = "–"
 """Shown for a number that is not available."""
 
@@ -30,32 +30,37 @@ class ResultRow:
     results: tuple[FitResult, ...]
 
     def mean(self, split: str = "metrics") -> dict[str, float]:
-        """Metric → mean over seeds; `split`: `metrics` for the test data, or `validation`."""
+        """Return metric → mean over seeds.
+
+        Args:
+            split: `metrics` for the test data, or `validation`.
+        """
         parts: list[dict[str, float]] = [getattr(result, split) for result in self.results]
         return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
 
     def error(self) -> dict[str, float]:
-        """Metric → standard error over seeds; NaN for one seed."""
+        """Return metric → standard error over seeds; NaN for one seed."""
         return {
             name: float(over_seeds([result.metrics[name] for result in self.results], 0).stderr)
             for name in self.results[0].metrics
         }
 
     def seconds(self) -> float:
-        """Seconds per epoch, median over seeds."""
+        """Return the seconds per epoch, median over seeds."""
         return float(np.median([result.seconds_per_epoch for result in self.results]))
 
 
 def single_task_row(
     parts: Mapping[int, Sequence[FitResult]], benchmark: Benchmark, label: str = SINGLE_TASK
 ) -> ResultRow:
-    """Merge single-task results into one row: every metric from the fit of its own task, and
-    epochs that take as long as those of all tasks together.
+    """Merge single-task results into one row.
+
+    Every metric is that of the fit of its own task; the seconds of an epoch are the sum over tasks.
 
     Args:
         parts: index of the task → results `[S]`; all K tasks.
-        benchmark: whose tasks and metrics these are.
-        label: of the row.
+        benchmark: the benchmark with these tasks and metrics.
+        label: label of the row.
     """
     merged: list[FitResult] = []
     for results in zip(*(parts[task] for task in sorted(parts)), strict=True):
@@ -73,8 +78,9 @@ def single_task_row(
 def delta_m_or_none(
     values: Sequence[Mapping[str, float]], baseline: Mapping[str, float], benchmark: Benchmark
 ) -> list[float] | None:
-    """Δm% of each mapping of metrics; None unless all values are finite and the baseline's also
-    positive.
+    """Return Δm% of each mapping of metrics.
+
+    None unless all values are finite and those of the baseline positive.
     """
     array = np.array([[part[metric.name] for metric in benchmark.metrics] for part in values])
     against = np.array([baseline[metric.name] for metric in benchmark.metrics])
@@ -84,7 +90,7 @@ def delta_m_or_none(
 
 
 def mean_ranks(rows: Sequence[ResultRow], benchmark: Benchmark) -> dict[str, float]:
-    """Label → mean rank among the rows whose metrics are all finite; empty for fewer than two."""
+    """Return label → mean rank among rows with finite metrics; empty for fewer than two rows."""
     values = {row.label: [row.mean()[metric.name] for metric in benchmark.metrics] for row in rows}
     finite = {label: numbers for label, numbers in values.items() if np.isfinite(numbers).all()}
     if len(finite) < 2:
@@ -105,7 +111,7 @@ class ResultTable:
     rows: tuple[ResultRow, ...]
 
     def summaries(self) -> dict[str, dict[str, float]]:
-        """Label → those of `SUMMARIES` that are defined.
+        """Return label → those of `SUMMARIES` that are defined.
 
         Single tasks are not ranked. Δm% refers to the single-task row, or without one to the
         benchmark's baseline.
@@ -126,7 +132,7 @@ class ResultTable:
         return summaries
 
     def cells(self) -> list[list[str]]:
-        """Header and rows as text."""
+        """Return header and rows as text."""
         metrics = self.benchmark.metrics if len(self.benchmark.metrics) <= MOST_COLUMNS else ()
         arrows = [f"{metric.name} {'↑' if metric.higher_is_better else '↓'}" for metric in metrics]
         cells = [["method", *arrows, "MR ↓", "Δm% ↓", "time / ls"]]
@@ -143,11 +149,11 @@ class ResultTable:
         return cells
 
     def text(self) -> str:
-        """The table for the terminal."""
+        """Return the table for the terminal."""
         return "\n".join(text_table(self.cells()))
 
     def csv(self) -> str:
-        """The table as CSV: mean and standard error of every metric, and the summaries."""
+        """Return the table as CSV: mean and standard error of every metric, and the summaries."""
         names = [metric.name for metric in self.benchmark.metrics]
         columns = [f"{name}{part}" for name in names for part in ("", "_stderr")]
         lines: list[list[object]] = [

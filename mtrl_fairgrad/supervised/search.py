@@ -1,7 +1,7 @@
 """`compare=search`: the search of the paper's §5.4 for the best α of a benchmark.
 
-The best α has the lowest Δm% of the validation data, mean over seeds; test data are reported and
-decide nothing. Δm% refers to the paper's single-task row where there is one, so that no single-task
+The best α has the lowest Δm% of the validation data, mean over seeds; test data are reported only.
+Δm% refers to the paper's single-task row where there is one, so that no single-task
 networks need training, and otherwise to fits of each task alone. Every fit has its folder, so an
 interrupted search resumes.
 """
@@ -17,13 +17,13 @@ import numpy as np
 from mtrl_fairgrad.analysis.alpha_search import AlphaSearch
 from mtrl_fairgrad.analysis.statistics import Estimate, over_seeds
 from mtrl_fairgrad.config.alpha_grid import SearchConfig
-from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.compare import FitRunner, alpha_spec, single_task_specs
 from mtrl_fairgrad.supervised.result_table import NONE, ResultRow, ResultTable, delta_m_or_none
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.text_tables import text_table
+from mtrl_fairgrad.utils.validation import ConfigError
 
 SPLITS = ("validation", "metrics")
 """Attributes of a result: metrics of the validation and of the test data."""
@@ -38,8 +38,8 @@ class Findings(AlphaSearch[ResultRow | None]):
         """Make an empty search.
 
         Args:
-            benchmark: what is trained.
-            options: what to try.
+            benchmark: the benchmark that is trained.
+            options: which α to try.
             single: fits of each task alone, where the benchmark has no baseline.
         """
         columns = [
@@ -92,13 +92,13 @@ class Findings(AlphaSearch[ResultRow | None]):
         Args:
             overrides: the search's own command line.
         """
-        kept = [
+        words = [
             word
             for word in overrides
             if not word.lstrip("+").startswith(("compare=", "search.", "run_dir="))
         ]
         change = _format(self.change(self.results[self.best], "validation"))
-        command = self.command("mtrl_fairgrad.supervised", kept)
+        command = self.command("mtrl_fairgrad.supervised", words)
         return f"α={self.best:.10g} has the lowest validation Δm%, {change}: {command}"
 
     def _scores(self, results: Mapping[float, ResultRow | None]) -> dict[float, float]:
@@ -164,7 +164,7 @@ def _fit(runner: FitRunner, alpha: float) -> ResultRow | None:
     try:
         return next(runner.rows([spec]))
     except TrainingFault as fault:
-        print(f"α={alpha:.10g} is out: {fault}", file=sys.stderr)
+        print(f"α={alpha:.10g} is excluded: {fault}", file=sys.stderr)
         return None
 
 

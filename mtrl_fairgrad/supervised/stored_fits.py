@@ -22,7 +22,7 @@ class FinishedFit:
 
 @dataclass
 class FitGroup:
-    """Finished fits with the same options; of single-task fits, those of all tasks."""
+    """Finished fits with the same options; single-task fits of all tasks form one group."""
 
     options: dict[str, Any]
     """The options that all fits share, by dotted names."""
@@ -61,7 +61,7 @@ def read_fits(paths: Iterable[str | Path]) -> list[FitFolder]:
 
 
 def pool_fits(fits: Iterable[FitFolder]) -> list[FitGroup]:
-    """Group the finished fits by their options; labelled, and ordered stl, ls, then the others.
+    """Group the finished fits by their options, with labels, in the order stl, ls, others.
 
     Raises:
         ReportError: no fit is finished, or two fits of the same options and seed differ.
@@ -90,14 +90,15 @@ def pool_fits(fits: Iterable[FitFolder]) -> list[FitGroup]:
 
 
 def _shared_options(fit: FitFolder) -> dict[str, Any]:
-    """The options of a fit by dotted names, without its seed and its single task."""
+    """Return the options of a fit by dotted names, without its seed and its single task."""
     own = {"seed"} if fit.single_task is None else {"seed", "method.task"}
     return {key: value for key, value in flatten(fit.config).items() if key not in own}
 
 
 def _set_labels(groups: list[FitGroup]) -> None:
-    """Label each group by method, α and loss transformation; groups that this leaves alike also
-    by the options in which they differ.
+    """Label each group by method, α and loss transformation.
+
+    Groups with equal labels get the options in which they differ, too.
     """
     for group in groups:
         fair = "" if group.options.get("loss_alpha") is None else "fair "

@@ -35,7 +35,7 @@ _ADAM_KEY = "{name}.{entry}"
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What an epoch is recorded by, in checkpoints, epochs.csv and TensorBoard."""
+    """The numbers of an epoch in checkpoints, epochs.csv and TensorBoard."""
 
     losses: dict[str, float]
     """Task → mean training loss."""
@@ -47,7 +47,7 @@ class EpochRecord:
     """Training time, without validation and test."""
 
     def scalars(self) -> dict[str, float]:
-        """TensorBoard tag, which is also the CSV column → value."""
+        """Return TensorBoard tag, which is also the CSV column → value."""
         parts = (("losses", self.losses), ("validation", self.validation), ("test", self.test))
         tagged = {f"{part}/{name}": v for part, values in parts for name, v in values.items()}
         return {**tagged, "seconds": self.seconds}
@@ -211,7 +211,7 @@ class Trainer:
             group["lr"] = max(group["lr"] * factor, lowest)
 
     def _score(self, validation: Mapping[str, float]) -> float:
-        """The benchmark's score of the trained tasks, less is better; infinite instead of NaN."""
+        """Return the score of the trained tasks, lower is better; infinite instead of NaN."""
         only = self.spec.single_task
         tasks = self.benchmark.tasks if only is None else (self.benchmark.tasks[only],)
         names = [metric.name for metric in self.benchmark.metrics if metric.task in tasks]
@@ -221,7 +221,7 @@ class Trainer:
     # ---- results and checkpoints ----
 
     def result(self) -> FitResult:
-        """The result of the epochs so far, of which there is at least one."""
+        """Return the result of the epochs so far, of which there must be at least one."""
         if self.benchmark.select_best:
             reported = [min(self.history, key=lambda record: self._score(record.validation))]
         else:
@@ -265,18 +265,18 @@ class Trainer:
         self.history = [EpochRecord(**record) for record in saved.state["history"]]
 
     def _parameter_names(self) -> list[str]:
-        """Names of the parameters in checkpoints of the optimizer: their positions."""
+        """Return the names of the parameters in the optimizer's checkpoints: their positions."""
         return [str(index) for index, _ in enumerate(self.model.parameters())]
 
 
 def on_plateau(scores: Sequence[float], patience: int) -> bool:
-    """Whether to lower the learning rate now: the last patience + 1 scores have not improved.
+    """Return whether the last patience + 1 scores have not improved.
 
-    The rule of PyTorch's ReduceLROnPlateau without threshold or cooldown: after each reduction it
-    waits for patience + 1 further epochs.
+    This is the rule of PyTorch's ReduceLROnPlateau without threshold or cooldown: after each
+    reduction it waits for patience + 1 further epochs.
 
     Args:
-        scores: one for each epoch so far, less is better, at least one.
+        scores: one for each epoch so far, lower is better, at least one.
         patience: epochs without improvement that are tolerated.
     """
     waited = len(scores) - 1 - int(np.argmin(scores))

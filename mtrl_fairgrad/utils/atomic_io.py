@@ -38,7 +38,7 @@ class Content:
 
 
 def write(path: Path, chunks: Iterable[bytes | memoryview]) -> Content:
-    """Write a file of any size and sync it; returns the content that was handed to the disk."""
+    """Write a file of any size and sync it; returns size and checksum of what was written."""
     digest, size = hashlib.sha256(), 0
     with opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as handle:
         for chunk in chunks:
@@ -65,7 +65,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 def append(path: Path, end: int, data: bytes) -> None:
     """Cut an existing file to `end` bytes and append `data` durably.
 
-    A crash may leave a part of `data`; when the disk refuses, the file is cut to `end` bytes.
+    A crash may leave a part of `data`; when writing fails, the file is cut to `end` bytes.
     """
     with opened(path, os.O_RDWR) as handle:
         os.ftruncate(handle, end)
@@ -100,13 +100,13 @@ class AppendFile:
         self._flushed = time.monotonic()
 
     def write(self, data: bytes) -> None:
-        """Add data; flushes every `FLUSH_SECONDS`, with OSError when the disk refuses."""
+        """Add data; flushes every `FLUSH_SECONDS`, with OSError when writing fails."""
         self._pending += data
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Append everything durably; when the disk refuses (OSError), nothing was appended."""
+        """Append everything durably; when writing fails (OSError), nothing was appended."""
         if self._pending:
             if not self._end and not self.path.exists():
                 write(self.path, [])
@@ -123,7 +123,7 @@ def open_handle(path: Path, flags: int) -> int:
 
 @contextlib.contextmanager
 def opened(path: Path, flags: int) -> Iterator[int]:
-    """A file's handle, closed at the end; errors inside carry the file's name."""
+    """Open a file's handle and close it at the end; errors inside carry the file's name."""
     try:
         handle = open_handle(path, flags)
         try:
@@ -145,7 +145,7 @@ def _write_all(handle: int, data: bytes | memoryview) -> None:
 
 
 def temporary(path: Path) -> Path:
-    """The name under which a file or folder is written before it is renamed to `path`."""
+    """Return the name under which `path` is written before it is renamed."""
     return path.with_name(f".{path.name}.tmp")
 
 
@@ -190,7 +190,7 @@ def sync(path: Path) -> None:
 
 
 def content_of(path: Path, cached: bool = True) -> Content:
-    """Size and checksum of a file; read from the disk, not the page cache, if not `cached`."""
+    """Return size and checksum of a file; unless `cached`, read from the disk itself."""
     with path.open("rb", 0) as file:
         if not cached and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -199,7 +199,7 @@ def content_of(path: Path, cached: bool = True) -> Content:
 
 
 def prefix_of(path: Path, size: int) -> Content:
-    """Size and checksum of a file's first `size` bytes, or of all if it is shorter."""
+    """Return size and checksum of a file's first `size` bytes, or of all if it is shorter."""
     with path.open("rb") as file:
         data = file.read(size)
     return Content(len(data), hashlib.sha256(data).hexdigest())
@@ -212,5 +212,5 @@ def read_back(path: Path, expected: Content) -> None:
 
 
 def remedy(error: OSError) -> str:
-    """The fix to name when the disk refused."""
+    """Return the fix to suggest when a call to the disk failed."""
     return "make room" if error.errno in _NO_ROOM else "restore access to the folder"

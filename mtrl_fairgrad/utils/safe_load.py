@@ -45,7 +45,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def is_plain(value: object, levels: int = MAX_DEPTH) -> bool:
-    """Tell whether JSON can represent `value` with at most `levels` nested containers."""
+    """Return whether JSON can represent `value` with at most `levels` nested containers."""
     if isinstance(value, dict):
         return levels > 0 and all(
             isinstance(key, str) and is_plain(each, levels - 1) for key, each in value.items()

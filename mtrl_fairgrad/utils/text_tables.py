@@ -13,27 +13,27 @@ Rows = Sequence[Sequence[str]]
 
 
 def text_table(rows: Rows) -> list[str]:
-    """Lines for the terminal: the first column is aligned left, the others right."""
+    """Return lines for the terminal: the first column is aligned left, the others right."""
     # The heading is passed as a row, since tabulate makes columns with a heading two wider.
     heading, *body = _lines((), rows, "plain", words=False)
     return [heading, "─" * len(heading), *body]
 
 
 def markdown_table(rows: Rows, words: bool = False) -> list[str]:
-    """Lines of a table in GitHub's Markdown; special characters are escaped.
+    """Return a table in GitHub's Markdown; special characters are escaped.
 
     Args:
-        rows: of cells, the heading first.
+        rows: rows of cells, the heading first.
         words: align all columns left, for cells that hold text rather than numbers.
     """
     return _lines(*_split(rows, markdown), "pipe", words)
 
 
 def latex_table(rows: Rows, words: bool = False) -> list[str]:
-    """Lines of a `tabular` with rules of the package booktabs; special characters are escaped.
+    """Return a `tabular` with rules of the package booktabs; special characters are escaped.
 
     Args:
-        rows: of cells, the heading first.
+        rows: rows of cells, the heading first.
         words: break lines in all columns but the first, for cells that hold text.
     """
     lines = _lines(*_split(rows, _latex_cell), "latex_raw", words)
@@ -45,19 +45,19 @@ def latex_table(rows: Rows, words: bool = False) -> list[str]:
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Rows, the heading first, as the text of a CSV file."""
+    """Return rows, the heading first, as the text of a CSV file."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 update`, `2 updates`, `2,000 updates`."""
+    """Return a number with its noun: `1 update`, `2 updates`, `2,000 updates`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _split(rows: Rows, escape: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
-    """The heading and the other rows, escaped."""
+    """Return the heading and the other rows, escaped."""
     heading, *body = [[escape(cell) for cell in row] for row in rows]
     return heading, body
 

@@ -1,4 +1,4 @@
-"""Checks of user input: a bad value raises `ConfigError`, one sentence that tells the fix.
+"""Checks of user input: an invalid value raises `ConfigError`, one sentence with the fix.
 
 Fields of configuration dataclasses declare help, bounds, choices and unit with `option`;
 `validate_fields` checks a whole instance against them. Constructors of the library call the
@@ -70,7 +70,7 @@ class Bounds:
     finite: bool = True
 
     def contains(self, value: float) -> bool:
-        """Tell whether `value` is inside."""
+        """Return whether `value` is inside."""
         if not math.isfinite(value) and (self.finite or math.isnan(value)):
             return False
         return (
@@ -80,7 +80,7 @@ class Bounds:
         )
 
     def describe(self, noun: str) -> str:
-        """Say what is allowed, as in "an integer from 1 to 50"; `noun` has its article."""
+        """Describe what is allowed, as in "an integer from 1 to 50"; `noun` has its article."""
         if math.isfinite(self.at_least) and math.isfinite(self.at_most):
             return f"{noun} from {_plain(self.at_least)} to {_plain(self.at_most)}"
         limits = {
@@ -145,7 +145,7 @@ def check_integer(
         number = int(value)
         if at_least <= number <= at_most:
             return number
-        if at_most == MAX_COUNT and number < at_least:  # the cap is of no interest then
+        if at_most == MAX_COUNT and number < at_least:  # do not mention the default maximum
             raise _refusal(key, value, Bounds(at_least).describe("an integer"), hint)
     shown = Bounds(at_least, at_most=math.inf if at_most == MAX_COUNT else at_most)
     if isinstance(value, Integral) and int(value) > at_most:

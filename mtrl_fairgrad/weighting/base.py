@@ -270,8 +270,9 @@ class GramianWeighting(Method):
 
     @staticmethod
     def _result(gramian: Tensor, weights: Tensor, **diagnostics: Tensor) -> Weights:
-        """Weights in the Gramian's dtype (float32 for half precision), and `min_progress`, the
-        smallest `g_iᵀd`.
+        """Round weights to the Gramian's dtype (float32 for half precision), with diagnostics.
+
+        Adds `min_progress`, the smallest `g_iᵀd`, to the `diagnostics`.
         """
         progress = (gramian.to(weights.dtype) @ weights[..., None])[..., 0]
         rounded = weights.to(torch.promote_types(gramian.dtype, torch.float32))
@@ -283,9 +284,7 @@ class GramianWeighting(Method):
 
 
 class JacobianAggregation(Method):
-    """A method that needs every coordinate of the task gradients: `forward(jacobian)` ->
-    `Aggregate`.
-    """
+    """A method that needs every gradient coordinate: `forward(jacobian)` -> `Aggregate`."""
 
     forward: Callable[..., Aggregate]
 
@@ -322,6 +321,6 @@ def check_method(method: object) -> None:
 
 
 def positive_or_nan(losses: Tensor) -> Tensor:
-    """Losses `[..., K]` in float64, all NaN for elements of the leading axes with a loss ≤ 0."""
+    """Return losses `[..., K]` in float64, NaN for elements of the leading axes with a loss ≤ 0."""
     losses = losses.detach().double()
     return torch.where((losses > 0).all(-1, keepdim=True), losses, torch.nan)

@@ -41,6 +41,7 @@ from mtrl_fairgrad.weighting.solvers.problem import Equilibrated, Problem, final
 STEPS = 40
 """Maximum number of Newton steps; most problems need 3 or 4."""
 STEPS_ON_DEVICE = 8
+"""Number of Newton steps on a device, where convergence cannot be checked without synchronising."""
 TARGET = 1e-12
 """Relative error of the distance at which iteration stops."""
 
@@ -59,8 +60,9 @@ class _Point(NamedTuple):
 
 
 class CAGrad(GramianWeighting):
-    """Conflict-averse gradient descent, solved to convergence. Stateless; one Jacobian and a few
-    K×K systems.
+    """Conflict-averse gradient descent, solved to convergence.
+
+    Stateless; costs one Jacobian and a few K×K systems.
 
     Args:
         c: radius around the mean gradient, relative to its length; finite and at least 0. Below 1,
@@ -95,9 +97,9 @@ class CAGrad(GramianWeighting):
             Weights `[..., K]`, positive, with the diagnostics
 
             * `min_progress` `[...]`, the smallest `g_iᵀd`;
-            * `radius_error` `[...]`, the relative error of the distance, `‖d − g_0‖ / (c‖g_0‖) −
-              1`; 0 up to rounding, negative if c > 1 at a Pareto stationary point, where d = 0 is
-              optimal.
+            * `radius_error` `[...]`, the relative error of the distance,
+              `‖d − g_0‖ / (c‖g_0‖) − 1`; 0 up to rounding, negative if c > 1 at a Pareto stationary
+              point, where d = 0 is optimal.
 
             Tasks without gradient count in the mean only. NaN for an element of the leading axes
             that is not finite.
@@ -126,8 +128,9 @@ class CAGrad(GramianWeighting):
 def _nearest(
     problem: Problem, scaled: Equilibrated, norms: Array, mean: Array, radius: Array
 ) -> tuple[Array, Array]:
-    """Return `y` `[..., K]` at the ν whose distance is the radius `[...]`, and the relative error
-    of that distance.
+    """Return `y` at the ν whose distance is the radius, and the relative error of that distance.
+
+    Shapes: `y` `[..., K]`, radius and error `[...]`.
     """
     xp = namespace(norms)
     moving = radius > 0

@@ -22,11 +22,11 @@ from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 
 class DWA(PositiveLossWeighting):
-    """Weights by the losses' rates of change. Needs positive losses and `init`; costs one ordinary
-    backward pass.
+    """Weights by the losses' rates of change.
 
-    It stores the last `2 · window` losses of each task; until then the weights are 1. The
-    diagnostic `rate` `[..., K]` is the r of the weights, 1 until then.
+    Needs positive losses and `init`; costs one ordinary backward pass. It stores the last
+    `2 · window` losses of each task; until then the weights are 1. The diagnostic `rate` `[..., K]`
+    is the r of the weights, 1 until then.
 
     Args:
         temperature: T, positive.

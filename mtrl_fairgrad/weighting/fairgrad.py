@@ -35,8 +35,9 @@ from mtrl_fairgrad.weighting.options import Choice, Number, Whole
 
 
 class FairGrad(GramianWeighting):
-    """α-fair weights from the Gramian. Stateless; costs one Jacobian and the solution of a K×K
-    equation.
+    """α-fair weights from the Gramian.
+
+    Stateless; costs one Jacobian and the solution of a K×K equation.
 
     Args:
         alpha: the fairness, at least 0 and finite.

@@ -34,11 +34,11 @@ EPSILON = 1e-8
 
 
 class FAMO(PositiveLossWeighting):
-    """Weights that balance the losses' relative progress. Needs positive losses, `init`, and
-    `after_step`.
+    """Weights that balance the losses' relative progress.
 
-    Costs one ordinary backward pass, and one forward pass for the losses after the step. The
-    diagnostic `logits` `[..., K]` is the ξ of the weights.
+    Needs positive losses, `init` and `after_step`. Costs one ordinary backward pass, and one
+    forward pass for the losses after the step. The diagnostic `logits` `[..., K]` is the ξ of the
+    weights.
 
     Args:
         learning_rate: step size of ξ, positive.
@@ -125,8 +125,9 @@ class FAMO(PositiveLossWeighting):
         self.adam.step(self.logits, gradient, finite, self.learning_rate, self.gamma)
 
     def _log_distance(self, losses: Tensor) -> Tensor:
-        """Return the logarithms of D, NaN for an element of the leading axes with a loss at or
-        below the bound.
+        """Return `log D`.
+
+        NaN for an element of the leading axes with a loss at or below the bound.
         """
         distance = positive_or_nan(losses.double() - self.min_loss)
         return (distance + EPSILON).log()

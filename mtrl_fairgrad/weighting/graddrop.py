@@ -28,8 +28,9 @@ from mtrl_fairgrad.weighting.template import TemplateAggregation
 
 
 class GradDrop(TemplateAggregation):
-    """Keep one sign per coordinate. Random, without state; costs one Jacobian and two passes over
-    it.
+    """Keep one sign per coordinate.
+
+    Random, without state; costs one Jacobian and two passes over it.
 
     Args:
         leak: the part ℓ of every gradient that is kept whatever its sign, in [0, 1]; 1 is the plain
@@ -48,8 +49,9 @@ class GradDrop(TemplateAggregation):
         self.leak = leak
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Draw uniform numbers `[..., P]`, one for each coordinate of all parameters in the
-        template's order and dtype.
+        """Draw uniform numbers `[..., P]`, one for each coordinate of all parameters.
+
+        Order and dtype are those of the template.
 
         Raises:
             ValueError: not initialised, or not one generator per leading element.

@@ -4,8 +4,8 @@ Wang, Tsvetkov, Firat and Cao, "Gradient Vaccine: Investigating and Improving Mu
 Optimization in Massively Multilingual Models", 2021, arXiv 2010.05874.
 
 PCGrad acts on negative cosines only; GradVac acts on any cosine φ of `g_i'` and `g_j` below the
-pair's moving average φ̂_ij. Each task's gradient visits the others in random order, and (the paper's
-Algorithm 1)
+pair's moving average φ̂_ij. Each task's gradient visits the others in random order, and (the
+paper's Algorithm 1)
 
     if φ < φ̂_ij:  g_i' ← g_i' + ‖g_i'‖ (φ̂_ij √(1−φ²) − φ √(1−φ̂_ij²)) / (‖g_j‖ √(1−φ̂_ij²)) · g_j
     φ̂_ij ← (1−β) φ̂_ij + β φ,      d = Σ_i g_i'
@@ -33,8 +33,9 @@ averages approach it for tasks with equal gradients."""
 
 
 class GradVac(RandomOrderWeighting):
-    """Rotate gradients towards their average angles. Random, with state; costs one Jacobian and K
-    steps on K×K matrices.
+    """Rotate gradients towards their average angles.
+
+    Random, with state; costs one Jacobian and K steps on K×K matrices.
 
     Args:
         beta: rate at which the targets follow the observed cosines, in (0, 1].

@@ -8,9 +8,9 @@ The direction is the shortest convex combination of the task gradients,
 
     min_w ‖Σ_i w_i g_i‖²,   w ≥ 0,  Σ_i w_i = 1,
 
-which is also the direction along which the slowest task improves most, for its length: `g_iᵀd ≥
-‖d‖²` for all tasks. It is 0 exactly at Pareto stationary points. Tasks with small gradients
-dominate it.
+which is also the direction along which the slowest task improves most, for its length:
+`g_iᵀd ≥ ‖d‖²` for all tasks. It is 0 exactly at Pareto stationary points. Tasks with small
+gradients dominate it.
 """
 
 from __future__ import annotations

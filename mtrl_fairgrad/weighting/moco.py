@@ -100,9 +100,9 @@ class MoCo(AveragingAggregation):
             jacobian: name -> `[..., K, *shape]`, names and shapes as in the template.
 
         Returns:
-            name -> `[..., *shape]` in the template's dtype, with the diagnostic `weights` `[...,
-            K]`, λ. NaN for an element of the leading axes with a non-finite entry; its state does
-            not change.
+            name -> `[..., *shape]` in the template's dtype, with the diagnostic `weights`
+            `[..., K]`, λ. NaN for an element of the leading axes with a non-finite entry; its state
+            does not change.
 
         Raises:
             ValueError: not initialised, or another Jacobian.

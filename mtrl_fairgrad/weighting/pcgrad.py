@@ -22,8 +22,9 @@ from mtrl_fairgrad.weighting.random_order import PairStep, RandomOrderWeighting
 
 
 class PCGrad(RandomOrderWeighting):
-    """Project conflicts out of each gradient. Random, without state; costs one Jacobian and K steps
-    on K×K matrices.
+    """Project conflicts out of each gradient.
+
+    Random, without state; costs one Jacobian and K steps on K×K matrices.
 
     Args:
         reduction: the direction is the `"sum"` of the projected gradients, as in the paper's

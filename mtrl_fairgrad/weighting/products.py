@@ -94,13 +94,14 @@ def _self_products(rows: Tensor) -> Tensor:
     product = rest @ rest.mT
     if whole:
         pieces = rows[:, :whole].reshape(len(rows), -1, GRAMIAN_CHUNK).transpose(0, 1)
-        product = product + _of_pieces(pieces)
+        product = product + _sum_of_products(pieces)
     return product
 
 
-def _of_pieces(pieces: Tensor) -> Tensor:
-    """Sum `piece @ piece.mT` over `[pieces, K, length]`; with many tasks, without computing one of
-    the two equal corners.
+def _sum_of_products(pieces: Tensor) -> Tensor:
+    """Sum `piece @ piece.mT` over `[pieces, K, length]`.
+
+    With many tasks, one of the two equal off-diagonal blocks is copied instead of computed.
     """
     half = pieces.shape[1] // 2
     if half < MANY_TASKS // 2:

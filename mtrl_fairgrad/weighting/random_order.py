@@ -30,9 +30,7 @@ class PairStep(NamedTuple):
     square: Tensor
     """`[..., K, 1]` float64, `‖g_i'‖² / ‖g_i‖²`."""
     valid: Tensor
-    """`[..., K, 1]` bool; False where j is i itself, a gradient is zero or the Gramian is not
-    finite.
-    """
+    """`[..., K, 1]` bool; False where j = i, a gradient is zero or the Gramian is not finite."""
 
 
 class RandomOrderWeighting(GramianWeighting):
@@ -52,8 +50,9 @@ class RandomOrderWeighting(GramianWeighting):
         self.reduction = reduction
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Draw orders `[..., K, K]` int64: row i is a permutation of all tasks, in which task i
-        skips itself.
+        """Draw orders `[..., K, K]` int64: row i is a permutation of all tasks.
+
+        Task i skips itself in its permutation.
 
         Raises:
             ValueError: not initialised, or not one generator per leading element.

@@ -19,8 +19,9 @@ from mtrl_fairgrad.weighting.base import LossWeighting, Weights
 
 
 class RLW(LossWeighting):
-    """Random weights, independent of the losses. Needs `init` and `noise`; costs one ordinary
-    backward pass.
+    """Random weights, independent of the losses.
+
+    Needs `init` and `noise`; costs one ordinary backward pass.
     """
 
     name = "rlw"

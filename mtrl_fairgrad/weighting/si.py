@@ -17,8 +17,9 @@ from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 
 class SI(PositiveLossWeighting):
-    """Scale-invariant weights `1/l_i`. Needs positive losses; stateless; costs one ordinary
-    backward pass.
+    """Scale-invariant weights `1/l_i`.
+
+    Needs positive losses; stateless; costs one ordinary backward pass.
     """
 
     name = "si"

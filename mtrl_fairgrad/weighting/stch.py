@@ -7,8 +7,11 @@ smooth maximum of logarithmic losses.
 The first calls, the warm-up, minimise `Σ_i log l_i`, so `w_i = 1/l_i`; their mean losses are the
 nadir. From then on
 
-    K μ log Σ_i exp(log(l_i / nadir_i) / μ),   that is   w_i = K softmax(log(l / nadir) / μ)_i /
-    l_i:
+    K μ log Σ_i exp(log(l_i / nadir_i) / μ),
+
+that is, with
+
+    w_i = K softmax(log(l / nadir) / μ)_i / l_i:
 
 the task with the least progress below its nadir gets the most weight: all of it as μ → 0, equal
 weights as μ → ∞.
@@ -28,10 +31,10 @@ from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 
 class STCH(PositiveLossWeighting):
-    """Weights of a smooth maximum of relative losses. Needs positive losses and `init`; one
-    ordinary backward pass.
+    """Weights of a smooth maximum of relative losses.
 
-    The diagnostic `nadir` `[..., K]` is the mean of the losses so far during the warm-up.
+    Needs positive losses and `init`; costs one ordinary backward pass. The diagnostic `nadir`
+    `[..., K]` is the mean of the losses so far during the warm-up.
 
     Args:
         mu: smoothness μ of the maximum, positive.

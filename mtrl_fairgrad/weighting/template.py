@@ -42,8 +42,8 @@ class TemplateAggregation(JacobianAggregation):
         if not template:
             raise ValueError(
                 f"{self.name} needs the parameters' shapes: call init(tasks={tasks}, template=…) "
-                f"with jacobian_like(parameters, {tasks}) or any Jacobian, name -> [..., K, "
-                "*shape]."
+                f"with jacobian_like(parameters, {tasks}) or any Jacobian, "
+                "name -> [..., K, *shape]."
             )
         leading = (*self.batch_shape, tasks)
         for name, rows in template.items():
@@ -83,11 +83,10 @@ def _describe(shape: torch.Size | None) -> str:
 
 
 class AveragingAggregation(TemplateAggregation):
-    """A Jacobian aggregation with a moving average of every task's gradients, in the template's
-    dtype and order.
+    """A Jacobian aggregation with a moving average of every task's gradients.
 
-    Every element of the leading axes counts its own calls, because a call that is not finite does
-    not change its state.
+    The averages have the template's dtype and order. Every element of the leading axes counts its
+    own calls, because a call that is not finite does not change its state.
     """
 
     calls: Tensor
@@ -121,8 +120,9 @@ class AveragingAggregation(TemplateAggregation):
     def _blend(
         self, jacobian: Mapping[str, Tensor], keep: Tensor, take: Tensor
     ) -> dict[str, Tensor]:
-        """Return `keep · average + take · gradient` with factors `[..., K]` or `[..., 1]`, without
-        changing the averages.
+        """Return `keep · average + take · gradient`; the averages do not change.
+
+        The factors are `[..., K]` or `[..., 1]`.
         """
         blended: dict[str, Tensor] = {}
         for name, average in self._averages().items():

@@ -23,8 +23,9 @@ from mtrl_fairgrad.weighting.solvers.problem import finalize, prepare_cosines
 
 
 class UPGrad(GramianWeighting):
-    """The exact mean of the projected gradients. Stateless; costs one Jacobian and K quadratic
-    programmes of size K.
+    """The exact mean of the projected gradients.
+
+    Stateless; costs one Jacobian and K quadratic programmes of size K.
     """
 
     name = "upgrad"

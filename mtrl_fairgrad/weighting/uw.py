@@ -24,11 +24,11 @@ from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
 
 class UW(PositiveLossWeighting):
-    """Weights from learned uncertainties. Needs positive losses and `init`; costs one ordinary
-    backward pass.
+    """Weights from learned uncertainties.
 
-    Every call returns the weights and then takes one step of Adam on s, as an optimiser of
-    parameters and s would. The diagnostic `log_variance` `[..., K]` is the s of the weights.
+    Needs positive losses and `init`; costs one ordinary backward pass. Every call returns the
+    weights and then takes one step of Adam on s, as an optimiser of parameters and s would. The
+    diagnostic `log_variance` `[..., K]` is the s of the weights.
 
     Args:
         learning_rate: step size of s, positive; 0.025 as in the supervised code of Nash-MTL and

@@ -1,7 +1,6 @@
-"""Whole training steps against their parts, for updates that take half, once and twice the time of
-the simulation.
+"""Whole training steps against their parts.
 
-Ten seeds of MT10 in one worker, the learner on one thread; the width of the networks is chosen by
+Updates take half, once and twice the time of the simulation. Ten seeds of MT10 in one worker, the learner on one thread; the width of the networks is chosen by
 timing. Rounds interleave complete steps of the trainer, the update alone and the simulation alone.
 """
 
@@ -44,9 +43,7 @@ class TimedTrainer:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.stepping = self.waited = self.simulated = 0.0
-        """Seconds in complete steps: wall-clock, the learner's waiting for simulators, and the
-        simulators' processor time.
-        """
+        """Seconds in complete steps: wall-clock, the learner's waits, the simulators' CPU time."""
         self._waiting = 0.0
         self._wait = trainer.envs.step_wait
         trainer.envs.step_wait = self._timed_wait
@@ -66,8 +63,9 @@ class TimedTrainer:
         return sum(map(machine.cpu_seconds, self._workers)) if machine.KNOWN else math.nan
 
     def begin(self, width: int) -> None:
-        """Train networks of this width from new, past the warm-up. The simulators, which take long
-        to build, stay the same.
+        """Train new networks of this width past the warm-up.
+
+        The simulators stay the same, because they take long to build.
         """
         trainer, agent = self.trainer, replace(self.trainer.config.agent, width=width)
         trainer.config, trainer.progress.env_steps = replace(trainer.config, agent=agent), 0

@@ -17,19 +17,18 @@ from .settings import Size
 
 
 class Product(NamedTuple):
-    """One matrix product of a layer `[outputs, inputs]` over all samples; all three kinds have the
-    same number of operations.
+    """One matrix product of a layer `[outputs, inputs]` over all samples.
+
+    All three kinds have the same number of operations.
     """
 
     kind: str
-    """`forward`: x Wᵀ; `inputs`: the gradient of the inputs, g W; `weights`: the gradient of the
-    weights, gᵀ x.
-    """
+    """`forward` is x Wᵀ, `inputs` the inputs' gradient g W, `weights` the weights' gradient gᵀ x."""
     inputs: int
     outputs: int
 
     def flops(self, size: Size) -> int:
-        """Number of multiplications and additions."""
+        """Return the number of multiplications and additions."""
         return 2 * size.tasks * size.batch * self.inputs * self.outputs
 
 
@@ -66,7 +65,7 @@ def products(size: Size) -> Iterator[Product]:
 
 
 def flops(size: Size) -> int:
-    """Number of operations in the matrix products of one update."""
+    """Return the number of operations in the matrix products of one update."""
     return sum(product.flops(size) for product in products(size))
 
 
@@ -109,10 +108,9 @@ class Floor:
         return lambda: torch.bmm(gradients.mT, data, out=out)
 
     def _array(self, role: str, *shape: int) -> Tensor:
-        """Return the array of a role and shape, shared by all products that have such an operand,
-        since in an update, too, operands have often just been computed and are in the caches.
+        """Return the array of a role and shape, shared by all products that have such an operand.
 
-        A result is never an operand: its values would shrink with each run and become denormal,
+        In an update, too, operands have often just been computed and are in the caches. A result is never an operand: its values would shrink with each run and become denormal,
         which is slow.
         """
         return self._arrays.setdefault((role, *shape), torch.randn(shape, device=self._device))

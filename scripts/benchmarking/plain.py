@@ -1,7 +1,6 @@
-"""SAC written with plain PyTorch modules, for comparison: over the flat batch, or with a loop over
-tasks as in published codes.
+"""SAC written with plain PyTorch modules, for comparison.
 
-Each update does the same work as the agent's: targets, critic and actor gradients, weights, Adam,
+It runs over the flat batch, or with a loop over tasks as in published codes. Each update does the same work as the agent's: targets, critic and actor gradients, weights, Adam,
 temperatures, Polyak averaging. Only the computation and combination of task gradients differ.
 """
 
@@ -28,12 +27,12 @@ Gradients = Callable[[Tensor, list[Tensor]], list[Tensor]]
 
 
 def mean_of_losses(losses: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """One `autograd.grad` of the mean loss: linear scalarisation, the reference."""
+    """Call `autograd.grad` once for the mean loss: linear scalarisation, the reference."""
     return list(torch.autograd.grad(losses.mean(), parameters))
 
 
 def autograd_loop(losses: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """One `autograd.grad` a task through one graph, as in published codes, and newton weights."""
+    """Call `autograd.grad` for each task of one graph, as published codes do, and solve exactly."""
     rows = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
     return weighted(rows, parameters)
 
@@ -47,7 +46,7 @@ def weighted(rows: Sequence[Sequence[Tensor]], parameters: list[Tensor]) -> list
 
 
 def torchjd_fairgrad(losses: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """TorchJD's Jacobian engine and its FairGrad aggregator."""
+    """Use TorchJD's Jacobian engine and its FairGrad aggregator."""
     from torchjd.aggregation import FairGrad as Aggregator
     from torchjd.autojac import backward, jac_to_grad
 
@@ -130,9 +129,7 @@ class PlainSAC:
         self.optimizers[index].zero_grad()
 
     def per_task(self, loss: Callable[..., Tensor], *data: Tensor) -> Tensor | list[Tensor]:
-        """Return the mean losses of all tasks, from one pass over the flat batch or from one pass
-        a task.
-        """
+        """Return the mean losses of all tasks, from one pass over the flat batch or one per task."""
         shape = self.size.tasks, self.size.batch
         if self.per_task_forward:
             return [loss(*(d[k] for d in data)).mean() for k in range(shape[0])]

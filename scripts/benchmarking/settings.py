@@ -37,7 +37,7 @@ class Settings:
         return max(1, self.rounds // 3)
 
     def threads(self) -> list[int]:
-        """Numbers of learner threads to compare: one and all cores; on a GPU the current number."""
+        """Return the numbers of threads to compare: one and all cores; on a GPU the current one."""
         if self.device.type != "cpu" or self.quick:
             return [torch.get_num_threads()]
         return sorted({1, cores()})

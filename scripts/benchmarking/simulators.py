@@ -1,7 +1,6 @@
-"""Transitions per second of Meta-World's vector environment, of ours and of MuJoCo alone, and of
-one and several workers.
+"""Transitions per second of Meta-World's vector environment, of ours and of MuJoCo alone.
 
-Work in one process is measured by processor time, which depends little on other processes; workers
+Also of one and of several workers. Work in one process is measured by processor time, which depends little on other processes; workers
 are measured by wall-clock time. Every round runs whole episodes, resets included.
 """
 
@@ -84,8 +83,9 @@ def measure(settings: Settings) -> Iterator[Row]:
 def _suite(
     name: str, tasks: Sequence[str], horizon: int, rounds: int, whole: bool
 ) -> Iterator[Row]:
-    """Yield rows of all implementations for some tasks; `whole` if these are all the tasks of
-    Meta-World's suite `name`.
+    """Yield rows of all implementations for some tasks.
+
+    `whole` means that these are all the tasks of Meta-World's suite `name`.
     """
     import metaworld  # noqa: F401, registers its environments
 

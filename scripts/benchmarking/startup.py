@@ -26,9 +26,7 @@ TINY_RUN = (
 
 
 def measure(settings: Settings) -> Iterator[Row]:
-    """Yield medians over a few starts of MT10 with default settings, apart from a warm-up of one
-    step.
-    """
+    """Yield medians over a few starts of MT10, by default settings but a warm-up of one step."""
     words = [
         "agent.warmup_steps=1",
         "progress=false",

@@ -32,9 +32,7 @@ def interleaved(
     warm_up: int = 2,
     clock: Clock = time.perf_counter,
 ) -> Times:
-    """Time each piece of `work` in each of `rounds` rounds, after `warm_up` rounds that do not
-    count.
-    """
+    """Time each piece of `work` in each of `rounds` rounds, after `warm_up` uncounted rounds."""
     times: Times = {name: [] for name in work}
     for number in range(-warm_up, rounds):
         for name, do in work.items():

@@ -78,8 +78,9 @@ def updates(made: Learner) -> Callable[[], None]:
 
 
 def plain(size: Size, device: torch.device) -> dict[str, Callable[[], None]]:
-    """Return functions that make one update with plain modules; without TorchJD's if it is not
-    installed.
+    """Return functions that make one update with plain modules.
+
+    TorchJD's is missing if it is not installed.
     """
     source = Source(size, device)
     agents = {
@@ -160,8 +161,9 @@ def _rates(times: Times, size: Size, side: int) -> Iterator[Row]:
 
 
 def _solves(settings: Settings, times: Times, clock: Clock) -> Iterator[Row]:
-    """Yield the time of the weights alone (α = 2), from Gramians of a small agent, for one seed and
-    for ten, with each solver.
+    """Yield the time of the weights alone (α = 2) with each solver, for one seed and for ten.
+
+    The Gramians are those of a small agent.
     """
     size = Size(tasks=TINY.tasks if settings.quick else 10, width=8, batch=8, seeds=10)
     agent = learner(size, settings.device)
@@ -194,8 +196,9 @@ def _solves(settings: Settings, times: Times, clock: Clock) -> Iterator[Row]:
 
 
 def _guard(settings: Settings, times: Times, clock: Clock) -> Row:
-    """Return the guard's share of an update. Its cost does not depend on the sizes of networks and
-    batches, so it is measured with very small ones.
+    """Return the guard's share of an update.
+
+    Its cost does not depend on the sizes of networks and batches: it is measured with tiny ones.
     """
     size = Size(tasks=TINY.tasks if settings.quick else 10, width=8, batch=8)
     guarded, unguarded = learner(size, settings.device), learner(size, settings.device)

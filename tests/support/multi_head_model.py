@@ -67,7 +67,7 @@ class Heads(torch.nn.Module):
 
 
 class Fixed(LossWeighting):
-    """Given weights, whatever the losses; remembers the losses it saw."""
+    """Fixed weights, independent of the losses; records the losses it sees."""
 
     name = "fixed"
 

@@ -28,7 +28,7 @@ SMALL_MARGIN = 1e-100
 
 
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-    """`np.linalg.norm`, fast for the Euclidean norm of a float64 vector or a number."""
+    """Compute `np.linalg.norm`, fast for the Euclidean norm of a float64 vector or a number."""
     if (ord is None or ord == 2) and axis is None and not keepdims:
         if type(x) is np.ndarray and x.dtype == DOUBLE and x.strides == (8,):
             return np.float64(math.sqrt(x.dot(x)))
@@ -44,7 +44,7 @@ def tolerance(
     sigmoid: Any = "gaussian",
     value_at_margin: Any = 0.1,
 ) -> Any:
-    """`reward_utils.tolerance`, fast for numbers and the two sigmoids that rewards use."""
+    """Compute `reward_utils.tolerance`, fast for numbers and the two sigmoids that rewards use."""
     lower, upper = bounds
     if not (
         value_at_margin == 0.1
@@ -67,9 +67,7 @@ def tolerance(
 
 
 class QuickRotation:
-    """The part of `scipy.spatial.transform.Rotation` that Meta-World uses:
-    `from_matrix(m).as_quat()`.
-    """
+    """Implements `from_matrix(m).as_quat()` of `scipy.spatial.transform.Rotation`."""
 
     __slots__ = ("_matrix",)
 
@@ -86,7 +84,7 @@ class QuickRotation:
         rows = self._matrix.tolist()
         diagonal = rows[0][0], rows[1][1], rows[2][2]
         trace, largest = diagonal[0] + diagonal[1] + diagonal[2], max(diagonal)
-        found = [
+        parts = [
             rows[2][1] - rows[1][2],
             rows[0][2] - rows[2][0],
             rows[1][0] - rows[0][1],
@@ -96,12 +94,12 @@ class QuickRotation:
         if not trace > largest:
             i = leading = diagonal.index(largest)
             j, k = (i + 1) % 3, (i + 2) % 3
-            found[3] = rows[k][j] - rows[j][k]
-            found[i] = 1 - trace + 2 * largest
-            found[j], found[k] = rows[j][i] + rows[i][j], rows[k][i] + rows[i][k]
-        x, y, z, w = found
+            parts[3] = rows[k][j] - rows[j][k]
+            parts[i] = 1 - trace + 2 * largest
+            parts[j], parts[k] = rows[j][i] + rows[i][j], rows[k][i] + rows[i][k]
+        x, y, z, w = parts
         square = x * x + y * y + z * z + w * w
-        if not abs(square - 4 * found[leading]) < 1e-9:
+        if not abs(square - 4 * parts[leading]) < 1e-9:
             return Rotation.from_matrix(self._matrix).as_quat()
         length = math.sqrt(square)
         return np.array((x / length, y / length, z / length, w / length))

@@ -141,7 +141,7 @@ class FastSawyer(SawyerXYZEnv):
         self._mocap_quat[:] = FORWARD
 
     def _step_mujoco_simulation(self, ctrl: Any, n_frames: int) -> None:
-        # Without the official mj_rnePostConstraint: no sensor, observation or reward looks at body
+        # Without the official mj_rnePostConstraint: no sensor, observation or reward reads body
         # forces.
         self._ctrl[0], self._ctrl[1] = ctrl
         mujoco.mj_step(self.model, self.data, n_frames)
@@ -170,7 +170,7 @@ class FastSawyer(SawyerXYZEnv):
         if (len(places), len(turns)) not in OBJECTS:
             return super()._get_curr_obs_combined_no_goal()
         right, left = self._claws
-        # Like the official one a little beyond 0.1 m at times, which counts as 0.1 m.
+        # Sometimes a little beyond 0.1 m, which counts as 0.1 m, as in the official code.
         opened = min(max(float(norm(right - left)) / 0.1, 0.0), 1.0)
         objects = [*places[:3], *turns[:4], *places[3:], *turns[4:]]
         padding = [0.0] * (self._obs_obj_max_len - len(objects))
@@ -213,7 +213,7 @@ class FastSawyer(SawyerXYZEnv):
         margin = norm((start - self.init_tcp)[::2].copy()) - xz_thresh
         across = tolerance(norm((tcp - obj_pos)[::2].copy()), (0, xz_thresh), margin, "long_tail")
         caging = hamacher_product(hamacher_product(*along_y), float(across))
-        # From here on in the precision of the action, which is why its number is not made a float.
+        # The precision from here on is that of the action, so its entry is not made a float.
         closed = min(max(0, action[-1]), desired_gripper_effort) / desired_gripper_effort
         found = hamacher_product(caging, closed if caging > 0.97 else 0.0)
         if high_density:

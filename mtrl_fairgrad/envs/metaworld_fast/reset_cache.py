@@ -1,6 +1,6 @@
 # pyright: reportAttributeAccessIssue=false
 # (MuJoCo's names come from compiled modules.)
-"""Resets remembered: what a reset leaves behind is copied back instead of simulated again."""
+"""Cache of resets: the state after a reset is copied back instead of simulated again."""
 
 from collections.abc import Callable
 from functools import cache
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CAPACITY = 50
-"""Number of resets an environment remembers, one per goal; about 60 KB each."""
+"""Number of resets that are cached for an environment, one per goal; about 60 KB each."""
 CHANGED = ("body_pos", "site_pos")
 """Arrays of the model that resets write to."""
 SKIPPED = frozenset({"bvh_active"})
@@ -31,8 +31,8 @@ class Entry(NamedTuple):
 class Resets:
     """States after an environment's resets, by a key of all that they depend on.
 
-    In the official code one thing also depends on the previous episode: where push draws its goal
-    until the first step.
+    In the official code, only the place where push draws its goal until the first step also depends
+    on the previous episode.
     """
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:

@@ -50,7 +50,7 @@ class Host:
         Args:
             command: name of the command.
             payload: `reset`: row -> goals, or None; `set_state`: row -> state; `place`: row ->
-            arguments of `SubEnvironment.place`.
+                arguments of `SubEnvironment.place`.
 
         Returns:
             `get_state`: row -> state; `set_state`: row -> True for rows that were not reproduced;

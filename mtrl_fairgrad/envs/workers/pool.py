@@ -41,15 +41,17 @@ class WorkerError(RuntimeError):
 
 
 class WorkerLost(WorkerError):
-    """A worker died, or did not answer in time and was killed; `loss` is the message without
-    advice.
+    """A worker died, or did not answer in time and was killed.
+
+    Attributes:
+        loss: the message without advice.
     """
 
     def __init__(self, loss: str) -> None:
         self.loss = loss
         super().__init__(
-            f"{loss}: if nobody killed it, look for a lack of memory, and resume from the last "
-            "checkpoint."
+            f"{loss}: unless it was killed on purpose, check the memory of this machine, and "
+            "resume from the last checkpoint."
         )
 
 
@@ -105,7 +107,7 @@ class _Worker:
         code = self.process.exitcode
         if code is None:
             self.process.kill()
-            # with a limit: a process waiting for a broken disk cannot be killed
+            # With a limit, because a process that waits for a broken disk cannot be killed.
             self.process.join(GRACE_SECONDS)
         return code
 
@@ -114,8 +116,8 @@ class WorkerPool:
     """Runs commands in one process per entry of `shares`, in parallel with the learner.
 
     A worker that does not answer a step within `timeout` seconds (None: unlimited) counts as lost,
-    like one that died. Other commands may take BUILD_SECONDS longer for each of its sub-
-    environments.
+    like one that died. Other commands may take BUILD_SECONDS longer for each of its
+    sub-environments.
     """
 
     def __init__(
@@ -183,7 +185,7 @@ class WorkerPool:
 
     def start(self, command: str, payload: Any = None) -> None:
         """Send a command to all workers; a lost worker is reported by `finish`."""
-        # pickled once, without the overhead of `Connection.send`
+        # Pickled once, without the overhead of `Connection.send`.
         message = pickle.dumps((command, payload))
         self._allow(more=command != "step")
         for number, worker in self._workers.items():

@@ -16,10 +16,8 @@ class Buffers:
     are stale otherwise.
     """
 
-    # [N, A], written by the learner, everything else by the simulators
-    actions: NDArray[np.float32]
-    # [N, O], after an end of an episode the first one of the next
-    observations: NDArray[np.float32]
+    actions: NDArray[np.float32]  # [N, A], written by the learner, the others by the simulators
+    observations: NDArray[np.float32]  # [N, O], at an episode's end the first of the next one
     final_observations: NDArray[np.float32]  # [N, O], the last one of the episode that ended
     rewards: NDArray[np.float64]  # [N]
     returns: NDArray[np.float64]  # [N], undiscounted sum of the episode
@@ -28,7 +26,7 @@ class Buffers:
     elapsed: NDArray[np.int64]  # [N], steps of the running episode
     terminated: NDArray[np.bool_]  # [N]
     truncated: NDArray[np.bool_]  # [N]
-    success: NDArray[np.bool_]  # [N], of this step
+    success: NDArray[np.bool_]  # [N], whether this step succeeded
     successes: NDArray[np.bool_]  # [N], whether any step of the episode succeeded
 
     @staticmethod

@@ -94,7 +94,8 @@ def describe(error: SubEnvironmentError) -> str:
     cause = error.__cause__
     assert cause is not None
     text = "".join(traceback.format_exception(cause)).rstrip()
-    return f"the environment of {error} raised {type(cause).__name__}: {cause}\n\nThere:\n{text}"
+    where = f"the environment of {error} raised {type(cause).__name__}: {cause}"
+    return f"{where}\n\nTraceback of the worker:\n{text}"
 
 
 @contextmanager
@@ -108,7 +109,7 @@ def lightweight_spawn() -> Iterator[None]:
     sys.modules["__main__"] = ModuleType("__main__")
     previous = None
     if hasattr(signal, "pthread_sigmask"):
-        # started later, it would unblock SIGINT
+        # If it started later, it would unblock SIGINT.
         resource_tracker.ensure_running()
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:

@@ -44,9 +44,9 @@ def backward(
         losses: the K scalar task losses, preferably as a sequence: a pass then runs through its
             own task's head only; from a vector `[K]` it runs through all heads. The graph is freed,
             as by `Tensor.backward`.
-        method: for example `FairGrad(alpha=2)`. One with state or randomness needs `method.init(K,
-            template=jacobian_like(parameters, K))` before, with the parameters given as `shared`
-            (or the representation). If `method.looks_after_step`, call
+        method: for example `FairGrad(alpha=2)`. One with state or randomness needs
+            `method.init(K, template=jacobian_like(parameters, K))` before, with the parameters
+            given as `shared` (or the representation). If `method.looks_after_step`, call
             `method.after_step(losses)` after every optimiser step with the losses `[K]` of the same
             batch, recomputed (with several processes, their mean).
         shared: the parameters that all tasks use. Their `.grad` receives the combined direction; a
@@ -181,11 +181,13 @@ class Accumulator:
         self._rows = rows
 
     def backward(self, method: Method, noise: Noise = None) -> Tensors:
-        """Combine the sum, add the result to `.grad` and start again; returns and raises as
-        `backward`.
+        """Combine the sum, add the result to `.grad` and start a new sum.
+
+        Returns the same as the function `backward`.
 
         Raises:
-            ValueError: also if nothing was added. The sum is kept whenever this raises.
+            ValueError: nothing was added, or as `backward`. The sum is preserved after any error.
+            TypeError, RuntimeError: as `backward`.
         """
         if self._rows is None:
             raise ValueError("no losses were added: call add(losses) for every micro-batch first.")
@@ -253,10 +255,10 @@ def _backward_with_weights(
             if weights is None
             else torch.where(weights != 0, weights * vector, 0).sum()
         )
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             total * scale, parameters, retain_graph=retain_graph, materialize_grads=True
         )
-        return [writer.processes.mean(part / scale) for part in found]
+        return [writer.processes.mean(part / scale) for part in gradients]
 
     if own_weights is weights:
         both = gradient(weights, writer.shared + writer.own)

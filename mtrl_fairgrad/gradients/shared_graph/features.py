@@ -16,10 +16,9 @@ Edge = tuple[Node | None, int]
 def check_representation(
     representation: Tensor | Sequence[Tensor], losses: Sequence[Tensor], shared: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Return the tensors of a representation after checking that the shared parameters act on the
-    losses only through them.
+    """Check that the shared parameters act on the losses only through a representation.
 
-    Costs one traversal of the graph and no arithmetic.
+    Returns its tensors. Costs one traversal of the graph and no arithmetic.
 
     Raises:
         ValueError: a tensor without graph, a tensor that no loss depends on, a tensor computed from
@@ -39,9 +38,9 @@ def check_representation(
             )
         ends.append(tensor.grad_fn)
     edges = [_edge(tensor) for tensor in tensors]
-    met = _reached([_edge(loss) for loss in losses if loss.requires_grad], stop=set(edges))
+    visited = _reached([_edge(loss) for loss in losses if loss.requires_grad], stop=set(edges))
     for index, (edge, end) in enumerate(zip(edges, ends, strict=True)):
-        if edge not in met:
+        if edge not in visited:
             raise ValueError(
                 f"representation {index} reaches no loss: give the tensor that the losses were "
                 "computed from."
@@ -52,7 +51,7 @@ def check_representation(
                 "depends on another."
             )
     for index, parameter in enumerate(shared):
-        if _edge(parameter) in met:
+        if _edge(parameter) in visited:
             raise ValueError(
                 f"shared parameter {index} acts on a loss outside the representation: give a "
                 "representation through which all shared parameters act, or none."
@@ -102,8 +101,8 @@ def propagate_direction(
     if writer.scaler is not None:
         # The scaled Jacobian fits half precision, but a direction may be much larger: scale it to
         # the Jacobian's size for the pass.
-        fits, given = largest(jacobian.values()), largest(direction.values())
-        scale = torch.where((fits > 0) & (given > 0), scale * fits / given, scale)
+        reference, actual = largest(jacobian.values()), largest(direction.values())
+        scale = torch.where((reference > 0) & (actual > 0), scale * reference / actual, scale)
     outputs = [
         (direction[str(i)] * scale).to(tensor.dtype) for i, tensor in enumerate(representation)
     ]

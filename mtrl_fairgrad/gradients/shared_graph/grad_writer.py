@@ -63,8 +63,9 @@ class GradWriter:
         return one if self.scaler is None else self.scaler.scale(one)
 
     def overflowed(self, tensors: Iterable[Tensor]) -> bool:
-        """Whether all processes must skip this step: a scaler is in use, and a tensor of one
-        process is not finite.
+        """Return whether all processes must skip this step.
+
+        They must if a scaler is in use and a tensor of any process is not finite.
         """
         return self.scaler is not None and bool(
             self.processes.sum((~largest(tensors).isfinite()).float()) > 0

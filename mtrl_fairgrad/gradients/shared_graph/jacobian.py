@@ -32,7 +32,8 @@ class GradientRows:
     """Position of an own parameter that no task has reached yet -> zeros `[*shape]`.
 
     Allocated in advance: small tensors that are created during a pass and outlive it would fragment
-    the heap, which would grow with every pass, on Linux by up to a third of the Jacobian."""
+    the heap, which would grow with every pass, on Linux by up to a third of the Jacobian.
+    """
     own: dict[tuple[int, int], Tensor] = field(default_factory=dict[tuple[int, int], Tensor])
     """(position of an own parameter, index of a task that reaches it) -> `[*shape]`."""
 
@@ -78,9 +79,8 @@ class GradientRows:
             RuntimeError: a pass failed; the results of the passes before it have been added.
         """
         scale = writer.scale(self.losses.device)
-        end = 1 + max(
-            task for task, loss in enumerate(losses) if loss.requires_grad
-        )  # later tasks have no gradient
+        # Tasks from `end` on have no gradient.
+        end = 1 + max(task for task, loss in enumerate(losses) if loss.requires_grad)
         size = (
             default_tasks_per_pass(end, self.jacobian.values())
             if tasks_per_pass is None
@@ -123,8 +123,11 @@ class GradientRows:
         return self.own[position, task]
 
     def own_sums(self, own: Sequence[Tensor], weights: Tensor | None) -> list[Tensor]:
-        """Return every own parameter's gradient of the sum of the losses, weighted by `weights`
-        `[K]` unless None.
+        """Return every own parameter's gradient of the sum of the losses.
+
+        Args:
+            own: the own parameters.
+            weights: weights of the losses, `[K]`; None for plain gradients.
         """
         sums = [torch.zeros_like(parameter, requires_grad=False) for parameter in own]
         for (position, task), gradient in self.own.items():

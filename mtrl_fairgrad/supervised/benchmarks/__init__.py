@@ -23,8 +23,9 @@ BENCHMARKS: Mapping[str, str] = {
     "nyuv2": "mtrl_fairgrad.supervised.benchmarks.nyuv2:NYUv2",
     "qm9": "mtrl_fairgrad.supervised.benchmarks.qm9:QM9",
 }
-"""Name → module and class, which is imported when it is first needed. `toy` is not among them: it
-draws trajectories and trains no network.
+"""Name → module and class, imported on first use.
+
+`toy` is not among them, because it draws trajectories and trains no network.
 """
 
 

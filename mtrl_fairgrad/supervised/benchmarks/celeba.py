@@ -38,11 +38,9 @@ SIZE = 64
 """Height and width in pixels to which images are resized, from 218 × 178, as in FAMO's code."""
 
 _PARTITIONS = {"0": "train", "1": "validation", "2": "test"}
-_LABELS, _PARTITION, _IMAGES = (
-    "Anno/list_attr_celeba.txt",
-    "Eval/list_eval_partition.txt",
-    "Img/img_align_celeba",
-)
+_LABELS = "Anno/list_attr_celeba.txt"
+_PARTITION = "Eval/list_eval_partition.txt"
+_IMAGES = "Img/img_align_celeba"
 _EXPECTED = (
     f"{_LABELS}, {_PARTITION} and {_IMAGES}/*.jpg of "
     "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
@@ -50,8 +48,9 @@ _EXPECTED = (
 
 
 class Faces(Dataset[tuple[Tensor, Tensor]]):
-    """N images with attributes; an item is an image `[3, 64, 64]` in [0, 1] and labels `[40]`, each
-    0 or 1.
+    """N images with attributes.
+
+    An item is an image `[3, 64, 64]` in [0, 1] and labels `[40]`, each 0 or 1.
 
     Args:
         folder: folder of the images.
@@ -86,8 +85,7 @@ class Faces(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Network(MultiTaskModel):
-    """Seven convolutions and two linear layers shared by all tasks, and a linear head for each
-    attribute.
+    """Seven convolutions and two linear layers, shared, and a linear head for each attribute.
 
     Shared layers have no bias, since batch normalisation follows each. At width 64 there are
     5,176,640 shared parameters.
@@ -100,31 +98,33 @@ class Network(MultiTaskModel):
     def __init__(self, width: int = 64) -> None:
         super().__init__()
         self.shared = nn.Sequential(
-            *(_convolution(3, width), nn.MaxPool2d(2)),
-            *(_convolution(width, 2 * width), _convolution(2 * width, 2 * width), nn.MaxPool2d(2)),
-            *(
-                _convolution(2 * width, 4 * width),
-                _convolution(4 * width, 4 * width),
-                nn.MaxPool2d(2),
-            ),
-            *(
-                _convolution(4 * width, 8 * width),
-                _convolution(8 * width, 8 * width),
-                nn.AdaptiveAvgPool2d(1),
-            ),
-            *(nn.Flatten(), _linear(8 * width), _linear(8 * width)),
+            _convolution(3, width),
+            nn.MaxPool2d(2),
+            _convolution(width, 2 * width),
+            _convolution(2 * width, 2 * width),
+            nn.MaxPool2d(2),
+            _convolution(2 * width, 4 * width),
+            _convolution(4 * width, 4 * width),
+            nn.MaxPool2d(2),
+            _convolution(4 * width, 8 * width),
+            _convolution(8 * width, 8 * width),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            _linear(8 * width),
+            _linear(8 * width),
         )
         self.heads = nn.ModuleList(nn.Linear(8 * width, 1) for _ in ATTRIBUTES)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images `[B, 3, H, W]` → 40 logits `[B]`, separate tensors, so that the backward pass of a
-        task visits its own head only.
+        """Compute 40 logits `[B]` of images `[B, 3, H, W]`.
+
+        They are separate tensors, so that the backward pass of a task visits its own head only.
         """
         features = self.shared(images)
         return tuple(head(features).squeeze(1) for head in self.heads)
 
     def shared_parameters(self) -> Iterable[nn.Parameter]:
-        """All parameters except those of the heads."""
+        """Return all parameters except those of the heads."""
         return self.shared.parameters()
 
 
@@ -148,7 +148,7 @@ class F1(Meter):
         self._true = true.sum(0) + self._true.to(true.device)
 
     def values(self) -> dict[str, float]:
-        """`f1_<attribute>` → F1 in [0, 1]."""
+        """Return `f1_<attribute>` → F1 in [0, 1]."""
         scores = 2 * self._correct.double() / (self._predicted + self._true).clamp(min=1)
         return {
             _column(attribute): score
@@ -186,8 +186,9 @@ class CelebA(Benchmark):
         self.width = width
 
     def splits(self, seed: int, batch_size: int, workers: int, pin_memory: bool) -> Splits:
-        """Make loaders of the official partition; batches are images `[B, 3, 64, 64]` and labels
-        `[B, 40]`, both float32.
+        """Make loaders of the official partition.
+
+        Batches are images `[B, 3, 64, 64]` and labels `[B, 40]`, both float32.
         """
         train, validation, test = _read(self.folder(_EXPECTED))
         more = (batch_size, seed, workers, pin_memory)
@@ -202,7 +203,7 @@ class CelebA(Benchmark):
         return Network(self.width)
 
     def losses(self, outputs: Any, batch: Any) -> list[Tensor]:
-        """Mean binary cross-entropy of each attribute."""
+        """Return the mean binary cross-entropy of each attribute."""
         columns = zip(outputs, batch[1].unbind(1), strict=True)
         return [F.binary_cross_entropy_with_logits(logits, labels) for logits, labels in columns]
 
@@ -211,7 +212,7 @@ class CelebA(Benchmark):
         return F1()
 
     def score(self, values: Mapping[str, float]) -> float:
-        """Minus the mean F1, by which the official code selects the epoch."""
+        """Return minus the mean F1, by which the official code selects the epoch."""
         return -float(np.mean(list(values.values())))
 
 
@@ -227,8 +228,9 @@ def _linear(width: int) -> nn.Sequential:
 
 
 def _read(root: Path) -> list[Faces]:
-    """Training, validation and test images; that the image files exist is checked, not that they
-    are intact.
+    """Return training, validation and test images.
+
+    Checks that the image files exist, not that they are intact.
     """
     missing = [part for part in (_LABELS, _PARTITION, _IMAGES) if not (root / part).exists()]
     if missing:
@@ -291,8 +293,8 @@ def _parts(file: Path, names: Sequence[str]) -> list[str]:
         listed, _, part = (word.strip() for word in line.strip().partition(" "))
         if listed != name:
             raise DataError(
-                f"{file} lists {listed} where {_LABELS} lists {name}: "
-                "both must have the same order."
+                f"{file} lists {listed} where {_LABELS} lists {name}: both must have the same "
+                "order."
             )
         if part not in _PARTITIONS:
             allowed = ", ".join(f"{value} ({meaning})" for value, meaning in _PARTITIONS.items())

@@ -46,7 +46,7 @@ METRICS = (
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over labelled pixels, 0 if there are none.
+    """Compute the mean cross-entropy over labelled pixels, 0 if there are none.
 
     Args:
         logits: `[B, C, H, W]`.
@@ -57,7 +57,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def depth_loss(prediction: Tensor, depth: Tensor) -> Tensor:
-    """Mean absolute error over pixels of known depth, 0 if there are none.
+    """Compute the mean absolute error over pixels of known depth, 0 if there are none.
 
     Args:
         prediction: `[B, 1, H, W]`.
@@ -67,8 +67,9 @@ def depth_loss(prediction: Tensor, depth: Tensor) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the values where the mask, of the same shape, is true; 0 with zero gradient if it is
-    false everywhere.
+    """Compute the mean of the values where the mask, of the same shape, is true.
+
+    It is 0 with zero gradient if the mask is false everywhere.
     """
     return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
 
@@ -98,7 +99,7 @@ class SegmentationMeter(Meter):
         self._confusion = counts + self._confusion.to(counts.device)
 
     def values(self) -> dict[str, float]:
-        """Both metrics, from the confusion matrix."""
+        """Return both metrics, from the confusion matrix."""
         confusion = self._confusion.double().cpu()
         hits = confusion.diagonal()
         union = confusion.sum(0) + confusion.sum(1) - hits
@@ -109,8 +110,10 @@ class SegmentationMeter(Meter):
 
 
 class DepthMeter(Meter):
-    """`abs_error`, the mean absolute error in the unit of the data, and `rel_error`, the mean
-    relative error as a plain number, over known depths; NaN if there are none.
+    """Mean errors over known depths; NaN if there are none.
+
+    `abs_error` is the mean absolute error in the unit of the data, `rel_error` the mean relative
+    error as a plain number.
     """
 
     def __init__(self) -> None:
@@ -125,7 +128,7 @@ class DepthMeter(Meter):
         self._sums = sums + self._sums.to(sums.device)
 
     def values(self) -> dict[str, float]:
-        """Both metrics."""
+        """Return both metrics."""
         absolute, relative, count = self._sums.cpu()
         return {"abs_error": (absolute / count).item(), "rel_error": (relative / count).item()}
 
@@ -142,7 +145,7 @@ class CombinedMeter(Meter):
             part.update(outputs, batch)
 
     def values(self) -> dict[str, float]:
-        """The metrics of all meters."""
+        """Return the metrics of all meters."""
         return {name: value for part in self.parts for name, value in part.values().items()}
 
 
@@ -204,8 +207,9 @@ class DensePrediction(Benchmark):
         return Splits(loader, evaluated, evaluated)
 
     def model(self) -> SegNet:
-        """Make the paper's network, at this width; outputs are logits `[B, C, H, W]` and depths
-        `[B, 1, H, W]`.
+        """Make the paper's network, at this width.
+
+        Its outputs are logits `[B, C, H, W]` and depths `[B, 1, H, W]`.
         """
         return SegNet((self.classes, 1), self.width)
 
@@ -225,8 +229,7 @@ class DensePrediction(Benchmark):
         """
         expected = (
             f"{{train,val}}/{{{','.join(self.folders)}}}/{{0,1,2,…}}.npy, the preprocessed "
-            f"{self.title} that "
-            "https://github.com/lorenmt/mtan links to"
+            f"{self.title} that https://github.com/lorenmt/mtan links to"
         )
         root = self.folder(expected)
         folders = [f"{part}/{folder}" for part in ("train", "val") for folder in self.folders]
@@ -237,12 +240,12 @@ class DensePrediction(Benchmark):
 
 
 def paper_schedule(batch_size: int) -> Schedule:
-    """200 epochs of Adam at 1e-4, halved after 100 (§5.1)."""
+    """Return the paper's schedule: 200 epochs of Adam at 1e-4, halved after 100 (§5.1)."""
     return Schedule(epochs=200, batch_size=batch_size, learning_rate=1e-4, halve_every=100)
 
 
 def single_task(table: str, metrics: Sequence[Metric]) -> Mapping[str, float]:
-    """Single-task values in a paper table, whose columns have the metrics' names and units."""
+    """Return single-task values of a paper table, whose columns have the names of the metrics."""
     paper = paper_table(table)
     values = dict(
         zip(

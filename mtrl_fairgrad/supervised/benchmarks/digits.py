@@ -56,12 +56,14 @@ class DigitsNetwork(MultiTaskModel):
         self.heads = nn.ModuleList([nn.Linear(128, 10), nn.Linear(128, 10), nn.Linear(128, 1)])
 
     def shared_parameters(self) -> Iterable[nn.Parameter]:
-        """The parameters of the encoder."""
+        """Return the parameters of the encoder."""
         return self.encoder.parameters()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images `[B, 1, 8, 11]` → logits `[B, 10]` of both digits, and the logit `[B]` of the ink
-        share.
+        """Compute the outputs for images `[B, 1, 8, 11]`.
+
+        Returns:
+            Logits `[B, 10]` of both digits, and the logit `[B]` of the ink share.
         """
         hidden = self.encoder(images)
         left, right, ink = (head(hidden) for head in self.heads)
@@ -83,7 +85,7 @@ class DigitsMeter(Meter):
         self._count += len(ink)
 
     def values(self) -> dict[str, float]:
-        """`left`, `right`: accuracy in %; `ink`: error in percentage points."""
+        """Return `left`, `right`: accuracy in %; `ink`: error in percentage points."""
         left, right = (100 * self._hits / self._count).tolist()
         return {"left": left, "right": right, "ink": 100 * (self._squares / self._count) ** 0.5}
 
@@ -133,7 +135,7 @@ class Digits(Benchmark):
         return DigitsNetwork(self.width)
 
     def losses(self, outputs: list[Tensor], batch: Batch) -> Sequence[Tensor]:
-        """Cross-entropies of the digits, and the mean squared error of the ink share."""
+        """Return the digits' cross-entropies and the mean squared error of the ink share."""
         _, left, right, ink = batch
         return [
             F.cross_entropy(outputs[0], left),

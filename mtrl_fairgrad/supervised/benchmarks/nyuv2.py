@@ -1,6 +1,4 @@
-"""NYU-v2 (Silberman et al., 2012): 13 classes, depth and surface normals of rooms; paper §5.1,
-Table 2.
-"""
+"""NYU-v2 (Silberman et al., 2012): 13 classes, depth and normals of rooms; paper §5.1, Table 2."""
 
 from __future__ import annotations
 
@@ -35,8 +33,9 @@ _METRICS = (
 
 
 def normal_loss(prediction: Tensor, normals: Tensor) -> Tensor:
-    """1 − cosine of the angle to the true normal, mean over pixels whose normal is known; 0 if
-    there are none.
+    """Compute the mean of 1 − cosine of the angle to the true normal.
+
+    The mean is over pixels whose normal is known; 0 if there are none.
 
     Args:
         prediction: `[B, 3, H, W]`, vectors of any length.
@@ -49,11 +48,11 @@ def normal_loss(prediction: Tensor, normals: Tensor) -> Tensor:
 
 
 class NormalMeter(Meter):
-    """The angle between predicted and true normals: mean and median in degrees, and the % of pixels
-    `within_…` a threshold.
+    """Angles between predicted and true normals.
 
-    Over all pixels whose normal is known; NaN if there are none. The median is taken from a
-    histogram, since NYU-v2's test images have 72 million pixels.
+    Mean and median in degrees, and the percentage of pixels `within_…` a threshold, over all pixels
+    whose normal is known; NaN if there are none. The median is taken from a histogram, since
+    NYU-v2's test images have 72 million pixels.
     """
 
     def __init__(self) -> None:
@@ -71,7 +70,7 @@ class NormalMeter(Meter):
         self._histogram = histogram + self._histogram.to(histogram.device)
 
     def values(self) -> dict[str, float]:
-        """The five metrics of normals."""
+        """Return the five metrics of normals."""
         count, total, *near = self._sums.tolist()
         if not count:
             return dict.fromkeys(("angle_mean", "angle_median", *THRESHOLDS), float("nan"))
@@ -79,7 +78,7 @@ class NormalMeter(Meter):
         return {"angle_mean": total / count, "angle_median": self._median(), **shares}
 
     def _median(self) -> float:
-        """Median angle in degrees; the mean of the middle two for an even number of pixels."""
+        """Return the median angle in degrees; of an even number of pixels the middle two's mean."""
         reached = self._histogram.cumsum(0).cpu()
         count = reached[-1]
         middle = torch.searchsorted(
@@ -89,7 +88,7 @@ class NormalMeter(Meter):
 
 
 def _cosine(prediction: Tensor, normals: Tensor) -> Tensor:
-    """Cosine `[B, H, W]`; true normals are assumed to have unit length, as in the paper's code."""
+    """Return the cosine `[B, H, W]`; true normals must have unit length, as in the paper's code."""
     return (F.normalize(prediction.float(), dim=1) * normals).sum(1)
 
 

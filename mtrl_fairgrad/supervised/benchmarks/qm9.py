@@ -56,9 +56,11 @@ PROPERTIES = {
     "g": Property(15, 66.223, 1000),
     "cv": Property(11, 0.07212),
 }
-"""Dipole moment (D), polarizability (a0³), orbital energies (meV), spatial extent (a0²), zero-point
+"""The properties of Table 8, by its names and in its units.
+
+Dipole moment (D), polarizability (a0³), orbital energies (meV), spatial extent (a0²), zero-point
 energy, atomisation energies at 0 and 298.15 K, enthalpy and free energy (meV), heat capacity
-(cal/(mol K)): names and units of Table 8.
+(cal/(mol K)).
 """
 
 _COLUMNS = [task.column for task in PROPERTIES.values()]
@@ -75,15 +77,16 @@ _LOAD_ERRORS = (
     ValueError,
 )
 _EXPECTED = (
-    f"{_PROCESSED} or raw/{', raw/'.join(_RAW)}, "
-    "of https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip and, for "
+    f"{_PROCESSED} or raw/{', raw/'.join(_RAW)}, of "
+    "https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip and, for "
     "the last one, https://ndownloader.figshare.com/files/3195404"
 )
 
 
 class Molecules(Dataset[tuple[Tensor, ...]]):
-    """Molecules as complete graphs; an item is the result of `graph`, then targets and their scale,
-    both `[11]`.
+    """Molecules as complete graphs.
+
+    An item is the result of `graph`, then targets and their scale, both `[11]`.
 
     Args:
         data: PyTorch Geometric's data set of N molecules.
@@ -142,8 +145,9 @@ def collate(items: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 
 
 class Network(MultiTaskModel):
-    """Message passing network (Gilmer et al., 2017) with three rounds of edge-conditioned messages,
-    a Set2Set readout and 11 linear heads; 616,960 shared parameters.
+    """Message passing network (Gilmer et al., 2017) with 616,960 shared parameters.
+
+    It has three rounds of edge-conditioned messages, a Set2Set readout and 11 linear heads.
     """
 
     def __init__(self) -> None:
@@ -160,8 +164,9 @@ class Network(MultiTaskModel):
     def forward(
         self, atoms: Tensor, edges: Tensor, edge_features: Tensor, owner: Tensor
     ) -> tuple[Tensor, ...]:
-        """The first four results of `collate` → 11 standardised properties `[B]`, separate tensors,
-        so that the backward pass of a task visits its own head only.
+        """Predict 11 standardised properties `[B]` from the first four results of `collate`.
+
+        They are separate tensors, so that the backward pass of a task visits its own head only.
         """
         state = F.relu(self.atoms(atoms))
         for _ in range(3):
@@ -171,14 +176,15 @@ class Network(MultiTaskModel):
         return tuple(head(features).squeeze(1) for head in self.heads)
 
     def shared_parameters(self) -> Iterable[nn.Parameter]:
-        """All parameters except those of the heads."""
+        """Return all parameters except those of the heads."""
         shared = (self.atoms, self.messages, self.update, self.readout, self.features)
         return (parameter for layer in shared for parameter in layer.parameters())
 
 
 class MeanAbsoluteError(Meter):
-    """Mean absolute error of each property over all molecules, in the units of Table 8; NaN without
-    molecules.
+    """Mean absolute error of each property over all molecules, in the units of Table 8.
+
+    NaN without molecules.
     """
 
     def __init__(self) -> None:
@@ -192,7 +198,7 @@ class MeanAbsoluteError(Meter):
         self._count += len(errors)
 
     def values(self) -> dict[str, float]:
-        """Property → mean absolute error."""
+        """Return property → mean absolute error."""
         means = self._sum / self._count
         return {
             name: mean * PROPERTIES[name].factor
@@ -201,8 +207,9 @@ class MeanAbsoluteError(Meter):
 
 
 class QM9(Benchmark):
-    """QM9: 110,831 molecules for training, 10,000 for validation and 10,000 for testing, drawn with
-    the seed of the fit.
+    """QM9: 110,831 molecules for training, 10,000 for validation and 10,000 for testing.
+
+    The split is drawn with the seed of the fit.
 
     Args:
         root: folder with `raw/` or `processed/` in PyTorch Geometric's layout; nothing is
@@ -239,7 +246,7 @@ class QM9(Benchmark):
         return Network()
 
     def losses(self, outputs: Any, batch: Any) -> list[Tensor]:
-        """Mean squared errors of the standardised properties."""
+        """Return the mean squared errors of the standardised properties."""
         *_, targets, _ = batch
         return [
             F.mse_loss(output, target)
@@ -251,7 +258,7 @@ class QM9(Benchmark):
         return MeanAbsoluteError()
 
     def inputs(self, batch: Any) -> tuple[Tensor, ...]:
-        """Atoms, edges, edge features and the molecule of each atom."""
+        """Return atoms, edges, edge features and the molecule of each atom."""
         return batch[:4]
 
 
@@ -291,8 +298,9 @@ def standardise(properties: Tensor, training: Sequence[int]) -> tuple[Tensor, Te
 
 
 def _load(root: Path) -> Any:
-    """Load PyTorch Geometric's data set from the processed file, made from the raw ones if needed;
-    unpickles nothing.
+    """Load PyTorch Geometric's data set from the processed file, without unpickling.
+
+    The file is made from the raw ones if it is missing.
     """
     datasets = _geometric("datasets")
     processed = root / _PROCESSED

@@ -102,9 +102,9 @@ def _array(file: Path) -> np.ndarray:
 
 
 def _count(part: Path, names: Sequence[str]) -> int:
-    """Number of samples N; every folder must have the files 0.npy to N − 1.npy."""
-    found = {name: {file.name for file in (part / name).glob("*.npy")} for name in names}
-    counts = {name: len(files) for name, files in found.items()}
+    """Count the samples N; every folder must have the files 0.npy to N − 1.npy."""
+    files_of = {name: {file.name for file in (part / name).glob("*.npy")} for name in names}
+    counts = {name: len(files) for name, files in files_of.items()}
     count = counts[names[0]]
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{number} in {name}" for name, number in counts.items())
@@ -116,7 +116,7 @@ def _count(part: Path, names: Sequence[str]) -> int:
         raise DataError(
             f"{part} has no .npy files in {' and '.join(names)}: copy them again from the download."
         )
-    for name, files in found.items():
+    for name, files in files_of.items():
         missing = [index for index in range(count) if f"{index}.npy" not in files]
         if missing:
             raise DataError(
@@ -146,13 +146,13 @@ class AugmentedOrder(Sampler[tuple[int, int]]):
 
 
 def augment(sample: Sample, generator: torch.Generator) -> Sample:
-    """Enlarge a random crop to the full size, by a factor from `SCALES`, and flip it horizontally
-    with probability ½.
+    """Enlarge a random crop to the full size, and flip it horizontally with probability ½.
 
-    Depth is divided by the factor, since what looks larger is nearer. A flip changes the sign of
-    the first component of normals. Images and normals are interpolated bilinearly, which shortens
-    normals slightly where they change; labels and depth take the nearest value, since a mean of two
-    classes, or of a depth and "unknown", is meaningless.
+    The factor is drawn from `SCALES`. Depth is divided by the factor, since what looks larger is
+    nearer. A flip changes the sign of the first component of normals. Images and normals are
+    interpolated bilinearly, which shortens normals slightly where they change; labels and depth
+    take the nearest value, since a mean of two classes, or of a depth and "unknown", is
+    meaningless.
     """
     image, labels, depth, *normals = sample
     height, width = labels.shape

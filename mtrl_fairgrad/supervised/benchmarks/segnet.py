@@ -22,9 +22,7 @@ STRIDE = 2 ** len(FILTERS)
 """Height and width of images must be multiples of this, since every stage halves them."""
 
 Stages = list[tuple[Tensor, Tensor]]
-"""The early and the late features of each stage, in the order of computation: inputs of the
-attention.
-"""
+"""Early and late features of each stage, in the order of computation: the attention's inputs."""
 
 
 class SegNet(MultiTaskModel):
@@ -73,8 +71,10 @@ class SegNet(MultiTaskModel):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images `[B, 3, H, W]`, H and W multiples of 32 → K predictions `[B, channels, H, W]`
-        without activation.
+        """Compute K predictions `[B, channels, H, W]`, without activation.
+
+        Args:
+            images: `[B, 3, H, W]`, H and W multiples of 32.
         """
         encoder, decoder = self._shared(images)
         paths = (self.attended_down, self.attended_up)
@@ -82,7 +82,7 @@ class SegNet(MultiTaskModel):
         return tuple(head(attention(encoder, decoder, *paths)) for attention, head in tasks)
 
     def shared_parameters(self) -> Iterable[nn.Parameter]:
-        """All parameters except those of the heads."""
+        """Return all parameters except those of the heads."""
         return (
             parameter
             for name, parameter in self.named_parameters()
@@ -120,8 +120,9 @@ class _Attention(nn.Module):
     def forward(
         self, encoder: Stages, decoder: Stages, down: nn.ModuleList, up: nn.ModuleList
     ) -> Tensor:
-        """Select the task's features `[B, F, H, W]`; `down` and `up` are the shared layers between
-        stages.
+        """Select the task's features `[B, F, H, W]`.
+
+        `down` and `up` are the shared layers between stages.
         """
         features = encoder[0][0][:, :0]  # the first stage has no features of the attention yet
         for stage, (early, late) in enumerate(encoder):
@@ -148,10 +149,14 @@ def _convolutions(channels: int, number: int) -> nn.Sequential:
 
 
 def _mask(inputs: int, outputs: int) -> nn.Sequential:
-    """An attention mask: features `[B, inputs, H, W]` → `[B, outputs, H, W]` in (0, 1)."""
+    """Make an attention mask: features `[B, inputs, H, W]` → `[B, outputs, H, W]` in (0, 1)."""
     return nn.Sequential(
-        *(nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)),
-        *(nn.Conv2d(outputs, outputs, 1), nn.BatchNorm2d(outputs), nn.Sigmoid()),
+        nn.Conv2d(inputs, outputs, 1),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(outputs, outputs, 1),
+        nn.BatchNorm2d(outputs),
+        nn.Sigmoid(),
     )
 
 

@@ -27,8 +27,9 @@ FORMULAS = ("code", "paper")
 NEAR = 0.02
 """Distance from the Pareto set at which a trajectory ends."""
 STATIONARY = 1e-3
-"""Where the Pareto set is not known, a trajectory ends once the unit gradients have a convex
-combination of this length or less.
+"""Length of the shortest convex combination of unit gradients at which a trajectory ends.
+
+Used where the Pareto set is not known.
 """
 CSV = "toy.csv"
 CHECK_EVERY = 100
@@ -61,7 +62,7 @@ class ToyConfig:
 
 
 def losses(points: Tensor, formula: str = "code") -> Tensor:
-    """Both losses `[..., 2]` at points `[..., 2]`; they may be negative."""
+    """Compute both losses `[..., 2]` at points `[..., 2]`; they may be negative."""
     x1, x2 = points.unbind(-1)
     bend = torch.tanh(-x2)
 
@@ -77,7 +78,7 @@ def losses(points: Tensor, formula: str = "code") -> Tensor:
 
 
 def gradients(points: Tensor, formula: str = "code") -> Tensor:
-    """Task gradients `[..., 2, 2]`: row i is that of loss i."""
+    """Compute task gradients `[..., 2, 2]`: row i is that of loss i."""
     leaves = points.detach().requires_grad_()
     both = losses(leaves, formula)
     rows = [
@@ -88,7 +89,7 @@ def gradients(points: Tensor, formula: str = "code") -> Tensor:
 
 
 def distance_from_front(points: Tensor) -> Tensor:
-    """Distance `[...]` of points `[..., 2]` from the Pareto set of `formula="code"`.
+    """Compute the distance `[...]` of points `[..., 2]` from the Pareto set of `formula="code"`.
 
     The set is the curve `|x1| ≤ 7`, with x2 from −8.355 in the middle to −8.434 at both ends.
     """
@@ -110,8 +111,9 @@ class Trajectories:
 
 @torch.no_grad()
 def descend(alpha: float, config: ToyConfig) -> Trajectories:
-    """Follow FairGrad's directions with Adam from all starts at once, each until it reaches the
-    Pareto front.
+    """Follow FairGrad's directions with Adam from all starts at once.
+
+    Each trajectory ends when it reaches the Pareto front.
     """
     points = torch.tensor(STARTS, dtype=torch.float64)
     optimizer = torch.optim.Adam([points], lr=config.learning_rate)
@@ -171,7 +173,7 @@ def _table(trajectories: Sequence[Trajectories], config: ToyConfig) -> str:
 
 
 def is_toy_run(folder: Path) -> bool:
-    """Whether a folder holds the trajectories of this problem."""
+    """Return whether a folder holds the trajectories of this problem."""
     return (folder / CSV).is_file()
 
 
@@ -184,8 +186,8 @@ def print_ends(folders: Sequence[Path]) -> None:
     for folder in folders:
         if not is_toy_run(folder):
             raise RunFolderError(
-                f"{folder} is not of the toy problem, others are: report on one benchmark at a "
-                "time."
+                f"{folder} is not a run of the toy problem, but others are: report on one "
+                "benchmark at a time."
             )
     names = ("alpha", "start", "x1", "x2", "loss1", "loss2")
     for folder in folders:
@@ -201,16 +203,16 @@ def print_ends(folders: Sequence[Path]) -> None:
 
 
 def draw(trajectories: Sequence[Trajectories], config: ToyConfig, path: Path) -> None:
-    """Draw the trajectories over the contours of both losses, a panel for each α, with the Pareto
-    front where it is known.
+    """Draw the trajectories over the contours of both losses, a panel for each α.
+
+    The Pareto front is drawn where it is known.
     """
     from matplotlib.figure import Figure
 
     axis = torch.linspace(-11, 11, 300, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
-    scaled = losses(grid, config.formula) * torch.tensor(
-        [10.0, 1.0]
-    )  # makes the contours of both tasks visible
+    # Scaled, so that the contours of both tasks are visible.
+    scaled = losses(grid, config.formula) * torch.tensor([10.0, 1.0])
     figure = Figure(figsize=(3.1 * len(trajectories) + 0.3, 3.9), layout="constrained")
     for one, panel in zip(
         trajectories,

@@ -1,9 +1,10 @@
-"""Three solvers of the α-fair equation, `Mw = w^(−1/α)` with `M = GᵀG` the Gramian of K task
-gradients.
+"""Three solvers of the α-fair equation `Mw = w^(−1/α)`.
 
-* `newton`: exact. The equation is the stationarity condition of a strictly convex function of `w >
-  0`, so its solution is unique, and there is one unless some convex combination of the gradients
-  vanishes (Pareto stationarity).
+`M = GᵀG` is the Gramian of K task gradients.
+
+* `newton`: exact. The equation is the stationarity condition of a strictly convex function of
+  `w > 0`, so its solution is unique, and there is one unless some convex combination of the
+  gradients vanishes (Pareto stationarity).
 * `sgd`: the paper's fast solver for reinforcement learning, reproduced for comparison. Twenty
   clipped steps limit how far it can move, so it often returns nearly equal weights with a large
   residual.

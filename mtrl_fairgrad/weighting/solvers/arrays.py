@@ -2,8 +2,8 @@
 
 A NumPy operation on ten numbers takes a quarter of the time of PyTorch's. Algorithms are written
 once, with the functions that both libraries share, and get the library of their inputs from
-`namespace`. On a device they must not read values: `on_host` tells whether early stopping is
-possible.
+`namespace`. On a device they must not read values; early stopping is possible where `on_host`
+returns True.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def to_tensor(array: Array) -> Tensor:
 
 
 def on_host(array: Array) -> bool:
-    """Whether reading values needs no synchronisation."""
+    """Return whether reading values needs no synchronisation."""
     return not isinstance(array, Tensor)
 
 

@@ -88,8 +88,9 @@ def _at(cosines: Tensor, log_norms: Tensor, p: float, x: Tensor) -> _Point:
 
 
 def _next(cosines: Tensor, log_norms: Tensor, p: float, point: _Point) -> _Point:
-    """Return the full logarithmic step where Φ falls enough, otherwise the best of all moves of all
-    lengths, if any lowers Φ.
+    """Take the full logarithmic step where Φ falls enough, otherwise the best of all moves.
+
+    Moves of all lengths are tried; where none lowers Φ, the point stays.
     """
     bold, change = _newton_steps(cosines, p, point)
     moves = torch.cat(
@@ -106,8 +107,9 @@ def _next(cosines: Tensor, log_norms: Tensor, p: float, point: _Point) -> _Point
 
 
 def _newton_steps(cosines: Tensor, p: float, point: _Point) -> Tensor:
-    """Return the steps `log_newton` and `newton` of `safeguarded.Objective`, stacked to
-    `[2, ..., K]`; 0 where rounding prevents one.
+    """Return the steps `log_newton` and `newton` of `safeguarded.Objective`, `[2, ..., K]`.
+
+    A step is 0 where rounding prevents it.
     """
     positive = point.lhs > 0
     left = torch.where(positive, point.lhs, point.rhs)
@@ -124,8 +126,9 @@ def _newton_steps(cosines: Tensor, p: float, point: _Point) -> Tensor:
 
 
 def _moves(change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the three kinds of move of `safeguarded`, each with all fractions of the `change`,
-    `[8, ..., K]`.
+    """Return the three kinds of move of `safeguarded`, each `[8, ..., K]`.
+
+    The first axis has all fractions of the `change`.
     """
     part = _fractions(change) * change
     largest = change.abs().amax(-1, keepdim=True).clamp(min=TRUST_RADIUS)

@@ -24,9 +24,7 @@ class Solution(NamedTuple):
     weights: Tensor
     """`[..., K]`, positive for active tasks, 0 for others."""
     residual: Tensor
-    """`[...]` float64, the `relative_residual` before the weights are rounded to the Gramian's
-    dtype.
-    """
+    """`[...]` float64, the `relative_residual` before rounding to the Gramian's dtype."""
     converged: Tensor
     """`[...]` bool."""
     min_progress: Tensor

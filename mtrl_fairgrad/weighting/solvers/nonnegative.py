@@ -40,8 +40,9 @@ EXCHANGES_WITH_GUESS = 6
 
 
 def max_exchanges(tasks: int) -> int:
-    """Return the number of exchanges on a device, and the maximum on the host, where most problems
-    need fewer than ten.
+    """Return the number of exchanges on a device, which is the maximum on the host.
+
+    There most problems need fewer than ten.
     """
     return 20 + 2 * tasks
 
@@ -85,14 +86,16 @@ def minimise(cosines: Array, linear: Array, guess: Array = None) -> tuple[Array,
 def _exchange(
     free: Array, wrong: Array, memory: tuple[Array, Array] | None
 ) -> tuple[Array, tuple[Array, Array]]:
-    """Return the next guess: all wrong variables exchanged, or only the last of them where that has
-    stopped helping.
+    """Exchange all wrong variables, or only the last of them where that has stopped helping.
 
     Args:
         free: the guess, `[..., K]` bool.
         wrong: where the solution contradicts the guess.
         memory: the fewest contradictions so far and the patience left, both `[...]`; None at the
             first exchange.
+
+    Returns:
+        The next guess and memory.
     """
     xp = namespace(wrong)
     count = xp.sum(wrong, -1)
@@ -106,8 +109,9 @@ def _exchange(
 
 
 def _solve_by_nnls(cosines: Array, linear: Array, u: Array, free: Array, unsolved: Array) -> None:
-    """Overwrite `u` and `free` where `unsolved` by SciPy's solution of the equivalent least-squares
-    problem with a factor of C.
+    """Overwrite `u` and `free` by SciPy's solution where `unsolved`.
+
+    SciPy solves the equivalent least-squares problem with a factor of C.
     """
     # Imported here: it takes as long as the rest of the library.
     from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]

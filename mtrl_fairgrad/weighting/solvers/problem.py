@@ -53,8 +53,9 @@ class Equilibrated(NamedTuple):
     """A problem as norms and cosines, `M_ij = e^(2·centre) n_i n_j C_ij`."""
 
     cosines: Array
-    """`[..., K, K]`, symmetric positive definite, ones and the ridge on the diagonal; the identity
-    where invalid.
+    """`[..., K, K]`, symmetric positive definite, ones and the ridge on the diagonal.
+
+    The identity where invalid.
     """
     log_norms: Array
     """`[..., K]`, `log n_i`, centred at 0; 0 for inactive tasks."""
@@ -118,7 +119,7 @@ def equilibrate(problem: Problem, dtype: torch.dtype) -> Equilibrated:
 
     Args:
         problem: result of `prepare`.
-        dtype: the original dtype of the Gramian, which tells the precision of its entries.
+        dtype: the original dtype of the Gramian, which determines the precision of its entries.
     """
     xp = namespace(problem.gramian)
     squares = xp.where(problem.active, xp.diagonal(problem.gramian, 0, -2, -1), 1.0)
@@ -140,10 +141,10 @@ def equilibrate(problem: Problem, dtype: torch.dtype) -> Equilibrated:
 
 @functools.cache
 def _ridges(smallest: float) -> list[tuple[float, float]]:
-    """Return ridges in ascending order, each with the shift that must make the matrix positive
-    definite.
+    """Return ridges in ascending order, each with the shift that it is tested with.
 
-    Half of a ridge must suffice for a factorisation; the other half bounds the solution.
+    A ridge is accepted if the shifted matrix is positive definite. Half of a ridge must suffice for
+    a factorisation; the other half bounds the solution.
     """
     count = round(math.log10(MAX_RIDGE / smallest)) + 1
     return [
@@ -170,7 +171,7 @@ def _ridge_on_host(cosines: Array, smallest: float) -> tuple[Array, Array]:
 
 
 def _ridge_on_device(cosines: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
-    """Do the same for all problems at once, without reading a value."""
+    """Do the same as `_ridge_on_host` for all problems at once, without reading a value."""
     ridges = torch.full(cosines.shape[:-2], torch.nan, dtype=cosines.dtype, device=cosines.device)
     eye = eye_like(cosines)
     for ridge, shift in reversed(_ridges(smallest)):
@@ -180,8 +181,9 @@ def _ridge_on_device(cosines: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
 
 
 def finalize(problem: Problem, weights: Array, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weights `[..., K]` in the dtype and on the device of the Gramian `like`, and the
-    smallest `g_iᵀd` `[...]`; NaN where the problem is invalid.
+    """Return final weights `[..., K]` and the smallest `g_iᵀd` `[...]`; NaN where invalid.
+
+    Weights have the device of the Gramian `like`, and its dtype (float32 for half precision).
     """
     xp = namespace(weights)
     weights = xp.where(problem.valid[..., None], weights, xp.nan)

@@ -40,9 +40,12 @@ TARGET = 1e-12
 """Error at which the iteration stops; well-conditioned problems reach it."""
 SETTLED = 1e-6
 """Error up to which a problem counts as solved. Convergence is quadratic there, so `PATIENCE` steps
-without halving the error mean that rounding is reached."""
+without halving the error mean that rounding is reached.
+"""
 PATIENCE = 5
+"""Steps without halving the error before a solved problem stops."""
 MAX_ITERATIONS = 150
+"""Steps before an unsolved problem stops."""
 STEP_FRACTIONS = tuple(0.5**k for k in range(40))
 """Fractions of a step that are tried one after the other until Φ falls enough."""
 
@@ -63,14 +66,17 @@ class Point(NamedTuple):
     noise: float
     """Rounding error of Φ."""
     error: float
-    """Largest |left − right|, relative to the right side plus a small part of the terms that cancel
-    on the left.
-    """
+    """Largest |left − right|, relative to the right side plus a part `CANCELLATION` of the terms
+    that cancel on the left."""
 
 
 class Objective:
-    """One equation: `cosines` `[K, K]` symmetric positive definite with ridged unit diagonal,
-    `log_norms` `[K]` centred near zero, `p` = 1/α positive.
+    """One equation and its function Φ.
+
+    Args:
+        cosines: `[K, K]`, symmetric positive definite with ridged unit diagonal.
+        log_norms: `[K]`, centred near zero.
+        p: 1/α, positive.
     """
 
     def __init__(self, cosines: Array, log_norms: Array, p: float) -> None:
@@ -129,8 +135,9 @@ class Objective:
         return step / u if info == 0 and np.isfinite(step).all() else None
 
     def minimize(self, point: Point) -> Point:
-        """Iterate until the error is at most `TARGET`; return the best point if rounding ends the
-        iteration early.
+        """Iterate until the error is at most `TARGET`.
+
+        Returns the best point, also if rounding ends the iteration early.
         """
         best, stalled = point, 0
         for _ in range(MAX_ITERATIONS):
@@ -147,8 +154,9 @@ class Objective:
         return best
 
     def _next(self, point: Point) -> Point | None:
-        """Return the full logarithmic step if Φ falls enough, otherwise the best of ever shorter
-        steps, if any.
+        """Take the full logarithmic step if Φ falls enough, otherwise the best shorter step.
+
+        Returns None if no step lowers Φ.
         """
         bold = self.log_newton(point)
         following = None if bold is None else self._best(point, [bold])

@@ -21,7 +21,7 @@ EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
 
 class Signs(JacobianAggregation):
-    """Keeps what agrees with its noise; remembers the Jacobian it saw."""
+    """Keeps what agrees with its noise; records the Jacobian it sees."""
 
     name = "signs"
 

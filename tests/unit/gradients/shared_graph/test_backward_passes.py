@@ -19,7 +19,7 @@ WEIGHTED = Convention("weighted", "tasks", 0.7)
 
 
 class First(JacobianAggregation):
-    """The first task's gradient; remembers the Jacobian it saw."""
+    """The first task's gradient; records the Jacobian it sees."""
 
     name = "first"
 
