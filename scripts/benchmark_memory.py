@@ -111,7 +111,7 @@ def measure_in_process(case: str, options: list[str]) -> dict[str, Any]:
 
 
 def table(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Make a row for each case; `jacobians_beyond_ls` is its excess peak over `ls`, in Jacobians."""
+    """Make a row for each case; `jacobians_beyond_ls` is its peak beyond that of `ls`."""
     rows: list[dict[str, Any]] = []
     for case in rounds[0]:
         results = [cases[case] for cases in rounds]

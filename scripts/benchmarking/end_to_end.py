@@ -1,7 +1,8 @@
 """Whole training steps against their parts.
 
-Updates take half, once and twice the time of the simulation. Ten seeds of MT10 in one worker, the learner on one thread; the width of the networks is chosen by
-timing. Rounds interleave complete steps of the trainer, the update alone and the simulation alone.
+Updates take half, once and twice the time of the simulation. Ten seeds of MT10 in one worker, the
+learner on one thread; the width of the networks is chosen by timing. Rounds interleave complete
+steps of the trainer, the update alone and the simulation alone.
 """
 
 from __future__ import annotations

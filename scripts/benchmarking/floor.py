@@ -23,7 +23,7 @@ class Product(NamedTuple):
     """
 
     kind: str
-    """`forward` is x Wᵀ, `inputs` the inputs' gradient g W, `weights` the weights' gradient gᵀ x."""
+    """`forward`: x Wᵀ; `inputs`: their gradient, g W; `weights`: their gradient, gᵀ x."""
     inputs: int
     outputs: int
 
@@ -110,8 +110,8 @@ class Floor:
     def _array(self, role: str, *shape: int) -> Tensor:
         """Return the array of a role and shape, shared by all products that have such an operand.
 
-        In an update, too, operands have often just been computed and are in the caches. A result is never an operand: its values would shrink with each run and become denormal,
-        which is slow.
+        In an update, too, operands have often just been computed and are in the caches. A result is
+        never an operand: its values would shrink with each run and become denormal, which is slow.
         """
         return self._arrays.setdefault((role, *shape), torch.randn(shape, device=self._device))
 

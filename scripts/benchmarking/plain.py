@@ -1,7 +1,8 @@
 """SAC written with plain PyTorch modules, for comparison.
 
-It runs over the flat batch, or with a loop over tasks as in published codes. Each update does the same work as the agent's: targets, critic and actor gradients, weights, Adam,
-temperatures, Polyak averaging. Only the computation and combination of task gradients differ.
+It runs over the flat batch, or with a loop over tasks as in published codes. Each update does the
+same work as the agent's: targets, critic and actor gradients, weights, Adam, temperatures, Polyak
+averaging. Only the computation and combination of task gradients differ.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class PlainSAC:
         self.optimizers[index].zero_grad()
 
     def per_task(self, loss: Callable[..., Tensor], *data: Tensor) -> Tensor | list[Tensor]:
-        """Return the mean losses of all tasks, from one pass over the flat batch or one per task."""
+        """Return the mean losses of all tasks, by one pass over the flat batch or one per task."""
         shape = self.size.tasks, self.size.batch
         if self.per_task_forward:
             return [loss(*(d[k] for d in data)).mean() for k in range(shape[0])]

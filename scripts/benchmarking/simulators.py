@@ -1,7 +1,8 @@
 """Transitions per second of Meta-World's vector environment, of ours and of MuJoCo alone.
 
-Also of one and of several workers. Work in one process is measured by processor time, which depends little on other processes; workers
-are measured by wall-clock time. Every round runs whole episodes, resets included.
+Also of one and of several workers. Work in one process is measured by processor time, which depends
+little on other processes; workers are measured by wall-clock time. Every round runs whole episodes,
+resets included.
 """
 
 from __future__ import annotations

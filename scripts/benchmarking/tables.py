@@ -89,7 +89,7 @@ def read_csv(path: Path) -> list[Row]:
 
 
 def machine_path(path: Path) -> Path:
-    """Return the path of the JSON file with the machine and commit of each section of a results file."""
+    """Return the path of the JSON file with the machine and commit of each section."""
     return path.with_suffix(".machine.json")
 
 
