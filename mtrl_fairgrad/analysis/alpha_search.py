@@ -1,6 +1,6 @@
-"""The search for FairGrad's α, whatever is trained: its state, search.csv and the final command.
+"""State of a search for FairGrad's α, its table search.csv, and the final command.
 
-`mtrl_fairgrad.config.alpha_grid` chooses what is tried. `mtrl_fairgrad.search` (reinforcement
+`mtrl_fairgrad.config.alpha_grid` chooses the values of α. `mtrl_fairgrad.search` (reinforcement
 learning) and `mtrl_fairgrad.supervised.search` train and score.
 """
 
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class AlphaSearch(Generic[Result]):
-    """Results of a search by α, and what follows from them."""
+    """Results of a search by α, from which the next values of α follow."""
 
     options: SearchConfig
     scores_of: Callable[[Mapping[float, Result]], Mapping[float, float]]
@@ -29,7 +29,7 @@ class AlphaSearch(Generic[Result]):
     columns: Sequence[str]
     """Columns of search.csv between `alpha` and `best`."""
     cells: Callable[[float, Result], Sequence[object]]
-    """A line of search.csv without the last column, `alpha` included."""
+    """Returns a line of search.csv, with `alpha` and without the last column."""
     results: dict[float, Result] = field(default_factory=dict[float, Result])
 
     def next_alphas(self) -> list[float]:

@@ -13,7 +13,7 @@ from mtrl_fairgrad.analysis.statistics import Array
 
 
 def delta_m(values: ArrayLike, baseline: ArrayLike, higher_is_better: ArrayLike) -> Array:
-    """The paper's Δm% (§5.1): mean drop relative to single-task networks in %; lower is better.
+    """Compute the paper's Δm% (§5.1): mean drop in % from single-task networks; lower is better.
 
     Δm% = 1/K Σ_k (−1)^δ_k (M_mk − M_bk) / M_bk × 100, with δ_k = 1 where higher is better and else
     0.
@@ -41,7 +41,7 @@ def delta_m(values: ArrayLike, baseline: ArrayLike, higher_is_better: ArrayLike)
 
 
 def mean_rank(values: ArrayLike, higher_is_better: ArrayLike) -> Array:
-    """The paper's MR (§5.1): mean over metrics of a method's rank; lower is better.
+    """Compute the paper's MR (§5.1): mean over metrics of a method's rank; lower is better.
 
     Ranks are dense, as in the paper's tables: 1 is best, equal values share a rank and the next
     value has the next rank (1, 2, 2, 3). The paper ranks multi-task methods only, without the
@@ -60,7 +60,7 @@ def mean_rank(values: ArrayLike, higher_is_better: ArrayLike) -> Array:
 
 
 def _compared(values: ArrayLike, higher_is_better: ArrayLike) -> tuple[Array, Array]:
-    """`values` as an array, and (−1)^δ `[K]`, the sign that makes lower values better."""
+    """Validate `values`; also return (−1)^δ `[K]`, the sign that makes lower values better."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(

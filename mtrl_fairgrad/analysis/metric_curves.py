@@ -14,7 +14,7 @@ Methods such as UPGrad and MGDA hold tasks at exactly zero, where rounding decid
 
 
 def mean_curve(parts: Iterable[tuple[Series, float]], points: int = 60) -> Series:
-    """The weighted mean of several runs' series, binned by env_steps.
+    """Compute the weighted mean of several runs' series, binned by env_steps.
 
     Args:
         parts: one metric's series of each run, with its weight (the run's number of seeds).
@@ -45,7 +45,7 @@ def mean_curve(parts: Iterable[tuple[Series, float]], points: int = 60) -> Serie
 
 
 def negative_progress(metrics: RunMetrics, network: str) -> Series | None:
-    """1 where an update of `network` made some task worse to first order, else 0.
+    """Return 1 where an update of `network` made some task worse to first order, else 0.
 
     Computed from the smallest `g_iᵀd`, of which the mean over the run's seeds is logged; None if it
     was not logged.

@@ -1,15 +1,16 @@
-"""The paper's tables as data: Ban & Ji, "Fair Resource Allocation in Multi-Task Learning",
-arXiv:2402.15638v2.
+"""The paper's tables as data.
+
+Ban & Ji, "Fair Resource Allocation in Multi-Task Learning", arXiv:2402.15638v2:
 
     table1  CelebA and QM9: mean rank and Δm          table4  MT10: success rates
     table2  NYU-v2: nine metrics of three tasks       table5  NYU-v2, Cityscapes: FairGrad's Δm by α
     table3  Cityscapes: four metrics of two tasks     table8  QM9: errors of eleven properties
 
-`paper/table*.csv` keep all printed digits, trailing zeros included, which `PaperTable.rounding` is
-computed from. Methods have their names in this package (`method=…`). In Table 4, `nash_mtl` is the
-paper's "Nash-MTL (reproduced)" and `nash_mtl_original` its "Nash-MTL*", while `mtl_sac`,
-`mtl_sac_te` (task encoder) and `mh_sac` (multi-headed) are agents without a gradient method.
-`paper/columns.csv` holds meaning, unit and direction of each metric.
+`paper/table*.csv` contain all printed digits, trailing zeros included, from which
+`PaperTable.rounding` is computed. Methods have their names in this package (`method=…`). In Table
+4, `nash_mtl` is the paper's "Nash-MTL (reproduced)" and `nash_mtl_original` its "Nash-MTL*", while
+`mtl_sac`, `mtl_sac_te` (task encoder) and `mh_sac` (multi-headed) are agents without a gradient
+method. `paper/columns.csv` holds meaning, unit and direction of each metric.
 """
 
 from __future__ import annotations
@@ -69,11 +70,11 @@ class PaperTable:
 
     @property
     def higher_is_better(self) -> NDArray[np.bool_]:
-        """`[K]`."""
+        """Direction of each metric, `[K]`."""
         return np.array([metric.higher_is_better for metric in self.metrics])
 
     def row(self, method: str) -> int:
-        """Index of a method in M; `ValueError` if the table lacks it."""
+        """Return the index of a method in M; `ValueError` if the table lacks it."""
         if method not in self.methods:
             raise ValueError(
                 f"{self.name} has no row {method!r}: it has {', '.join(self.methods)}."
@@ -109,9 +110,9 @@ def paper_table(name: str) -> PaperTable:
 
 
 def celeba_stl() -> dict[str, float]:
-    """Test F1 of single-task networks by CelebA attribute, in the order of list_attr_celeba.txt.
+    """Return test F1 of single-task networks by CelebA attribute, as in list_attr_celeba.txt.
 
-    The paper does not print the baseline of its Δm on CelebA; the official code holds it.
+    The paper does not print the baseline of its Δm on CelebA; the official code contains it.
     """
     return {row["attribute"]: float(row["f1"]) for row in _read("celeba_stl.csv")}
 
@@ -126,7 +127,7 @@ def _metric(row: dict[str, str]) -> Metric:
 
 
 def _numbers(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> tuple[Array, Array]:
-    """Values and rounding `[M, len(columns)]`; NaN for empty cells and missing columns."""
+    """Parse values and rounding `[M, len(columns)]`; NaN for empty cells and missing columns."""
     cells = [[row.get(column, "") for column in columns] for row in rows]
     values = [[float(cell or "nan") for cell in line] for line in cells]
     rounding = [[_half_unit(cell) for cell in line] for line in cells]
@@ -134,5 +135,5 @@ def _numbers(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> tuple[Ar
 
 
 def _half_unit(cell: str) -> float:
-    """`"0.20"` → 0.005, `""` → NaN."""
+    """Return half a unit of the last digit: `"0.20"` → 0.005, `""` → NaN."""
     return 0.5 * 10.0 ** -len(cell.partition(".")[2]) if cell else float("nan")

@@ -1,9 +1,9 @@
-"""Groups of runs whose configurations differ only in seeds and in where they ran.
+"""Groups of runs whose configurations differ only in seeds and execution (device, workers, …).
 
 Numbers of different protocols are never averaged or compared. A protocol consists of all `env.*`
-and `eval.*` options (how often and how long evaluations are affects the best of them) and the
-protocol in the manifest. A report shows each protocol in a block of its own; statistics of several
-groups call `one_protocol`, which rejects a mixture.
+and `eval.*` options (frequency and length of evaluations affect the best of them) and the protocol
+in the manifest. A report shows each protocol in a block of its own; statistics of several groups
+call `check_one_protocol`, which rejects a mixture.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ NOT_COMPARED = frozenset(
     }
     | {"log_every", "grace_seconds", "progress", "preset", "alpha"}
 )
-"""Options that do not change the meaning of results: seeds, where and how a run ran, and the
-shorthands `preset` and `alpha`, which set other options."""
+"""Options that do not change the meaning of results: seeds, execution, and the shorthands `preset`
+and `alpha`, which set other options."""
 
 
 class ReportError(RunFolderError):
@@ -71,7 +71,7 @@ class RunGroup:
     """Runs of one method under one protocol, with their seeds pooled."""
 
     protocol: str
-    """One line in words."""
+    """The protocol as one line."""
     config: dict[str, Any]
     """Options that the runs share, by dotted name."""
     folders: list[RunFolder]
@@ -91,37 +91,37 @@ class RunGroup:
 
     @cached_property
     def curve(self) -> Estimate:
-        """Mean over tasks: `[T]`."""
+        """Success rate, mean over tasks, `[T]`."""
         return learning_curve(self.success)
 
     @cached_property
     def per_task(self) -> Estimate:
-        """`[T, K]`."""
+        """Success rate of each task, `[T, K]`."""
         return task_curves(self.success)
 
     @cached_property
     def final(self) -> Score:
-        """Mean over tasks, last evaluation."""
+        """Success rate in the last evaluation, mean over tasks."""
         return final(self.success)
 
     @cached_property
     def best(self) -> Score:
-        """Mean over tasks, best evaluation."""
+        """Success rate in the best evaluation, mean over tasks."""
         return best_over_course(self.success)
 
     @cached_property
     def course(self) -> Estimate:
-        """Mean over tasks and over training: one number."""
+        """Success rate, mean over tasks and over training."""
         return over_seeds(mean_over_course(self.success, self.env_steps), axis=0)
 
     @cached_property
     def final_interval(self) -> Interval:
-        """Mean over tasks and seeds, last evaluation."""
+        """Interval of the last evaluation's mean over tasks and seeds."""
         return stratified_bootstrap(mean_score, self.success[-1])
 
     @cached_property
     def final_iqm(self) -> Interval:
-        """Interquartile mean over tasks and seeds, last evaluation."""
+        """Interval of the last evaluation's interquartile mean over tasks and seeds."""
         return stratified_bootstrap(interquartile_mean, self.success[-1])
 
     @cached_property
@@ -131,7 +131,7 @@ class RunGroup:
 
     @cached_property
     def faults(self) -> list[Fault]:
-        """Numerical faults of all folders, of whole runs."""
+        """Numerical faults of all folders, regardless of `until`."""
         try:
             return [fault for folder in self.folders for fault in read_faults(folder.path)]
         except ValueError as error:
@@ -147,7 +147,7 @@ def pool(folders: Sequence[RunFolder], until: int | None = None) -> list[RunGrou
     """Group runs; groups of one protocol are adjacent, otherwise in the given order.
 
     Args:
-        folders: at least one.
+        folders: one or more run folders.
         until: last env_steps to include, which also pools runs that differ only in length; None
             includes all.
 
@@ -165,16 +165,16 @@ def pool(folders: Sequence[RunFolder], until: int | None = None) -> list[RunGrou
         }
         protocol["protocol"] = folder.manifest.get("protocol")
         runs.setdefault((_canonical(protocol), _canonical(options)), []).append(folder)
-    first = {protocol: place for place, (protocol, _) in reversed(list(enumerate(runs)))}
+    first = {protocol: index for index, (protocol, _) in reversed(list(enumerate(runs)))}
     groups = [
         _group(runs[key], alike, until) for key in sorted(runs, key=lambda key: first[key[0]])
     ]
-    _name(groups)
+    _set_labels(groups)
     return groups
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by their dotted names."""
+    """Flatten nested options: dotted name -> value."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):
@@ -186,15 +186,16 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _group(folders: list[RunFolder], alike: frozenset[str], until: int | None) -> RunGroup:
     measured: dict[tuple[int, int, str], Evaluation] = {}
-    home: dict[int, Path] = {}
+    folder_of_seed: dict[int, Path] = {}
     for folder in folders:
         rows = [row for row in folder.evaluations() if until is None or row.env_steps <= until]
         for seed in sorted({row.seed for row in rows}):
-            if seed in home:
+            if seed in folder_of_seed:
                 raise ReportError(
-                    f"seed {seed} is in both {home[seed]} and {folder.path}: leave one out."
+                    f"seed {seed} is in both {folder_of_seed[seed]} and {folder.path}: "
+                    "leave one out."
                 )
-            home[seed] = folder.path
+            folder_of_seed[seed] = folder.path
         for row in rows:
             if measured.setdefault((row.env_steps, row.seed, row.task), row) is not row:
                 raise ReportError(
@@ -205,7 +206,7 @@ def _group(folders: list[RunFolder], alike: frozenset[str], until: int | None) -
     tasks = list(
         dict.fromkeys([*(config.get("env.tasks") or ()), *(row.task for row in measured.values())])
     )
-    seeds, steps = sorted(home), sorted({env_steps for env_steps, _, _ in measured})
+    seeds, steps = sorted(folder_of_seed), sorted({env_steps for env_steps, _, _ in measured})
     common = [t for t in steps if all((t, s, k) in measured for s in seeds for k in tasks)]
     if not common:
         names = ", ".join(str(folder.path) for folder in folders)
@@ -234,7 +235,7 @@ def _canonical(value: object) -> str:
 
 
 def _protocol(config: dict[str, Any], manifest: dict[str, Any], tasks: list[str]) -> str:
-    """A line such as `mt10 · 10 tasks · horizon 500 · one hot · eval every 10000`."""
+    """Describe in a line such as `mt10 · 10 tasks · horizon 500 · one hot · eval every 10000`."""
     options = {key: value for key, value in config.items() if key not in NOT_COMPARED}
     env = {
         key.removeprefix("env."): value for key, value in options.items() if key.startswith("env.")
@@ -242,10 +243,10 @@ def _protocol(config: dict[str, Any], manifest: dict[str, Any], tasks: list[str]
     env |= {key: value for key, value in options.items() if key.startswith("eval.")}
     name = env.pop("name", "unnamed protocol")
     words = [str(name), f"{len(tasks)} tasks" if len(tasks) > 1 else tasks[0]]
-    said = flatten(manifest.get("protocol") or {})
+    recorded = flatten(manifest.get("protocol") or {})
     for key, value in [
         *env.items(),
-        *((key, value) for key, value in said.items() if env.get(key) != value),
+        *((key, value) for key, value in recorded.items() if env.get(key) != value),
     ]:
         if key in ("tasks", "task", "task_options", "name") or value is None or value == name:
             continue
@@ -256,7 +257,7 @@ def _protocol(config: dict[str, Any], manifest: dict[str, Any], tasks: list[str]
     return " · ".join(words)
 
 
-def _name(groups: list[RunGroup]) -> None:
+def _set_labels(groups: list[RunGroup]) -> None:
     """Label each group by its method and the options in which it differs from the others."""
     for group in groups:
         method = group.config.get("method.name", "unnamed method")
@@ -275,14 +276,14 @@ def _name(groups: list[RunGroup]) -> None:
                 # The name stands for the options, unless two groups of that name differ.
                 name = group.config.get(f"{part}.name")
                 others = [other for other in rivals if other.config.get(f"{part}.name") == name]
-            words += _words(
+            words += _label_words(
                 key, value, differs=any(other.config.get(key) != value for other in others)
             )
         group.label = f"{method} ({', '.join(words)})" if words else str(method)
 
 
-def _words(key: str, value: object, differs: bool) -> list[str]:
-    """The part of a label for an option: always for the method, otherwise if groups differ."""
+def _label_words(key: str, value: object, differs: bool) -> list[str]:
+    """Return an option's words in a label; most options appear only if groups differ."""
     number = f"{value:g}" if isinstance(value, (int, float)) else str(value)
     if key == "method.alpha":
         return [f"α={number}"]
@@ -297,7 +298,7 @@ def _words(key: str, value: object, differs: bool) -> list[str]:
     return [f"{key.removeprefix('method.')}={value}"] if differs and key != "method.name" else []
 
 
-def one_protocol(groups: Sequence[RunGroup]) -> None:
+def check_one_protocol(groups: Sequence[RunGroup]) -> None:
     """Reject groups whose numbers must not be averaged or compared.
 
     Raises:
@@ -328,5 +329,5 @@ def blocks_of(groups: Sequence[RunGroup]) -> list[list[RunGroup]]:
 
 
 def protocol_of(folder: RunFolder, tasks: Sequence[str]) -> str:
-    """The protocol of a run as one line."""
+    """Describe the protocol of a run in one line."""
     return _protocol(flatten(folder.config), folder.manifest, list(tasks))

@@ -65,20 +65,20 @@ class Interval(NamedTuple):
 
 
 def over_seeds(values: ArrayLike, axis: int) -> Estimate:
-    """Mean and standard error `s / √S` over the axis of length S, `s` with S−1 in its denominator.
+    """Compute mean and standard error `s / √S` over seeds, `s` with denominator S − 1.
 
     Args:
         values: `[..., S, ...]`, any shape with at least one seed.
-        axis: of the seeds; removed in the result.
+        axis: axis of the seeds; removed in the result.
 
     Returns:
-        Both are NaN where a value is NaN; the standard error is NaN if S = 1.
+        both are NaN where a value is NaN; the standard error is NaN if S = 1.
     """
     array = np.asarray(values, dtype=np.float64)
     seeds = array.shape[axis]
     if seeds == 0:
         raise ValueError(
-            f"values of shape {array.shape} hold no seed on axis {axis}: give at least one."
+            f"values of shape {array.shape} have no seed on axis {axis}: give at least one."
         )
     mean = np.mean(array, axis=axis)
     if seeds == 1:
@@ -87,23 +87,23 @@ def over_seeds(values: ArrayLike, axis: int) -> Estimate:
 
 
 def learning_curve(success: ArrayLike) -> Estimate:
-    """Mean over tasks, then mean and standard error over seeds: `[T, S, K]` → `[T]`."""
+    """Average over tasks, then over seeds with standard error: `[T, S, K]` → `[T]`."""
     return over_seeds(_checked(success).mean(axis=2), axis=1)
 
 
 def task_curves(success: ArrayLike) -> Estimate:
-    """Each task's mean and standard error over seeds: `[T, S, K]` → `[T, K]`."""
+    """Average each task over seeds with standard error: `[T, S, K]` → `[T, K]`."""
     return over_seeds(_checked(success), axis=1)
 
 
 def final(success: ArrayLike) -> Score:
-    """Success of the last evaluation, mean over tasks and seeds: `[T, S, K]` → one number."""
+    """Average the last evaluation over tasks and seeds: `[T, S, K]` → one number."""
     curve = learning_curve(success)
     return _score(curve, len(curve.mean) - 1)
 
 
 def best_over_course(success: ArrayLike) -> Score:
-    """The highest mean over tasks and seeds among all evaluations: `[T, S, K]` → one number.
+    """Return the highest mean over tasks and seeds of all evaluations: `[T, S, K]` → one number.
 
     This is the number in the paper's Table 4. A maximum over noisy evaluations is biased upwards,
     more so with more evaluations: compare it with `final`. The standard error is that of the
@@ -114,7 +114,7 @@ def best_over_course(success: ArrayLike) -> Score:
 
 
 def mean_over_course(success: ArrayLike, env_steps: ArrayLike) -> Array:
-    """Area below each seed's learning curve over its length: `[T, S, K]` → `[S]`.
+    """Compute the area below each seed's learning curve over its length: `[T, S, K]` → `[S]`.
 
     By the trapezoidal rule between evaluations; a single evaluation gives its mean over tasks.
     Unlike `best_over_course` it does not favour noise, and unlike `final` it distinguishes methods
@@ -136,7 +136,7 @@ def mean_over_course(success: ArrayLike, env_steps: ArrayLike) -> Array:
 
 
 def interquartile_mean(scores: ArrayLike) -> Array:
-    """Mean of the middle half of all S·K numbers: `[..., S, K]` → `[...]`, `[]` for one matrix.
+    """Average the middle half of all S·K numbers: `[..., S, K]` → `[...]`.
 
     rliable's IQM, `scipy.stats.trim_mean(scores, 0.25, axis=None)`: the S·K numbers of all seeds
     and tasks are sorted together and ⌊S·K/4⌋ of them dropped at each end. It drops tasks that
@@ -153,7 +153,7 @@ def interquartile_mean(scores: ArrayLike) -> Array:
 
 
 def mean_score(scores: ArrayLike) -> Array:
-    """Mean over tasks and seeds: `[..., S, K]` → `[...]`."""
+    """Average over tasks and seeds: `[..., S, K]` → `[...]`."""
     return np.mean(np.asarray(scores, dtype=np.float64), axis=(-2, -1))
 
 
@@ -163,7 +163,7 @@ def stratified_bootstrap(
     samples: int = BOOTSTRAP_SAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """A statistic and its 95 % percentile interval over resampled seeds.
+    """Compute a statistic and its 95 % percentile interval over resampled seeds.
 
     Strata are the tasks: each draws its S seeds with replacement independently, as in rliable.
     The intervals are too narrow with few seeds, and if a seed's tasks, which share a network,
@@ -176,7 +176,7 @@ def stratified_bootstrap(
         statistic: maps `[..., S, K]` to `[...]`, such as `interquartile_mean`.
         scores: `[S, K]`, finite.
         samples: number of resamples, at least 1.
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
     array = _scores(scores, "scores")
     value = float(statistic(array))
@@ -189,7 +189,7 @@ def stratified_bootstrap(
 def probability_of_improvement(
     x: ArrayLike, y: ArrayLike, samples: int = BOOTSTRAP_SAMPLES, seed: int = 0
 ) -> Interval:
-    """Probability of improvement in [0, 1]: mean over tasks of P(X > Y) + ½ P(X = Y) over seeds.
+    """Compute the probability of improvement, P(X > Y) + ½ P(X = Y) over seeds, mean over tasks.
 
     As in rliable, with its stratified bootstrap: each task of each method draws its seeds with
     replacement. Values above ½ mean that X is better more often than not, by any amount.
@@ -198,10 +198,10 @@ def probability_of_improvement(
         x: scores `[S, K]` of one method, finite.
         y: scores `[M, K]` of the other, of the same K tasks; its M seeds need not be those of X.
         samples: number of resamples, at least 1.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Returns:
-        The probability; the interval is NaN if either method has a single seed.
+        the probability; the interval is NaN if either method has a single seed.
     """
     ours, theirs = _scores(x, "x"), _scores(y, "y")
     if ours.shape[1] != theirs.shape[1]:
@@ -224,7 +224,7 @@ def probability_of_improvement(
 
 
 def rank_test(x: ArrayLike, y: ArrayLike, seed: int = 0) -> RankTest:
-    """Mann & Whitney's (1947) test of equal distributions of the seeds of X and of Y.
+    """Run Mann & Whitney's (1947) test of equal distributions of the seeds of X and of Y.
 
     It uses the order of one number per seed, so that tasks which share a network do not count as
     independent. With up to eight seeds a side it is exact, over all assignments of the ranks to the
@@ -234,17 +234,17 @@ def rank_test(x: ArrayLike, y: ArrayLike, seed: int = 0) -> RankTest:
 
     Args:
         x: `[S]`, finite, such as a seed's mean over tasks; numbers closer than 1e-9 are equal.
-        y: `[M]`, of the other method.
-        seed: of the random assignments.
+        y: `[M]`, the same of the other method.
+        seed: seed of the random assignments.
     """
     ours, theirs = (
-        _scores(np.reshape(each, (-1, 1)), name)[:, 0].round(9)
-        for each, name in ((x, "x"), (y, "y"))
+        _scores(np.reshape(numbers, (-1, 1)), name)[:, 0].round(9)
+        for numbers, name in ((x, "x"), (y, "y"))
     )
     probability = float(((ours[:, None] > theirs) + 0.5 * (ours[:, None] == theirs)).mean())
     if 1 in (len(ours), len(theirs)):
         return RankTest(probability, np.nan)
-    from scipy import stats  # half a second, for reports alone  # pyright: ignore[reportMissingTypeStubs]
+    from scipy import stats  # takes half a second; only reports need it  # pyright: ignore[reportMissingTypeStubs]
 
     known: Any = stats  # its functions lack annotations
     ranks = known.rankdata(np.concatenate([ours, theirs]))

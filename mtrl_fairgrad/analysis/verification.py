@@ -44,7 +44,7 @@ def verify(folder: RunFolder) -> list[Finding]:
         except RunFolderError as error:
             finding.problems.append(str(error))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            # config.yaml may hold anything.
+            # config.yaml is untrusted and may lack keys or have other types.
             finding.problems.append(f"cannot be checked ({type(error).__name__}: {error})")
         findings.append(finding)
     return findings
@@ -99,7 +99,7 @@ def _check_evaluations(folder: RunFolder, finding: Finding) -> str:
         )
     if extra := sorted(set(evaluated) - set(due)):
         finding.notes.append(
-            "evaluated off the schedule, too, where the run once ended: at "
+            "also evaluated off the schedule, at an earlier end of the run: at "
             f"{', '.join(map(str, extra))}"
         )
     return (
@@ -135,7 +135,7 @@ def _check_checkpoints(folder: RunFolder, finding: Finding) -> str:
     sizes: dict[Path, int] = {}
     paths = store.all()
     if not paths:
-        raise RunFolderError("there is none")
+        raise RunFolderError("there is no checkpoint")
     for path in paths:
         for file, content in _files_of(path, folder, finding).items():
             if file not in sizes:
@@ -147,15 +147,15 @@ def _check_checkpoints(folder: RunFolder, finding: Finding) -> str:
     if steps_of(paths[0]) < steps:
         finding.problems.append(f"the newest is at {steps_of(paths[0])} of {steps} env_steps")
     folders = (folder.path, store.path, store.segments)
-    leftovers = [path for place in folders for path in place.glob(".*.tmp")]
+    leftovers = [path for parent in folders for path in parent.glob(".*.tmp")]
     leftovers += [path for path in store.segments.glob("*.rows") if path not in sizes]
     if leftovers:
         finding.notes.append(
             f"{len(leftovers)} files of a process that was killed, which the next start removes"
         )
-    places = ", ".join(str(steps_of(path)) for path in paths)
+    steps_listed = ", ".join(str(steps_of(path)) for path in paths)
     total = f"{len(sizes)} files, {sum(sizes.values()):,} bytes"
-    return f"at env_steps {places}: {total}, all with the checksums of writing"
+    return f"at env_steps {steps_listed}: {total}, all with the checksums of writing"
 
 
 def _files_of(checkpoint: Path, folder: RunFolder, finding: Finding) -> dict[Path, Content]:

@@ -1,4 +1,4 @@
-"""The goals that a policy reaches: goals.csv, a row per episode, and goals.png, a map per task."""
+"""Goals that a policy reaches: goals.csv, a row per episode, and goals.png, a map per task."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mtrl_fairgrad.envs.evaluation import EvaluationResult
 
 PLACES = ("object_1", "goal")
-"""Parts of the first observation that are mapped: initial object and goal positions, in metres."""
+"""Parts of the first observation that are mapped: positions of object and goal, in metres."""
 COLUMNS = (
     *("env_steps", "seed", "task", "goal", "success", "return", "steps"),
     *(f"{place}_{axis}" for place in PLACES for axis in "xyz"),
@@ -35,9 +35,15 @@ HALF_WINDOW = 0.06
 def positions(
     starts: NDArray[np.float32], identities: int, metaworld: bool = True
 ) -> NDArray[np.float32]:
-    """Positions of object and goal `[..., 2, 3]` in metres, from first observations `[..., O]`.
+    """Extract positions of object and goal from first observations.
 
-    NaN where the observation does not hold them.
+    Args:
+        starts: observations `[..., O]`.
+        identities: number of one-hot task identities at their end.
+        metaworld: whether the observations are Meta-World's.
+
+    Returns:
+        `[..., 2, 3]` in metres; NaN where the observation does not contain them.
     """
     from mtrl_fairgrad.envs.observation_layout import observation_parts
 
@@ -59,17 +65,17 @@ def write(
     env_steps: int,
     title: str,
 ) -> list[Path]:
-    """Write goals.csv and goals.png; returns their paths, or raises OSError.
+    """Write goals.csv and goals.png; returns their paths.
 
     Args:
-        folder: exists.
-        result: of the episodes, `[S, K, E]`.
+        folder: existing folder.
+        result: results of the episodes, `[S, K, E]`.
         goals: indices of the goals, `[S, K, E]`.
-        places: from `positions`, `[S, K, E, 2, 3]`.
-        seeds: S.
-        tasks: K.
-        env_steps: of the policy.
-        title: above the maps.
+        places: result of `positions`, `[S, K, E, 2, 3]`.
+        seeds: the run's S seeds.
+        tasks: names of the K tasks.
+        env_steps: env_steps of the policy's checkpoint.
+        title: title above the maps.
     """
     rows = [
         (
@@ -97,7 +103,7 @@ def draw(
     tasks: Sequence[str],
     title: str,
 ) -> Figure:
-    """A panel per task with all seeds' goals, from above, or by number if positions are NaN."""
+    """Draw a panel per task with all seeds' goals, from above, or by number without positions."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -149,7 +155,7 @@ def draw(
 
 
 def _draw_from_above(axes: Axes, places: NDArray[np.float32], success: NDArray[np.bool_]) -> None:
-    """Places `[N, 2, 3]`: a mark at each goal, a line to it from the object's initial position."""
+    """Draw `places` `[N, 2, 3]`: a mark at each goal, a line from the object's initial position."""
     start, goal = places[:, 0, :2], places[:, 1, :2]
     axes.plot(
         *np.stack([start, goal]).transpose(2, 0, 1),
@@ -171,7 +177,7 @@ def _draw_from_above(axes: Axes, places: NDArray[np.float32], success: NDArray[n
 def _draw_by_number(
     axes: Axes, goals: NDArray[np.int64], seeds: Sequence[int], success: NDArray[np.bool_]
 ) -> None:
-    """Goals `[S, E]`: their number on the horizontal axis, a row per seed."""
+    """Draw goals `[S, E]` with their number on the horizontal axis, in a row per seed."""
     lines = np.broadcast_to(np.arange(len(seeds))[:, None], goals.shape)
     _scatter(axes, goals.ravel(), lines.ravel(), success.ravel())
     axes.set_yticks(range(len(seeds)), [f"seed {seed}" for seed in seeds])

@@ -1,4 +1,4 @@
-"""Results of an evaluation: the printed table, its CSV file, and the files about goals."""
+"""Results of an evaluation: the printed table, its CSV file, goals.csv and goals.png."""
 
 from __future__ import annotations
 
@@ -35,20 +35,22 @@ def print_table(
         print(f"mean over {len(config.seeds)} seeds: {mean:.3f} ± {error:.3f}")
 
 
-def compare(stated: dict[str, Any], measured: dict[str, Any]) -> None:
-    """Print whether an exported policy repeats its recorded result; both are of `scores`."""
-    recorded = f"its file records {stated['mean']:.3f} over {stated['goals']} goals per task"
-    if stated["goals"] != measured["goals"]:
-        print(f"{recorded}: another number of goals, so not compared")
+def compare(recorded: dict[str, Any], measured: dict[str, Any]) -> None:
+    """Print whether an exported policy repeats its recorded result; both come from `scores`."""
+    summary = f"its file records {recorded['mean']:.3f} over {recorded['goals']} goals per task"
+    if recorded["goals"] != measured["goals"]:
+        print(f"{summary}: another number of goals, so not compared")
         return
     rates = measured["success"]
     differing = [
-        f"{task} {rate:.2f}" for task, rate in stated["success"].items() if rate != rates.get(task)
+        f"{task} {rate:.2f}"
+        for task, rate in recorded["success"].items()
+        if rate != rates.get(task)
     ]
     verdict = (
         f"NOT repeated, it records {', '.join(differing)}" if differing else "repeated exactly"
     )
-    print(f"{recorded}: {verdict}")
+    print(f"{summary}: {verdict}")
 
 
 def write(
@@ -63,16 +65,16 @@ def write(
     """Write `evaluation-<env_steps>-<goals>-goals.csv`, goals.csv and goals.png.
 
     Args:
-        out: exists.
-        config: of the run.
-        tasks: K.
-        env_steps: of the policy.
+        out: existing folder.
+        config: configuration of the run.
+        tasks: names of the K tasks.
+        env_steps: env_steps of the policy's checkpoint.
         goals: indices of the goals, `[S, K, E]`.
-        result: of these goals.
-        protocol: one line.
+        result: results of the episodes with these goals.
+        protocol: protocol as one line.
 
     Returns:
-        The path of the first file.
+        the path of the first file.
 
     Raises:
         ConfigError: a file cannot be written.
@@ -104,7 +106,7 @@ def write(
         raise ConfigError(
             f"{out} cannot be written to ({error.strerror}): give another folder with --out."
         ) from None
-    print(f"written: {', '.join(str(each) for each in (path, *more))}")
+    print(f"written: {', '.join(str(file) for file in (path, *more))}")
     return path
 
 

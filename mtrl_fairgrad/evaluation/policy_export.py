@@ -1,5 +1,4 @@
-"""Exported policies: a program of `torch.export` that runs without this project, and a JSON
-description.
+"""Exported policies: a `torch.export` program that runs without this project, and its JSON.
 
 `policy-<env_steps>-seed<seed>.pt2` maps observations `[B, O]` (and task indices `[B]` where tasks
 have parameters of their own) to actions `[B, A]`, the mode of one seed's policy, for any B ≥ 1. The
@@ -35,8 +34,7 @@ from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.safe_load import read_mapping
 
 if TYPE_CHECKING:
-    from mtrl_fairgrad.agents import PolicyModule
-    from mtrl_fairgrad.training.factory import Agent
+    from mtrl_fairgrad.agents import Agent, PolicyModule
 
 FORMAT = "mtrl-fairgrad policy 1"
 _PARTS = {"program", "inputs", "tasks", "seed", "result", "training", "config"}
@@ -54,7 +52,7 @@ class ExportedPolicy:
 
     @torch.no_grad()
     def act(self, observations: Tensor) -> Tensor:
-        """Modes `[1, K, A]` for observations `[1, K, O]` on the CPU, tasks in order."""
+        """Return modes `[1, K, A]` for observations `[1, K, O]` on the CPU, tasks in order."""
         tasks = torch.arange(observations.shape[1])
         inputs = (observations[0], tasks)[: len(self.description["inputs"])]
         return self._program(*inputs).unsqueeze(0)
@@ -67,10 +65,10 @@ def export(agent: Agent, seed: int, description: Mapping[str, Any], directory: P
     """Write program and JSON of one seed; returns the path of the JSON.
 
     Args:
-        agent: trained.
-        seed: index, 0 … S − 1.
-        description: from `describe`, for this seed.
-        directory: exists.
+        agent: trained agent.
+        seed: index of the seed, 0 … S − 1.
+        description: result of `describe` for this seed.
+        directory: existing folder.
 
     Raises:
         ConfigError: a file cannot be written.
@@ -81,13 +79,13 @@ def export(agent: Agent, seed: int, description: Mapping[str, Any], directory: P
     path = (
         directory / f"policy-{description['training']['env_steps']}-seed{description['seed']}.json"
     )
-    facts = {
+    program_entry = {
         "file": path.with_suffix(".pt2").name,
         "kind": "torch.export",
         "bytes": len(program),
         "sha256": hashlib.sha256(program).hexdigest(),
     }
-    written = {"format": FORMAT, "program": facts, **description, "inputs": inputs}
+    written = {"format": FORMAT, "program": program_entry, **description, "inputs": inputs}
     try:
         write_atomic(path.with_suffix(".pt2"), program)
         # Last, so that every JSON has its program.
@@ -100,7 +98,7 @@ def export(agent: Agent, seed: int, description: Mapping[str, Any], directory: P
 
 
 def _as_json(description: Mapping[str, Any]) -> bytes:
-    """Indented, with lists of numbers on one line."""
+    """Encode with indentation, but lists of numbers on one line."""
     text = json.dumps(description, indent=1, ensure_ascii=False, allow_nan=False)
     return (
         re.sub(r"\[[\s\d.,e+-]+\]", lambda match: " ".join(match[0].split()), text).encode() + b"\n"
@@ -108,13 +106,13 @@ def _as_json(description: Mapping[str, Any]) -> bytes:
 
 
 def to_program(module: PolicyModule, observation_dim: int) -> bytes:
-    """The content of a `.pt2` file: core operators and weights, without source code or paths."""
+    """Serialise a policy as `.pt2`: core operators and weights, without source code or paths."""
     dtype = next(module.parameters()).dtype
     example = (torch.zeros(2, observation_dim, dtype=dtype), torch.zeros(2, dtype=torch.int64))
     example = example if module.needs_tasks else example[:1]
     rows = torch.export.Dim("rows", min=1)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, about its own code
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch warns about its own code
         exported = torch.export.export(module, example, dynamic_shapes=({0: rows},) * len(example))
         exported = exported.run_decompositions({})  # replaces private operators of torch.func
         for node in exported.graph.nodes:
@@ -133,15 +131,15 @@ def describe(
     protocol: Mapping[str, Any],
     result: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The description of a policy, without the facts about its program.
+    """Describe a policy, except for its program.
 
     Args:
-        config: of the run, with its tasks.
-        seed: the run's seed.
+        config: configuration of the run, with its tasks.
+        seed: the seed itself, not its index.
         spaces: observation and action space of one environment.
         training: `env_steps` and further facts about the training.
-        protocol: the run's, in any form.
-        result: from `scores`.
+        protocol: protocol of the run, in any form.
+        result: result of `scores`.
     """
     env = config.env
     of_run = {**to_dict(config), "seeds": [seed], "run_dir": None, "resume": None, "device": "auto"}
@@ -173,7 +171,7 @@ def describe(
 
 
 def _goals(config: Config, seed: int) -> dict[str, Any]:
-    """The episodes that an evaluation plays."""
+    """Describe the episodes that an evaluation plays."""
     from mtrl_fairgrad.training.factory import make_suite
 
     tasks = tuple(config.env.tasks or ())
@@ -191,7 +189,7 @@ def _goals(config: Config, seed: int) -> dict[str, Any]:
 
 
 def _inputs(config: Config, size: int) -> list[dict[str, Any]]:
-    """Descriptions of the inputs: observations of `size` numbers, and tasks.
+    """Describe the inputs: observations of `size` numbers, and tasks.
 
     `export` drops the tasks if a policy does not need them.
     """
@@ -207,17 +205,17 @@ def _inputs(config: Config, size: int) -> list[dict[str, Any]]:
             {"name": p.name, "slice": [p.start, p.stop], "metaworld": p.metaworld} for p in parts
         ],
     }
-    places = {
+    tasks = {
         "name": "tasks",
         "dtype": "int64",
         "shape": ["rows"],
-        "meaning": "each row's place in the list of tasks",
+        "meaning": "each row's index in the list of tasks",
     }
-    return [observations, places]
+    return [observations, tasks]
 
 
 def scores(tasks: tuple[str, ...], success: Any) -> dict[str, Any]:
-    """The `result` of `describe`: success rates of one seed's episodes `[K, E]`."""
+    """Compute the success rates of one seed's episodes `[K, E]`, for `describe`."""
     rates = {task: float(rate) for task, rate in zip(tasks, success.mean(-1), strict=True)}
     return {
         "goals": int(success.shape[-1]),

@@ -1,4 +1,4 @@
-"""Evaluate a policy: check the options, play the goals, and write everything asked for."""
+"""Evaluate a policy: check the options, play the goals, and write the requested files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Output folders, which exist, and what goes into them."""
+    """Existing output folders and their future content."""
 
     out: Path
     video: VideoSpec | None
@@ -84,7 +84,7 @@ class EvaluationPlan:
 
 
 def run_evaluation(options: EvaluationOptions) -> Path:
-    """Evaluate as the options ask; returns the path of `evaluation-<env_steps>-<goals>-goals.csv`.
+    """Evaluate a policy; returns the path of `evaluation-<env_steps>-<goals>-goals.csv`.
 
     Raises:
         ConfigError: an option cannot be used.
@@ -177,7 +177,7 @@ def make_plan(target: EvaluationTarget, options: EvaluationOptions) -> Evaluatio
 
 
 def _first_goals(goals: NDArray[np.int64], count: int | None) -> NDArray[np.int64]:
-    """The first `count` of all goals `[S, K, E]`; all if it is None."""
+    """Select the first `count` of all goals `[S, K, E]`; all if it is None."""
     total = goals.shape[-1]
     if count is not None and not 1 <= count <= total:
         allowed = (
@@ -199,7 +199,7 @@ def _check_video_goal(target: EvaluationTarget, goal: int | None) -> int | None:
 
 
 def _provenance(target: EvaluationTarget) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments `training` and `protocol` of `policy_export.describe`."""
+    """Return the arguments `training` and `protocol` of `policy_export.describe`."""
     from mtrl_fairgrad.training.factory import methods_by_network
 
     manifest = target.manifest or {}

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtrl_fairgrad.agents import Agent
 from mtrl_fairgrad.analysis.run_groups import protocol_of
 from mtrl_fairgrad.config.schema import Config, check_parts, from_stored
 from mtrl_fairgrad.evaluation.policy_export import ExportedPolicy, load_policy
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from mtrl_fairgrad.training.factory import Agent, make_agent, make_suite
+from mtrl_fairgrad.training.factory import make_agent, make_suite
 from mtrl_fairgrad.utils.device import resolve_device
 from mtrl_fairgrad.utils.validation import ConfigError
 
@@ -26,20 +27,20 @@ class EvaluationTarget:
     """A policy of S seeds and K tasks; either `agent` and `manifest` or `exported` are given."""
 
     folder: Path
-    """Where results go by default."""
+    """Default folder of results."""
     config: Config
     tasks: tuple[str, ...]
     env_steps: int
     act: Callable[[Tensor], Tensor]
-    """Modes `[S, K, A]` for observations `[S, K, O]`."""
+    """Maps observations `[S, K, O]` to modes `[S, K, A]`."""
     protocol: str
-    """One line."""
+    """The protocol as one line."""
     agent: Agent | None = None
     manifest: dict[str, Any] | None = None
     exported: ExportedPolicy | None = None
 
     def policy(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Actions `[S·K, A]` for observations `[S·K, O]`."""
+        """Return actions `[S·K, A]` for observations `[S·K, O]`."""
         shaped = observations.reshape(len(self.config.seeds), len(self.tasks), -1)
         return self.act(torch.from_numpy(shaped)).flatten(0, 1).cpu().numpy()
 
@@ -50,13 +51,13 @@ def open_run(
     """Load a checkpoint of a run.
 
     Args:
-        run: its folder.
+        run: run folder.
         step: env_steps of the checkpoint; None for the newest.
         device_name: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: number of simulator processes; None for one per core.
 
     Raises:
-        ConfigError: configuration and checkpoint cannot be used here.
+        ConfigError: configuration or checkpoint cannot be used.
         RunFolderError: there is no run or no intact checkpoint.
     """
     folder = RunFolder.open(run)
@@ -111,7 +112,7 @@ def load_agent(
     device: torch.device,
     step: int | None,
 ) -> tuple[Agent, int]:
-    """The agent of a checkpoint (the newest if `step` is None), and the checkpoint's env_steps."""
+    """Load the agent of a checkpoint, the newest if `step` is None; also return its env_steps."""
     saved = folder.load_checkpoint(step, groups=("agent",))
     suite = make_suite(config, tasks)
     agent = make_agent(config, len(tasks), suite.observation_size, suite.action_size, device)

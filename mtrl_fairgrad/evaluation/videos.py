@@ -1,6 +1,4 @@
-"""Videos of single episodes, `<task>-seed<seed>-goal<goal>.mp4`, and the list of the latest ones,
-films.csv.
-"""
+"""Videos of single episodes, `<task>-seed<seed>-goal<goal>.mp4`, and their list, films.csv."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ class VideoSpec:
     """The episodes to record: one of each task."""
 
     directory: Path
-    """Exists."""
+    """Existing folder."""
     backend: str
     """OpenGL backend, from `check_video`."""
     seed: int
@@ -44,7 +42,7 @@ def check_video(directory: Path) -> str:
     """Make the folder of the videos and check that videos can be rendered and written.
 
     Returns:
-        A working OpenGL backend.
+        a working OpenGL backend.
 
     Raises:
         ConfigError: imageio or OpenGL is missing, or the folder cannot be made.
@@ -74,9 +72,9 @@ def record_videos(
     """Record the episodes and write films.csv; returns the videos' paths.
 
     Args:
-        config: of the run, with its tasks.
+        config: configuration of the run, with its tasks.
         act: observations `[S, K, O]` → actions `[S, K, A]`.
-        env_steps: of the policy, for films.csv.
+        env_steps: env_steps of the policy's checkpoint, for films.csv.
         spec: episodes and folder.
 
     Raises:
@@ -118,7 +116,7 @@ def record_videos(
 def _policy_of_one_task(
     act: Callable[[Tensor], Tensor], seed: int, task: int, shape: tuple[int, int]
 ) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """The policy `[O]` → `[A]` of one seed and task; all others get zeros as observations."""
+    """Restrict `act` to one seed and task, `[O]` → `[A]`; all others observe zeros."""
 
     def policy(observation: NDArray[np.float32]) -> NDArray[np.float32]:
         observations = zeros(*shape, len(observation))
@@ -130,9 +128,9 @@ def _policy_of_one_task(
 
 @contextmanager
 def _gl_backend(backend: str) -> Iterator[None]:
-    """Set MUJOCO_GL while rendering only, since simulators in other processes need no OpenGL.
+    """Set MUJOCO_GL only while rendering, since simulators in other processes need no OpenGL.
 
-    MuJoCo itself sets PYOPENGL_PLATFORM, which would keep child processes from other backends.
+    MuJoCo itself sets PYOPENGL_PLATFORM, which would force child processes to use the same backend.
     """
     before = {name: os.environ.get(name) for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
     os.environ["MUJOCO_GL"] = backend

@@ -147,7 +147,7 @@ def remove(name):
             ".rows is damaged",
         ),
         (remove("checkpoints/segments/*12-*.rows"), "checkpoints", ".rows cannot be read"),
-        (lambda run: shutil.rmtree(run / "checkpoints"), "checkpoints", "there is none"),
+        (lambda run: shutil.rmtree(run / "checkpoints"), "checkpoints", "there is no checkpoint"),
         (
             lambda run: shutil.rmtree(next(run.glob("checkpoints/*1000"))),
             "checkpoints",
@@ -217,7 +217,7 @@ def test_an_extended_run_may_have_an_evaluation_where_it_once_ended(run, capsys)
     folder.save_checkpoint(1200, GROUPS, {})
     assert verdict(run, capsys) == (0, {})
     verify.main([str(run)])
-    assert "off the schedule, too, where the run once ended: at 1000" in capsys.readouterr().out
+    assert "off the schedule, at an earlier end of the run: at 1000" in capsys.readouterr().out
 
 
 def test_leftovers_of_a_killed_process_are_a_note(run, capsys):

@@ -11,7 +11,7 @@ import numpy as np
 
 from mtrl_fairgrad.analysis import metric_curves
 from mtrl_fairgrad.analysis.report.figure_style import Style, styles
-from mtrl_fairgrad.analysis.run_groups import RunGroup, blocks_of, one_protocol
+from mtrl_fairgrad.analysis.run_groups import RunGroup, blocks_of, check_one_protocol
 from mtrl_fairgrad.analysis.statistics import (
     Array,
     Interval,
@@ -58,7 +58,7 @@ class Block:
     """Style of each label, the same in all blocks of a report."""
 
     def __post_init__(self) -> None:
-        one_protocol(self.groups)
+        check_one_protocol(self.groups)
 
     @property
     def protocol(self) -> str:
