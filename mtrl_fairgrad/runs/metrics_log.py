@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,33 +21,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mtrl_fairgrad.runs.metric_entries import (
+    EVENT_FILES,
+    LOGGED,
+    REPORTED,
+    WALL_SECONDS,
+    WORKERS_REPLACED,
+    Entry,
+)
+from mtrl_fairgrad.runs.tensorboard_reader import read_event_files
 from mtrl_fairgrad.utils.atomic_io import AppendFile, write_atomic
 from mtrl_fairgrad.utils.text_tables import csv_text
 
 Array = NDArray[np.float64]
 
 NAME = "metrics.csv"
-EVENT_FILES = "events.out.tfevents.*"
-"""Pattern of the TensorBoard event files."""
 COLUMNS = ("env_steps", "name", "value")
-SPEED = "speed/updates_per_second"
-WORKERS_REPLACED = "workers/replaced"
-WALL_SECONDS = "wall_seconds"
-REPORTED = re.compile(
-    rf"{SPEED}|{WORKERS_REPLACED}"
-    r"|\w+/(cosine/(mean|share_negative)|min_progress|residual|weights/.+|task_gradient_norm/.+)"
-)
-"""Names that a report shows."""
-LOGGED = re.compile(rf"{REPORTED.pattern}|temperature/.+|critic/value/.+")
-"""Names that `MetricsLog` writes: those of a report, and some for diagnosis."""
-
-
-class Entry(NamedTuple):
-    """A line of the log."""
-
-    env_steps: int
-    name: str
-    value: float
 
 
 class Series(NamedTuple):
@@ -179,8 +167,6 @@ def read_metrics(folder: Path, until: int | None = None) -> RunMetrics:
 def read_entries(folder: Path, until: int | None = None) -> list[Entry]:
     """Read all entries until `until`, from `metrics.csv` or else from the event files."""
     if not (folder / NAME).is_file():
-        from mtrl_fairgrad.runs.tensorboard_reader import read_event_files
-
         return read_event_files(folder, until)
     entries = _parse(_whole_lines(folder / NAME))
     return [entry for entry in entries if until is None or entry.env_steps <= until]

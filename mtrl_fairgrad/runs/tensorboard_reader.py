@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mtrl_fairgrad.runs.metrics_log import EVENT_FILES, LOGGED, WALL_SECONDS, Entry
+from mtrl_fairgrad.runs.metric_entries import EVENT_FILES, LOGGED, WALL_SECONDS, Entry
 
 
 def read_event_files(folder: Path, until: int | None = None) -> list[Entry]:

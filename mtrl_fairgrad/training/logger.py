@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from mtrl_fairgrad.runs.metrics_log import WORKERS_REPLACED, MetricsLog
+from mtrl_fairgrad.runs.metric_entries import WORKERS_REPLACED
+from mtrl_fairgrad.runs.metrics_log import MetricsLog
 from mtrl_fairgrad.runs.tensorboard_writer import EventFile
 
 RESIDUAL_LIMIT = 0.1

@@ -6,7 +6,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
 from mtrl_fairgrad.analysis.run_groups import pool
-from mtrl_fairgrad.runs.metrics_log import Entry, encode
+from mtrl_fairgrad.runs.metric_entries import Entry
+from mtrl_fairgrad.runs.metrics_log import encode
 from mtrl_fairgrad.runs.run_dir import RunFolder
 
 TASKS = ["reach-v3", "push-v3"]

@@ -20,7 +20,8 @@ from mtrl_fairgrad.analysis.statistics import (
     probability_of_improvement,
     rank_test,
 )
-from mtrl_fairgrad.runs.metrics_log import SPEED, WORKERS_REPLACED, RunMetrics, Series
+from mtrl_fairgrad.runs.metric_entries import SPEED, WORKERS_REPLACED
+from mtrl_fairgrad.runs.metrics_log import RunMetrics, Series
 
 
 class Cost(NamedTuple):

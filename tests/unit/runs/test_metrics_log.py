@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl_fairgrad.runs.metrics_log import (
-    SPEED,
-    Entry,
-    MetricsLog,
-    encode,
-    read_entries,
-    read_metrics,
-    thin,
-)
+from mtrl_fairgrad.runs.metric_entries import SPEED, Entry
+from mtrl_fairgrad.runs.metrics_log import MetricsLog, encode, read_entries, read_metrics, thin
 from mtrl_fairgrad.training.logger import Logger
 from mtrl_fairgrad.utils import atomic_io
 from tests.support.fabricated_runs import log_events

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mtrl_fairgrad.runs.metrics_log import SPEED, read_entries, read_metrics
+from mtrl_fairgrad.runs.metric_entries import SPEED
+from mtrl_fairgrad.runs.metrics_log import read_entries, read_metrics
 from tests.support.fabricated_runs import log_events
 
 

@@ -13,7 +13,7 @@ from mtrl_fairgrad.analysis.report.formats import (
     as_text,
 )
 from mtrl_fairgrad.analysis.report.tables import certainty, duration, overview
-from mtrl_fairgrad.runs.metrics_log import SPEED
+from mtrl_fairgrad.runs.metric_entries import SPEED
 from tests.support.fabricated_runs import (
     COURSE,
     METHOD,

@@ -10,7 +10,7 @@ from mtrl_fairgrad.analysis.report import html
 from mtrl_fairgrad.analysis.report.formats import as_latex, as_markdown, as_text
 from mtrl_fairgrad.analysis.report.html import as_html
 from mtrl_fairgrad.runs.fault_log import Fault, encode_faults
-from mtrl_fairgrad.runs.metrics_log import SPEED
+from mtrl_fairgrad.runs.metric_entries import SPEED
 from tests.support.fabricated_runs import (
     COURSE,
     FAIRGRAD,

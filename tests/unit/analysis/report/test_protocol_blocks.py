@@ -11,7 +11,7 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import (
     weight_shares,
 )
 from mtrl_fairgrad.analysis.report.tables import update_shares
-from mtrl_fairgrad.runs.metrics_log import SPEED
+from mtrl_fairgrad.runs.metric_entries import SPEED
 from tests.support.fabricated_runs import COURSE, METHOD, TASKS, blocks_of_runs, log
 
 LS = {"name": "ls"}

@@ -1,0 +1,27 @@
+"""Entries of the metrics log: what one holds, and the names that are logged and reported."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+EVENT_FILES = "events.out.tfevents.*"
+"""Pattern of the TensorBoard event files."""
+SPEED = "speed/updates_per_second"
+WORKERS_REPLACED = "workers/replaced"
+WALL_SECONDS = "wall_seconds"
+REPORTED = re.compile(
+    rf"{SPEED}|{WORKERS_REPLACED}"
+    r"|\w+/(cosine/(mean|share_negative)|min_progress|residual|weights/.+|task_gradient_norm/.+)"
+)
+"""Names that a report shows."""
+LOGGED = re.compile(rf"{REPORTED.pattern}|temperature/.+|critic/value/.+")
+"""Names that `MetricsLog` writes: those of a report, and some for diagnosis."""
+
+
+class Entry(NamedTuple):
+    """A line of the log."""
+
+    env_steps: int
+    name: str
+    value: float
