@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
             run_evaluation(options)
         except WorkerLost as lost:
             return fail(
-                f"{lost.loss}: if nobody killed it, look for a lack of memory, and evaluate again.",
+                f"{lost.loss}: check whether memory ran out, and evaluate again.",
                 code=1,
             )
         except WorkerError as error:

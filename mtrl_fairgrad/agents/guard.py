@@ -19,8 +19,7 @@ from mtrl_fairgrad.config.guard import CHECKS, CONDITIONS, LS, SKIP, STOP, Guard
 from mtrl_fairgrad.weighting import Method
 
 VANISHED = 1e-6
-"""A task's gradient has vanished if it is at most this fraction of the seed's longest one;
-FairGrad's default `min_relative_norm`."""
+"""Relative norm, as in FairGrad's `min_relative_norm`, up to which a gradient has vanished."""
 CRITIC = slice(0, len(CONDITIONS["critic"]))
 ACTOR = slice(CRITIC.stop, len(CHECKS))
 """Conditions of each network among all C of them, in the order of `config.guard.CHECKS`."""

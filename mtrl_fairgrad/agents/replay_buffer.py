@@ -20,9 +20,7 @@ class Batch(NamedTuple):
     next_observations: Tensor
     """`[..., O]`: the true successor, also at the end of an episode."""
     terminated: Tensor
-    """`[...]`: 1 where the task itself ended, so that nothing is bootstrapped; 0 elsewhere, time
-    limits included.
-    """
+    """`[...]`: 1 where the task itself ended, 0 elsewhere, also at time limits."""
 
 
 class ReplayBuffer:
@@ -57,7 +55,7 @@ class ReplayBuffer:
     ) -> None:
         self.capacity = capacity
         self.added = 0
-        """Steps stored so far, equal for all tasks; step n, from 0, is stored at n % capacity."""
+        """Number of steps added, equal for all tasks; step n, from 0, is stored at n % capacity."""
         self._widths = (observation_dim, action_dim, observation_dim, 1, 1)
         shape = (capacity, seeds, tasks, sum(self._widths))
         try:

@@ -10,7 +10,7 @@ from mtrl_fairgrad.runs.metrics_log import Array, RunMetrics, Series
 
 NEGATIVE_PROGRESS = -1e-4
 """Limit of `g_iᵀd`, relative to the largest squared gradient norm; values above count as zero.
-Methods such as UPGrad and MGDA hold tasks at exactly zero, where rounding decides the sign."""
+With UPGrad, MGDA and others it is often exactly zero, where rounding decides the sign."""
 
 
 def mean_curve(parts: Iterable[tuple[Series, float]], points: int = 60) -> Series:

@@ -58,13 +58,9 @@ class PaperTable:
     stderr: Array
     """`[M]`: standard error over seeds, in Table 4 only."""
     mean_rank: Array
-    """`[M]`: MR as printed, in Tables 2, 3 and 8, to two decimals; see
-    `mtrl_fairgrad.analysis.delta_m.mean_rank`.
-    """
+    """`[M]`: MR as printed in Tables 2, 3 and 8, to two decimals; see `delta_m.mean_rank`."""
     delta_m: Array
-    """`[M]`: Δm as printed, in %, in Tables 2, 3 and 8; see
-    `mtrl_fairgrad.analysis.delta_m.delta_m`.
-    """
+    """`[M]`: Δm in % as printed in Tables 2, 3 and 8; see `delta_m.delta_m`."""
     delta_m_rounding: Array
     """`[M]`: half a unit of Δm's last printed digit."""
 

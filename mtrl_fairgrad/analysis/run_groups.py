@@ -58,8 +58,7 @@ NOT_COMPARED = frozenset(
     }
     | {"log_every", "grace_seconds", "progress", "preset", "alpha"}
 )
-"""Options that do not change the meaning of results: seeds, execution, and the shorthands `preset`
-and `alpha`, which set other options."""
+"""Options that do not change the meaning of results; `preset` and `alpha` set other options."""
 
 
 class ReportError(RunFolderError):

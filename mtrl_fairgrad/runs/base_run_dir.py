@@ -47,7 +47,7 @@ CONFIG, MANIFEST, CHECKPOINTS = "config.yaml", "manifest.json", "checkpoints"
 CURVES = (metrics_log.NAME, metrics_log.EVENT_FILES)
 """Patterns of the files that training logs to."""
 TRAINING = "training"
-"""The kind of a run whose manifest names none: the agent's."""
+"""Kind of a run whose manifest names none: reinforcement learning."""
 _log = logging.getLogger(__name__)
 
 
@@ -57,9 +57,7 @@ class BaseRunFolder:
     kind: ClassVar[str] = TRAINING
     """Recorded in the manifest unless it is `training`; `open` refuses a folder of another kind."""
     tables: ClassVar[Mapping[str, bytes]] = {}
-    """Files that a new run starts with: name → header. The first is the history that checkpoints
-    are checked against.
-    """
+    """Files of a new run, name → header; checkpoints are checked against the first one."""
 
     def __init__(self, path: Path, config: dict[str, Any], manifest: dict[str, Any]) -> None:
         self.path = path
@@ -230,7 +228,7 @@ class BaseRunFolder:
         keep: int = 2,
         ring: Ring | None = None,
     ) -> Path:
-        """See `CheckpointStore.save`."""
+        """Write a checkpoint; see `CheckpointStore.save`."""
         return self.store.save(env_steps, groups, state, keep, ring)
 
     def resume_checkpoint(
@@ -239,11 +237,11 @@ class BaseRunFolder:
         ring: Ring | None = None,
         env_steps: int | None = None,
     ) -> Checkpoint:
-        """See `CheckpointStore.resume`."""
+        """Read a checkpoint to continue from it; see `CheckpointStore.resume`."""
         return self.store.resume(like, ring, env_steps)
 
     def checkpoints(self) -> list[Path]:
-        """See `CheckpointStore.all`."""
+        """List the checkpoints, newest first; see `CheckpointStore.all`."""
         return self.store.all()
 
     def has_checkpoint(self) -> bool:
@@ -253,7 +251,7 @@ class BaseRunFolder:
     def load_checkpoint(
         self, env_steps: int | None = None, groups: Collection[str] | None = None
     ) -> Checkpoint:
-        """See `CheckpointStore.load`."""
+        """Read a checkpoint; see `CheckpointStore.load`."""
         return self.store.load(env_steps, groups)
 
 

@@ -19,9 +19,7 @@ from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.training.logger import Logger
 
 REPORTED_AT_END = ("unsolved", COUNT)
-"""Condition and response reported in the summary only: the logger already warns of residuals that
-stay large.
-"""
+"""Condition and response that are reported at the end only: the logger warns of them earlier."""
 
 
 class FaultMonitor:

@@ -78,8 +78,7 @@ class Learner:
         self._graph = GraphedUpdates(self._update) if config.cuda_graph else None
         self._updates_per_launch = config.updates_per_launch
         self.updates = 0
-        """Updates so far. The agent counts them too, but reading its counter waits for the device.
-        """
+        """Number of updates so far; reading the agent's counter would wait for the device."""
         self._latest: tuple[Batch, Noise, UpdateInfo] | None = None
         """Batch, noise and result of the last update, until `report` takes them."""
 
