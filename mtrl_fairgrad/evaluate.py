@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
             run_evaluation(options)
         except WorkerLost as lost:
             return fail(
-                f"{lost.loss}: check whether memory ran out, and evaluate again.",
+                f"{lost.loss}: unless it was killed on purpose, "
+                "check the memory of this machine, and evaluate again.",
                 code=1,
             )
         except WorkerError as error:

@@ -18,8 +18,8 @@ from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.gradients.graph_capture import CapturedFunction
 from mtrl_fairgrad.gradients.per_task import CapturedLoss, lift
 
-Groups = tuple[Tensors, ...]
-"""The shared or the own parameters of several networks."""
+PerNetwork = tuple[Tensors, ...]
+"""Either the shared or the own parameters of several networks, a mapping for each network."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class SACLosses:
 
     def bellman_targets(
         self,
-        shared: Groups,
-        own: Groups,
+        shared: PerNetwork,
+        own: PerNetwork,
         next_observations: Tensor,
         noise: Tensor,
         temperature: Tensor,
@@ -130,7 +130,9 @@ class SACLosses:
         value = networks.values(targets, inputs, actions).amin(0) - temperature * log_density
         return self.reward_scale * rewards + self.discount * (1 - terminated) * value
 
-    def action(self, shared: Groups, own: Groups, observations: Tensor, *noise: Tensor) -> Tensor:
+    def action(
+        self, shared: PerNetwork, own: PerNetwork, observations: Tensor, *noise: Tensor
+    ) -> Tensor:
         """Return actions `[..., A]`: sampled if there is noise, else the mode.
 
         Args:
@@ -146,7 +148,7 @@ class SACLosses:
         return networks.policy(actor, inputs, self.log_std)[0].tanh()
 
 
-def _join(shared: Groups, own: Groups) -> tuple[Tensors, ...]:
+def _join(shared: PerNetwork, own: PerNetwork) -> tuple[Tensors, ...]:
     """Return each network's shared and own parameters in one mapping."""
     return tuple({**group, **extra} for group, extra in zip(shared, own, strict=True))
 
