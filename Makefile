@@ -40,7 +40,7 @@ lint: $(DEV)
 	$(VENV)/bin/lint-imports
 
 $(RUN):
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "error: %s is Python %d.%d, but 3.11 to 3.13 is needed: run make PYTHON=python3.12, say." % (sys.executable, *v))'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "error: %s is Python %d.%d, but 3.11 to 3.13 is needed: run, for example, make PYTHON=python3.12." % (sys.executable, *v))'
 	$(PYTHON) -m venv $(VENV)
 
 $(TRAIN): pyproject.toml constraints.txt | $(RUN)
@@ -51,7 +51,7 @@ $(DEV): pyproject.toml constraints.txt | $(RUN)
 	$(PIP) --editable ".[dev]"
 	@touch $(TRAIN) $(DEV)
 
-# Known vulnerabilities of the tested versions; says so where no advisories can be reached.
+# Check the tested versions for known vulnerabilities; reports if no advisories can be reached.
 audit:
 	$(PYTHON) scripts/audit.py $(VENV)-audit
 

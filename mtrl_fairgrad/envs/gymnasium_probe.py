@@ -50,7 +50,7 @@ def gymnasium_names(
     `tasks` are ids, or names already made with the same `options`.
 
     Raises:
-        ValueError: no tasks, another number of `options`, or a duplicate name.
+        ValueError: no tasks, a different number of `options`, or a duplicate name.
     """
     if not tasks:
         raise ValueError(
@@ -107,14 +107,14 @@ def describe(
         ValueError: a task cannot be made or trained on, or its spaces differ from the first task's.
     """
     names = gymnasium_names(tasks, options)
-    found = tuple(
+    specs = tuple(
         _inspect(name, json.dumps(dict(given), sort_keys=True), horizon, threshold)
         for name, given, threshold in zip(
             names, options or [{}] * len(names), thresholds, strict=True
         )
     )
-    first = found[0]
-    for other in found[1:]:
+    first = specs[0]
+    for other in specs[1:]:
         for what in ("observation", "action"):
             shape, expected = getattr(other, f"{what}_shape"), getattr(first, f"{what}_shape")
             if shape != expected:
@@ -123,7 +123,7 @@ def describe(
                     f"{first.name} {list(expected)}: one agent needs equal ones, so leave one of "
                     "them out or wrap it."
                 )
-    return found
+    return specs
 
 
 def make(identity: str, options: Mapping[str, Any]) -> Any:
@@ -159,7 +159,7 @@ def _inspect(name: str, encoded: str, horizon: int | None, threshold: float | No
         success = reported if threshold is None else threshold
         if success is None:
             raise ValueError(
-                f"task {name} says neither in its infos (success, is_success) nor by a reward "
+                f"task {name} reports neither in its infos (success, is_success) nor by a reward "
                 "threshold when it succeeds: add env.success_return=RETURN, from which on an "
                 "episode is a success."
             )

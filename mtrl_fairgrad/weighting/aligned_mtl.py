@@ -33,7 +33,7 @@ class AlignedMTL(GramianWeighting):
             mean (`"rmse"`).
 
     Raises:
-        ValueError: another scale.
+        ValueError: the scale is not allowed.
     """
 
     name = "aligned_mtl"
@@ -67,21 +67,23 @@ class AlignedMTL(GramianWeighting):
         tasks = gramian.shape[-1]
         values, vectors = xp.linalg.eigh(problem.gramian)  # in ascending order
         rounding = torch.finfo(torch.promote_types(gramian.dtype, torch.float32)).eps
-        kept = values > tasks * rounding * abs(values[..., -1:])
-        count = xp.sum(kept, -1)
-        safe = xp.where(kept, values, 1.0)
+        nonzero = values > tasks * rounding * abs(values[..., -1:])
+        count = xp.sum(nonzero, -1)
+        safe = xp.where(nonzero, values, 1.0)
         if self.scale == "rmse":
-            sigma = xp.sum(xp.where(kept, values, 0.0), -1) / xp.where(count > 0, count, 1)
+            sigma = xp.sum(xp.where(nonzero, values, 0.0), -1) / xp.where(count > 0, count, 1)
         else:
             # Rank from the top among the `count` non-zero eigenvalues: the last, or the lower
             # median.
             rank = count if self.scale == "min" else (count + 2) // 2
-            position = xp.cumsum(xp.flip(kept, (-1,)) * 1, -1)
+            position = xp.cumsum(xp.flip(nonzero, (-1,)) * 1, -1)
             sigma = xp.sum(
-                xp.where((xp.flip(position, (-1,)) == rank[..., None]) & kept, values, 0.0), -1
+                xp.where((xp.flip(position, (-1,)) == rank[..., None]) & nonzero, values, 0.0), -1
             )
         mixed = xp.where(
-            kept, matvec(xp.swapaxes(vectors, -1, -2), values * 0 + 1 / tasks) / xp.sqrt(safe), 0.0
+            nonzero,
+            matvec(xp.swapaxes(vectors, -1, -2), values * 0 + 1 / tasks) / xp.sqrt(safe),
+            0.0,
         )
         weights, smallest = finalize(
             problem, xp.sqrt(sigma)[..., None] * matvec(vectors, mixed), gramian

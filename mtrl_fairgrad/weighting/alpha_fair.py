@@ -62,7 +62,7 @@ def alpha_fair(method: Method, alpha: float) -> Method:
         alpha: finite and below 1.
 
     Raises:
-        ValueError: another α.
+        ValueError: the α is not allowed.
         TypeError: `method` is not a gradient-combination method.
     """
     check_method(method)

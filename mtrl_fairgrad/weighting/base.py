@@ -182,7 +182,7 @@ class Method(nn.Module):
         """Check that losses have the shape `[..., K]` given to `init`.
 
         Raises:
-            ValueError: not initialised, or another shape.
+            ValueError: not initialised, or the shape differs.
         """
         if self.tasks is None:
             raise ValueError(

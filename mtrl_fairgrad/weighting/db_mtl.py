@@ -71,7 +71,7 @@ class DBMTL(AveragingAggregation):
             positive; its state does not change.
 
         Raises:
-            ValueError: not initialised, another Jacobian, or no losses.
+            ValueError: not initialised, a Jacobian unlike the template, or no losses.
         """
         rows = self._ordered(jacobian)
         if losses is None:

@@ -112,7 +112,7 @@ class FAMO(PositiveLossWeighting):
         Does nothing without a preceding call, as after a step that mixed precision skipped.
 
         Raises:
-            ValueError: not initialised, or another shape.
+            ValueError: not initialised, or the shape differs.
         """
         self._check_shape(losses.shape)
         if not self._stepping:

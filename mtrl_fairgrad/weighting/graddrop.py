@@ -83,7 +83,8 @@ class GradDrop(TemplateAggregation):
             sign. NaN for an element of the leading axes with a non-finite entry.
 
         Raises:
-            ValueError: not initialised, another Jacobian, no noise, or noise of another shape.
+            ValueError: not initialised, a Jacobian unlike the template, or no noise of the right
+                shape.
         """
         rows = self._ordered(jacobian)
         axes, sizes = len(self.batch_shape), self._sizes()
@@ -95,19 +96,19 @@ class GradDrop(TemplateAggregation):
                 "method.draw returns them."
             )
         combined: dict[str, Tensor] = {}
-        kept: list[Tensor] = []
+        kept_sums: list[Tensor] = []
         total: list[Tensor] = []
         for (name, row), piece in zip(rows.items(), torch.split(uniform, sizes, -1), strict=True):
             entries = flatten(row, axes + 1).to(torch.promote_types(row.dtype, torch.float32))
             up, down = entries.clamp(min=0).sum(-2), entries.clamp(max=0).sum(-2)
             # P > U without a division, which would be 0/0 where both signs' sums are 0.
             winner = torch.where(up > piece * (up - down), up, down)
-            kept.append(winner.abs().sum(-1, dtype=torch.float64))
+            kept_sums.append(winner.abs().sum(-1, dtype=torch.float64))
             total.append((up - down).sum(-1, dtype=torch.float64))
             combined[name] = winner.lerp(up + down, self.leak)
         absolute = torch.stack(total).sum(0)
         finite = absolute.isfinite()
-        share = torch.where(absolute > 0, torch.stack(kept).sum(0) / absolute, 1.0)
+        share = torch.where(absolute > 0, torch.stack(kept_sums).sum(0) / absolute, 1.0)
         direction: dict[str, Tensor] = {}
         for name, row in rows.items():
             masked = torch.where(finite[..., None], combined[name], torch.nan)

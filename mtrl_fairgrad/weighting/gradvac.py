@@ -84,7 +84,7 @@ class GradVac(RandomOrderWeighting):
             change, and neither do those of pairs with a zero gradient.
 
         Raises:
-            ValueError: not initialised, another shape, no noise, or noise of another shape.
+            ValueError: not initialised, a shape that differs, or no noise of the right shape.
         """
         self._check_shape(gramian.shape[:-1])
         # ‖g_i'‖² is a sum of rounded products that may cancel. Below this it is rounding error, and

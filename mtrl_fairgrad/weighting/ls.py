@@ -19,7 +19,7 @@ class LS(LossWeighting):
             equivalent.
 
     Raises:
-        ValueError: another reduction.
+        ValueError: the reduction is not allowed.
     """
 
     name = "ls"

@@ -34,7 +34,7 @@ class MGDA(GramianWeighting):
             The weights then apply to the original gradients.
 
     Raises:
-        ValueError: another normalisation.
+        ValueError: the normalisation is not allowed.
     """
 
     name = "mgda"

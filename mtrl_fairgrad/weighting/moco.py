@@ -105,7 +105,7 @@ class MoCo(AveragingAggregation):
             does not change.
 
         Raises:
-            ValueError: not initialised, or another Jacobian.
+            ValueError: not initialised, or a Jacobian unlike the template.
         """
         rows = self._ordered(jacobian)
         calls = (self.calls + 1)[..., None]

@@ -84,8 +84,8 @@ class NashMTL(GramianWeighting):
             not finite.
 
         Raises:
-            ValueError: a Gramian that is not `[..., K, K]`; not initialised, or for another shape,
-                where needed.
+            ValueError: a Gramian that is not `[..., K, K]`; not initialised, or for a different
+                shape, where needed.
         """
         solution = solvers.newton(gramian, 1.0)
         weights = solution.weights.double()

@@ -31,7 +31,7 @@ class PCGrad(RandomOrderWeighting):
             algorithm, or their `"mean"`.
 
     Raises:
-        ValueError: another reduction.
+        ValueError: the reduction is not allowed.
     """
 
     name = "pcgrad"
@@ -53,7 +53,7 @@ class PCGrad(RandomOrderWeighting):
             NaN for an element of the leading axes with a non-finite entry.
 
         Raises:
-            ValueError: a Gramian that is not `[..., K, K]`, no noise, or noise of another shape.
+            ValueError: a Gramian that is not `[..., K, K]`, or no noise of the right shape.
         """
         return self._visit_pairs(gramian, noise, _project)
 

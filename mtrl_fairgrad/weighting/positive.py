@@ -21,10 +21,10 @@ class PositiveLossWeighting(LossWeighting):
 
         Returns:
             Weights `[..., K]` in the losses' dtype (float32 for half precision). An element of the
-            leading axes with another loss gets NaN, and its state does not change.
+            leading axes with any other loss gets NaN, and its state does not change.
 
         Raises:
-            ValueError: a method with state was not initialised, or for another shape.
+            ValueError: a method with state was not initialised, or for a different shape.
         """
         seen = positive_or_nan(losses)
         valid = seen.isfinite().all(-1, keepdim=True)

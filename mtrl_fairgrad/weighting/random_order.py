@@ -40,7 +40,7 @@ class RandomOrderWeighting(GramianWeighting):
         reduction: `"sum"` or `"mean"` of the modified gradients.
 
     Raises:
-        ValueError: another reduction.
+        ValueError: the reduction is not allowed.
     """
 
     reduction = Choice("sum", "mean")

@@ -49,7 +49,7 @@ class RLW(LossWeighting):
             Weights `[..., K]` in the losses' dtype (float32 for half precision).
 
         Raises:
-            ValueError: no noise, or losses or noise of another shape than given to `init`.
+            ValueError: no noise, or losses or noise whose shape differs from that given to `init`.
         """
         noise = self._require_noise(noise).to(losses.device)
         for shape in (losses.shape, noise.shape):

@@ -181,9 +181,9 @@ class FastSawyer(SawyerXYZEnv):
         if self._partially_observable:
             goal = np.zeros_like(goal)
         current = self._get_curr_obs_combined_no_goal()
-        found = np.concatenate((current, self._prev_obs, goal))
+        observation = np.concatenate((current, self._prev_obs, goal))
         self._prev_obs = current
-        return found
+        return observation
 
     def _gripper_caging_reward(
         self,
@@ -215,11 +215,11 @@ class FastSawyer(SawyerXYZEnv):
         caging = hamacher_product(hamacher_product(*along_y), float(across))
         # The precision from here on is that of the action, so its entry is not made a float.
         closed = min(max(0, action[-1]), desired_gripper_effort) / desired_gripper_effort
-        found = hamacher_product(caging, closed if caging > 0.97 else 0.0)
+        reward = hamacher_product(caging, closed if caging > 0.97 else 0.0)
         if high_density:
-            found = (found + caging) / 2
+            reward = (reward + caging) / 2
         if medium_density:
             margin = abs(norm(start - self.init_tcp) - object_reach_radius)
             reach = tolerance(norm(obj_pos - tcp), (0, object_reach_radius), margin, "long_tail")
-            found = (found + float(reach)) / 2
-        return found
+            reward = (reward + float(reach)) / 2
+        return reward

@@ -18,8 +18,8 @@ class Named:
         self.__dict__["_accessor"] = accessor
 
     def __getattr__(self, name: str) -> Any:
-        found = self.__dict__[name] = getattr(self._accessor, name)
-        return found
+        value = self.__dict__[name] = getattr(self._accessor, name)
+        return value
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._accessor, name, value)  # writes to the memory that all views share
@@ -32,8 +32,8 @@ class _Table(dict[str, Named]):
         self._accessor = accessor
 
     def __missing__(self, name: str) -> Named:
-        found = self[name] = Named(self._accessor(name))
-        return found
+        named = self[name] = Named(self._accessor(name))
+        return named
 
 
 class NamedData(mujoco.MjData):

@@ -44,8 +44,8 @@ class Resets:
         self, environment: Any, key: Any, reset: Callable[[], Any]
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
         """Return what `reset` returns: by calling it the first time, from memory later."""
-        found = self._entries.get(key)
-        if found is None:
+        entry = self._entries.get(key)
+        if entry is None:
             assigned, (observation, info) = _recorded(environment, reset)
             if len(self._entries) < CAPACITY:
                 arrays = [each.copy() for each in self._arrays]
@@ -54,11 +54,11 @@ class Resets:
                     attributes, arrays, self._data.time, (observation.copy(), info)
                 )
             return observation, info
-        for array, saved in zip(self._arrays, found.arrays, strict=True):
+        for array, saved in zip(self._arrays, entry.arrays, strict=True):
             np.copyto(array, saved)
-        self._data.time = found.time
-        environment.__dict__.update(found.attributes)
-        observation, info = found.answer
+        self._data.time = entry.time
+        environment.__dict__.update(entry.attributes)
+        observation, info = entry.answer
         return observation.copy(), dict(info)
 
 

@@ -22,7 +22,7 @@ class Processes:
             None for this process alone.
 
     Raises:
-        ValueError: another string.
+        ValueError: the string is not allowed.
     """
 
     def __init__(self, group: Group) -> None:

@@ -81,7 +81,7 @@ def check_gramian(gramian: Tensor) -> None:
     """Check the shape `[..., K, K]`.
 
     Raises:
-        ValueError: another shape.
+        ValueError: the shape is wrong.
     """
     if gramian.ndim < 2 or gramian.shape[-1] != gramian.shape[-2] or not gramian.shape[-1]:
         raise ValueError(
