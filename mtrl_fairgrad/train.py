@@ -78,13 +78,27 @@ def start(config: Config, overrides: list[str]) -> int:
         keep_stored_options(config, RunFolder.open(Path(config.resume)).config, overrides)
     check_folder(config)
     check_parts(config)  # imports torch, as does everything from here on
-    from mtrl_fairgrad.training.factory import check_memory, configure_torch
+    from mtrl_fairgrad.training.factory import check_memory
     from mtrl_fairgrad.utils.device import resolve_device
 
     device = resolve_device(config.device)
     check_memory(config, device)
+    return begin(config, overrides, str(device), auto_resume)
+
+
+def begin(config: Config, overrides: list[str], device: str, auto_resume: bool) -> int:
+    """Open the run folder of a checked configuration and train; returns the exit code.
+
+    Args:
+        config: checked by `start`.
+        overrides: the command line, for the manifest.
+        device: device of the learner.
+        auto_resume: whether a finished run is left as it is.
+    """
+    from mtrl_fairgrad.training.factory import configure_torch
+
     configure_torch(config)
-    folder = open_folder(config, overrides, str(device))
+    folder = open_folder(config, overrides, device)
     if auto_resume and is_finished(folder, config.steps):
         print(
             f"nothing is left to do: the run in {folder.path} "

@@ -242,7 +242,12 @@ def _protocol(config: dict[str, Any], manifest: dict[str, Any], tasks: list[str]
     env |= {key: value for key, value in options.items() if key.startswith("eval.")}
     name = env.pop("name", "unnamed protocol")
     words = [str(name), f"{len(tasks)} tasks" if len(tasks) > 1 else tasks[0]]
-    recorded = flatten(manifest.get("protocol") or {})
+    protocol: Any = manifest.get("protocol") or {}
+    if not isinstance(protocol, dict):
+        raise ReportError(
+            f"manifest.json: protocol={protocol!r} is not a mapping: restore the file."
+        )
+    recorded = flatten(cast("dict[str, Any]", protocol))
     for key, value in [
         *env.items(),
         *((key, value) for key, value in recorded.items() if env.get(key) != value),

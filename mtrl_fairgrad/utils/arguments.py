@@ -22,10 +22,14 @@ def path_argument(text: str) -> Path:
     """Convert an argument to a path; an empty one would mean the current folder.
 
     Raises:
-        ArgumentTypeError: the text is empty or contains NUL.
+        ArgumentTypeError: the text is empty, contains NUL, or is too long for the system.
     """
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError("an empty path is not allowed: give a file or folder")
+    try:
+        Path(text).exists()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
     return Path(text)
 
 

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mtrl_fairgrad import evaluate, report, train, verify
+from mtrl_fairgrad.analysis.report import report_files
 from mtrl_fairgrad.config.schema import Config, to_dict
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder
 from mtrl_fairgrad.supervised import __main__ as supervised
@@ -55,7 +56,7 @@ def alone(tmp_path_factory):
         patch.setattr(train, "begin", lambda *_: 0)
         patch.setattr(supervised, "start", lambda *_: 0)
         patch.setattr("mtrl_fairgrad.evaluation.runner.evaluate_target", lambda *_: None)
-        patch.setattr(report, "png", lambda groups: b"")  # takes a second
+        patch.setattr(report_files, "as_png", lambda groups: b"")  # takes a second
         yield
 
 
