@@ -79,12 +79,18 @@ class Method(nn.Module):
     """Exclusive lower bound of the losses, for methods that need positive ones."""
     looks_after_step: bool = False
     """Whether `after_step` must be called after every optimiser step."""
-    _optional: ClassVar[frozenset[str]] = frozenset()
+    _optional: ClassVar[frozenset[str]] = frozenset(("losses", "noise"))
+    """Optional arguments of `forward`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        _, _, *optional = inspect.signature(cls.forward).parameters or (None, None)
-        cls._optional = frozenset(optional)
+        if "forward" not in vars(cls):
+            return
+        optional = list(inspect.signature(cls.forward).parameters.values())[2:]
+        names = {each.name for each in optional if each.kind is not inspect.Parameter.VAR_KEYWORD}
+        if len(names) < len(optional):  # a subclass that passes its keywords on to its parent
+            names |= cls._optional  # still the parent's
+        cls._optional = frozenset(names)
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,6 +240,7 @@ class LossWeighting(Method):
     """A method that computes weights from the losses: `forward(losses)` -> `Weights`."""
 
     needs_jacobian = False
+    _optional = frozenset(("noise",))
     forward: Callable[..., Weights]
 
     def observe(self, losses: Tensor, jacobian: Mapping[str, Tensor], batch_dims: int) -> Tensor:

@@ -93,13 +93,20 @@ def make_method(name: str, **options: Any) -> Method:
     method, allowed = _find(name), method_options(name)
     for option in options:
         if option not in allowed:
-            owners = [other for other in method_names() if option in method_options(other)]
+            owners = [other for other in method_names() if _has_option(other, option)]
             elsewhere = f", or choose method={' or method='.join(owners)}" if owners else ""
             takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
             raise ValueError(
                 f"method={name} has no option '{option}': {takes}. Drop it{elsewhere}."
             )
     return method(**options)
+
+
+def _has_option(name: str, option: str) -> bool:
+    try:
+        return option in method_options(name)
+    except ValueError:  # an entry point that cannot be imported
+        return False
 
 
 def _find(name: str) -> type[Method]:
@@ -128,9 +135,15 @@ def _load(point: EntryPoint) -> type[Method]:
     """Load the class of an entry point.
 
     Raises:
-        ValueError: it is not a method class with the entry point's name.
+        ValueError: it cannot be imported, or is not a method class with the entry point's name.
     """
-    method = point.load()
+    try:
+        method = point.load()
+    except Exception as error:
+        raise ValueError(
+            f"entry point {point.name}={point.value} cannot be imported ({error}): "
+            "repair or remove the package that declares it."
+        ) from error
     if not (isinstance(method, type) and issubclass(method, Method)):
         raise ValueError(f"entry point {point.name}={point.value} is not a Method class: fix it.")
     if vars(method).get("name") != point.name:

@@ -154,3 +154,14 @@ def test_an_entry_point_must_be_a_method_of_its_name(
     install(monkeypatch, name, value)
     with pytest.raises(ValueError, match=f"entry point {name}="):
         make_method(name)
+
+
+def test_an_entry_point_that_cannot_be_imported_is_one_error_and_harms_no_other_method(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    point = EntryPoint("broken", "no_such_module:Method", "mtrl_fairgrad.methods")
+    monkeypatch.setattr(registry, "entry_points", lambda group: (point,))
+    with pytest.raises(ValueError, match=r"broken=no_such_module:Method cannot be imported"):
+        make_method("broken")
+    with pytest.raises(ValueError, match="no option 'beta'"):
+        make_method("fairgrad", beta=1)
