@@ -43,7 +43,7 @@ TIMEOUT = 120.0
 """Seconds within which a process must end."""
 GROWTH = (1.1, 2**24)
 """Allowed memory of the long run in its last quarter: factor of the second quarter's, and bytes."""
-UNFINISHED = ("the run is not finished", "the newest is at", "there is none")
+UNFINISHED = ("the run is not finished", "the newest is at", "there is no checkpoint")
 
 
 @dataclass

@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 
 SOURCES = [
     path
-    for folder in ("mtrl_fairgrad", "agents", "envs", "scripts")
+    for folder in ("mtrl_fairgrad", "scripts", "examples")
     for path in (ROOT / folder).rglob("*.py")
 ]
 NO_PICKLE = ("allow_pickle", False)
@@ -27,7 +27,10 @@ NEVER = (
     "eval",
     "exec",
 )
-OWN_WORKERS = [(ROOT / "envs" / name, "pickle.loads") for name in ("processes.py", "serving.py")]
+OWN_WORKERS = [
+    (ROOT / "mtrl_fairgrad" / "envs" / "workers" / name, "pickle.loads")
+    for name in ("pool.py", "worker_main.py")
+]
 """Reads from a pipe that no other process holds."""
 
 
