@@ -44,8 +44,6 @@ from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.config.schema import Config, ConfigError, from_hydra
 from mtrl_fairgrad.runs.checkpoint.index import Index
 from mtrl_fairgrad.runs.checkpoint.store import CheckpointStore
-from mtrl_fairgrad.runs.metric_entries import SPEED, WALL_SECONDS
-from mtrl_fairgrad.runs.metrics_log import read_entries
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.atomic_io import content_of
@@ -176,11 +174,6 @@ def result(path: Path) -> dict[str, object]:
         "simulators": last.state,
         "replay": (ring.added, ring.shape, newest_rows),
         "evaluations.csv": content_of(path / "evaluations.csv"),
-        "metrics.csv": sorted(
-            (entry.env_steps, entry.name, repr(entry.value))
-            for entry in read_entries(path)
-            if entry.name not in (SPEED, WALL_SECONDS)  # these depend on the machine
-        ),
         **scalars(path),
     }
 
