@@ -26,6 +26,7 @@ from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.atomic_io import remedy, write_atomic
 from mtrl_fairgrad.utils.device import resolve_device
 from mtrl_fairgrad.utils.faults import TrainingFault
+from mtrl_fairgrad.utils.text_tables import counted
 from mtrl_fairgrad.utils.validation import ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def start(config: SupervisedConfig, overrides: Sequence[str] = ()) -> int:
-    """Run a configuration; returns the exit code: 0, 1 after a fault, 130 after an interrupt.
+    """Run a configuration; returns the exit code: 0, 1 if a fit failed, 130 after an interrupt.
+
+    A search returns 0 if it found an α, since a fit that fails excludes its α only.
 
     Args:
         config: validated.
@@ -73,7 +76,7 @@ def start(config: SupervisedConfig, overrides: Sequence[str] = ()) -> int:
         return 0
     runner = FitRunner(config, make_benchmark(config), folder, device, overrides)
     try:
-        print(_search(runner) if config.compare == "search" else _compare(runner))
+        code = _search(runner) if config.compare == "search" else _compare(runner)
     except DataError as error:
         # An error of a data loader process carries that process's traceback as its text.
         last_line = str(error).strip().splitlines()[-1]
@@ -89,8 +92,11 @@ def start(config: SupervisedConfig, overrides: Sequence[str] = ()) -> int:
     except KeyboardInterrupt:
         print(f"stopped; the same command with run_dir={folder} continues it", file=sys.stderr)
         return 130
+    if runner.finished_before:
+        fits = counted(len(runner.finished_before), "fit")
+        print(f"finished before, and not repeated: {fits}", file=sys.stderr)
     print(f"\nrun folder: {folder}")
-    return 0
+    return code
 
 
 def _run_dir(config: SupervisedConfig) -> Path:
@@ -101,10 +107,11 @@ def _run_dir(config: SupervisedConfig) -> Path:
     return Path(f"runs/{config.benchmark['name']}-{what}-{stamp}")
 
 
-def _compare(runner: FitRunner) -> str:
-    """Run the rows of a comparison, or of one method, and return the table.
+def _compare(runner: FitRunner) -> int:
+    """Run the rows of a comparison, or of one method, and print the table.
 
-    table.csv is rewritten after every row, so that an interrupted run leaves one.
+    table.csv is rewritten after every row, so that an interrupted run leaves one. Returns 1 if a
+    row failed, else 0.
     """
     from mtrl_fairgrad.supervised.compare import RowSpec, comparison_specs
     from mtrl_fairgrad.supervised.result_table import ResultTable
@@ -116,17 +123,24 @@ def _compare(runner: FitRunner) -> str:
         specs = comparison_specs(config.compare, len(benchmark.tasks))
     table = ResultTable(benchmark, ())
     for row in runner.rows(specs):
-        table = ResultTable(benchmark, (*table.rows, row))
+        table = table.with_row(row)
         write_atomic(runner.folder / "table.csv", table.csv().encode())
-    return table.text()
+    print(table.text())
+    if table.failed and config.compare is not None:
+        print(
+            "the same command with this run_dir repeats the failed fits and no others.",
+            file=sys.stderr,
+        )
+    return 1 if table.failed else 0
 
 
-def _search(runner: FitRunner) -> str:
-    """Search for the best α and return the findings as text."""
+def _search(runner: FitRunner) -> int:
+    """Search for the best α and print the findings."""
     from mtrl_fairgrad.supervised.search import search
 
     findings = search(runner)
-    return f"{findings.text()}\n\n{findings.verdict(runner.overrides)}"
+    print(f"{findings.text()}\n\n{findings.verdict(runner.overrides)}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,24 @@ from typing import Any
 import torch
 
 from mtrl_fairgrad.runs.manifest import manifest
-from mtrl_fairgrad.supervised.benchmark import Benchmark
+from mtrl_fairgrad.supervised.benchmark import Benchmark, DataError
 from mtrl_fairgrad.supervised.config import SupervisedConfig
-from mtrl_fairgrad.supervised.fit_folder import SINGLE_TASK, FitFolder, FitResult
+from mtrl_fairgrad.supervised.fit_folder import FAULT, SINGLE_TASK, FitFolder, FitResult
 from mtrl_fairgrad.supervised.fit_spec import FitSpec
-from mtrl_fairgrad.supervised.result_table import ResultRow, single_task_row
+from mtrl_fairgrad.supervised.result_table import FailedRow, ResultRow, single_task_row
 from mtrl_fairgrad.supervised.trainer import Trainer
+from mtrl_fairgrad.utils.atomic_io import RunFolderError
+from mtrl_fairgrad.utils.extras import MissingExtraError
+from mtrl_fairgrad.utils.faults import TrainingFault
+from mtrl_fairgrad.utils.validation import one_line
 from mtrl_fairgrad.weighting import method_names, method_options
 
 FAIR = ("ls", "rlw", "dwa", "uw", "mgda", "pcgrad", "cagrad")
 """The methods of the paper's §6, each with and without the α-fair loss transformation."""
 ALPHAS = (1.0, 2.0, 5.0, 10.0)
 """The values of α of the paper's §5.3."""
+_ENDS_EVERYTHING = (OSError, MissingExtraError, DataError, RunFolderError)
+"""Errors that are not a fault of one fit: the next fit would meet them, too."""
 
 
 @dataclass(frozen=True)
@@ -90,32 +98,60 @@ class FitRunner:
     folder: Path
     device: torch.device
     overrides: Sequence[str] = ()
+    finished_before: list[Path] = field(default_factory=list[Path])
+    """Folders of the fits that were not run because they have a result."""
 
     def results(self, row: RowSpec) -> tuple[FitResult, ...]:
-        """Return the results of a row, in the order of the seeds; raises as `fit` does."""
+        """Return the results of a row, in the order of the seeds.
+
+        A fault of one seed does not prevent the fits of the others.
+
+        Raises:
+            TrainingFault: the fit of at least one seed failed.
+            RunFolderError, DataError: as `fit`.
+        """
         config = replace(self.config, method=row.method, loss_alpha=row.loss_alpha)
-        return tuple(
-            self.fit(
-                FitSpec.from_config(config, self.benchmark, seed),
-                self.folder / row.folder / f"seed-{seed}",
-            )
-            for seed in self.config.seeds
-        )
+        results: list[FitResult] = []
+        faults: dict[int, str] = {}
+        for seed in self.config.seeds:
+            spec = FitSpec.from_config(config, self.benchmark, seed)
+            try:
+                results.append(self.fit(spec, self.folder / row.folder / f"seed-{seed}"))
+            except TrainingFault as fault:
+                faults[seed] = str(fault)
+        if faults:
+            many = len(self.config.seeds) > 1
+            sentences = [f"{f'seed {seed}: ' if many else ''}{faults[seed]}" for seed in faults]
+            raise TrainingFault(" ".join(sentences))
+        return tuple(results)
 
-    def rows(self, specs: Iterable[RowSpec]) -> Iterator[ResultRow]:
-        """Yield the rows in order, each as soon as its fits are finished.
+    def rows(self, specs: Iterable[RowSpec]) -> Iterator[ResultRow | FailedRow]:
+        """Yield the rows in order, each as soon as its fits are finished or have failed.
 
-        Rows of single tasks are merged into one.
+        Rows of single tasks are merged into one. A failed row is reported on standard error; the
+        rows after it are run.
         """
         single: dict[int, tuple[FitResult, ...]] = {}
+        faults: dict[int, str] = {}
         for spec in specs:
-            results = self.results(spec)
-            if spec.task is None:
-                yield ResultRow(spec.label, results)
-                continue
-            single[spec.task] = results
-            if len(single) == len(self.benchmark.tasks):
-                yield single_task_row(single, self.benchmark)
+            try:
+                results = self.results(spec)
+            except TrainingFault as fault:
+                print(f"{spec.folder} failed: {fault}", file=sys.stderr)
+                if spec.task is None:
+                    yield FailedRow(spec.label, str(fault))
+                    continue
+                faults[spec.task] = f"task {self.benchmark.tasks[spec.task]}: {fault}"
+            else:
+                if spec.task is None:
+                    yield ResultRow(spec.label, results)
+                    continue
+                single[spec.task] = results
+            if len(single) + len(faults) == len(self.benchmark.tasks):
+                if faults:
+                    yield FailedRow(SINGLE_TASK, " ".join(faults.values()))
+                else:
+                    yield single_task_row(single, self.benchmark)
 
     def fit(self, spec: FitSpec, path: Path) -> FitResult:
         """Run a fit in its folder, from its newest checkpoint if there is any, or read its result.
@@ -123,15 +159,23 @@ class FitRunner:
         Raises:
             RunFolderError: the folder holds another fit, is in use, or cannot be written.
             DataError: the data are missing or damaged.
-            TrainingFault: a loss became NaN or infinite.
+            TrainingFault: training failed, for example because a loss became NaN or infinite; the
+                cause is in fault.txt.
         """
         folder = FitFolder.open_or_create(path, spec.plain(), self._manifest)
         finished = folder.result()
         if finished is not None:
+            self.finished_before.append(path)
             return finished
         with folder.lock():
-            trainer = Trainer(spec, self.benchmark, folder, self.device, self.config.workers)
-            result = trainer.run(self.config.progress)
+            folder.clear_fault()
+            try:
+                trainer = Trainer(spec, self.benchmark, folder, self.device, self.config.workers)
+                result = trainer.run(self.config.progress)
+            except _ENDS_EVERYTHING:
+                raise
+            except Exception as error:
+                raise _recorded(error, folder) from None
             folder.save_result(result)
         return result
 
@@ -140,3 +184,16 @@ class FitRunner:
         on_gpu = self.device.type == "cuda"
         accelerator = torch.cuda.get_device_name(self.device) if on_gpu else None
         return manifest(self.overrides, str(self.device), accelerator=accelerator)
+
+
+def _recorded(error: Exception, folder: FitFolder) -> TrainingFault:
+    """Write an error to the fit's folder; returns it as one sentence."""
+    sentence = one_line(str(error))
+    if not isinstance(error, TrainingFault):
+        # Of a method, a network or the machine: its place in the code is in fault.txt.
+        at = f"{folder.path.parent.name}/{folder.path.name}/{FAULT}"
+        sentence = f"{type(error).__name__}: {sentence} (see {at})"
+    folder.save_fault(sentence, "".join(traceback.format_exception(error)))
+    # The frames hold the network and its graph, whose memory the next fit needs.
+    traceback.clear_frames(error.__traceback__)
+    return TrainingFault(sentence)

@@ -4,6 +4,7 @@ In addition to what `mtrl_fairgrad.runs.base_run_dir` describes, it contains
 
     epochs.csv               losses and metrics of every epoch
     outcome.json             the result, once the fit is finished
+    fault.txt                the error that ended it, until it is continued
     events.out.tfevents.*    the same for TensorBoard
 
 and its configuration is a `FitSpec`. Version 0.1.0 wrote that to fit.json, without a manifest;
@@ -25,6 +26,7 @@ from mtrl_fairgrad.utils.atomic_io import RunFolderError, write_atomic
 CONFIG_0_1 = "fit.json"
 """The file of the specification in folders of version 0.1.0."""
 RESULT = "outcome.json"
+FAULT = "fault.txt"
 SINGLE_TASK = "stl"
 """The method that trains one task alone, its option `task`."""
 _DEPTHS = ("", "*/", "*/*/")
@@ -118,6 +120,14 @@ class FitFolder(BaseRunFolder):
     def save_result(self, result: FitResult) -> None:
         """Write the result, which makes the fit finished."""
         write_atomic(self.path / RESULT, json.dumps(asdict(result), indent=1).encode() + b"\n")
+
+    def save_fault(self, sentence: str, details: str) -> None:
+        """Write the error that ended the fit: one sentence, then the traceback."""
+        write_atomic(self.path / FAULT, f"{sentence}\n\n{details}".encode())
+
+    def clear_fault(self) -> None:
+        """Remove the record of an error, for a fit that is continued."""
+        (self.path / FAULT).unlink(missing_ok=True)
 
     @staticmethod
     def _check_keys(file: Path, values: Mapping[str, Any], keys: tuple[str, ...]) -> None:

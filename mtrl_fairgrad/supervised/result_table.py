@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,15 @@ class ResultRow:
     def seconds(self) -> float:
         """Return the seconds per epoch, median over seeds."""
         return float(np.median([result.seconds_per_epoch for result in self.results]))
+
+
+@dataclass(frozen=True)
+class FailedRow:
+    """A method without results, because training failed for at least one seed."""
+
+    label: str
+    fault: str
+    """The cause, as one or more sentences."""
 
 
 def single_task_row(
@@ -109,12 +118,20 @@ class ResultTable:
 
     benchmark: Benchmark
     rows: tuple[ResultRow, ...]
+    failed: tuple[FailedRow, ...] = ()
+    """Methods without results: they are listed last and have no summaries."""
+
+    def with_row(self, row: ResultRow | FailedRow) -> ResultTable:
+        """Return the table with one more row."""
+        if isinstance(row, FailedRow):
+            return replace(self, failed=(*self.failed, row))
+        return replace(self, rows=(*self.rows, row))
 
     def summaries(self) -> dict[str, dict[str, float]]:
         """Return label → those of `SUMMARIES` that are defined.
 
         Single tasks are not ranked. Δm% refers to the single-task row, or without one to the
-        benchmark's baseline.
+        benchmark's baseline; it is undefined if the single-task row failed.
         """
         summaries: dict[str, dict[str, float]] = {row.label: {} for row in self.rows}
         ranked = [row for row in self.rows if row.label != SINGLE_TASK]
@@ -122,6 +139,8 @@ class ResultTable:
             summaries[label]["mr"] = rank
         single = next((row.mean() for row in self.rows if row.label == SINGLE_TASK), None)
         baseline = self.benchmark.baseline if single is None else single
+        if any(row.label == SINGLE_TASK for row in self.failed):
+            baseline = None
         ls = next((row.seconds() for row in self.rows if row.label == "ls"), None)
         for row in self.rows:
             if baseline is not None:
@@ -146,23 +165,32 @@ class ResultTable:
             ]
             ends = [f"{summary[key]:.2f}" if key in summary else NONE for key in SUMMARIES]
             cells.append([row.label, *numbers, *ends])
+        cells += [[row.label, *[NONE] * (len(cells[0]) - 1)] for row in self.failed]
         return cells
 
     def text(self) -> str:
-        """Return the table for the terminal."""
-        return "\n".join(text_table(self.cells()))
+        """Return the table for the terminal, with a note on each method that failed."""
+        notes: list[str] = []
+        for row in self.failed:
+            what = "so Δm% is undefined" if row.label == SINGLE_TASK else "so it is not ranked"
+            notes.append(f"{row.label} failed, {what}: {row.fault}")
+        return "\n".join([*text_table(self.cells()), *([""] if notes else []), *notes])
 
     def csv(self) -> str:
-        """Return the table as CSV: mean and standard error of every metric, and the summaries."""
+        """Return the table as CSV: mean and standard error of every metric, and the summaries.
+
+        A failed method has its cause in the last column, `fault`, and no numbers.
+        """
         names = [metric.name for metric in self.benchmark.metrics]
         columns = [f"{name}{part}" for name in names for part in ("", "_stderr")]
-        lines: list[list[object]] = [
-            ["method", "seeds", *columns, "mr", "delta_m", "time_over_ls", "seconds_per_epoch"]
-        ]
+        ends = ("mr", "delta_m", "time_over_ls", "seconds_per_epoch", "fault")
+        lines: list[list[object]] = [["method", "seeds", *columns, *ends]]
         summaries = self.summaries()
         for row in self.rows:
             mean, error, summary = row.mean(), row.error(), summaries[row.label]
             values = [part[name] for name in names for part in (mean, error)]
             ends = [summary.get(key, "") for key in SUMMARIES]
-            lines.append([row.label, len(row.results), *values, *ends, row.seconds()])
+            lines.append([row.label, len(row.results), *values, *ends, row.seconds(), ""])
+        empty = [""] * (len(lines[0]) - 3)
+        lines += [[row.label, 0, *empty, row.fault] for row in self.failed]
         return csv_text(lines)

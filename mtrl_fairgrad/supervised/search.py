@@ -9,7 +9,6 @@ interrupted search resumes.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,7 +18,13 @@ from mtrl_fairgrad.analysis.statistics import Estimate, over_seeds
 from mtrl_fairgrad.config.alpha_grid import SearchConfig
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.compare import FitRunner, alpha_spec, single_task_specs
-from mtrl_fairgrad.supervised.result_table import NONE, ResultRow, ResultTable, delta_m_or_none
+from mtrl_fairgrad.supervised.result_table import (
+    NONE,
+    FailedRow,
+    ResultRow,
+    ResultTable,
+    delta_m_or_none,
+)
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.text_tables import text_table
@@ -138,6 +143,8 @@ def search(runner: FitRunner) -> Findings:
     single = None
     if benchmark.baseline is None:
         single = next(runner.rows(single_task_specs(len(benchmark.tasks))))
+        if isinstance(single, FailedRow):
+            raise TrainingFault(f"the single-task fits failed, so Δm% is undefined: {single.fault}")
     findings = Findings(benchmark, config.search, single)
     for split in SPLITS:
         findings.baseline(split)
@@ -159,13 +166,9 @@ def search(runner: FitRunner) -> Findings:
 
 
 def _fit(runner: FitRunner, alpha: float) -> ResultRow | None:
-    """Return the fits of one α; None, with a message, if a loss became NaN or infinite."""
-    spec = alpha_spec(runner.config.method, alpha, runner.config.loss_alpha)
-    try:
-        return next(runner.rows([spec]))
-    except TrainingFault as fault:
-        print(f"α={alpha:.10g} is excluded: {fault}", file=sys.stderr)
-        return None
+    """Return the fits of one α; None if one of them failed, which excludes the α."""
+    row = next(runner.rows([alpha_spec(runner.config.method, alpha, runner.config.loss_alpha)]))
+    return None if isinstance(row, FailedRow) else row
 
 
 def _format(change: Estimate) -> str:

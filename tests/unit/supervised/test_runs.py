@@ -114,6 +114,7 @@ def test_a_finished_fit_is_not_repeated_and_another_specification_is_refused(
     assert main(words) == 0
     monkeypatch.setattr(Trainer, "run", None)
     assert main(words) == 0
+    assert "finished before" in capsys.readouterr().err
     assert main([*words, "epochs=5"]) == 2
     error = capsys.readouterr().err
     assert "schedule.epochs (3 there, 5 now)" in error and error.count("\n") == 1
