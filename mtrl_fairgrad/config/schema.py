@@ -204,10 +204,15 @@ def check_parts(config: Config) -> None:
     check_convention(config.convention)
 
 
+OPTIONS_BEFORE = {"fairgrad": {"sgd_precision": "float64"}}
+"""Method -> newer options and what older versions did, which stored configurations do not say."""
+
+
 def keep_stored_options(config: Config, stored: dict[str, Any], overrides: Sequence[str]) -> None:
     """On resume, restore the method's stored options that no override sets.
 
-    A default that changed between versions, such as FairGrad's solver, then does not change a run.
+    A default that changed between versions, such as FairGrad's solver, then does not change a run,
+    nor does an option that is newer than the run: it gets its value of `OPTIONS_BEFORE`.
 
     Args:
         config: the resumed run's configuration as composed now; changed in place.
@@ -218,8 +223,10 @@ def keep_stored_options(config: Config, stored: dict[str, Any], overrides: Seque
     if not isinstance(options, dict):
         return
     method = cast(dict[str, Any], options)
-    if method.get("name") != config.method["name"]:
+    name = config.method["name"]
+    if method.get("name") != name:
         return
+    method = {**OPTIONS_BEFORE.get(name, {}), **method}
     for key in config.method.keys() & method.keys() - {"name"}:
         given = _is_given(f"method.{key}", overrides) or (
             key == "alpha" and _is_given("alpha", overrides)

@@ -5,11 +5,15 @@
 | `plain` | each task's plain gradient | Σ w_i g_i | unlimited |
 | `official_supervised` | weighted by loss weightings only | K · Σ w_i g_i | at most 1 |
 | `libmtl` | weighted by every method that has weights | Σ w_i g_i | unlimited |
+| `libmtl_nash_mtl` | weighted by every method that has weights | Σ w_i g_i | at most 1 |
 
 `plain` is also what the FairGrad paper's reinforcement-learning code does. `official_supervised` is
 its supervised code for FairGrad and CAGrad, and for PCGrad with `reduction="mean"` (GradDrop has no
 K there, and for its other methods the clipping happens too early to have an effect). `libmtl` is
-LibMTL for FairGrad, Nash-MTL and loss weightings (the heads of its other methods stay plain).
+LibMTL for FairGrad and loss weightings (the heads of its other methods stay plain), and
+`libmtl_nash_mtl` for Nash-MTL, as in the supervised code of Nash-MTL's authors. (Their
+reinforcement-learning code divides long directions by the maximum norm of 1, which changes nothing:
+`plain`.)
 """
 
 from __future__ import annotations
@@ -104,5 +108,6 @@ CONVENTIONS = {
     "plain": PLAIN,
     "official_supervised": Convention(own="weighted_losses", scale="tasks", max_norm=1.0),
     "libmtl": Convention(own="weighted"),
+    "libmtl_nash_mtl": Convention(own="weighted", max_norm=1.0),
 }
 """The presets of the table above, by name."""

@@ -155,6 +155,11 @@ def startup_notes(config: Config) -> list[str]:
             f"method={name} needs positive losses, so the actor, "
             f"whose losses may be negative, uses {used['actor']}"
         )
+    if (config.convention.name, name) == ("libmtl", "nash_mtl"):
+        notes.append(
+            "convention=libmtl leaves the direction as long as it is, where LibMTL clips that of "
+            "Nash-MTL to norm 1: convention=libmtl_nash_mtl does"
+        )
     if config.convention.own != "plain" and not any(ARCHITECTURES[config.agent.name]):
         notes.append(
             f"agent={config.agent.name} has no task-specific parameters, so "

@@ -52,6 +52,8 @@ class FairGrad(GramianWeighting):
         sgd_learning_rate: its step size, positive.
         sgd_momentum: its momentum, in [0, 1).
         sgd_max_norm: the norm its gradients are clipped to, positive.
+        sgd_precision: `"float32"` computes as the published code does; `"float64"` without its
+            overflow, which gives other directions at α ≤ 1.
 
     Raises:
         ValueError: an option that is not allowed.
@@ -68,6 +70,7 @@ class FairGrad(GramianWeighting):
     sgd_learning_rate = Number(above=0)
     sgd_momentum = Number(at_least=0, below=1)
     sgd_max_norm = Number(above=0)
+    sgd_precision = Choice("float32", "float64")
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class FairGrad(GramianWeighting):
         sgd_learning_rate: float = 0.1,
         sgd_momentum: float = 0.5,
         sgd_max_norm: float = 1.0,
+        sgd_precision: str = "float32",
     ) -> None:
         super().__init__()
         self.alpha = alpha
@@ -87,6 +91,7 @@ class FairGrad(GramianWeighting):
         self.sgd_learning_rate = sgd_learning_rate
         self.sgd_momentum = sgd_momentum
         self.sgd_max_norm = sgd_max_norm
+        self.sgd_precision = sgd_precision
 
     @torch.no_grad()
     def forward(self, gramian: Tensor) -> Weights:
@@ -124,6 +129,7 @@ class FairGrad(GramianWeighting):
                 momentum=self.sgd_momentum,
                 max_norm=self.sgd_max_norm,
                 min_relative_norm=smallest,
+                precision="float64" if self.sgd_precision == "float64" else "float32",
             )
         else:
             solution = solvers.least_squares(gramian, self.alpha, min_relative_norm=smallest)

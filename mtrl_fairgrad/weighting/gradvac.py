@@ -10,9 +10,10 @@ paper's Algorithm 1)
     if φ < φ̂_ij:  g_i' ← g_i' + ‖g_i'‖ (φ̂_ij √(1−φ²) − φ √(1−φ̂_ij²)) / (‖g_j‖ √(1−φ̂_ij²)) · g_j
     φ̂_ij ← (1−β) φ̂_ij + β φ,      d = Σ_i g_i'
 
-after which their cosine is φ̂_ij. The targets φ̂ start at 0, where this is PCGrad. Of two public
-codes, TorchJD updates φ̂_ij at every pair, as the paper does; LibMTL only at pairs that changed
-`g_i'`, so its targets cannot rise.
+after which their cosine is φ̂_ij. The targets φ̂ start at 0, where this is PCGrad. φ̂_ij is updated
+at every pair here, in the paper, in TorchJD and in LibMTL's repository. LibMTL's release 1.1.5
+updates it only at pairs that changed `g_i'`, so that its targets cannot rise. Both libraries'
+default is β = 0.5, the paper's 0.01.
 """
 
 from __future__ import annotations

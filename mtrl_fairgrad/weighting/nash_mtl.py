@@ -7,9 +7,14 @@ The Nash bargaining solution maximises `Σ log g_iᵀd`, so that `d = Σ w_i g_i
 
     GᵀG w = 1/w,
 
-which is FairGrad's equation at α = 1 and is solved exactly here; the authors' code approximates it
-by a sequence of convex programmes that stops at a residual near 1e-3. The direction
-does not depend on the scale of a task, and `‖d‖² = K`.
+which is FairGrad's equation at α = 1 and is solved exactly here. The direction does not depend on
+the scale of a task, and `‖d‖² = K`.
+
+The authors' code (github.com/AvivNavon/nash-mtl), LibMTL's and TorchJD's approximate the same
+weights by a sequence of at most 20 convex programmes. They divide M by ‖M‖_F for the solver and
+multiply it back in the constraints, `w_i ‖M‖_F · (M/‖M‖_F · w)_i ≥ 1`, so that their weights are
+those of M. Afterwards they clip the direction of the shared parameters to norm 1, which is part of
+the convention `libmtl_nash_mtl`.
 """
 
 from __future__ import annotations
@@ -34,8 +39,9 @@ class NashMTL(GramianWeighting):
         update_weights_every: number of calls that use the same weights, at least 1; fixed by
             `init`. The authors' code has 1 on MT10 and more elsewhere to save time, which is not
             needed here.
-        normalize: `"frobenius"` solves for `M/‖M‖_F`, as the authors' code does, which makes d
-            longer by `√‖M‖_F`; `"none"` takes M as it is.
+        normalize: `"none"` solves for M, as all published codes do; `"frobenius"` returns the
+            solution for `M/‖M‖_F`, which makes d longer by `√‖M‖_F`: `‖d‖² = K‖M‖_F`, which grows
+            with the gradients.
 
     Raises:
         ValueError: an option that is not allowed.

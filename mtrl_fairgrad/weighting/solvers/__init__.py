@@ -15,8 +15,8 @@ Common to all: `gramian` is `[..., K, K]`, symmetric positive semi-definite, of 
 `alpha` is positive; `active` is `[..., K]` bool, all True by default. Inactive tasks, and tasks
 without gradient, get weight 0 and do not influence the weights of the others. An element of the
 leading axes with a non-finite entry gets NaN weights and does not influence other elements.
-Computation is in float64; results have the Gramian's dtype (float32 for half precision) and carry
-no gradient.
+Computation is in float64, that of `sgd` in float32 as published; results have the Gramian's dtype
+(float32 for half precision) and carry no gradient.
 """
 
 from mtrl_fairgrad.weighting.solvers.equation import Solution, equal, relative_residual

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtrl_fairgrad.weighting.solvers import published_sgd
 from mtrl_fairgrad.weighting.solvers.arrays import (
     Array,
     ignore_fp_warnings,
     matvec,
     namespace,
+    on_host,
     to_array,
 )
 from mtrl_fairgrad.weighting.solvers.equation import Solution, make_solution
 from mtrl_fairgrad.weighting.solvers.problem import Problem, check_gramian, prepare
+from mtrl_fairgrad.weighting.solvers.published_sgd import EPSILON, Steps
+
+Precision = Literal["float32", "float64"]
 
 SOLVED = 1e-3
 """Relative residual up to which these solvers count as converged."""
-EPSILON = 1e-8
-"""Added to the weights before `sgd` computes their power; also their lower bound."""
 
 
 @ignore_fp_warnings
@@ -37,6 +40,7 @@ def sgd(
     momentum: float = 0.5,
     max_norm: float = 1.0,
     min_relative_norm: float = 0.0,
+    precision: Precision = "float32",
 ) -> Solution:
     """Run the paper's fast solver: a few clipped gradient steps on `‖Mw − (w + ε)^(−1/α)‖²`.
 
@@ -54,6 +58,9 @@ def sgd(
         momentum: in [0, 1).
         max_norm: positive; gradients are clipped to this norm.
         min_relative_norm: tasks with at most this part of the largest gradient norm are left out.
+        precision: `"float32"` is the published code's, bit for bit on the CPU; `"float64"` computes
+            the same without overflow, which gives other directions at α ≤ 1 and where gradients
+            are large.
 
     Returns:
         A solution whose `converged` means a relative residual of at most 1e-3, which is rare.
@@ -63,23 +70,45 @@ def sgd(
     xp = namespace(values)
     mask: Any = active if active is None or xp is torch else active.numpy()
     problem = prepare(values, mask, min_relative_norm)
+    options = Steps(steps, learning_rate, momentum, max_norm)
+    solve = _sgd_float32 if precision == "float32" else _sgd_float64
+    return make_solution(problem, solve(problem, 1 / alpha, options), alpha, gramian, SOLVED)
+
+
+def _sgd_float32(problem: Problem, p: float, options: Steps) -> Array:
+    """Return the weights `[..., K]` of the published code, one problem after the other on a CPU."""
+    if not on_host(problem.gramian):
+        return published_sgd.solve_batch(problem.gramian.float(), p, options).double()
+    weights = np.zeros(problem.active.shape)
+    for index in np.ndindex(weights.shape[:-1]):
+        mask = problem.active[index]
+        if mask.any():
+            matrix = torch.from_numpy(problem.gramian[index][np.ix_(mask, mask)]).float()
+            weights[index][mask] = published_sgd.solve_one(matrix, p, options).numpy()
+    return weights
+
+
+def _sgd_float64(problem: Problem, p: float, options: Steps) -> Array:
+    """Return the weights `[..., K]` of the same steps in float64."""
+    xp = namespace(problem.gramian)
     count = xp.sum(problem.active, -1)[..., None]
     shares = (xp.diagonal(problem.gramian, 0, -2, -1) * 0 + 1) / xp.where(count > 0, count, 1)
     weights = xp.where(problem.active, shares, 0.0)
     best, lowest = weights, xp.inf
     velocity = xp.zeros_like(weights)
-    for _ in range(steps):
-        objective, gradient = _objective(problem, weights, 1 / alpha)
+    for _ in range(options.steps):
+        objective, gradient = _objective(problem, weights, p)
         best = xp.where(objective < lowest, weights, best)
         lowest = xp.where(objective < lowest, objective, lowest)
         norm = xp.sqrt(xp.sum(gradient * gradient, -1))[..., None]
-        velocity = momentum * velocity + gradient * xp.clip(max_norm / (norm + 1e-6), None, 1.0)
-        weights = xp.clip(weights - learning_rate * velocity, EPSILON, None)
-    return make_solution(problem, best, alpha, gramian, converged=SOLVED)
+        scale = xp.clip(options.max_norm / (norm + 1e-6), None, 1.0)
+        velocity = options.momentum * velocity + gradient * scale
+        weights = xp.clip(weights - options.learning_rate * velocity, EPSILON, None)
+    return best
 
 
 def _objective(problem: Problem, weights: Array, p: float) -> tuple[Array, Array]:
-    """Return the objective of `sgd`, `[..., 1]`, and its gradient `[..., K]`."""
+    """Return the objective of `sgd` in float64, `[..., 1]`, and its gradient `[..., K]`."""
     xp = namespace(weights)
     power = (weights + EPSILON) ** -p
     error = xp.where(problem.active, matvec(problem.gramian, weights) - power, 0.0)

@@ -89,6 +89,17 @@ def test_a_resumed_run_keeps_the_options_that_no_override_sets():
     assert config.method == composed("method=ls").method
 
 
+def test_a_run_older_than_the_sgd_precision_keeps_float64():
+    stored = to_dict(composed("method.solver=sgd"))
+    assert stored["method"].pop("sgd_precision") == "float32"
+    config = composed("method.solver=sgd")
+    keep_stored_options(config, stored, ["method.solver=sgd"])
+    assert config.method["sgd_precision"] == "float64"
+    config = composed("method.sgd_precision=float32")
+    keep_stored_options(config, stored, ["method.sgd_precision=float32"])
+    assert config.method["sgd_precision"] == "float32"
+
+
 def test_alpha_at_the_top_belongs_to_fairgrad():
     assert composed("alpha=1").method["alpha"] == 1
     assert composed("method.alpha=3").method["alpha"] == 3

@@ -11,6 +11,7 @@ from mtrl_fairgrad import (
     Convention,
     FairGrad,
     JacobianAggregation,
+    NashMTL,
     backward,
     combine,
     task_gradients,
@@ -177,6 +178,21 @@ def test_the_presets_are_what_the_table_says():
     assert CONVENTIONS["plain"] == Convention("plain", "none", None)
     assert CONVENTIONS["official_supervised"] == Convention("weighted_losses", "tasks", 1.0)
     assert CONVENTIONS["libmtl"] == Convention("weighted", "none", None)
+    assert CONVENTIONS["libmtl_nash_mtl"] == Convention("weighted", "none", 1.0)
+
+
+def test_nash_mtl_as_in_libmtl_clips_the_encoder_and_weights_the_heads():
+    """LibMTL: `sum(w * losses).backward()`, then `clip_grad_norm_(shared, 1.0)`."""
+    ours, theirs = Heads(), Heads()
+    report = backward(
+        ours.losses(), NashMTL(), **ours.groups, convention=CONVENTIONS["libmtl_nash_mtl"]
+    )
+    weights = report["weights"]
+    torch.testing.assert_close(report["gramian"] @ weights, 1 / weights)  # Nash-MTL's equation
+    (weights @ torch.stack(theirs.losses())).backward()
+    length = torch.nn.utils.clip_grad_norm_(theirs.groups["shared"], 1.0)
+    assert length > 1  # ‖d‖ = √K
+    assert_same(ours.grads(), theirs.grads(), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(

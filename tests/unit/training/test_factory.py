@@ -146,6 +146,13 @@ def test_a_convention_for_parameters_that_are_not_there_is_noted_as_having_no_ef
         assert startup_notes(composed("convention=libmtl", f"agent={agent}")) == []
 
 
+def test_libmtl_with_nash_mtl_is_noted_as_not_clipped():
+    words = ["method=nash_mtl", "agent=mhsac"]
+    [note] = startup_notes(composed("convention=libmtl", *words))
+    assert "convention=libmtl_nash_mtl" in note
+    assert startup_notes(composed("convention=libmtl_nash_mtl", *words)) == []
+
+
 @pytest.mark.parametrize("normalize", ["loss", "loss+"])
 def test_mgda_that_divides_by_losses_leaves_the_actor_to_ls(normalize):
     critic, actor = make_methods(composed("method=mgda", f"method.normalize={normalize}"))

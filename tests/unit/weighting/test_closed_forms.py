@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import cvxpy
 import numpy as np
 import pytest
 import torch
@@ -148,11 +149,40 @@ def test_nash_mtl_is_fairgrad_at_alpha_one_and_solves_its_equation() -> None:
         assert found.diagnostics["residual"] < 1e-6
 
 
-def test_the_authors_normalisation_lengthens_the_direction() -> None:
+def nash_mtl_as_published(gramian: Tensor) -> Tensor:
+    """The authors' convex programmes, `w_i f · (Gw)_i ≥ 1` for `G = M/f` and `f = ‖M‖_F`, each
+    linearised at the solution of the one before.
+    """
+    tasks, f = len(gramian), float(gramian.norm())
+    g, before = gramian.numpy() / f, np.ones(tasks)
+    for _ in range(20):
+        w = cvxpy.Variable(tasks, nonneg=True)
+        along = g @ w
+        slope = 1 / before + (1 / (g @ before)) @ g
+        objective = cvxpy.Minimize(cvxpy.sum(along) + slope @ (w - before) / f)
+        limits = [-cvxpy.log(w[i] * f) - cvxpy.log(along[i]) <= 0 for i in range(tasks)]
+        cvxpy.Problem(objective, limits).solve(solver=cvxpy.ECOS)
+        assert w.value is not None
+        moved, before = np.linalg.norm(w.value - before), w.value
+        if moved < 1e-6:
+            break
+    return torch.from_numpy(before)
+
+
+def test_the_authors_code_multiplies_the_norm_back() -> None:
+    jacobian = heterogeneous(3, torch.Generator().manual_seed(0), decades=2)
+    gramian = jacobian @ jacobian.T
+    published = nash_mtl_as_published(gramian)
+    torch.testing.assert_close(NashMTL()(gramian).weights, published, rtol=1e-3, atol=0)
+    assert float((published @ jacobian).norm()) == pytest.approx(math.sqrt(3), rel=1e-3)
+
+
+def test_the_frobenius_norm_lengthens_the_direction() -> None:
     jacobian = heterogeneous(4, torch.Generator().manual_seed(0))
     gramian = jacobian @ jacobian.T
-    published = FairGrad(alpha=1)(gramian / gramian.norm()).weights
-    torch.testing.assert_close(NashMTL(normalize="frobenius")(gramian).weights, published)
+    found = NashMTL(normalize="frobenius")(gramian).weights
+    torch.testing.assert_close(found, FairGrad(alpha=1)(gramian / gramian.norm()).weights)
+    torch.testing.assert_close((found @ jacobian).square().sum(), 4 * gramian.norm())
 
 
 def test_weights_are_kept_for_as_many_calls_as_asked() -> None:

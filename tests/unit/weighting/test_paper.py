@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.weighting import FairGrad
 from mtrl_fairgrad.weighting.solvers import Solution, least_squares, newton, relative_residual, sgd
+from mtrl_fairgrad.weighting.solvers.published_sgd import Steps, solve_batch
 from tests.unit.weighting.samplers import SAMPLERS, heterogeneous, ordinary
 
 
@@ -23,16 +25,17 @@ def sgd_as_described(
     momentum: float = 0.5,
     max_norm: float = 1.0,
 ) -> Tensor:
-    """The paper's fast solver with an optimiser, autograd and a loop: slow, plain, and easy to
-    believe.
+    """The paper's fast solver with an optimiser, autograd and a loop, in the Gramian's precision:
+    slow, plain, and easy to believe.
     """
     tasks = len(gramian)
-    w = torch.full((tasks,), 1 / tasks, dtype=torch.float64, requires_grad=True)
+    w = (torch.ones(tasks, dtype=gramian.dtype) / tasks).requires_grad_()
     optimiser = torch.optim.SGD([w], lr=learning_rate, momentum=momentum)
     best, lowest = w.detach().clone(), float("inf")
     for _ in range(steps):
         optimiser.zero_grad()
-        objective = (gramian @ w - (1 / (w + 1e-8)) ** (1 / alpha)).norm() ** 2
+        power = torch.pow(1 / (w + 1e-8), 1 / alpha)
+        objective = torch.linalg.norm(torch.mv(gramian, w) - power) ** 2
         if objective.item() < lowest:
             best, lowest = w.detach().clone(), objective.item()
         objective.backward()
@@ -43,17 +46,58 @@ def sgd_as_described(
     return best
 
 
+def gramians_of_all_scales(name: str, tasks: int) -> tuple[Tensor, Tensor]:
+    scales = (1e-3, 0.1, 1.0, 10.0)
+    jacobians = torch.stack([s * SAMPLERS[name](tasks, generator(i)) for i, s in enumerate(scales)])
+    return jacobians, jacobians @ jacobians.mT
+
+
+def angles(jacobians: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Degrees between the directions of two sets of weights."""
+    directions = ((w.double()[:, None] @ jacobians.double())[:, 0] for w in (a, b))
+    a, b = (d / d.norm(dim=-1, keepdim=True) for d in directions)
+    return torch.rad2deg(2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1)))
+
+
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 5.0])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_sgd_is_what_the_paper_describes(name: str, alpha: float) -> None:
+def test_sgd_in_float64_is_what_the_paper_describes(name: str, alpha: float) -> None:
     for tasks in (1, 2, 10):
-        scales = (1e-3, 0.1, 1.0, 10.0)
-        jacobians = torch.stack(
-            [s * SAMPLERS[name](tasks, generator(i)) for i, s in enumerate(scales)]
-        )
-        gramians = jacobians @ jacobians.mT
+        _, gramians = gramians_of_all_scales(name, tasks)
         expected = torch.stack([sgd_as_described(gramian, alpha) for gramian in gramians])
-        torch.testing.assert_close(sgd(gramians, alpha).weights, expected, rtol=1e-9, atol=1e-12)
+        found = sgd(gramians, alpha, precision="float64").weights
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.3, 0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sgd_is_the_published_loop_bit_for_bit(name: str, alpha: float) -> None:
+    """The published code runs in float32, where the clipped gradient's norm overflows."""
+    for tasks in (1, 2, 10):
+        jacobians, gramians = gramians_of_all_scales(name, tasks)
+        gramians = gramians.float().reshape(2, 2, tasks, tasks)
+        published = torch.stack([sgd_as_described(g, alpha) for g in gramians.flatten(0, 1)])
+        found = FairGrad(alpha, solver="sgd", min_relative_norm=0.0)(gramians).weights
+        assert torch.equal(found.flatten(0, 1), published)
+        # On devices all problems are solved at once, with sums in another order.
+        at_once = solve_batch(gramians, 1 / alpha, Steps(20, 0.1, 0.5, 1.0)).flatten(0, 1)
+        assert (angles(jacobians, at_once, published) <= 0.03).all()
+
+
+def test_sgd_in_float64_parts_from_the_published_code_where_float32_overflows() -> None:
+    lengths = torch.tensor([[30.0], [1.0], [0.1]])
+    jacobian = (torch.randn(3, 40, generator=generator(0)) * lengths)[None]
+    gramian = jacobian @ jacobian.mT
+    for alpha, smallest, largest in ((1.0, 30, 40), (2.0, 0, 1e-3)):
+        single, double = (sgd(gramian, alpha, precision=p) for p in ("float32", "float64"))
+        assert smallest <= float(angles(jacobian, single.weights, double.weights)) <= largest
+
+
+def test_where_float32_cannot_hold_the_gramian_sgd_stays_at_its_start() -> None:
+    gramian = 1e60 * torch.eye(3, dtype=torch.float64)
+    found = sgd(gramian, 2.0)
+    torch.testing.assert_close(found.weights, torch.full((3,), 1 / 3, dtype=torch.float64))
+    assert not found.converged
 
 
 @pytest.mark.parametrize(
@@ -64,11 +108,13 @@ def test_sgd_is_what_the_paper_describes(name: str, alpha: float) -> None:
 def test_sgd_options_do_what_they_say(options: dict[str, float]) -> None:
     jacobian = 0.3 * ordinary(6, generator(1))
     gramian = jacobian @ jacobian.T
-    found = sgd(gramian, 2.0, **options).weights
+    found = sgd(gramian, 2.0, precision="float64", **options).weights
     torch.testing.assert_close(
         found, sgd_as_described(gramian, 2.0, **options), rtol=1e-9, atol=1e-12
     )
-    assert not torch.equal(found, sgd(gramian, 2.0).weights)
+    assert not torch.equal(found, sgd(gramian, 2.0, precision="float64").weights)
+    single = sgd(gramian.float(), 2.0, **options).weights
+    assert torch.equal(single, sgd_as_described(gramian.float(), 2.0, **options))
 
 
 def test_sgd_can_move_no_further_than_its_clipped_steps() -> None:
@@ -126,7 +172,7 @@ def test_leading_axes_dtypes_and_bad_elements(solver: Callable[..., Solution]) -
 def test_where_the_start_overflows_sgd_stays_and_least_squares_gives_up() -> None:
     gramian = torch.eye(10, dtype=torch.float64)  # (1/K)^(−1/α) exceeds every float
     stuck, refused = sgd(gramian, 1e-3), least_squares(gramian, 1e-3)
-    assert (stuck.weights == 0.1).all()
+    assert (stuck.weights.float() == 0.1).all()
     assert refused.weights.isnan().all()
     assert not stuck.converged
     assert not refused.converged

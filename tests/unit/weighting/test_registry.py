@@ -42,6 +42,7 @@ def test_options_are_the_constructors_defaults() -> None:
         "sgd_learning_rate": 0.1,
         "sgd_momentum": 0.5,
         "sgd_max_norm": 1.0,
+        "sgd_precision": "float32",
     }
 
 
