@@ -160,10 +160,15 @@ class Benchmark(ABC):
             expected: what the folder must hold, for the message.
 
         Raises:
-            DataError: no folder was given.
+            DataError: no folder was given, or it does not exist.
         """
         if self.root is None:
             raise DataError(f"{self.name} needs data.root=FOLDER, a folder with {expected}.")
+        if not self.root.is_dir():
+            problem = "is not a folder" if self.root.exists() else "does not exist"
+            raise DataError(
+                f"data.root={self.root} {problem}: {self.name} needs a folder with {expected}."
+            )
         return self.root
 
 

@@ -8,7 +8,6 @@ since sigmoid(x) > ½ exactly where x > 0.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,21 +29,10 @@ from mtrl_fairgrad.supervised.benchmark import (
     Splits,
     seeded_loader,
 )
+from mtrl_fairgrad.supervised.benchmarks.celeba_files import ATTRIBUTES, EXPECTED, read_faces
 
-_STL = celeba_stl()
-ATTRIBUTES = tuple(_STL)
-"""The 40 tasks, in the order of `list_attr_celeba.txt`."""
 SIZE = 64
 """Height and width in pixels to which images are resized, from 218 × 178, as in FAMO's code."""
-
-_PARTITIONS = {"0": "train", "1": "validation", "2": "test"}
-_LABELS = "Anno/list_attr_celeba.txt"
-_PARTITION = "Eval/list_eval_partition.txt"
-_IMAGES = "Img/img_align_celeba"
-_EXPECTED = (
-    f"{_LABELS}, {_PARTITION} and {_IMAGES}/*.jpg of "
-    "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-)
 
 
 class Faces(Dataset[tuple[Tensor, Tensor]]):
@@ -164,8 +152,7 @@ class CelebA(Benchmark):
     """CelebA, 162,770 images for training, 19,867 for validation and 19,962 for testing.
 
     Args:
-        root: folder with `Anno/list_attr_celeba.txt`, `Eval/list_eval_partition.txt` and
-            `Img/img_align_celeba/`.
+        root: folder with images and lists, in one of the layouts of `celeba_files`.
         width: width of the network, see `Network`; 64 in the paper.
     """
 
@@ -177,7 +164,7 @@ class CelebA(Benchmark):
     )
     schedule = Schedule(epochs=15, batch_size=256, learning_rate=3e-4)
     select_best = True
-    baseline = {_column(attribute): f1 for attribute, f1 in _STL.items()}  # noqa: RUF012 - an instance attribute's default
+    baseline = {_column(attribute): f1 for attribute, f1 in celeba_stl().items()}  # noqa: RUF012 - an instance attribute's default
 
     def __init__(self, root: Path | None = None, width: int = 64) -> None:
         super().__init__(root)
@@ -190,7 +177,7 @@ class CelebA(Benchmark):
 
         Batches are images `[B, 3, 64, 64]` and labels `[B, 40]`, both float32.
         """
-        train, validation, test = _read(self.folder(_EXPECTED))
+        train, validation, test = (Faces(*part) for part in read_faces(self.folder(EXPECTED)))
         more = (batch_size, seed, workers, pin_memory)
         return Splits(
             seeded_loader(train, *more, shuffle=True),
@@ -225,88 +212,3 @@ def _linear(width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)
     )
-
-
-def _read(root: Path) -> list[Faces]:
-    """Return training, validation and test images.
-
-    Checks that the image files exist, not that they are intact.
-    """
-    missing = [part for part in (_LABELS, _PARTITION, _IMAGES) if not (root / part).exists()]
-    if missing:
-        raise DataError(f"{root} lacks {' and '.join(missing)}: celeba needs {_EXPECTED}.")
-    names, labels = _attributes(root / _LABELS)
-    parts = np.array(_parts(root / _PARTITION, names))
-    # One listing of the folder instead of 200,000 system calls.
-    present = set(os.listdir(root / _IMAGES))
-    absent = [name for name in names if name not in present]
-    if absent:
-        raise DataError(
-            f"{root / _IMAGES / absent[0]} is missing, one of {len(absent)} missing images "
-            f"that {_LABELS} lists: unpack img_align_celeba.zip again."
-        )
-    faces = []
-    for value, part in _PARTITIONS.items():
-        rows = np.flatnonzero(parts == value)
-        if not len(rows):
-            raise DataError(
-                f"{root / _PARTITION} has no image of partition {value} ({part}): download it."
-            )
-        faces.append(Faces(root / _IMAGES, [names[row] for row in rows], labels[rows]))
-    return faces
-
-
-def _attributes(file: Path) -> tuple[list[str], Tensor]:
-    """Read file names and labels `[N, 40]` bool."""
-    lines = _lines(file)
-    if len(lines) < 2 or tuple(lines[1].split()) != ATTRIBUTES:
-        raise DataError(
-            f"the second line of {file} does not list CelebA's {len(ATTRIBUTES)} attributes: "
-            "download it again."
-        )
-    if lines[0].strip() != str(len(lines) - 2):
-        raise DataError(
-            f"the first line of {file} announces {lines[0].strip()} images, but {len(lines) - 2} "
-            "are listed: download it again."
-        )
-    names, labels = [], []
-    for line in lines[2:]:
-        name, *values = line.split()
-        if len(values) != len(ATTRIBUTES) or not {"-1", "1"}.issuperset(values):
-            raise DataError(
-                f"{file} must give {name} {len(ATTRIBUTES)} values, each -1 or 1: download it."
-            )
-        names.append(name)
-        labels.append([value == "1" for value in values])
-    return names, torch.from_numpy(np.array(labels, dtype=bool).reshape(-1, len(ATTRIBUTES)))
-
-
-def _parts(file: Path, names: Sequence[str]) -> list[str]:
-    """Read the partition of each image, a key of `_PARTITIONS`."""
-    lines = _lines(file)
-    if len(lines) != len(names):
-        raise DataError(
-            f"{file} lists {len(lines)} images, but {_LABELS} lists {len(names)}: download both."
-        )
-    parts = []
-    for name, line in zip(names, lines, strict=True):
-        listed, _, part = (word.strip() for word in line.strip().partition(" "))
-        if listed != name:
-            raise DataError(
-                f"{file} lists {listed} where {_LABELS} lists {name}: both must have the same "
-                "order."
-            )
-        if part not in _PARTITIONS:
-            allowed = ", ".join(f"{value} ({meaning})" for value, meaning in _PARTITIONS.items())
-            raise DataError(f"{file} assigns {name} to partition {part!r}; allowed: {allowed}.")
-        parts.append(part)
-    return parts
-
-
-def _lines(file: Path) -> list[str]:
-    """Read the non-blank lines; invalid UTF-8 becomes U+FFFD, which no field allows."""
-    return [
-        line
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.strip()
-    ]

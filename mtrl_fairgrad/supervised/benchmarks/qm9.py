@@ -9,9 +9,6 @@ raw files are read for the first time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib import import_module
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +26,7 @@ from mtrl_fairgrad.supervised.benchmark import (
     Splits,
     seeded_loader,
 )
-from mtrl_fairgrad.utils.extras import require
+from mtrl_fairgrad.supervised.benchmarks.qm9_files import EXPECTED, geometric, load_molecules
 
 
 class Property(NamedTuple):
@@ -64,23 +61,6 @@ energy, atomisation energies at 0 and 298.15 K, enthalpy and free energy (meV), 
 """
 
 _COLUMNS = [task.column for task in PROPERTIES.values()]
-_RAW = ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt")
-_PROCESSED = "processed/data_v3.pt"
-_LOAD_ERRORS = (
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    UnpicklingError,
-    ValueError,
-)
-_EXPECTED = (
-    f"{_PROCESSED} or raw/{', raw/'.join(_RAW)}, of "
-    "https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip and, for "
-    "the last one, https://ndownloader.figshare.com/files/3195404"
-)
 
 
 class Molecules(Dataset[tuple[Tensor, ...]]):
@@ -152,7 +132,7 @@ class Network(MultiTaskModel):
 
     def __init__(self) -> None:
         super().__init__()
-        layers = _geometric("nn")
+        layers = geometric("nn")
         self.atoms = nn.Linear(11, 64)
         edge_matrix = nn.Sequential(nn.Linear(5, 128), nn.ReLU(), nn.Linear(128, 64 * 64))
         self.messages = layers.NNConv(64, 64, edge_matrix, aggr="mean")
@@ -226,7 +206,7 @@ class QM9(Benchmark):
 
     def splits(self, seed: int, batch_size: int, workers: int, pin_memory: bool) -> Splits:
         """Make loaders of the three parts that `split` draws; batches are those of `collate`."""
-        data = _load(self.folder(_EXPECTED))
+        data = load_molecules(self.folder(EXPECTED))
         properties = data.y[:, _COLUMNS]
         if not properties.isfinite().all():
             raise DataError(f"{self.root} has molecules whose properties are not finite.")
@@ -295,55 +275,3 @@ def standardise(properties: Tensor, training: Sequence[int]) -> tuple[Tensor, Te
     constant = seen.amax(0) == seen.amin(0)
     scale = torch.where(constant, 1.0, seen.std(0))
     return ((exact - seen.mean(0)) / scale).float(), scale.float()
-
-
-def _load(root: Path) -> Any:
-    """Load PyTorch Geometric's data set from the processed file, without unpickling.
-
-    The file is made from the raw ones if it is missing.
-    """
-    datasets = _geometric("datasets")
-    processed = root / _PROCESSED
-    if not processed.exists():
-        _check_raw(root)
-        try:
-            datasets.QM9(str(root), force_reload=True)  # otherwise it unpickles
-        except (AttributeError, LookupError, OSError, RuntimeError, ValueError) as error:
-            raise DataError(
-                f"{root / 'raw'} cannot be processed to {_PROCESSED}: {error!r}."
-            ) from error
-    graphs = _geometric("data")
-    data = graphs.InMemoryDataset()  # unlike QM9 it never asks for the raw files
-    try:
-        # PyTorch Geometric's own loader falls back on unpickling.
-        contents, slices, _ = torch.load(processed, weights_only=True)
-        data.data, data.slices = graphs.Data.from_dict(contents), slices
-    except _LOAD_ERRORS as error:
-        raise DataError(
-            f"{processed} is damaged: delete it, and it is made again from {root / 'raw'}."
-        ) from error
-    return data
-
-
-def _check_raw(root: Path) -> None:
-    """Check the raw files before PyTorch Geometric, which would download missing ones."""
-    missing = [file for file in _RAW if not (root / "raw" / file).is_file()]
-    if missing:
-        raise DataError(
-            f"{root} lacks {_PROCESSED} and raw/{', raw/'.join(missing)}: qm9 needs {_EXPECTED}."
-        )
-    require("rdkit", "supervised")
-    with (root / "raw" / _RAW[0]).open("rb") as file:
-        molecules = sum(line.startswith(b"$$$$") for line in file)
-    with (root / "raw" / _RAW[1]).open("rb") as file:
-        rows = sum(1 for _ in file) - 1
-    if molecules != rows:
-        raise DataError(
-            f"{root / 'raw'} has {molecules} molecules in {_RAW[0]}, but {rows} rows in {_RAW[1]}."
-        )
-
-
-def _geometric(module: str) -> Any:
-    """Import a module of torch_geometric, which other benchmarks do not need."""
-    require("torch_geometric", "supervised")
-    return import_module(f"torch_geometric.{module}")

@@ -10,9 +10,11 @@ the depth `[1, H, W]` in the unit of the data with 0 for unknown, and for NYU-v2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tokenize import TokenError
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +29,22 @@ Sample = tuple[Tensor, ...]
 
 SCALES = (1.0, 1.2, 1.5)
 """Factors by which augmentation enlarges images."""
+
+
+class Rule(NamedTuple):
+    """What the values of an array may be."""
+
+    channels: int
+    lowest: float
+    highest: float
+    allowed: str
+    """The same in words, with the remedy."""
+
+
+IMAGE = Rule(3, -0.5, 1.5, "images must be in [0, 1]: divide values of 0 to 255 by 255")
+"""Resizing with a cubic filter leaves [0, 1] a little; other encodings are far outside."""
+DEPTH = Rule(1, 0.0, math.inf, "depths must be at least 0, and 0 where unknown")
+NORMALS = Rule(3, -1.5, 1.5, "normals must have unit length, and 0 where unknown")
 
 
 class Scenes(Dataset[Sample]):
@@ -65,11 +83,16 @@ class Scenes(Dataset[Sample]):
             index, seed = key
             return augment(self[index], torch.Generator().manual_seed(seed))
         image, labels, *rest = (self.part / name / f"{key}.npy" for name in self.names)
-        maps = (self._map(file, channels) for file, channels in zip(rest, (1, 3), strict=False))
-        return self._map(image, 3), self._labels(labels), *maps
+        maps = (self._map(file, rule) for file, rule in zip(rest, (DEPTH, NORMALS), strict=False))
+        return self._map(image, IMAGE), self._labels(labels), *maps
 
-    def _map(self, file: Path, channels: int) -> Tensor:
-        return torch.from_numpy(self._read(file, channels)).permute(2, 0, 1).contiguous()
+    def _map(self, file: Path, rule: Rule) -> Tensor:
+        array = self._read(file, rule.channels)
+        if not rule.lowest <= array.min() <= array.max() <= rule.highest:
+            raise DataError(
+                f"{file} has values from {array.min():g} to {array.max():g}, but {rule.allowed}."
+            )
+        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
     def _labels(self, file: Path) -> Tensor:
         labels = self._read(file)
@@ -89,12 +112,17 @@ class Scenes(Dataset[Sample]):
 
 
 def _array(file: Path) -> np.ndarray:
-    """Read an array as float32."""
+    """Read an array of real numbers as float32."""
     try:
         with file.open("rb") as stream:
-            return np.asarray(
-                np.lib.format.read_array(stream, allow_pickle=False), dtype=np.float32
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+        if np.iscomplexobj(array):
+            raise DataError(
+                f"{file} has complex numbers ({array.dtype}): save real ones, such as float32."
             )
+        return np.asarray(array, dtype=np.float32)
+    except DataError:
+        raise
     except (OSError, ValueError, TypeError, SyntaxError, TokenError, MemoryError) as error:
         raise DataError(
             f"{file} is not an intact .npy file of numbers: copy it again from the download."

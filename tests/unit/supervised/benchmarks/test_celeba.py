@@ -148,6 +148,64 @@ def test_items_are_the_resized_pixels_and_the_labels_of_the_file(tmp_path):
             np.testing.assert_array_equal(found.numpy(), (labels[rows[index]] + 1) / 2)
 
 
+def to_flat(root):
+    """The authors' files without their folders."""
+    for path in (LABELS, PARTITION, IMAGES):
+        (root / path).rename(root / Path(path).name)
+        (root / path).parent.rmdir()
+
+
+def to_kaggle(root):
+    """CSV lists with a heading, and images in a folder of the same name twice."""
+    to_flat(root)
+    _, heading, *rows = (root / "list_attr_celeba.txt").read_text().splitlines()
+    lines = [",".join(["image_id", *heading.split()]), *(",".join(row.split()) for row in rows)]
+    (root / "list_attr_celeba.csv").write_text("\n".join(lines) + "\n")
+    pairs = (root / "list_eval_partition.txt").read_text().replace(" ", ",")
+    (root / "list_eval_partition.csv").write_text("image_id,partition\n" + pairs)
+    for name in ("list_attr_celeba.txt", "list_eval_partition.txt"):
+        (root / name).unlink()
+    (root / "img_align_celeba").rename(root / "images")
+    (root / "img_align_celeba").mkdir()
+    (root / "images").rename(root / "img_align_celeba/img_align_celeba")
+
+
+def to_kaggle_windows(root):
+    """The same, with a byte order mark and line ends of Windows."""
+    to_kaggle(root)
+    for file in root.glob("*.csv"):
+        text = file.read_text().replace("\n", "\r\n")
+        file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+
+
+@pytest.mark.parametrize("change", [to_flat, to_kaggle, to_kaggle_windows])
+def test_all_layouts_are_read_equally(tmp_path, change):
+    for name in ("official", "other"):
+        (tmp_path / name).mkdir()
+        write_celeba(tmp_path / name)
+    change(tmp_path / "other")
+    official, other = splits(tmp_path / "official"), splits(tmp_path / "other")
+    for part in ("train", "validation", "test"):
+        left, right = (getattr(found, part).dataset for found in (official, other))
+        assert left.names == right.names and torch.equal(left.labels, right.labels)
+        assert torch.equal(left[0][0], right[0][0])
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        ("list_attr_celeba.csv", "Young", "Old", ("first line", "attributes")),
+        ("list_attr_celeba.csv", "000002.jpg,", "000002.jpg,0", ("000002.jpg", "-1 or 1")),
+        ("list_eval_partition.csv", "000004.jpg,0", "000004.jpg,3", ("000004.jpg", "'3'")),
+        ("list_eval_partition.csv", "000043.jpg,2\n", "", ("42", "43")),
+    ],
+)
+def test_contradictory_csv_files_are_refused(root, file, old, new, words):
+    to_kaggle(root)
+    rewrite(root / file, old, new)
+    refused(root, *words)
+
+
 def test_the_training_order_depends_on_the_seed_alone(root):
     def order(seed):
         return torch.cat([images.mean((1, 2, 3)) for images, _ in splits(root, seed).train])
@@ -209,7 +267,8 @@ def refused(root, *words):
 
 def test_without_a_folder_it_says_what_is_needed(tmp_path):
     refused(None, "data.root", LABELS, PARTITION, IMAGES, "https://")
-    refused(tmp_path / "nowhere", "nowhere", LABELS, PARTITION, IMAGES, "https://")
+    nowhere = tmp_path / "nowhere"
+    refused(nowhere, "nowhere does not exist", LABELS, PARTITION, IMAGES, "https://")
 
 
 @pytest.mark.parametrize("missing", [LABELS, PARTITION])

@@ -1,6 +1,8 @@
 """QM9 from raw files in its own format: processing, graphs, no leakage, network, damaged data."""
 
+from collections import defaultdict
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from mtrl_fairgrad.utils import extras
 from mtrl_fairgrad.utils.extras import MissingExtraError
 from tests.unit.supervised.benchmarks.test_celeba import mean_losses
 
-pytest.importorskip("torch_geometric")
+torch_geometric = pytest.importorskip("torch_geometric")
 Chem = pytest.importorskip("rdkit.Chem")
 AllChem = pytest.importorskip("rdkit.Chem.AllChem")
 
@@ -304,6 +306,59 @@ def test_processed_files_are_enough(root, tmp_path):
     assert not (tmp_path / "raw").exists()
 
 
+def data_of_version_1(data):
+    """A `Data` object as before version 2: its tensors are attributes, unused ones None."""
+    old = torch_geometric.data.Data.__new__(torch_geometric.data.Data)
+    old.__dict__.update(data.to_dict(), face=None, norm=None, __num_nodes__=None)
+    return old
+
+
+@pytest.mark.parametrize(
+    "older",
+    [
+        lambda data, slices, cls: (data_of_version_1(data), slices),
+        lambda data, slices, cls: (data, defaultdict(dict, slices)),
+        lambda data, slices, cls: (data.to_dict(), slices),
+        lambda data, slices, cls: (data.to_dict(), slices, cls),
+        lambda data, slices, cls: (data.to_dict(), slices, cls, {}),
+    ],
+    ids=["1.x", "2.0", "2.4", "2.5", "4 entries"],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_processed_files_of_all_versions_are_read_equally(root, tmp_path, older, zipped):
+    expected = splits(root)
+    contents, slices, cls = torch.load(root / "processed/data_v3.pt", weights_only=True)
+    data = torch_geometric.data.Data.from_dict(contents)
+    (tmp_path / "processed").mkdir()
+    torch.save(
+        older(data, slices, cls),
+        tmp_path / "processed/data_v3.pt",
+        _use_new_zipfile_serialization=zipped,
+    )
+    before = torch.serialization.get_safe_globals()
+    found = splits(tmp_path)
+    assert set(torch.serialization.get_safe_globals()) == set(before)
+    for part in ("train", "validation", "test"):
+        left, right = (getattr(one, part).dataset for one in (expected, found))
+        assert left.rows == right.rows
+        for index in range(len(left)):
+            assert all(torch.equal(*pair) for pair in zip(left[index], right[index], strict=True))
+
+
+class Harmful:
+    def __reduce__(self):
+        return Path.touch, (Path("harm"),)
+
+
+@pytest.mark.parametrize("content", [(Harmful(), {}), ({"x": 1}, {"x": 1}), {}, ({}, None)])
+def test_processed_files_run_no_code_and_must_hold_molecules(tmp_path, content, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "processed").mkdir()
+    torch.save(content, tmp_path / "processed/data_v3.pt")
+    refused(tmp_path, "data_v3.pt is damaged")
+    assert not (tmp_path / "harm").exists()
+
+
 # ---- damaged data ----
 
 
@@ -320,7 +375,7 @@ def test_without_files_it_says_what_is_needed_and_downloads_nothing(tmp_path, mo
     monkeypatch.setattr(datasets.QM9, "download", lambda self: pytest.fail("it tried to download"))
     expected = ("processed/data_v3.pt", "raw/gdb9.sdf.csv", "raw/uncharacterized.txt", "https://")
     refused(None, "data.root", *expected)
-    refused(tmp_path / "nowhere", "nowhere", *expected)
+    refused(tmp_path / "nowhere", "nowhere does not exist", *expected)
     assert not (tmp_path / "nowhere").exists()
 
 

@@ -32,7 +32,11 @@ def test_without_data_it_says_what_is_needed_and_where_it_is(tmp_path, benchmark
         benchmark.title,
     )
     refused(benchmark(), "data.root", *needed)
-    refused(benchmark(tmp_path / "nowhere"), "nowhere", "train/image", "val/depth", *needed)
+    refused(benchmark(tmp_path / "nowhere"), "nowhere does not exist", *needed)
+    (tmp_path / "file").touch()
+    refused(benchmark(tmp_path / "file"), "file is not a folder", *needed)
+    (tmp_path / "empty").mkdir()
+    refused(benchmark(tmp_path / "empty"), "train/image", "val/depth", *needed)
     made(tmp_path, benchmark)
     (tmp_path / "val" / "depth").rename(tmp_path / "depth")
     refused(benchmark(tmp_path), "lacks val/depth:", *needed)
@@ -102,6 +106,9 @@ def test_another_shape_is_named(tmp_path, file, shape, words):
         ("label_7/1", 0.5, ("-1 to 6",)),
         ("depth/1", np.nan, ("finite",)),
         ("image/1", np.inf, ("finite",)),
+        ("image/1", 255, ("255", "[0, 1]")),
+        ("image/1", -2, ("-2", "[0, 1]")),
+        ("depth/1", -0.01, ("-0.01", "at least 0")),
     ],
 )
 def test_impossible_values_are_named(tmp_path, file, value, words):
@@ -110,3 +117,35 @@ def test_impossible_values_are_named(tmp_path, file, value, words):
     array.flat[5] = value
     np.save(tmp_path / "val" / f"{file}.npy", array)
     refused(benchmark, f"val/{file}.npy", *words)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_images_from_0_to_255_are_refused_in_every_dtype(tmp_path, dtype):
+    benchmark = made(tmp_path, NYUv2)
+    file = tmp_path / "train/image/3.npy"
+    np.save(file, (255 * np.load(file)).astype(dtype))
+    refused(benchmark, "train/image/3.npy", "by 255")
+
+
+def test_normals_from_0_to_255_are_refused(tmp_path):
+    benchmark = made(tmp_path, NYUv2)
+    file = tmp_path / "val/normal/1.npy"
+    np.save(file, 127.5 * (np.load(file) + 1))
+    refused(benchmark, "val/normal/1.npy", "unit length")
+
+
+@pytest.mark.parametrize("name", ["image", "label", "depth", "normal"])
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_complex_numbers_are_refused(tmp_path, name, dtype):
+    benchmark = made(tmp_path, NYUv2)
+    file = tmp_path / f"train/{name}/0.npy"
+    np.save(file, np.load(file).astype(dtype))
+    refused(benchmark, f"train/{name}/0.npy", "complex")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.uint16])
+def test_depth_may_have_any_real_dtype(tmp_path, dtype):
+    benchmark = made(tmp_path, NYUv2)
+    file = tmp_path / "val/depth/0.npy"
+    np.save(file, np.load(file).astype(dtype))
+    read_all(benchmark)
