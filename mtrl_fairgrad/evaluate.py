@@ -21,9 +21,11 @@ require_for_command(__name__)
 from mtrl_fairgrad.evaluation.runner import EvaluationOptions, run_evaluation
 from mtrl_fairgrad.runs.run_dir import RunFolderError
 from mtrl_fairgrad.utils.arguments import Parser, fail, path_argument
+from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.validation import ConfigError
 
 
+@entry_point
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:

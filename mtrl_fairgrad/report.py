@@ -36,6 +36,7 @@ from mtrl_fairgrad.analysis.run_groups import ReportError
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.supervised.fit_folder import fit_folders, is_fit_folder
 from mtrl_fairgrad.utils.arguments import Parser, fail, path_argument
+from mtrl_fairgrad.utils.entry_point import entry_point
 
 
 def report(
@@ -106,6 +107,7 @@ def _env_steps(text: str) -> int:
     return int(text)
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> int:
     """Report on the runs of the command line; returns the exit code, 2 after a user error."""
     parser = Parser(

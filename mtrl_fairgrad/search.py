@@ -27,10 +27,12 @@ from mtrl_fairgrad.config.alpha_grid import SearchConfig, check_search
 from mtrl_fairgrad.config.schema import ConfigError, typed
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils.arguments import fail
+from mtrl_fairgrad.utils.entry_point import entry_point
 
 DEFAULT_FOLDER = "runs/alpha"
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)

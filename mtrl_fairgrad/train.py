@@ -24,12 +24,14 @@ from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.training.auto_resume import AUTO, is_finished, resolve_auto_resume
 from mtrl_fairgrad.training.run_setup import check_folder, open_folder
 from mtrl_fairgrad.utils.arguments import fail
+from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.validation import ConfigError
 
 LOCATION_KEYS = ("run_dir", "resume")
 """Overrides that locate a run; they are not restored when it is resumed."""
 
 
+@entry_point
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
@@ -132,6 +134,8 @@ def run_training(config: Config, folder: RunFolder) -> int:
             trainer.evaluator.log_summary()
             trainer.fault_monitor.log_summary()
             code = trainer.stop.exit_code
+    except BrokenPipeError:
+        raise  # whoever read the output went away
     except OSError as error:
         return fail(folder.store.refusal(str(error.filename or folder.path), error), code=1)
     except (TrainingFault, WorkerError) as fault:

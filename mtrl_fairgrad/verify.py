@@ -29,12 +29,14 @@ require_for_command(__name__)
 from mtrl_fairgrad.analysis.verification import Finding, verify
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.utils.arguments import Parser, fail, path_argument
+from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.validation import ConfigError
 
 _SHOWN = 5
 """Largest number of problems that are printed for a check."""
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> int:
     """Verify the run of the command line and print the findings; returns the exit code."""
     parser = Parser(

@@ -21,12 +21,15 @@ import venv
 from pathlib import Path
 from typing import Any
 
+from mtrl_fairgrad.utils.entry_point import entry_point
+
 ROOT = Path(__file__).resolve().parent.parent
 ADVISORIES = "https://pypi.org/pypi/{}/{}/json"
 SECONDS = 300
 """Time limit of the installation, and of the audit."""
 
 
+@entry_point
 def main(arguments: list[str] | None = None) -> int:
     """Audit and print the result; returns the exit code."""
     parser = argparse.ArgumentParser(

@@ -28,6 +28,7 @@ from benchmarking.settings import Row, Settings
 
 from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.utils.device import resolve_device
+from mtrl_fairgrad.utils.entry_point import entry_point
 
 SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     update.SECTION: update.measure,
@@ -41,6 +42,7 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
 USUAL = [name for name in SECTIONS if name != long_run.SECTION]
 
 
+@entry_point
 def main(words: Sequence[str] | None = None) -> None:
     """Measure and print, or print a results file."""
     given = arguments(words)
@@ -106,4 +108,4 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -33,6 +33,7 @@ from benchmarking.timing import wait
 
 from mtrl_fairgrad import backward, jacobian_like, make_method
 from mtrl_fairgrad.supervised.benchmarks.celeba import CelebA
+from mtrl_fairgrad.utils.entry_point import entry_point
 
 LIMIT = 1.25
 LS, LOOP = "ls", "fairgrad:1"
@@ -132,6 +133,7 @@ def table(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
     return rows
 
 
+@entry_point
 def main() -> int:
     """Print the table; returns 0 if the limit holds, otherwise 1."""
     parser = argparse.ArgumentParser(

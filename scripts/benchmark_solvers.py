@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarking.timing import wait
 
+from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.weighting import (
     GramianWeighting,
     LossWeighting,
@@ -232,6 +233,7 @@ def show(measured: list[dict[str, Any]]) -> None:
         )
 
 
+@entry_point
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -257,4 +259,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,9 @@ import metaworld
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+FORMAT = "mtrl-fairgrad policy 1"
+FIX = "give the .json file that evaluate --export wrote"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,11 +40,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--tasks", help="some of the policy's tasks (default: all)")
     options = parser.parse_args(arguments)
-    description = json.loads(options.policy.read_bytes())
+    if options.goals < 1:
+        parser.error(f"--goals {options.goals} is not allowed: give an integer of at least 1.")
+    description = read_description(options.policy)
+    chosen = options.tasks.split(",") if options.tasks else description["tasks"]
+    if unknown := [task for task in chosen if task not in description["tasks"]]:
+        allowed = ", ".join(description["tasks"])
+        parser.error(f"--tasks {','.join(unknown)}: the policy plays {allowed}.")
     program = load(options.policy, description)
     rates = []
     for place, task in enumerate(description["tasks"]):
-        if options.tasks and task not in options.tasks.split(","):
+        if task not in chosen:
             continue
         successes = play(program, description, place, options.goals)
         rates.append(np.mean(successes))
@@ -55,14 +65,41 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def read_description(path: Path) -> dict[str, Any]:
+    """Read the policy's .json file; exit with one sentence if it is missing or another file."""
+    try:
+        description = json.loads(path.read_bytes())
+        if not isinstance(description, dict) or description.get("format") != FORMAT:
+            raise ValueError(f"its format is not “{FORMAT}”")
+        if description["protocol"]["env"] == "gymnasium":
+            raise ValueError("its tasks are not Meta-World's")
+    except OSError as error:
+        sys.exit(f"error: {path} cannot be read ({error.strerror}): {FIX}.")
+    except ValueError as error:  # not UTF-8, not JSON, or not a description
+        reason = " ".join(str(error).split())
+        sys.exit(f"error: {path} cannot be played ({reason}): {FIX}.")
+    return description
+
+
 def load(path: Path, description: dict[str, Any]) -> Callable[..., torch.Tensor]:
-    """Load the policy's program; exit if its checksum is wrong."""
-    content = path.with_name(description["program"]["file"]).read_bytes()
-    if hashlib.sha256(content).hexdigest() != description["program"]["sha256"]:
+    """Load the policy's program; exit with one sentence if it is missing or corrupt."""
+    program = path.with_name(description["program"]["file"])
+    try:
+        content = program.read_bytes()
+    except OSError as error:
         sys.exit(
-            f"error: {description['program']['file']} is corrupt (SHA-256 mismatch): copy it again."
+            f"error: {program} cannot be read ({error.strerror}): copy it next to {path.name}."
         )
-    return torch.export.load(io.BytesIO(content)).module()
+    if hashlib.sha256(content).hexdigest() != description["program"]["sha256"]:
+        sys.exit(f"error: {program} is corrupt (SHA-256 mismatch): copy it again.")
+    try:
+        return torch.export.load(io.BytesIO(content)).module()
+    except Exception as error:  # PyTorch raises many types
+        reason = " ".join(str(error).split())[:200]
+        sys.exit(
+            f"error: PyTorch {torch.__version__} cannot load {program} ({reason}): use the version "
+            "under exported_with, or a later one."
+        )
 
 
 def play(
@@ -122,4 +159,11 @@ def act(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # as in `… | head`; what is flushed at exit goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -47,6 +47,7 @@ from mtrl_fairgrad.runs.checkpoint.store import CheckpointStore
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.atomic_io import content_of
+from mtrl_fairgrad.utils.entry_point import entry_point
 
 TINY = [
     "env.workers=0", "eval.workers=0", "eval.episodes=1", "agent.width=8", "agent.batch_size=8",
@@ -244,6 +245,7 @@ def prepare() -> None:
     CheckpointStore.small = 0
 
 
+@entry_point
 def main() -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(

@@ -34,6 +34,7 @@ from mtrl_fairgrad.runs.checkpoint.index import Index
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training import factory
 from mtrl_fairgrad.training.trainer import Trainer
+from mtrl_fairgrad.utils.entry_point import entry_point
 
 TINY = [
     "env=gymnasium", "env.tasks=[Pendulum-v1,Pendulum-v1]", "env.task_options=[{g: 10.0},{g: 5.0}]",
@@ -123,6 +124,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@entry_point
 def main() -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(

@@ -48,6 +48,7 @@ from mtrl_fairgrad.runs import metrics_log  # noqa: E402
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError  # noqa: E402
 from mtrl_fairgrad.utils.arguments import fail  # noqa: E402
 from mtrl_fairgrad.utils.atomic_io import write_atomic  # noqa: E402
+from mtrl_fairgrad.utils.entry_point import entry_point  # noqa: E402
 from mtrl_fairgrad.utils.text_tables import csv_text, markdown_table  # noqa: E402
 
 BUDGET = 2_000_000
@@ -65,6 +66,7 @@ class NotPublished(ValueError):
     """A run cannot be published; the message is one sentence."""
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> int:
     """Publish the sets of the command line; returns the exit code."""
     parser = argparse.ArgumentParser(

@@ -18,6 +18,8 @@ import tempfile
 import venv
 from pathlib import Path
 
+from mtrl_fairgrad.utils.entry_point import entry_point
+
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED_IMPORT_SECONDS = 1.0
 """Limit of the import's processor time beyond that of torch."""
@@ -51,6 +53,7 @@ print(seconds)
 """
 
 
+@entry_point
 def main(arguments: list[str] | None = None) -> int:
     """Run the smoke test; returns the exit code."""
     parser = argparse.ArgumentParser(

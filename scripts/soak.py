@@ -35,6 +35,7 @@ from kill_and_resume import Run, differences, kill, prepare, start, undisturbed,
 from mtrl_fairgrad.analysis.verification import verify
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils import atomic_io
+from mtrl_fairgrad.utils.entry_point import entry_point
 
 SUITES = ("gymnasium", "gymnasium", "background", "mt1")
 DISK_BYTES = 2**22
@@ -323,6 +324,7 @@ def small_disk(place: Path) -> Iterator[None]:
             subprocess.run(["umount", str(place)], check=True)
 
 
+@entry_point
 def main() -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(

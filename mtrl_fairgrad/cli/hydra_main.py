@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_fairgrad.cli.multirun import Sweep, Task, is_multirun
 from mtrl_fairgrad.cli.override_filter import filter_overrides
+from mtrl_fairgrad.cli.sweep_cores import count_runs
 from mtrl_fairgrad.config import option_docs as option_docs  # registers a resolver for --help
 from mtrl_fairgrad.config.groups import (
     config_dir,
@@ -69,9 +70,9 @@ class Job:
     launcher pickles the job for other processes, whose results are returned through `Sweep`.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, runs: int) -> None:
         self.task = task
-        self.sweep = Sweep()
+        self.sweep = Sweep(runs)
         self.started = False
         self.exit_code = 0
         self.error: ValueError | None = None
@@ -112,7 +113,7 @@ def run_with_hydra(task: Task, arguments: list[str], command: Command = TRAIN) -
         return fail(f"{launcher} is for sweeps: add --multirun, or drop it.")
     _store_methods_without_file(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors instead of printing them and exiting
-    job = Job(task)
+    job = Job(task, count_runs(arguments))
     main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command.root)(
         job
     )

@@ -32,6 +32,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mtrl_fairgrad.cli.sweep_cores import cores_per_run, limit_workers
 from mtrl_fairgrad.config.schema import RESUMABLE, Config, ConfigError
 from mtrl_fairgrad.runs.run_dir import RunFolderError
 from mtrl_fairgrad.training.auto_resume import AUTO
@@ -125,9 +126,15 @@ class JobResult:
 
 
 class Sweep:
-    """Results of a command's runs; pickled with each job, since only the token is needed there."""
+    """Results of a command's runs; pickled with each job."""
 
-    def __init__(self) -> None:
+    def __init__(self, runs: int = 1) -> None:
+        """Make an empty record.
+
+        Args:
+            runs: number of runs of the sweep.
+        """
+        self._runs = runs
         self._token = uuid.uuid4().hex
         self._launcher_error: tuple[int, str] | None = None
         SweepFolderCallback.folder = None
@@ -151,7 +158,7 @@ class Sweep:
             except (HydraException, OmegaConfBaseException, ValueError):
                 raise
             except BaseException as error:
-                if not self.started or isinstance(error, SystemExit):
+                if not self.started or isinstance(error, (SystemExit, BrokenPipeError)):
                     raise
                 # joblib ends all its processes when one of them is killed, such as when memory
                 # runs out.
@@ -181,6 +188,7 @@ class Sweep:
         """
         hydra = HydraConfig.get()
         prefix = f"[#{hydra.job.num}] "
+        limit_workers(composed, cores_per_run(hydra.launcher, self._runs))
         with contextlib.nullcontext() if _is_sequential() else _prefixed_output(prefix):
             code, message = _run_task(task, composed)
         with contextlib.suppress(OSError):
@@ -233,6 +241,8 @@ def _run_task(task: Task, composed: DictConfig) -> tuple[int, str]:
         code = task(composed) or 0
     except (ConfigError, RunFolderError) as error:
         return fail(error), str(error)
+    except BrokenPipeError:
+        raise  # whoever read the output went away, so no other run could report, either
     except Exception as error:
         traceback.print_exc()
         return 1, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -25,6 +25,7 @@ from mtrl_fairgrad.supervised.config import SupervisedConfig, from_hydra, make_b
 from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.atomic_io import remedy, write_atomic
 from mtrl_fairgrad.utils.device import resolve_device
+from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.text_tables import counted
 from mtrl_fairgrad.utils.validation import ConfigError
@@ -37,6 +38,7 @@ COMMAND = Command(
 )
 
 
+@entry_point
 def main(arguments: list[str] | None = None) -> int:
     """Compose and check the configuration, run it and print the table; returns the exit code."""
 
@@ -83,6 +85,8 @@ def start(config: SupervisedConfig, overrides: Sequence[str] = ()) -> int:
         raise ConfigError(last_line.rpartition("DataError: ")[2]) from None
     except TrainingFault as fault:
         return fail(fault, code=1)
+    except BrokenPipeError:
+        raise  # whoever read the output went away
     except OSError as error:
         return fail(
             f"{error.filename or folder} could not be written ({error.strerror or error}): "

@@ -5,13 +5,24 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from mtrl_fairgrad.utils.entry_point import version_line
 from mtrl_fairgrad.utils.validation import ConfigError, one_line
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `ConfigError` instead of printing its usage."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.add_argument(
+            "--version", action="version", version=version_line(), help="print the version"
+        )
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help; other than argparse's, it raises `BrokenPipeError`."""
+        print(self.format_help(), end="", file=file or sys.stdout)
 
     def error(self, message: str) -> NoReturn:
         """Raise; called by argparse when the arguments are wrong."""

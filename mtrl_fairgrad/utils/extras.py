@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 from mtrl_fairgrad.utils.arguments import fail
+from mtrl_fairgrad.utils.entry_point import end_imports_quietly, is_command
 from mtrl_fairgrad.utils.validation import ConfigError
 
 RL_MODULES = (
@@ -52,7 +52,7 @@ def require_for_command(name: str) -> None:
     """Check the extra `rl` at the top of a command's module, before the imports that need it.
 
     A process that was started as the command (`python -m` or a console script) exits with code 2
-    and one sentence instead of a traceback.
+    and one sentence instead of a traceback; Ctrl-C during the imports has one line.
 
     Args:
         name: `__name__` of the command's module.
@@ -61,10 +61,12 @@ def require_for_command(name: str) -> None:
         MissingExtraError: a module of the extra is not installed, and the command's module is
             imported by other code.
     """
+    if is_command(name):
+        end_imports_quietly()
     try:
         for module in RL_MODULES:
             require(module, "rl")
     except MissingExtraError as error:
-        if name == "__main__" or Path(sys.argv[0]).name.startswith("mtrl-"):
+        if is_command(name):
             sys.exit(fail(error))
         raise

@@ -220,9 +220,12 @@ def test_the_same_command_completes_a_sweep(tmp_path, capsys):
     assert_same_checkpoint(one, tmp_path / "whole")
 
 
-def begin(*words):
+DEFAULT_WORKERS = [word for word in SHORT if ".workers=" not in word]
+
+
+def begin(*words, options=DEFAULT_WORKERS):
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "mtrl_fairgrad.train", *SHORT, "-m", *words]
+    command = [sys.executable, "-m", "mtrl_fairgrad.train", *options, "-m", *words]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -259,7 +262,7 @@ def one_in_training(sweep, process, beyond=0):
 @needs("hydra_joblib_launcher")
 def test_joblib_runs_side_by_side_with_a_mistake_among_them(tmp_path):
     words = ["method=ls,fairgrad", "seeds=[0],[1]", "alpha=null,1", f"hydra.sweep.dir={tmp_path}"]
-    process = begin("hydra/launcher=parallel", "hydra.launcher.n_jobs=2", *words)
+    process = begin("hydra/launcher=parallel", "env.workers=1", *words)
     output = process.communicate(timeout=500)[0]
     assert process.returncode == 2, output
     assert len(folders(tmp_path)) == 6 and "sweep: 6 runs finished, 2 not" in output
@@ -284,7 +287,7 @@ def test_joblib_runs_side_by_side_with_a_mistake_among_them(tmp_path):
 @needs("hydra_joblib_launcher")
 def test_joblib_survives_that_a_process_is_killed(tmp_path):
     words = ["method=ls", "seeds=[0],[1]", "steps=400", f"hydra.sweep.dir={tmp_path / 's'}"]
-    process = begin("hydra/launcher=parallel", "hydra.launcher.n_jobs=2", *words)
+    process = begin("hydra/launcher=parallel", "hydra.launcher.n_jobs=2", *words, options=SHORT)
     victim, run = one_in_training(tmp_path / "s", process, beyond=100)
     os.kill(victim, signal.SIGKILL)
     output = process.communicate(timeout=500)[0]

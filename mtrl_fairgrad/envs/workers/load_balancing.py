@@ -25,11 +25,14 @@ def worker_count(workers: int | None, role: str) -> int:
     Training leaves one core to the learner; the result is at least 1.
     """
     if workers is None:
-        cores = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
+        cores = available_cores()
         return cores if role == "eval" else max(1, cores - 1)
     hint = "(0 simulates in this process)"
     return check_integer("workers", workers, at_most=MAX_WORKERS, hint=hint)
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import get_start_method, resource_tracker, set_start_method
 from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any
@@ -103,10 +103,13 @@ def lightweight_spawn() -> Iterator[None]:
     """Start processes that import nothing of the main program and ignore Ctrl-C from the start.
 
     `spawn` imports the main module in each child: for the trainer this includes torch (seconds, 300
-    MB each). An empty stand-in avoids it. A signal blocked here stays blocked in the child.
+    MB each). An empty stand-in avoids it. `spawn` also tells the child to adopt this process's
+    default start method; joblib's processes have one of their own, `loky`, which a child does not
+    know. A signal blocked here stays blocked in the child.
     """
-    main = sys.modules["__main__"]
+    main, start_method = sys.modules["__main__"], get_start_method(allow_none=True)
     sys.modules["__main__"] = ModuleType("__main__")
+    set_start_method("spawn", force=True)
     previous = None
     if hasattr(signal, "pthread_sigmask"):
         # If it started later, it would unblock SIGINT.
@@ -116,5 +119,6 @@ def lightweight_spawn() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+        set_start_method(start_method, force=True)
         if previous is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)

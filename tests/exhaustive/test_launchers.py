@@ -1,0 +1,28 @@
+"""Every launcher of sweeps with the default settings, and with simulators in processes of their own."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from tests.support.paths import ROOT
+from tests.support.tiny_runs import POINT_MASS, rows
+
+SHORT = [word for word in POINT_MASS if ".workers=" not in word]
+PLUGINS = {"parallel": "joblib", "local_cluster": "submitit", "ray_cluster": "ray", "basic": None}
+
+
+@pytest.mark.parametrize("workers", [[], ["env.workers=1", "eval.workers=1"]], ids=["default", "1"])
+@pytest.mark.parametrize("launcher", PLUGINS)
+def test_a_sweep_finishes(launcher, workers, tmp_path):
+    plugin = PLUGINS[launcher]
+    if plugin and find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
+        pytest.skip(f"hydra_{plugin}_launcher is not installed")
+    command = [sys.executable, "-m", "mtrl_fairgrad.train", *SHORT, *workers, "-m", "seeds=[0],[1]"]
+    command += [f"hydra/launcher={launcher}", f"hydra.sweep.dir={tmp_path}", "steps=40"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "sweep: 2 runs finished, 0 not" in found.stdout
+    runs = [path.parent for path in tmp_path.glob("*/config.yaml")]
+    assert len(runs) == 2 and all(rows(run)[-1]["env_steps"] == "40" for run in runs)
