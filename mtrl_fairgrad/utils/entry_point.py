@@ -11,6 +11,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -55,9 +56,8 @@ def entry_point(main: Main) -> Main:
 
 def version_line() -> str:
     """Return the line that `--version` prints."""
-    import mtrl_fairgrad
-
-    return f"mtrl-fairgrad {mtrl_fairgrad.__version__}"
+    package = import_module("mtrl_fairgrad")  # by name: utils may not depend on what it exports
+    return f"mtrl-fairgrad {package.__version__}"
 
 
 def is_command(name: str) -> bool:

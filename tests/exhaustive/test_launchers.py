@@ -1,4 +1,4 @@
-"""Every launcher of sweeps with the default settings, and with simulators in processes of their own."""
+"""Every launcher of sweeps with default settings, and with simulators in their own processes."""
 
 import subprocess
 import sys
