@@ -1,6 +1,6 @@
 """The α-fair loss transformation (Ban and Ji, 2024, arXiv 2402.15638, Eq. 5), for any method.
 
-Instead of the losses `l_i > 0` themselves, minimise
+Instead of the losses `l_i ≥ 0` themselves, minimise
 
     f(l_i) = l_i^(1−α) / (1−α),    α < 1:
 
@@ -9,6 +9,9 @@ changes nothing. α → 1 tends to `log l_i`, for linear scalarisation the metho
 relative progress. Negative α favours the tasks with large losses, α → −∞ the largest alone.
 
 By the chain rule the transformed gradients are `l_i^(−α) g_i`: nothing is differentiated again.
+
+For α > 0 the factor has a pole at a loss of 0, for which there is no official code. Below a loss of
+10⁻⁸, f continues in a straight line, so that factors are at most `10^(8α)`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from torch import Tensor
 
 from mtrl_fairgrad.utils.validation import check_number
 from mtrl_fairgrad.weighting.base import (
+    SMALLEST_DIVISOR,
     Aggregate,
     GramianWeighting,
     JacobianAggregation,
@@ -28,7 +32,7 @@ from mtrl_fairgrad.weighting.base import (
     Method,
     Weights,
     check_method,
-    positive_or_nan,
+    nonnegative_or_nan,
 )
 from mtrl_fairgrad.weighting.options import Number
 from mtrl_fairgrad.weighting.products import align
@@ -38,7 +42,7 @@ HINT = "(at 1 the transformation is the logarithm: use the method si)"
 
 
 def transform(losses: Tensor, alpha: float) -> Tensor:
-    """Compute `l^(1−α)/(1−α)` of positive losses of any shape, differentiably.
+    """Compute `l^(1−α)/(1−α)` of losses `l ≥ 0` of any shape, differentiably.
 
     For a training loop see `alpha_fair`.
 
@@ -46,7 +50,16 @@ def transform(losses: Tensor, alpha: float) -> Tensor:
         ValueError: α is not a finite number below 1.
     """
     alpha = check_number(KEY, alpha, below=1, hint=HINT)
-    return losses.pow(1 - alpha) / (1 - alpha)
+    if alpha <= 0:
+        return losses.pow(1 - alpha) / (1 - alpha)
+    line = (losses - SMALLEST_DIVISOR) * SMALLEST_DIVISOR**-alpha
+    below = torch.where(losses < SMALLEST_DIVISOR, line, 0)
+    return losses.clamp(min=SMALLEST_DIVISOR).pow(1 - alpha) / (1 - alpha) + below
+
+
+def _inverse(transformed: float, alpha: float) -> float:
+    """Return the loss of a transformed value, 0 for one that no loss reaches."""
+    return (max(0.0, transformed) * (1 - alpha)) ** (1 / (1 - alpha))
 
 
 def alpha_fair(method: Method, alpha: float) -> Method:
@@ -84,6 +97,16 @@ class _AlphaFair(Method):
         self.method = method
         self.looks_after_step = method.looks_after_step
 
+    @property
+    def lowest_loss(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+    ) -> float | Sequence[float]:
+        """The losses whose transformed values are the `lowest_loss` of the wrapped method, or 0."""
+        lowest = self.method.lowest_loss if self.method.needs_positive_losses else 0.0
+        if isinstance(lowest, Sequence):
+            return tuple(_inverse(each, self.alpha) for each in lowest)
+        return _inverse(lowest, self.alpha)
+
     def init(
         self,
         tasks: int,
@@ -103,13 +126,15 @@ class _AlphaFair(Method):
         self.method.after_step(self._transformed(losses))
 
     def _transformed(self, losses: Tensor) -> Tensor:
-        return transform(positive_or_nan(losses), self.alpha).to(losses.dtype)
+        return transform(nonnegative_or_nan(losses), self.alpha).to(losses.dtype)
 
     def _factors(self, losses: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return `l^(−α)` in float64, and the transformed losses in the losses' dtype."""
         if losses is None:
             raise ValueError("the α-fair transformation needs the losses: pass losses=.")
-        return positive_or_nan(losses).pow(-self.alpha), self._transformed(losses)
+        lowest = SMALLEST_DIVISOR if self.alpha > 0 else 0.0
+        factors = nonnegative_or_nan(losses).clamp(min=lowest).pow(-self.alpha)
+        return factors, self._transformed(losses)
 
     def _call(self, observed: Any, losses: Tensor, noise: Tensor | None) -> Any:
         """Call the wrapped method with transformed losses."""

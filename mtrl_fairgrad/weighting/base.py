@@ -72,11 +72,14 @@ class Method(nn.Module):
     needs_jacobian: ClassVar[bool] = True
     """Whether the task gradients are needed; otherwise one ordinary backward pass is enough."""
     needs_positive_losses: bool = False
-    """Whether losses must exceed `lowest_loss`, which an actor's may not. The method returns NaN
-    for elements of the leading axes with other losses; `backward` raises an error.
+    """Whether losses must be at least `lowest_loss`, which an actor's may not be. The method
+    returns NaN for elements of the leading axes with other losses; `backward` raises an error.
+
+    A loss of exactly `lowest_loss` is allowed, as cross-entropy in float32 reaches 0: where the
+    formula has a pole there, the method's own epsilon keeps the result finite.
     """
-    lowest_loss: float = 0.0
-    """Exclusive lower bound of the losses, for methods that need positive ones."""
+    lowest_loss: float | Sequence[float] = 0.0
+    """Smallest allowed loss, or one for each task, for methods that need positive ones."""
     looks_after_step: bool = False
     """Whether `after_step` must be called after every optimiser step."""
     _optional: ClassVar[frozenset[str]] = frozenset(("losses", "noise"))
@@ -327,7 +330,13 @@ def check_method(method: object) -> None:
         )
 
 
-def positive_or_nan(losses: Tensor) -> Tensor:
-    """Return losses `[..., K]` in float64, NaN for elements of the leading axes with a loss ≤ 0."""
+SMALLEST_DIVISOR = 1e-8
+"""Losses below this count as this where a published method without an epsilon of its own divides by
+them or takes their logarithm. The methods whose code has an epsilon use that one, mostly this
+number too."""
+
+
+def nonnegative_or_nan(losses: Tensor) -> Tensor:
+    """Return losses `[..., K]` in float64, NaN for elements of the leading axes with a loss < 0."""
     losses = losses.detach().double()
-    return torch.where((losses > 0).all(-1, keepdim=True), losses, torch.nan)
+    return torch.where((losses >= 0).all(-1, keepdim=True), losses, torch.nan)

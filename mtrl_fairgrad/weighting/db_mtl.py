@@ -9,7 +9,8 @@ norm,
     ĝ_i ← β_t ĝ_i + (1−β_t) ∇log l_i,               β_t = β / t^σ,   ∇log l_i = g_i / l_i
     d = max_j ‖ĝ_j‖ · Σ_i ĝ_i / ‖ĝ_i‖
 
-from `ĝ_i = 0` at `t = 1`. A constant factor on a loss changes nothing.
+from `ĝ_i = 0` at `t = 1`. A constant factor on a loss changes nothing, except near 0: the logarithm
+is that of `l_i + 10⁻⁸`, as in LibMTL's code by the same authors, so that a loss may be 0.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import Aggregate, positive_or_nan
+from mtrl_fairgrad.weighting.base import Aggregate, nonnegative_or_nan
 from mtrl_fairgrad.weighting.options import Number
 from mtrl_fairgrad.weighting.products import contract, flatten
 from mtrl_fairgrad.weighting.template import AveragingAggregation
+
+EPSILON = 1e-8
 
 _linalg: Any = torch.linalg  # compiled, without type annotations
 
@@ -59,7 +62,7 @@ class DBMTL(AveragingAggregation):
         Args:
             jacobian: the gradients of the losses themselves, name -> `[..., K, *shape]`, names and
                 shapes as in the template.
-            losses: `[..., K]`, positive.
+            losses: `[..., K]`, not negative.
 
         Returns:
             name -> `[..., *shape]` in the template's dtype, with the diagnostics
@@ -67,8 +70,8 @@ class DBMTL(AveragingAggregation):
             * `weights` `[..., K]`, the factors of the averages ĝ_i, 0 where one is zero;
             * `norms` `[..., K]`, the averages' norms.
 
-            NaN for an element of the leading axes with a non-finite entry or a loss that is not
-            positive; its state does not change.
+            NaN for an element of the leading axes with a non-finite entry or a negative loss; its
+            state does not change.
 
         Raises:
             ValueError: not initialised, a Jacobian unlike the template, or no losses.
@@ -80,10 +83,9 @@ class DBMTL(AveragingAggregation):
             )
         self._check_shape(losses.shape)
         beta = self.beta / (self.calls + 1)[..., None] ** self.beta_decay
-        positive = positive_or_nan(losses)
-        averages = self._blend(
-            rows, beta, (1 - beta) / torch.where(positive.isfinite(), positive, torch.nan)
-        )
+        allowed = nonnegative_or_nan(losses)
+        divisors = torch.where(allowed.isfinite(), allowed, torch.nan) + EPSILON
+        averages = self._blend(rows, beta, (1 - beta) / divisors)
         norms = self._norms(averages)
         valid = norms.isfinite().all(-1, keepdim=True)
         self._accept(averages, valid[..., 0])

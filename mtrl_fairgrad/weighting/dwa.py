@@ -5,7 +5,9 @@ Liu, Johns and Davison, "End-to-End Multi-Task Learning with Attention" (MTAN), 
 
     w = K · softmax(r / T),   r_i = recent mean of l_i / the mean before it,
 
-both means over a window of calls. The larger the temperature T, the more equal the weights.
+both means over a window of calls. The larger the temperature T, the more equal the weights. The
+official codes fail if a mean is 0. Here means below 10⁻⁸ count as 10⁻⁸, so that a loss that stays 0
+has the rate 1 of an unchanged loss.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import Weights
+from mtrl_fairgrad.weighting.base import SMALLEST_DIVISOR, Weights
 from mtrl_fairgrad.weighting.options import Flag, Number, Whole
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 
@@ -24,7 +26,7 @@ from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 class DWA(PositiveLossWeighting):
     """Weights by the losses' rates of change.
 
-    Needs positive losses and `init`; costs one ordinary backward pass. It stores the last
+    Needs positive losses or zeros, and `init`; costs one ordinary backward pass. It stores the last
     `2 · window` losses of each task; until then the weights are 1. The diagnostic `rate` `[..., K]`
     is the r of the weights, 1 until then.
 
@@ -74,8 +76,8 @@ class DWA(PositiveLossWeighting):
         longer = torch.cat((self.history[..., 1:, :], losses.unsqueeze(-2)), -2)
         self.history.copy_(torch.where(valid.unsqueeze(-1), longer, self.history))
         before, recent = (
-            self.history[..., : self.window, :].mean(-2),
-            self.history[..., self.window :, :].mean(-2),
+            part.mean(-2).clamp(min=SMALLEST_DIVISOR)
+            for part in self.history.split(self.window, -2)
         )
         changes = self.calls >= 2 * self.window
         if not self.sliding:

@@ -18,7 +18,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import GramianWeighting, Weights, positive_or_nan
+from mtrl_fairgrad.weighting.base import (
+    SMALLEST_DIVISOR,
+    GramianWeighting,
+    Weights,
+    nonnegative_or_nan,
+)
 from mtrl_fairgrad.weighting.options import Choice
 from mtrl_fairgrad.weighting.solvers.arrays import Array, ignore_fp_warnings, namespace, to_array
 from mtrl_fairgrad.weighting.solvers.nonnegative import minimise
@@ -31,7 +36,8 @@ class MGDA(GramianWeighting):
     Args:
         normalize: what each gradient is divided by to find the weights, as in Sener and Koltun's
             code: nothing (`"none"`), its norm (`"l2"`), its loss (`"loss"`), or both (`"loss+"`).
-            The weights then apply to the original gradients.
+            The weights then apply to the original gradients. Losses below 10⁻⁸ count as 10⁻⁸,
+            where that code fails.
 
     Raises:
         ValueError: the normalisation is not allowed.
@@ -57,7 +63,7 @@ class MGDA(GramianWeighting):
 
         Args:
             gramian: `[..., K, K]`.
-            losses: `[..., K]`, positive; needed for `normalize="loss"` and `"loss+"` only.
+            losses: `[..., K]`, not negative; needed for `normalize="loss"` and `"loss+"` only.
 
         Returns:
             Weights `[..., K]` on the simplex, with the diagnostic `min_progress` `[...]`, the
@@ -94,8 +100,8 @@ class MGDA(GramianWeighting):
             raise ValueError(
                 f"mgda with normalize={self.normalize} needs the losses: pass losses=."
             )
-        positive = to_array(positive_or_nan(losses))
-        return divisors + namespace(positive).log(positive)
+        known = to_array(nonnegative_or_nan(losses).clamp(min=SMALLEST_DIVISOR))
+        return divisors + namespace(known).log(known)
 
     def extra_repr(self) -> str:
         """Return the options for `print`."""

@@ -13,7 +13,8 @@ An option states its bounds here and its default in the constructor, and nowhere
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from mtrl_fairgrad.utils.validation import (
     ConfigError,
@@ -102,6 +103,35 @@ class Number(Option[float]):
             at_most=at_most,
             below=below,
             hint=self.hint,
+        )
+
+
+class NumberPerTask(Option[float | Sequence[float]]):
+    """A finite number for all tasks, or a sequence with one for each task, stored as a tuple.
+
+    `options` are arguments of `Option`; `check_tasks` checks the length once K is known.
+    """
+
+    def check(self, value: object) -> float | Sequence[float]:
+        """Return the value in its type; see `Option.check`."""
+        if isinstance(value, Sequence) and not isinstance(value, str) and len(value):
+            elements = cast(Sequence[object], value)
+            return tuple(check_number(self.key, element) for element in elements)
+        return check_number(self.key, value, hint="or a list with one for each task")
+
+
+def check_tasks(key: str, value: float | Sequence[float], tasks: int) -> None:
+    """Check that a sequence has one number for each of K tasks.
+
+    Raises:
+        ConfigError: it has another length.
+    """
+    if isinstance(value, Sequence) and len(value) != tasks:
+        raise ConfigError(
+            f"{key}={list(value)} has {len(value)} numbers for {tasks} tasks: give one number for "
+            "each task, or one for all.",
+            key,
+            list(value),
         )
 
 

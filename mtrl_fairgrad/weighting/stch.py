@@ -14,7 +14,8 @@ that is, with
     w_i = K softmax(log(l / nadir) / μ)_i / l_i:
 
 the task with the least progress below its nadir gets the most weight: all of it as μ → 0, equal
-weights as μ → ∞.
+weights as μ → ∞. As in the authors' code, 10⁻²⁰ is added to the losses of the warm-up and to
+`l / nadir`, which makes weights finite at a loss of 0; where their nadir would be 0, it is 10⁻⁸.
 """
 
 from __future__ import annotations
@@ -25,16 +26,18 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import Weights
+from mtrl_fairgrad.weighting.base import SMALLEST_DIVISOR, Weights
 from mtrl_fairgrad.weighting.options import Number, Whole
 from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
+
+EPSILON = 1e-20
 
 
 class STCH(PositiveLossWeighting):
     """Weights of a smooth maximum of relative losses.
 
-    Needs positive losses and `init`; costs one ordinary backward pass. The diagnostic `nadir`
-    `[..., K]` is the mean of the losses so far during the warm-up.
+    Needs positive losses or zeros, and `init`; costs one ordinary backward pass. The diagnostic
+    `nadir` `[..., K]` is the mean of the losses so far during the warm-up.
 
     Args:
         mu: smoothness μ of the maximum, positive.
@@ -76,5 +79,7 @@ class STCH(PositiveLossWeighting):
         self.calls += counts
         self.total.copy_(torch.where(counts, self.total + losses, self.total))
         nadir = self.total / self.calls
-        smooth = losses.shape[-1] * ((losses / nadir).log() / self.mu).softmax(-1)
-        return Weights(torch.where(warming, 1.0, smooth) / losses, {"nadir": nadir})
+        scale = nadir.clamp(min=SMALLEST_DIVISOR)
+        shares = ((losses / scale + EPSILON).log() / self.mu).softmax(-1)
+        smooth = losses.shape[-1] * shares / (losses + EPSILON * scale)
+        return Weights(torch.where(warming, 1 / (losses + EPSILON), smooth), {"nadir": nadir})

@@ -26,8 +26,8 @@ from mtrl_fairgrad.weighting.positive import PositiveLossWeighting
 class UW(PositiveLossWeighting):
     """Weights from learned uncertainties.
 
-    Needs positive losses and `init`; costs one ordinary backward pass. Every call returns the
-    weights and then takes one step of Adam on s, as an optimiser of parameters and s would. The
+    Needs positive losses or zeros, and `init`; costs one ordinary backward pass. Every call returns
+    the weights and then takes one step of Adam on s, as an optimiser of parameters and s would. The
     diagnostic `log_variance` `[..., K]` is the s of the weights.
 
     Args:

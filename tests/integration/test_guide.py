@@ -38,7 +38,7 @@ def test_every_method_is_in_the_table(name):
     kind = next(word for kind, word in SEES.items() if isinstance(make_method(name), kind))
     assert TABLE[name] == kind
     row = next(line for line in GUIDE.splitlines() if line.startswith(f"| `{name}` |"))
-    assert ("positive losses" in row) == make_method(name).needs_positive_losses
+    assert ("losses ≥" in row) == make_method(name).needs_positive_losses
     assert ("second forward pass" in row) == make_method(name).looks_after_step
 
 

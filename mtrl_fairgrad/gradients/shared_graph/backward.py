@@ -82,8 +82,8 @@ def backward(
         pass overflowed: that of a loss weighting, or the one from a representation.)
 
     Raises:
-        ValueError: losses that are not K scalars with a graph; a loss that is not positive, for a
-            method that needs positive losses; no shared parameter that requires a gradient; a
+        ValueError: losses that are not K scalars with a graph; a loss below the `lowest_loss` of a
+            method that needs positive ones; no shared parameter that requires a gradient; a
             representation that `check_representation` rejects; or an input that the method rejects.
             Neither `.grad` nor the method's state has changed then.
         TypeError: `method` is not a method.
@@ -292,15 +292,14 @@ def _unwrapped(method: Method) -> Method:
 def _require_positive(method: Method, losses: Tensor) -> None:
     if not method.needs_positive_losses:
         return
-    wrong = losses <= method.lowest_loss
+    lowest = torch.tensor(method.lowest_loss, dtype=losses.dtype, device=losses.device)
+    wrong = losses < lowest
     if bool(wrong.any()):
         task = int(wrong.nonzero()[0])
-        needed = (
-            "positive losses" if method.lowest_loss == 0 else f"losses above {method.lowest_loss:g}"
-        )
+        needed = lowest.expand_as(losses)[task].item()
         raise ValueError(
-            f"task {task}'s loss is {losses[task].item():g}: {method.name} needs {needed}; shift "
-            "it, or choose another method."
+            f"task {task}'s loss is {losses[task].item():g}: {method.name} needs losses of at "
+            f"least {needed:g}; shift it, or choose another method."
         )
 
 

@@ -20,6 +20,7 @@ from mtrl_fairgrad.training.run_setup import open_folder
 from mtrl_fairgrad.utils.validation import ConfigError
 from mtrl_fairgrad.weighting import LossWeighting, Weights, registry
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
+from tests.support.errors import refused
 from tests.support.tiny_runs import POINT_MASS, POINT_MASS_TASKS, composed
 
 TOGETHER = [name for name in method_names() if name != "stl"]
@@ -47,6 +48,14 @@ def positive(monkeypatch):
 
 def build(config):
     return make_agent(config, 2, 6, 4, torch.device("cpu"))
+
+
+def test_famos_bounds_are_one_for_all_tasks_or_one_for_each():
+    for words, bounds in (("-1", -1.0), ("[0.5,-2]", (0.5, -2.0))):
+        config = composed("method=famo", f"method.min_loss={words}", "agent.width=8")
+        assert build(config).critic_method.min_loss == bounds
+    with refused("min_loss", [1.0]):
+        build(composed("method=famo", "method.min_loss=[1]", "agent.width=8"))
 
 
 @pytest.mark.parametrize("name", method_names())

@@ -15,10 +15,12 @@ from tests.unit.weighting.helpers import loss_course
 class Published:
     """The authors' algorithm for one problem: autograd for the weights and for the logits."""
 
-    def __init__(self, tasks: int, learning_rate: float, gamma: float, min_loss: float) -> None:
+    def __init__(
+        self, tasks: int, learning_rate: float, gamma: float, min_loss: float | tuple[float, ...]
+    ) -> None:
         self.logits = torch.zeros(tasks, dtype=torch.float64, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.logits], lr=learning_rate, weight_decay=gamma)
-        self.min_loss = min_loss
+        self.min_loss = torch.tensor(min_loss, dtype=torch.float64)
 
     def weights(self, losses: Tensor) -> Tensor:
         self.before = losses = losses.clone().requires_grad_()
@@ -38,8 +40,11 @@ class Published:
         self.optimizer.step()
 
 
-@pytest.mark.parametrize(("gamma", "min_loss"), [(0.01, 0.0), (0.0, 0.05), (1.0, 0.0)])
-def test_it_is_the_published_algorithm(gamma: float, min_loss: float) -> None:
+@pytest.mark.parametrize(
+    ("gamma", "min_loss"),
+    [(0.01, 0.0), (0.0, 0.05), (1.0, 0.0), (0.01, -1.0), (0.01, (0.05, -2.0, 0.0, -0.5))],
+)
+def test_it_is_the_published_algorithm(gamma: float, min_loss: float | tuple[float, ...]) -> None:
     method = FAMO(learning_rate=0.1, gamma=gamma, min_loss=min_loss).init(4, (2,))
     published = [Published(4, 0.1, gamma, min_loss) for _ in range(2)]
     for before, after in zip(loss_course(30, 2, 4), loss_course(30, 2, 4, seed=1), strict=True):
@@ -74,7 +79,7 @@ def test_the_task_that_gained_most_gets_less() -> None:
     assert weights[0] < 0.5 < weights[1]
 
 
-@pytest.mark.parametrize("fault", [torch.nan, torch.inf, 0.05, -1.0])
+@pytest.mark.parametrize("fault", [torch.nan, torch.inf, 0.04, -1.0])
 def test_a_faulty_loss_after_the_step_leaves_the_element_where_it_was(fault: float) -> None:
     method, clean = (FAMO(min_loss=0.05).init(3, (2,)) for _ in range(2))
     course = loss_course(5, 2, 3) + 0.1
@@ -92,11 +97,30 @@ def test_a_faulty_loss_after_the_step_leaves_the_element_where_it_was(fault: flo
         assert name == "before" or torch.equal(value[0], remembered[name][0])
 
 
-def test_losses_of_at_most_the_bound_are_answered_nan() -> None:
-    weights = (
-        FAMO(min_loss=0.5).init(2, (3,))(torch.tensor([[0.5, 1.0], [0.4, 1.0], [0.6, 1.0]])).weights
-    )
-    assert torch.equal(weights.isnan(), torch.tensor([[True, True], [True, True], [False, False]]))
+@pytest.mark.parametrize("bound", [0.7, -0.7, (0.7, -1.0)])
+def test_losses_below_the_bound_are_answered_nan(bound: float | tuple[float, float]) -> None:
+    """A float32 loss of exactly the bound is allowed: its distance is 1e-8, as in their code."""
+    first = torch.tensor(bound).flatten()[0]
+    losses = torch.tensor([[0.0, 1.0], [-0.1, 1.0], [0.1, 1.0]])
+    losses[:, 0] += first
+    weights = FAMO(min_loss=bound).init(2, (3,))(losses).weights
+    assert torch.equal(weights.isnan(), torch.tensor([[False] * 2, [True] * 2, [False] * 2]))
+    distance = 1 - torch.tensor(bound).expand(2)[1].double()
+    torch.testing.assert_close(weights[0, 1].double(), 1e-8 / (1e-8 + distance), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("bounds", [(0.1,), (0.1, 0.2, 0.3)])
+def test_as_many_bounds_as_tasks_are_needed(bounds: tuple[float, ...]) -> None:
+    method = FAMO(min_loss=bounds)
+    with refused("min_loss", list(bounds)):
+        method.init(2)
+
+
+def test_bounds_are_no_state_and_follow_the_method() -> None:
+    method = FAMO(min_loss=[-1.0, 0.5]).init(2)
+    assert method.state_dict().keys() == FAMO().init(2).state_dict().keys()
+    assert method.min_loss == (-1.0, 0.5) == method.lowest_loss
+    assert method(torch.tensor([-0.5, 1.0])).weights.tolist() == pytest.approx([0.5, 0.5])
 
 
 def test_the_order_of_calls_is_kept() -> None:
@@ -131,8 +155,11 @@ def test_losses_after_the_step_have_the_shape_of_those_before() -> None:
     [
         {"learning_rate": -1},
         {"gamma": -0.1},
-        {"min_loss": -1},
+        {"min_loss": float("inf")},
         {"min_loss": None},
+        {"min_loss": "0"},
+        {"min_loss": []},
+        {"min_loss": True},
     ],
 )
 def test_other_options_are_refused(options: dict[str, object]) -> None:

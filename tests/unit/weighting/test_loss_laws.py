@@ -105,7 +105,7 @@ def test_memory_matters(case: str) -> None:
     )
 
 
-@pytest.mark.parametrize("fault", [torch.nan, torch.inf, -torch.inf, 0.0, -1.0])
+@pytest.mark.parametrize("fault", [torch.nan, torch.inf, -torch.inf, -1e-6, -1.0])
 @pytest.mark.parametrize("at", [0, 4, 7])
 @needing_positive
 def test_a_faulty_loss_concerns_its_element_and_call_alone(

@@ -30,12 +30,21 @@ def leaf(*values):
 @pytest.mark.parametrize(
     ("method", "said"),
     [
-        (MGDA("loss"), "task 1's loss is -2: mgda needs positive losses"),
-        (MGDA("loss+"), "task 1's loss is -2: mgda needs positive losses"),
-        (FAMO(min_loss=5.0).init(2), "task 0's loss is 1: famo needs losses above 5"),
+        (MGDA("loss"), "task 1's loss is -2: mgda needs losses of at least 0"),
+        (MGDA("loss+"), "task 1's loss is -2: mgda needs losses of at least 0"),
+        (FAMO(min_loss=5.0).init(2), "task 0's loss is 1: famo needs losses of at least 5"),
+        (
+            FAMO(min_loss=[-3.0, -1.0]).init(2),
+            "task 1's loss is -2: famo needs losses of at least -1",
+        ),
         (
             alpha_fair(FairGrad(alpha=2), 0.5),
-            "task 1's loss is -2: alpha_fair needs positive losses",
+            "task 1's loss is -2: alpha_fair needs losses of at least 0",
+        ),
+        # 2·√9 = 6
+        (
+            alpha_fair(FAMO(min_loss=[6.0, -1.0]), 0.5).init(2),
+            "task 0's loss is 1: alpha_fair needs losses of at least 9",
         ),
     ],
 )

@@ -96,7 +96,7 @@ def overflow_in_one(model, forward, part):
 def refusals(model, forward, part):
     losses = model.errors(forward(model.inputs[part])[1], part)
     losses[2] = losses[2] * 0 - (5 if part == HALVES[1] else -1)
-    with pytest.raises(ValueError, match="task 2's loss is -2: fixed needs positive losses"):
+    with pytest.raises(ValueError, match="task 2's loss is -2: fixed needs losses of at least 0"):
         backward(losses, Fixed(1, 1, 1, positive=True), **model.groups)
     z, outputs = forward(model.inputs[part])
     with pytest.raises(ValueError, match=r"^drawn .*every coordinate"):
