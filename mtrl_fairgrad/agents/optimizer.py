@@ -106,11 +106,13 @@ class ClippedGradient(NamedTuple):
     own: Tensors
     """Name -> `[S, K, ...]`."""
     norm: Tensor
-    """`[S]`, before clipping."""
+    """`[S]`, of the whole gradient before clipping."""
 
 
-def clip_by_norm(shared: Tensors, own: Tensors, max_norm: float | None) -> ClippedGradient:
-    """Scale each seed's whole gradient down to the norm `max_norm`.
+def clip_by_norm(
+    shared: Tensors, own: Tensors, max_norm: float | None, apart: bool = False
+) -> ClippedGradient:
+    """Scale each seed's gradient down to the norm `max_norm`.
 
     `torch.nn.utils.clip_grad_norm_` over stacked parameters would mix the seeds.
 
@@ -118,20 +120,27 @@ def clip_by_norm(shared: Tensors, own: Tensors, max_norm: float | None) -> Clipp
         shared: name -> `[S, ...]`.
         own: name -> `[S, K, ...]`.
         max_norm: largest norm of a seed's gradient; None for no clipping.
+        apart: whether `shared` and `own` are clipped each by its own norm, instead of both by the
+            norm of the whole gradient.
     """
     parts = [
         torch.linalg.vector_norm(gradient.flatten(1), dim=1)
         for gradient in (*shared.values(), *own.values())
     ]
-    norm = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    norms = torch.stack(parts)
+    norm = torch.linalg.vector_norm(norms, dim=0)
     if max_norm is None:
         return ClippedGradient(shared, own, norm)
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
 
-    def scale(group: Tensors) -> Tensors:
+    def scale(group: Tensors, norm: Tensor) -> Tensors:
+        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         return {
             name: gradient * factor.view(-1, *(1,) * (gradient.ndim - 1))
             for name, gradient in group.items()
         }
 
-    return ClippedGradient(scale(shared), scale(own), norm)
+    if not apart:
+        return ClippedGradient(scale(shared, norm), scale(own, norm), norm)
+    ends = norms[: len(shared)], norms[len(shared) :]
+    norm_shared, norm_own = (torch.linalg.vector_norm(rows, dim=0) for rows in ends)
+    return ClippedGradient(scale(shared, norm_shared), scale(own, norm_own), norm)

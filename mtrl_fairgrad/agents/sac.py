@@ -19,7 +19,11 @@ from mtrl_fairgrad.agents import networks
 from mtrl_fairgrad.agents.guard import FaultCounts, Guard
 from mtrl_fairgrad.agents.masks import preserve_rows
 from mtrl_fairgrad.agents.networks import Parameters, Tensors
-from mtrl_fairgrad.agents.optimizer import OptimizedParameters, clip_by_norm
+from mtrl_fairgrad.agents.optimizer import (
+    ClippedGradient,
+    OptimizedParameters,
+    clip_by_norm,
+)
 from mtrl_fairgrad.agents.policy import (
     PolicyModule,
     acting_parameters,
@@ -36,6 +40,7 @@ from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.config.guard import GuardConfig
 from mtrl_fairgrad.gradients.conventions import PLAIN, Convention
 from mtrl_fairgrad.gradients.per_task import (
+    Combined,
     combine,
     lift,
     over_seeds,
@@ -197,7 +202,7 @@ class SAC:
             batch: transitions, each field `[S, K, B, ...]`.
             noise: all random numbers of the update.
         """
-        temperature, max_norm = self.log_temperature.exp(), self.config.max_gradient_norm
+        temperature = self.log_temperature.exp()
 
         # Critics: both Q functions regress on the Bellman targets.
         targets = self.bellman_targets(batch, noise, temperature)
@@ -214,7 +219,7 @@ class SAC:
             convention=self.convention,
             fall_back=self.guard.falls_back,
         )
-        gradient = clip_by_norm(critic.direction, critic.own, max_norm)
+        gradient = self._clipped(self.critic_method, critic)
         critic_update = NetworkUpdate(critic.losses, gradient.norm, critic.diagnostics)
         skip = self.guard.check_critic(critic_update, critic.auxiliary, self.updates)
         self.critics.step(gradient.shared, gradient.own, skip)
@@ -238,7 +243,7 @@ class SAC:
             convention=self.convention,
             fall_back=self.guard.falls_back,
         )
-        gradient = clip_by_norm(actor.direction, actor.own, max_norm)
+        gradient = self._clipped(self.actor_method, actor)
         actor_update = NetworkUpdate(actor.losses, gradient.norm, actor.diagnostics)
         skip = skip | self.guard.check_actor(actor_update, temperature, self.updates)
         self.actor.step(gradient.shared, gradient.own, skip)
@@ -249,6 +254,8 @@ class SAC:
         # Temperatures: minimise log(temperature)·(entropy − target entropy), each task by itself.
         entropy = actor.auxiliary
         surplus = entropy - self.target_entropy
+        if self.config.temperature_loss == "linear":  # the temperature in place of its logarithm
+            surplus = temperature * surplus
         if self.config.temperature == "shared":  # K equal entries, which equal gradients keep equal
             surplus = surplus.mean(-1, keepdim=True).expand_as(surplus)
         self.temperature.step({}, {"log_temperature": surplus}, skip)
@@ -256,6 +263,17 @@ class SAC:
         self._move_targets(self.config.polyak, skip)
         self.updates += 1
         return UpdateInfo(temperature, critic_update, critic.auxiliary, actor_update, entropy)
+
+    def _clipped(self, method: Method, combined: Combined) -> ClippedGradient:
+        """Return the gradient of a network as `agent.own_gradients` scales and clips it."""
+        own, convention = combined.own, self.convention
+        of_the_sum = convention.scale == "tasks" or convention.weighs_own(
+            method, combined.diagnostics
+        )
+        if self.config.own_gradients == "mean" and not of_the_sum:
+            own = {name: gradient / self.tasks for name, gradient in own.items()}
+        apart = self.config.own_gradients == "apart"
+        return clip_by_norm(combined.direction, own, self.config.max_gradient_norm, apart)
 
     @property
     def log_temperature(self) -> Tensor:

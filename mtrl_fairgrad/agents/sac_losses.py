@@ -29,11 +29,12 @@ class SACLosses:
     discount: float
     reward_scale: float
     log_std: str
+    twin_loss: str
 
     @classmethod
     def from_config(cls, config: AgentConfig) -> SACLosses:
         """Take the hyper-parameters that the equations depend on."""
-        return cls(config.discount, config.reward_scale, config.log_std)
+        return cls(config.discount, config.reward_scale, config.log_std, config.twin_loss)
 
     def critic_loss(
         self,
@@ -44,7 +45,9 @@ class SACLosses:
         actions: Tensor,
         targets: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Squared error (Q(s, a) − target)², averaged over batch and both critics.
+        """Squared error (Q(s, a) − target)², averaged over the batch.
+
+        Over both critics it is averaged or, with `twin_loss="sum"`, summed.
 
         Args:
             critics: shared parameters.
@@ -61,7 +64,9 @@ class SACLosses:
         predictions = networks.values(
             critics, networks.with_encoding(critics, observations), actions
         )
-        return (predictions - targets).square().mean(), predictions.mean()
+        errors = (predictions - targets).square()
+        loss = errors.mean(-1).sum() if self.twin_loss == "sum" else errors.mean()
+        return loss, predictions.mean()
 
     def actor_loss(
         self,

@@ -32,6 +32,7 @@ from mtrl_fairgrad.analysis.statistics import (
     stratified_bootstrap,
     task_curves,
 )
+from mtrl_fairgrad.config.older_runs import complete
 from mtrl_fairgrad.runs.fault_log import Fault, read_faults
 from mtrl_fairgrad.runs.metrics_log import RunMetrics, read_metrics
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
@@ -158,7 +159,11 @@ def pool(folders: Sequence[RunFolder], until: int | None = None) -> list[RunGrou
     runs: dict[tuple[str, str], list[RunFolder]] = {}
     alike = NOT_COMPARED if until is None else NOT_COMPARED | {"steps"}
     for folder in folders:
-        options = {key: value for key, value in flatten(folder.config).items() if key not in alike}
+        options = {
+            key: value
+            for key, value in flatten(complete(folder.config)).items()
+            if key not in alike
+        }
         protocol = {
             key: value for key, value in options.items() if key.startswith(("env.", "eval."))
         }
@@ -201,7 +206,7 @@ def _group(folders: list[RunFolder], alike: frozenset[str], until: int | None) -
                     f"{folder.path / 'evaluations.csv'} has two rows for env_steps "
                     f"{row.env_steps}, seed {row.seed}, task {row.task}: delete the wrong one."
                 )
-    config = flatten(folders[0].config)
+    config = flatten(complete(folders[0].config))
     tasks = list(
         dict.fromkeys([*(config.get("env.tasks") or ()), *(row.task for row in measured.values())])
     )
@@ -334,4 +339,4 @@ def blocks_of(groups: Sequence[RunGroup]) -> list[list[RunGroup]]:
 
 def protocol_of(folder: RunFolder, tasks: Sequence[str]) -> str:
     """Describe the protocol of a run in one line."""
-    return _protocol(flatten(folder.config), folder.manifest, list(tasks))
+    return _protocol(flatten(complete(folder.config)), folder.manifest, list(tasks))

@@ -90,6 +90,13 @@ class AgentConfig:
         unit="updates",
     )
     discount: float = option(0.99, "Discount factor γ.", at_least=0, at_most=1)
+    twin_loss: str = option(
+        "mean",
+        "Critic loss of a task: mean of both twins' mean squared errors, as in the Meta-World+ "
+        "baselines; or their sum, as in the FairGrad paper's code, which matters to methods that "
+        "depend on the length of gradients, such as FairGrad with solver=sgd.",
+        choices=("mean", "sum"),
+    )
     reward_scale: float = option(
         1.0,
         "Factor on every reward that the critics see; Meta-World's rewards are 0 to 10 per step.",
@@ -115,11 +122,26 @@ class AgentConfig:
     max_gradient_norm: float | None = option(
         1.0, "Largest norm of each seed's combined gradient; null: no clipping.", above=0
     )
+    own_gradients: str = option(
+        "mean",
+        "Gradients of a task's own parameters (heads of mhsac, embeddings of mtsac_te). mean: "
+        "divided by the number of tasks, that of the mean loss, as in Meta-World+ and MTRL; apart: "
+        "plain, with a norm of their own for max_gradient_norm, for methods whose direction is not "
+        "on the scale of a mean; plain: plain, and counted in one norm. Where convention.own "
+        "weights them, mean changes nothing.",
+        choices=("mean", "apart", "plain"),
+    )
     temperature: str = option(
         "per_task",
         "SAC's entropy coefficient: one per task, "
         "or one shared by all tasks and moved by the mean of their gradients.",
         choices=("per_task", "shared"),
+    )
+    temperature_loss: str = option(
+        "log",
+        "Loss of the entropy coefficient c: log: log(c)·(entropy − target), as in the Meta-World+ "
+        "baselines; linear: c·(entropy − target), as in the FairGrad paper's code.",
+        choices=("log", "linear"),
     )
     initial_temperature: float = option(1.0, "Initial entropy coefficient.", above=0)
     target_entropy: float | None = option(

@@ -20,6 +20,7 @@ from mtrl_fairgrad.config.agent import AgentConfig, check_agent
 from mtrl_fairgrad.config.env import EnvConfig, EvalConfig, check_env
 from mtrl_fairgrad.config.groups import config_group
 from mtrl_fairgrad.config.guard import GuardConfig
+from mtrl_fairgrad.config.older_runs import complete, missing_options
 from mtrl_fairgrad.utils.validation import (
     MAX_WORKERS,
     ConfigError,
@@ -189,7 +190,7 @@ def from_stored(stored: dict[str, Any], path: Path) -> Config:
                 "it contains interpolations, which could read data of this machine and which "
                 "training never stores: remove them."
             )
-        return without_torch(OmegaConf.create(stored))
+        return without_torch(OmegaConf.create(complete(stored)))
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -204,29 +205,27 @@ def check_parts(config: Config) -> None:
     check_convention(config.convention)
 
 
-OPTIONS_BEFORE = {"fairgrad": {"sgd_precision": "float64"}}
-"""Method -> newer options and what older versions did, which stored configurations do not say."""
-
-
 def keep_stored_options(config: Config, stored: dict[str, Any], overrides: Sequence[str]) -> None:
-    """On resume, restore the method's stored options that no override sets.
+    """On resume, restore the method's stored options that no override sets, and older defaults.
 
     A default that changed between versions, such as FairGrad's solver, then does not change a run,
-    nor does an option that is newer than the run: it gets its value of `OPTIONS_BEFORE`.
+    nor does an option that is newer than the run: see `mtrl_fairgrad.config.older_runs`.
 
     Args:
         config: the resumed run's configuration as composed now; changed in place.
         stored: the run's own configuration.
         overrides: the command line, preceded by the run's stored one.
     """
-    options = stored.get("method")
+    for key, value in missing_options(stored).items():
+        group, _, name = key.rpartition(".")
+        if group != "method" and not _is_given(key, overrides):
+            setattr(getattr(config, group), name, value)
+    options = complete(stored).get("method")
     if not isinstance(options, dict):
         return
     method = cast(dict[str, Any], options)
-    name = config.method["name"]
-    if method.get("name") != name:
+    if method.get("name") != config.method["name"]:
         return
-    method = {**OPTIONS_BEFORE.get(name, {}), **method}
     for key in config.method.keys() & method.keys() - {"name"}:
         given = _is_given(f"method.{key}", overrides) or (
             key == "alpha" and _is_given("alpha", overrides)

@@ -69,14 +69,19 @@ class Convention:
         """
         by_losses = isinstance(method, LossWeighting)
         weights, factors = diagnostics.get("weights"), diagnostics.get("loss_factors")
-        if weights is not None and (
-            self.own == "weighted" or (by_losses and self.own == "weighted_losses")
-        ):
+        if weights is not None and self.weighs_own(method, diagnostics):
             return weights
         if weights is None or not by_losses:
             return factors
         counts = (weights != 0).to(weights.dtype)
         return counts if factors is None else counts * factors.to(weights.dtype)
+
+    def weighs_own(self, method: Method, diagnostics: Mapping[str, Tensor]) -> bool:
+        """Whether own gradients are multiplied by the tasks' weights; arguments as above."""
+        return "weights" in diagnostics and (
+            self.own == "weighted"
+            or (self.own == "weighted_losses" and isinstance(method, LossWeighting))
+        )
 
     def apply(
         self, direction: Mapping[str, Tensor], tasks: int, batch_dims: int

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mtrl_fairgrad.config.env import task_names
+from mtrl_fairgrad.config.older_runs import complete
 from mtrl_fairgrad.config.schema import RESUMABLE, Config, ConfigError, changed_keys, to_dict
 from mtrl_fairgrad.runs.manifest import manifest
 from mtrl_fairgrad.runs.run_dir import RunFolder
@@ -25,7 +26,7 @@ def check_folder(config: Config) -> None:
     folder = RunFolder.open(Path(config.resume))
     changes = [
         f"{key} ({old} before, {new} now)"
-        for key, old, new in changed_keys(folder.config, to_dict(config))
+        for key, old, new in changed_keys(complete(folder.config), to_dict(config))
         if key not in RESUMABLE | {"run_dir"}
     ]
     if changes:

@@ -59,6 +59,7 @@ def test_the_papers_protocols(name, batch, buffer, tasks):
     assert (env.goals, env.observation, config.eval.episodes) == ("frozen", "hand_objects_goal", 1)
     assert (agent.batch_size, agent.buffer_size, agent.warmup_steps) == (batch, buffer, 1500)
     assert (agent.adam_epsilon, agent.max_gradient_norm) == (1e-8, None)
+    assert (agent.twin_loss, agent.temperature_loss) == ("sum", "linear")
     suite = make_suite(config, task_names(config.env))
     assert (suite.observation_size, suite.action_size, len(suite.tasks)) == (12, 4, tasks)
 

@@ -153,7 +153,7 @@ class Caught:
 @pytest.mark.parametrize("method", ["ls", "fairgrad", "moco"])
 @pytest.mark.parametrize("name", ["mhsac", "mtsac_te"])
 def test_own_parameters_receive_exactly_their_own_tasks_gradient(name, method):
-    agent = agent_of(name, SEEDS, method, max_gradient_norm=None)
+    agent = agent_of(name, SEEDS, method, max_gradient_norm=None, own_gradients="plain")
     learn(agent, SeedStreams(SEEDS), 3)
     batch, noise = draw_update(SeedStreams((5, 6)))
     temperature = agent.log_temperature.exp()
@@ -269,7 +269,7 @@ def test_targets_follow_every_parameter_of_the_critics(name):
 
 def test_weighted_heads_are_a_convention():
     plain, weighted = (
-        agent_of("mhsac", max_gradient_norm=None, convention=c)
+        agent_of("mhsac", max_gradient_norm=None, own_gradients="plain", convention=c)
         for c in (PLAIN, CONVENTIONS["libmtl"])
     )
     batch, noise = draw_update(SeedStreams((5,)))

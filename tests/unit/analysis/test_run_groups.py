@@ -43,6 +43,19 @@ def test_what_may_differ_when_a_run_is_resumed_sets_no_runs_apart():
     assert {"steps"} == RESUMABLE - NOT_COMPARED
 
 
+def test_a_missing_option_has_the_value_of_the_runs_version(make):
+    of_agent = {"name": "mtsac", "own_gradients": "plain", "temperature_loss": "log"}
+    groups = groups_of(
+        make("a", agent={"name": "mtsac"}),
+        make("b", agent={**of_agent, "twin_loss": "mean"}, seeds=(5, 6)),
+        make("c", agent={**of_agent, "twin_loss": "sum"}),
+    )
+    assert [len(group.folders) for group in groups] == [2, 1]
+    assert [group.label for group in groups] == [
+        f"{METHOD[:-1]}, agent.twin_loss={choice})" for choice in ("mean", "sum")
+    ]
+
+
 def test_labels_tell_what_sets_methods_apart(make):
     groups = groups_of(
         make("a"),

@@ -1,0 +1,75 @@
+"""Options that a stored configuration lacks have the value that its version used."""
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from mtrl_fairgrad.config.older_runs import VALUES, complete, missing_options
+from mtrl_fairgrad.config.schema import (
+    Config,
+    changed_keys,
+    from_stored,
+    keep_stored_options,
+    to_dict,
+)
+from tests.support.older_runs import without_newer_options
+from tests.support.tiny_runs import composed
+
+OLD = without_newer_options(to_dict(composed("env=mt10_paper", "env.tasks=[reach-v3]")))
+
+
+def value_of(config, key):
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def test_every_entry_is_an_option_whose_value_is_allowed():
+    from mtrl_fairgrad.config.schema import validate
+
+    config = composed()
+    for key, value in VALUES.items():
+        assert isinstance(value, type(value_of(Config(), key))), key
+        group, _, name = key.rpartition(".")
+        setattr(getattr(config, group), name, value)
+    validate(config)
+
+
+def test_what_is_missing_is_completed_and_what_is_there_is_kept():
+    assert missing_options(OLD) == {**VALUES, "method.sgd_precision": "float32"}
+    before = copy.deepcopy(OLD)
+    completed = complete(OLD)
+    assert before == OLD, "the argument is not changed"
+    assert not missing_options(completed) and complete(completed) == completed
+    assert completed["agent"]["twin_loss"] == "mean"
+    new = {**OLD, "agent": {**OLD["agent"], "twin_loss": "sum"}}
+    assert complete(new)["agent"]["twin_loss"] == "sum"
+
+
+@pytest.mark.parametrize("stored", [{}, {"method": "ls"}, {"agent": None}, {"agent": "mtsac"}])
+def test_a_configuration_without_the_group_lacks_nothing(stored):
+    assert missing_options(stored) == {} and complete(stored) == stored
+
+
+def test_an_option_of_a_method_has_its_value_only_where_it_has_an_effect():
+    for solver, value in (("sgd", "float64"), ("newton", "float32")):
+        stored = {"method": {"name": "fairgrad", "solver": solver}}
+        assert missing_options(stored) == {"method.sgd_precision": value}
+        assert complete(stored)["method"]["sgd_precision"] == value
+    assert missing_options({"method": {"name": "ls"}}) == {}
+
+
+def test_a_stored_configuration_is_read_with_the_older_values():
+    read = from_stored(OLD, Path("config.yaml"))
+    assert {key: value_of(read, key) for key in VALUES} == dict(VALUES)
+
+
+def test_a_resumed_run_keeps_the_older_values_unless_told_otherwise():
+    resumed = composed("env=mt10_paper", "env.tasks=[reach-v3]")
+    assert resumed.agent.twin_loss == "sum"
+    keep_stored_options(resumed, OLD, ["env=mt10_paper"])
+    assert changed_keys(complete(OLD), to_dict(resumed)) == []
+    told = composed("env=mt10_paper", "env.tasks=[reach-v3]")
+    keep_stored_options(told, OLD, ["env=mt10_paper", "agent.twin_loss=sum"])
+    assert changed_keys(complete(OLD), to_dict(told)) == [("agent.twin_loss", "mean", "sum")]
