@@ -159,11 +159,7 @@ def pool(folders: Sequence[RunFolder], until: int | None = None) -> list[RunGrou
     runs: dict[tuple[str, str], list[RunFolder]] = {}
     alike = NOT_COMPARED if until is None else NOT_COMPARED | {"steps"}
     for folder in folders:
-        options = {
-            key: value
-            for key, value in flatten(complete(folder.config)).items()
-            if key not in alike
-        }
+        options = _compared(flatten(complete(folder.config)), alike)
         protocol = {
             key: value for key, value in options.items() if key.startswith(("env.", "eval."))
         }
@@ -222,7 +218,7 @@ def _group(folders: list[RunFolder], alike: frozenset[str], until: int | None) -
     table = [[[measured[t, s, k] for k in tasks] for s in seeds] for t in common]
     return RunGroup(
         protocol=_protocol(config, folders[0].manifest, tasks),
-        config={key: value for key, value in config.items() if key not in alike},
+        config=_compared(config, alike),
         folders=folders,
         seeds=seeds,
         tasks=tasks,
@@ -232,6 +228,18 @@ def _group(folders: list[RunFolder], alike: frozenset[str], until: int | None) -
         left_out=len(steps) - len(common),
         until=until,
     )
+
+
+def _has_effect(key: str, config: dict[str, Any]) -> bool:
+    """Whether an option matters: those of FairGrad's solver sgd do nothing with other solvers."""
+    return not key.startswith("method.sgd_") or config.get("method.solver") == "sgd"
+
+
+def _compared(config: dict[str, Any], alike: frozenset[str]) -> dict[str, Any]:
+    """Return the options that set runs apart."""
+    return {
+        key: value for key, value in config.items() if key not in alike and _has_effect(key, config)
+    }
 
 
 def _canonical(value: object) -> str:
@@ -281,6 +289,8 @@ def _set_labels(groups: list[RunGroup]) -> None:
             others, part = rivals, key.partition(".")[0]
             if key == "agent.name":
                 others = block  # methods may have different agents
+            elif part == "method":
+                others = [other for other in rivals if _has_effect(key, other.config)]
             elif part in ("agent", "convention"):
                 # The name stands for the options, unless two groups of that name differ.
                 name = group.config.get(f"{part}.name")

@@ -19,9 +19,7 @@ VALUES: Mapping[str, Any] = {
 
 def method_values(method: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same for the options of a stored method, by name."""
-    if method.get("name") == "fairgrad":  # without effect on other solvers, then the default
-        return {"sgd_precision": "float64" if method.get("solver") == "sgd" else "float32"}
-    return {}
+    return {"sgd_precision": "float64"} if method.get("name") == "fairgrad" else {}
 
 
 def missing_options(stored: Mapping[str, Any]) -> dict[str, Any]:

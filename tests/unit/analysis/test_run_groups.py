@@ -56,6 +56,21 @@ def test_a_missing_option_has_the_value_of_the_runs_version(make):
     ]
 
 
+def test_options_of_a_solver_that_is_not_used_set_no_runs_apart(make):
+    newton = {**FAIRGRAD, "solver": "newton"}
+    groups = groups_of(
+        make("a", method=newton),  # of a version without the option
+        make("b", method={**newton, "sgd_precision": "float32"}, seeds=(5, 6)),
+        make("c", method={**FAIRGRAD, "sgd_precision": "float32"}),
+        make("d"),
+    )
+    assert [group.label for group in groups] == [
+        "fairgrad (α=2, newton)",
+        "fairgrad (α=2, sgd, sgd_precision=float32)",
+        "fairgrad (α=2, sgd, sgd_precision=float64)",
+    ]
+
+
 def test_labels_tell_what_sets_methods_apart(make):
     groups = groups_of(
         make("a"),
