@@ -13,6 +13,8 @@ from mtrl_fairgrad.utils.extras import require_for_command
 require_for_command(__name__)
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from mtrl_fairgrad.cli.hydra_main import run_with_hydra
@@ -21,10 +23,11 @@ from mtrl_fairgrad.cli.override_filter import stored_overrides
 from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.config.schema import Config, check_parts, keep_stored_options, without_torch
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
-from mtrl_fairgrad.training.auto_resume import AUTO, is_finished, resolve_auto_resume
+from mtrl_fairgrad.training.auto_resume import AUTO, resolve_auto_resume
+from mtrl_fairgrad.training.resume_command import resume_command
 from mtrl_fairgrad.training.run_setup import check_folder, open_folder
-from mtrl_fairgrad.utils.arguments import fail
-from mtrl_fairgrad.utils.entry_point import entry_point
+from mtrl_fairgrad.utils.arguments import command_line, fail
+from mtrl_fairgrad.utils.entry_point import entry_point, interrupted
 from mtrl_fairgrad.utils.validation import ConfigError
 
 LOCATION_KEYS = ("run_dir", "resume")
@@ -47,8 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _with_stored_overrides(given: list[str]) -> list[str]:
     """With `resume=FOLDER`, put the run's stored overrides and steps before `given`."""
-    resumed = [argument.partition("=")[2] for argument in given if argument.startswith("resume=")]
-    if not resumed or resumed[-1] in ("", "null", AUTO):
+    resumed = [_override_value(word) for word in given if word.startswith("resume=")]
+    if not resumed or resumed[-1] in ("", "None", AUTO):
         return given
     folder = RunFolder.open(Path(resumed[-1]))
     try:
@@ -57,6 +60,14 @@ def _with_stored_overrides(given: list[str]) -> list[str]:
         raise ConfigError(f"resume={folder.path}: {error}") from None
     stored = [word for word in overrides if word.partition("=")[0] not in LOCATION_KEYS]
     return [*stored, f"steps={folder.steps}", *given]
+
+
+def _override_value(word: str) -> str:
+    """Return the value of an override without Hydra's quotes, as text."""
+    try:
+        return str(OverridesParser.create().parse_override(word).value())
+    except HydraException:
+        return word.partition("=")[2]  # composing reports it
 
 
 def job(composed: DictConfig) -> int:
@@ -78,53 +89,53 @@ def start(config: Config, overrides: list[str]) -> int:
     auto_resume = resolve_auto_resume(config)
     if config.resume is not None:
         keep_stored_options(config, RunFolder.open(Path(config.resume)).config, overrides)
-    check_folder(config)
+    if not check_folder(config, auto_resume, overrides):
+        return leave_finished(RunFolder.open(Path(str(config.resume))), config.steps)
     check_parts(config)  # imports torch, as does everything from here on
-    from mtrl_fairgrad.training.factory import check_memory
+    from mtrl_fairgrad.training.factory import check_memory, configure_torch
     from mtrl_fairgrad.utils.device import resolve_device
 
     device = resolve_device(config.device)
     check_memory(config, device)
-    return begin(config, overrides, str(device), auto_resume)
-
-
-def begin(config: Config, overrides: list[str], device: str, auto_resume: bool) -> int:
-    """Open the run folder of a checked configuration and train; returns the exit code.
-
-    Args:
-        config: checked by `start`.
-        overrides: the command line, for the manifest.
-        device: device of the learner.
-        auto_resume: whether a finished run is left as it is.
-    """
-    from mtrl_fairgrad.training.factory import configure_torch
-
     configure_torch(config)
-    folder = open_folder(config, overrides, device)
-    if auto_resume and is_finished(folder, config.steps):
-        print(
-            f"nothing is left to do: the run in {folder.path} "
-            f"is finished at env_steps {config.steps}"
-        )
-        if not (folder.path / "report.csv").is_file():
-            finish(folder)
+    folder = open_folder(config, overrides, str(device))
+    return run_training(config, folder, overrides)
+
+
+def leave_finished(folder: RunFolder, steps: int) -> int:
+    """Say that a run is finished, and write its report if it is missing; returns the exit code.
+
+    A folder without checkpoints is left as it is: it may be published.
+    """
+    finished = f"nothing is left to do: the run in {folder.path} is finished at env_steps {steps}"
+    if not folder.has_checkpoint():
+        print(f"{finished}; it has no checkpoints to go on from: {folder.without_checkpoint()}")
         return 0
-    return run_training(config, folder)
+    print(finished)
+    if not (folder.path / "report.csv").is_file():
+        finish(folder)
+    return 0
 
 
-def run_training(config: Config, folder: RunFolder) -> int:
-    """Train in an open folder and write the report; returns the exit code."""
+def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int:
+    """Train in an open folder and write the report; returns the exit code.
+
+    Wherever training ends early, the command that resumes it is printed.
+    """
     from mtrl_fairgrad.envs.workers.pool import WorkerError
     from mtrl_fairgrad.training import loop
     from mtrl_fairgrad.training.factory import make_trainer, startup_notes
     from mtrl_fairgrad.utils.faults import TrainingFault
 
+    resume = f"resume with: {resume_command(folder, config.steps, overrides)}"
+    begun = config.resume is not None
     try:
         with (
             folder.lock(),
             make_trainer(config, folder) as trainer,
             trainer.stop.handle_signals(),
         ):
+            begun = True
             for note in [*startup_notes(config), *trainer.envs.suite.warnings()]:
                 trainer.logger.log(f"note: {note}")
             try:
@@ -134,17 +145,25 @@ def run_training(config: Config, folder: RunFolder) -> int:
             trainer.evaluator.log_summary()
             trainer.fault_monitor.log_summary()
             code = trainer.stop.exit_code
-    except BrokenPipeError:
-        raise  # whoever read the output went away
-    except OSError as error:
-        return fail(folder.store.refusal(str(error.filename or folder.path), error), code=1)
-    except (TrainingFault, WorkerError) as fault:
-        return fail(fault, code=1)
+    except BrokenPipeError:  # whoever read the output went away
+        print(resume, file=sys.stderr)
+        raise
+    except (OSError, TrainingFault, WorkerError) as fault:
+        where = str(getattr(fault, "filename", None) or folder.path)
+        told = folder.store.refusal(where, fault) if isinstance(fault, OSError) else fault
+        fail(told, code=1)
+        if begun:
+            print(resume, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("stopped at once; resume from the last checkpoint", file=sys.stderr)
-        return 130
+        if begun:
+            return interrupted(f"stopped at once; {resume}")
+        folder.discard()
+        raise
     if code == 0:
         finish(folder)
+    else:
+        print(resume)
     trainer.stop.reraise()
     return code
 
@@ -153,7 +172,13 @@ def finish(folder: RunFolder) -> None:
     """Write the report of a finished run and print the run folder."""
     from mtrl_fairgrad.report import report
 
-    report([folder.path])
+    try:
+        report([folder.path])
+    except KeyboardInterrupt:
+        again = command_line("report", folder.path)
+        raise SystemExit(
+            interrupted(f"stopped in the report of a finished run; repeat it with: {again}")
+        ) from None
     print(f"run folder: {folder.path}")
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy, zeros
 
 from mtrl_fairgrad.config.schema import Config, ConfigError
-from mtrl_fairgrad.utils.atomic_io import write_atomic
+from mtrl_fairgrad.utils.atomic_io import remove, rename, write_atomic
 from mtrl_fairgrad.utils.text_tables import csv_text
 
 COLUMNS = ("file", "env_steps", "seed", "task", "goal", "success", "frames")
@@ -97,7 +97,12 @@ def record_videos(
         try:
             with _gl_backend(spec.backend):
                 episode = record_episode(suite, task, seed, policy, goal)
-            iio.imwrite(path, episode.frames, fps=FRAMES_PER_SECOND, codec="libx264")
+            partial = path.with_name(f".{path.stem}.tmp.mp4")  # the suffix tells the format
+            try:
+                iio.imwrite(partial, episode.frames, fps=FRAMES_PER_SECOND, codec="libx264")
+                rename(partial, path)
+            finally:
+                remove(partial)
             rows.append(
                 (path.name, env_steps, seed, task, goal, int(episode.success), len(episode.frames))
             )

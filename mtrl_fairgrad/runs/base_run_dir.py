@@ -58,6 +58,8 @@ class BaseRunFolder:
     """Recorded in the manifest unless it is `training`; `open` refuses a folder of another kind."""
     tables: ClassVar[Mapping[str, bytes]] = {}
     """Files of a new run, name → header; checkpoints are checked against the first one."""
+    written: ClassVar[tuple[str, ...]] = CURVES
+    """Patterns of further files that a run overwrites or removes."""
 
     def __init__(self, path: Path, config: dict[str, Any], manifest: dict[str, Any]) -> None:
         self.path = path
@@ -68,7 +70,12 @@ class BaseRunFolder:
             history=next(iter(self.tables), None),
             run_files=(MANIFEST, *CURVES) if self.tables else (),
             retry=self.how_to_continue(path),
+            without=self.without_checkpoint,
         )
+
+    def without_checkpoint(self) -> str:
+        """Return what can be done with a run that has no intact checkpoint, for messages."""
+        return "restore it from a copy, or start a new run"
 
     @staticmethod
     def how_to_continue(path: Path) -> str:
@@ -114,7 +121,7 @@ class BaseRunFolder:
                 write_atomic(
                     run.path / CONFIG, yaml.safe_dump(run.config, sort_keys=False).encode()
                 )
-            except OSError:
+            except BaseException:  # Ctrl-C included
                 for name in cls._parts():
                     remove(run.path / name)
                 raise
@@ -129,6 +136,7 @@ class BaseRunFolder:
         """Raise RunFolderError if a folder holds a run already or cannot be made."""
         try:
             existing = [name for name in cls._parts() if os.path.lexists(path / name)]
+            existing += [file.name for pattern in cls.written for file in path.glob(pattern)]
             parents = (path, *path.absolute().parents)
             parent = next(folder for folder in parents if os.path.lexists(folder))
             if not parent.is_dir():
@@ -141,9 +149,11 @@ class BaseRunFolder:
                 f"run_dir={path} cannot be created ({reason}): choose a writable folder."
             ) from error
         if existing:
+            resumable = CONFIG in existing
             raise RunFolderError(
                 f"run_dir={path} already holds a run ({existing[0]} exists), and runs are never "
-                f"overwritten: choose another run_dir, or {cls.how_to_continue(Path(path))}."
+                "overwritten: choose another run_dir"
+                f"{f', or {cls.how_to_continue(path)}' if resumable else ''}."
             )
 
     @classmethod
@@ -167,7 +177,14 @@ class BaseRunFolder:
         return run
 
     def discard(self) -> None:
-        """Remove what `create` made, for a run that could not be started; keep other files."""
+        """Remove the files of a run that could not be started; keep other files."""
+        with contextlib.suppress(OSError):  # not writable
+            for file in [file for pattern in self.written for file in self.path.glob(pattern)]:
+                remove(file)
+        self._remove_parts()
+
+    def _remove_parts(self) -> None:
+        """Remove what `create` made, and the folder if nothing else is in it."""
         with contextlib.suppress(OSError):  # not empty, or not writable
             for name in (*self._parts(), "run.lock"):
                 remove(self.path / name)
@@ -177,21 +194,30 @@ class BaseRunFolder:
     def clear_unfinished(cls, path: Path) -> None:
         """Remove the files of a process that was killed during `create`.
 
-        Such a folder lacks `config.yaml`, which is written last. A folder with measurements or
-        checkpoints is not changed; `create` then refuses it.
+        Such a folder lacks `config.yaml`, which is written last. A folder where any part differs
+        from what `create` writes is not changed; `create` then refuses it.
         """
-        if (path / CONFIG).is_file():
-            return
-        measured = any(
-            (path / name).is_file() and (path / name).read_bytes().count(b"\n") > 1
-            for name in cls.tables
-        )
-        if not measured and not any((path / CHECKPOINTS).glob("*")):
-            cls(path, {}, {}).discard()
+        if all(cls._as_created(path / name) for name in cls._parts()):
+            cls(path, {}, {})._remove_parts()
+
+    @classmethod
+    def _as_created(cls, part: Path) -> bool:
+        """Whether a part of a run is missing, or is as `create` writes it before `config.yaml`."""
+        if not os.path.lexists(part):
+            return True
+        if part.name == CHECKPOINTS:
+            return part.is_dir() and not any(part.iterdir())
+        if not part.is_file() or part.name == CONFIG:
+            return False
+        if part.name == MANIFEST:
+            with contextlib.suppress(RunFolderError):
+                return "config_sha256" in read_run_file(part)
+            return False
+        return part.read_bytes() == cls.tables[part.name]
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the folder against other training processes, and remove partial files.
+        """Lock the folder against other training processes; changes nothing else.
 
         The system frees the lock when this process ends; forked workers do not inherit it.
 
@@ -206,17 +232,24 @@ class BaseRunFolder:
             ) from error
         try:
             _lock(handle, self.path)
-            try:
-                remove_temporaries(self.path)
-                self.store.clean()
-            except OSError as error:
-                raise RunFolderError(
-                    f"{error.filename} cannot be removed ({error.strerror}): "
-                    f"restore access to {self.path}."
-                ) from error
             yield
         finally:
             os.close(handle)
+
+    def clean(self) -> None:
+        """Remove partial files of a killed process; call under `lock`.
+
+        Raises:
+            RunFolderError: a file cannot be removed.
+        """
+        try:
+            remove_temporaries(self.path)
+            self.store.clean()
+        except OSError as error:
+            raise RunFolderError(
+                f"{error.filename} cannot be removed ({error.strerror}): "
+                f"restore access to {self.path}."
+            ) from error
 
     # ---- checkpoints ----
 

@@ -20,8 +20,11 @@ from typing import ClassVar
 
 import yaml
 
+from mtrl_fairgrad.runs import fault_log, metrics_log
 from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.store import Checkpoint, CheckpointError
+from mtrl_fairgrad.runs.metric_entries import WALL_SECONDS, WORKERS_REPLACED
+from mtrl_fairgrad.utils.arguments import command_line
 from mtrl_fairgrad.utils.atomic_io import RunFolderError, append, cut, remove, write_atomic
 from mtrl_fairgrad.utils.text_tables import csv_text
 
@@ -57,6 +60,7 @@ class RunFolder(BaseRunFolder):
     """The run folder of an agent, with evaluations."""
 
     tables: ClassVar[Mapping[str, bytes]] = {EVALUATIONS: _HEADER}
+    written: ClassVar[tuple[str, ...]] = (*CURVES, fault_log.NAME, "report.csv", "report.png")
 
     @property
     def steps(self) -> int:
@@ -99,8 +103,10 @@ class RunFolder(BaseRunFolder):
     def rewind(self, saved: Checkpoint | None) -> None:
         """Cut evaluations and curves back to a checkpoint, or to nothing; call under `lock`.
 
-        The resumed run writes the rest again. An interrupted rewind can be repeated.
+        The resumed run writes the rest again. An interrupted rewind can be repeated. Without a
+        checkpoint, `check_start_over` has to accept the folder first.
         """
+        self.clean()
         sizes = {EVALUATIONS: len(_HEADER)} if saved is None else saved.run_file_sizes
         cut(self._file, sizes[EVALUATIONS])
         for path in (path for pattern in CURVES for path in self.path.glob(pattern)):
@@ -108,6 +114,66 @@ class RunFolder(BaseRunFolder):
                 cut(path, sizes[path.name])
             else:
                 remove(path)
+
+    # ---- without checkpoints ----
+
+    @property
+    def last_evaluated(self) -> int | None:
+        """The env_steps of the last evaluation; None before the first."""
+        return max((row.env_steps for row in self.evaluations()), default=None)
+
+    def exported_policies(self) -> list[Path]:
+        """List the policies that `evaluate --export` wrote into this folder."""
+        return sorted(self.path.glob("policies/policy-*.json"))
+
+    def check_start_over(self) -> None:
+        """Check that a run without checkpoints has no results that a new start would delete.
+
+        A process that ended before its first checkpoint, at env_steps 0, leaves at most the
+        evaluation of the untrained policy, which a new start repeats exactly.
+
+        Raises:
+            RunFolderError: there are results of training, or the evaluations cannot be read.
+        """
+        found = self._results()
+        if found:
+            raise RunFolderError(
+                f"resume={self.path} would start over, since there is no checkpoint, and delete "
+                f"{found}: {self.without_checkpoint()}."
+            )
+
+    def without_checkpoint(self) -> str:
+        """Return what can be done with this run if it has no intact checkpoint, for messages."""
+        if not self._results():
+            if self.has_checkpoint():  # all of them are damaged
+                return super().without_checkpoint()
+            return f"it ended before its first one; {self.how_to_continue(self.path)}"
+        reported = f"report on it ({command_line('report', self.path)})"
+        policies = self.exported_policies()
+        evaluated = (
+            f"evaluate its {len(policies)} exported policies, such as "
+            f"{command_line('evaluate', policies[0])}"
+            if policies
+            else "no policy of it was exported"
+        )
+        return (
+            "restore its checkpoints from a copy, or start a new run in another folder; "
+            f"you can still {reported}{', and ' if policies else '; '}{evaluated}"
+        )
+
+    def _results(self) -> str:
+        """Describe what training recorded after env_steps 0; empty if there is nothing."""
+        if last := self.last_evaluated:
+            return f"its evaluations up to env_steps {last}"
+        unrelated = (WALL_SECONDS, WORKERS_REPLACED)  # logged at env_steps 0 or 1 before training
+        logged = [
+            entry.env_steps
+            for entry in metrics_log.read_entries(self.path)
+            if entry.name not in unrelated
+        ]
+        if last := max(logged, default=0):
+            return f"its curves up to env_steps {last}"
+        return "its exported policies" if self.exported_policies() else ""
 
     def _whole_lines(self) -> bytes:
         try:

@@ -168,6 +168,7 @@ class FitRunner:
             self.finished_before.append(path)
             return finished
         with folder.lock():
+            folder.clean()
             folder.clear_fault()
             try:
                 trainer = Trainer(spec, self.benchmark, folder, self.device, self.config.workers)

@@ -33,17 +33,19 @@ def resolve_auto_resume(config: Config) -> bool:
     if config.steps < stored:
         raise ConfigError(
             f"the run in {path} goes to steps={stored}, but steps={config.steps} was given: give "
-            f"steps={stored} or more, or another run_dir."
+            f"steps={stored} or more, or another run_dir.",
+            "steps",
+            config.steps,
         )
     config.resume = config.run_dir
     return True
 
 
 def is_finished(folder: RunFolder, steps: int) -> bool:
-    """Whether the run has a checkpoint and an evaluation at `steps` or beyond.
+    """Whether the run has an evaluation and, if there are any, a checkpoint at `steps` or beyond.
 
-    A stop at the last step may have left only the checkpoint.
+    A stop at the last step may have left only the checkpoint; the checkpoints of a finished run may
+    have been deleted since.
     """
-    return any(steps_of(path) >= steps for path in folder.checkpoints()) and any(
-        row.env_steps >= steps for row in folder.evaluations()
-    )
+    saved = [steps_of(path) for path in folder.checkpoints()]
+    return (folder.last_evaluated or 0) >= steps and max(saved, default=steps) >= steps

@@ -220,8 +220,6 @@ def make_trainer(config: Config, folder: RunFolder) -> Trainer:
     with ExitStack() as undo:
         if config.resume is None:
             undo.callback(folder.discard)
-        elif config.steps != folder.steps:
-            folder.extend(config.steps)
         try:
             with ExitStack() as resources:
                 trainer = _make_trainer(config, folder, resources)
@@ -248,6 +246,8 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
     progress = Progress(0 if saved is None else saved.env_steps)
     simulators = None if saved is None else saved.state.get("environments")
     observations = envs.set_state(simulators) if simulators else envs.reset()[0]
+    if config.steps != folder.steps:
+        folder.extend(config.steps)
     folder.rewind(saved)  # before the logger, whose file it would remove
 
     logger = Logger(

@@ -17,9 +17,10 @@ def restore_learner(learner: Learner, folder: RunFolder, config: Config) -> Chec
     Raises:
         ConfigError: the checkpoint does not fit the configuration, or only has a state inside an
             episode.
-        RunFolderError: no checkpoint can be read.
+        RunFolderError: no checkpoint can be read, or there is none but there are results.
     """
     if not folder.has_checkpoint():
+        folder.check_start_over()
         return None
     saved = folder.resume_checkpoint(learner.state(), learner.replay)
     if saved.state.get("environments") is None and saved.env_steps < config.steps:

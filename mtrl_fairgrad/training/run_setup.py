@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.config.older_runs import complete
 from mtrl_fairgrad.config.schema import RESUMABLE, Config, ConfigError, changed_keys, to_dict
+from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.manifest import manifest
 from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.training.auto_resume import is_finished
 
 
-def check_folder(config: Config) -> None:
-    """Check that a new run's folder can be made, or that `resume` keeps the run's configuration.
+def check_folder(config: Config, auto_resume: bool = False, overrides: Sequence[str] = ()) -> bool:
+    """Check that a new run's folder can be made, or that the run to resume can be continued.
 
-    Does not import torch.
+    Changes nothing and does not import torch.
+
+    Args:
+        config: with `resume` resolved.
+        auto_resume: whether a finished run is left as it is.
+        overrides: the command line.
+
+    Returns:
+        whether there is something to train; False only with `auto_resume`.
 
     Raises:
-        ConfigError: keys of the configuration differ that must not.
-        RunFolderError: the folder cannot be made or read.
+        ConfigError: options that contradict the folder.
+        RunFolderError: the folder cannot be made or read, or resuming would delete results.
     """
     if config.resume is None:
-        return RunFolder.check_vacant(new_run_path(config))
+        RunFolder.check_vacant(new_run_path(config))
+        return True
     folder = RunFolder.open(Path(config.resume))
+    _check_same_folder(config, overrides)
     changes = [
         f"{key} ({old} before, {new} now)"
         for key, old, new in changed_keys(complete(folder.config), to_dict(config))
@@ -31,6 +44,50 @@ def check_folder(config: Config) -> None:
     ]
     if changes:
         raise _changed_error(config, "; ".join(changes))
+    _check_length(folder, config.steps)
+    if auto_resume and is_finished(folder, config.steps):
+        return False
+    if folder.has_checkpoint():
+        folder.store.check_any_complete()
+    else:
+        folder.check_start_over()
+    return True
+
+
+def _check_same_folder(config: Config, overrides: Sequence[str]) -> None:
+    """Check that `run_dir`, if it is given, is the folder to resume."""
+    given = any(word.lstrip("+").startswith("run_dir=") for word in overrides)
+    if not given or config.run_dir is None or config.resume is None:
+        return
+    if Path(config.run_dir).resolve() != Path(config.resume).resolve():
+        raise ConfigError(
+            f"run_dir={config.run_dir} has no effect with resume={config.resume}, which continues "
+            "a run in its own folder: drop it, or copy the folder first and resume the copy.",
+            "run_dir",
+            config.run_dir,
+        )
+
+
+def _check_length(folder: RunFolder, steps: int) -> None:
+    """Check that a resumed run does not become shorter than what it has done.
+
+    Evaluations before the end play fewer goals than the last one, so a run cannot end at one of
+    them either.
+
+    Raises:
+        ConfigError: `steps` is too small.
+    """
+    saved = max((steps_of(path) for path in folder.checkpoints()), default=0)
+    evaluated = folder.last_evaluated or 0
+    least = max(saved, evaluated + 1)
+    if steps < min(least, folder.steps):
+        raise ConfigError(
+            f"steps={steps} is less than the run in {folder.path} has done, which is trained up to "
+            f"env_steps {max(saved, evaluated)} and evaluated up to {evaluated}: give "
+            f"steps={min(least, folder.steps)} or more, or leave it out to keep {folder.steps}.",
+            "steps",
+            steps,
+        )
 
 
 def open_folder(config: Config, overrides: list[str], device: str) -> RunFolder:

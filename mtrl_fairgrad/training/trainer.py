@@ -237,7 +237,7 @@ class Trainer:
         steps_left = horizon - self.envs.elapsed  # not from env_steps: episodes may restart
         if self.stop.out_of_grace(steps_left * self.progress.step_seconds):
             raise StopRequested(
-                "stopped before the next common episode boundary; resume from the last checkpoint"
+                "stopped before the next common episode boundary; the last checkpoint is unchanged"
             )
 
     # ---- checkpoints ----

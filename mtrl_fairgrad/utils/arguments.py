@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -42,6 +44,22 @@ def path_argument(text: str) -> Path:
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
     return Path(text)
+
+
+def command_line(command: str, *arguments: str | Path) -> str:
+    """Return the shell command that runs `command` of this package, such as `report`."""
+    return shlex.join(["python", "-m", f"mtrl_fairgrad.{command}", *map(str, arguments)])
+
+
+def override(key: str, value: str | Path) -> str:
+    """Return `key=value` for Hydra, with the value quoted where its grammar needs that."""
+    text = str(value)
+    plain = re.fullmatch(r"[A-Za-z_][\w.-]*|[\w.+@%-]*/[\w./+@%-]*", text)
+    if plain and text.lower() not in ("null", "true", "false", "nan", "inf"):
+        return f"{key}={text}"
+    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", text)
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return f"{key}='{escaped}{chr(92) * trailing}'"
 
 
 def fail(error: object, code: int = 2) -> int:

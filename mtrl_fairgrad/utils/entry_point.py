@@ -70,10 +70,10 @@ def end_imports_quietly() -> None:
     sys.excepthook = _except_hook
 
 
-def interrupted() -> int:
-    """Print that the command was interrupted; returns the exit code."""
+def interrupted(message: str = "stopped by Ctrl-C") -> int:
+    """Print that the command was interrupted, and what that means; returns the exit code."""
     with contextlib.suppress(OSError):
-        print("stopped by Ctrl-C", file=sys.stderr)
+        print(message, file=sys.stderr)
     return INTERRUPTED
 
 

@@ -23,6 +23,7 @@ from mtrl_fairgrad.cli.multirun import (
     run_name,
 )
 from mtrl_fairgrad.config.schema import ConfigError
+from mtrl_fairgrad.runs.run_dir import COLUMNS
 from mtrl_fairgrad.utils.atomic_io import remove
 from tests.support.paths import ROOT
 from tests.support.tiny_runs import POINT_MASS, POINT_MASS_ONE, assert_same_checkpoint, rows
@@ -212,8 +213,10 @@ def test_the_same_command_completes_a_sweep(tmp_path, capsys):
     assert train.main(command) == 0
     one, _ = folders(tmp_path / "s")
     assert_same_checkpoint(one, tmp_path / "whole")
-    remove(one / "checkpoints")
+    for name in ("checkpoints", "metrics.csv", *(path.name for path in one.glob("events*"))):
+        remove(one / name)  # as if it had been killed before its first checkpoint
     (one / "checkpoints").mkdir()
+    (one / "evaluations.csv").write_text(",".join(COLUMNS) + "\n")
     capsys.readouterr()
     assert train.main(command) == 0
     assert capsys.readouterr().out.count("nothing is left to do") == 1

@@ -177,6 +177,7 @@ def test_a_signal_leaves_a_checkpoint(number, tmp_path):
     assert "with a checkpoint" in output
     steps = checkpoint_steps(tmp_path / "r")[0]
     assert f"stopped at env_steps {steps}" in output
+    assert f"\nresume with: python -m mtrl_fairgrad.train resume={tmp_path / 'r'}\n" in output
     goal = steps + 80 - steps % 40
     assert train.main([f"resume={tmp_path / 'r'}", f"steps={goal}"]) == 0
     assert_gap_free(tmp_path / "r", goal)
@@ -262,6 +263,7 @@ def test_a_nan_in_the_only_seed_stops_the_run_naming_step_task_and_seed(
     error = capsys.readouterr().err
     assert "at env_steps=46 " in error and f"(seed 7, {NEAR}: critic" in error
     assert "a loss or gradient was not finite" in error and "first in update 30" in error
+    assert error.endswith(f"resume with: python -m mtrl_fairgrad.train resume={tmp_path / 'r'}\n")
     assert (tmp_path / "r" / "incidents.csv").read_text().count(f",{NEAR},1,31,30,stop\n") == 1
     assert checkpoint_steps(tmp_path / "r") == [40, 0]
 

@@ -126,19 +126,31 @@ class Index:
             )
 
 
+def check_size(path: Path, expected: Content) -> None:
+    """Verify the size of a file.
+
+    Raises:
+        CheckpointError: it differs, or the file is missing.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+    if size != expected.bytes:
+        raise CheckpointError(f"{path} is damaged ({size} bytes long, not {expected.bytes})")
+
+
 def check_file(path: Path, expected: Content) -> None:
     """Verify size and checksum of a file.
 
     Raises:
         CheckpointError: they differ, or the file cannot be read.
     """
+    check_size(path, expected)
     try:
-        size = path.stat().st_size
-        content = content_of(path) if size == expected.bytes else None
+        content = content_of(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
-    if content is None:
-        raise CheckpointError(f"{path} is damaged ({size} bytes long, not {expected.bytes})")
     if content != expected:
         raise CheckpointError(f"{path} is damaged (SHA-256 mismatch)")
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtrl_fairgrad.runs.checkpoint.index import NAME, CheckpointError, Index
+from mtrl_fairgrad.runs.checkpoint.index import NAME, CheckpointError, Index, check_size
 from mtrl_fairgrad.runs.checkpoint.replay_segments import (
     SMALL,
     Ring,
@@ -73,6 +73,7 @@ class CheckpointStore:
             recorded.
         run_files: patterns of other files that only grow; recorded for `mtrl_fairgrad.verify`.
         retry: how to continue after a failed write, for messages.
+        without: returns what can be done without an intact checkpoint, for messages.
     """
 
     small = SMALL
@@ -84,6 +85,7 @@ class CheckpointStore:
         history: str | None = None,
         run_files: Collection[str] = (),
         retry: str = "give the command again",
+        without: Callable[[], str] = lambda: "start a new run",
     ) -> None:
         self.run = run
         self.path = run / "checkpoints"
@@ -91,6 +93,7 @@ class CheckpointStore:
         self._run_files = ([history] if history else []) + list(run_files)
         self._history = history
         self._retry = retry
+        self._without = without
         self._current: Path | None = None
         """The checkpoint that this process resumed from or saved last; newer ones are abandoned."""
         self._current_ring: RingRecord | None = None
@@ -201,6 +204,39 @@ class CheckpointStore:
         paths = (path for path in self.path.glob("*") if _NAME.fullmatch(path.name))
         return sorted(paths, key=_order, reverse=True)
 
+    def check_any_complete(self) -> None:
+        """Check that a checkpoint has all its files with the right sizes, if not their content.
+
+        This takes no time even where a checkpoint has many gigabytes.
+
+        Raises:
+            CheckpointError: every checkpoint is damaged.
+        """
+        error: CheckpointError | None = None
+        for path in self.all():
+            try:
+                self._check_sizes(path)
+                return
+            except CheckpointError as damage:
+                error = error or damage
+        raise self._none_intact(error)
+
+    def _check_sizes(self, path: Path) -> None:
+        index = Index.read(path)
+        files = {path / name: content for name, content in index.files.items()}
+        if index.ring is not None:
+            files |= {
+                self.segments / segment.name: index.ring.content(segment)
+                for segment in index.ring.segments
+            }
+        for file, content in files.items():
+            check_size(file, content)
+
+    def _none_intact(self, error: CheckpointError | None) -> CheckpointError:
+        if error is None:
+            return CheckpointError(f"{self.run} has no checkpoint: {self._without()}.")
+        return CheckpointError(f"{error}, and no other is left: {self._without()}.")
+
     def load(
         self, env_steps: int | None = None, groups: Collection[str] | None = None
     ) -> Checkpoint:
@@ -271,12 +307,10 @@ class CheckpointStore:
                 )
             return checkpoint
         for error in damage.values():
-            raise CheckpointError(
-                f"{error}, and no other is left: restore it from a copy, or start a new run."
-            )
+            raise self._none_intact(error)
         existing = ", ".join(str(steps_of(path)) for path in self.all())
         if not existing:
-            raise CheckpointError(f"{self.run} ended before its first checkpoint: start a new run.")
+            raise self._none_intact(None)
         raise CheckpointError(
             f"{self.run} has no checkpoint at env_steps={env_steps}: choose from {existing}."
         )

@@ -115,9 +115,9 @@ def test_beyond_the_limit_the_run_stops_and_goes_on_with_a_higher_one(happens, t
     assert train.main([*RUN, "env.worker_restarts=1", f"run_dir={folder}"]) == 1
     output = capsys.readouterr()
     assert "env.worker_restarts=1 " in output.out
-    assert output.err.startswith("error: environment worker 0 (pid ") and output.err.endswith(
-        "from the last checkpoint.\n"
-    )
+    fault, resume = output.err.splitlines()
+    assert fault.startswith("error: environment worker 0 (pid ") and fault.endswith("checkpoint.")
+    assert resume == f"resume with: python -m mtrl_fairgrad.train resume={folder}"
     assert not [child for child in active_children() if child.name.startswith("envs-")]
     happens[26] = kill
     assert train.main([f"resume={folder}"]) == 1, "the checkpoint knows how many there were"

@@ -121,7 +121,9 @@ def test_only_the_groups_asked_for_are_read(folder):
 
 
 def test_a_run_without_a_checkpoint_says_so(folder):
-    with pytest.raises(CheckpointError, match="ended before its first checkpoint") as error:
+    with pytest.raises(
+        CheckpointError, match="no checkpoint: it ended before its first one"
+    ) as error:
         folder.load_checkpoint()
     assert one_sentence(error)
 
@@ -268,6 +270,8 @@ def test_what_a_killed_process_left_is_no_checkpoint_and_is_swept_by_the_next(fo
     assert again.load_checkpoint().state == {"at": 500}
     assert partial.exists()  # someone who only reads leaves it to the writer
     with again.lock():
+        assert partial.exists()
+        again.clean()
         assert not partial.exists() and not (folder.path / ".evaluations.csv.tmp").exists()
     assert again.load_checkpoint().state == {"at": 500}
 

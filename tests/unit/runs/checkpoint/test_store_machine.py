@@ -206,6 +206,7 @@ class Store(Folder):
         self.folder = RunFolder.open(path)
         self.folder.store.small = self.small
         with self.folder.lock():
+            self.folder.clean()
             self.check_swept()
         sound = self.sound()
         if not sound:
