@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -96,4 +97,5 @@ def test_ctrl_c_while_a_command_is_being_imported_is_one_line(command, tmp_path)
     words = [sys.executable, "-c", script, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     found = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (found.returncode, found.stderr) == (130, "stopped by Ctrl-C\n")
+    assert found.stderr == "stopped by Ctrl-C\n"
+    assert found.returncode in (130, -signal.SIGINT), "both are 130 in a shell"

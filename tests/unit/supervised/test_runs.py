@@ -96,7 +96,7 @@ def test_a_folder_whose_creation_was_killed_is_used_but_an_agents_run_is_not(tmp
     words = [*TINY, "method=ls", "epochs=1", f"run_dir={tmp_path}"]
     path = tmp_path / "ls/seed-0"
     (path / "checkpoints").mkdir(parents=True)
-    (path / "manifest.json").write_text("{}")
+    (path / "manifest.json").write_text('{"config_sha256": ""}')
     assert main(words) == 0
     for file in ("config.yaml", "manifest.json"):
         (path / file).write_text("steps: 100\n" if file == "config.yaml" else "{}")
