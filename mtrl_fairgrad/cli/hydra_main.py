@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,39 +11,22 @@ from functools import partial
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    MissingConfigException,
-    OverrideParseException,
-)
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from mtrl_fairgrad.cli.advice import dotted_keys, explain
 from mtrl_fairgrad.cli.multirun import Sweep, Task, is_multirun
 from mtrl_fairgrad.cli.override_filter import filter_overrides
 from mtrl_fairgrad.cli.sweep_cores import count_runs
 from mtrl_fairgrad.config import option_docs as option_docs  # registers a resolver for --help
-from mtrl_fairgrad.config.groups import (
-    config_dir,
-    config_group,
-    method_keys,
-    methods_without_file,
-)
+from mtrl_fairgrad.config.groups import config_dir, method_keys, methods_without_file
 from mtrl_fairgrad.config.schema import Config, to_dict
 from mtrl_fairgrad.runs.run_dir import RunFolderError
 from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.validation import ConfigError
 
 MULTIRUN_FLAGS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
-
-PLUGIN_EXTRAS = {
-    "joblib": "sweep",
-    "submitit_local": "sweep",
-    "submitit_slurm": "sweep",
-    "ray": "ray",
-}
-"""Hydra launcher plugin → extra of this package that installs it."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +104,8 @@ def run_with_hydra(task: Task, arguments: list[str], command: Command = TRAIN) -
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if job.started:
             raise
-        return fail(_explain(error, arguments, command))
+        known = sorted(dotted_keys(to_dict(command.schema())))
+        return fail(explain(error, arguments, known, command.module, command.root))
     if job.sweep.started:
         return job.sweep.close()
     return job.exit_code if job.error is None else fail(job.error)
@@ -154,47 +136,3 @@ def _store_methods_without_file(arguments: Sequence[str]) -> None:
     for name, keys in methods_without_file().items():
         node = method_keys(name) if name in chosen else keys
         ConfigStore.instance().store(name, node, group="method")
-
-
-def _explain(error: Exception, arguments: Sequence[str], command: Command) -> str:
-    """Describe in one sentence an error that Hydra raised while composing."""
-    text = str(error)
-    plugin = re.search(r"Could not (?:find|load) 'hydra/launcher/(\w+)'", text)
-    if plugin and plugin[1] in PLUGIN_EXTRAS:
-        install = f'pip install "mtrl-fairgrad[{PLUGIN_EXTRAS[plugin[1]]}]"'
-        return f"Hydra's launcher {plugin[1]} is not installed: {install}."
-    ambiguous = re.match(r"Ambiguous value for argument '(.*?)'", text)
-    if ambiguous:
-        return f"{ambiguous[1]} names several runs: add --multirun to run all."
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, value = str(error.missing_cfg_file).rpartition("/")
-        allowed = ", ".join(error.options)
-        return f"{group}={value} is unknown; allowed: {allowed}{_hint(value, error.options)}."
-    if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override!r} cannot be parsed: write key=value, lists as [a,b], and quote what "
-            "the shell would interpret."
-        )
-    if isinstance(error, ConfigCompositionException):
-        full_key = getattr(error.__cause__, "full_key", None)
-        for argument in arguments:
-            key = argument.partition("=")[0].lstrip("+~")
-            if f"'{key}'" in text or key == full_key:
-                hint = _hint(key, sorted(dotted_keys(to_dict(command.schema()))))
-                return f"{key} is not an option{hint}; python -m {command.module} --help lists all."
-    line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return f"{line.rstrip('.')}; python -m {command.module} --help lists what is allowed."
-
-
-def _hint(value: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(value, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def dotted_keys(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all options; an empty dictionary stands for any choice."""
-    for key, value in config.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            for choice in [value] if value else config_group(key).values():
-                yield from dotted_keys(choice, f"{prefix}{key}.")

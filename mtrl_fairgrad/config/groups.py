@@ -6,7 +6,7 @@ import functools
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -28,6 +28,23 @@ def config_dir() -> Path:
         if (folder / "config.yaml").is_file():
             return folder
     raise ConfigError(f"the configuration files of {PACKAGE} are missing: reinstall mtrl-fairgrad.")
+
+
+def chosen_groups(root: str) -> dict[str, str]:
+    """Return group → default choice of the groups that a command line may choose from.
+
+    Args:
+        root: primary file of configs/, without `.yaml`.
+    """
+    primary = yaml.safe_load((config_dir() / f"{root}.yaml").read_text(encoding="utf-8"))
+    entries = cast(list[Any], primary["defaults"])
+    return {
+        group: choice
+        for entry in entries
+        if isinstance(entry, dict)
+        for group, choice in cast(dict[str, str], entry).items()
+        if group.isidentifier()  # not `override …`, `optional …` or `…@…`
+    }
 
 
 def config_group(group: str) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from mtrl_fairgrad.config.groups import config_dir, config_group
+from mtrl_fairgrad.config.groups import chosen_groups, config_dir, config_group
 from mtrl_fairgrad.utils.validation import Bounds, field_types, optional_type
 
 if TYPE_CHECKING:
@@ -88,7 +88,19 @@ def help_text(schema: str, _root_: DictConfig) -> str:
     return "\n".join(blocks).replace("$", "$$")
 
 
+def group_text(root: str) -> str:
+    """List the groups of a command and their choices; an OmegaConf resolver.
+
+    Args:
+        root: primary file of configs/, without `.yaml`.
+    """
+    lines = [f"{group}: {', '.join(config_group(group))}" for group in chosen_groups(root)]
+    launchers = sorted(path.stem for path in (config_dir() / "hydra/launcher").glob("*.yaml"))
+    return "\n".join([*sorted(lines), f"hydra/launcher: {', '.join(launchers)} (with --multirun)"])
+
+
 OmegaConf.register_new_resolver("option_help", help_text, replace=True)
+OmegaConf.register_new_resolver("group_help", group_text, replace=True)
 
 
 def markdown_tables(defaults: DataclassInstance) -> list[str]:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_fairgrad.config.agent import AgentConfig, check_agent
+from mtrl_fairgrad.config.coercion import coerce_fields
 from mtrl_fairgrad.config.env import EnvConfig, EvalConfig, check_env
 from mtrl_fairgrad.config.groups import config_group
 from mtrl_fairgrad.config.guard import GuardConfig
@@ -166,6 +167,8 @@ def without_torch(composed: DictConfig, overrides: Sequence[str] = ()) -> Config
     config = typed(Config(method={}), composed)
     if config.agent.name == "mtsac" and config.method.get("name") == "stl":
         config.agent.name = "stl"  # method=stl implies agent=stl
+    options: Any = config.env.task_options
+    config.env.task_options = [options] if isinstance(options, dict) else options
     if config.agent.name == "stl" and not _is_given("agent.temperature", overrides):
         # A protocol may set `shared`, which is impossible with an agent per task.
         config.agent.temperature = "per_task"
@@ -220,6 +223,10 @@ def keep_stored_options(config: Config, stored: dict[str, Any], overrides: Seque
         group, _, name = key.rpartition(".")
         if group != "method" and not _is_given(key, overrides):
             setattr(getattr(config, group), name, value)
+    env: Any = stored.get("env")
+    if isinstance(env, dict) and not _is_given("env.horizon", overrides):
+        # In older versions, preset=quick set it for every protocol.
+        config.env.horizon = cast(dict[str, Any], env).get("horizon", config.env.horizon)
     options = complete(stored).get("method")
     if not isinstance(options, dict):
         return
@@ -237,11 +244,15 @@ def keep_stored_options(config: Config, stored: dict[str, Any], overrides: Seque
 def typed(defaults: Schema, composed: DictConfig) -> Schema:
     """Convert what Hydra composed into an instance of the dataclass of `defaults`.
 
+    Values whose meaning is clear are converted, see `mtrl_fairgrad.config.coercion`.
+
     Raises:
         ConfigError: an unknown key, or a value of the wrong type.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(defaults), composed)
+        values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
+        values = coerce_fields(type(defaults), values)
+        merged = OmegaConf.merge(OmegaConf.structured(defaults), values)
         return cast(Schema, OmegaConf.to_object(merged))
     except OverflowError:
         raise ConfigError(

@@ -132,23 +132,24 @@ def resolve_tasks(
     if suite == "mt1":
         if tasks is not None:
             raise ValueError(
-                f"env=mt1 trains one task, not tasks={list(tasks)}: give it as task=NAME, or use "
-                "env=mt10."
+                f"env=mt1 trains one task, not env.tasks={list(tasks)}: give it as "
+                f"env.task={next(iter(tasks), 'NAME')}, or use env=mt10."
             )
         if task is None:
             raise ValueError(
-                "env=mt1 needs to know its task: add task=NAME, for example task=reach-v3."
+                "env=mt1 needs to know its task: add env.task=NAME, such as env.task=reach-v3."
             )
         return (check_task(task, MT50, "mt50"),)
     if task is not None:
         raise ValueError(
-            f"env={suite} takes a list of tasks, not task={task!r}: use tasks=[{task}], or env=mt1."
+            f"env={suite} takes a list of tasks, not env.task={task}: use env.tasks=[{task}], or "
+            "env=mt1."
         )
     if tasks is None:
         return SUITES[suite]
     if isinstance(tasks, str):
         raise ValueError(
-            f"tasks={tasks!r} is one string where a list is needed: write tasks=[{tasks}]."
+            f"env.tasks={tasks!r} is one string where a list is needed: write env.tasks=[{tasks}]."
         )
     return check_tasks(tasks, SUITES[suite], suite)
 
@@ -159,14 +160,14 @@ def check_tasks(
     """Return `tasks` as a tuple if non-empty, all in `allowed` and without duplicates."""
     if len(tasks) == 0:
         raise ValueError(
-            "tasks=[] leaves nothing to train on: name at least one task, or leave tasks out for "
-            "all of them."
+            "env.tasks=[] leaves nothing to train on: name at least one task, or leave env.tasks "
+            "out for all of them."
         )
     checked = tuple(check_task(name, allowed, suite) for name in tasks)
     twice = [name for name in dict.fromkeys(checked) if checked.count(name) > 1]
     if twice:
         raise ValueError(
-            f"tasks names {twice[0]!r} {checked.count(twice[0])} times: name each task once."
+            f"env.tasks names {twice[0]!r} {checked.count(twice[0])} times: name each task once."
         )
     return checked
 

@@ -182,7 +182,8 @@ def make_toy(config: SupervisedConfig) -> ToyConfig:
     options = {key: value for key, value in config.benchmark.items() if key != "name"}
     if config.method["name"] != "fairgrad" or config.compare is not None:
         raise ConfigError(
-            "benchmark=toy draws FairGrad alone: drop method= and compare=; alphas=[0] is LS.",
+            "benchmark=toy draws FairGrad alone: drop method= and compare=; benchmark.alphas=[0] "
+            "is LS.",
             "benchmark",
             "toy",
         )

@@ -13,8 +13,8 @@ import yaml
 from mtrl_fairgrad import evaluate, train
 from mtrl_fairgrad.analysis.run_groups import protocol_of
 from mtrl_fairgrad.config.env import SUITE_OF, EnvConfig, task_names
-from mtrl_fairgrad.config.groups import config_dir
-from mtrl_fairgrad.config.schema import Config, changed_keys, to_dict
+from mtrl_fairgrad.config.groups import config_dir, config_group
+from mtrl_fairgrad.config.schema import Config, changed_keys, keep_stored_options, to_dict
 from mtrl_fairgrad.envs.metaworld import OBSERVATIONS
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.factory import make_suite, protocol
@@ -69,10 +69,40 @@ def test_a_protocol_is_changed_by_presets_and_the_command_line_and_by_nothing_el
     assert composed(*paper).agent.warmup_steps == 7 == composed(*reversed(paper)).agent.warmup_steps
     assert composed(*paper).env.horizon == 30
     quick = composed("env=mt10_paper", "preset=quick")
-    assert (quick.env.horizon, quick.agent.warmup_steps, quick.agent.batch_size) == (200, 500, 64)
+    assert (quick.env.horizon, quick.agent.warmup_steps, quick.agent.batch_size) == (150, 500, 64)
     assert (quick.env.goals, quick.agent.max_gradient_norm) == ("frozen", None)
     changed = {key for key, *_ in changed_keys(to_dict(composed()), to_dict(composed("env=mt50")))}
     assert changed == {"env.name", "env.suite"}
+
+
+ENVS = sorted(config_group("env"))
+
+
+@pytest.mark.parametrize("preset", sorted(config_group("preset")))
+def test_presets_keep_what_a_protocol_says_of_episodes_and_success(preset):
+    """preset=quick shortens Meta-World's episodes where the field's protocol has 500 steps, and
+    preset=table4 is about one protocol, unless another is given.
+    """
+    for env in ENVS:
+        task = {
+            "mt1": ["env.task=reach-v3"],
+            "gymnasium": ["env.tasks=[InvertedPendulum-v5]"],
+        }.get(env, [])
+        words = [f"env={env}", *task]
+        plain, config = composed(*words), composed(*words, f"preset={preset}")
+        shortened = preset == "quick" and env in ("mt1", "mt10", "mt50")
+        expected = {**to_dict(plain)["env"]} | ({"horizon": 200} if shortened else {})
+        assert to_dict(config)["env"] == expected, env
+        assert config.eval.episodes == plain.eval.episodes
+
+
+def test_a_run_of_an_older_version_keeps_its_horizon():
+    words = ["preset=quick", "env=gymnasium", "env.tasks=[InvertedPendulum-v5]"]
+    config = composed(*words)
+    keep_stored_options(config, {"env": {"horizon": 200}}, words)
+    assert config.env.horizon == 200
+    keep_stored_options(config, {"env": {"horizon": 300}}, [*words, "env.horizon=200"])
+    assert config.env.horizon == 200
 
 
 def test_a_composed_run_reads_back_as_itself():
@@ -103,7 +133,6 @@ def test_a_composed_run_reads_back_as_itself():
         (["env=gymnasium", "env.task=reach-v3"], "env.task", "reach-v3"),
         (["env=gymnasium", "env.horizon=0"], "env.horizon", 0),
         (["env=gymnasium", "env.task_options=[5]"], "env.task_options", [5]),
-        (["env=gymnasium", "env.task_options={g: 5}"], "env.task_options", {"g": 5}),
         (["env=gymnasium", "eval.episodes=51"], "eval.episodes", 51),
     ],
     ids=str,

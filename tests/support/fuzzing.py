@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from hypothesis import strategies as st
 
-from mtrl_fairgrad.cli.hydra_main import dotted_keys
+from mtrl_fairgrad.cli.advice import dotted_keys
 from mtrl_fairgrad.config.groups import config_dir, config_group
 from mtrl_fairgrad.config.schema import to_dict
 from mtrl_fairgrad.utils.validation import MAX_MESSAGE_LENGTH

@@ -62,3 +62,17 @@ def test_help_shows_the_values_of_the_command_line_as_given(capsys):
     printed = capsys.readouterr().out
     assert "  method.reduction=sum\n" in printed and "  agent.width=17\n" in printed
     assert "  run_dir=a$b\n" in printed and "  steps=${nothing}\n" in printed
+
+
+def test_help_lists_the_groups_that_a_command_has(capsys):
+    for command, own, foreign in (
+        (train, "agent", "benchmark"),
+        (supervised, "benchmark", "agent"),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            command.main(["--help"])
+        listed = capsys.readouterr().out.partition("== Options")[0]
+        groups = re.findall(r"^([\w/]+): ", listed, re.M)
+        assert {own, "method", "convention", "hydra/launcher"} <= set(groups)
+        assert not {foreign, "preset_method", "preset_env"} & set(groups)
+        assert f"{own}: {', '.join(config_group(own))}\n" in listed
