@@ -7,7 +7,11 @@ It reads everything and changes nothing:
     evaluations     every due env_steps × seed × task exactly once, in order, up to the run's end
     checkpoints     every file has its SHA-256, the newest checkpoint is at the run's end
     history         manifest, evaluations and curves begin as when the checkpoints were made
+    policies        exported ones have their SHA-256 and record the success rates of the evaluations
     report          can be made
+
+A finished run without checkpoints, as runs are published, passes: its files are complete and agree
+with each other, but no checksum of training covers them.
 
 The exit code is 0 if all checks pass, 1 if the report cannot be trusted, 2 if there is no run.
 Checksums detect corruption and accidents, not deliberate tampering.
@@ -32,6 +36,13 @@ from mtrl_fairgrad.utils.arguments import Parser, fail, path_argument
 from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.validation import ConfigError
 
+COMPLETE, PUBLISHED = "with checkpoints", "published without checkpoints"
+"""States of a run."""
+_VERDICTS = {
+    COMPLETE: "can be trusted: its files are complete and unchanged since training",
+    PUBLISHED: "has complete files that agree with each other; published without checkpoints, "
+    "it relies on whoever published it",
+}
 _SHOWN = 5
 """Largest number of problems that are printed for a check."""
 
@@ -48,21 +59,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     try:
         options = parser.parse_args(arguments)
-        findings = verify(RunFolder.open(options.run))
+        folder = RunFolder.open(options.run)
+        findings = verify(folder)
     except (ConfigError, RunFolderError) as error:
         return fail(error)
     trusted = not any(finding.problems for finding in findings)
+    state = COMPLETE if folder.has_checkpoint() else PUBLISHED
     if options.json:
         # `said` is the name of `summary` in version 0.1.
         listed = [{**asdict(finding), "said": finding.summary} for finding in findings]
-        result = {"run": str(options.run), "trusted": trusted, "findings": listed}
+        result = {
+            "run": str(options.run),
+            "trusted": trusted,
+            "state": state,
+            "findings": listed,
+        }
         print(json.dumps(result, indent=1))
     else:
-        print("\n".join(_lines(options.run, findings, trusted)))
+        print("\n".join(_lines(options.run, findings, trusted, state)))
     return 0 if trusted else 1
 
 
-def _lines(run: Path, findings: Sequence[Finding], trusted: bool) -> list[str]:
+def _lines(run: Path, findings: Sequence[Finding], trusted: bool, state: str) -> list[str]:
     lines: list[str] = []
     for finding in findings:
         problems = finding.problems[:_SHOWN]
@@ -73,11 +91,7 @@ def _lines(run: Path, findings: Sequence[Finding], trusted: bool) -> list[str]:
             for line in problems or [finding.summary]
         ]
         lines += [f"{'note':5}{finding.check:15}{note}" for note in finding.notes]
-    verdict = (
-        "can be trusted: its files are complete and unchanged since training"
-        if trusted
-        else "cannot be trusted, for the reasons above"
-    )
+    verdict = _VERDICTS[state] if trusted else "cannot be trusted, for the reasons above"
     return [*lines, f"The report of {run} {verdict}."]
 
 

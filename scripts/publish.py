@@ -125,11 +125,12 @@ def publish(source: Path, out: Path, page: Path, policies: bool = True) -> None:
 
 
 def _check(run: Path) -> None:
+    folder = RunFolder.open(run)
     problems = [
-        f"{finding.check}: {problem}"
-        for finding in verify(RunFolder.open(run))
-        for problem in finding.problems
+        f"{finding.check}: {problem}" for finding in verify(folder) for problem in finding.problems
     ]
+    if not folder.has_checkpoint():
+        problems.append("checkpoints: there is none to compare the files with")
     if problems:
         raise NotPublished(
             f"{run} cannot be trusted ({problems[0]}): see python -m mtrl_fairgrad.verify {run}."

@@ -14,6 +14,7 @@ from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.manifest import config_sha256
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
 from mtrl_fairgrad.utils.atomic_io import Content
+from mtrl_fairgrad.utils.safe_load import read_mapping
 
 MANIFEST_KEYS = ("started", "protocol", "versions", "git", "platform", "device", "config_sha256")
 _LISTED = 5
@@ -43,8 +44,8 @@ def verify(folder: RunFolder) -> list[Finding]:
             finding.summary = check(folder, finding)
         except RunFolderError as error:
             finding.problems.append(str(error))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            # config.yaml is untrusted and may lack keys or have other types.
+        except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+            # config.yaml is untrusted and may lack keys or have other types; so are policies.
             finding.problems.append(f"cannot be checked ({type(error).__name__}: {error})")
         findings.append(finding)
     return findings
@@ -135,7 +136,7 @@ def _check_checkpoints(folder: RunFolder, finding: Finding) -> str:
     sizes: dict[Path, int] = {}
     paths = store.all()
     if not paths:
-        raise RunFolderError("there is no checkpoint")
+        return _check_absence(folder, steps, finding)
     for path in paths:
         for file, content in _files_of(path, folder, finding).items():
             if file not in sizes:
@@ -156,6 +157,22 @@ def _check_checkpoints(folder: RunFolder, finding: Finding) -> str:
     steps_listed = ", ".join(str(steps_of(path)) for path in paths)
     total = f"{len(sizes)} files, {sum(sizes.values()):,} bytes"
     return f"at env_steps {steps_listed}: {total}, all with the checksums of writing"
+
+
+def _check_absence(folder: RunFolder, steps: int, finding: Finding) -> str:
+    """Check a run without checkpoints: published, or finished and freed of them."""
+    left = [path for path in folder.store.path.rglob("*") if path.is_file()]
+    if left:
+        finding.problems.append(
+            f"{folder.store.path} holds {len(left)} files but no checkpoint: some are missing"
+        )
+    if (folder.last_evaluated or 0) < steps:
+        finding.problems.append("an unfinished run has no checkpoint to continue from")
+    finding.notes.append(
+        "no checksum of training shows that evaluations and curves are unchanged, and the run "
+        "cannot be continued"
+    )
+    return "published without checkpoints"
 
 
 def _files_of(checkpoint: Path, folder: RunFolder, finding: Finding) -> dict[Path, Content]:
@@ -186,6 +203,8 @@ def _check_history(folder: RunFolder, finding: Finding) -> str:
                 index.check_run_file(folder.path, name)
             except CheckpointError as error:
                 finding.problems.append(f"{error} at env_steps {steps_of(path)}")
+    if not folder.has_checkpoint():
+        return "not recorded without checkpoints"
     evaluations = folder.path / "evaluations.csv"
     if evaluations.is_file() and evaluations.stat().st_size > sizes.get(evaluations.name, 0):
         finding.notes.append(
@@ -194,6 +213,42 @@ def _check_history(folder: RunFolder, finding: Finding) -> str:
     return (
         f"{len(sizes)} files, evaluations and curves among them, "
         "begin as when the checkpoints were made"
+    )
+
+
+def _check_policies(folder: RunFolder, finding: Finding) -> str:
+    paths, compared = folder.exported_policies(), 0
+    for path in paths:
+        described = read_mapping(path)
+        program, steps = described["program"], described["training"]["env_steps"]
+        if Path(program["file"]).name != program["file"]:
+            raise ValueError(f"{path} names a program outside its folder")
+        try:
+            check_file(
+                path.with_name(program["file"]), Content(program["bytes"], program["sha256"])
+            )
+        except CheckpointError as error:
+            finding.problems.append(str(error))
+        rates, goals = described["result"]["success"], described["result"]["goals"]
+        rows = {
+            row.task: row.success
+            for row in folder.evaluations()
+            if (row.env_steps, row.seed, row.episodes) == (steps, described["seed"], goals)
+        }
+        compared += bool(rows)
+        differing = [task for task in rows if rates.get(task) != rows[task]]
+        if differing:
+            # On another device, the policy's actions differ in rounding.
+            said = finding.problems if folder.manifest.get("device") == "cpu" else finding.notes
+            said.append(
+                f"{path.name} records other success rates than evaluations.csv at env_steps "
+                f"{steps} for {', '.join(differing[:_LISTED])}"
+            )
+    if not paths:
+        return "none was exported"
+    return (
+        f"{len(paths)} exported, with the checksums of writing; {compared} of them record the "
+        "success rates of an evaluation"
     )
 
 
@@ -211,5 +266,6 @@ CHECKS: dict[str, Callable[[RunFolder, Finding], str]] = {
     "evaluations": _check_evaluations,
     "checkpoints": _check_checkpoints,
     "history": _check_history,
+    "policies": _check_policies,
     "report": _check_report,
 }

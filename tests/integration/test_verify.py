@@ -1,5 +1,6 @@
 """Whether a report can be trusted: a sound run is, and every kind of damage is told."""
 
+import hashlib
 import itertools
 import json
 import shutil
@@ -147,7 +148,11 @@ def remove(name):
             ".rows is damaged",
         ),
         (remove("checkpoints/segments/*12-*.rows"), "checkpoints", ".rows cannot be read"),
-        (lambda run: shutil.rmtree(run / "checkpoints"), "checkpoints", "there is no checkpoint"),
+        (
+            lambda run: [shutil.rmtree(path) for path in run.glob("checkpoints/0*")],
+            "checkpoints",
+            "holds 3 files but no checkpoint",
+        ),
         (
             lambda run: shutil.rmtree(next(run.glob("checkpoints/*1000"))),
             "checkpoints",
@@ -159,6 +164,75 @@ def test_damage_is_told(run, capsys, spoil, check, said):
     spoil(run)
     code, problems = verdict(run, capsys)
     assert code == 1 and any(said in problem for problem in problems[check]), problems
+
+
+def published(run):
+    """Without checkpoints, with the policy of a seed, as `scripts/publish.py` leaves a run."""
+    shutil.rmtree(run / "checkpoints")
+    (run / "policies").mkdir()
+    (run / "policies" / "policy-1000-seed7.pt2").write_bytes(b"a program")
+    digest = hashlib.sha256(b"a program").hexdigest()
+    described = {
+        "program": {"file": "policy-1000-seed7.pt2", "bytes": 9, "sha256": digest},
+        "seed": 7,
+        "training": {"env_steps": 1000},
+        "result": {"goals": 10, "success": {"reach-v3": 0.1, "push-v3": 0.1}},
+    }
+    (run / "policies" / "policy-1000-seed7.json").write_text(json.dumps(described))
+
+
+def test_a_run_published_without_checkpoints_passes_and_says_so(run, capsys):
+    published(run)
+    assert verdict(run, capsys) == (0, {})
+    verify.main([str(run), "--json"])
+    assert json.loads(capsys.readouterr().out)["state"] == "published without checkpoints"
+    assert verify.main([str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "published without checkpoints" in said and "unchanged since" not in said
+    assert "BAD" not in said and "1 of them record the success rates" in said
+
+
+@pytest.mark.parametrize(
+    ("spoil", "check", "said"),
+    [
+        (
+            damage("config.yaml", lambda b: b.replace(b"every: 400", b"every: 200")),
+            "configuration",
+            "not the config",
+        ),
+        (
+            damage("evaluations.csv", lambda b: b[: b.rfind(b"1000,0,reach")]),
+            "checkpoints",
+            "an unfinished run has no checkpoint",
+        ),
+        (
+            damage(
+                "evaluations.csv",
+                lambda b: b.replace(b"1000,7,push-v3,10,0.1", b"1000,7,push-v3,10,0.9"),
+            ),
+            "policies",
+            "other success rates than evaluations.csv at env_steps 1000 for push-v3",
+        ),
+        (damage("policies/*.pt2", lambda b: b[:-1] + b"?"), "policies", "SHA-256"),
+        (remove("policies/*.pt2"), "policies", "cannot be read"),
+        (damage("policies/*.json", lambda b: b[:-3]), "policies", "cannot be checked"),
+        (
+            damage("policies/*.json", lambda b: b.replace(b"policy-1000-seed7", b"../../secret")),
+            "policies",
+            "outside its folder",
+        ),
+    ],
+)
+def test_damage_of_a_published_run_is_told(run, capsys, spoil, check, said):
+    published(run)
+    spoil(run)
+    code, problems = verdict(run, capsys)
+    assert code == 1 and any(said in problem for problem in problems[check]), problems
+
+
+@pytest.mark.parametrize("run", sorted((ROOT / "results" / "mt10").glob("*/*/config.yaml"))[::6])
+def test_the_runs_of_this_repository_verify(run, capsys):
+    assert verdict(run.parent, capsys) == (0, {})
 
 
 def rewritten(change):
