@@ -2,6 +2,7 @@
 
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS as CONVENTIONS
 from mtrl_fairgrad.gradients.conventions import Convention as Convention
+from mtrl_fairgrad.gradients.official import official_convention as official_convention
 from mtrl_fairgrad.gradients.per_task import combine as combine
 from mtrl_fairgrad.gradients.per_task import task_gradients as task_gradients
 from mtrl_fairgrad.gradients.shared_graph.backward import Accumulator as Accumulator

@@ -14,6 +14,10 @@ LibMTL for FairGrad and loss weightings (the heads of its other methods stay pla
 `libmtl_nash_mtl` for Nash-MTL, as in the supervised code of Nash-MTL's authors. (Their
 reinforcement-learning code divides long directions by the maximum norm of 1, which changes nothing:
 `plain`.)
+
+what its supervised code does with FairGrad and CAGrad; `official.official_convention` has all of
+that code's methods. `libmtl` is LibMTL for FairGrad, Nash-MTL and loss weightings (the heads of its
+other methods stay plain).
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from mtrl_fairgrad.weighting import LossWeighting, Method
 from mtrl_fairgrad.weighting.products import align
 
 OWN = ("plain", "weighted", "weighted_losses")
-SCALES = ("none", "tasks")
+SCALES = ("none", "tasks", "tasks_and_own", "mean_and_own")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class Convention:
     otherwise. A task with weight 0 of a loss weighting gets no gradient at all; methods without
     weights (`GradDrop`) leave own gradients plain."""
     scale: str = "none"
-    """`"tasks"` multiplies the direction of shared parameters by K."""
+    """`"tasks"` multiplies the direction of shared parameters by K, `"tasks_and_own"` also the
+    gradients of own parameters; `"mean_and_own"` divides both by K, as for the mean of the weighted
+    losses instead of their sum."""
     max_norm: float | None = None
     """Largest norm of the direction of shared parameters after scaling, for each element of the
     leading axes; None for no limit.
@@ -83,11 +89,15 @@ class Convention:
             or (self.own == "weighted_losses" and isinstance(method, LossWeighting))
         )
 
+    def own_factor(self, tasks: int) -> float:
+        """Return the factor of all own gradients that `scale` asks for, given K."""
+        return {"tasks_and_own": float(tasks), "mean_and_own": 1 / tasks}.get(self.scale, 1.0)
+
     def apply(
         self, direction: Mapping[str, Tensor], tasks: int, batch_dims: int
     ) -> dict[str, Tensor]:
         """Scale and then clip a direction of shared parameters, name -> `[*batch, *shape]`."""
-        factor = float(tasks) if self.scale == "tasks" else 1.0
+        factor = float(tasks) if self.scale == "tasks" else self.own_factor(tasks)
         if self.max_norm is None:
             return (
                 {name: part * factor for name, part in direction.items()}

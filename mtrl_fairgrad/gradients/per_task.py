@@ -223,7 +223,11 @@ def combine(
             }
         result = Combined(losses, direction, own_gradients, auxiliary, diagnostics)
     tasks = result.losses.shape[-1]
-    return result._replace(direction=convention.apply(result.direction, tasks, batch_dims=1))
+    factor = convention.own_factor(tasks)
+    return result._replace(
+        direction=convention.apply(result.direction, tasks, batch_dims=1),
+        own=result.own if factor == 1 else {n: rows * factor for n, rows in result.own.items()},
+    )
 
 
 def _weigh_losses(

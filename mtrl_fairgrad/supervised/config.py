@@ -138,7 +138,7 @@ def check_parts(config: SupervisedConfig) -> None:
         ConfigError: with the value, what is allowed and the fix, or an extra is missing.
     """
     check_method(config.method, config.loss_alpha)
-    check_convention(config.convention)
+    check_convention(config.convention, supervised=True)
     if config.benchmark["name"] == "toy":
         make_toy(config)
         return

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mtrl_fairgrad.gradients.conventions import Convention
+from mtrl_fairgrad.gradients.official import OFFICIAL, official_convention
 from mtrl_fairgrad.supervised.benchmark import Benchmark, Schedule
 from mtrl_fairgrad.supervised.config import SupervisedConfig
 from mtrl_fairgrad.supervised.fit_folder import single_task_of
@@ -39,12 +40,11 @@ class FitSpec:
             **asdict(benchmark.schedule),
             **{name: value for name, value in given.items() if value is not None},
         }
-        chosen = config.convention
         return cls(
             benchmark=config.benchmark,
             method=config.method,
             loss_alpha=config.loss_alpha,
-            convention=Convention(chosen.own, chosen.scale, chosen.max_norm),
+            convention=_convention(config),
             schedule=Schedule(**schedule),
             amp=config.amp,
             seed=seed,
@@ -57,10 +57,17 @@ class FitSpec:
 
     def make_method(self) -> Method:
         """Make the method, without sizes yet."""
-        options = {key: value for key, value in self.method.items() if key != "name"}
-        method = make_method(self.method["name"], **options)
+        method = make_method(**self.method)
         return method if self.loss_alpha is None else alpha_fair(method, self.loss_alpha)
 
     def plain(self) -> dict[str, Any]:
         """Return the specification as plain values, as its file holds it."""
         return json.loads(json.dumps(asdict(self)))
+
+
+def _convention(config: SupervisedConfig) -> Convention:
+    """Return the configured convention, that of the configured method for `official`."""
+    chosen = config.convention
+    if chosen.name == OFFICIAL:
+        return official_convention(make_method(**config.method))
+    return Convention(chosen.own, chosen.scale, chosen.max_norm)

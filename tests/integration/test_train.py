@@ -273,7 +273,7 @@ MISTAKES = [
         ["method=farigrad"],
         f"method=farigrad is unknown; allowed: {', '.join(method_names())}; did you mean fairgrad?",
     ),
-    (["convention=libtml"], "allowed: libmtl, official_supervised, plain; did you mean libmtl?"),
+    (["convention=libtml"], "allowed: libmtl, official, official_supervised, plain; did you"),
     (["loss_alpha=1"], "at 1 the transformation is the logarithm: use the method si"),
     (
         ["env=mt11"],

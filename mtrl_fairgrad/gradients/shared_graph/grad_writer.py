@@ -82,6 +82,8 @@ class GradWriter:
             With a scaler, whether the step will be `skipped`; otherwise empty.
         """
         direction = self.convention.apply(direction, len(losses), batch_dims=0)
+        factor = self.convention.own_factor(len(losses))
+        own = own if factor == 1 else [gradient * factor for gradient in own]
         gradients = [*(direction[str(i)] for i in range(len(self.shared))), *own]
         scale, report = self.scale(losses.device), {}
         if self.scaler is not None:

@@ -18,7 +18,8 @@ from mtrl_fairgrad.config.schema import (
     keep_stored_options,
     to_dict,
 )
-from mtrl_fairgrad.gradients.conventions import CONVENTIONS, Convention
+from mtrl_fairgrad.gradients.conventions import CONVENTIONS, PLAIN, Convention
+from mtrl_fairgrad.gradients.official import OFFICIAL
 from mtrl_fairgrad.weighting import method_names, method_options
 from tests.support.errors import refused
 from tests.support.tiny_runs import composed
@@ -34,6 +35,7 @@ GROUPS = [
     path
     for path in sorted(CONFIGS.glob("*/*.yaml"))
     if path.parent.name not in ("benchmark", "preset_method", "preset_env")
+    and path.stem != OFFICIAL
 ]
 
 
@@ -121,8 +123,9 @@ def test_the_yaml_conventions_are_the_presets():
         for path in (CONFIGS / "convention").glob("*.yaml")
     }
     assert {stem: entry.pop("name") for stem, entry in written.items()} == {
-        stem: stem for stem in CONVENTIONS
+        stem: stem for stem in (*CONVENTIONS, OFFICIAL)
     }
+    assert Convention(**written.pop(OFFICIAL)) == PLAIN  # looked up for each method
     assert {stem: Convention(**entry) for stem, entry in written.items()} == CONVENTIONS
     assert composed().convention == ConventionConfig(
         name="plain", own="plain", scale="none", max_norm=None
@@ -183,6 +186,7 @@ def test_a_preset_changes_defaults_and_the_command_line_wins():
         (["loss_alpha=1"], "loss_alpha", 1.0),
         (["loss_alpha=nan"], "loss_alpha", math.nan),
         (["convention.own=mine"], "convention.own", "mine"),
+        (["convention=official"], "convention", "official"),
         (["convention.max_norm=-1"], "convention.max_norm", -1.0),
         (["method.solver=simplex"], "method.solver", "simplex"),
         (["method.sgd_steps=0"], "method.sgd_steps", 0),

@@ -162,6 +162,20 @@ def test_scale_and_longest_norm_in_backward(method, limit):
     assert_same(after, [factor * part for part in before[:4]] + before[4:])
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("scale", "factor"), [("tasks_and_own", K), ("mean_and_own", 1 / K)])
+def test_scales_of_shared_and_own_gradients_alike(name, scale, factor):
+    problem, method = make_problem(), METHODS[name]
+    plain = call_on(problem, combine, method, loss)
+    scaled = call_on(problem, combine, method, loss, convention=Convention(scale=scale))
+    assert_same(scaled.direction.values(), [factor * part for part in plain.direction.values()])
+    assert_same(scaled.own.values(), [factor * part for part in plain.own.values()])
+    model, shaped = Heads(), Heads()
+    backward(model.losses(), method, **model.groups)
+    backward(shaped.losses(), method, **shaped.groups, convention=Convention(scale=scale))
+    assert_same(shaped.grads(), [factor * part for part in model.grads()])
+
+
 def test_clipping_a_direction_of_nothing_leaves_nothing():
     direction = Convention(max_norm=1.0).apply({"weight": torch.zeros(2, 3)}, tasks=K, batch_dims=1)
     assert torch.equal(direction["weight"], torch.zeros(2, 3))
