@@ -20,7 +20,7 @@ require_for_command(__name__)
 
 from mtrl_fairgrad.evaluation.runner import EvaluationOptions, run_evaluation
 from mtrl_fairgrad.runs.run_dir import RunFolderError
-from mtrl_fairgrad.utils.arguments import Parser, fail, path_argument
+from mtrl_fairgrad.utils.arguments import Parser, fail, integer_argument, path_argument
 from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.validation import ConfigError
 
@@ -53,10 +53,14 @@ def _parser() -> argparse.ArgumentParser:
         "run", type=path_argument, help="a run folder, or the .json or .pt2 of an exported policy"
     )
     parser.add_argument(
-        "--step", type=int, help="env_steps of the checkpoint (default: the newest)"
+        "--step", type=integer_argument, help="env_steps of the checkpoint (default: the newest)"
     )
-    parser.add_argument("--goals", type=int, help="number of goals of each task (default: all)")
-    parser.add_argument("--workers", type=int, help="simulator processes (default: one per core)")
+    parser.add_argument(
+        "--goals", type=integer_argument, help="number of goals of each task (default: all)"
+    )
+    parser.add_argument(
+        "--workers", type=integer_argument, help="simulator processes (default: one per core)"
+    )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
     )
@@ -76,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--video-goal",
-        type=int,
+        type=integer_argument,
         metavar="N",
         help="goal of the videos (default: the first that is played)",
     )
@@ -91,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=integer_argument,
         help="record and export this seed (default: record the first, export all)",
     )
     return parser

@@ -3,6 +3,9 @@
 For supervised runs it compares the results with the paper's tables, see
 `mtrl_fairgrad.supervised.paper_comparison`.
 
+RUN is a run folder, or a folder with runs below it, such as a sweep's; runs found there that cannot
+be shown are named and left out.
+
 For training runs it prints tables and writes report.csv and report.png; --html adds one
 self-contained page, --latex and --markdown the tables for a paper or an issue, --figures the
 figures as PDF. Runs whose configurations differ only in seeds and in where they ran are pooled;
@@ -33,10 +36,19 @@ require_for_command(__name__)
 
 from mtrl_fairgrad.analysis.report.report_files import write_report
 from mtrl_fairgrad.analysis.run_groups import ReportError
+from mtrl_fairgrad.analysis.run_search import folders_below, reportable
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.supervised.fit_folder import fit_folders, is_fit_folder
-from mtrl_fairgrad.utils.arguments import Parser, fail, path_argument
+from mtrl_fairgrad.utils.arguments import (
+    Parser,
+    fail,
+    file_argument,
+    folder_argument,
+    integer_argument,
+    path_argument,
+)
 from mtrl_fairgrad.utils.entry_point import entry_point
+from mtrl_fairgrad.utils.validation import one_line
 
 
 def report(
@@ -51,8 +63,9 @@ def report(
     """Report on training runs or on supervised runs; returns the folder of report.csv.
 
     Args:
-        paths: one or more run folders, all of one kind. Supervised runs have tables only.
-        out: where to write; by default the run's folder if there is only one, else ./report.
+        paths: one or more folders of runs, or of folders with runs, all of one kind. Supervised
+            runs have tables only.
+        out: where to write; by default the given folder if there is only one, else ./report.
         html: see `write_report`.
         latex: see `write_report`.
         markdown: see `write_report`.
@@ -62,8 +75,9 @@ def report(
     Raises:
         ValueError: the runs cannot be reported, or a file cannot be written.
     """
-    folders = [Path(path) for path in paths]
-    target = out if out is not None else folders[0] if len(folders) == 1 else Path("report")
+    given = [Path(path) for path in paths]
+    target = out if out is not None else given[0] if len(given) == 1 else Path("report")
+    folders = [run for path in given for run in _runs_of(path, until)]
     if not _are_supervised(folders):
         write_report(folders, target, html, latex, markdown, figures, until)
         return target
@@ -78,15 +92,40 @@ def report(
     return target
 
 
+def _runs_of(path: Path, until: int | None) -> list[Path]:
+    """Return a folder that holds a run, or those below it, with notes on what is left out."""
+    if _holds_run(path):
+        return [path]
+    found = list(folders_below(path, _holds_run))
+    supervised = [run for run in found if _is_supervised(run)]
+    training, notes = reportable([run for run in found if run not in supervised], until)
+    chosen = [*training, *supervised]
+    if notes and not chosen:
+        raise ReportError(f"no run below {path} can be reported: {notes[0]}")
+    for note in notes:
+        print(f"note: {one_line(note)}", file=sys.stderr)
+    return chosen or [path]  # without any run, opening the folder itself says what is missing
+
+
+def _holds_run(path: Path) -> bool:
+    return (path / "config.yaml").is_file() or _is_supervised(path)
+
+
+def _is_supervised(path: Path) -> bool:
+    """Whether a folder holds a supervised run; a damaged or foreign one does not."""
+    try:
+        if (path / "config.yaml").is_file():
+            return is_fit_folder(path)
+        return (path / "toy.csv").is_file() or bool(fit_folders(path))
+    except ValueError:
+        return False
+
+
 def _are_supervised(paths: Sequence[Path]) -> bool:
     """Whether the folders hold supervised runs; ValueError if kinds differ or one has no run."""
     kinds: dict[bool, Path] = {}
     for path in paths:
-        supervised = (
-            is_fit_folder(path)
-            if (path / "config.yaml").is_file()
-            else (path / "toy.csv").is_file() or bool(fit_folders(path))
-        )
+        supervised = _is_supervised(path)
         if not supervised:
             RunFolder.open(path)
         kinds[supervised] = path
@@ -100,11 +139,12 @@ def _are_supervised(paths: Sequence[Path]) -> bool:
 
 def _env_steps(text: str) -> int:
     """Parse an argument in env_steps."""
-    if not text.isdecimal():
+    number = integer_argument(text)
+    if number < 0:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a number of env_steps: give an integer of at least 0, such as 100000"
         )
-    return int(text)
+    return number
 
 
 @entry_point
@@ -119,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=path_argument,
         nargs="+",
         metavar="RUN",
-        help="run folder, as the command printed it",
+        help="run folder, as the command printed it, or a folder with runs below it",
     )
     files = (
         ("--out", "DIR", "where to write (default: the run if only one, else report/)"),
@@ -129,7 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("--figures", "DIR", "also write the figures as PDF"),
     )
     for name, metavar, text in files:
-        parser.add_argument(name, type=path_argument, metavar=metavar, help=text)
+        kind = file_argument if metavar == "FILE" else folder_argument
+        parser.add_argument(name, type=kind, metavar=metavar, help=text)
     parser.add_argument(
         "--until",
         type=_env_steps,

@@ -24,12 +24,15 @@ from mtrl_fairgrad.analysis.alpha_search import AlphaSearch
 from mtrl_fairgrad.analysis.run_groups import RunGroup, pool
 from mtrl_fairgrad.cli.hydra_main import MULTIRUN_FLAGS
 from mtrl_fairgrad.config.alpha_grid import SearchConfig, check_search
+from mtrl_fairgrad.config.groups import config_group, methods_without_file
 from mtrl_fairgrad.config.schema import ConfigError, typed
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.entry_point import entry_point
 
 DEFAULT_FOLDER = "runs/alpha"
+STL = ("agent", "stl")
+"""The group and choice of an agent that implies method=stl."""
 
 
 @entry_point
@@ -56,6 +59,7 @@ def _parse(words: Sequence[str]) -> tuple[list[str], SearchConfig, Path]:
     overrides = [word for word in words if not word.startswith(("search.", "run_dir="))]
     for word in overrides:
         key, _, value = word.partition("=")
+        _check_has_alpha(key, value)
         if key in ("alpha", "method.alpha"):
             raise ConfigError(
                 f"{word} was given, but a search varies α: drop it, or give search.coarse=[…].",
@@ -73,6 +77,25 @@ def _parse(words: Sequence[str]) -> tuple[list[str], SearchConfig, Path]:
     check_search(options)
     overrides = [word for word in overrides if word not in MULTIRUN_FLAGS[:2]]
     return overrides, options, Path(folders[-1] if folders else DEFAULT_FOLDER)
+
+
+def _check_has_alpha(key: str, value: str) -> None:
+    """Check that a choice of the method, or of an agent that implies one, leaves an α to search.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    names = value.split(",") if key == "method" else ["stl"] if (key, value) == STL else []
+    files = config_group("method")
+    for name in names:
+        # Options of other packages' methods are known only after importing them.
+        if name in files and name not in methods_without_file() and "alpha" not in files[name]:
+            raise ConfigError(
+                f"{key}={value} has no α to search for: drop it, or train it with "
+                f"python -m mtrl_fairgrad.train {key}={value if key == 'agent' else name}.",
+                key,
+                value,
+            )
 
 
 def search(overrides: Sequence[str], options: SearchConfig, folder: Path) -> int:
@@ -104,8 +127,11 @@ def search(overrides: Sequence[str], options: SearchConfig, folder: Path) -> int
     for alpha, group, is_best in alpha_search.by_alpha():
         best = "  best" if is_best else ""
         print(f"α={alpha:<6.10g} final success {_success(group)}{best}")
-    command = alpha_search.command("mtrl_fairgrad.train", overrides)
-    print(f"\nα={alpha_search.best:.10g} has the highest final success: {command}")
+    if alpha_search.tied:
+        print("\nnone is the best: all α have the same final success; train longer, or try others.")
+    else:
+        command = alpha_search.command("mtrl_fairgrad.train", overrides)
+        print(f"\nα={alpha_search.best:.10g} has the highest final success: {command}")
     print(f"written: {folder / 'search.csv'}")
     return 0
 

@@ -18,6 +18,9 @@ from mtrl_fairgrad.utils.text_tables import csv_text
 
 Result = TypeVar("Result")
 
+TIE = 1e-8
+"""Smallest difference of scores, which are means of success rates or changes in percent."""
+
 
 @dataclass
 class AlphaSearch(Generic[Result]):
@@ -33,7 +36,12 @@ class AlphaSearch(Generic[Result]):
     results: dict[float, Result] = field(default_factory=dict[float, Result])
 
     def next_alphas(self) -> list[float]:
-        """Return the α to try next, in order; empty when the search is over."""
+        """Return the α to try next, in order; empty when the search is over.
+
+        If all of the first round are equally good, there is no best whose neighbours to try.
+        """
+        if self.tied and self.results.keys() >= set(self.options.coarse):
+            return []
         return next_alphas(self.scores(), self.options)
 
     def record(self, results: Mapping[float, Result], folder: Path) -> None:
@@ -46,14 +54,20 @@ class AlphaSearch(Generic[Result]):
         return self.scores_of(self.results)
 
     @property
+    def tied(self) -> bool:
+        """Whether there are several results and all are equally good, so that none is the best."""
+        scores = list(self.scores().values())
+        return len(scores) > 1 and max(scores) - min(scores) < TIE
+
+    @property
     def best(self) -> float:
         """The best α so far; at least one result is needed."""
         return best_alpha(self.scores())
 
     def by_alpha(self) -> Iterator[tuple[float, Result, bool]]:
-        """Yield α, its result and whether it is the best, by α."""
+        """Yield α, its result and whether it is the best, by α; of equal ones, none is."""
         if self.results:
-            best = self.best
+            best = None if self.tied else self.best
             for alpha in sorted(self.results):
                 yield alpha, self.results[alpha], alpha == best
 

@@ -157,20 +157,28 @@ def pool(folders: Sequence[RunFolder], until: int | None = None) -> list[RunGrou
     if not folders:
         raise ReportError("no runs were given: name at least one run folder.")
     runs: dict[tuple[str, str], list[RunFolder]] = {}
-    alike = NOT_COMPARED if until is None else NOT_COMPARED | {"steps"}
     for folder in folders:
-        options = _compared(flatten(complete(folder.config)), alike)
-        protocol = {
-            key: value for key, value in options.items() if key.startswith(("env.", "eval."))
-        }
-        protocol["protocol"] = folder.manifest.get("protocol")
-        runs.setdefault((_canonical(protocol), _canonical(options)), []).append(folder)
+        runs.setdefault(run_key(folder, until), []).append(folder)
     first = {protocol: index for index, (protocol, _) in reversed(list(enumerate(runs)))}
     groups = [
-        _group(runs[key], alike, until) for key in sorted(runs, key=lambda key: first[key[0]])
+        _group(runs[key], _alike(until), until)
+        for key in sorted(runs, key=lambda key: first[key[0]])
     ]
     _set_labels(groups)
     return groups
+
+
+def run_key(folder: RunFolder, until: int | None = None) -> tuple[str, str]:
+    """Return protocol and options that runs of one group share, in a comparable form."""
+    options = _compared(flatten(complete(folder.config)), _alike(until))
+    protocol = {key: value for key, value in options.items() if key.startswith(("env.", "eval."))}
+    protocol["protocol"] = folder.manifest.get("protocol")
+    return _canonical(protocol), _canonical(options)
+
+
+def _alike(until: int | None) -> frozenset[str]:
+    """Return the options in which runs of one group may differ."""
+    return NOT_COMPARED if until is None else NOT_COMPARED | {"steps"}
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

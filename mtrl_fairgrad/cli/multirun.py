@@ -2,26 +2,24 @@
 
     python -m mtrl_fairgrad.train -m method=ls,fairgrad seeds=[0],[1],[2] hydra/launcher=parallel
 
-A run's folder is named after its overrides. Repeating the command skips finished runs and resumes
-the others; a failing run does not stop the sweep. Hydra does not return the results of its jobs,
-and a killed job has none, so each job writes its result to a file in the sweep's folder, from which
-the launching process reads it.
+A run's folder is named after its overrides, see `mtrl_fairgrad.cli.run_names`. Repeating the
+command skips finished runs and resumes the others; a failing run does not stop the sweep. Hydra
+does not return the results of its jobs, and a killed job has none, so each job writes its result to
+a file in the sweep's folder, from which the launching process reads it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
-import re
 import shutil
 import sys
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
@@ -29,11 +27,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from mtrl_fairgrad.cli.run_names import old_run_name, run_name
 from mtrl_fairgrad.cli.sweep_cores import cores_per_run, limit_workers
-from mtrl_fairgrad.config.schema import RESUMABLE, Config, ConfigError
+from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.runs.run_dir import RunFolderError
 from mtrl_fairgrad.training.auto_resume import AUTO
 from mtrl_fairgrad.utils.arguments import fail
@@ -44,32 +43,6 @@ Task = Callable[[DictConfig], int | None]
 
 MAX_ATTEMPTS = 3
 """Total number of times that a sweep is started if joblib's process pool breaks."""
-
-MAX_NAME_LENGTH = 150
-"""Characters of a folder's name; file systems allow 255 bytes."""
-
-_UNNAMED_KEYS = RESUMABLE - {"steps"} | {"run_dir"}
-"""Options that are left out of a run's name, since they do not change its results."""
-_KEY_ORDER = {field.name: position for position, field in enumerate(fields(Config))}
-
-
-def run_name(overrides: Sequence[str]) -> str:
-    """Return the folder name of the run with these overrides: `method=ls,seeds=0,1,steps=9`.
-
-    Groups and top-level options come first. Characters with a meaning in shells are left out or
-    replaced; a long name ends with a hash.
-    """
-    keys = {override: override.partition("=")[0] for override in overrides}
-    named = [override for override in keys if keys[override] not in _UNNAMED_KEYS]
-    named.sort(key=lambda override: (_KEY_ORDER.get(keys[override], len(_KEY_ORDER)), override))
-    unquoted = re.sub(r"[\[\]{}'\"\s]", "", ",".join(named))
-    name = re.sub(r"[^\w.,=+@%-]", "_", unquoted) or "run"
-    if len(name) <= MAX_NAME_LENGTH:
-        return name
-    return f"{name[: MAX_NAME_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 def is_multirun() -> bool:
@@ -83,7 +56,10 @@ def assign_run_folder(config: Config, overrides: Sequence[str]) -> None:
         return
     hydra = HydraConfig.get()
     if config.run_dir is None:
-        config.run_dir = str(_sweep_folder(hydra) / hydra.sweep.subdir)
+        old = _sweep_folder(hydra) / old_run_name(overrides)
+        new = _sweep_folder(hydra) / hydra.sweep.subdir
+        is_old = new.name == run_name(overrides) and (old / "config.yaml").is_file()
+        config.run_dir = str(old if is_old else new)
     if config.resume is None:
         config.resume = AUTO
     if not _is_sequential() and not any(word.startswith("progress=") for word in overrides):

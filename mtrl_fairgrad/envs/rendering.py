@@ -67,6 +67,21 @@ def find_gl_backend() -> str:
     raise RenderingError(f"rendering does not work here ({'; '.join(failures)}): {_FIX}.")
 
 
+def first_frame(suite: Suite, task: str, seed: int) -> NDArray[np.uint8]:
+    """Return the first frame of an episode, uint8 [height, width, 3].
+
+    Raises:
+        RenderingError: OpenGL does not work, or the task does not support rendering.
+    """
+    played = None
+    try:
+        played = _begin(suite, task, seed, int(suite.goals(seed, task)[0]))
+        return _first_frame(played)
+    finally:
+        if played is not None:
+            played.environment.close()
+
+
 def record_episode(
     suite: Suite,
     task: str,
@@ -84,14 +99,8 @@ def record_episode(
     """
     played: SubEnvironment | None = None
     try:
-        try:
-            played = suite.make(task, seed, suite.tasks.index(task), "eval", drawing=True)
-            played.play([goal])
-            frames = [_render(played)]
-        except Exception as error:  # OpenGL bindings raise many types
-            raise RenderingError(
-                f"rendering does not work here ({type(error).__name__}: {error}): {_FIX}."
-            ) from error
+        played = _begin(suite, task, seed, goal)
+        frames = [_first_frame(played)]
         left, ended = None, False
         while not ended and left != 0:
             transition = played.step(np.asarray(policy(played.observation.copy()), np.float32))
@@ -107,8 +116,39 @@ def record_episode(
             played.environment.close()
 
 
+def _begin(suite: Suite, task: str, seed: int, goal: int) -> SubEnvironment:
+    """Make a task's environment with pictures and start an episode."""
+    try:
+        played = suite.make(task, seed, suite.tasks.index(task), "eval", drawing=True)
+        played.play([goal])
+    except Exception as error:  # OpenGL bindings and environments raise many types
+        raise RenderingError(_reason(task, error)) from error
+    return played
+
+
+def _first_frame(played: SubEnvironment) -> NDArray[np.uint8]:
+    try:
+        return _render(played)
+    except Exception as error:
+        raise RenderingError(_reason(played.task, error)) from error
+
+
+def _reason(task: str, error: Exception) -> str:
+    """Describe why there is no picture: the environment draws none, or this machine cannot."""
+    if isinstance(error, (NotImplementedError, _NoFrameError)) or "render_mode" in str(error):
+        return (
+            f"the environment of {task} does not render rgb_array frames: leave it out with "
+            "--video-tasks, or give it a method render."
+        )
+    return f"rendering does not work here ({type(error).__name__}: {error}): {_FIX}."
+
+
+class _NoFrameError(TypeError):
+    """What an environment rendered is no picture."""
+
+
 def _render(played: SubEnvironment) -> NDArray[np.uint8]:
     frame = played.render()
     if np.ndim(frame) != 3:
-        raise TypeError("the task does not render rgb_array frames")
+        raise _NoFrameError("the task does not render rgb_array frames")
     return np.asarray(frame, np.uint8)

@@ -143,7 +143,7 @@ def make_plan(target: EvaluationTarget, options: EvaluationOptions) -> Evaluatio
     Raises:
         ConfigError: a seed, task or goal is not in the run, or a folder cannot be made.
     """
-    from mtrl_fairgrad.evaluation.videos import VideoSpec, check_video
+    from mtrl_fairgrad.evaluation.videos import VideoSpec, check_rendering, check_video
 
     seeds = target.config.seeds
     if options.seed is not None and options.seed not in seeds:
@@ -172,6 +172,7 @@ def make_plan(target: EvaluationTarget, options: EvaluationOptions) -> Evaluatio
         directory = out / "films" if options.video is True else options.video
         backend = check_video(directory)
         goal = _check_video_goal(target, options.video_goal)
+        check_rendering(target.config, tasks, backend)
         video = VideoSpec(directory, backend, chosen[0], tasks, goal)
     return EvaluationPlan(out, video, export, tuple(chosen))
 

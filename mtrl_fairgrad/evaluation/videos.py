@@ -66,6 +66,26 @@ def check_video(directory: Path) -> str:
     return backend
 
 
+def check_rendering(config: Config, tasks: Sequence[str], backend: str) -> None:
+    """Check that the environments of these tasks render pictures; all of Meta-World's do.
+
+    Raises:
+        ConfigError: one of them does not.
+    """
+    if config.env.suite != "gymnasium":
+        return
+    from mtrl_fairgrad.envs.rendering import RenderingError, first_frame
+    from mtrl_fairgrad.training.factory import make_suite
+
+    suite = make_suite(config, tuple(config.env.tasks or ()))
+    for task in tasks:
+        try:
+            with _gl_backend(backend):
+                first_frame(suite, task, config.seeds[0])
+        except RenderingError as error:
+            raise ConfigError(f"--video: {error}", "--video", task) from None
+
+
 def record_videos(
     config: Config, act: Callable[[Tensor], Tensor], env_steps: int, spec: VideoSpec
 ) -> list[Path]:

@@ -97,6 +97,8 @@ class Findings(AlphaSearch[ResultRow | None]):
         Args:
             overrides: the search's own command line.
         """
+        if self.tied:
+            return "none is the best: all α have the same validation Δm%."
         words = [
             word
             for word in overrides

@@ -46,6 +46,45 @@ def path_argument(text: str) -> Path:
     return Path(text)
 
 
+def file_argument(text: str) -> Path:
+    """Convert an argument to the path of a file to write, before any work.
+
+    Raises:
+        ArgumentTypeError: it is an existing folder, or no path.
+    """
+    path = path_argument(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder: give a file, which may be in it")
+    return path
+
+
+def folder_argument(text: str) -> Path:
+    """Convert an argument to the path of a folder to write into, before any work.
+
+    Raises:
+        ArgumentTypeError: it is an existing file, or no path.
+    """
+    path = path_argument(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file: give a folder")
+    return path
+
+
+def integer_argument(text: str) -> int:
+    """Convert an argument to an integer; 1e6 is one.
+
+    Raises:
+        ArgumentTypeError: it is no integer.
+    """
+    try:
+        number = float(text) if re.search(r"[.eE]", text) else int(text)
+        if int(number) == number:
+            return int(number)
+    except (ValueError, OverflowError):  # not a number, infinite
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not an integer: give one, such as 100 or 1e6")
+
+
 def command_line(command: str, *arguments: str | Path) -> str:
     """Return the shell command that runs `command` of this package, such as `report`."""
     return shlex.join(["python", "-m", f"mtrl_fairgrad.{command}", *map(str, arguments)])

@@ -15,13 +15,8 @@ from pathlib import Path
 import pytest
 
 from mtrl_fairgrad import train
-from mtrl_fairgrad.cli.multirun import (
-    MAX_ATTEMPTS,
-    MAX_NAME_LENGTH,
-    Sweep,
-    SweepFolderCallback,
-    run_name,
-)
+from mtrl_fairgrad.cli.multirun import MAX_ATTEMPTS, Sweep, SweepFolderCallback
+from mtrl_fairgrad.cli.run_names import old_run_name
 from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.runs.run_dir import COLUMNS
 from mtrl_fairgrad.utils.atomic_io import remove
@@ -50,31 +45,6 @@ def folders(sweep):
     return sorted(path.parent for path in sweep.glob("*/config.yaml"))
 
 
-# ---- names ----
-
-
-def test_a_name_tells_what_makes_a_run_and_suits_a_shell():
-    words = [
-        "agent.width=16",
-        "seeds=[0,1]",
-        "method=ls",
-        "env.workers=0",
-        "progress=false",
-        "run_dir=/x",
-        "steps=9",
-    ]
-    assert run_name(words) == "method=ls,seeds=0,1,steps=9,agent.width=16"
-    assert run_name(list(reversed(words))) == run_name(words)
-    assert run_name(["+a='x y/z$'", "b={c:1}"]) == "+a=xy_z_,b=c_1"
-    assert run_name([]) == "run"
-
-
-def test_long_names_are_cut_and_still_differ():
-    words = [f"agent.option_{n}=1234567890" for n in range(30)]
-    one, two = run_name([*words, "z.a=1"]), run_name([*words, "z.a=2"])
-    assert one != two and len(one) == len(two) == MAX_NAME_LENGTH
-
-
 # ---- what becomes of a sweep; its runs are invented ----
 
 
@@ -95,13 +65,23 @@ def test_every_run_has_a_folder_of_its_own_to_begin_or_go_on_in(invented, tmp_pa
         invented(lambda config: seen.append(config) or 0, "method=ls,pcgrad", "seeds=[0],[1]") == 0
     )
     names = [Path(config.run_dir).relative_to(tmp_path / "s") for config in seen]
-    assert len(set(names)) == 4 and str(names[0]).startswith(
-        "env=gymnasium,method=ls,seeds=0,steps=20,"
-    )
+    assert len(set(names)) == 4 and str(names[0]).startswith("ls-seeds0-gymnasium-tasks")
     assert {config.resume for config in seen} == {"auto"}
     assert not list((tmp_path / "s").glob("*/")) and not (tmp_path / "s" / ".sweeps").exists(), (
         "nothing was written"
     )
+
+
+def test_a_sweep_of_an_older_version_goes_on_in_its_folders(invented, tmp_path):
+    seen = []
+    words = [word.replace(":", "\\:") for word in [*SHORT, "seeds=[1]"]]  # as Hydra writes them
+    last = {word.partition("=")[0]: word for word in words}  # of each option
+    old = tmp_path / "s" / old_run_name(list(last.values()))
+    assert old.name.startswith("env=gymnasium,seeds=1,steps=20,")
+    old.mkdir(parents=True)
+    (old / "config.yaml").touch()
+    assert invented(lambda config: seen.append(Path(config.run_dir)) or 0, "seeds=[0],[1]") == 0
+    assert seen[1] == old and seen[0] != old and seen[0].parent == old.parent
 
 
 def test_a_folder_that_is_given_is_kept(invented, tmp_path):
@@ -123,10 +103,7 @@ def test_a_mistake_of_one_run_is_told_with_its_name_and_the_others_go_on(invente
     assert [config.method["name"] for config in seen] == ["fairgrad"]
     found = capsys.readouterr()
     last = found.err.splitlines()[-1]
-    assert (
-        last.startswith("error: env=gymnasium,method=ls,alpha=1,")
-        and "method=ls has no alpha" in last
-    )
+    assert last.startswith("error: ls-alpha1-gymnasium-") and "method=ls has no alpha" in last
     assert "sweep: 1 runs finished, 1 not, in " in found.out
 
 
@@ -272,7 +249,7 @@ def test_joblib_runs_side_by_side_with_a_mistake_among_them(tmp_path):
     assert (
         len(
             re.findall(
-                r"^error: env=gymnasium,method=ls,alpha=1,seeds=\d.*method=ls has no alpha",
+                r"^error: ls-alpha1-seeds\d-gymnasium.*method=ls has no alpha",
                 output,
                 re.M,
             )
@@ -298,7 +275,7 @@ def test_joblib_survives_that_a_process_is_killed(tmp_path):
     assert (
         "a process of the sweep was killed" in output and "sweep: 2 runs finished, 0 not" in output
     )
-    seed = re.search(r"seeds=(\d)", run.name)[1]
+    seed = re.search(r"seeds(\d)", run.name)[1]
     assert (
         train.main(
             [*SHORT, "method=ls", f"seeds=[{seed}]", "steps=400", f"run_dir={tmp_path / 'whole'}"]

@@ -194,7 +194,7 @@ def test_the_other_formats_are_written_where_asked(make, tmp_path, capsys):
 def test_a_page_that_cannot_be_written_is_one_sentence(make, tmp_path, capsys):
     run = make("a")
     assert main([str(run), "--out", str(tmp_path / "out"), "--html", str(run)]) == 2
-    assert f"cannot be written to {run}" in one_line(capsys)
+    assert f"{run} is a folder" in one_line(capsys)
 
 
 def one_line(capsys):
@@ -209,7 +209,7 @@ def test_mistakes_are_one_line_and_exit_code_2(make, tmp_path, capsys):
         ([], "RUN"),
         (["--ouch", "x"], "--ouch"),
         ([str(tmp_path / "missing")], "holds no run"),
-        ([str(tmp_path)], "holds no run"),
+        ([str(tmp_path)], "no run below"),
         ([str(empty)], "no evaluation of all its seeds and tasks yet"),
     ]:
         assert main(arguments) == 2
@@ -247,7 +247,9 @@ def test_until_a_step_needs_an_evaluation_by_then(make, capsys):
     for given, expected in (
         ("999", "no evaluation of all its seeds and tasks until env_steps 999"),
         ("-1", "'-1' is not a number of env_steps"),
-        ("1e5", "'1e5' is not a number of env_steps"),
+        ("1e2", "no evaluation of all its seeds and tasks until env_steps 100"),
+        ("x", "'x' is not an integer"),
+        ("1.5", "'1.5' is not an integer"),
     ):
         assert main([late, f"--until={given}"]) == 2
         assert expected in one_line(capsys)
@@ -263,7 +265,7 @@ def test_a_row_that_is_there_twice_is_refused(make, capsys):
 def test_a_folder_that_cannot_be_written_is_one_sentence(make, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert main([str(make("a")), "--out", str(tmp_path / "file")]) == 2
-    assert "give another folder with --out" in one_line(capsys)
+    assert "is a file: give a folder" in one_line(capsys)
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -85,6 +85,19 @@ class Unreliable(PointMass):
         return super().step(action)
 
 
+class Blind(gymnasium.Env):
+    """A point mass without pictures: it neither takes `render_mode` nor has a method `render`."""
+
+    def __init__(self, takes_mode=False, **options):
+        if "render_mode" in options and not takes_mode:
+            raise TypeError("Blind.__init__() got an unexpected keyword argument 'render_mode'")
+        self.render_mode = options.pop("render_mode", None)
+        self._mass = PointMass(**options)
+        self.observation_space = self._mass.observation_space
+        self.action_space = self._mass.action_space
+        self.reset, self.step = self._mass.reset, self._mass.step
+
+
 def _register(name, entry_point="PointMass", **options):
     gymnasium.register(f"{name}-v0", f"tests.support.point_mass:{entry_point}", **options)
 
@@ -96,3 +109,4 @@ _register("PointMass", max_episode_steps=30)
 _register("Endless")
 _register("Rated", max_episode_steps=20, reward_threshold=-5.0)
 _register("Unreliable", "Unreliable", max_episode_steps=5)
+_register("Blind", "Blind", max_episode_steps=20)
