@@ -92,7 +92,8 @@ def start(config: Config, overrides: list[str]) -> int:
     if not check_folder(config, auto_resume, overrides):
         return leave_finished(RunFolder.open(Path(str(config.resume))), config.steps)
     check_parts(config)  # imports torch, as does everything from here on
-    from mtrl_fairgrad.training.factory import check_memory, configure_torch
+    from mtrl_fairgrad.training.factory import configure_torch
+    from mtrl_fairgrad.training.memory import check_memory
     from mtrl_fairgrad.utils.device import resolve_device
 
     device = resolve_device(config.device)

@@ -44,34 +44,6 @@ def configure_torch(config: Config) -> None:
     torch.use_deterministic_algorithms(config.deterministic)
 
 
-def check_memory(config: Config, device: torch.device) -> None:
-    """Check that the hidden layers alone do not exceed the device's memory.
-
-    This detects typing errors in the size of the networks; everything else may still not fit.
-
-    Raises:
-        ConfigError: the hidden layers need more than the device's total memory.
-    """
-    agent, tasks = config.agent, len(config.env.tasks or ())
-    actor, critics = (
-        (agent.depth - 1) * width**2 for width in (agent.width, agent.critic_width or agent.width)
-    )
-    # Copies of float32 weights: weights, gradient, Adam's two moments and a gradient of each task;
-    # also targets for the two critics.
-    needed = 4 * len(config.seeds) * (actor * (4 + tasks) + 2 * critics * (5 + tasks))
-    if device.type == "cuda":
-        available = torch.cuda.mem_get_info(device)[1]
-    else:
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > available:
-        raise ConfigError(
-            f"agent.width={agent.width} and agent.depth={agent.depth} need more than "
-            f"{needed / 2**30:,.0f} GiB for {len(config.seeds)} seeds × {tasks} tasks, but "
-            f"{device} has {available / 2**30:,.0f} GiB: "
-            "use smaller networks or fewer seeds."
-        )
-
-
 def make_suite(config: Config, tasks: tuple[str, ...], evaluation: bool = False) -> Suite:
     """Make the suite of a run: its tasks and how they are simulated.
 

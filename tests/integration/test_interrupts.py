@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("part", ["check_memory", "make_envs", "make_learner", "Evaluator"])
+@pytest.mark.parametrize("part", ["make_suite", "make_envs", "make_learner", "Evaluator"])
 def test_a_new_run_stopped_in_its_start_leaves_no_folder_and_nothing_to_resume(
     part, tmp_path, monkeypatch, capsys
 ):

@@ -298,7 +298,7 @@ MISTAKES = [
     (["env.workers=5000"], "env.workers=5000"),
     (["env.worker_timeout=0"], "env.worker_timeout=0.0 is not allowed"),
     (["env.worker_restarts=-1"], "env.worker_restarts=-1 is not allowed"),
-    (["agent.buffer_size=1000000000000"], "agent.buffer_size=1000000000000 needs"),
+    (["agent.buffer_size=1000000000000"], "agent.buffer_size=1000000000000 needs too much memory"),
     (["agent.width=100000000"], "agent.width=100000000 and agent.depth=3 need more than"),
     (["steps=1000000000000000000000"], "steps=1000000000000000000000 is not allowed"),
     (["alpha=3", "method.alpha=2.0"], "disagree"),

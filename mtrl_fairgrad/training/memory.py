@@ -1,0 +1,206 @@
+"""Estimate the memory of a run, and compare it with what is free before anything starts.
+
+The estimate counts what grows with the options: replay buffer, simulators, and networks with all
+their copies. It leaves out what is small or already there, such as PyTorch itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from mtrl_fairgrad.agents import networks
+from mtrl_fairgrad.agents.networks import Parameters
+from mtrl_fairgrad.config.schema import Config, ConfigError
+from mtrl_fairgrad.envs.suite import Suite
+from mtrl_fairgrad.envs.workers.load_balancing import worker_count
+from mtrl_fairgrad.training.factory import make_methods, make_suite
+from mtrl_fairgrad.utils.free_memory import free_memory
+from mtrl_fairgrad.weighting import JacobianAggregation, LossWeighting, Method
+
+FLOAT = 4
+"""Bytes of a number of the agent and of the replay buffer."""
+SIMULATOR = {"metaworld": 24 * 2**20, "gymnasium": 3 * 2**20}
+"""Bytes of a simulator with its cached resets, by suite: the mean of MT10, and of Ant."""
+WORKER = {"metaworld": 75 * 2**20, "gymnasium": 20 * 2**20}
+"""Bytes of a worker process without simulators that it shares with no other process, measured."""
+ACTIVATIONS = 4
+"""Copies of a batch's hidden activations that exist at once in an update, measured."""
+REPLAY, SIMULATORS, NETWORKS = "the replay buffer", "simulators", "networks and their gradients"
+_ADVICE = {
+    REPLAY: "agent.buffer_size",
+    SIMULATORS: "seeds",
+    NETWORKS: "agent.width",
+}
+"""The option that changes each part most."""
+
+
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """Bytes by part."""
+
+    host: dict[str, int]
+    device: dict[str, int]
+    """On the learner's device, if that is not the host."""
+
+
+def check_memory(config: Config, device: torch.device) -> None:
+    """Check that a run fits into the memory that is free now.
+
+    Args:
+        config: validated, with its tasks.
+        device: the learner's.
+
+    Raises:
+        ConfigError: it does not; names the largest part, what is free, and what would fit.
+    """
+    free = {"this machine": free_memory()}
+    if device.type == "cuda":
+        free[str(device)] = torch.cuda.mem_get_info(device)[0]
+    _check_size(config, min(size for size in (math.inf, *free.values()) if size is not None))
+    suite = make_suite(config, tuple(config.env.tasks or ()))
+    needs = estimate(config, suite, device)
+    for (place, available), parts in zip(free.items(), (needs.host, needs.device), strict=False):
+        if available is not None and sum(parts.values()) > available:
+            raise _too_large(config, suite, parts, place, available)
+
+
+def estimate(config: Config, suite: Suite, device: torch.device) -> MemoryNeeds:
+    """Estimate the memory of a run at its peak."""
+    simulators = {SIMULATORS: _simulators(config, suite)}
+    training, saving = _networks(config, suite)
+    replay = config.agent.buffer_size * _row(config, suite)
+    if device.type == "cpu":
+        # A checkpoint is encoded in memory between updates, when no Jacobian exists.
+        return MemoryNeeds({REPLAY: replay, NETWORKS: max(training, saving), **simulators}, {})
+    return MemoryNeeds({NETWORKS: saving, **simulators}, {REPLAY: replay, NETWORKS: training})
+
+
+def _row(config: Config, suite: Suite) -> int:
+    """Bytes of one step of all seeds and tasks in the replay buffer."""
+    width = 2 * suite.observation_size + suite.action_size + 2
+    return len(config.seeds) * len(suite.tasks) * width * FLOAT
+
+
+def _simulators(config: Config, suite: Suite) -> int:
+    """Bytes of the simulators of training and evaluation, and of their processes."""
+    count = len(config.seeds) * len(suite.tasks)
+    processes = sum(
+        min(worker_count(workers, role), count)
+        for workers, role in ((config.env.workers, "train"), (config.eval.workers, "eval"))
+    )
+    kind = "gymnasium" if config.env.suite == "gymnasium" else "metaworld"
+    return 2 * count * SIMULATOR[kind] + processes * WORKER[kind]
+
+
+def _networks(config: Config, suite: Suite) -> tuple[int, int]:
+    """Bytes of the agent at the peak of an update, and while a checkpoint is encoded."""
+    seeds, tasks, agent = len(config.seeds), len(suite.tasks), config.agent
+    if agent.name == "stl":
+        seeds, tasks = seeds * tasks, 1
+    sizes = suite.observation_size, suite.action_size, tasks
+    with torch.device("meta"):  # shapes alone
+        nowhere = cast(torch.Generator, None)
+        actor, critics = (
+            init(agent, *sizes, nowhere) for init in (networks.init_actor, networks.init_critics)
+        )
+        states, jacobians = zip(
+            *(
+                _method_bytes(method, network, seeds, tasks)
+                for method, network in zip(
+                    make_methods(config), (critics.shared, actor.shared), strict=True
+                )
+            ),
+            strict=True,
+        )
+    # Parameters, two moments, gradient and clipped gradient; for critics also their targets.
+    copies = {"actor": (5, _count(actor)), "critics": (6, _count(critics))}
+    static = sum(states) + FLOAT * seeds * sum(times * size for times, size in copies.values())
+    width = agent.width + 2 * (agent.critic_width or agent.width)
+    batch = seeds * tasks * agent.batch_size * agent.depth * width * FLOAT
+    stored = sum(states) + FLOAT * seeds * (3 * _count(actor) + 4 * _count(critics))
+    return static + max(jacobians) + ACTIVATIONS * batch, static + stored
+
+
+def _count(parameters: Parameters) -> int:
+    """Number of one seed's parameters."""
+    groups = (parameters.shared, parameters.own)
+    return sum(value.numel() for group in groups for value in group.values())
+
+
+def _method_bytes(
+    method: Method, shared: Mapping[str, Tensor], seeds: int, tasks: int
+) -> tuple[int, int]:
+    """Bytes of a method's state, and of the Jacobians that exist while it combines gradients."""
+    jacobian = {name: value.expand(seeds, tasks, *value.shape) for name, value in shared.items()}
+    state = method.init(tasks, (seeds,), jacobian).buffers()
+    copies = 0 if isinstance(method, LossWeighting) else 1
+    if isinstance(method, JacobianAggregation):
+        copies = 2  # the direction's terms have the Jacobian's size
+    rows = copies * sum(value.numel() for value in jacobian.values()) * FLOAT
+    return sum(value.numel() * value.element_size() for value in state), rows
+
+
+def _check_size(config: Config, free: float) -> None:
+    """Refuse typing errors in the networks' size at once: not even their shapes could be listed."""
+    agent, tasks = config.agent, len(config.env.tasks or ())
+    actor, critics = (
+        (agent.depth - 1) * width**2 for width in (agent.width, agent.critic_width or agent.width)
+    )
+    needed = FLOAT * len(config.seeds) * (5 * actor + 12 * critics)
+    if needed > free:
+        raise ConfigError(
+            f"agent.width={agent.width} and agent.depth={agent.depth} need more than "
+            f"{_gib(needed)} for {len(config.seeds)} seeds × {tasks} tasks, but {_gib(free)} are "
+            "free: use smaller networks or fewer seeds.",
+            "agent.width",
+            agent.width,
+        )
+
+
+def _too_large(
+    config: Config, suite: Suite, parts: Mapping[str, int], place: str, free: int
+) -> ConfigError:
+    largest = max(parts, key=lambda part: parts[part])
+    key = _ADVICE[largest]
+    value: Any = {
+        REPLAY: config.agent.buffer_size,
+        SIMULATORS: config.seeds,
+        NETWORKS: config.agent.width,
+    }[largest]
+    fix = {
+        SIMULATORS: "use fewer seeds or tasks, or eval.workers=1",
+        NETWORKS: "use smaller networks, fewer seeds, or a method without a Jacobian such as ls",
+        REPLAY: "use fewer seeds",
+    }[largest]
+    if largest == REPLAY:
+        others = sum(parts.values()) - parts[REPLAY]
+        fits = _rounded_down((free - others) // _row(config, suite))
+        enough = min(fits, config.steps)  # a buffer longer than the run is never filled
+        if enough >= config.agent.batch_size:
+            fix = f"use agent.buffer_size={enough} or less, or fewer seeds"
+    listed = ", ".join(f"{_gib(size)} for {part}" for part, size in parts.items())
+    needed = f"{_gib(sum(parts.values()))} ({listed})"
+    return ConfigError(
+        f"{key}={value} needs too much memory: {len(config.seeds)} seeds × {len(suite.tasks)} "
+        f"tasks need {needed}, but {_gib(free)} of {place} are free: {fix}.",
+        key,
+        value,
+    )
+
+
+def _rounded_down(count: int) -> int:
+    """Round down to two digits."""
+    if count < 100:
+        return count
+    unit = 10 ** (math.floor(math.log10(count)) - 1)
+    return count // unit * unit
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:,.1f} GiB"

@@ -1,0 +1,163 @@
+"""A run that does not fit into the free memory is refused before anything starts."""
+
+import pytest
+import torch
+
+from mtrl_fairgrad import train
+from mtrl_fairgrad.config.env import task_names
+from mtrl_fairgrad.envs.metaworld import MetaworldSuite
+from mtrl_fairgrad.training import memory
+from mtrl_fairgrad.training.factory import make_suite
+from mtrl_fairgrad.training.memory import NETWORKS, REPLAY, SIMULATORS, check_memory, estimate
+from tests.support.errors import refused
+from tests.support.tiny_runs import POINT_MASS, composed
+
+CPU, MIB, GIB = torch.device("cpu"), 2**20, 2**30
+TEN = MetaworldSuite(tasks=tuple(task_names(composed().env)))
+
+
+def configured(*words):
+    config = composed("env.workers=1", "eval.workers=2", *words)
+    config.env.tasks = list(task_names(config.env))
+    return config
+
+
+def needs(*words, device=CPU):
+    config = configured(*words)
+    return estimate(config, make_suite(config, tuple(config.env.tasks)), device)
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Set how many bytes are free."""
+    return lambda size: monkeypatch.setattr(memory, "free_memory", lambda: size)
+
+
+def test_the_replay_buffer_is_counted_with_all_seeds_and_tasks():
+    # 2·49 observations, 4 actions, reward and end of the episode, of 4 bytes each.
+    assert needs("agent.buffer_size=1000").host[REPLAY] == 1000 * 10 * (2 * 49 + 4 + 2) * 4
+    assert needs("seeds=[0,1,2]").host[REPLAY] == 3 * needs().host[REPLAY]
+
+
+def test_simulators_of_training_and_evaluation_and_their_processes_are_counted():
+    for seeds, count in (("[0]", 10), ("[0,1,2]", 30)):
+        expected = 2 * count * memory.SIMULATOR["metaworld"] + 3 * memory.WORKER["metaworld"]
+        assert needs(f"seeds={seeds}").host[SIMULATORS] == expected
+    assert memory.SIMULATOR["metaworld"] > 21 * MIB
+
+
+def test_networks_are_counted_with_moments_targets_jacobian_and_the_methods_state():
+    # Parameters of one seed with 49 observations, a width of 100 and two hidden layers.
+    words = ["agent.width=100", "agent.depth=2", "agent.batch_size=1"]
+    actor = 49 * 100 + 100 + 100 * 100 + 100 + 100 * 8 + 8
+    critics = 2 * (53 * 100 + 100 + 100 * 100 + 100 + 100 + 1)
+    assert (actor, critics) == (15_908, 31_202)
+    batch = memory.ACTIVATIONS * 10 * 2 * 300
+    checkpoint = 3 * actor + 4 * critics
+    static = 5 * actor + 6 * critics
+    found = {name: needs(f"method={name}", *words).host[NETWORKS] / 4 for name in METHODS}
+    assert found["ls"] == static + max(batch, checkpoint)
+    assert found["fairgrad"] == static + 10 * critics + batch
+    # Two copies while it aggregates, and both networks' averages as state with λ in float64.
+    state = 10 * (actor + critics)
+    assert found["moco"] == pytest.approx(static + 20 * critics + batch + state, abs=200)
+    assert needs("method=ls", "seeds=[0,1]", *words).host[NETWORKS] == 8 * found["ls"]
+
+
+METHODS = ("ls", "fairgrad", "moco")
+
+
+@pytest.mark.parametrize("agent", ["mtsac", "mhsac", "mtsac_te", "stl"])
+def test_every_agent_is_counted_with_its_own_parameters(agent):
+    from mtrl_fairgrad.training.factory import make_agent
+
+    config = configured(f"agent={agent}", "method=ls" if agent != "stl" else "method=stl")
+    suite = TEN
+    state = make_agent(config, 10, suite.observation_size, suite.action_size, CPU).state()
+    before = sum(value.nbytes for value in state.values())  # without moments: 1 actor, 2 critics
+    found = estimate(config, suite, CPU).host[NETWORKS]
+    assert 3 * before < found < 20 * before
+
+
+def test_nothing_is_allocated_to_find_out():
+    from mtrl_fairgrad.agents import networks
+
+    with torch.device("meta"):
+        actor = networks.init_actor(composed().agent, 49, 4, 10, None)
+    assert all(value.is_meta for value in actor.shared.values())
+    assert needs("agent.width=30000").host[NETWORKS] > 100 * GIB
+
+
+def test_a_replay_buffer_beyond_free_memory_is_refused_with_the_size_that_fits(free):
+    free(20 * GIB)
+    config = configured("agent.buffer_size=5700000")
+    assert 22 * GIB < estimate(config, TEN, CPU).host[REPLAY] < 23 * GIB
+    with refused("agent.buffer_size", 5_700_000):
+        check_memory(config, CPU)
+    free(24 * GIB)
+    check_memory(config, CPU)
+
+
+def test_the_advice_is_followed_by_success(free):
+    free(20 * GIB)
+    for steps in (2_000_000, 50_000_000):
+        config = configured("agent.buffer_size=57000000", f"steps={steps}")
+        with pytest.raises(memory.ConfigError) as caught:
+            check_memory(config, CPU)
+        advised = int(str(caught.value).partition("use agent.buffer_size=")[2].split()[0])
+        assert advised <= steps and advised > 1_900_000
+        config.agent.buffer_size = advised
+        check_memory(config, CPU)
+
+
+@pytest.mark.parametrize(
+    ("words", "size", "key", "value"),
+    [
+        (["agent.buffer_size=1000", "seeds=[0,1,2,3]"], 2 * GIB, "seeds", [0, 1, 2, 3]),
+        (["agent.buffer_size=1000", "agent.width=2000"], GIB, "agent.width", 2000),
+        (["agent.width=100000000"], 20 * GIB, "agent.width", 100_000_000),
+    ],
+)
+def test_the_largest_part_is_named(words, size, key, value, free):
+    free(size)
+    with refused(key, value):
+        check_memory(configured(*words), CPU)
+
+
+def test_parts_that_fit_alone_are_added_up(free):
+    config = configured("agent.buffer_size=400000", "seeds=[0,1]")
+    parts = estimate(config, TEN, CPU).host
+    free(max(parts.values()) + MIB)
+    with refused("agent.buffer_size", 400_000):
+        check_memory(config, CPU)
+    free(sum(parts.values()))
+    check_memory(config, CPU)
+
+
+def test_on_a_gpu_the_learner_is_counted_there_and_the_simulators_here(free, monkeypatch):
+    device = torch.device("cuda", 0)
+    parts = needs("agent.buffer_size=400000", device=device)
+    assert parts.device.keys() == {REPLAY, NETWORKS} and parts.host.keys() == {SIMULATORS, NETWORKS}
+    config = configured("agent.buffer_size=400000")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (GIB, 80 * GIB))
+    free(20 * GIB)
+    with refused("agent.buffer_size", 400_000):
+        check_memory(config, device)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 * GIB, 80 * GIB))
+    check_memory(config, device)
+    free(100 * MIB)
+    with refused("seeds", [0]):
+        check_memory(config, device)
+
+
+def test_an_unknown_amount_of_free_memory_refuses_nothing(free):
+    free(None)
+    check_memory(configured("agent.buffer_size=57000000"), CPU)
+
+
+def test_the_command_refuses_before_it_makes_a_folder(free, tmp_path, capsys):
+    free(50 * MIB)
+    assert train.main([*POINT_MASS, "agent.buffer_size=2000000", f"run_dir={tmp_path / 'r'}"]) == 2
+    said = capsys.readouterr().err
+    assert "agent.buffer_size=2000000 needs too much memory" in said and said.count("\n") == 1
+    assert not (tmp_path / "r").exists()
