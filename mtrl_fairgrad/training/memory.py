@@ -124,7 +124,7 @@ def _networks(config: Config, suite: Suite) -> tuple[int, int]:
     width = agent.width + 2 * (agent.critic_width or agent.width)
     batch = seeds * tasks * agent.batch_size * agent.depth * width * FLOAT
     stored = sum(states) + FLOAT * seeds * (3 * _count(actor) + 4 * _count(critics))
-    return static + max(jacobians) + ACTIVATIONS * batch, static + stored
+    return static + max(jacobians) + ACTIVATIONS * batch, 2 * stored
 
 
 def _count(parameters: Parameters) -> int:
