@@ -4,9 +4,10 @@ Each of 50 goals is played exactly once. A goal distinguishes a task's episodes:
 (one where goals are frozen), Gymnasium's reset seed. Environments are made as in training; for a
 run of env=gymnasium this imports the modules that it names, so evaluate only runs from people you
 trust. RUN is a run folder, or the .json or .pt2 of an exported policy, which is evaluated under the
-protocol in its description (loading a policy may run code). The command writes a table of success
-and return, goals.csv with every episode and goals.png with a map of every task; `--video` records
-episodes, `--export` writes the policy as a program that runs without this project.
+protocol in its description (loading a policy may run code). The command writes a table of success,
+`return` of whole episodes and `return_until_success`, goals.csv with every episode and goals.png
+with a map of every task; `--video` records episodes, `--export` writes the policy as a program that
+runs without this project.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--workers", type=integer_argument, help="simulator processes (default: one per core)"
+    )
+    parser.add_argument(
+        "--stop-at-success",
+        action="store_true",
+        help="end Meta-World's episodes at the first success: faster, but `return` is left empty",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"

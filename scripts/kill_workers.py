@@ -101,7 +101,7 @@ def problems(folder: Path, steps: int, killer: Killer, code: int) -> list[str]:
     evaluate.main([str(folder), "--workers", "0"])
     again = read(next(folder.glob("evaluation-*-goals.csv")))
     last = [row for row in rows if row["env_steps"] == str(steps)]
-    numbers = ("seed", "task", "success", "return")
+    numbers = ("seed", "task", "success", "return", "return_until_success")
     checks: dict[str, Any] = {
         f"replacements {state['replaced']} for {len(killer.signalled)} signals": sum(
             state["replaced"].values()

@@ -56,7 +56,8 @@ BUDGET = 2_000_000
 COPIED = ("config.yaml", "manifest.json", "evaluations.csv", "incidents.csv")
 CURVE_POINTS = 60
 COLUMNS = (
-    *("run", "method", "seed", "env_steps", "task", "episodes", "success", "return", "protocol"),
+    *("run", "method", "seed", "env_steps", "task", "episodes", "success"),
+    *("return", "return_until_success", "protocol"),
     *("started", "commit", "dirty", "python", "torch", "numpy", "metaworld", "mujoco"),
     *("platform", "processor", "cpus", "device", "wall_seconds"),
 )
@@ -204,7 +205,7 @@ def _rows(groups: Sequence[RunGroup]) -> Iterator[tuple[object, ...]]:
                     row.task,
                     row.episodes,
                     row.success,
-                    row.return_,
+                    *row.returns,
                     group.protocol,
                 )
                 provenance = (*origin, *software, *machine, f"{logged.wall_seconds:.0f}")

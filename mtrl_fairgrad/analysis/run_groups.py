@@ -56,6 +56,7 @@ NOT_COMPARED = frozenset(
         "env.worker_restarts",
         "eval.workers",
         "eval.background",
+        "eval.full_episodes",
     }
     | {"log_every", "grace_seconds", "progress", "preset", "alpha"}
 )

@@ -13,6 +13,7 @@ VALUES: Mapping[str, Any] = {
     "agent.twin_loss": "mean",
     "agent.temperature_loss": "log",
     "agent.own_gradients": "plain",
+    "eval.full_episodes": False,
 }
 """`group.name` -> the value that a configuration without the key stands for."""
 

@@ -23,9 +23,12 @@ class EvaluationResult(NamedTuple):
     """Episodes in the order of the goals; all [S, K, E], `starts` [S, K, E, O]."""
 
     success: NDArray[np.bool_]  # whether any step succeeded
-    # undiscounted return, up to the first success if it ends the episode
+    # undiscounted return of the whole episode; NaN where the suite ends episodes at their success
     returns: NDArray[np.float64]
+    # undiscounted return up to the first success, as in Meta-World's own evaluation
+    returns_until_success: NDArray[np.float64]
     lengths: NDArray[np.int64]  # steps
+    lengths_until_success: NDArray[np.int64]  # steps up to the first success
     starts: NDArray[np.float32]  # first observation: initial positions of object and goal
 
 
@@ -70,8 +73,9 @@ def all_goals(suite: Suite, seeds: Sequence[int]) -> NDArray[np.int64]:
 def evaluate(envs: TaskVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> EvaluationResult:
     """Play one episode per goal [S, K, E] on `envs` (role `eval`) with the actions of `policy`.
 
-    An episode is a success if any of its steps is. With `terminate_on_success` the episode also
-    ends there, which changes no success rate and saves most of the simulation.
+    An episode is a success if any of its steps is, and goes on to its end. With a suite's
+    `terminate_on_success` it ends there, which changes no success rate and saves most of the
+    simulation of a good policy, but leaves its whole return unknown.
 
     Raises:
         ValueError: the goals' shape does not fit `envs`.
@@ -102,7 +106,9 @@ class EvaluationRollout:
         rows, episodes = envs.num_envs, goals.shape[2]
         self._success = np.zeros((rows, episodes), np.bool_)
         self._returns = np.zeros((rows, episodes), np.float64)
+        self._returns_until_success = np.zeros((rows, episodes), np.float64)
         self._lengths = np.zeros((rows, episodes), np.int64)
+        self._lengths_until_success = np.zeros((rows, episodes), np.int64)
         self._played = np.zeros(rows, np.int64)
         observations, infos = envs.reset(options={"goals": goals.reshape(rows, episodes)})
         self._starts = np.repeat(observations[:, None], episodes, axis=1)
@@ -118,8 +124,14 @@ class EvaluationRollout:
         observations, _, _, _, infos = self._envs.step_wait()
         played, ended = self._played, np.flatnonzero(infos["_episode"])
         at, episode = (ended, played[ended]), infos["episode"]
-        self._success[at], self._returns[at] = episode["s"][ended], episode["r"][ended]
-        self._lengths[at] = episode["l"][ended]
+        for stored, name in (
+            (self._success, "s"),
+            (self._returns, "r"),
+            (self._returns_until_success, "r_until_success"),
+            (self._lengths, "l"),
+            (self._lengths_until_success, "l_until_success"),
+        ):
+            stored[at] = episode[name][ended]
         played[ended] += 1
         begun = ended[played[ended] < self._shape[2]]
         self._starts[begun, played[begun]] = observations[begun]
@@ -135,9 +147,13 @@ class EvaluationRollout:
     def result(self) -> EvaluationResult:
         """The result so far; zeros and false for unfinished episodes."""
         shape = self._shape
+        unknown = self._envs.suite.ends_at_success
+        returns = np.full_like(self._returns, np.nan) if unknown else self._returns
         return EvaluationResult(
             self._success.reshape(shape),
-            self._returns.reshape(shape),
+            returns.reshape(shape),
+            self._returns_until_success.reshape(shape),
             self._lengths.reshape(shape),
+            self._lengths_until_success.reshape(shape),
             self._starts.reshape(*shape, -1),
         )

@@ -84,6 +84,11 @@ class MetaworldSuite(Suite):
         return ACTION_SIZE
 
     @property
+    def ends_at_success(self) -> bool:
+        """Whether an episode ends at its first success."""
+        return self.terminate_on_success
+
+    @property
     def seen(self) -> slice | list[int]:
         """Index of the agent's entries in Meta-World's observation."""
         return slice(None) if self.observation == "full" else list(OBSERVATIONS[self.observation])

@@ -33,6 +33,11 @@ class Suite(ABC):
     one_hot: bool = True
     """Whether the task's one-hot identity follows each observation."""
 
+    @property
+    def ends_at_success(self) -> bool:
+        """Whether an episode ends at its first success, so that its whole return is unknown."""
+        return False
+
     replays: ClassVar[bool] = False
     """Whether a running episode can be saved, by its actions. If not, only its start can."""
     goal_count: ClassVar[int]
@@ -109,6 +114,8 @@ class SubEnvironment(ABC):
         self.goal, self.elapsed = -1, 0
         self.returned, self.succeeded = 0.0, False
         """Return of the running episode (undiscounted), and whether any of its steps succeeded."""
+        self.returned_until_success, self.elapsed_until_success = 0.0, 0
+        """Return and steps up to the first success, which are those so far without one."""
         self.observation = np.zeros(suite.observation_size, np.float32)
         self._base_observation = self.observation[: suite.base_observation_size]
         if suite.one_hot_size:
@@ -152,6 +159,8 @@ class SubEnvironment(ABC):
         self.elapsed += 1
         transition = self._simulate(action)
         self.returned += transition.reward
+        if not self.succeeded:
+            self.returned_until_success, self.elapsed_until_success = self.returned, self.elapsed
         self.succeeded |= transition.success
         return transition
 
@@ -184,6 +193,7 @@ class SubEnvironment(ABC):
     def _enter(self, goal: int) -> None:
         self._base_observation[:] = self._start(goal)
         self.goal, self.elapsed, self.returned, self.succeeded = goal, 0, 0.0, False
+        self.returned_until_success, self.elapsed_until_success = 0.0, 0
 
     @abstractmethod
     def _next_goal(self) -> int:

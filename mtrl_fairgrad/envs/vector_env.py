@@ -44,8 +44,9 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
     - `success` bool [N]: this step counts as success;
     - `final_obs` float32 [N, O]: the true next observation, the ended episode's last one where
       `_final_obs` is set and the returned one elsewhere (bootstrap from it everywhere);
-    - `episode`: `r` return float64, `l` steps int64, `s` any success bool, each [N], valid where
-      `_episode` is set;
+    - `episode`: `r` return float64, `l` steps int64, `s` any success bool, `r_until_success` and
+      `l_until_success` return and steps up to the first success, each [N], valid where `_episode`
+      is set;
     - `goal` int64 [N]: goal of the episode that the returned observation belongs to (Metaworld:
       which of the task's 50; Gymnasium: the reset's seed), −1 when idle;
     - `idle` bool [N]: no goal is left (see `reset`): this row's actions are ignored from now on.
@@ -208,6 +209,8 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
             "r": buffers.returns.copy(),
             "l": buffers.lengths.copy(),
             "s": buffers.successes.copy(),
+            "r_until_success": buffers.returns_until_success.copy(),
+            "l_until_success": buffers.lengths_until_success.copy(),
         }
         infos = {
             "success": buffers.success.copy(),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.analysis.report.figure_style import PANELS, STYLE
+from mtrl_fairgrad.runs.evaluation_table import known
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.text_tables import csv_text
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 PLACES = ("object_1", "goal")
 """Parts of the first observation that are mapped: positions of object and goal, in metres."""
 COLUMNS = (
-    *("env_steps", "seed", "task", "goal", "success", "return", "steps"),
+    *("env_steps", "seed", "task", "goal", "success", "return", "return_until_success"),
+    *("steps", "steps_until_success"),
     *(f"{place}_{axis}" for place in PLACES for axis in "xyz"),
 )
 REACHED, MISSED = "#0072B2", "#D55E00"  # from Okabe and Ito's palette; the markers differ, too
@@ -80,7 +82,8 @@ def write(
     rows = [
         (
             *(env_steps, seed, task, goals[s, k, e], int(result.success[s, k, e])),
-            *(result.returns[s, k, e], result.lengths[s, k, e]),
+            *(known(result.returns[s, k, e]), result.returns_until_success[s, k, e]),
+            *(result.lengths[s, k, e], result.lengths_until_success[s, k, e]),
             *("" if np.isnan(value) else f"{value:.4f}" for value in places[s, k, e].flat),
         )
         for s, seed in enumerate(seeds)

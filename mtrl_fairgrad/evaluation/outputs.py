@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mtrl_fairgrad.analysis.statistics import over_seeds
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.evaluation import goal_maps
-from mtrl_fairgrad.runs.run_dir import COLUMNS
+from mtrl_fairgrad.runs.evaluation_table import COLUMNS, known
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.text_tables import csv_text, text_table
 
@@ -86,7 +86,8 @@ def write(
             task,
             goals.shape[-1],
             result.success[s, k].mean(),
-            result.returns[s, k].mean(),
+            known(result.returns[s, k].mean()),
+            result.returns_until_success[s, k].mean(),
             protocol,
         )
         for s, seed in enumerate(config.seeds)

@@ -27,6 +27,7 @@ class EvaluationOptions:
     run: Path
     step: int | None = None
     goals: int | None = None
+    stop_at_success: bool = False
     workers: int | None = None
     device: str = "auto"
     out: Path | None = None
@@ -101,6 +102,7 @@ def run_evaluation(options: EvaluationOptions) -> Path:
         target = open_policy(options.run, options.workers)
     else:
         target = open_run(options.run, options.step, options.device, options.workers)
+    target.config.eval.full_episodes = not options.stop_at_success
     return evaluate_target(target, options)
 
 

@@ -12,9 +12,7 @@ and its manifest records the evaluation protocol.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,10 +21,10 @@ import yaml
 from mtrl_fairgrad.runs import fault_log, metrics_log
 from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.store import Checkpoint, CheckpointError
+from mtrl_fairgrad.runs.evaluation_table import COLUMNS, Evaluation, Format
 from mtrl_fairgrad.runs.metric_entries import WALL_SECONDS, WORKERS_REPLACED
 from mtrl_fairgrad.utils.arguments import command_line
 from mtrl_fairgrad.utils.atomic_io import RunFolderError, append, cut, remove, write_atomic
-from mtrl_fairgrad.utils.text_tables import csv_text
 
 __all__ = [
     "Checkpoint",
@@ -38,28 +36,12 @@ __all__ = [
 ]
 
 EVALUATIONS = "evaluations.csv"
-COLUMNS = ("env_steps", "seed", "task", "episodes", "success", "return")
-_HEADER = csv_text([COLUMNS]).encode()
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The result of one task and seed, after `env_steps` transitions of that task."""
-
-    env_steps: int
-    seed: int
-    task: str
-    episodes: int
-    success: float
-    """Rate over `episodes`, in [0, 1]."""
-    return_: float
-    """Mean undiscounted return of an episode."""
 
 
 class RunFolder(BaseRunFolder):
     """The run folder of an agent, with evaluations."""
 
-    tables: ClassVar[Mapping[str, bytes]] = {EVALUATIONS: _HEADER}
+    tables: ClassVar[Mapping[str, bytes]] = {EVALUATIONS: Format().header}
     written: ClassVar[tuple[str, ...]] = (*CURVES, fault_log.NAME, "report.csv", "report.png")
 
     @property
@@ -85,19 +67,17 @@ class RunFolder(BaseRunFolder):
 
     def append_evaluation(self, evaluations: Iterable[Evaluation]) -> None:
         """Append rows durably, all or none; OSError when writing fails."""
-        block = csv_text(map(astuple, evaluations)).encode()
+        table, lines = self._table()
         # An incomplete line, left by a killed process, is overwritten.
-        append(self._file, len(self._whole_lines()), block)
+        append(self._file, len(lines), table.encode(evaluations))
 
     def evaluations(self) -> list[Evaluation]:
         """Read all rows in the order of writing, without an incomplete last line."""
-        header, *lines = self._whole_lines().decode(errors="replace").split("\n")[:-1] or [""]
-        if header != ",".join(COLUMNS):
-            raise RunFolderError(
-                f"{self._file} does not begin with {','.join(COLUMNS)}: restore it from a copy."
-            )
+        table, data = self._table()
+        rows = data[len(table.header) :].decode(errors="replace").split("\n")[:-1]
         return [
-            _evaluation(line, f"line {n} of {self._file}") for n, line in enumerate(lines, start=2)
+            _evaluation(table, line, f"line {n} of {self._file}")
+            for n, line in enumerate(rows, start=2)
         ]
 
     def rewind(self, saved: Checkpoint | None) -> None:
@@ -107,7 +87,8 @@ class RunFolder(BaseRunFolder):
         checkpoint, `check_start_over` has to accept the folder first.
         """
         self.clean()
-        sizes = {EVALUATIONS: len(_HEADER)} if saved is None else saved.run_file_sizes
+        header = self._table()[0].header
+        sizes = {EVALUATIONS: len(header)} if saved is None else saved.run_file_sizes
         cut(self._file, sizes[EVALUATIONS])
         for path in (path for pattern in CURVES for path in self.path.glob(pattern)):
             if path.name in sizes:
@@ -175,26 +156,31 @@ class RunFolder(BaseRunFolder):
             return f"its curves up to env_steps {last}"
         return "its exported policies" if self.exported_policies() else ""
 
-    def _whole_lines(self) -> bytes:
+    def _table(self) -> tuple[Format, bytes]:
+        """Return the format of the rows, and the file's complete lines, heading included."""
         try:
             data = self._file.read_bytes()
         except OSError as error:
             raise RunFolderError(
                 f"{self._file} cannot be read ({error.strerror}): restore it from a copy."
             ) from error
-        return data[: data.rfind(b"\n") + 1]
-
-
-def _evaluation(line: str, location: str) -> Evaluation:
-    try:
-        [[env_steps, seed, task, episodes, success, return_]] = csv.reader([line])
-        evaluation = Evaluation(
-            int(env_steps), int(seed), task, int(episodes), float(success), float(return_)
+        lines = data[: data.rfind(b"\n") + 1]
+        header = lines.partition(b"\n")[0].decode(errors="replace")
+        env = self.config.get("env")
+        table = Format.of(
+            header, stops=not isinstance(env, dict) or env.get("suite") != "gymnasium"
         )
-        if not 0 <= evaluation.success <= 1:
-            raise ValueError
+        if table is None:
+            raise RunFolderError(
+                f"{self._file} does not begin with {','.join(COLUMNS)}: restore it from a copy."
+            )
+        return table, lines
+
+
+def _evaluation(table: Format, line: str, location: str) -> Evaluation:
+    try:
+        return table.decode(line)
     except ValueError:
         raise RunFolderError(
             f"{location} is damaged ({line!r}): restore the file from a copy."
         ) from None
-    return evaluation

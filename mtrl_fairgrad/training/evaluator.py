@@ -19,6 +19,7 @@ from mtrl_fairgrad.config.schema import Config
 from mtrl_fairgrad.envs.evaluation import EvaluationRollout, all_goals, evaluation_goals
 from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
 from mtrl_fairgrad.envs.workers.pool import WorkerLost
+from mtrl_fairgrad.runs.evaluation_table import known
 from mtrl_fairgrad.runs.run_dir import Checkpoint, Evaluation, RunFolder
 from mtrl_fairgrad.training.learner import Groups, Learner
 from mtrl_fairgrad.training.logger import Logger
@@ -164,15 +165,24 @@ class Evaluator:
     def _record(self, running: RunningEvaluation, rollout: EvaluationRollout) -> None:
         result, env_steps = rollout.result, running.env_steps
         success, returns = result.success.mean(-1), result.returns.mean(-1)
+        until_success = result.returns_until_success.mean(-1)
         episodes = result.success.shape[-1]
         rows = [
-            Evaluation(env_steps, seed, task, episodes, float(success[s, k]), float(returns[s, k]))
+            Evaluation(
+                env_steps,
+                seed,
+                task,
+                episodes,
+                float(success[s, k]),
+                known(float(returns[s, k])),
+                float(until_success[s, k]),
+            )
             for s, seed in enumerate(self._config.seeds)
             for k, task in enumerate(self._tasks)
         ]
         # The log is written first: a resumed run repeats an evaluation that is missing in the
         # folder, not one that is missing in the log.
-        self._logger.log_evaluation(success, returns, env_steps)
+        self._logger.log_evaluation(success, returns, until_success, env_steps)
         self._logger.flush()
         self._folder.append_evaluation(rows)
         self.running = None

@@ -50,7 +50,8 @@ def make_suite(config: Config, tasks: tuple[str, ...], evaluation: bool = False)
     Args:
         config: validated.
         tasks: names, in the order of the task axis.
-        evaluation: end Meta-World's episodes at the first success.
+        evaluation: for evaluations, where `eval.full_episodes` decides whether Meta-World's
+            episodes end at the first success.
 
     Raises:
         ConfigError: a task cannot be made or trained on, or does not have the given options.
@@ -66,7 +67,7 @@ def make_suite(config: Config, tasks: tuple[str, ...], evaluation: bool = False)
             one_hot=env.one_hot,
             horizon=env.horizon or 0,
             reward_version=str(env.reward_version),
-            terminate_on_success=evaluation,
+            terminate_on_success=evaluation and not config.eval.full_episodes,
             goal_choice=str(env.goals),
             observation=str(env.observation),
             fast=bool(env.fast),

@@ -102,12 +102,25 @@ class Logger:
             self._add_scalar(f"{tag}/{task}", value, env_steps)
 
     def log_evaluation(
-        self, success: NDArray[np.floating], returns: NDArray[np.floating], env_steps: int
+        self,
+        success: NDArray[np.floating],
+        returns: NDArray[np.floating],
+        until_success: NDArray[np.floating],
+        env_steps: int,
     ) -> None:
-        """Log success rates and returns `[S, K]` of an evaluation."""
+        """Log success rates and returns `[S, K]` of an evaluation.
+
+        Args:
+            success: success rates.
+            returns: of whole episodes; NaN if they are unknown.
+            until_success: returns up to the first success.
+            env_steps: transitions of each task so far.
+        """
         per_seed = success.mean(axis=1)
         self._per_task("success", success.mean(axis=0), env_steps)
-        self._per_task("return", returns.mean(axis=0), env_steps)
+        if not np.isnan(returns).any():
+            self._per_task("return", returns.mean(axis=0), env_steps)
+        self._per_task("return_until_success", until_success.mean(axis=0), env_steps)
         self._add_scalar("success_mean/mean", per_seed.mean(), env_steps)
         if len(per_seed) > 1:
             error = per_seed.std(ddof=1) / np.sqrt(len(per_seed))

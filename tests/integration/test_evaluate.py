@@ -73,12 +73,14 @@ def test_every_episode_has_a_row_and_a_mark(run):
         (seed, task, goal) for seed in "01" for task in TASKS for goal in "012345"
     ]
     for row in rows:
-        assert row["env_steps"] == "40" and (int(row["steps"]) < 36 or row["success"] == "0")
+        assert row["env_steps"] == "40" and (
+            int(row["steps_until_success"]) < 36 or row["success"] == "0"
+        )
         assert 0.3 < float(row["goal_y"]) < 1.0 and abs(float(row["object_1_x"])) < 0.5
     for mean in table(run / "evaluation-40-6-goals.csv"):
         same = [row for row in rows if (row["seed"], row["task"]) == (mean["seed"], mean["task"])]
         assert len({row["goal_x"] for row in same}) == 6, "six different goals"
-        for key in ("success", "return"):
+        for key in ("success", "return", "return_until_success"):
             assert float(mean[key]) == pytest.approx(np.mean([float(row[key]) for row in same]))
     assert (run / "goals.png").stat().st_size > 10_000
 
@@ -94,7 +96,10 @@ def assert_repeats(run, folder, seed, ending, capsys):
     )
     assert {row["success"] for row in runs} == {"0", "1"}, "some goals are reached and some are not"
     for one, other in zip(mine, runs, strict=True):
-        assert all(one[key] == other[key] for key in ("task", "goal", "success", "steps", "goal_x"))
+        assert all(
+            one[key] == other[key]
+            for key in ("task", "goal", "success", "steps_until_success", "goal_x")
+        )
         assert float(one["return"]) == pytest.approx(float(other["return"]), rel=1e-5)
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from mtrl_fairgrad import train
+from mtrl_fairgrad import report, train, verify
 from mtrl_fairgrad.config.older_runs import VALUES
+from mtrl_fairgrad.runs.evaluation_table import OLDER_COLUMNS
 from tests.support.older_runs import make_older
 from tests.support.tiny_runs import (
     POINT_MASS,
@@ -35,5 +36,8 @@ def test_a_run_without_an_option_resumes_bit_for_bit_with_the_older_value(older,
     assert "agent.own_gradients (plain before, mean now)" in capsys.readouterr().err
     assert train.main([f"resume={left}", "steps=40"]) == 0
     assert_same_checkpoint(whole, left)
-    assert rows(whole)[-1] == rows(left)[-1]
+    kept = {name: rows(whole)[-1][name] for name in OLDER_COLUMNS}
+    assert rows(left)[-1] == kept, "the table keeps its format"
+    assert verify.main([str(left)]) == 0 and report.main([str(left)]) == 0
+    assert list(rows(left)[-1]) == list(OLDER_COLUMNS)
     assert "own_gradients" not in (left / "config.yaml").read_text(), "the record is not rewritten"

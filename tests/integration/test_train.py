@@ -46,7 +46,15 @@ def finished(tmp_path_factory):
 
 def test_evaluations_are_complete_and_the_last_one_plays_every_goal(finished):
     found = rows(finished)
-    assert list(found[0]) == ["env_steps", "seed", "task", "episodes", "success", "return"]
+    assert list(found[0]) == [
+        "env_steps",
+        "seed",
+        "task",
+        "episodes",
+        "success",
+        "return",
+        "return_until_success",
+    ]
     counted = Counter(
         (row["env_steps"], row["seed"], row["task"], row["episodes"]) for row in found
     )

@@ -66,14 +66,14 @@ def metaworld_says(tasks, goals, horizon):
 
 
 def assert_agrees_with_metaworld(tasks, goals, horizon, workers):
-    with MetaworldVectorEnv(
-        tasks, [SEED], workers, horizon, role="eval", terminate_on_success=True
-    ) as envs:
+    with MetaworldVectorEnv(tasks, [SEED], workers, horizon, role="eval") as envs:
         mine = evaluate(envs, experts(tasks), goals)
     rates, returns = metaworld_says(tasks, goals[0], horizon)
     assert isinstance(mine, EvaluationResult) and mine.success.shape == goals.shape
     for k, task in enumerate(tasks):
         assert mine.success[0, k].mean() == pytest.approx(rates[task], abs=1e-12), task
-        assert np.sort(mine.returns[0, k]) == pytest.approx(np.sort(returns[task]), rel=1e-5), task
-    assert mine.lengths.min() > 0 and (mine.lengths[~mine.success] == horizon).all()
+        until_success = np.sort(mine.returns_until_success[0, k])
+        assert until_success == pytest.approx(np.sort(returns[task]), rel=1e-5), task
+    assert (mine.lengths == horizon).all() and mine.lengths_until_success.min() > 0
+    assert (mine.lengths_until_success[~mine.success] == horizon).all()
     return mine

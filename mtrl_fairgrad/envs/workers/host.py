@@ -81,6 +81,8 @@ class Host:
             buffers.final_observations[i] = environment.observation
             buffers.returns[i], buffers.successes[i] = environment.returned, environment.succeeded
             buffers.lengths[i] = environment.elapsed
+            buffers.returns_until_success[i] = environment.returned_until_success
+            buffers.lengths_until_success[i] = environment.elapsed_until_success
             environment.begin()
             buffers.goals[i] = environment.goal
         buffers.observations[i] = environment.observation

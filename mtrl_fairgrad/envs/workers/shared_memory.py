@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 class Buffers:
     """One row per sub-environment (N rows, O observation entries, A action entries).
 
-    `final_observations`, `returns`, `lengths` and `successes` are written when an episode ends and
-    are stale otherwise.
+    `final_observations`, `returns`, `lengths`, both `..._until_success` and `successes` are written
+    when an episode ends and are stale otherwise.
     """
 
     actions: NDArray[np.float32]  # [N, A], written by the learner, the others by the simulators
@@ -22,6 +22,8 @@ class Buffers:
     rewards: NDArray[np.float64]  # [N]
     returns: NDArray[np.float64]  # [N], undiscounted sum of the episode
     lengths: NDArray[np.int64]  # [N], its steps
+    returns_until_success: NDArray[np.float64]  # [N], the same up to its first success
+    lengths_until_success: NDArray[np.int64]  # [N]
     goals: NDArray[np.int64]  # [N], goal of the running episode, -1 when idle
     elapsed: NDArray[np.int64]  # [N], steps of the running episode
     terminated: NDArray[np.bool_]  # [N]
@@ -56,7 +58,10 @@ def _layout(
         "observations": (rows, observation_size),
         "final_observations": (rows, observation_size),
     }
-    vectors = {"rewards": "f8", "returns": "f8", "lengths": "i8", "goals": "i8", "elapsed": "i8"}
+    vectors = {
+        **dict.fromkeys(("rewards", "returns", "returns_until_success"), "f8"),
+        **dict.fromkeys(("lengths", "lengths_until_success", "goals", "elapsed"), "i8"),
+    }
     layout: dict[str, tuple[Sequence[int], np.dtype[Any]]] = {}
     for each in fields(Buffers):
         if each.name in matrices:

@@ -36,7 +36,6 @@ def test_episodes_are_filed_under_their_goals():
         "horizon": 25,
         "one_hot": False,
         "role": "eval",
-        "terminate_on_success": True,
     }
     with MetaworldVectorEnv(["reach-v3"], [1, 2], **options) as envs:
         together = evaluate(envs, policy, goals)
@@ -54,9 +53,7 @@ def test_episodes_are_filed_under_their_goals():
 
 def test_played_step_by_step_it_finds_the_same(monkeypatch):
     goals, policy = np.array([[[4, 9, 31]]]), experts(["reach-v3"])
-    with MetaworldVectorEnv(
-        ["reach-v3"], [SEED], 0, 30, role="eval", terminate_on_success=True
-    ) as envs:
+    with MetaworldVectorEnv(["reach-v3"], [SEED], 0, 30, role="eval") as envs:
         at_one_go = evaluate(envs, policy, goals)
         answers = []
         monkeypatch.setattr(
@@ -68,6 +65,53 @@ def test_played_step_by_step_it_finds_the_same(monkeypatch):
         assert moved == answers and sum(moved) == at_one_go.lengths.sum()
         assert not playing.advance(wait=True), "it is over"
     assert all(np.array_equal(*pair) for pair in zip(playing.result, at_one_go, strict=True))
+
+
+def play(tasks, policy, goals, horizon, **options):
+    with MetaworldVectorEnv(tasks, [SEED], 0, horizon, role="eval", **options) as envs:
+        return evaluate(envs, policy, goals)
+
+
+def test_ending_at_the_first_success_changes_nothing_that_is_recorded_until_then():
+    tasks, goals = ["reach-v3", "window-open-v3"], np.array([[[4, 17, 23, 48], [0, 12, 49, 33]]])
+    whole = play(tasks, experts(tasks), goals, 62)
+    ended = play(tasks, experts(tasks), goals, 62, terminate_on_success=True)
+    assert 0 < whole.success.mean() < 1
+    for name in ("success", "returns_until_success", "lengths_until_success", "starts"):
+        assert np.array_equal(getattr(whole, name), getattr(ended, name)), name
+    assert np.array_equal(ended.lengths, whole.lengths_until_success)
+    assert (whole.lengths == 62).all()
+    assert np.isnan(ended.returns).all(), "never a part of it under the same name"
+    reached = whole.success
+    assert (whole.returns[reached] > whole.returns_until_success[reached]).all()
+    assert np.array_equal(whole.returns[~reached], whole.returns_until_success[~reached])
+
+
+def test_the_whole_return_is_the_sum_of_all_rewards():
+    goals, policy = np.array([[[4]]]), experts(["reach-v3"])
+    result = play(["reach-v3"], policy, goals, 80)
+    rewards, successes = [], []
+    with MetaworldVectorEnv(["reach-v3"], [SEED], 0, 80, role="eval") as envs:
+        observations, _ = envs.reset(options={"goals": goals[0]})
+        for _ in range(80):
+            observations, reward, _, _, infos = envs.step(policy(observations))
+            rewards.append(reward[0])
+            successes.append(infos["success"][0])
+    first = successes.index(True) + 1
+    assert result.returns.item() == sum(rewards)
+    assert result.returns_until_success.item() == sum(rewards[:first])
+    assert result.lengths_until_success.item() == first < 80
+
+
+def test_the_better_policy_has_the_higher_return():
+    tasks, goals = ["reach-v3"], np.array([[[4, 9]]])
+    good = play(tasks, experts(tasks), goals, 300)
+    idle = play(tasks, lambda observations: np.zeros((1, 4), np.float32), goals, 300)
+    assert good.success.all() and not idle.success.any()
+    assert (good.returns > idle.returns).all()
+    assert (good.returns_until_success < idle.returns_until_success).all(), (
+        "up to its success, the better policy has less time to collect rewards"
+    )
 
 
 def test_evaluation_goals_are_distinct_and_depend_only_on_seed_task_and_steps():

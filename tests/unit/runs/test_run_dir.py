@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mtrl_fairgrad.runs.manifest import config_sha256
-from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
+from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
 from mtrl_fairgrad.utils.atomic_io import remove
 from tests.support.sample_run import CONFIG, GROUPS, Fault, fork, one_sentence, rows
 
@@ -120,7 +120,7 @@ def test_evaluations_come_back_exactly_and_in_order(folder):
     folder.append_evaluation(second)
     assert RunFolder.open(folder.path).evaluations() == first + second
     header = (folder.path / "evaluations.csv").read_text().splitlines()[0]
-    assert header == "env_steps,seed,task,episodes,success,return"
+    assert header == "env_steps,seed,task,episodes,success,return,return_until_success"
 
 
 def test_every_torn_end_of_the_file_loses_only_the_torn_line(folder):
@@ -148,6 +148,9 @@ def test_every_torn_end_of_the_file_loses_only_the_torn_line(folder):
         "5,0,reach-v3,10,1.5,1",
         "5,0,reach-v3,10,-0.1,1",
         "5,0,reach-v3,10,nan,1",
+        "5,0,reach-v3,10,nan,1,1",
+        "5,0,reach-v3,10,0.1,1",  # of the older format
+        "5,0,reach-v3,10,0.1,1,2,3",
         "",
     ],
 )
@@ -167,6 +170,35 @@ def test_a_file_without_its_header_is_refused(folder, content):
     with pytest.raises(RunFolderError, match="does not begin with") as error:
         folder.evaluations()
     assert one_sentence(error)
+
+
+def test_an_unknown_return_is_an_empty_cell(folder):
+    row = Evaluation(0, 0, "reach-v3", 10, 0.5, None, 1.25)
+    folder.append_evaluation([row])
+    assert (folder.path / "evaluations.csv").read_text().endswith("\n0,0,reach-v3,10,0.5,,1.25\n")
+    assert folder.evaluations() == [row]
+
+
+@pytest.mark.parametrize(
+    ("suite", "cells", "returns"),
+    [
+        ("mt10", "2.5", (None, 2.5)),  # episodes ended at their first success
+        ("gymnasium", "7.5", (7.5, None)),
+    ],
+)
+def test_a_table_of_an_older_version_goes_on_in_its_format(folder, suite, cells, returns):
+    file = folder.path / "evaluations.csv"
+    head = "env_steps,seed,task,episodes,success,return\n"
+    file.write_text(f"{head}0,0,reach-v3,10,0.5,{cells}\n")
+    folder.config["env"]["suite"] = suite
+    [row] = folder.evaluations()
+    assert row.returns == returns
+    folder.append_evaluation([Evaluation(500, 0, "reach-v3", 10, 0.5, 7.5, 2.5)])
+    assert file.read_text() == (
+        f"{head}0,0,reach-v3,10,0.5,{cells}\n500,0,reach-v3,10,0.5,{cells}\n"
+    )
+    folder.rewind(None)
+    assert file.read_text() == head
 
 
 def test_rows_appended_on_a_full_disk_are_all_or_none(folder, monkeypatch):
