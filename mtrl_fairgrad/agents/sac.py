@@ -267,7 +267,7 @@ class SAC:
     def _clipped(self, method: Method, combined: Combined) -> ClippedGradient:
         """Return the gradient of a network as `agent.own_gradients` scales and clips it."""
         own, convention = combined.own, self.convention
-        of_the_sum = convention.scale == "tasks" or convention.weighs_own(
+        of_the_sum = convention.scale != "none" or convention.weighs_own(
             method, combined.diagnostics
         )
         if self.config.own_gradients == "mean" and not of_the_sum:

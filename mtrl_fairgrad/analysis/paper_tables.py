@@ -2,15 +2,18 @@
 
 Ban & Ji, "Fair Resource Allocation in Multi-Task Learning", arXiv:2402.15638v2:
 
-    table1  CelebA and QM9: mean rank and Δm          table4  MT10: success rates
-    table2  NYU-v2: nine metrics of three tasks       table5  NYU-v2, Cityscapes: FairGrad's Δm by α
-    table3  Cityscapes: four metrics of two tasks     table8  QM9: errors of eleven properties
+    table1  CelebA and QM9: mean rank and Δm          table5  NYU-v2, Cityscapes: FairGrad's Δm by α
+    table2  NYU-v2: nine metrics of three tasks       table6  NYU-v2: methods on α-fair losses
+    table3  Cityscapes: four metrics of two tasks     table7  Cityscapes: methods on α-fair losses
+    table4  MT10: success rates                       table8  QM9: errors of eleven properties
 
 `paper/table*.csv` contain all printed digits, trailing zeros included, from which
 `PaperTable.rounding` is computed. Methods have their names in this package (`method=…`). In Table
 4, `nash_mtl` is the paper's "Nash-MTL (reproduced)" and `nash_mtl_original` its "Nash-MTL*", while
 `mtl_sac`, `mtl_sac_te` (task encoder) and `mh_sac` (multi-headed) are agents without a gradient
-method. `paper/columns.csv` holds meaning, unit and direction of each metric.
+method. Tables 6 and 7 repeat rows of Tables 2 and 3, to whose row `stl` their Δm refers, beside
+those on α-fair losses, `METHOD (loss_alpha=0.5)`. `paper/columns.csv` holds meaning, unit and
+direction of each metric.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ __all__ = ["PAPER_TABLES", "Metric", "PaperTable", "celeba_stl", "paper_table"]
 
 Array = NDArray[np.float64]
 
-PAPER_TABLES = ("table1", "table2", "table3", "table4", "table5", "table8")
+PAPER_TABLES = tuple(f"table{number}" for number in range(1, 9))
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class PaperTable:
     mean_rank: Array
     """`[M]`: MR as printed in Tables 2, 3 and 8, to two decimals; see `delta_m.mean_rank`."""
     delta_m: Array
-    """`[M]`: Δm in % as printed in Tables 2, 3 and 8; see `delta_m.delta_m`."""
+    """`[M]`: Δm in % as printed in Tables 2, 3, 6, 7 and 8; see `delta_m.delta_m`."""
     delta_m_rounding: Array
     """`[M]`: half a unit of Δm's last printed digit."""
 

@@ -20,7 +20,12 @@ from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.benchmarks import benchmark_class, toy
 from mtrl_fairgrad.supervised.fit_folder import SINGLE_TASK, FitFolder, FitResult
 from mtrl_fairgrad.supervised.paper_deviations import deviations
-from mtrl_fairgrad.supervised.paper_numbers import SUMMARIES, PublishedTable, published_table
+from mtrl_fairgrad.supervised.paper_numbers import (
+    FAIR_ALPHA,
+    SUMMARIES,
+    PublishedTable,
+    published_table,
+)
 from mtrl_fairgrad.supervised.result_table import (
     NONE,
     ResultRow,
@@ -64,12 +69,15 @@ def compare_with_paper(paths: Iterable[str | Path], folder: Path) -> None:
         notes.insert(0, f"The paper has no table of {benchmark.name}.")
         lines = [Line(row.method, row) for row in rows]
     else:
-        lines = _matched(rows, paper, benchmark)
+        fair = _fair_lines(rows, paper)
+        used = {id(line.ours) for line in fair}
+        plain = _matched([row for row in rows if id(row) not in used], paper, benchmark)
+        lines = plain + fair
         notes[:0] = [
             *_explanations(lines, paper),
             *deviations([(row.group, row) for line in lines if (row := line.ours)], benchmark),
         ]
-        print(_text(lines, paper, benchmark))
+        print(_text(plain, fair, paper, benchmark))
     print("\n".join(["", *notes]))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +107,11 @@ class OurRow(ResultRow):
     def method(self) -> str:
         """Name of the method."""
         return self.group.method
+
+    @property
+    def kind(self) -> tuple[str, float | None]:
+        """Name of the method, and the α of its α-fair losses."""
+        return self.method, self.group.options.get("loss_alpha")
 
 
 @dataclass
@@ -200,13 +213,7 @@ def _matched(rows: Sequence[OurRow], paper: PublishedTable, benchmark: Benchmark
     """
     lines: list[Line] = []
     for method, numbers in paper.rows.items():
-        candidates = [
-            row
-            for row in rows
-            if row.method == method and row.group.options.get("loss_alpha") is None
-        ]
-        best = min(candidates, key=lambda row: row.validation_delta_m, default=None)
-        lines.append(Line(method, best, numbers))
+        lines.append(Line(method, _best(rows, method, None), numbers))
     matched = [line.ours for line in lines if line.ours is not None]
     ranks = mean_ranks([row for row in matched if row.method != SINGLE_TASK], benchmark)
     for line in lines:
@@ -215,11 +222,25 @@ def _matched(rows: Sequence[OurRow], paper: PublishedTable, benchmark: Benchmark
     return sorted(lines, key=lambda line: line.method != SINGLE_TASK)
 
 
+def _fair_lines(rows: Sequence[OurRow], paper: PublishedTable) -> list[Line]:
+    """Return the paper's methods on α-fair losses, with ours where we have them."""
+    return [
+        Line(f"fair {method}", _best(rows, method, FAIR_ALPHA), numbers)
+        for method, numbers in paper.fair.items()
+    ]
+
+
+def _best(rows: Sequence[OurRow], method: str, loss_alpha: float | None) -> OurRow | None:
+    """Return the row of a method with the lowest validation Δm%; None if there is no row."""
+    candidates = [row for row in rows if row.kind == (method, loss_alpha)]
+    return min(candidates, key=lambda row: row.validation_delta_m, default=None)
+
+
 def _lines_by_alpha(lines: Sequence[Line], paper: PublishedTable) -> list[Line]:
-    """Return FairGrad by α with Δm% alone, ours and Table 5's; empty if either has none."""
-    ours = [(alpha, line.ours) for line in lines if (alpha := line.alpha()) is not None]
-    if not ours or not paper.alphas:
+    """Return FairGrad by α with Δm% alone, ours and Table 5's; empty if the paper has none."""
+    if not paper.alphas:
         return []
+    ours = [(alpha, line.ours) for line in lines if (alpha := line.alpha()) is not None]
     missing = [(alpha, None) for alpha in paper.alphas if alpha not in dict(ours)]
     return [
         Line(
@@ -234,14 +255,39 @@ def _lines_by_alpha(lines: Sequence[Line], paper: PublishedTable) -> list[Line]:
 # ---- text ----
 
 
-def _text(lines: Sequence[Line], paper: PublishedTable, benchmark: Benchmark) -> str:
+def _text(
+    lines: Sequence[Line], fair: Sequence[Line], paper: PublishedTable, benchmark: Benchmark
+) -> str:
     """Return the tables for the terminal."""
     arrows = {metric.name: "↑" if metric.higher_is_better else "↓" for metric in benchmark.metrics}
-    columns = {metric: f"{metric} {arrows[metric]}" for metric in paper.metrics} | {
-        "mr": "MR ↓",
-        "delta_m": "Δm% ↓",
-    }
-    rows = [[benchmark.name, "", *columns.values()]]
+    metrics = {metric: f"{metric} {arrows[metric]}" for metric in paper.metrics}
+    change = {"delta_m": "Δm% ↓"}
+    head = [benchmark.name, ""]
+    text = _table(head, lines, {**metrics, "mr": "MR ↓", **change}, paper)
+    if fair:
+        head = [f"loss_alpha={FAIR_ALPHA}, {paper.fair_table}", ""]
+        text += ["", *_table(head, fair, {**metrics, **change}, paper)]
+    if by_alpha := _lines_by_alpha(lines, paper):
+        rows = [["FairGrad by α, Δm% ↓", "ours", "paper, Table 5"]]
+        for line in by_alpha:
+            ours = _number(line.value("delta_m"), paper.decimals("delta_m"))
+            rows.append([line.label, ours, line.paper.get("delta_m", NONE)])
+        text += ["", *text_table(rows)]
+    return "\n".join(text)
+
+
+def _table(
+    head: Sequence[str], lines: Sequence[Line], columns: Mapping[str, str], paper: PublishedTable
+) -> list[str]:
+    """Tabulate ours above the paper's.
+
+    Args:
+        head: the first two cells of the head.
+        lines: the methods.
+        columns: metric or summary → title.
+        paper: the published table, for the number of decimals.
+    """
+    rows = [[*head, *columns.values()]]
     for line in lines:
         if line.ours:
             seeds = f"ours, {line.seeds} seed{'' if line.seeds == 1 else 's'}"
@@ -250,14 +296,7 @@ def _text(lines: Sequence[Line], paper: PublishedTable, benchmark: Benchmark) ->
         if line.paper:
             names = ["", "paper"] if line.ours else [line.label, f"ours {NONE}; paper"]
             rows.append([*names, *(line.paper.get(key, NONE) for key in columns)])
-    text = text_table(rows)
-    if by_alpha := _lines_by_alpha(lines, paper):
-        rows = [["FairGrad by α, Δm% ↓", "ours", "paper, Table 5"]]
-        for line in by_alpha:
-            ours = _number(line.value("delta_m"), paper.decimals("delta_m"))
-            rows.append([line.label, ours, line.paper.get("delta_m", NONE)])
-        text += ["", *text_table(rows)]
-    return "\n".join(text)
+    return text_table(rows)
 
 
 def _number(value: Estimate | None, decimals: int) -> str:
@@ -269,8 +308,14 @@ def _number(value: Estimate | None, decimals: int) -> str:
 
 def _explanations(lines: Sequence[Line], paper: PublishedTable) -> list[str]:
     """Return sentences that explain the numbers."""
-    source = f"{paper.table}{' and, by α, Table 5' if paper.alphas else ''}"
-    notes = [f"The paper's numbers are those of {source}."]
+    parts = [paper.table]
+    if paper.fair:
+        parts.append(f"on α-fair losses {paper.fair_table}")
+    if paper.alphas:
+        parts.append("by α Table 5")
+    if paper.also_in:
+        parts.append(f"MR and Δm% also {paper.also_in}")
+    notes = [f"The paper's numbers are those of {', '.join(parts)}."]
     ours = [line for line in lines if line.ours]
     if any(line.seeds > 1 for line in ours):
         notes.append("±: one standard error over seeds, which the paper does not print.")
@@ -281,8 +326,9 @@ def _explanations(lines: Sequence[Line], paper: PublishedTable) -> list[str]:
         notes.append(
             f"MR: ours among the {ranked} methods that both have, the paper's among its {methods}."
         )
+    kinds = [line.ours.kind for line in ours if line.ours]
     for line in ours:
-        if line.paper and sum(other.method == line.method for other in ours) > 1:
+        if line.ours and line.paper and kinds.count(line.ours.kind) > 1:
             notes.append(
                 f"Of our rows of {line.method}, the best by validation stands with the paper's: "
                 f"{line.label}."
@@ -300,7 +346,9 @@ def _csv(lines: Sequence[Line], paper: PublishedTable | None, benchmark: Benchma
     if paper is None:
         return csv_text([*rows, *(cells for line in lines for cells in _cells("", line, metrics))])
     for line in lines:
-        rows += _cells(paper.table, line, [*metrics, *SUMMARIES])
+        fair = line.method.startswith("fair ") and line.paper
+        table, summaries = (paper.fair_table, SUMMARIES[1:]) if fair else (paper.table, SUMMARIES)
+        rows += _cells(table, line, [*metrics, *summaries])
     for line in _lines_by_alpha(lines, paper):
         rows += _cells("Table 5", line, ["delta_m"])
     return csv_text(rows)

@@ -22,6 +22,12 @@ CELEBA_COLUMNS = {"mr": "celeba_mean_rank", "delta_m": "celeba_delta_m"}
 """Summary → column; of CelebA's 40 metrics the paper prints summaries only."""
 ALPHA_COLUMNS = {"nyuv2": "nyuv2_delta_m", "cityscapes": "cityscapes_delta_m"}
 """Benchmark → column of Table 5, Δm% of FairGrad by α."""
+FAIR_TABLES = {"nyuv2": "table6", "cityscapes": "table7"}
+"""Benchmark → its table of methods on α-fair losses."""
+FAIR_ALPHA = 0.5
+"""The `loss_alpha` of these tables."""
+ALSO_IN = {"qm9": "Table 1"}
+"""Benchmark → another table, which repeats the summaries."""
 SINGLE_TASK_SOURCES = {
     "nyuv2": "the paper's row stl",
     "cityscapes": "the paper's row stl",
@@ -45,7 +51,13 @@ class PublishedTable:
     rows: Mapping[str, Mapping[str, str]]
     """Method → metric or summary → number; what is not printed is missing."""
     alphas: Mapping[float, str]
-    """α → Δm% of FairGrad; empty where the paper has none."""
+    """α → Δm% of FairGrad in Table 5; empty where the paper has none."""
+    fair_table: str
+    """Name of the table of methods on α-fair losses; empty where the paper has none."""
+    fair: Mapping[str, Mapping[str, str]]
+    """Method → metric or `delta_m` → number, on losses transformed with `FAIR_ALPHA`."""
+    also_in: str
+    """Another table with the same summaries, or empty."""
     single_task: str
     """What Δm% is relative to."""
 
@@ -66,10 +78,13 @@ def published_table(benchmark: str) -> PublishedTable | None:
         else {metric.name: metric.name for metric in table.metrics}
     )
     return PublishedTable(
-        table=table.name.replace("table", "Table "),
+        table=_title(table.name),
         metrics=tuple(metric for metric in columns if metric not in SUMMARIES),
         rows={method: _row(table, index, columns) for index, method in enumerate(table.methods)},
         alphas=_by_alpha(benchmark),
+        fair_table=_title(FAIR_TABLES.get(benchmark, "")),
+        fair=_fair(benchmark),
+        also_in=ALSO_IN.get(benchmark, ""),
         single_task=SINGLE_TASK_SOURCES[benchmark],
     )
 
@@ -85,6 +100,24 @@ def _row(table: PaperTable, index: int, columns: Mapping[str, str]) -> dict[str,
         numbers[metric] = (table.values[index, k], table.rounding[index, k])
     return {
         metric: _printed(*number) for metric, number in numbers.items() if math.isfinite(number[0])
+    }
+
+
+def _title(name: str) -> str:
+    """Return the name of a table in print."""
+    return name.replace("table", "Table ")
+
+
+def _fair(benchmark: str) -> dict[str, dict[str, str]]:
+    if benchmark not in FAIR_TABLES:
+        return {}
+    table = paper_table(FAIR_TABLES[benchmark])
+    columns = {metric.name: metric.name for metric in table.metrics}
+    suffix = f" (loss_alpha={FAIR_ALPHA})"
+    return {
+        method.removesuffix(suffix): _row(table, index, columns)
+        for index, method in enumerate(table.methods)
+        if method.endswith(suffix)
     }
 
 

@@ -92,7 +92,9 @@ def test_both_sides_of_cityscapes_by_hand(tmp_path, capsys):
     assert "Not as in the paper for ls: epochs 5 in place of 200." in out
     assert "Not as in the paper for upgrad, famo: " not in out  # order is the table's
     assert "for famo, upgrad: seeds 1 in place of 3, epochs 5 in place of 200." in out
-    assert "FairGrad by α" not in out
+    assert line(out, "fairgrad", "α=10") == "– 10.54"  # Table 5
+    fair = out.partition("loss_alpha=0.5, Table 7")[2]
+    assert line(fair, "fair", "cagrad", "ours", "–;", "paper") == "74.74 93.39 0.0134 33.04 6.23"
     found = table(run)
     row = found["Table 3", "ls", "ls", "rel_error"]
     assert (
@@ -149,6 +151,27 @@ def test_fairgrad_by_alpha_is_matched_with_table_5_and_the_best_by_validation_wi
     assert found["Table 5", "fairgrad α=10", "fairgrad α=10", "delta_m"]["paper"] == "-1.00"
     assert "Not as in the paper for fair fairgrad α=2: seeds 1 in place of 3." in out
     assert out.count("Not as in the paper") == 1
+
+
+def test_methods_on_alpha_fair_losses_are_matched_with_table_7(tmp_path, capsys):
+    for loss_alpha, factor in ((None, 1.3), (0.5, 1.2), (0.25, 1.1)):
+        for seed in range(3):
+            config = fit_config("cityscapes", "mgda", seed, loss_alpha=loss_alpha)
+            write_fit(tmp_path / f"run/mgda {loss_alpha}/seed-{seed}", config, factor)
+    assert main([str(tmp_path / "run")]) == 0
+    plain, _, fair = capsys.readouterr().out.partition("loss_alpha=0.5, Table 7")
+    assert line(plain, "mgda", "ours,", "3", "seeds").endswith("– 30.00 ± 0.00")
+    # Another loss_alpha is not the paper's.
+    assert line(plain, "fair", "mgda", "(loss_alpha=0.25)", "ours,", "3", "seeds;", "paper", "–")
+    ours = line(fair, "fair", "mgda", "(loss_alpha=0.5)", "ours,", "3", "seeds")
+    assert ours.endswith("20.00 ± 0.00")
+    assert line(fair, "paper", "74.45") == "93.50 0.0131 37.64 9.91"
+    assert "on α-fair losses Table 7" in fair and "Of our rows" not in fair
+    found = table(tmp_path / "run")
+    row = found["Table 7", "fair mgda", "fair mgda (loss_alpha=0.5)", "delta_m"]
+    assert row["paper"] == "9.91" and float(row["mean"]) == pytest.approx(20)
+    assert found["Table 7", "fair ls", "", "abs_error"]["paper"] == "0.0137"
+    assert ("Table 7", "fair ls", "", "mr") not in found
 
 
 def test_single_task_fits_make_one_row(tmp_path, capsys):
