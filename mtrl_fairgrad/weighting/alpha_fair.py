@@ -96,16 +96,7 @@ class _AlphaFair(Method):
         self.alpha = alpha
         self.method = method
         self.looks_after_step = method.looks_after_step
-
-    @property
-    def lowest_loss(  # pyright: ignore[reportIncompatibleVariableOverride]
-        self,
-    ) -> float | Sequence[float]:
-        """The losses whose transformed values are the `lowest_loss` of the wrapped method, or 0."""
-        lowest = self.method.lowest_loss if self.method.needs_positive_losses else 0.0
-        if isinstance(lowest, Sequence):
-            return tuple(_inverse(each, self.alpha) for each in lowest)
-        return _inverse(lowest, self.alpha)
+        self.lowest_loss = self._lowest_loss(method)
 
     def init(
         self,
@@ -114,7 +105,15 @@ class _AlphaFair(Method):
         template: Mapping[str, Tensor] | None = None,
     ) -> Self:
         self.method.init(tasks, batch_shape, template)
+        self.lowest_loss = self._lowest_loss(self.method)  # its options may have changed
         return super().init(tasks, batch_shape, template)
+
+    def _lowest_loss(self, method: Method) -> float | Sequence[float]:
+        """Return the losses whose transformed values are the method's `lowest_loss`, or 0."""
+        lowest = method.lowest_loss if method.needs_positive_losses else 0.0
+        if isinstance(lowest, Sequence):
+            return tuple(_inverse(each, self.alpha) for each in lowest)
+        return _inverse(lowest, self.alpha)
 
     def reset(self) -> None:
         self.method.reset()

@@ -76,8 +76,8 @@ class DWA(PositiveLossWeighting):
         longer = torch.cat((self.history[..., 1:, :], losses.unsqueeze(-2)), -2)
         self.history.copy_(torch.where(valid.unsqueeze(-1), longer, self.history))
         before, recent = (
-            part.mean(-2).clamp(min=SMALLEST_DIVISOR)
-            for part in self.history.split(self.window, -2)
+            self.history[..., : self.window, :].mean(-2).clamp(min=SMALLEST_DIVISOR),
+            self.history[..., self.window :, :].mean(-2).clamp(min=SMALLEST_DIVISOR),
         )
         changes = self.calls >= 2 * self.window
         if not self.sliding:

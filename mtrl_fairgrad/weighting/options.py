@@ -114,10 +114,9 @@ class NumberPerTask(Option[float | Sequence[float]]):
 
     def check(self, value: object) -> float | Sequence[float]:
         """Return the value in its type; see `Option.check`."""
-        if isinstance(value, Sequence) and not isinstance(value, str) and len(value):
-            elements = cast(Sequence[object], value)
-            return tuple(check_number(self.key, element) for element in elements)
-        return check_number(self.key, value, hint="or a list with one for each task")
+        if not isinstance(value, Sequence) or value in ("", [], ()):
+            return check_number(self.key, value, hint="or a list with one for each task")
+        return tuple(check_number(self.key, each) for each in cast(Sequence[object], value))
 
 
 def check_tasks(key: str, value: float | Sequence[float], tasks: int) -> None:

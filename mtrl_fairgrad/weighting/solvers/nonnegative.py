@@ -4,19 +4,19 @@
 
 with C a (ridged) cosine matrix. At the solution some variables are free, with `(Cu − q)_i = 0`, the
 others 0, with `(Cu − q)_i ≥ 0`. Block principal pivoting guesses which are free, solves for them,
-and exchanges all variables that contradict the guess; when that stops helping it exchanges only one
-of them, which cannot cycle (Júdice and Pires, "A block principal pivoting algorithm for large-scale
-strictly monotone linear complementarity problems", 1994). The result is exact: the solution of a
-linear system. The few problems that are unsolved after `max_exchanges`, all of many gradients in
-few dimensions, are solved by SciPy's slower active-set method if they are on the host.
+and exchanges all variables that contradict the guess. That stops helping in some programmes of more
+gradients than dimensions. On a device these exchange only one variable at a time, which cannot
+cycle (Júdice and Pires, "A block principal pivoting algorithm for large-scale strictly monotone
+linear complementarity problems", 1994), but may need hundreds of exchanges; on the host, SciPy's
+active-set method finds their free variables. The result is exact: the solution of a linear system.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
-from scipy import linalg  # pyright: ignore[reportMissingTypeStubs]
 
 from mtrl_fairgrad.weighting.solvers.arrays import (
     Array,
@@ -29,21 +29,21 @@ from mtrl_fairgrad.weighting.solvers.arrays import (
 
 PATIENCE = 3
 """Number of block exchanges that may fail to lower the number of contradictions."""
+HOST_PATIENCE = 1
+"""The same on the host, where SciPy's method takes as long as a few exchanges."""
+HOST_EXCHANGES = 6
+"""Largest number of block exchanges on the host."""
 ROUNDING = 1e-13
 """Size of rounding errors relative to the summed terms."""
 
-_linalg: Any = linalg  # without type annotations
-
+_numpy: Any = np  # its functions have too many type annotations
 
 EXCHANGES_WITH_GUESS = 6
 """Number of exchanges on a device when a good guess is given."""
 
 
 def max_exchanges(tasks: int) -> int:
-    """Return the number of exchanges on a device, which is the maximum on the host.
-
-    There most problems need fewer than ten.
-    """
+    """Return the number of exchanges on a device; most programmes need fewer than ten."""
     return 20 + 2 * tasks
 
 
@@ -59,28 +59,100 @@ def minimise(cosines: Array, linear: Array, guess: Array = None) -> tuple[Array,
     Returns:
         `u` `[..., K]` and `free` `[..., K]` bool, where u is not 0.
     """
-    xp = namespace(linear)
     free: Array = linear > 0 if guess is None else guess
-    eye, sizes = eye_like(cosines), abs(cosines)
-    memory, left = None, max_exchanges(linear.shape[-1])
-    if guess is not None and not on_host(linear):
-        left = EXCHANGES_WITH_GUESS
-    while True:
-        u = solve(
-            xp.where(free[..., :, None] & free[..., None, :], cosines, eye),
-            xp.where(free, linear, 0.0),
-        )
-        magnitude = abs(u)
-        noise = ROUNDING * (matvec(sizes, magnitude) + abs(linear))
-        tolerance = ROUNDING * xp.amax(magnitude, -1)[..., None]
-        wrong = xp.where(free, u < -tolerance, matvec(cosines, u) - linear < -noise)
-        if left == 0 or (on_host(wrong) and not wrong.any()):
-            break
+    u, wrong = _solve_for(free, cosines, linear)
+    if on_host(linear):
+        if wrong.any():
+            u, free = _exchange_on_host(cosines, linear, u, free, wrong)
+        return np.where(free & (u > 0), u, 0.0), free
+    memory = None
+    for _ in range(EXCHANGES_WITH_GUESS if guess is not None else max_exchanges(linear.shape[-1])):
         free, memory = _exchange(free, wrong, memory)
-        left -= 1
-    if on_host(linear) and left == 0:
-        _solve_by_nnls(cosines, linear, u, free, xp.any(wrong, -1))
-    return xp.where(free & (u > 0), u, 0.0), free
+        u, wrong = _solve_for(free, cosines, linear)
+    return namespace(linear).where(free & (u > 0), u, 0.0), free
+
+
+def _exchange_on_host(
+    cosines: Array, linear: Array, u: Array, free: Array, wrong: Array
+) -> tuple[Array, Array]:
+    """Exchange in each programme until it is solved or SciPy has to solve it.
+
+    Args:
+        cosines: as for `minimise`.
+        linear: as for `minimise`.
+        u: the solution for the first guess, `[..., K]`.
+        free: the first guess, `[..., K]` bool.
+        wrong: where u contradicts it.
+
+    Returns:
+        The solution and its free variables.
+    """
+    shape, tasks = u.shape, u.shape[-1]
+    linear, u, free, wrong = (part.reshape(-1, tasks) for part in (linear, u, free.copy(), wrong))
+    matrices: Array = cosines.reshape(-1, tasks, tasks)
+    same = len(matrices) == 1  # as for UPGrad
+    if not same:
+        matrices = np.broadcast_to(cosines, (*shape, tasks)).reshape(-1, tasks, tasks)
+    left: Array = wrong.any(-1).nonzero()[0]
+    wrong, memory, stuck = wrong[left], None, left[:0]
+    for exchanges in itertools.count():
+        helps, memory = _judge(wrong, memory, HOST_PATIENCE)
+        helps &= exchanges < HOST_EXCHANGES
+        if not helps.all():
+            stuck = np.concatenate((stuck, left[~helps]))
+            left, wrong = left[helps], wrong[helps]
+            memory = memory[0][helps], memory[1][helps]
+        if not len(left):
+            break
+        free[left] = guess = free[left] ^ wrong
+        u[left], wrong = _solve_for(guess, matrices if same else matrices[left], linear[left])
+        unsolved = wrong.any(-1)
+        if not unsolved.all():
+            left, wrong = left[unsolved], wrong[unsolved]
+            memory = memory[0][unsolved], memory[1][unsolved]
+    if len(stuck):
+        hard, known = matrices if same else matrices[stuck], linear[stuck]
+        found = _solve_by_nnls(hard, known)
+        free[stuck] = found > 0
+        exact, wrong = _solve_for(free[stuck], hard, known)
+        u[stuck] = np.where(wrong.any(-1)[:, None], found, exact)
+    return u.reshape(shape), free.reshape(shape)
+
+
+def _solve_for(free: Array, cosines: Array, linear: Array) -> tuple[Array, Array]:
+    """Solve for the guessed free variables.
+
+    Returns:
+        The solution `[..., K]`, and where it contradicts the guess, `[..., K]` bool.
+    """
+    xp = namespace(linear)
+    u = solve(
+        xp.where(free[..., :, None] & free[..., None, :], cosines, eye_like(cosines)),
+        xp.where(free, linear, 0.0),
+    )
+    magnitude = abs(u)
+    noise = ROUNDING * (matvec(abs(cosines), magnitude) + abs(linear))
+    tolerance = ROUNDING * xp.amax(magnitude, -1)[..., None]
+    return u, xp.where(free, u < -tolerance, matvec(cosines, u) - linear < -noise)
+
+
+def _judge(
+    wrong: Array, memory: tuple[Array, Array] | None, patience: int
+) -> tuple[Array, tuple[Array, Array]]:
+    """Return where exchanging all contradictions may still help, `[...]` bool, and the memory.
+
+    Args:
+        wrong: where the solution contradicts the guess, `[..., K]`.
+        memory: the fewest contradictions so far and the patience left, both `[...]`; None at the
+            first exchange.
+        patience: number of exchanges that may fail to lower the number of contradictions.
+    """
+    xp = namespace(wrong)
+    count = xp.sum(wrong, -1)
+    fewest, remaining = memory or (count + 1, count * 0)
+    better = count < fewest
+    helps = better | (remaining > 0)
+    return helps, (xp.where(better, count, fewest), xp.where(better, patience, remaining - 1))
 
 
 def _exchange(
@@ -88,39 +160,31 @@ def _exchange(
 ) -> tuple[Array, tuple[Array, Array]]:
     """Exchange all wrong variables, or only the last of them where that has stopped helping.
 
-    Args:
-        free: the guess, `[..., K]` bool.
-        wrong: where the solution contradicts the guess.
-        memory: the fewest contradictions so far and the patience left, both `[...]`; None at the
-            first exchange.
-
     Returns:
         The next guess and memory.
     """
     xp = namespace(wrong)
-    count = xp.sum(wrong, -1)
-    fewest, patience = memory or (count + 1, count * 0)
-    better = count < fewest
-    whole = better | (patience > 0)
+    helps, memory = _judge(wrong, memory, PATIENCE)
     positions = xp.cumsum(wrong | True, -1)
     last = positions == xp.amax(xp.where(wrong, positions, 0), -1)[..., None]  # Murty's rule
-    memory = xp.where(better, count, fewest), xp.where(better, PATIENCE, patience - 1)
-    return free ^ (wrong & (whole[..., None] | last)), memory
+    return free ^ (wrong & (helps[..., None] | last)), memory
 
 
-def _solve_by_nnls(cosines: Array, linear: Array, u: Array, free: Array, unsolved: Array) -> None:
-    """Overwrite `u` and `free` by SciPy's solution where `unsolved`.
+def _solve_by_nnls(cosines: Array, linear: Array) -> Array:
+    """Solve programmes `[N, K]` with SciPy, as least-squares problems with factors of C.
 
-    SciPy solves the equivalent least-squares problem with a factor of C.
+    C has a first axis of length N, or 1 if it is the same in all of them.
     """
     # Imported here: it takes as long as the rest of the library.
     from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]
 
     scipy_optimize: Any = optimize  # without type annotations
-    matrices = np.broadcast_to(cosines, (*u.shape, u.shape[-1]))
-    for index in np.ndindex(u.shape[:-1]):
-        if unsolved[index]:
-            factor = np.linalg.cholesky(matrices[index])
-            target = _linalg.solve_triangular(factor, linear[index], lower=True)
-            u[index] = scipy_optimize.nnls(factor.T, target, maxiter=100 * u.shape[-1])[0]
-            free[index] = u[index] > 0
+    factors = _numpy.linalg.cholesky(cosines)
+    targets = _numpy.linalg.solve(factors, linear[..., None])[..., 0]
+    upper = np.broadcast_to(factors.mT, (len(linear), *factors.shape[1:]))
+    tasks = linear.shape[-1]
+    found = [
+        scipy_optimize.nnls(factor, target, maxiter=100 * tasks)[0]
+        for factor, target in zip(upper, targets, strict=True)
+    ]
+    return np.stack(found)

@@ -8,6 +8,8 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
+from mtrl_fairgrad.weighting import make_method
+from mtrl_fairgrad.weighting.solvers import nonnegative
 from mtrl_fairgrad.weighting.solvers.nonnegative import minimise
 from tests.unit.weighting.samplers import STRATA
 
@@ -58,3 +60,39 @@ def test_any_guess_ends_at_the_same_solution() -> None:
         found, proved = minimise(cosines.numpy(), pull.numpy(), generator.random(8) < 0.5)
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
         assert (proved == free).all()
+
+
+@pytest.mark.parametrize(("tasks", "dimensions"), [(20, 10), (40, 20), (40, 38), (30, 2), (50, 1)])
+def test_more_gradients_than_dimensions_meet_the_conditions_exactly(
+    tasks: int, dimensions: int
+) -> None:
+    """`Cu − q` is 0 where u is positive and not negative elsewhere, up to rounding."""
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randn(tasks, dimensions, generator=generator, dtype=torch.float64)
+        rows[tasks // 2 :] += seed
+        rows = torch.nn.functional.normalize(rows, dim=1)
+        cosines = (rows @ rows.T + 1e-8 * torch.eye(tasks, dtype=torch.float64)).numpy()
+        linear = np.where(np.eye(tasks) == 0, -cosines, -1.0)  # UPGrad's programmes
+        u, free = minimise(cosines[None], linear)
+        slack = u @ cosines - linear
+        size = u @ abs(cosines) + abs(linear)
+        assert (u >= 0).all() and not u[~free].any()
+        assert (slack >= -1e-14 * size).all() and (abs(slack[u > 0]) <= 1e-14 * size[u > 0]).all()
+
+
+@pytest.mark.parametrize(("tasks", "dimensions"), [(40, 20), (60, 30)])
+def test_upgrad_solves_few_systems_for_each_task(
+    tasks: int, dimensions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exchanges that do not help are given up; all tasks at once used to take 100 of them."""
+    solved, solve = [], nonnegative.solve
+
+    def counted(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        solved.append(len(matrices))
+        return solve(matrices, vectors)
+
+    monkeypatch.setattr(nonnegative, "solve", counted)
+    rows = torch.randn(tasks, dimensions, generator=torch.Generator().manual_seed(0))
+    assert make_method("upgrad")(rows @ rows.T).weights.isfinite().all()
+    assert sum(solved) <= 8 * tasks
