@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_fairgrad.cli.advice import dotted_keys, explain
-from mtrl_fairgrad.cli.multirun import Sweep, Task, is_multirun
+from mtrl_fairgrad.cli.multirun import OutputClosed, Sweep, Task, is_multirun
 from mtrl_fairgrad.cli.override_filter import filter_overrides
 from mtrl_fairgrad.cli.sweep_cores import count_runs
 from mtrl_fairgrad.config import option_docs as option_docs  # registers a resolver for --help
@@ -68,6 +69,8 @@ class Job:
             self.exit_code = self.task(composed) or 0
         except (ConfigError, RunFolderError) as error:
             self.error = error
+        except BrokenPipeError:
+            raise OutputClosed from None
 
 
 def run_with_hydra(task: Task, arguments: list[str], command: Command = TRAIN) -> int:
@@ -94,6 +97,7 @@ def run_with_hydra(task: Task, arguments: list[str], command: Command = TRAIN) -
         return fail(f"{launcher} is for sweeps: add --multirun, or drop it.")
     _store_methods_without_file(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors instead of printing them and exiting
+    logging.raiseExceptions = False  # no traceback of Hydra's log after the output was closed
     job = Job(task, count_runs(arguments))
     main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command.root)(
         job
@@ -101,6 +105,8 @@ def run_with_hydra(task: Task, arguments: list[str], command: Command = TRAIN) -
     try:
         with _command_line(arguments):
             job.sweep.run(main)
+    except OutputClosed:
+        raise BrokenPipeError from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if job.started:
             raise

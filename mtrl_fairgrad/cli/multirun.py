@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TextIO
+from typing import Any, ClassVar, Protocol, TextIO
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -45,6 +45,10 @@ MAX_ATTEMPTS = 3
 """Total number of times that a sweep is started if joblib's process pool breaks."""
 
 
+class OutputClosed(BaseException):
+    """The reader of the output went away; a BaseException, for which Hydra prints nothing."""
+
+
 def is_multirun() -> bool:
     """Whether this process runs a job of a multirun."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -54,14 +58,28 @@ def assign_run_folder(config: Config, overrides: Sequence[str]) -> None:
     """In a multirun, set the run's folder and `resume=auto`; otherwise change nothing."""
     if not is_multirun():
         return
+    assign_folder(config, overrides)
+    if config.resume is None:
+        config.resume = AUTO
+
+
+class _WithFolder(Protocol):
+    """A configuration of training or of a supervised run."""
+
+    run_dir: str | None
+    progress: bool
+
+
+def assign_folder(config: _WithFolder, overrides: Sequence[str]) -> None:
+    """In a multirun, set the run's folder and whether it shows progress."""
+    if not is_multirun():
+        return
     hydra = HydraConfig.get()
     if config.run_dir is None:
         old = _sweep_folder(hydra) / old_run_name(overrides)
         new = _sweep_folder(hydra) / hydra.sweep.subdir
         is_old = new.name == run_name(overrides) and (old / "config.yaml").is_file()
         config.run_dir = str(old if is_old else new)
-    if config.resume is None:
-        config.resume = AUTO
     if not _is_sequential() and not any(word.startswith("progress=") for word in overrides):
         config.progress = False  # progress bars of several processes would overwrite each other
 
@@ -134,7 +152,9 @@ class Sweep:
             except (HydraException, OmegaConfBaseException, ValueError):
                 raise
             except BaseException as error:
-                if not self.started or isinstance(error, (SystemExit, BrokenPipeError)):
+                if not self.started or isinstance(
+                    error, (SystemExit, BrokenPipeError, OutputClosed)
+                ):
                     raise
                 # joblib ends all its processes when one of them is killed, such as when memory
                 # runs out.
@@ -218,7 +238,7 @@ def _run_task(task: Task, composed: DictConfig) -> tuple[int, str]:
     except (ConfigError, RunFolderError) as error:
         return fail(error), str(error)
     except BrokenPipeError:
-        raise  # whoever read the output went away, so no other run could report, either
+        raise OutputClosed from None  # no other run could report, either
     except Exception as error:
         traceback.print_exc()
         return 1, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -25,7 +25,10 @@ HASH_LENGTH = 8
 
 _UNNAMED_KEYS = RESUMABLE - {"steps"} | {"run_dir"}
 """Options that are left out of a run's name, since they do not change its results."""
-_FIRST_KEYS = ("method", "alpha", "loss_alpha", "seeds", "env", "env.task", "env.tasks", "agent")
+_FIRST_KEYS = (
+    *("benchmark", "method", "alpha", "loss_alpha", "seeds"),
+    *("env", "env.task", "env.tasks", "agent"),
+)
 _KEY_ORDER = {
     key: position
     for position, key in enumerate(
@@ -43,7 +46,8 @@ def run_name(overrides: Sequence[str]) -> str:
 
     It consists of ASCII letters, digits, `.`, `_` and `-`, and starts with a letter or digit.
     """
-    named = _named(overrides)
+    # Hydra writes steps=1e6 as steps=1000000.0.
+    named = [re.sub(r"(?<=[=,\[])(-?\d+)\.0(?=$|[,\]])", r"\1", word) for word in _named(overrides)]
     named.sort(key=lambda word: (_KEY_ORDER.get(_key(word), len(_KEY_ORDER)), word))
     unquoted = "\n".join(sorted(re.sub(r"[\[\]'\"\s]", "", word) for word in named))
     name = ""

@@ -21,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mtrl_fairgrad.cli.hydra_main import Command, run_with_hydra
+from mtrl_fairgrad.cli.multirun import assign_folder
 from mtrl_fairgrad.supervised.config import SupervisedConfig, from_hydra, make_benchmark, make_toy
 from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.atomic_io import remedy, write_atomic
@@ -44,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     def task(composed: DictConfig) -> int:
         overrides = list(HydraConfig.get().overrides.task)
-        return start(from_hydra(composed, overrides), overrides)
+        config = from_hydra(composed, overrides)
+        assign_folder(config, overrides)
+        return start(config, overrides)
 
     return run_with_hydra(task, sys.argv[1:] if arguments is None else arguments, COMMAND)
 

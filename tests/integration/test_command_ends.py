@@ -1,10 +1,18 @@
-"""How commands end in a terminal: their reader goes away, or Ctrl-C comes during the imports."""
+"""How commands end: their reader goes away, Ctrl-C comes, a file is missing or wrong."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import drive_exported_policy
+import pytest
+
+from mtrl_fairgrad import train
+from mtrl_fairgrad.supervised import __main__ as supervised
+from mtrl_fairgrad.supervised.benchmarks import toy
 from tests.support.paths import ROOT, SCRIPTS
 
 COMMANDS = ("train", "evaluate", "report", "verify", "search", "supervised")
@@ -63,3 +71,86 @@ runpy.run_module("mtrl_fairgrad.train", run_name="__main__")
     error = process.communicate(timeout=60)[1]
     assert error.count("\n") == 1 and "Traceback" not in error, error
     assert process.returncode == -signal.SIGINT  # shells report 130
+
+
+def test_ctrl_c_in_the_toy_problem_is_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(toy, "run", interrupt)
+    assert supervised.main(["benchmark=toy", f"run_dir={tmp_path / 'toy'}"]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "method=ls,uw"]], ids=["run", "sweep"])
+@pytest.mark.parametrize("command", [train, supervised], ids=["train", "supervised"])
+def test_a_run_whose_reader_went_away_ends_silently(command, sweep, monkeypatch, tmp_path, capsys):
+    begun = []
+
+    def start(config, overrides):
+        begun.append(config)
+        raise BrokenPipeError
+
+    monkeypatch.setattr(command, "start", start)
+    assert command.main([*sweep, f"hydra.sweep.dir={tmp_path}"]) == 141
+    assert len(begun) == 1 and capsys.readouterr().err == ""
+
+
+def test_a_sweep_of_supervised_runs_has_a_folder_for_each(monkeypatch, tmp_path, capsys):
+    seen = []
+
+    def start(config, overrides):
+        seen.append(Path(config.run_dir))
+        return int(config.method["name"] == "uw")
+
+    monkeypatch.setattr(supervised, "start", start)
+    words = ["-m", "method=ls,uw", "epochs=1e1", f"hydra.sweep.dir={tmp_path}"]
+    assert supervised.main(words) == 1
+    assert [path.parent for path in seen] == [tmp_path, tmp_path]
+    assert [path.name[:12] for path in seen] == ["ls-epochs10-", "uw-epochs10-"]
+    assert supervised.main(words) == 1
+    assert seen[:2] == seen[2:]
+    assert "sweep: 1 runs finished, 1 not" in capsys.readouterr().out
+
+
+# ---- scripts/drive_exported_policy.py, which runs without this project ----
+
+POLICY = {
+    "format": "mtrl-fairgrad policy 1",
+    "tasks": ["reach-v3"],
+    "program": {"file": "policy.pt2", "sha256": "0"},
+    "protocol": {"env": "mt10"},
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        (b"\xff\xfe", "cannot be played"),
+        (b"{", "cannot be played"),
+        (b"[]", "format"),
+        (json.dumps({**POLICY, "format": "other"}).encode(), "format"),
+        (json.dumps({**POLICY, "protocol": {"env": "gymnasium"}}).encode(), "Meta-World"),
+        (json.dumps(POLICY).encode(), "policy.pt2 cannot be read"),
+    ],
+    ids=["missing", "binary", "no_json", "list", "format", "gymnasium", "no_program"],
+)
+def test_a_missing_or_wrong_policy_is_one_sentence(content, said, tmp_path):
+    path = tmp_path / "policy.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SystemExit) as ended:
+        drive_exported_policy.main([str(path)])
+    message = str(ended.value.code)
+    assert message.startswith("error: ") and said in message and "\n" not in message
+
+
+@pytest.mark.parametrize("words", [["--tasks", "push-v3"], ["--goals", "0"]])
+def test_a_wrong_choice_of_the_policys_tasks_is_refused(words, tmp_path, capsys):
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps(POLICY))
+    with pytest.raises(SystemExit, match="2"):
+        drive_exported_policy.main([str(path), *words])
+    assert words[1] in capsys.readouterr().err

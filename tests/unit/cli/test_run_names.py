@@ -31,6 +31,7 @@ def test_a_name_depends_on_what_changes_results_alone():
     same = ["env.workers=0", "progress=false", "run_dir=/x", "resume=auto"]
     assert run_name([*words, *same]) == run_name(list(reversed(words)))
     assert run_name(words) == run_name(["agent.width=16", "seeds=[0,1]", "method=ls"])
+    assert run_name(["steps=1000000.0", "a=[1.0,2]"]) == run_name(["steps=1000000", "a=[1,2]"])
     others = [[*words, "steps=9"], words[1:], ["agent.width=1", *words[1:]]]
     assert len({run_name(each) for each in (words, *others)}) == 4
 
