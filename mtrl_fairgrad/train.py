@@ -144,8 +144,9 @@ def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int
             except RunFolderError as error:  # a fault during training is not a user error
                 raise TrainingFault(str(error)) from error
             trainer.evaluator.log_summary()
-            trainer.fault_monitor.log_summary()
             code = trainer.stop.exit_code
+            if code:
+                trainer.fault_monitor.log_summary()
     except BrokenPipeError:  # whoever read the output went away
         print(resume, file=sys.stderr)
         raise

@@ -137,6 +137,33 @@ def describe_faults(faults: Sequence[Fault]) -> str:
     )
 
 
+def describe_all(faults: Iterable[Fault]) -> list[str]:
+    """Describe all faults in sentences without their period.
+
+    There is one for each seed, network and condition, but only one for all equations that were not
+    solved and only counted: most runs with a solver that is not exact have them throughout.
+    """
+    groups = group_by_task(faults)
+    unsolved = [group[0] for group in groups if _is_unsolved(group[0])]
+    others = [describe_faults(group) for group in groups if not _is_unsolved(group[0])]
+    return ([_describe_unsolved(unsolved)] if unsolved else []) + others
+
+
+def _is_unsolved(fault: Fault) -> bool:
+    return (fault.condition, fault.response) == ("unsolved", "count")
+
+
+def _describe_unsolved(faults: Sequence[Fault]) -> str:
+    least, most = (limit(fault.updates for fault in faults) for limit in (min, max))
+    times = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    networks = ", ".join(dict.fromkeys(fault.network for fault in faults))
+    total = counted(max(fault.of_updates for fault in faults), "update")
+    return (
+        f"{times} of {total} ({networks}) left the equation unsolved: "
+        "such an update may not improve every task"
+    )
+
+
 def group_by_task(faults: Iterable[Fault]) -> list[list[Fault]]:
     """Group faults by seed, network and condition, in their order."""
     groups: dict[tuple[int, str, str], list[Fault]] = {}

@@ -9,6 +9,7 @@ from mtrl_fairgrad.config.schema import Config
 from mtrl_fairgrad.runs.fault_log import (
     NAME,
     Fault,
+    describe_all,
     describe_faults,
     encode_faults,
     group_by_task,
@@ -85,9 +86,9 @@ class FaultMonitor:
         write_atomic(self._folder.path / NAME, encode_faults(self.faults()))
 
     def log_summary(self) -> None:
-        """Print all faults so far."""
-        for group in group_by_task(self.faults()):
-            self._logger.log(f"faults: {describe_faults(group)}")
+        """Print all faults so far, for a run that ends without its report, which lists them."""
+        for sentence in describe_all(self.faults()):
+            self._logger.log(f"faults: {sentence}")
 
 
 def _kind(fault: Fault) -> tuple[str, str, int, str]:

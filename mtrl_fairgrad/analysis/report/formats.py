@@ -19,7 +19,7 @@ from mtrl_fairgrad.analysis.report.tables import (
     update_shares,
 )
 from mtrl_fairgrad.analysis.run_groups import RunGroup
-from mtrl_fairgrad.runs.fault_log import describe_faults, group_by_task
+from mtrl_fairgrad.runs.fault_log import describe_all
 from mtrl_fairgrad.utils.text_tables import (
     csv_text,
     latex,
@@ -63,9 +63,9 @@ def _block_text(block: Block) -> str:
     parts = [block.protocol, *("\n".join(text_table(table.all_rows)) for table in tables)]
     notes = [note for table in tables for note in table.notes]
     notes += [
-        f"{group.label}: {describe_faults(same)}."
+        f"{group.label}: {sentence}."
         for group in block.groups
-        for same in group_by_task(group.faults)
+        for sentence in describe_all(group.faults)
     ]
     notes = [line for note in notes for line in textwrap.wrap(note, 118)]
     return "\n\n".join([*parts, "\n".join(notes)])
