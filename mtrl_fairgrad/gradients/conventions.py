@@ -9,15 +9,11 @@
 
 `plain` is also what the FairGrad paper's reinforcement-learning code does. `official_supervised` is
 its supervised code for FairGrad and CAGrad, and for PCGrad with `reduction="mean"` (GradDrop has no
-K there, and for its other methods the clipping happens too early to have an effect). `libmtl` is
-LibMTL for FairGrad and loss weightings (the heads of its other methods stay plain), and
-`libmtl_nash_mtl` for Nash-MTL, as in the supervised code of Nash-MTL's authors. (Their
-reinforcement-learning code divides long directions by the maximum norm of 1, which changes nothing:
-`plain`.)
-
-what its supervised code does with FairGrad and CAGrad; `official.official_convention` has all of
-that code's methods. `libmtl` is LibMTL for FairGrad, Nash-MTL and loss weightings (the heads of its
-other methods stay plain).
+K there, and for its other methods the clipping happens too early to have an effect);
+`official.official_convention` has all of that code's methods. `libmtl` is LibMTL for FairGrad and
+loss weightings (the heads of its other methods stay plain), and `libmtl_nash_mtl` for Nash-MTL, as
+in the supervised code of Nash-MTL's authors. (Their reinforcement-learning code divides long
+directions by the maximum norm of 1, which changes nothing: `plain`.)
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ clips the gradients before they are computed, which has no effect.
 from __future__ import annotations
 
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS, Convention
+from mtrl_fairgrad.utils.validation import check_choice
 from mtrl_fairgrad.weighting import LossWeighting, Method
 
 OFFICIAL = "official"
@@ -67,3 +68,27 @@ def official_convention(method: Method) -> Convention:
         return _OF_MEANS[method.name]
     default = _WEIGHTED if isinstance(method, LossWeighting) else CONVENTIONS["official_supervised"]
     return _CONVENTIONS.get(method.name, default)
+
+
+def check_convention(convention: Convention | str) -> Convention | str:
+    """Return a preset by its name; a `Convention` and the name `"official"` as they are.
+
+    Raises:
+        ConfigError: the name is unknown.
+        TypeError: neither a `Convention` nor a name.
+    """
+    if isinstance(convention, Convention):
+        return convention
+    names = (*CONVENTIONS, OFFICIAL)
+    if not isinstance(convention, str):
+        raise TypeError(
+            f"convention is a {type(convention).__name__}: give a Convention or one of the names "
+            f"{', '.join(names)}."
+        )
+    return CONVENTIONS.get(check_choice("convention", convention, names), convention)
+
+
+def resolve_convention(convention: Convention | str, method: Method) -> Convention:
+    """Return the convention of a name, `"official"` for this method; errors: `check_convention`."""
+    checked = check_convention(convention)
+    return official_convention(method) if isinstance(checked, str) else checked

@@ -116,6 +116,7 @@ class _AlphaFair(Method):
         return _inverse(lowest, self.alpha)
 
     def reset(self) -> None:
+        super().reset()
         self.method.reset()
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor | None:

@@ -25,6 +25,11 @@ from torch import Tensor, nn
 
 from mtrl_fairgrad.weighting.products import contract, gramian
 
+NOISE_KEY = "noise_states"
+"""Entry of `state_dict`: states of the generators of `draw_by_default`, `[N, bytes]` uint8."""
+GOLDEN = 0x9E3779B97F4A7C15
+"""Odd factor that spreads the seeds of consecutive generators."""
+
 
 class Weights(NamedTuple):
     """Result of a loss or Gramian weighting."""
@@ -103,6 +108,7 @@ class Method(nn.Module):
         """Shape of the leading axes; `()` before `init`."""
         self._initial_values: dict[str, float] = {}
         self._device: torch.device | None = None
+        self._noise_states: list[Tensor] = []
 
     def init(
         self,
@@ -134,6 +140,7 @@ class Method(nn.Module):
         """Return to the state right after `init`."""
         for name, value in self._initial_values.items():
             self.get_buffer(name).fill_(value)
+        self._noise_states = []
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor | None:
         """Draw the `noise` of one call, with one generator per leading element.
@@ -142,6 +149,38 @@ class Method(nn.Module):
             None for methods without randomness.
         """
         return None
+
+    def draw_by_default(self, device: torch.device) -> Tensor | None:
+        """Draw the `noise` of one call from generators of the method itself.
+
+        There is one for each leading element, seeded once by `torch.initial_seed()` and the
+        element's index: `torch.manual_seed` decides the numbers, but is not changed by them. The
+        generators' states are part of `state_dict` and forgotten by `reset`.
+
+        Args:
+            device: where to draw; another type of device draws other numbers.
+
+        Returns:
+            None for methods without randomness.
+
+        Raises:
+            ValueError: not initialised.
+        """
+        if type(self).draw is Method.draw:
+            return None
+        generators = [
+            torch.Generator(device).manual_seed((torch.initial_seed() + index * GOLDEN) % 2**64)
+            for index in range(math.prod(self.batch_shape))
+        ]
+        if [len(state) for state in self._noise_states] == [
+            len(generator.get_state()) for generator in generators
+        ]:  # else the first call, or on another type of device
+            for generator, state in zip(generators, self._noise_states, strict=True):
+                generator.set_state(state)
+        drawn = self.draw(generators)
+        if drawn is not None:
+            self._noise_states = [generator.get_state() for generator in generators]
+        return drawn
 
     def after_step(self, losses: Tensor) -> None:
         """Receive the losses `[..., K]` of the same batch after the optimiser step."""
@@ -174,6 +213,16 @@ class Method(nn.Module):
 
     # ---- for methods with state or randomness ----
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._noise_states:
+            destination[prefix + NOISE_KEY] = torch.stack(self._noise_states)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
+        states = state_dict.pop(prefix + NOISE_KEY, None)
+        self._noise_states = [] if states is None else list(states.cpu())
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
     def _add_state(
         self,
         name: str,
@@ -196,7 +245,7 @@ class Method(nn.Module):
         if self.tasks is None:
             raise ValueError(
                 f"{self.name} has state or random numbers: call init(tasks={shape[-1]}) once "
-                "before its first use."
+                "before its first call, unless by backward."
             )
         if tuple(shape) != (*self.batch_shape, self.tasks):
             raise ValueError(
@@ -215,7 +264,7 @@ class Method(nn.Module):
         """
         if self.tasks is None:
             raise ValueError(
-                f"{self.name} draws random numbers: call init(tasks=K) once before its first use."
+                f"{self.name} draws random numbers: call init(tasks=K) once before its first draw."
             )
         if len(generators) != math.prod(self.batch_shape):
             raise ValueError(
@@ -233,8 +282,8 @@ class Method(nn.Module):
         """
         if noise is None:
             raise ValueError(
-                f"{self.name} is random: make one generator = torch.Generator() for all calls, and "
-                "pass noise=method.draw([generator])."
+                f"{self.name} is random: call method.init(tasks=K) once, make one generator = "
+                "torch.Generator() for all calls, and pass noise=method.draw([generator])."
             )
         return noise
 
@@ -323,6 +372,13 @@ def check_method(method: object) -> None:
     Raises:
         TypeError: it is not.
     """
+    if isinstance(method, str | type):
+        name = method if isinstance(method, str) else method.__name__
+        call = f"make_method({name!r})" if isinstance(method, str) else f"{name}()"
+        raise TypeError(
+            f"method is the {'name' if isinstance(method, str) else 'class'} {name}: make the "
+            f"method once, before the training loop, by {call}."
+        )
     if not isinstance(method, LossWeighting | GramianWeighting | JacobianAggregation):
         raise TypeError(
             f"{type(method).__name__} is not a gradient-combination method: give a LossWeighting, "

@@ -14,12 +14,29 @@ def jacobian_like(parameters: Iterable[Tensor], tasks: int) -> dict[str, Tensor]
     """Make the template of `Method.init` for the parameters given to `backward` as `shared`.
 
     Returns:
-        Position of each parameter that requires a gradient -> `[K, *shape]`, without own memory.
+        Position of each parameter that requires a gradient -> `[K, *shape]`, without own memory; of
+        complex parameters as `real_view`.
     """
-    trainable = [parameter.detach() for parameter in parameters if parameter.requires_grad]
+    trainable = [
+        real_view(parameter.detach()) for parameter in parameters if parameter.requires_grad
+    ]
     return {
         str(i): parameter.expand(tasks, *parameter.shape) for i, parameter in enumerate(trainable)
     }
+
+
+def real_view(tensor: Tensor) -> Tensor:
+    """View a complex tensor `[*shape]` as real `[*shape, 2]`; return a real one as it is.
+
+    Real and imaginary part of a complex parameter are two real parameters, and PyTorch's gradient
+    holds the derivative by each: the inner product of two gradients is `Re⟨g_i, g_j⟩`.
+    """
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def undo_real_view(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a real `tensor` as a complex one where `like` is complex: undoes `real_view`."""
+    return torch.view_as_complex(tensor.contiguous()) if like.is_complex() else tensor
 
 
 def align(factors: Tensor, rows: Tensor) -> Tensor:
@@ -52,7 +69,7 @@ def gramian(jacobian: Mapping[str, Tensor], batch_dims: int = 0) -> Tensor:
 
     Args:
         jacobian: name -> `[*batch, K, *shape]` with `batch_dims` leading batch axes; at least one
-            entry.
+            entry. Of complex gradients the real parts of their inner products count.
         batch_dims: number of axes before the task axis.
 
     Returns:
@@ -66,7 +83,7 @@ def gramian(jacobian: Mapping[str, Tensor], batch_dims: int = 0) -> Tensor:
     total: Tensor | None = None
     with _full_precision():
         for rows in jacobian.values():
-            flat = flatten(rows, batch_dims + 1)
+            flat = flatten(real_view(rows), batch_dims + 1)
             if flat.dtype not in (torch.float32, torch.float64):
                 flat = flat.float()
             product = _self_products(flat)

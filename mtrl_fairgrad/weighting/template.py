@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.base import JacobianAggregation
-from mtrl_fairgrad.weighting.products import align
+from mtrl_fairgrad.weighting.products import align, real_view
 
 
 class EntrySpec(NamedTuple):
@@ -35,9 +35,12 @@ class TemplateAggregation(JacobianAggregation):
     ) -> Self:
         """Set the sizes from a Jacobian `template`, name -> `[..., K, *shape]`.
 
+        Of complex rows, the `real_view` is the template.
+
         Raises:
             ValueError: `tasks` < 1, no template, or one with other leading axes or tasks.
         """
+        template = {name: real_view(rows) for name, rows in (template or {}).items()}
         super().init(tasks, batch_shape, template)
         if not template:
             raise ValueError(
@@ -59,13 +62,20 @@ class TemplateAggregation(JacobianAggregation):
         """Return the Jacobian in the template's order, detached.
 
         Raises:
-            ValueError: not initialised, or other parameters or shapes than the template's.
+            ValueError: not initialised, complex rows, or other parameters or shapes than the
+                template's.
         """
         if not self._entries:
             raise ValueError(
                 f"{self.name} has state or random numbers: call init(tasks=K, template=…) once "
                 "before its first use."
             )
+        for name, rows in jacobian.items():
+            if rows.is_complex():
+                raise ValueError(
+                    f"jacobian['{name}'] is complex, but {self.name} works on real coordinates: "
+                    "give torch.view_as_real of it."
+                )
         shapes = {name: rows.shape for name, rows in jacobian.items()}
         for name in (*self._entries, *shapes):
             known = self._entries[name].shape if name in self._entries else None

@@ -33,7 +33,7 @@ Gradients = Sequence[Tensor | None]
 
 
 class PassGradients(NamedTuple):
-    """Gradients of n tasks' losses, multiplied by the scaler's factor."""
+    """Gradients of n tasks' losses, multiplied by the scaler's factor, in autograd's layout."""
 
     shared: Gradients
     """By shared parameters (or the representation): each `[n, *shape]`, of one task `[*shape]`."""
@@ -75,10 +75,9 @@ def _single(
 ) -> Gradients:
     if not tensors or not loss.requires_grad:
         return [None] * len(tensors)
-    gradients = torch.autograd.grad(
+    return torch.autograd.grad(
         loss, tensors, scale.to(loss.dtype), retain_graph=retain_graph, allow_unused=True
     )
-    return [_dense(gradient) for gradient in gradients]
 
 
 def _batched(
@@ -103,17 +102,11 @@ def _batched(
             is_grads_batched=True,
         )
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0].rstrip(". ")
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(". ")
         raise RuntimeError(
             f"a backward pass of {len(losses)} tasks together failed ({reason}): give a smaller "
             "tasks_per_pass, or 1, with which any operation works."
         ) from error
-
-
-def _dense(gradient: Tensor | None) -> Tensor | None:
-    # An embedding's gradient may be sparse, but it is added to dense rows by an operation that does
-    # not accept sparse tensors.
-    return gradient if gradient is None or gradient.layout == torch.strided else gradient.to_dense()
 
 
 def default_tasks_per_pass(tasks: int, jacobian: Iterable[Tensor]) -> int:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import Node
 
-from mtrl_fairgrad.gradients.shared_graph.grad_writer import GradWriter, largest
-
-Edge = tuple[Node | None, int]
+from mtrl_fairgrad.gradients.shared_graph.grad_writer import GradWriter, coordinates, largest
+from mtrl_fairgrad.gradients.shared_graph.graph import edge_of, reached_edges
+from mtrl_fairgrad.gradients.shared_graph.reach import Reach
+from mtrl_fairgrad.weighting.products import undo_real_view
 
 
 def check_representation(
@@ -37,21 +38,23 @@ def check_representation(
                 "detach or no_grad."
             )
         ends.append(tensor.grad_fn)
-    edges = [_edge(tensor) for tensor in tensors]
-    visited = _reached([_edge(loss) for loss in losses if loss.requires_grad], stop=set(edges))
+    edges = [edge_of(tensor) for tensor in tensors]
+    visited = reached_edges(
+        [edge_of(loss) for loss in losses if loss.requires_grad], stop=set(edges)
+    )
     for index, (edge, end) in enumerate(zip(edges, ends, strict=True)):
         if edge not in visited:
             raise ValueError(
                 f"representation {index} reaches no loss: give the tensor that the losses were "
                 "computed from."
             )
-        if not _reached(end.next_functions).isdisjoint(edges):
+        if not reached_edges(end.next_functions).isdisjoint(edges):
             raise ValueError(
                 f"representation {index} is computed from another: give only tensors of which none "
                 "depends on another."
             )
     for index, parameter in enumerate(shared):
-        if _edge(parameter) in visited:
+        if edge_of(parameter) in visited:
             raise ValueError(
                 f"shared parameter {index} acts on a loss outside the representation: give a "
                 "representation through which all shared parameters act, or none."
@@ -59,31 +62,13 @@ def check_representation(
     return tensors
 
 
-def _edge(tensor: Tensor) -> Edge:
-    edge = get_gradient_edge(tensor)
-    return edge.node, edge.output_nr
-
-
-def _reached(starts: Iterable[Edge], stop: set[Edge] | None = None) -> set[Edge]:
-    """Return all edges of the graph between `starts` and the leaves or the edges in `stop`."""
-    reached: set[Edge] = set()
-    ahead = list(starts)
-    while ahead:
-        edge = ahead.pop()
-        if edge[0] is None or edge in reached:
-            continue
-        reached.add(edge)
-        if stop is None or edge not in stop:
-            ahead.extend(edge[0].next_functions)
-    return reached
-
-
 def propagate_direction(
     representation: Sequence[Tensor],
     direction: dict[str, Tensor],
     jacobian: dict[str, Tensor],
     writer: GradWriter,
-) -> dict[str, Tensor]:
+    retain_graph: bool,
+) -> tuple[dict[str, Tensor], Reach]:
     """Propagate the direction from the representation to the shared parameters.
 
     Costs one backward pass.
@@ -93,9 +78,11 @@ def propagate_direction(
         direction: position of a tensor of the representation -> `[*shape]`.
         jacobian: the rows that the direction combines.
         writer: the shared parameters, and the processes with other samples' representations.
+        retain_graph: keep the graph.
 
     Returns:
-        Position of a shared parameter -> `[*shape]`, the same in all processes.
+        Position of a shared parameter -> `[*shape]`, the same in all processes, and which shared
+        parameters it reached in this process.
     """
     scale = writer.scale(representation[0].device)
     if writer.scaler is not None:
@@ -104,7 +91,16 @@ def propagate_direction(
         reference, actual = largest(jacobian.values()), largest(direction.values())
         scale = torch.where((reference > 0) & (actual > 0), scale * reference / actual, scale)
     outputs = [
-        (direction[str(i)] * scale).to(tensor.dtype) for i, tensor in enumerate(representation)
+        undo_real_view(direction[str(i)] * scale, tensor).to(tensor.dtype)
+        for i, tensor in enumerate(representation)
     ]
-    gradients = torch.autograd.grad(representation, writer.shared, outputs, materialize_grads=True)
-    return {str(i): writer.processes.sum(gradient / scale) for i, gradient in enumerate(gradients)}
+    gradients = torch.autograd.grad(
+        representation, writer.shared, outputs, retain_graph=retain_graph, allow_unused=True
+    )
+    reach = Reach(len(writer.shared))
+    reach.note_all(gradients)
+    parts = [
+        coordinates(gradient, parameter)
+        for gradient, parameter in zip(gradients, writer.shared, strict=True)
+    ]
+    return {str(i): writer.processes.sum(part / scale) for i, part in enumerate(parts)}, reach

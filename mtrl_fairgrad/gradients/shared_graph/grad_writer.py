@@ -6,11 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from mtrl_fairgrad.gradients.conventions import Convention
 from mtrl_fairgrad.gradients.shared_graph.distributed import Processes
+from mtrl_fairgrad.gradients.shared_graph.parameters import Parameters, trainable
+from mtrl_fairgrad.gradients.shared_graph.reach import DENSE, UNREACHED, Reach
+from mtrl_fairgrad.utils.validation import ConfigError
+from mtrl_fairgrad.weighting.products import real_view, undo_real_view
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class GradWriter:
     @classmethod
     def create(
         cls,
-        shared: Iterable[Tensor],
-        own: Iterable[Tensor],
+        shared: Parameters,
+        own: Parameters,
         scaler: GradScaler | None,
         processes: Processes,
         convention: Convention,
@@ -36,14 +40,24 @@ class GradWriter:
         """Make a writer for those parameters that require a gradient.
 
         Raises:
-            ValueError: no such shared parameter, a parameter that is given twice, or a tensor
-                instead of an iterable.
+            ValueError: no such shared parameter, shared parameters on several devices, a parameter
+                that is given twice, or as `trainable`.
         """
-        shared, own = _trainable(shared, "shared"), _trainable(own, "own")
+        shared, own = trainable(shared, "shared"), trainable(own, "own")
         if not shared:
-            raise ValueError(
+            raise ConfigError(
                 "shared contains no parameter that requires a gradient: pass "
-                "model.encoder.parameters()."
+                "model.encoder.parameters().",
+                "shared",
+                [],
+            )
+        devices = sorted({str(parameter.device) for parameter in shared})
+        if len(devices) > 1:
+            raise ConfigError(
+                f"shared parameters are on devices {', '.join(devices)}: move them to one device, "
+                "on which their gradients can be combined.",
+                "shared",
+                devices,
             )
         if len({id(parameter) for parameter in (*shared, *own)}) < len(shared) + len(own):
             raise ValueError(
@@ -56,6 +70,11 @@ class GradWriter:
             processes,
             convention,
         )
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the shared parameters."""
+        return self.shared[0].device
 
     def scale(self, device: torch.device) -> Tensor:
         """Return the scaler's factor of the losses, `[]`; 1 without a scaler."""
@@ -71,12 +90,29 @@ class GradWriter:
             self.processes.sum((~largest(tensors).isfinite()).float()) > 0
         )
 
+    def layouts(self, shared: Reach, own: Reach) -> list[int]:
+        """Return the layouts of all gradients over all processes, see `Reach.over`."""
+        device = self.shared[0].device
+        return shared.over(self.processes, device) + own.over(self.processes, device)
+
     def write(
-        self, direction: dict[str, Tensor], own: Sequence[Tensor], losses: Tensor
+        self,
+        direction: dict[str, Tensor],
+        own: Sequence[Tensor],
+        losses: Tensor,
+        layouts: Sequence[int],
     ) -> dict[str, Tensor]:
         """Apply the convention to a direction, and add it and the own gradients to `.grad`.
 
-        With a scaler, all of `.grad` becomes NaN if a gradient is not finite.
+        `.grad` of an unreached parameter stays as it is. With a scaler, all others become NaN if a
+        gradient is not finite.
+
+        Args:
+            direction: position of a shared parameter -> `coordinates`.
+            own: `coordinates` of the own gradients.
+            losses: `[K]`.
+            layouts: of the gradients of the shared and then of the own parameters, see
+                `Reach.over`.
 
         Returns:
             With a scaler, whether the step will be `skipped`; otherwise empty.
@@ -89,26 +125,21 @@ class GradWriter:
         if self.scaler is not None:
             finite = largest(gradients).isfinite()
             scale, report = torch.where(finite, scale, torch.nan), {"skipped": ~finite}
-        for parameter, gradient in zip([*self.shared, *self.own], gradients, strict=True):
-            _accumulate(parameter, gradient * scale)
+        for parameter, gradient, layout in zip(
+            [*self.shared, *self.own], gradients, layouts, strict=True
+        ):
+            if layout != UNREACHED:
+                _accumulate(parameter, gradient * scale, layout)
         return report
 
-    def skip(self) -> dict[str, Tensor]:
-        """Set every `.grad` to NaN, so that the scaler skips the step."""
+    def skip(self, layouts: Sequence[int]) -> dict[str, Tensor]:
+        """Set `.grad` of every reached parameter to NaN, so that the scaler skips the step."""
         self.scale(self.shared[0].device)  # a scaler that has not scaled anything refuses to step
-        for parameter in (*self.shared, *self.own):
-            _accumulate(parameter, torch.full_like(parameter, torch.nan, requires_grad=False))
+        for parameter, layout in zip([*self.shared, *self.own], layouts, strict=True):
+            if layout != UNREACHED:
+                nan = torch.full_like(real_view(parameter.detach()), torch.nan)
+                _accumulate(parameter, nan, layout)
         return {"skipped": torch.ones((), dtype=torch.bool, device=self.shared[0].device)}
-
-
-def _trainable(parameters: Iterable[Tensor] | nn.Module, group: str) -> list[Tensor]:
-    if isinstance(parameters, nn.Module):
-        parameters = parameters.parameters()
-    if isinstance(parameters, Tensor):
-        raise ValueError(
-            f"{group} is a single tensor: give an iterable of parameters, such as [tensor]."
-        )
-    return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def largest(tensors: Iterable[Tensor]) -> Tensor:
@@ -120,9 +151,39 @@ def largest(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat(ends).abs().amax()
 
 
-def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
-    if parameter.grad is None:
+def coordinates(gradient: Tensor | None, like: Tensor | None = None) -> Tensor:
+    """Return the dense, real coordinates of a gradient, in which methods combine: see `real_view`.
+
+    Args:
+        gradient: of any layout; None for no effect.
+        like: the parameter, for zeros in place of None.
+    """
+    if gradient is None:
+        assert like is not None
+        return torch.zeros_like(real_view(like.detach()))
+    return real_view(gradient if gradient.layout == torch.strided else gradient.to_dense())
+
+
+def _accumulate(parameter: Tensor, gradient: Tensor, layout: int) -> None:
+    """Add `coordinates` to `.grad` as `Tensor.backward` would, and run the hooks that wait for it.
+
+    Args:
+        parameter: a parameter.
+        gradient: its `coordinates`.
+        layout: 0 for dense, otherwise the number of sparse dimensions.
+    """
+    gradient = undo_real_view(gradient, parameter)
+    if layout != DENSE:
+        gradient = gradient.to(parameter.dtype).to_sparse(layout)
+    if parameter.grad is not None and parameter.grad.layout == torch.strided:
+        parameter.grad += gradient
+    elif parameter.grad is not None:
+        parameter.grad = gradient + parameter.grad  # a sum with a dense part is dense
+    elif layout != DENSE:
+        parameter.grad = gradient
+    else:
         # Keep the memory layout of the parameter, which fused optimisers rely on.
         parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
-    else:
-        parameter.grad += gradient
+    with torch.no_grad():
+        for hook in list((parameter._post_accumulate_grad_hooks or {}).values()):
+            hook(parameter)

@@ -14,20 +14,26 @@ from mtrl_fairgrad.gradients.shared_graph.backward_passes import (
     default_tasks_per_pass,
     one_pass,
 )
-from mtrl_fairgrad.gradients.shared_graph.grad_writer import GradWriter
+from mtrl_fairgrad.gradients.shared_graph.grad_writer import GradWriter, coordinates
+from mtrl_fairgrad.gradients.shared_graph.reach import Reach
+from mtrl_fairgrad.weighting.products import real_view
 
 
 @dataclass
 class GradientRows:
     """Gradients of K losses in this process, summed over micro-batches.
 
-    They do not contain the scaler's factor.
+    They do not contain the scaler's factor. All are dense and real: see `coordinates`.
     """
 
     losses: Tensor
     """`[K]`."""
     jacobian: dict[str, Tensor]
     """Position of a shared parameter (or of a tensor of the representation) -> `[K, *shape]`."""
+    reach: Reach
+    """Of the tensors of the Jacobian."""
+    own_reach: Reach
+    """Of the own parameters."""
     spare: dict[int, Tensor]
     """Position of an own parameter that no task has reached yet -> zeros `[*shape]`.
 
@@ -42,6 +48,7 @@ class GradientRows:
         """Make an empty sum for K `tasks`."""
 
         def zero_rows(tensor: Tensor) -> Tensor:
+            tensor = real_view(tensor.detach())
             # In a representation's half precision, a gradient without the scaler's factor could
             # underflow.
             dtype = (
@@ -52,11 +59,12 @@ class GradientRows:
             return torch.zeros((tasks, *tensor.shape), dtype=dtype, device=tensor.device)
 
         spare = {
-            position: torch.zeros_like(own, requires_grad=False)
+            position: torch.zeros_like(real_view(own.detach()))
             for position, own in enumerate(writer.own)
         }
         jacobian = {str(i): zero_rows(tensor) for i, tensor in enumerate(at)}
-        return cls(torch.zeros(tasks, device=at[0].device), jacobian, spare)
+        losses = torch.zeros(tasks, device=at[0].device)
+        return cls(losses, jacobian, Reach(len(at)), Reach(len(writer.own)), spare)
 
     def add(
         self,
@@ -107,13 +115,16 @@ class GradientRows:
     def _add(self, first: int, gradients: PassGradients, scale: Tensor) -> None:
         """Add the gradients of one pass over the tasks from `first` on."""
         tasks = slice(first, first + len(gradients.own))
+        self.reach.note_all(gradients.shared)
         for rows, gradient in zip(self.jacobian.values(), gradients.shared, strict=True):
             if gradient is not None:
-                rows[tasks].addcdiv_(gradient, scale)
+                rows[tasks].addcdiv_(coordinates(gradient), scale)
         for task, own in enumerate(gradients.own, start=first):
+            self.own_reach.note_all(own)
             for position, gradient in enumerate(own):
                 if gradient is not None:
-                    self._own(position, task, gradient).addcdiv_(gradient, scale)
+                    part = coordinates(gradient)
+                    self._own(position, task, part).addcdiv_(part, scale)
 
     def _own(self, position: int, task: int, like: Tensor) -> Tensor:
         """Return the tensor that sums the gradients of an own parameter and a task."""
@@ -129,7 +140,7 @@ class GradientRows:
             own: the own parameters.
             weights: weights of the losses, `[K]`; None for plain gradients.
         """
-        sums = [torch.zeros_like(parameter, requires_grad=False) for parameter in own]
+        sums = [torch.zeros_like(real_view(parameter.detach())) for parameter in own]
         for (position, task), gradient in self.own.items():
             sums[position] += gradient if weights is None else weights[task] * gradient
         return sums

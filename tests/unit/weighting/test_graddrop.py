@@ -130,7 +130,7 @@ def test_bad_leak(leak: object) -> None:
 def test_missing_and_misshapen_numbers_are_refused() -> None:
     jacobian = {"a": torch.ones(2, 3)}
     method = GradDrop().init(2, template=jacobian)
-    with pytest.raises(ValueError, match="graddrop is random: make one generator"):
+    with pytest.raises(ValueError, match="graddrop is random: "):
         method(jacobian)
     with pytest.raises(ValueError, match=r"noise of shape \(2, 3\) is not allowed: give \(3,\)"):
         method(jacobian, noise=torch.rand(2, 3))

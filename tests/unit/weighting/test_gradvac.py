@@ -169,7 +169,7 @@ def test_bad_reduction() -> None:
 def test_missing_init_and_orders_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^gradvac .*init\(tasks=3\)"):
         GradVac()(torch.eye(3))
-    with pytest.raises(ValueError, match="gradvac is random: make one generator"):
+    with pytest.raises(ValueError, match="gradvac is random: "):
         GradVac().init(3)(torch.eye(3))
     with pytest.raises(ValueError, match=r"for losses of shape \(3,\) but got \(2,\)"):
         GradVac().init(3)(torch.eye(2))

@@ -141,7 +141,7 @@ def test_other_reductions_are_refused(reduction: object) -> None:
 
 
 def test_missing_and_misshapen_orders_are_refused() -> None:
-    with pytest.raises(ValueError, match="pcgrad is random: make one generator"):
+    with pytest.raises(ValueError, match="pcgrad is random: "):
         PCGrad()(torch.eye(3))
     with pytest.raises(
         ValueError, match=r"noise of shape \(2, 2\) is not allowed: give orders .* \(3, 3\)"

@@ -223,7 +223,7 @@ def test_a_loss_that_is_not_positive_is_refused_before_anything_changes():
     losses = model.losses()
     losses[2] = losses[2] * 0 - 0.3
     with pytest.raises(
-        ValueError, match=r"task 2's loss is -0\.3: fixed needs positive losses; shift it, or"
+        ValueError, match=r"task 2's loss is -0\.3: fixed needs losses of at least 0; shift"
     ):
         backward(losses, method, **model.groups)
     accumulator = Accumulator(**model.groups)

@@ -1,0 +1,197 @@
+"""From losses or gradient rows to `.grad`, by a method of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtrl_fairgrad.gradients.per_task import Tensors
+from mtrl_fairgrad.gradients.shared_graph.features import propagate_direction
+from mtrl_fairgrad.gradients.shared_graph.grad_writer import GradWriter, coordinates
+from mtrl_fairgrad.gradients.shared_graph.graph import UNREACHED_SHARED
+from mtrl_fairgrad.gradients.shared_graph.jacobian import GradientRows
+from mtrl_fairgrad.gradients.shared_graph.losses import require_positive
+from mtrl_fairgrad.gradients.shared_graph.notices import notice
+from mtrl_fairgrad.gradients.shared_graph.reach import UNREACHED, Reach
+from mtrl_fairgrad.weighting import (
+    GramianWeighting,
+    JacobianAggregation,
+    Method,
+    jacobian_like,
+)
+from mtrl_fairgrad.weighting.template import AveragingAggregation
+
+Noise = Tensor | torch.Generator | None
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One combination of task gradients by a method."""
+
+    method: Method
+    noise: Noise
+    writer: GradWriter
+    retain_graph: bool = False
+    fall_back: bool = False
+
+    def of_rows(self, rows: GradientRows, representation: list[Tensor] | None = None) -> Tensors:
+        """Combine gradient rows, by shared parameters or by a representation; write the result."""
+        method, writer = self.method, self.writer
+        losses = writer.processes.mean(rows.losses)
+        require_positive(method, losses)
+        if writer.overflowed([losses, *rows.jacobian.values(), *rows.own.values()]):
+            reach = rows.reach
+            if representation is not None:  # a pass without effect, to see what it reaches
+                zeros = {name: torch.zeros_like(row[0]) for name, row in rows.jacobian.items()}
+                reach = self._propagate(representation, zeros, rows)[1]
+            return writer.skip(writer.layouts(reach, rows.own_reach))
+        layouts: list[int] = []
+        if representation is None:
+            layouts = writer.layouts(rows.reach, rows.own_reach)
+            self._require_reached(layouts)
+        # The parameters are the same in all processes, but a process's representation belongs to
+        # its own samples: it is a part of the Jacobian's columns.
+        for row in rows.jacobian.values():
+            if representation is None:
+                writer.processes.mean_(row)
+            elif writer.processes.size > 1:
+                row /= writer.processes.size
+        noise = self._prepare(losses, rows.jacobian)
+        with torch.autocast(losses.device.type, enabled=False):
+            observed = method.observe(losses, rows.jacobian, batch_dims=0)
+            if representation is not None and isinstance(method, GramianWeighting):
+                observed = writer.processes.sum(observed)
+            result = method(observed, **method.accepted(losses=losses, noise=noise))
+            if self.fall_back:
+                result = result.equal_where_unsolved()
+            direction, diagnostics = method.direction(result, observed, rows.jacobian)
+        if representation is not None:
+            direction, reach = self._propagate(representation, direction, rows)
+            layouts = writer.layouts(reach, rows.own_reach)
+        own_weights = writer.convention.own_weights(method, diagnostics)
+        own = [writer.processes.mean(part) for part in rows.own_sums(writer.own, own_weights)]
+        return self._finish(direction, own, losses, layouts, diagnostics)
+
+    def of_losses(self, scalars: Sequence[Tensor]) -> Tensors:
+        """Combine by a loss weighting: one backward pass of the weighted losses, without rows."""
+        method, writer = self.method, self.writer
+        vector = torch.stack(tuple(scalars))
+        losses = writer.processes.mean(vector.detach())
+        require_positive(method, losses)
+        shared, own = writer.shared, writer.own
+        reach, own_reach = Reach(len(shared)), Reach(len(own))
+        if writer.overflowed([losses]):
+            reached = torch.autograd.grad(vector.sum(), [*shared, *own], allow_unused=True)
+            reach.note_all(reached[: len(shared)])
+            own_reach.note_all(reached[len(shared) :])
+            return writer.skip(writer.layouts(reach, own_reach))
+        unknown = method.tasks is None
+        noise = self._prepare(losses, jacobian_like(shared, len(losses)) if unknown else {})
+        with torch.autocast(losses.device.type, enabled=False):
+            weights, diagnostics = method(losses, **method.accepted(noise=noise))
+        diagnostics = {**diagnostics, "weights": weights}
+        own_weights = writer.convention.own_weights(method, diagnostics)
+        scale = writer.scale(losses.device)
+
+        def gradients(
+            weights: Tensor | None, parameters: list[Tensor], retain_graph: bool
+        ) -> Sequence[Tensor | None]:
+            # A task without weight is left out even where its loss is not finite.
+            total = (
+                vector.sum()
+                if weights is None
+                else torch.where(weights != 0, weights * vector, 0).sum()
+            )
+            return torch.autograd.grad(
+                total * scale, parameters, retain_graph=retain_graph, allow_unused=True
+            )
+
+        if own_weights is weights:
+            both = gradients(weights, shared + own, self.retain_graph)
+            of_shared, of_own = both[: len(shared)], both[len(shared) :]
+        else:
+            of_own = gradients(own_weights, own, retain_graph=True) if own else []
+            of_shared = gradients(weights, shared, self.retain_graph)
+        reach.note_all(of_shared)
+        own_reach.note_all(of_own)
+        layouts = writer.layouts(reach, own_reach)
+        self._require_reached(layouts)
+
+        def means(found: Sequence[Tensor | None], parameters: list[Tensor]) -> list[Tensor]:
+            return [
+                writer.processes.mean(coordinates(gradient, parameter) / scale)
+                for gradient, parameter in zip(found, parameters, strict=True)
+            ]
+
+        direction = {str(i): part for i, part in enumerate(means(of_shared, shared))}
+        return self._finish(direction, means(of_own, own), losses, layouts, diagnostics)
+
+    def _prepare(self, losses: Tensor, jacobian: Tensors) -> Tensor | None:
+        """Initialise the method where nobody has, and return the noise of this call.
+
+        It is on the losses' device and the same in all processes.
+        """
+        method, noise = self.method, self.noise
+        if method.tasks is None:
+            method.init(len(losses), template=jacobian)
+            method.tasks = len(losses)  # also where an own init does not call its parent's
+        if noise is None:
+            noise = method.draw_by_default(losses.device)
+        elif isinstance(noise, torch.Generator):
+            noise = method.draw([noise])
+        return None if noise is None else self.writer.processes.first(noise.to(losses.device))
+
+    def _propagate(
+        self, representation: list[Tensor], direction: Tensors, rows: GradientRows
+    ) -> tuple[Tensors, Reach]:
+        return propagate_direction(
+            representation, direction, rows.jacobian, self.writer, self.retain_graph
+        )
+
+    def _require_reached(self, layouts: Sequence[int]) -> None:
+        if all(layout == UNREACHED for layout in layouts[: len(self.writer.shared)]):
+            raise ValueError(UNREACHED_SHARED)
+
+    def _finish(
+        self,
+        direction: Tensors,
+        own: Sequence[Tensor],
+        losses: Tensor,
+        layouts: Sequence[int],
+        diagnostics: Tensors,
+    ) -> Tensors:
+        """Write the gradients and return the diagnostics."""
+        report = self.writer.write(direction, own, losses, layouts)
+        if self.fall_back and "converged" in diagnostics:
+            report["fell_back"] = ~diagnostics["converged"]
+        if self.writer.scaler is None:
+            notice(self.method, losses, diagnostics, self.fall_back)
+        return diagnostics | report
+
+
+def check_representation_allowed(method: Method, processes: int) -> None:
+    """Check that a method can combine at a representation.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    unwrapped = _unwrapped(method)
+    if isinstance(unwrapped, AveragingAggregation):
+        raise ValueError(
+            f"{unwrapped.name} averages gradients over batches, but every batch has another "
+            "representation: leave representation out, or choose another method."
+        )
+    if processes > 1 and isinstance(method, JacobianAggregation):
+        raise ValueError(
+            f"{method.name} needs every coordinate, but a representation is distributed over the "
+            "processes: leave representation out, or choose a method that needs the Gramian only."
+        )
+
+
+def _unwrapped(method: Method) -> Method:
+    """Return the method inside the α-fair wrapper, or the method itself."""
+    inner = getattr(method, "method", None)
+    return _unwrapped(inner) if isinstance(inner, Method) else method

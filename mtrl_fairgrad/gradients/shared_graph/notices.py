@@ -1,0 +1,97 @@
+"""Warnings of directions that are not what the method promises, once for each method and cause.
+
+A warning needs values, but reading a value waits for a GPU. There the values are copied to the host
+while the GPU works, and read in a later call of `backward`, when they have arrived.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from mtrl_fairgrad.weighting import Method
+
+UNSOLVED, OVERFLOW, LOSS = "unsolved", "overflow", "loss"
+
+
+class _Copy(NamedTuple):
+    """Flags on their way to the host: `UNSOLVED`, `OVERFLOW`, and whether each loss is bad."""
+
+    flags: Tensor
+    arrived: torch.cuda.Event | None
+
+
+@dataclass
+class _Record:
+    waiting: deque[_Copy] = field(default_factory=deque[_Copy])
+    said: set[str] = field(default_factory=set[str])
+
+
+_records: WeakKeyDictionary[Method, _Record] = WeakKeyDictionary()
+
+
+def notice(method: Method, losses: Tensor, diagnostics: dict[str, Tensor], fell_back: bool) -> None:
+    """Warn if the direction is unsolved or not finite, on a GPU in a later call.
+
+    Args:
+        method: what computed the direction.
+        losses: `[K]`.
+        diagnostics: the method's, with its `weights` and `converged` where it has them.
+        fell_back: whether an unsolved direction was replaced.
+    """
+    on_gpu = losses.device.type == "cuda"
+    if on_gpu and torch.cuda.is_current_stream_capturing():
+        return
+    record = _records.setdefault(method, _Record())
+    if len(record.said) < 3:
+        flags = _flags(losses, diagnostics, fell_back)
+        record.waiting.append(_to_host(flags) if on_gpu else _Copy(flags, None))
+    while record.waiting and (
+        record.waiting[0].arrived is None or record.waiting[0].arrived.query()
+    ):
+        _say(method, record.said, record.waiting.popleft().flags.tolist())
+
+
+def _flags(losses: Tensor, diagnostics: dict[str, Tensor], fell_back: bool) -> Tensor:
+    bad = ~losses.isfinite()
+    weights, solved = diagnostics.get("weights"), diagnostics.get("converged")
+    broken = unsolved = torch.zeros((), dtype=torch.bool, device=losses.device)
+    if weights is not None:
+        bad = bad & (weights != 0)  # a task without weight does no harm
+        broken = ~weights.isfinite().all()
+    if solved is not None and not fell_back:
+        unsolved = ~solved & ~broken
+    broken = broken & ~bad.any()
+    return torch.cat([torch.stack([unsolved, broken]), bad])
+
+
+def _to_host(flags: Tensor) -> _Copy:
+    host = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
+    host.copy_(flags, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(flags.device))
+    return _Copy(host, arrived)
+
+
+def _say(method: Method, said: set[str], flags: list[bool]) -> None:
+    unsolved, overflow, *losses = flags
+    causes = {UNSOLVED: unsolved, OVERFLOW: overflow, LOSS: any(losses)}
+    texts = {
+        UNSOLVED: f"{method.name} did not solve its equation, but its direction is in .grad (see "
+        "converged and residual in the result): give fall_back=True for equal weights in such "
+        "steps, or another solver.",
+        OVERFLOW: f"task gradients are not finite, and so is .grad after {method.name}: lower the "
+        "learning rate, or use a scaler with half precision.",
+        LOSS: f"the losses of tasks {[task for task, bad in enumerate(losses) if bad]} are NaN or "
+        "infinite, so that .grad is not finite: check the losses before backward.",
+    }
+    for cause, found in causes.items():
+        if found and cause not in said:
+            said.add(cause)
+            warnings.warn(texts[cause], RuntimeWarning, stacklevel=6)
