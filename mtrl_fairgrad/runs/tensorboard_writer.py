@@ -9,13 +9,15 @@ import contextlib
 import io
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mtrl_fairgrad.utils.atomic_io import AppendFile
 
 
 class EventFile:
-    """Scalars of one training process; the file is made with the first flush.
+    """Entries of one training process; the file is made with the first flush.
 
     Args:
         folder: where the file is written.
@@ -46,6 +48,43 @@ class EventFile:
         """Add a value; OSError when a due write fails."""
         scalar = self._summary.Value(tag=tag, simple_value=float(value))
         self._add(step=step, summary=self._summary(value=[scalar]))
+
+    def add_text(self, tag: str, markdown: str, step: int) -> None:
+        """Add a text in Markdown, which TensorBoard shows under TEXT."""
+        from torch.utils.tensorboard.summary import text
+
+        self._add(step=step, summary=text(tag, markdown))
+
+    def add_hyper_parameters(
+        self, values: Mapping[str, str | float | bool], metrics: Sequence[str], step: int
+    ) -> None:
+        """Add hyper-parameters, and the scalars by which TensorBoard's HPARAMS compares runs.
+
+        Args:
+            values: name -> value.
+            metrics: tags of scalars.
+            step: step of the entries.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        experiment, session, _ = hparams(dict(values), dict.fromkeys(metrics, 0.0))
+        for summary in (experiment, session):  # the third one states that the run has ended
+            self._add(step=step, summary=summary)
+
+    def add_charts(self, charts: Mapping[str, Mapping[str, str]], step: int) -> None:
+        """Add charts of several scalars each, which TensorBoard shows under CUSTOM SCALARS.
+
+        Args:
+            charts: category -> title -> regular expression of the tags that a chart shows.
+            step: step of the entry.
+        """
+        from torch.utils.tensorboard.summary import custom_scalars
+
+        layout: dict[str, Any] = {
+            category: {title: ["Multiline", [tags]] for title, tags in titles.items()}
+            for category, titles in charts.items()
+        }
+        self._add(step=step, summary=custom_scalars(layout))
 
     def flush(self) -> None:
         """Write all entries durably; an OSError leaves whole entries."""

@@ -231,8 +231,10 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
         resumed=saved is not None,
         progress=config.progress,
         alternative=_solver_advice(config),
+        seeds=config.seeds,
     )
     resources.callback(logger.close)
+    logger.describe(config, progress.env_steps + (saved is not None))
     stop = StopController(config.grace_seconds)
     fault_monitor = FaultMonitor(config, tasks, learner, folder, logger)
     worker_restarts = WorkerRestarts(config.env.worker_restarts, logger, progress)

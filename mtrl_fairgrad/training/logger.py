@@ -14,9 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from mtrl_fairgrad.config.schema import Config
 from mtrl_fairgrad.runs.metric_entries import WORKERS_REPLACED
 from mtrl_fairgrad.runs.metrics_log import MetricsLog
 from mtrl_fairgrad.runs.tensorboard_writer import EventFile
+from mtrl_fairgrad.training.run_description import (
+    COMPARED,
+    configuration_text,
+    hyper_parameters,
+    seed_charts,
+    seed_tag,
+)
 
 RESIDUAL_LIMIT = 0.1
 """Median relative residual above which FairGrad's equation counts as unsolved."""
@@ -50,6 +58,7 @@ class Logger:
         resumed: whether it starts from a checkpoint; TensorBoard then hides what an earlier process
             wrote beyond `first_step`.
         progress: show the progress bar.
+        seeds: the run's seeds; several have curves of their own in TensorBoard.
         alternative: the advice given once if FairGrad's equation stays unsolved; None for no note.
     """
 
@@ -62,10 +71,11 @@ class Logger:
         resumed: bool,
         progress: bool,
         alternative: str | None,
+        seeds: Sequence[int] = (),
     ) -> None:
         self._metrics = MetricsLog(folder)
         self._events = EventFile(folder, purge_step=first_step + resumed)
-        self._tasks = tuple(tasks)
+        self._tasks, self._seeds = tuple(tasks), tuple(seeds)
         self._bar = tqdm(
             total=steps,
             initial=first_step,
@@ -78,6 +88,13 @@ class Logger:
         self._residuals: dict[str, deque[float]] = {}
         self._alternative = alternative
         self._shown: dict[str, str] = {}
+
+    def describe(self, config: Config, env_steps: int) -> None:
+        """Log configuration, hyper-parameters and charts for TensorBoard, once a process."""
+        self._events.add_text("configuration", configuration_text(config, env_steps), env_steps)
+        self._events.add_hyper_parameters(hyper_parameters(config), COMPARED, env_steps)
+        if len(self._seeds) > 1:
+            self._events.add_charts(seed_charts(self._seeds), env_steps)
 
     def advance(self) -> None:
         """Move the progress bar by one step."""
@@ -101,6 +118,13 @@ class Logger:
         for task, value in zip(self._tasks, values, strict=True):
             self._add_scalar(f"{tag}/{task}", value, env_steps)
 
+    def _per_seed(self, name: str, values: NDArray[np.floating], env_steps: int) -> None:
+        """Log values `[S, ...]` of several seeds as one mean each, for TensorBoard alone."""
+        if len(self._seeds) > 1:
+            means = values.reshape(len(self._seeds), -1).mean(axis=1)
+            for seed, value in zip(self._seeds, means, strict=True):
+                self._events.add_scalar(seed_tag(seed, name), float(value), env_steps)
+
     def log_evaluation(
         self,
         success: NDArray[np.floating],
@@ -117,10 +141,15 @@ class Logger:
             env_steps: transitions of each task so far.
         """
         per_seed = success.mean(axis=1)
+        self._per_seed("success_mean", success, env_steps)
+        for k, task in enumerate(self._tasks):
+            self._per_seed(f"success/{task}", success[:, k], env_steps)
         self._per_task("success", success.mean(axis=0), env_steps)
         if not np.isnan(returns).any():
             self._per_task("return", returns.mean(axis=0), env_steps)
+            self._per_seed("return", returns, env_steps)
         self._per_task("return_until_success", until_success.mean(axis=0), env_steps)
+        self._per_seed("return_until_success", until_success, env_steps)
         self._add_scalar("success_mean/mean", per_seed.mean(), env_steps)
         if len(per_seed) > 1:
             error = per_seed.std(ddof=1) / np.sqrt(len(per_seed))
@@ -140,7 +169,7 @@ class Logger:
     def log_update(
         self, metrics: dict[str, Tensor], env_steps: int, updates_per_second: float
     ) -> None:
-        """Log an update's metrics as means over seeds.
+        """Log an update's metrics as means over seeds, and those of each seed.
 
         `[S, K]` is logged by task, a Gramian as norms and cosines, anything else as one mean.
         """
@@ -150,13 +179,19 @@ class Logger:
             if name.endswith("gramian"):
                 self._log_gramian(name.removesuffix("gramian"), value, env_steps)
                 continue
-            mean = value.double().mean(0).cpu().numpy()
+            of_seeds = value.double().cpu().numpy()
+            mean = of_seeds.mean(0)
+            self._per_seed(name, of_seeds, env_steps)
             if mean.shape == (len(self._tasks),):
                 self._per_task(name, mean, env_steps)
             else:
                 self._add_scalar(name, float(mean.mean()), env_steps)
             if name.endswith("/residual"):
                 self._check_residual(name.partition("/")[0], float(value.median()))
+
+    def log_speed(self, env_steps_per_second: float, env_steps: int) -> None:
+        """Log the training steps per second, without evaluations, for TensorBoard."""
+        self._events.add_scalar("speed/env_steps_per_second", env_steps_per_second, env_steps)
 
     def log_worker_restarts(self, workers: int, env_steps: int) -> None:
         """Log the number of simulator workers replaced so far."""

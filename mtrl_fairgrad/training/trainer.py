@@ -52,7 +52,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._shape = len(self.config.seeds), self.envs.num_envs // len(self.config.seeds)
-        self._speed_since = self.learner.updates, self._learning_seconds()
+        self._speed_since = self.env_steps, self.learner.updates, self._learning_seconds()
 
     def __enter__(self) -> Self:
         return self
@@ -173,12 +173,13 @@ class Trainer:
 
     def _log_update(self) -> None:
         metrics = self.learner.report()
-        if not metrics:
-            return
-        (updates, since), now = self._speed_since, self._learning_seconds()
-        speed = (self.learner.updates - updates) / max(now - since, 1e-9)
-        self._speed_since = self.learner.updates, now
-        self.logger.log_update(metrics, self.env_steps, speed)
+        (env_steps, updates, since), now = self._speed_since, self._learning_seconds()
+        seconds = max(now - since, 1e-9)
+        self._speed_since = self.env_steps, self.learner.updates, now
+        self.logger.log_speed((self.env_steps - env_steps) / seconds, self.env_steps)
+        if metrics:
+            speed = (self.learner.updates - updates) / seconds
+            self.logger.log_update(metrics, self.env_steps, speed)
 
     def _learning_seconds(self) -> float:
         """Return the time without that which training spent on evaluations."""

@@ -87,6 +87,12 @@ def test_a_run_leaves_configuration_report_and_curves(finished):
         "actor/residual",
         "actor/min_progress",
         "speed/updates_per_second",
+        "speed/env_steps_per_second",
+        f"return/{FAR}",
+        f"return_until_success/{FAR}",
+        "seed_1/success_mean",
+        f"seed_0/success/{NEAR}",
+        "seed_1/critic/loss",
     ):
         assert tag in found, tag
     assert [step for step, _ in found[f"critic/loss/{NEAR}"]] == list(range(20, 101, 10))
