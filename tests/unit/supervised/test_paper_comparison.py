@@ -9,7 +9,7 @@ from mtrl_fairgrad.report import main
 from mtrl_fairgrad.supervised.benchmarks import benchmark_class
 from mtrl_fairgrad.supervised.benchmarks.qm9 import PROPERTIES
 from mtrl_fairgrad.supervised.paper_numbers import SUMMARIES, TABLES, published_table
-from tests.unit.supervised.fit_files import OFFICIAL, fit_config, line, table, write_fit
+from tests.unit.supervised.fit_files import OFFICIAL, PLAIN, fit_config, line, table, write_fit
 
 # ---- names and units ----
 
@@ -90,8 +90,9 @@ def test_both_sides_of_cityscapes_by_hand(tmp_path, capsys):
     assert "Δm% of both is relative to the paper's row stl." in out
     assert "MR: ours among the 2 methods that both have, the paper's among its 14." in out
     assert "Not as in the paper for ls: epochs 5 in place of 200." in out
-    assert "Not as in the paper for upgrad, famo: " not in out  # order is the table's
-    assert "for famo, upgrad: seeds 1 in place of 3, epochs 5 in place of 200." in out
+    assert "for upgrad: seeds 1 in place of 3, epochs 5 in place of 200." in out
+    plain = "convention plain in place of official"
+    assert f"for famo: seeds 1 in place of 3, epochs 5 in place of 200, {plain}." in out
     assert line(out, "fairgrad", "α=10") == "– 10.54"  # Table 5
     fair = out.partition("loss_alpha=0.5, Table 7")[2]
     assert line(fair, "fair", "cagrad", "ours", "–;", "paper") == "74.74 93.39 0.0134 33.04 6.23"
@@ -150,7 +151,7 @@ def test_fairgrad_by_alpha_is_matched_with_table_5_and_the_best_by_validation_wi
     assert found["Table 2", "fairgrad", "fairgrad α=2.3", "delta_m"]["paper"] == "-4.66"
     assert found["Table 5", "fairgrad α=10", "fairgrad α=10", "delta_m"]["paper"] == "-1.00"
     assert "Not as in the paper for fair fairgrad α=2: seeds 1 in place of 3." in out
-    assert out.count("Not as in the paper") == 1
+    assert out.count("Not as in the paper for") == 1
 
 
 def test_methods_on_alpha_fair_losses_are_matched_with_table_7(tmp_path, capsys):
@@ -192,6 +193,37 @@ def test_single_task_fits_make_one_row(tmp_path, capsys):
     assert "stl is left out for seed 2, which does not have all 2 tasks yet." in out
 
 
+CONVENTIONS_OF_ONE_EFFECT = [
+    ("ls", {}, PLAIN),
+    ("ls", {"reduction": "mean"}, {**PLAIN, "scale": "tasks"}),
+    ("si", {}, {**PLAIN, "own": "weighted_losses"}),
+    ("fairgrad", {"solver": "least_squares"}, {**OFFICIAL, "own": "plain"}),
+    ("pcgrad", {"reduction": "mean"}, OFFICIAL),
+    ("graddrop", {}, {**PLAIN, "own": "weighted", "max_norm": 1.0}),
+]
+CONVENTIONS_OF_ANOTHER = [
+    ("ls", {"reduction": "mean"}, PLAIN),
+    ("si", {}, PLAIN),
+    ("pcgrad", {}, OFFICIAL),
+    ("mgda", {}, {**PLAIN, "own": "weighted"}),
+    ("dwa", {}, {**PLAIN, "own": "weighted"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "chosen", "convention", "same"),
+    [(*case, True) for case in CONVENTIONS_OF_ONE_EFFECT]
+    + [(*case, False) for case in CONVENTIONS_OF_ANOTHER],
+)
+def test_a_convention_is_named_where_its_gradients_are_not_the_official_ones(
+    method, chosen, convention, same, tmp_path, capsys
+):
+    config = fit_config("nyuv2", method, 0, convention=convention, **chosen)
+    write_fit(tmp_path / "fit/seed-0", config, 1.1)
+    assert main([str(tmp_path)]) == 0
+    assert ("in place of official" not in capsys.readouterr().out) is same
+
+
 def test_summaries_of_celeba(tmp_path, capsys):
     write_fit(tmp_path / "ls/seed-0", fit_config("celeba", "ls", 0), 1.1)
     write_fit(tmp_path / "fairgrad/seed-0", fit_config("celeba", "fairgrad", 0), 1.05)
@@ -201,9 +233,7 @@ def test_summaries_of_celeba(tmp_path, capsys):
     assert line(out, "fairgrad", "α=2", "ours,", "1", "seed") == "1.00 5.00"
     assert line(out, "nash_mtl", "ours", "–;", "paper") == "5.38 2.84"
     assert "single-task F1, which the paper does not print" in out
-    solver = (
-        "convention plain in place of official_supervised, solver newton in place of least_squares."
-    )
+    solver = "convention plain in place of official, solver newton in place of least_squares."
     assert f"for fairgrad α=2: seeds 1 in place of 3, {solver}" in out
     bald = table(tmp_path)["Table 1", "ls", "ls", "f1_Bald"]
     assert float(bald["mean"]) == pytest.approx(0.7205613 * 0.9) and bald["paper"] == ""
@@ -216,7 +246,8 @@ def test_summaries_of_qm9_refer_to_the_unrounded_baseline(tmp_path, capsys):
     out = capsys.readouterr().out
     assert line(out, "famo", "ours,", "3", "seeds").endswith("50.0 ± 0.0") and "MR: " not in out
     assert "which the paper's row stl rounds" in out
-    assert "Number of seeds, schedule and options are the paper's." in out
+    assert "for famo" not in out  # a single row needs no name
+    assert "convention plain in place of official, gamma 0.01 in place of 0.001." in out
 
 
 def test_a_metric_that_is_nan_has_no_summary(tmp_path, capsys):
