@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from hydra.errors import (
@@ -63,6 +63,10 @@ _OTHER_NAMES = {
 }
 _OPTION_OF = {name: option for option, names in _OTHER_NAMES.items() for name in names.split()}
 """Another name of an option → its last word, or its whole name."""
+
+
+_OF_CHOICE = ("method", "benchmark")
+"""Groups whose options depend on the choice."""
 
 
 def explain(
@@ -136,9 +140,17 @@ def _unknown(
     if key in known and owners:
         chosen = f"{group}={_chosen(group, arguments, root)}"
         return f"{key} is not an option of {chosen}: drop it, or choose {' or '.join(owners)}."
-    similar = similar_option(key, known)
+    chosen = {name: _choices(name).get(_chosen(name, arguments, root)) for name in _OF_CHOICE}
+    similar = similar_option(key, [name for name in known if _exists(name, chosen)])
     hint = f"; did you mean {similar}?" if similar else ""
     return f"{key} is not an option{hint}; python -m {module} --help lists all."
+
+
+def _exists(name: str, chosen: Mapping[str, dict[str, Any] | None]) -> bool:
+    """Whether the composed configuration has an option; for an unknown choice, True."""
+    group, _, option = name.partition(".")
+    options = chosen.get(group)
+    return not option or options is None or option in options
 
 
 def _choices(group: str) -> dict[str, dict[str, Any]]:

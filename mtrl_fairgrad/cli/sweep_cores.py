@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from mtrl_fairgrad.envs.workers.load_balancing import available_cores
+from mtrl_fairgrad.utils.cores import available_cores
 
 
 def count_runs(arguments: Sequence[str]) -> int:

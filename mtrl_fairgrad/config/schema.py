@@ -266,7 +266,7 @@ def typed(defaults: Schema, composed: DictConfig) -> Schema:
         reason = str(error).splitlines()[0].rstrip(".")
         key = str(error.full_key) if error.full_key else None
         where = key or "the configuration"
-        raise ConfigError(f"{where}: {reason}; see configs/ for what is allowed.", key) from None
+        raise ConfigError(f"{where}: {reason}; --help lists what is allowed.", key) from None
 
 
 def to_dict(config: DataclassInstance) -> dict[str, Any]:

@@ -59,6 +59,14 @@ ADVICE = [
     ("train", "env.suite=mt50", "env=mt50", "env=mt50"),
     ("train", "env=gymnasium", "env.tasks=[ID,…]", f"env=gymnasium env.tasks=[{NEAR}]"),
     ("supervised", "lr=1", "learning_rate", "learning_rate=1"),
+    ("supervised", "benchmark.lr=1", "learning_rate", "learning_rate=1"),
+    ("supervised", "alphas=2", "alpha", "alpha=2"),
+    (
+        "supervised",
+        "benchmark=toy lr=1",
+        "learning_rate",
+        "benchmark=toy benchmark.learning_rate=1",
+    ),
     ("supervised", "benchmark.alphas=2", "benchmark=toy", "benchmark=toy benchmark.alphas=2"),
     ("supervised", "search.step=1", "compare=search", "compare=search search.radius=1"),
 ]
@@ -70,6 +78,11 @@ def test_a_proposed_word_works(command, typed, proposed, then, run):
     assert isinstance(error, str), error
     assert re.search(rf"{re.escape(proposed)}(?![\w-]|\.\w)", error), error
     assert not isinstance(run(command, then.split()), str)
+
+
+def test_no_option_of_another_choice_is_proposed(run):
+    assert "benchmark.learning_rate" not in run("supervised", ["benchmark.lr=1"])
+    assert "benchmark.learning_rate" in run("supervised", ["benchmark=toy", "benchmark.lr=1"])
 
 
 def test_single_values_stand_for_lists_and_whole_floats_for_integers(run):

@@ -1,10 +1,10 @@
 """Number of worker processes, and which sub-environments each one hosts."""
 
-import os
 from collections.abc import Sequence
 
 from mtrl_fairgrad.envs.task_names import step_cost
 from mtrl_fairgrad.envs.workers.host import Slot
+from mtrl_fairgrad.utils.cores import available_cores
 from mtrl_fairgrad.utils.validation import MAX_WORKERS, check_integer
 
 
@@ -29,10 +29,3 @@ def worker_count(workers: int | None, role: str) -> int:
         return cores if role == "eval" else max(1, cores - 1)
     hint = "(0 simulates in this process)"
     return check_integer("workers", workers, at_most=MAX_WORKERS, hint=hint)
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
