@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from mtrl_fairgrad.config.schema import changed_keys
-from mtrl_fairgrad.runs.base_run_dir import CONFIG, BaseRunFolder, read_run_file
+from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, BaseRunFolder, read_run_file
 from mtrl_fairgrad.utils.atomic_io import RunFolderError, write_atomic
 
 CONFIG_0_1 = "fit.json"
 """The file of the specification in folders of version 0.1.0."""
+EPOCHS = "epochs.csv"
 RESULT = "outcome.json"
 FAULT = "fault.txt"
 SINGLE_TASK = "stl"
@@ -49,6 +50,7 @@ class FitFolder(BaseRunFolder):
     """An existing folder of a fit."""
 
     kind: ClassVar[str] = "supervised"
+    written: ClassVar[tuple[str, ...]] = (*CURVES, EPOCHS, RESULT)
 
     @staticmethod
     def how_to_continue(path: Path) -> str:
@@ -120,6 +122,20 @@ class FitFolder(BaseRunFolder):
     def save_result(self, result: FitResult) -> None:
         """Write the result, which makes the fit finished."""
         write_atomic(self.path / RESULT, json.dumps(asdict(result), indent=1).encode() + b"\n")
+
+    def check_start_over(self) -> None:
+        """Check that a fit without checkpoints has no epochs that a new start would delete.
+
+        Raises:
+            RunFolderError: it has some.
+        """
+        path = self.path / EPOCHS
+        epochs = path.read_bytes().count(b"\n") - 1 if path.is_file() else 0
+        if epochs > 0:
+            raise RunFolderError(
+                f"{self.path} has no checkpoint to continue from, and starting over would delete "
+                f"its {epochs} epochs: restore checkpoints/ from a copy, or choose another run_dir."
+            )
 
     def save_fault(self, sentence: str, details: str) -> None:
         """Write the error that ended the fit: one sentence, then the traceback."""

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from mtrl_fairgrad.gradients.shared_graph import backward
 from mtrl_fairgrad.runs.tensorboard_writer import EventFile
 from mtrl_fairgrad.supervised.benchmark import Benchmark
-from mtrl_fairgrad.supervised.fit_folder import FitFolder, FitResult
+from mtrl_fairgrad.supervised.fit_folder import EPOCHS, FitFolder, FitResult
 from mtrl_fairgrad.supervised.fit_spec import FitSpec
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.faults import TrainingFault
@@ -247,11 +247,16 @@ class Trainer:
         rows = [record.scalars() for record in self.history]
         lines = [[epoch, *row.values()] for epoch, row in enumerate(rows, start=1)]
         text = csv_text([["epoch", *rows[0]], *lines])
-        write_atomic(self.folder.path / "epochs.csv", text.encode())
+        write_atomic(self.folder.path / EPOCHS, text.encode())
 
     def resume(self) -> None:
-        """Continue from the newest checkpoint, if there is any."""
+        """Continue from the newest checkpoint, if there is any.
+
+        Raises:
+            RunFolderError: no checkpoint is intact, or there is none but there are epochs.
+        """
         if not self.folder.has_checkpoint():
+            self.folder.check_start_over()
             return
         saved = self.folder.resume_checkpoint(
             {"model": self.model.state_dict(), "method": self.method.state_dict()}

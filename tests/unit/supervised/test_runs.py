@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -90,6 +91,37 @@ def test_a_fit_is_a_run_folder_with_manifest_and_lock(tmp_path, capsys):
         assert os.waitstatus_to_exitcode(os.waitpid(code, 0)[1]) == 2
     assert not (folder.path / "outcome.json").exists()
     assert main(words) == 0 and folder.result() is not None
+
+
+def test_a_fit_without_checkpoints_is_not_started_over(tmp_path, monkeypatch, capsys):
+    words = [*TINY, "method=ls", f"run_dir={tmp_path}"]
+    run_epoch = Trainer.run_epoch
+
+    def killed(trainer, epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return run_epoch(trainer, epoch)
+
+    monkeypatch.setattr(Trainer, "run_epoch", killed)
+    assert main(words) == 130
+    monkeypatch.undo()
+    fit = tmp_path / "ls/seed-0"
+    shutil.rmtree(fit / "checkpoints")
+    before = (fit / "epochs.csv").read_bytes()
+    assert before.count(b"\n") > 1
+    capsys.readouterr()
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "no checkpoint" in said and said.count("\n") == 1
+    assert (fit / "epochs.csv").read_bytes() == before
+
+
+def test_a_folder_with_the_result_of_another_fit_is_not_taken_for_a_new_one(tmp_path, capsys):
+    fit = tmp_path / "ls/seed-0"
+    fit.mkdir(parents=True)
+    (fit / "outcome.json").write_text("{}")
+    assert main([*TINY, "method=ls", f"run_dir={tmp_path}"]) == 2
+    assert "outcome.json" in capsys.readouterr().err
 
 
 def test_a_folder_whose_creation_was_killed_is_used_but_an_agents_run_is_not(tmp_path, capsys):
