@@ -154,7 +154,7 @@ def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int
         where = str(getattr(fault, "filename", None) or folder.path)
         told = folder.store.refusal(where, fault) if isinstance(fault, OSError) else fault
         fail(told, code=1)
-        if begun:
+        if begun and resume.removeprefix("resume with: ") not in str(told):
             print(resume, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

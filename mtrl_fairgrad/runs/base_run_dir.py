@@ -27,6 +27,7 @@ from mtrl_fairgrad.runs import metrics_log
 from mtrl_fairgrad.runs.checkpoint.replay_segments import Ring
 from mtrl_fairgrad.runs.checkpoint.store import Checkpoint, CheckpointStore
 from mtrl_fairgrad.runs.manifest import config_sha256
+from mtrl_fairgrad.utils.arguments import command_line, override
 from mtrl_fairgrad.utils.atomic_io import (
     RunFolderError,
     open_handle,
@@ -80,7 +81,7 @@ class BaseRunFolder:
     @staticmethod
     def how_to_continue(path: Path) -> str:
         """Return how to continue a run in the folder `path`, for messages."""
-        return f"continue with resume={path}"
+        return f"continue with {command_line('train', override('resume', path))}"
 
     @classmethod
     def _parts(cls) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ def attempt(path, allowed, fault, monkeypatch):
             completed == 0 and "there is no checkpoint yet" in str(raised)
         )
         assert "\n" not in str(raised) and str(raised).endswith(
-            f"then continue with resume={path}."
+            f"then continue with python -m mtrl_fairgrad.train resume={path}."
         )
     return completed, min(completed + 1, 3), disk, folder, ring
 

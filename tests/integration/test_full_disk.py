@@ -65,10 +65,10 @@ def in_a_process(log, prepare, arguments):
 
 
 def check_said(text, folder, *expected):
-    [line] = [line for line in text.splitlines() if line and not line.startswith("resume with")]
+    [line] = [line for line in text.splitlines() if line]
     assert (
         line.startswith("error: ")
-        and line.endswith(f"continue with resume={folder}.")
+        and line.endswith(f"continue with python -m mtrl_fairgrad.train resume={folder}.")
         and line.count(". ") == 0
     )
     for each in expected:
