@@ -49,6 +49,11 @@ class Schedule:
 
     Factor, patience in epochs and minimum learning rate; None: no such reduction.
     """
+    plateau_threshold: float | None = None
+    """Part of Δm% (of the score without baseline) by which an improvement must exceed the best so
+    far to count for `plateau`; None: any improvement counts."""
+    keep_last_batch: bool | None = None
+    """True: train on the last, incomplete batch of an epoch, too; None and False: leave it out."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,13 @@ class Benchmark(ABC):
             )
         )
 
+    def delta_m(self, score: float) -> float:
+        """Return the Δm% that belongs to the `score` of all metrics, if there is a baseline."""
+        if self.baseline is None:
+            return score
+        signs = [-1.0 if metric.higher_is_better else 1.0 for metric in self.metrics]
+        return 100 * (score - float(np.mean(signs)))
+
     def folder(self, expected: str) -> Path:
         """Return the folder of the data.
 
@@ -170,6 +182,19 @@ class Benchmark(ABC):
                 f"data.root={self.root} {problem}: {self.name} needs a folder with {expected}."
             )
         return self.root
+
+
+def with_last_batch(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Return a loader of the same batches in the same order, and of the incomplete one."""
+    return DataLoader(
+        loader.dataset,
+        loader.batch_size,
+        sampler=loader.sampler,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        generator=loader.generator,
+        collate_fn=loader.collate_fn,
+    )
 
 
 def seeded_loader(

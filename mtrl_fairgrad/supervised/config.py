@@ -85,6 +85,19 @@ class SupervisedConfig:
         at_least=1,
         unit="epochs",
     )
+    plateau_threshold: float | None = option(
+        None,
+        "Relative improvement of validation Δm% below which an epoch counts as none, where the "
+        "learning rate falls on a plateau (qm9): 1e-4 in the paper's code; null: the benchmark's, "
+        "0.",
+        at_least=0,
+        below=1,
+    )
+    keep_last_batch: bool | None = option(
+        None,
+        "Train on the last, incomplete batch of an epoch, as the paper's code does; null: the "
+        "benchmark's, false.",
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     threads: int | None = option(
         None, "Threads on CPU; null: PyTorch's default.", at_least=1, at_most=MAX_WORKERS

@@ -30,6 +30,12 @@ RESULT = "outcome.json"
 FAULT = "fault.txt"
 SINGLE_TASK = "stl"
 """The method that trains one task alone, its option `task`."""
+LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "nyuv2": {"averaging": "pixels"},
+    "cityscapes": {"averaging": "pixels"},
+    "qm9": {"standardise": "training"},
+}
+"""Benchmark → options that version 0.1.0 did not have, and what it did."""
 _DEPTHS = ("", "*/", "*/*/")
 """Paths of fits relative to the folder of a fit, of a method with its seeds, of a run."""
 
@@ -71,6 +77,9 @@ class FitFolder(BaseRunFolder):
             if old.is_file() and not (path / CONFIG).is_file()
             else super().open(path)
         )
+        benchmark = folder.config.get("benchmark")
+        if isinstance(benchmark, dict):
+            benchmark |= {**LATER_OPTIONS.get(str(benchmark.get("name")), {}), **benchmark}
         required = ("benchmark", "method", "schedule", "convention", "seed")
         folder._check_keys(old if old.is_file() else path / CONFIG, folder.config, required)
         return folder

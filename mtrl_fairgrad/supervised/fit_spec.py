@@ -14,7 +14,14 @@ from mtrl_fairgrad.supervised.fit_folder import single_task_of
 from mtrl_fairgrad.weighting import Method, make_method
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
 
-_OVERRIDES = ("epochs", "batch_size", "learning_rate", "halve_every")
+_OVERRIDES = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "halve_every",
+    "plateau_threshold",
+    "keep_last_batch",
+)
 """Fields of the configuration that replace the benchmark's schedule unless they are null."""
 
 

@@ -33,17 +33,14 @@ METHOD_DIFFERENCES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "uw": (("learning rate of the log variances", "constant", "scheduled"),),
 }
 """Method → name, ours and the paper's of what no option changes."""
-BENCHMARK_DIFFERENCES: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "nyuv2": (("depth and normal errors", "means and medians of pixels", "means over batches"),),
-    "cityscapes": (("depth errors", "means of pixels", "means over batches"),),
-    "qm9": (
-        ("standardisation", "by training molecules", "by all molecules"),
-        ("threshold of the learning rate's plateau", "none", "1e-4 of Δm%"),
-    ),
+PAPER_SCHEDULE: dict[str, dict[str, Any]] = {"qm9": {"plateau_threshold": 1e-4}}
+"""Benchmark → what the paper's code has in place of the benchmark's own schedule."""
+PAPER_BENCHMARK: dict[str, dict[str, Any]] = {
+    "nyuv2": {"averaging": "batches"},
+    "cityscapes": {"averaging": "batches"},
+    "qm9": {"standardise": "all"},
 }
-"""The same for a benchmark."""
-EVERYWHERE = (("last, incomplete batch", "left out", "trained on"),)
-"""The same for all benchmarks."""
+"""Benchmark → what the paper's code has in place of the benchmark's default options."""
 
 
 def deviations(rows: Iterable[tuple[FitGroup, ResultRow]], benchmark: Benchmark) -> list[str]:
@@ -59,12 +56,14 @@ def deviations(rows: Iterable[tuple[FitGroup, ResultRow]], benchmark: Benchmark)
         One sentence for what all rows have in common, one for all rows with the same further
         differences, or one that there are none.
     """
-    common = _fixed(benchmark)
     labels: dict[str, list[str]] = {}
-    for group, row in rows:
-        settings = _settings(group, len(row.results), benchmark)
-        text = ", ".join(_difference(*each) for each in settings if each[1] != each[2])
-        labels.setdefault(text, []).append(row.label)
+    found = [(row.label, _differences(group, row, benchmark)) for group, row in rows]
+    common = [text for text in found[0][1] if all(text in texts for _, texts in found)]
+    if len(found) == 1:
+        common = []
+    for label, texts in found:
+        text = ", ".join(text for text in texts if text not in common)
+        labels.setdefault(text, []).append(label)
     if not common and list(labels) == [""]:
         return ["Number of seeds, schedule and options are the paper's."]
     sentences: list[str] = []
@@ -73,18 +72,17 @@ def deviations(rows: Iterable[tuple[FitGroup, ResultRow]], benchmark: Benchmark)
             rows_named = "" if len(labels) == 1 else f" for {', '.join(same)}"
             sentences.append(f"Not as in the paper{rows_named}: {text}.")
     if common:
-        sentences.append(f"Not as in the paper's code, for every row: {', '.join(common)}.")
+        sentences.append(f"Not as in the paper, for all rows: {', '.join(common)}.")
     return sentences
 
 
-def _difference(name: str, ours: object, paper: object) -> str:
-    return f"{name} {ours} in place of {paper}"
-
-
-def _fixed(benchmark: Benchmark) -> list[str]:
-    """Describe what differs in every fit of a benchmark, whatever the options."""
-    fixed = (*EVERYWHERE, *BENCHMARK_DIFFERENCES.get(benchmark.name, ()))
-    return [_difference(*each) for each in fixed]
+def _differences(group: FitGroup, row: ResultRow, benchmark: Benchmark) -> list[str]:
+    """Describe what differs for the fits of a row."""
+    return [
+        f"{name} {ours} in place of {paper}"
+        for name, ours, paper in _settings(group, len(row.results), benchmark)
+        if ours != paper
+    ]
 
 
 def _settings(
@@ -93,11 +91,16 @@ def _settings(
     """Yield the name, our value and the paper's value of each setting."""
     yield "seeds", seeds, SEEDS
     schedule = json.loads(json.dumps(asdict(benchmark.schedule)))  # tuples become lists, as stored
+    schedule |= {"keep_last_batch": True, **PAPER_SCHEDULE.get(benchmark.name, {})}
+    unset = {"keep_last_batch": False, "plateau_threshold": 0.0}  # what null means
     for name, value in schedule.items():
-        yield name, group.options.get(f"schedule.{name}"), value
+        paper = unset.get(name) if value is None else value
+        yield name, group.options.get(f"schedule.{name}", unset.get(name)), paper
+    options = PAPER_BENCHMARK.get(benchmark.name, {})
     for name, parameter in inspect.signature(type(benchmark).__init__).parameters.items():
         if name not in ("self", "root"):
-            yield name, group.options.get(f"benchmark.{name}", parameter.default), parameter.default
+            ours = group.options.get(f"benchmark.{name}", parameter.default)
+            yield name, ours, options.get(name, parameter.default)
     if group.options.get("amp"):
         yield "precision", "bfloat16", "float32"
     if group.options.get("representation"):

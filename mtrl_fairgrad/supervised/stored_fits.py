@@ -90,9 +90,13 @@ def pool_fits(fits: Iterable[FitFolder]) -> list[FitGroup]:
 
 
 def _shared_options(fit: FitFolder) -> dict[str, Any]:
-    """Return the options of a fit by dotted names, without its seed and its single task."""
+    """Return the options of a fit by dotted names, without its seed and its single task.
+
+    Null stands for an option that is not given, as in fits of versions that did not have it.
+    """
     own = {"seed"} if fit.single_task is None else {"seed", "method.task"}
-    return {key: value for key, value in flatten(fit.config).items() if key not in own}
+    options = flatten(fit.config)
+    return {key: value for key, value in options.items() if key not in own and value is not None}
 
 
 def _set_labels(groups: list[FitGroup]) -> None:

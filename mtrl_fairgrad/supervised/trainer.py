@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from mtrl_fairgrad.gradients.shared_graph import backward
 from mtrl_fairgrad.runs.tensorboard_writer import EventFile
-from mtrl_fairgrad.supervised.benchmark import Benchmark
+from mtrl_fairgrad.supervised.benchmark import Benchmark, with_last_batch
 from mtrl_fairgrad.supervised.fit_folder import EPOCHS, FitFolder, FitResult
 from mtrl_fairgrad.supervised.fit_spec import FitSpec
 from mtrl_fairgrad.utils.atomic_io import write_atomic
@@ -80,6 +80,8 @@ class Trainer:
         self.splits = benchmark.splits(
             spec.seed, schedule.batch_size, workers, device.type == "cuda"
         )
+        if schedule.keep_last_batch:
+            self.splits = replace(self.splits, train=with_last_batch(self.splits.train))
         torch.manual_seed(spec.seed)
         self.model = benchmark.model().to(device)
         self.shared = list(self.model.shared_parameters())
@@ -203,7 +205,11 @@ class Trainer:
         if schedule.plateau is not None:
             factor, patience, lowest = schedule.plateau
             scores = [self._score(record.validation) for record in self.history]
-            if on_plateau([*scores, self._score(validation)], patience):
+            scores.append(self._score(validation))
+            threshold = schedule.plateau_threshold or 0.0
+            if threshold and self.spec.single_task is None:
+                scores = [self.benchmark.delta_m(score) for score in scores]
+            if on_plateau(scores, patience, threshold):
                 self._scale_learning_rate(factor, lowest)
 
     def _scale_learning_rate(self, factor: float, lowest: float = 0.0) -> None:
@@ -274,16 +280,26 @@ class Trainer:
         return [str(index) for index, _ in enumerate(self.model.parameters())]
 
 
-def on_plateau(scores: Sequence[float], patience: int) -> bool:
+def on_plateau(scores: Sequence[float], patience: int, threshold: float = 0.0) -> bool:
     """Return whether the last patience + 1 scores have not improved.
 
-    This is the rule of PyTorch's ReduceLROnPlateau without threshold or cooldown: after each
-    reduction it waits for patience + 1 further epochs.
+    This is the rule of PyTorch's ReduceLROnPlateau without cooldown: after each reduction it waits
+    for patience + 1 further epochs.
 
     Args:
         scores: one for each epoch so far, lower is better, at least one.
         patience: epochs without improvement that are tolerated.
+        threshold: part of the best score so far by which an improvement must exceed it, in [0, 1).
+            (Of a negative best, a little less than it is one, too, as in PyTorch.)
     """
+    if threshold:
+        best, waited, reduced = math.inf, 0, False
+        for score in scores:
+            improved = score < best * (1 - threshold)
+            best, waited = (score, 0) if improved else (best, waited + 1)
+            reduced = waited > patience
+            waited = 0 if reduced else waited
+        return reduced
     waited = len(scores) - 1 - int(np.argmin(scores))
     return waited > 0 and waited % (patience + 1) == 0
 

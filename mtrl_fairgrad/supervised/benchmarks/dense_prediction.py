@@ -1,8 +1,8 @@
 """Segmentation and depth of every pixel, shared by NYU-v2 and Cityscapes: losses, metrics, loaders.
 
-All definitions are those of the code that CAGrad, Nash-MTL, FAMO and the paper use, except that
-errors are averaged over all pixels of the data set, where that code averages over each batch and
-then over batches.
+All definitions are those of the code that CAGrad, Nash-MTL, FAMO and the paper use. It averages
+errors over each batch and then over batches, as `averaging=batches` does; by default they are
+averaged over all pixels of the data set.
 
 As in the paper, `val` is both the validation and the test data, so that what is selected by
 validation, such as α, is reported with the very numbers that it was selected by.
@@ -12,7 +12,8 @@ validation, such as α, is reported with the very numbers that it was selected b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,6 +34,7 @@ from mtrl_fairgrad.supervised.benchmark import (
 )
 from mtrl_fairgrad.supervised.benchmarks.scene_dataset import AugmentedOrder, Scenes
 from mtrl_fairgrad.supervised.benchmarks.segnet import SegNet
+from mtrl_fairgrad.utils.validation import check_choice
 
 METRICS = (
     Metric("miou", "segmentation", higher_is_better=True),
@@ -149,6 +151,35 @@ class CombinedMeter(Meter):
         return {name: value for part in self.parts for name, value in part.values().items()}
 
 
+class MeanOverBatches(Meter):
+    """Metrics of each batch, averaged over batches, as in the published code.
+
+    A batch for which a metric is NaN does not count for it.
+
+    Args:
+        make: makes the meter of one batch.
+    """
+
+    def __init__(self, make: Callable[[], Meter]) -> None:
+        self._make, self._batches = make, list[dict[str, float]]()
+
+    def update(self, outputs: Any, batch: Any) -> None:
+        """Measure one batch."""
+        meter = self._make()
+        meter.update(outputs, batch)
+        self._batches.append(meter.values())
+
+    def values(self) -> dict[str, float]:
+        """Return the means; NaN where no batch has a value."""
+        named = self._batches or [self._make().values()]
+        columns = {name: [values[name] for values in named] for name in named[0]}
+        finite = {name: [v for v in column if v == v] for name, column in columns.items()}
+        return {
+            name: sum(column) / len(column) if column else math.nan
+            for name, column in finite.items()
+        }
+
+
 # ---- benchmarks ----
 
 
@@ -159,9 +190,11 @@ class DensePrediction(Benchmark):
         root: folder with `train` and `val`.
         width: width of the network, see `SegNet`; 1 in the paper.
         augment: whether to augment training images, as in the paper.
+        averaging: `pixels`: errors of depths and normals are means and medians over all pixels;
+            `batches`: those of each batch, averaged over batches, as in the paper's code.
 
     Raises:
-        ValueError: the width is not positive.
+        ValueError: the width is not positive, or another averaging.
     """
 
     title: ClassVar[str]
@@ -174,11 +207,18 @@ class DensePrediction(Benchmark):
     metrics = METRICS
     last_epochs = 10
 
-    def __init__(self, root: Path | None = None, width: float = 1.0, augment: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path | None = None,
+        width: float = 1.0,
+        augment: bool = True,
+        averaging: str = "pixels",
+    ) -> None:
         super().__init__(root)
         if not width > 0:
             raise ValueError(f"width={width} is not allowed: give a number above 0.")
-        self.width, self.augment = width, augment
+        check_choice("averaging", averaging, ("pixels", "batches"))
+        self.width, self.augment, self.averaging = width, augment, averaging
 
     def splits(self, seed: int, batch_size: int, workers: int, pin_memory: bool) -> Splits:
         """Make loaders: one of `train`, and one of `val` for both validation and test."""
@@ -219,7 +259,10 @@ class DensePrediction(Benchmark):
 
     def meter(self) -> Meter:
         """Make a meter of segmentation and depth."""
-        return CombinedMeter(SegmentationMeter(self.classes), DepthMeter())
+        return CombinedMeter(SegmentationMeter(self.classes), self._averaged(DepthMeter))
+
+    def _averaged(self, make: Callable[[], Meter]) -> Meter:
+        return make() if self.averaging == "pixels" else MeanOverBatches(make)
 
     def _checked_root(self) -> Path:
         """Return the root after checking that it has all folders.

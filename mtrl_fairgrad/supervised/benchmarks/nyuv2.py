@@ -121,4 +121,4 @@ class NYUv2(DensePrediction):
 
     def meter(self) -> Meter:
         """Make a meter of segmentation, depth and normals."""
-        return CombinedMeter(super().meter(), NormalMeter())
+        return CombinedMeter(super().meter(), self._averaged(NormalMeter))

@@ -2,13 +2,14 @@
 
 Network and schedule are those of Nash-MTL's code (Navon et al., 2022), on which the paper builds,
 after PyTorch Geometric's example. One difference: that code standardises by the mean and deviation
-of all molecules, here only the training molecules count. Needs `torch_geometric`, and `rdkit` when
-raw files are read for the first time.
+of all molecules, here by default only the training molecules count. Needs `torch_geometric`, and
+`rdkit` when raw files are read for the first time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ from mtrl_fairgrad.supervised.benchmark import (
     seeded_loader,
 )
 from mtrl_fairgrad.supervised.benchmarks.qm9_files import EXPECTED, geometric, load_molecules
+from mtrl_fairgrad.utils.validation import check_choice
 
 
 class Property(NamedTuple):
@@ -194,6 +196,12 @@ class QM9(Benchmark):
     Args:
         root: folder with `raw/` or `processed/` in PyTorch Geometric's layout; nothing is
             downloaded.
+        standardise: molecules whose mean and deviation standardise the properties: `training`;
+            `all`, as in the paper's code, which so uses the test molecules, too; or `none`, the
+            units of the data set, as that code without `--scale-y`.
+
+    Raises:
+        ValueError: another standardisation.
     """
 
     name = "qm9"
@@ -204,6 +212,10 @@ class QM9(Benchmark):
     select_best = True
     baseline = {name: task.baseline for name, task in PROPERTIES.items()}  # noqa: RUF012 - an instance attribute's default
 
+    def __init__(self, root: Path | None = None, standardise: str = "training") -> None:
+        super().__init__(root)
+        self.standardise = check_choice("standardise", standardise, ("training", "all", "none"))
+
     def splits(self, seed: int, batch_size: int, workers: int, pin_memory: bool) -> Splits:
         """Make loaders of the three parts that `split` draws; batches are those of `collate`."""
         data = load_molecules(self.folder(EXPECTED))
@@ -211,7 +223,11 @@ class QM9(Benchmark):
         if not properties.isfinite().all():
             raise DataError(f"{self.root} has molecules whose properties are not finite.")
         train, validation, test = split(len(data), seed)
-        targets, scale = standardise(properties, train)
+        if self.standardise == "none":
+            targets, scale = properties.float(), torch.ones(len(PROPERTIES))
+        else:
+            rows = train if self.standardise == "training" else range(len(data))
+            targets, scale = standardise(properties, rows)
 
         def loader(rows: Sequence[int], shuffle: bool = False) -> DataLoader[Any]:
             molecules = Molecules(data, rows, targets, scale)
@@ -259,18 +275,18 @@ def split(count: int, seed: int) -> tuple[list[int], list[int], list[int]]:
     return rows[2 * held_out :], rows[held_out : 2 * held_out], rows[:held_out]
 
 
-def standardise(properties: Tensor, training: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Subtract the mean and divide by the standard deviation of the training rows.
+def standardise(properties: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Subtract the mean and divide by the standard deviation of some rows.
 
     Args:
         properties: `[N, K]`.
-        training: rows of the training molecules.
+        rows: for example those of the training molecules.
 
     Returns:
-        Targets `[N, K]` and divisors `[K]`; a divisor is 1 where all training rows are equal.
+        Targets `[N, K]` and divisors `[K]`; a divisor is 1 where all these rows are equal.
     """
     exact = properties.double()
-    seen = exact[list(training)]
+    seen = exact[list(rows)]
     # Not `seen.std(0) == 0`: rounding of the mean can give a constant column a deviation of 1e-17.
     constant = seen.amax(0) == seen.amin(0)
     scale = torch.where(constant, 1.0, seen.std(0))

@@ -8,6 +8,7 @@ from mtrl_fairgrad.analysis.paper_tables import paper_table
 from mtrl_fairgrad.report import main
 from mtrl_fairgrad.supervised.benchmarks import benchmark_class
 from mtrl_fairgrad.supervised.benchmarks.qm9 import PROPERTIES
+from mtrl_fairgrad.supervised.paper_deviations import METHOD_DIFFERENCES
 from mtrl_fairgrad.supervised.paper_numbers import SUMMARIES, TABLES, published_table
 from tests.unit.supervised.fit_files import OFFICIAL, PLAIN, fit_config, line, table, write_fit
 
@@ -89,10 +90,12 @@ def test_both_sides_of_cityscapes_by_hand(tmp_path, capsys):
     assert line(out, "stl", "ours", "–;", "paper") == "74.01 93.16 0.0125 27.77 – –"
     assert "Δm% of both is relative to the paper's row stl." in out
     assert "MR: ours among the 2 methods that both have, the paper's among its 14." in out
-    assert "Not as in the paper for ls: epochs 5 in place of 200." in out
-    assert "for upgrad: seeds 1 in place of 3, epochs 5 in place of 200." in out
+    both = "keep_last_batch False in place of True, averaging pixels in place of batches"
+    assert f"Not as in the paper, for all rows: epochs 5 in place of 200, {both}." in out
+    assert "Not as in the paper for upgrad: seeds 1 in place of 3." in out
+    assert "for ls" not in out
     plain = "convention plain in place of official"
-    assert f"for famo: seeds 1 in place of 3, epochs 5 in place of 200, {plain}." in out
+    assert f"for famo: seeds 1 in place of 3, {plain}." in out
     assert line(out, "fairgrad", "α=10") == "– 10.54"  # Table 5
     fair = out.partition("loss_alpha=0.5, Table 7")[2]
     assert line(fair, "fair", "cagrad", "ours", "–;", "paper") == "74.74 93.39 0.0134 33.04 6.23"
@@ -193,6 +196,52 @@ def test_single_task_fits_make_one_row(tmp_path, capsys):
     assert "stl is left out for seed 2, which does not have all 2 tasks yet." in out
 
 
+def test_nothing_differs_where_every_option_is_that_of_the_papers_code(tmp_path, capsys):
+    for seed in range(3):
+        config = fit_config("qm9", "famo", seed, convention={**PLAIN, "own": "weighted"})
+        config["method"]["gamma"] = 0.001
+        config["benchmark"]["standardise"] = "all"
+        config["schedule"] |= {"keep_last_batch": True, "plateau_threshold": 1e-4}
+        write_fit(tmp_path / f"famo/seed-{seed}", config, 1.5)
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "Number of seeds, schedule and options are the paper's." in out
+    assert "Not as in the paper" not in out
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "words"),
+    [
+        ("method", "gamma", 0.01, "gamma 0.01 in place of 0.001"),
+        ("method", "learning_rate", 0.1, "learning_rate 0.1 in place of 0.025"),
+        ("benchmark", "standardise", "none", "standardise none in place of all"),
+        ("schedule", "plateau_threshold", None, "plateau_threshold 0.0 in place of 0.0001"),
+        ("schedule", "keep_last_batch", None, "keep_last_batch False in place of True"),
+        ("schedule", "batch_size", 60, "batch_size 60 in place of 120"),
+    ],
+)
+def test_one_option_that_is_not_the_papers_is_the_one_that_is_named(
+    part, key, value, words, tmp_path, capsys
+):
+    for seed in range(3):
+        config = fit_config("qm9", "famo", seed, convention={**PLAIN, "own": "weighted"})
+        config["method"]["gamma"] = 0.001
+        config["benchmark"]["standardise"] = "all"
+        config["schedule"] |= {"keep_last_batch": True, "plateau_threshold": 1e-4}
+        config[part][key] = value
+        write_fit(tmp_path / f"famo/seed-{seed}", config, 1.5)
+    assert main([str(tmp_path)]) == 0
+    assert f"Not as in the paper: {words}." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["mgda", "nash_mtl", "cagrad", "dwa", "uw", "moco"])
+def test_differences_that_no_option_changes_are_stated(method, tmp_path, capsys):
+    write_fit(tmp_path / "fit/seed-0", fit_config("cityscapes", method, 0), 1.5)
+    assert main([str(tmp_path)]) == 0
+    [(name, ours, paper)] = METHOD_DIFFERENCES[method]
+    assert f"{name} {ours} in place of {paper}" in capsys.readouterr().out
+
+
 CONVENTIONS_OF_ONE_EFFECT = [
     ("ls", {}, PLAIN),
     ("ls", {"reduction": "mean"}, {**PLAIN, "scale": "tasks"}),
@@ -234,7 +283,8 @@ def test_summaries_of_celeba(tmp_path, capsys):
     assert line(out, "nash_mtl", "ours", "–;", "paper") == "5.38 2.84"
     assert "single-task F1, which the paper does not print" in out
     solver = "convention plain in place of official, solver newton in place of least_squares."
-    assert f"for fairgrad α=2: seeds 1 in place of 3, {solver}" in out
+    assert f"for fairgrad α=2: {solver}" in out
+    assert "for all rows: seeds 1 in place of 3, keep_last_batch False in place of True." in out
     bald = table(tmp_path)["Table 1", "ls", "ls", "f1_Bald"]
     assert float(bald["mean"]) == pytest.approx(0.7205613 * 0.9) and bald["paper"] == ""
 

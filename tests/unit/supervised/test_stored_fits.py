@@ -5,6 +5,9 @@ import json
 import pytest
 
 from mtrl_fairgrad.report import main
+from mtrl_fairgrad.supervised.fit_folder import FitFolder
+from mtrl_fairgrad.supervised.stored_fits import pool_fits, read_fits
+from mtrl_fairgrad.utils.atomic_io import RunFolderError
 from tests.unit.supervised.fit_files import fit_config, line, write_fit
 
 
@@ -123,3 +126,19 @@ def test_a_mistake_is_one_sentence(case, tmp_path, capsys):
     assert all(part in shown.err for part in parts), shown.err
     assert shown.err.count("\n") == 1 and shown.out == ""
     assert not (tmp_path / "run/paper_comparison.csv").exists()
+
+
+def test_a_fit_from_before_an_option_is_one_with_its_old_behaviour(tmp_path):
+    old, new = fit_config("qm9", "ls", 0), fit_config("qm9", "ls", 1)
+    for key in ("plateau_threshold", "keep_last_batch"):
+        del old["schedule"][key]
+    new["benchmark"]["standardise"] = "training"
+    write_fit(tmp_path / "old/seed-0", old, 1.1)
+    write_fit(tmp_path / "new/seed-1", new, 1.1)
+    [group] = pool_fits(read_fits([tmp_path]))
+    assert len(group.fits) == 2
+    new = json.loads(json.dumps({**new, "seed": 0}))
+    FitFolder.open_or_create(tmp_path / "old/seed-0", new, {})
+    chosen = {**new, "benchmark": {**new["benchmark"], "standardise": "all"}}
+    with pytest.raises(RunFolderError, match=r"another benchmark\.standardise \(training there"):
+        FitFolder.open_or_create(tmp_path / "old/seed-0", chosen, {})

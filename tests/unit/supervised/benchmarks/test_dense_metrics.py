@@ -10,6 +10,7 @@ from mtrl_fairgrad.supervised.benchmarks.dense_prediction import (
     segmentation_loss,
 )
 from mtrl_fairgrad.supervised.benchmarks.nyuv2 import NormalMeter, NYUv2, normal_loss
+from tests.support.errors import refused
 from tests.unit.supervised.benchmarks.scene_files import BENCHMARKS, SIZE
 
 
@@ -169,3 +170,27 @@ def test_depth_errors_weigh_pixels_not_batches():
     ):
         meter.update((None, torch.tensor(guess)), (None, None, torch.tensor(depth)))
     assert meter.values() == {"abs_error": 0.75, "rel_error": 0.75}
+
+
+def test_averaging_over_batches_weighs_batches():
+    """Batches of three pixels and one: absolute errors 1, 1, 1 and 4, and a batch without depth."""
+    benchmark = NYUv2(averaging="batches")
+    meter = benchmark.meter()
+    up = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1)
+    for depth, error, angles in (([1.0, 1, 1], 1.0, [0.0, 0, 60]), ([4.0, 0, 0], 4.0, [20.0] * 3)):
+        radians = torch.deg2rad(torch.tensor(angles))
+        guess = torch.stack((radians.sin(), 0 * radians, radians.cos())).view(1, 3, 1, 3)
+        target = torch.tensor(depth).view(1, 1, 1, 3)
+        outputs = (torch.zeros(1, 13, 1, 3), target + error, guess)
+        meter.update(outputs, (None, torch.zeros(1, 1, 3).long(), target, up.expand(1, 3, 1, 3)))
+    nothing = (None, torch.full((1, 1, 3), -1), torch.zeros(1, 1, 1, 3), torch.zeros(1, 3, 1, 3))
+    meter.update(outputs, nothing)
+    found = meter.values()
+    assert found["abs_error"] == pytest.approx((1 + 4) / 2)
+    assert found["rel_error"] == pytest.approx((1 + 1) / 2)
+    assert found["angle_median"] == pytest.approx((0 + 20) / 2, abs=0.1)
+    assert found["angle_mean"] == pytest.approx((20 + 20) / 2, abs=0.1)
+    assert found["within_11"] == pytest.approx((200 / 3 + 0) / 2)
+    assert found["pixel_accuracy"] == 100
+    with refused("averaging", "images"):
+        NYUv2(averaging="images")

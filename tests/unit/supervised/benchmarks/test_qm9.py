@@ -15,6 +15,7 @@ from mtrl_fairgrad.supervised.benchmarks import benchmark_class, qm9
 from mtrl_fairgrad.supervised.benchmarks.qm9 import QM9
 from mtrl_fairgrad.utils import extras
 from mtrl_fairgrad.utils.extras import MissingExtraError
+from tests.support.errors import refused as refused_value
 from tests.unit.supervised.benchmarks.test_celeba import mean_losses
 
 torch_geometric = pytest.importorskip("torch_geometric")
@@ -233,6 +234,22 @@ def test_targets_are_standardised_by_the_training_rows(root):
         found = torch.stack([item[3] for item in items]).numpy()
         np.testing.assert_allclose(found, (numbers[part] - mean) / deviation, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(items[0][4].numpy(), deviation, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chosen", ["all", "none"])
+def test_targets_are_standardised_by_all_rows_or_not_at_all(root, chosen):
+    numbers = used(properties())
+    loader = QM9(root, standardise=chosen).splits(0, 4, 0, False).test
+    rows = qm9.split(len(numbers), seed=0)[2]
+    mean, deviation = (
+        (numbers.mean(0), numbers.std(0, ddof=1)) if chosen == "all" else (0.0, np.ones(11))
+    )
+    items = [loader.dataset[index] for index in range(len(rows))]
+    found = torch.stack([item[3] for item in items]).numpy()
+    np.testing.assert_allclose(found, (numbers[rows] - mean) / deviation, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(items[0][4].numpy(), deviation, rtol=1e-5)
+    with refused_value("standardise", "test"):
+        QM9(root, standardise="test")
 
 
 def test_nothing_of_the_other_rows_reaches_the_training_targets(root, tmp_path):
