@@ -6,11 +6,25 @@ from importlib.util import find_spec
 
 import pytest
 
+from mtrl_fairgrad.config.groups import config_dir
+from tests.support import local_slurm
 from tests.support.paths import ROOT
 from tests.support.tiny_runs import POINT_MASS, rows
 
 SHORT = [word for word in POINT_MASS if ".workers=" not in word]
-PLUGINS = {"parallel": "joblib", "local_cluster": "submitit", "ray_cluster": "ray", "basic": None}
+CONFIGS = config_dir()
+PLUGINS = {
+    "basic": None,
+    "parallel": "joblib",
+    "local_cluster": "submitit",
+    "slurm": "submitit",
+    "ray_cluster": "ray",
+}
+"""Launcher → its plugin."""
+
+
+def test_every_launcher_of_the_configuration_is_tested():
+    assert {path.stem for path in (CONFIGS / "hydra/launcher").glob("*.yaml")} <= PLUGINS.keys()
 
 
 @pytest.mark.parametrize("workers", [[], ["env.workers=1", "eval.workers=1"]], ids=["default", "1"])
@@ -21,7 +35,14 @@ def test_a_sweep_finishes(launcher, workers, tmp_path):
         pytest.skip(f"hydra_{plugin}_launcher is not installed")
     command = [sys.executable, "-m", "mtrl_fairgrad.train", *SHORT, *workers, "-m", "seeds=[0],[1]"]
     command += [f"hydra/launcher={launcher}", f"hydra.sweep.dir={tmp_path}", "steps=40"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    environment = None
+    if launcher == "slurm":
+        commands = tmp_path / ".slurm"  # hidden, and so no run
+        commands.mkdir()
+        environment = local_slurm.install(commands)
+    found = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
     assert found.returncode == 0, found.stdout + found.stderr
     assert "sweep: 2 runs finished, 0 not" in found.stdout
     runs = [path.parent for path in tmp_path.glob("*/config.yaml")]
