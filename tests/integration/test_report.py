@@ -141,7 +141,7 @@ def test_only_evaluations_that_all_seeds_have_are_used_and_that_is_said(make):
 def test_an_evaluation_cut_off_in_the_middle_is_left_out(make):
     path = make("a")
     with (path / "evaluations.csv").open("a") as file:
-        file.write("1500,0,reach-v3,10,1.0,1.0\n1500,0,pu")
+        file.write("1500,0,reach-v3,10,1.0,1.0,1.0\n1500,0,pu")
     assert groups_of(path)[0].env_steps == [0, 500, 1000]
 
 
