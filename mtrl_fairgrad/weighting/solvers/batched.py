@@ -40,9 +40,7 @@ class _Point(NamedTuple):
     error: Tensor
 
 
-def solve(
-    cosines: Tensor, log_norms: Tensor, p: float, iterations: int = ITERATIONS
-) -> tuple[Tensor, Tensor]:
+def solve(cosines: Tensor, log_norms: Tensor, p: float, iterations: int = ITERATIONS) -> Tensor:
     """Solve a batch of equations with a fixed number of iterations.
 
     Args:
@@ -52,8 +50,7 @@ def solve(
         iterations: number of iterations of every problem.
 
     Returns:
-        The log-weights `[..., K]` and the largest relative error `[...]` of the equation with these
-        cosines.
+        The log-weights `[..., K]`.
     """
     point = _start(cosines, log_norms, p)
     x, error = point.x, point.error
@@ -62,7 +59,7 @@ def solve(
         better = point.error < error
         x = torch.where(better[..., None], point.x, x)
         error = torch.where(better, point.error, error)
-    return x, error
+    return x
 
 
 def _start(cosines: Tensor, log_norms: Tensor, p: float) -> _Point:

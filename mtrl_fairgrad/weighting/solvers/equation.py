@@ -12,21 +12,39 @@ from mtrl_fairgrad.weighting.solvers.arrays import (
     ignore_fp_warnings,
     matvec,
     namespace,
+    on_host,
     to_array,
     to_tensor,
 )
 from mtrl_fairgrad.weighting.solvers.problem import Problem, check_gramian, prepare
+
+ACCURACY = 1e-12
+"""Relative error of a weight that float64 allows for; that of `(Mw)_i` is as large a part of the
+terms that it sums, and more than the sum where they cancel."""
+SOLVED = 1e-3
+"""Relative residual up to which the equation counts as solved, by any solver."""
+
+
+TINY = {dtype: torch.finfo(dtype).tiny for dtype in (torch.float32, torch.float64)}
+"""Smallest normal numbers."""
 
 
 class Solution(NamedTuple):
     """Result of a solver."""
 
     weights: Tensor
-    """`[..., K]`, positive for active tasks, 0 for others."""
+    """`[..., K]`, positive for active tasks, 0 for others.
+
+    The smallest normal number of the dtype stands for any weight below it, as large α can require.
+    """
     residual: Tensor
-    """`[...]` float64, the `relative_residual` before rounding to the Gramian's dtype."""
+    """`[...]` float64, the `relative_residual` of the weights before they are rounded to the
+    Gramian's dtype, less what rounding in float64 accounts for where the terms of `(Mw)_i` cancel.
+    """
     converged: Tensor
-    """`[...]` bool."""
+    """`[...]` bool: the residual is at most `SOLVED`. False where the equation has no solution
+    (Pareto stationarity).
+    """
     min_progress: Tensor
     """`[...]` float64, the smallest `g_iᵀd` of an active task; 0 where no task is active."""
     active: Tensor
@@ -34,7 +52,11 @@ class Solution(NamedTuple):
 
 
 def make_solution(
-    problem: Problem, weights: Array, alpha: float, like: Tensor, converged: float | Array
+    problem: Problem,
+    weights: Array,
+    alpha: float,
+    like: Tensor,
+    log_weights: Array | None = None,
 ) -> Solution:
     """Mask, measure and round the weights of a solved problem.
 
@@ -43,21 +65,33 @@ def make_solution(
         weights: `[..., K]`; those of inactive tasks are ignored.
         alpha: positive.
         like: the original Gramian, for dtype and device.
-        converged: `[...]` bool, or the largest relative residual that counts as converged.
+        log_weights: `[..., K]`, the logarithms of the weights, for those that float64 cannot hold.
     """
     xp = namespace(weights)
     weights = xp.where(problem.active, weights, 0.0)
     progress = matvec(problem.gramian, weights)
-    residual = xp.amax(xp.where(problem.active, _residuals(progress, weights, alpha), 0.0), -1)
-    if isinstance(converged, float):
-        converged = residual <= converged
+    power = weights ** (1 / alpha)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    small = problem.active & (weights < TINY[dtype])
+    if not on_host(small) or small.any():
+        if log_weights is not None:
+            held = weights >= TINY[torch.float64]
+            power = xp.where(held, power, xp.exp(log_weights / alpha))
+        weights = xp.where(small, TINY[dtype], weights)
+    rounding = ACCURACY * matvec(abs(problem.gramian), weights)
+    residuals = xp.where(problem.active, abs(progress * power - 1) - rounding * power, 0.0)
+    # Where the power overflows, `w^(−1/α)` is 0 beside the terms of `Mw`.
+    overflown = power == xp.inf
+    if not on_host(overflown) or overflown.any():
+        unsolved = xp.where(abs(progress) > rounding, xp.inf, 0.0)
+        residuals = xp.where(overflown, unsolved, residuals)
+    residual = xp.clip(xp.amax(residuals, -1), 0.0, None)
+    converged = residual <= SOLVED
     smallest = xp.amin(xp.where(problem.active, progress, xp.inf), -1)
     smallest = xp.where(xp.any(problem.active, -1), smallest, 0.0)
     invalid = ~problem.valid
     fields = (
-        to_tensor(xp.where(invalid[..., None], xp.nan, weights)).to(
-            torch.promote_types(like.dtype, torch.float32)
-        ),
+        to_tensor(xp.where(invalid[..., None], xp.nan, weights)).to(dtype),
         to_tensor(xp.where(invalid, xp.nan, residual)),
         to_tensor(converged & problem.valid),
         to_tensor(xp.where(invalid, xp.nan, smallest)),
@@ -77,14 +111,11 @@ def equal(gramian: Tensor, min_relative_norm: float = 0.0) -> Solution:
     # For α → 0 the residual of w = 1 vanishes whatever the progress; `make_solution` measures it at
     # α = 1, so it is set to 0 below.
     ones = xp.diagonal(problem.gramian, 0, -2, -1) * 0 + 1
-    solution = make_solution(problem, ones, 1.0, gramian, problem.valid)
+    solution = make_solution(problem, ones, 1.0, gramian)
+    converged = to_tensor(problem.valid).to(gramian.device)
     return solution._replace(
-        residual=torch.where(solution.converged, solution.residual * 0, torch.nan)
+        residual=torch.where(converged, 0.0, torch.nan).double(), converged=converged
     )
-
-
-def _residuals(progress: Array, weights: Array, alpha: float) -> Array:
-    return abs(progress * weights ** (1 / alpha) - 1)
 
 
 @torch.no_grad()
@@ -106,5 +137,5 @@ def relative_residual(
         conflicting task, `(Mw)_i = w_i^(−1/α)`, is then smaller than rounding errors.
     """
     weights = weights.double()
-    residual = _residuals(matvec(gramian.double(), weights), weights, alpha)
+    residual = (matvec(gramian.double(), weights) * weights ** (1 / alpha) - 1).abs()
     return (residual if active is None else torch.where(active, residual, 0.0)).amax(-1)

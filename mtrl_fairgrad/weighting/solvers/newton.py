@@ -9,8 +9,10 @@ Up to a condition number of C of 1e6, a float64 Gramian gets the exact direction
 The rounding of a float32 Gramian itself costs more, some 0.001° at 1e4 and 0.1° at 1e6.
 
 Where the equation has no solution (Pareto stationarity: some gradients cancel), weights are finite,
-large, and such that the direction vanishes as the ridge does, the slower the larger α; then
-`converged` is True and `residual` is large.
+large, and such that the direction vanishes as the ridge does, the slower the larger α. Near such
+points the ridge can change `(Mw)_i` of conflicting tasks, though hardly the direction: some `g_iᵀd`
+may be negative. In both cases `residual` is large and `converged` False. So they are for a few
+problems at α ≥ 15 with gradient norms over ten decades, where rounding stops the iteration.
 
 Time on one CPU core: the batched form took 16–32 times as long as LAPACK for one problem, 5–17
 times for 8, and still 1.5–6 times for 2048 (K = 2 and 10).
@@ -18,6 +20,7 @@ times for 8, and still 1.5–6 times for 2048 (K = 2 and 10).
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -29,17 +32,27 @@ from mtrl_fairgrad.weighting.solvers import batched
 from mtrl_fairgrad.weighting.solvers.arrays import (
     Array,
     ignore_fp_warnings,
+    matvec,
     namespace,
+    on_host,
     to_array,
 )
 from mtrl_fairgrad.weighting.solvers.equation import Solution, make_solution
-from mtrl_fairgrad.weighting.solvers.problem import check_gramian, equilibrate, prepare
+from mtrl_fairgrad.weighting.solvers.problem import (
+    Equilibrated,
+    check_gramian,
+    equilibrate,
+    prepare,
+)
 from mtrl_fairgrad.weighting.solvers.safeguarded import SETTLED, Objective
 
 Form = Literal["lapack", "batched"]
 
 UNSAFEGUARDED_STEPS = 12
 """Newton steps that are tried without safeguard; they take a third of the time."""
+
+NEGLIGIBLE = 1e-20
+"""Part of every task's progress along d below which a term of the sum vanishes in it."""
 
 _lapack: Any = linalg.lapack  # compiled, without type annotations
 
@@ -67,8 +80,8 @@ def newton(
         min_relative_norm: tasks with at most this part of the largest gradient norm are left out.
 
     Returns:
-        A solution whose `converged` says that the equation with the ridge is solved to a relative
-        error of 1e-6, disregarding what float64 cannot resolve where the terms of `(Mw)_i` cancel.
+        A solution of the equation with the ridge, whose `residual` and `converged` are those of the
+        equation without it.
 
     Raises:
         ValueError: a Gramian that is not `[..., K, K]`.
@@ -84,21 +97,41 @@ def newton(
     problem = prepare(values, mask, min_relative_norm)
     scaled = equilibrate(problem, gramian.dtype)
     if xp is torch:
-        log_weights, error = batched.solve(scaled.cosines, scaled.log_norms, 1 / alpha)
+        log_weights = batched.solve(scaled.cosines, scaled.log_norms, 1 / alpha)
     else:
-        log_weights, error = np.empty(scaled.log_norms.shape), np.empty(problem.valid.shape)
-        for index in np.ndindex(error.shape):
-            log_weights[index], error[index] = _solve_by_lapack(
+        log_weights = np.empty(scaled.log_norms.shape)
+        for index in np.ndindex(problem.valid.shape):
+            log_weights[index] = _solve_by_lapack(
                 scaled.cosines[index], scaled.log_norms[index], 1 / alpha
             )
+    log_weights = _vanishing_weights(scaled, log_weights, alpha)
     # Scaling all gradients by c scales w by c^(−2α/(1+α)). The common scale was divided out so that
     # nothing overflows.
-    weights = xp.exp(log_weights - 2 * alpha / (1 + alpha) * scaled.centre)
+    log_weights = log_weights - 2 * alpha / (1 + alpha) * scaled.centre
     problem = problem._replace(valid=scaled.valid)
-    return make_solution(problem, weights, alpha, gramian, error <= SETTLED)
+    return make_solution(problem, xp.exp(log_weights), alpha, gramian, log_weights)
 
 
-def _solve_by_lapack(cosines: Array, log_norms: Array, p: float) -> tuple[Array, float]:
+def _vanishing_weights(scaled: Equilibrated, log_weights: Array, alpha: float) -> Array:
+    """Correct log-weights too small to contribute to any `(Mw)_j`: they are `(Mw)_i^(−α)`.
+
+    Φ does not depend on them within rounding, and the iteration holds them at `LOWEST`.
+    """
+    xp = namespace(log_weights)
+    log_lengths = log_weights + scaled.log_norms
+    apart = log_lengths < xp.amax(log_lengths, -1)[..., None] + math.log(NEGLIGIBLE)
+    if on_host(apart) and not apart.any():
+        return log_weights
+    lengths = xp.exp(log_lengths)
+    progress = matvec(scaled.cosines, lengths)
+    largest = NEGLIGIBLE * xp.amin(abs(progress), -1)[..., None]
+    below = -alpha * (xp.log(xp.where(progress > 0, progress, 1.0)) + scaled.log_norms)
+    vanishes = (progress > 0) & (lengths < largest) & (xp.exp(below + scaled.log_norms) < largest)
+    wrong = abs(below - log_weights) > alpha * SETTLED
+    return xp.where(vanishes & wrong, below, log_weights)
+
+
+def _solve_by_lapack(cosines: Array, log_norms: Array, p: float) -> Array:
     """Solve one equation.
 
     First by Newton steps for equal logarithms of the two sides without any safeguard: the equation
@@ -110,7 +143,7 @@ def _solve_by_lapack(cosines: Array, log_norms: Array, p: float) -> tuple[Array,
         p: 1/α, positive.
 
     Returns:
-        The log-weights `[K]` and their error, see `safeguarded.Point`.
+        The log-weights `[K]`.
     """
     objective = Objective(cosines, log_norms, p)
     point = objective.start()
@@ -130,5 +163,4 @@ def _solve_by_lapack(cosines: Array, log_norms: Array, p: float) -> tuple[Array,
         if size <= SETTLED:
             point = min(point, objective.at(x), key=lambda candidate: candidate.error)
             break
-    point = objective.minimize(point)
-    return point.x, point.error
+    return objective.minimize(point).x

@@ -24,9 +24,6 @@ from mtrl_fairgrad.weighting.solvers.published_sgd import EPSILON, Steps
 
 Precision = Literal["float32", "float64"]
 
-SOLVED = 1e-3
-"""Relative residual up to which these solvers count as converged."""
-
 
 @ignore_fp_warnings
 @torch.no_grad()
@@ -72,7 +69,7 @@ def sgd(
     problem = prepare(values, mask, min_relative_norm)
     options = Steps(steps, learning_rate, momentum, max_norm)
     solve = _sgd_float32 if precision == "float32" else _sgd_float64
-    return make_solution(problem, solve(problem, 1 / alpha, options), alpha, gramian, SOLVED)
+    return make_solution(problem, solve(problem, 1 / alpha, options), alpha, gramian)
 
 
 def _sgd_float32(problem: Problem, p: float, options: Steps) -> Array:
@@ -83,7 +80,7 @@ def _sgd_float32(problem: Problem, p: float, options: Steps) -> Array:
     for index in np.ndindex(weights.shape[:-1]):
         mask = problem.active[index]
         if mask.any():
-            matrix = torch.from_numpy(problem.gramian[index][np.ix_(mask, mask)]).float()
+            matrix = torch.as_tensor(problem.gramian[index][np.ix_(mask, mask)]).float()
             weights[index][mask] = published_sgd.solve_one(matrix, p, options).numpy()
     return weights
 
@@ -148,7 +145,7 @@ def least_squares(
         mask = problem.active[index]
         if mask.any():
             weights[index][mask] = _least_squares_one(matrix[np.ix_(mask, mask)], 1 / alpha)
-    return make_solution(problem, weights, alpha, gramian, converged=SOLVED)
+    return make_solution(problem, weights, alpha, gramian)
 
 
 def _least_squares_one(matrix: NDArray[np.float64], p: float) -> NDArray[np.float64]:

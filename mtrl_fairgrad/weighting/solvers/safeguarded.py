@@ -24,8 +24,8 @@ from scipy import linalg  # pyright: ignore[reportMissingTypeStubs]
 Array = NDArray[np.float64]
 
 LOWEST = -300.0
-"""Lower bound of the log-weights. A task 130 decades below the others does not change the
-direction; without a bound, large α leads to weights that no float can represent."""
+"""Lower bound of the log-weights in the iteration. A task 130 decades below the others does not
+change the direction; without a bound, large α leads to weights that no float can represent."""
 TRUST_RADIUS = 8.0
 """Largest change of a log-weight in a step that minimises Φ."""
 MAX_RELATIVE_DECREASE = 0.9

@@ -13,7 +13,7 @@ from torch import Tensor
 DIGITS = 250
 
 
-def exact_weights(gramian: Tensor, weights: Tensor, alpha: float) -> np.ndarray:
+def exact_weights(gramian: Tensor, weights: Tensor | np.ndarray, alpha: float) -> np.ndarray:
     """Solution `[K]`, as mpf, of `Mw = w^(−1/α)` without any ridge, for `gramian` `[K, K]` taken as
     exact.
 
