@@ -90,7 +90,7 @@ def _settings(
 ) -> Iterator[tuple[str, object, object]]:
     """Yield the name, our value and the paper's value of each setting."""
     yield "seeds", seeds, SEEDS
-    schedule = json.loads(json.dumps(asdict(benchmark.schedule)))  # tuples become lists, as stored
+    schedule: dict[str, Any] = json.loads(json.dumps(asdict(benchmark.schedule)))  # tuples become lists, as stored
     schedule |= {"keep_last_batch": True, **PAPER_SCHEDULE.get(benchmark.name, {})}
     unset = {"keep_last_batch": False, "plateau_threshold": 0.0}  # what null means
     for name, value in schedule.items():
@@ -114,7 +114,7 @@ def _settings(
 
 def _paper_options(method: str, benchmark: Benchmark) -> dict[str, Any]:
     """Return the options of a method in the paper's code, without the chosen ones."""
-    options = method_options(method)
+    options: dict[str, Any] = method_options(method)
     if method == "fairgrad":
         options = {"solver": "least_squares"}  # the others belong to other solvers
     if method == "famo":
