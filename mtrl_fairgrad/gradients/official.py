@@ -70,7 +70,7 @@ def official_convention(method: Method) -> Convention:
     return _CONVENTIONS.get(method.name, default)
 
 
-def check_convention(convention: Convention | str) -> Convention | str:
+def check_convention(convention: object) -> Convention | str:
     """Return a preset by its name; a `Convention` and the name `"official"` as they are.
 
     Raises:
@@ -85,7 +85,8 @@ def check_convention(convention: Convention | str) -> Convention | str:
             f"convention is a {type(convention).__name__}: give a Convention or one of the names "
             f"{', '.join(names)}."
         )
-    return CONVENTIONS.get(check_choice("convention", convention, names), convention)
+    name = check_choice("convention", convention, names)
+    return CONVENTIONS.get(name, name)
 
 
 def resolve_convention(convention: Convention | str, method: Method) -> Convention:

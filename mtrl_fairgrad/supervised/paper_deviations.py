@@ -90,7 +90,9 @@ def _settings(
 ) -> Iterator[tuple[str, object, object]]:
     """Yield the name, our value and the paper's value of each setting."""
     yield "seeds", seeds, SEEDS
-    schedule: dict[str, Any] = json.loads(json.dumps(asdict(benchmark.schedule)))  # tuples become lists, as stored
+    schedule: dict[str, Any] = json.loads(
+        json.dumps(asdict(benchmark.schedule))
+    )  # tuples become lists, as stored
     schedule |= {"keep_last_batch": True, **PAPER_SCHEDULE.get(benchmark.name, {})}
     unset = {"keep_last_batch": False, "plateau_threshold": 0.0}  # what null means
     for name, value in schedule.items():
