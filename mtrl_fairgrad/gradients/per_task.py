@@ -25,8 +25,10 @@ from torch.utils._pytree import tree_map
 
 from mtrl_fairgrad.gradients.conventions import PLAIN, Convention, scale_rows
 from mtrl_fairgrad.gradients.graph_capture import CapturedFunction
+from mtrl_fairgrad.gradients.official import resolve_convention
 from mtrl_fairgrad.weighting import LossWeighting, Method
 from mtrl_fairgrad.weighting.base import check_method
+from mtrl_fairgrad.weighting.products import real_view, undo_real_view
 
 Tensors = dict[str, Tensor]
 TaskLoss = Callable[..., tuple[Tensor, Any]]
@@ -180,7 +182,7 @@ def combine(
     own: Tensors | None = None,
     context: Any = None,
     noise: Tensor | None = None,
-    convention: Convention = PLAIN,
+    convention: Convention | str = PLAIN,
     fall_back: bool = False,
 ) -> Combined:
     """Combine the task gradients of every seed by `method`.
@@ -189,26 +191,34 @@ def combine(
     are never rejected: a method that needs positive losses returns NaN for seeds with others.
 
     Args:
-        method: combines the tasks of all seeds in one call.
+        method: combines the tasks of all seeds in one call. The first call calls its `init` unless
+            it was called before.
         loss: as in `task_gradients`, like `shared`, `inputs`, `own` and `context`.
-        shared: parameters that all tasks of a seed use, name -> `[S, *shape]`.
+        shared: parameters that all tasks of a seed use, name -> `[S, *shape]`. Complex ones count
+            as their real and imaginary parts.
         inputs: the tasks' data, `[S, K, ...]`.
         own: each task's own parameters, name -> `[S, K, *shape]`.
         context: what the tasks of a seed share and is not differentiated.
-        noise: what `method.draw` returned, for random methods.
-        convention: how the result becomes gradients, applied to each seed separately.
+        noise: what `method.draw` returned, for random methods; by default
+            `method.draw_by_default` draws it, from generators of the method itself.
+        convention: how the result becomes gradients, applied to each seed separately; or the name
+            of a preset.
         fall_back: give every task the weight 1/K where the method reports by `converged` that it
             did not solve its equation.
 
     Raises:
         TypeError: `method` is not a gradient-combination method.
+        ValueError: the name of the convention is unknown.
     """
     check_method(method)
+    convention = resolve_convention(convention, method)
     arguments = _loss_arguments(shared, inputs, own, context)
     if isinstance(method, LossWeighting):
         result = _weigh_losses(method, loss, arguments, noise, convention)
     else:
         losses, jacobian, own_gradients, auxiliary = _gradients(loss, arguments)
+        jacobian = {name: real_view(rows) for name, rows in jacobian.items()}
+        noise = method.prepare(losses, jacobian, noise)
         # Autocast of the caller must not reach these products.
         with torch.autocast(losses.device.type, enabled=False):
             observed = method.observe(losses, jacobian, batch_dims=1)
@@ -224,8 +234,9 @@ def combine(
         result = Combined(losses, direction, own_gradients, auxiliary, diagnostics)
     tasks = result.losses.shape[-1]
     factor = convention.own_factor(tasks)
+    direction = convention.apply(result.direction, tasks, batch_dims=1)
     return result._replace(
-        direction=convention.apply(result.direction, tasks, batch_dims=1),
+        direction={name: undo_real_view(direction[name], like) for name, like in shared.items()},
         own=result.own if factor == 1 else {n: rows * factor for n, rows in result.own.items()},
     )
 
@@ -244,6 +255,9 @@ def _weigh_losses(
         shared, context, own, *inputs = arguments
         shared, own = _leaves(shared), _leaves(own)
         losses, auxiliary = lift(loss, per_seed=2)(shared, context, own, *inputs)
+        known = method.tasks is not None
+        template = {} if known else {n: _rows_like(p, losses) for n, p in shared.items()}
+        noise = method.prepare(losses.detach(), template, noise)
         answer = method(losses.detach(), **method.accepted(noise=noise))
         # A task without weight is left out even where its loss is not finite.
         total = torch.where(answer.weights != 0, answer.weights * losses, 0).sum()
@@ -251,7 +265,7 @@ def _weigh_losses(
             total, [*shared.values(), *own.values()], materialize_grads=True
         )
     losses, auxiliary = losses.detach(), tree_map(Tensor.detach, auxiliary)
-    direction = dict(zip(shared, gradients, strict=False))
+    direction = dict(zip(shared, map(real_view, gradients), strict=False))
     own_gradients = dict(zip(own, gradients[len(shared) :], strict=True))
     diagnostics = {**answer.diagnostics, "weights": answer.weights}
     if convention.own == "plain":
@@ -261,6 +275,11 @@ def _weigh_losses(
         factor = wanted / torch.where(answer.weights == 0, 1, answer.weights.double())
         own_gradients = {name: scale_rows(rows, factor) for name, rows in own_gradients.items()}
     return Combined(losses, direction, own_gradients, auxiliary, diagnostics)
+
+
+def _rows_like(parameter: Tensor, losses: Tensor) -> Tensor:
+    """Return rows `[S, K, *shape]` like those of a Jacobian, without own memory."""
+    return parameter.detach().unsqueeze(1).expand(*losses.shape, *parameter.shape[1:])
 
 
 def _leaves(parameters: Tensors) -> Tensors:

@@ -116,11 +116,13 @@ class _AlphaFair(Method):
         return _inverse(lowest, self.alpha)
 
     def reset(self) -> None:
-        super().reset()
         self.method.reset()
 
     def draw(self, generators: Sequence[torch.Generator]) -> Tensor | None:
         return self.method.draw(generators)
+
+    def draw_by_default(self, device: torch.device) -> Tensor | None:
+        return self.method.draw_by_default(device)
 
     def after_step(self, losses: Tensor) -> None:
         self.method.after_step(self._transformed(losses))

@@ -150,6 +150,22 @@ class Method(nn.Module):
         """
         return None
 
+    def prepare(
+        self, losses: Tensor, template: Mapping[str, Tensor], noise: Tensor | None
+    ) -> Tensor | None:
+        """Call `init` unless it was called before, and return the noise of this call.
+
+        Args:
+            losses: `[..., K]`, of which only shape and device matter.
+            template: a Jacobian for `init`, not used later.
+            noise: what `draw` returned; None for `draw_by_default`.
+        """
+        if self.tasks is None:
+            *batch_shape, tasks = losses.shape
+            self.init(tasks, tuple(batch_shape), template)
+            self.tasks = tasks  # also where an own init does not call its parent's
+        return self.draw_by_default(losses.device) if noise is None else noise
+
     def draw_by_default(self, device: torch.device) -> Tensor | None:
         """Draw the `noise` of one call from generators of the method itself.
 

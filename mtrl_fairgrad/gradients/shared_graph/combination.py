@@ -134,14 +134,12 @@ class Combination:
 
         It is on the losses' device and the same in all processes.
         """
-        method, noise = self.method, self.noise
-        if method.tasks is None:
-            method.init(len(losses), template=jacobian)
-            method.tasks = len(losses)  # also where an own init does not call its parent's
-        if noise is None:
-            noise = method.draw_by_default(losses.device)
-        elif isinstance(noise, torch.Generator):
-            noise = method.draw([noise])
+        given = self.noise
+        generator = given if isinstance(given, torch.Generator) else None
+        if generator is not None and self.method.tasks is None:
+            self.method.prepare(losses, jacobian, losses)  # draw needs the sizes
+        drawn = given if generator is None else self.method.draw([generator])
+        noise = self.method.prepare(losses, jacobian, drawn)
         return None if noise is None else self.writer.processes.first(noise.to(losses.device))
 
     def _propagate(
