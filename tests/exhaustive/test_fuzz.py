@@ -53,7 +53,8 @@ def alone(tmp_path_factory):
     """An empty folder, and nothing is trained, simulated or fitted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("fuzz"))
-        patch.setattr(train, "begin", lambda *_: 0)
+        patch.setattr(train, "open_folder", lambda *_: None)
+        patch.setattr(train, "run_training", lambda *_: 0)
         patch.setattr(supervised, "start", lambda *_: 0)
         patch.setattr("mtrl_fairgrad.evaluation.runner.evaluate_target", lambda *_: None)
         patch.setattr(report_files, "as_png", lambda groups: b"")  # takes a second
