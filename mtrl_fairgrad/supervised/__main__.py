@@ -120,15 +120,19 @@ def _compare(runner: FitRunner) -> int:
     table.csv is rewritten after every row, so that an interrupted run leaves one. Returns 1 if a
     row failed, else 0.
     """
-    from mtrl_fairgrad.supervised.compare import RowSpec, comparison_specs
+    from mtrl_fairgrad.supervised.baselines import given_baselines, trains_single_tasks
+    from mtrl_fairgrad.supervised.compare import RowSpec, comparison_specs, single_task_specs
     from mtrl_fairgrad.supervised.result_table import ResultTable
 
     config, benchmark = runner.config, runner.benchmark
     if config.compare is None:
         specs = [RowSpec(str(config.method["name"]), config.method, config.loss_alpha)]
     else:
-        specs = comparison_specs(config.compare, len(benchmark.tasks))
-    table = ResultTable(benchmark, ())
+        specs = comparison_specs(config.compare)
+    if trains_single_tasks(config, benchmark):
+        specs = [*single_task_specs(len(benchmark.tasks)), *specs]
+    single = given_baselines(config, benchmark)
+    table = ResultTable(benchmark, () if single is None else (single,))
     for row in runner.rows(specs):
         table = table.with_row(row)
         write_atomic(runner.folder / "table.csv", table.csv().encode())

@@ -103,6 +103,11 @@ class Benchmark(ABC):
     """Key in `benchmarks.BENCHMARKS`, name of the configuration file and command-line value."""
     requires: ClassVar[tuple[str, ...]] = ()
     """Modules of the extra `supervised` without which it cannot be trained."""
+    representation: ClassVar[str | None] = None
+    """Name of the network's module through whose output all shared parameters act on the losses.
+
+    It is what `representation=true` combines gradients at; None where there is no such module.
+    """
     tasks: tuple[str, ...]
     """Names of the K tasks."""
     metrics: tuple[Metric, ...]

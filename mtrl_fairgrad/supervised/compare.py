@@ -67,14 +67,14 @@ def alpha_spec(chosen: Mapping[str, Any], alpha: float, loss_alpha: float | None
     return RowSpec(f"fairgrad α={alpha:.10g}", {**chosen, "alpha": alpha}, loss_alpha)
 
 
-def comparison_specs(comparison: str, tasks: int) -> list[RowSpec]:
-    """Return the rows of a comparison (`all`, `fair` or `alpha`), the single-task ones first."""
-    specs = single_task_specs(tasks)
+def comparison_specs(comparison: str) -> list[RowSpec]:
+    """Return the rows of a comparison (`all`, `fair` or `alpha`) without the single-task ones."""
     if comparison == "all":
         others = [name for name in method_names() if name not in ("ls", SINGLE_TASK)]
-        return specs + [RowSpec(name, method_config(name)) for name in ("ls", *others)]
+        return [RowSpec(name, method_config(name)) for name in ("ls", *others)]
     if comparison == "alpha":
-        return specs + [alpha_spec(method_config("fairgrad"), alpha) for alpha in ALPHAS]
+        return [alpha_spec(method_config("fairgrad"), alpha) for alpha in ALPHAS]
+    specs: list[RowSpec] = []
     for name in FAIR:
         plain = RowSpec(name, method_config(name))
         specs += [plain, replace(plain, label=f"fair {name}", loss_alpha=0.5)]

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from mtrl_fairgrad.supervised.benchmarks.toy import ToyConfig
 
 
+TRAIN, PUBLISHED = "train", "published"
+"""Values of `baselines` that are not paths."""
+
+
 @dataclass
 class DataConfig:
     """Location of the data."""
@@ -73,6 +77,12 @@ class SupervisedConfig:
         "alpha (1, 2, 5, 10); or search: FairGrad's best α by validation Δm%, see search.",
         choices=("all", "fair", "alpha", "search"),
     )
+    baselines: str | None = option(
+        None,
+        "Single-task results that Δm% refers to: train (a fit for each task), published (the "
+        "paper's), or the run folder or table.csv that has them; null: train for compare=all, fair "
+        "and alpha, else published, or train for compare=search where nothing is published.",
+    )
     search: SearchConfig = field(default_factory=SearchConfig)
     epochs: int | None = option(None, "Epochs; null: the benchmark's.", at_least=1)
     batch_size: int | None = option(None, "Batch size; null: the benchmark's.", at_least=1)
@@ -97,6 +107,18 @@ class SupervisedConfig:
         None,
         "Train on the last, incomplete batch of an epoch, as the paper's code does; null: the "
         "benchmark's, false.",
+    )
+    representation: bool = option(
+        False,
+        "Combine gradients at the network's last shared layer instead of at its parameters: K "
+        "passes through the heads and one through the encoder. Another direction, except for loss "
+        "weightings; for celeba, digits and qm9.",
+    )
+    tasks_per_pass: int | None = option(
+        None,
+        "Tasks whose gradients one backward pass computes; null: 1 on CPU, on CUDA as many as fit "
+        "into the memory. The result is the same up to rounding.",
+        at_least=1,
     )
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     threads: int | None = option(
@@ -155,8 +177,51 @@ def check_parts(config: SupervisedConfig) -> None:
     if config.benchmark["name"] == "toy":
         make_toy(config)
         return
-    for module in make_benchmark(config).requires:
+    benchmark = make_benchmark(config)
+    for module in benchmark.requires:
         require(module, "supervised")
+    if config.representation:
+        _check_representation(config, benchmark)
+    _check_baselines(config, benchmark)
+
+
+def _check_representation(config: SupervisedConfig, benchmark: Benchmark) -> None:
+    from mtrl_fairgrad.weighting import make_method
+    from mtrl_fairgrad.weighting.template import AveragingAggregation
+
+    if benchmark.representation is None:
+        raise ConfigError(
+            f"representation=true is not defined for benchmark={benchmark.name}, whose shared "
+            "parameters act on the losses through many layers: leave it out.",
+            "representation",
+            True,
+        )
+    method = str(config.method["name"])
+    if config.compare is None and isinstance(make_method(method), AveragingAggregation):
+        raise ConfigError(
+            f"representation=true is not defined for method={method}, which averages gradients "
+            "over batches, while every batch has another representation: leave it out.",
+            "representation",
+            True,
+        )
+
+
+def _check_baselines(config: SupervisedConfig, benchmark: Benchmark) -> None:
+    chosen = config.baselines
+    if chosen == PUBLISHED and benchmark.baseline is None:
+        raise ConfigError(
+            f"baselines={PUBLISHED} is not possible: nothing is published for "
+            f"benchmark={benchmark.name}; choose {TRAIN}, or give a run folder or table.csv.",
+            "baselines",
+            chosen,
+        )
+    if chosen not in (None, TRAIN, PUBLISHED) and not Path(str(chosen)).exists():
+        raise ConfigError(
+            f"baselines={chosen} does not exist: give {TRAIN}, {PUBLISHED}, a run folder or "
+            "table.csv.",
+            "baselines",
+            chosen,
+        )
 
 
 def _check_search(config: SupervisedConfig) -> None:

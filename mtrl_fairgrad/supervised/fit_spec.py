@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from mtrl_fairgrad.gradients.conventions import Convention
@@ -38,6 +38,10 @@ class FitSpec:
     schedule: Schedule
     amp: bool
     seed: int
+    representation: bool = False
+    """Whether gradients are combined at the network's representation."""
+    tasks_per_pass: int | None = None
+    """Number of tasks whose gradients one backward pass computes; None: see `backward`."""
 
     @classmethod
     def from_config(cls, config: SupervisedConfig, benchmark: Benchmark, seed: int) -> FitSpec:
@@ -55,6 +59,8 @@ class FitSpec:
             schedule=Schedule(**schedule),
             amp=config.amp,
             seed=seed,
+            representation=config.representation,
+            tasks_per_pass=config.tasks_per_pass,
         )
 
     @property
@@ -68,8 +74,16 @@ class FitSpec:
         return method if self.loss_alpha is None else alpha_fair(method, self.loss_alpha)
 
     def plain(self) -> dict[str, Any]:
-        """Return the specification as plain values, as its file holds it."""
-        return json.loads(json.dumps(asdict(self)))
+        """Return the specification as plain values, as its file holds it.
+
+        Fields that version 0.1.0 did not have are left out at their defaults, so that its fits are
+        continued.
+        """
+        values = asdict(self)
+        for part in fields(self):
+            if part.default is not MISSING and values[part.name] == part.default:
+                del values[part.name]
+        return json.loads(json.dumps(values))
 
 
 def _convention(config: SupervisedConfig) -> Convention:

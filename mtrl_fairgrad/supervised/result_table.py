@@ -146,7 +146,7 @@ class ResultTable:
             if baseline is not None:
                 for change in delta_m_or_none([row.mean()], baseline, self.benchmark) or ():
                     summaries[row.label]["delta_m"] = change
-            if ls:
+            if ls and math.isfinite(row.seconds()):
                 summaries[row.label]["time"] = row.seconds() / ls
         return summaries
 

@@ -1,9 +1,9 @@
 """`compare=search`: the search of the paper's §5.4 for the best α of a benchmark.
 
 The best α has the lowest Δm% of the validation data, mean over seeds; test data are reported only.
-Δm% refers to the paper's single-task row where there is one, so that no single-task
-networks need training, and otherwise to fits of each task alone. Every fit has its folder, so an
-interrupted search resumes.
+Unless `baselines` says otherwise, Δm% refers to the paper's single-task row where there is one, so
+that no single-task networks need training, and otherwise to fits of each task alone. Every fit has
+its folder, so an interrupted search resumes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import numpy as np
 from mtrl_fairgrad.analysis.alpha_search import AlphaSearch
 from mtrl_fairgrad.analysis.statistics import Estimate, over_seeds
 from mtrl_fairgrad.config.alpha_grid import SearchConfig
+from mtrl_fairgrad.supervised.baselines import given_baselines, trains_single_tasks
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.compare import FitRunner, alpha_spec, single_task_specs
+from mtrl_fairgrad.supervised.config import TRAIN
 from mtrl_fairgrad.supervised.result_table import (
     NONE,
     FailedRow,
@@ -38,14 +40,19 @@ class Findings(AlphaSearch[ResultRow | None]):
     """Results by α; None for an α whose loss became NaN or infinite."""
 
     def __init__(
-        self, benchmark: Benchmark, options: SearchConfig, single: ResultRow | None = None
+        self,
+        benchmark: Benchmark,
+        options: SearchConfig,
+        single: ResultRow | None = None,
+        source: str | None = None,
     ) -> None:
         """Make an empty search.
 
         Args:
             benchmark: the benchmark that is trained.
             options: which α to try.
-            single: fits of each task alone, where the benchmark has no baseline.
+            single: results of each task alone; None for those that the paper published.
+            source: where these come from; None for fits of the search's own folder.
         """
         columns = [
             f"{split}delta_m{suffix}" for split in ("validation_", "") for suffix in ("", "_stderr")
@@ -53,6 +60,7 @@ class Findings(AlphaSearch[ResultRow | None]):
         super().__init__(options, self._scores, ("seeds", *columns), self._cells)
         self.benchmark = benchmark
         self.single = single
+        self.source = source
 
     def baseline(self, split: str) -> Mapping[str, float]:
         """Return metric → value that Δm% refers to.
@@ -120,7 +128,7 @@ class Findings(AlphaSearch[ResultRow | None]):
         reference = (
             "the paper's single-task row"
             if self.single is None
-            else "the single-task fits of this folder"
+            else f"the single-task results of {self.source or 'this folder'}"
         )
         notes = [f"Δm% is relative to {reference}."]
         rows = [row for row in self.results.values() if row is not None]
@@ -142,12 +150,13 @@ def search(runner: FitRunner) -> Findings:
         ConfigError, DataError: as `FitRunner.rows`.
     """
     config, benchmark = runner.config, runner.benchmark
-    single = None
-    if benchmark.baseline is None:
+    single = given_baselines(config, benchmark)
+    if trains_single_tasks(config, benchmark):
         single = next(runner.rows(single_task_specs(len(benchmark.tasks))))
         if isinstance(single, FailedRow):
             raise TrainingFault(f"the single-task fits failed, so Δm% is undefined: {single.fault}")
-    findings = Findings(benchmark, config.search, single)
+    source = None if single is None or config.baselines == TRAIN else config.baselines
+    findings = Findings(benchmark, config.search, single, source)
     for split in SPLITS:
         findings.baseline(split)
     while alphas := findings.next_alphas():

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -22,35 +22,17 @@ from tqdm import tqdm
 from mtrl_fairgrad.gradients.shared_graph import backward
 from mtrl_fairgrad.runs.tensorboard_writer import EventFile
 from mtrl_fairgrad.supervised.benchmark import Benchmark, with_last_batch
+from mtrl_fairgrad.supervised.epochs import EpochRecord, epoch_score, epochs_csv, result_of
 from mtrl_fairgrad.supervised.fit_folder import EPOCHS, FitFolder, FitResult
 from mtrl_fairgrad.supervised.fit_spec import FitSpec
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.optimizer_state import adam_tensors, load_adam_tensors
-from mtrl_fairgrad.utils.text_tables import csv_text
-from mtrl_fairgrad.weighting import jacobian_like
+from mtrl_fairgrad.weighting import JacobianAggregation, Method, jacobian_like
 
 _ADAM_KEY = "{name}.{entry}"
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """The numbers of an epoch in checkpoints, epochs.csv and TensorBoard."""
-
-    losses: dict[str, float]
-    """Task → mean training loss."""
-    validation: dict[str, float]
-    """Metric → value."""
-    test: dict[str, float]
-    """Metric → value."""
-    seconds: float
-    """Training time, without validation and test."""
-
-    def scalars(self) -> dict[str, float]:
-        """Return TensorBoard tag, which is also the CSV column → value."""
-        parts = (("losses", self.losses), ("validation", self.validation), ("test", self.test))
-        tagged = {f"{part}/{name}": v for part, values in parts for name, v in values.items()}
-        return {**tagged, "seconds": self.seconds}
+KEPT = 2
+"""Number of checkpoints of a fit that is not finished."""
 
 
 class Trainer:
@@ -76,7 +58,7 @@ class Trainer:
         workers: int = 0,
     ) -> None:
         self.spec, self.benchmark, self.folder, self.device = spec, benchmark, folder, device
-        schedule, tasks = spec.schedule, len(benchmark.tasks)
+        schedule = spec.schedule
         self.splits = benchmark.splits(
             spec.seed, schedule.batch_size, workers, device.type == "cuda"
         )
@@ -86,12 +68,41 @@ class Trainer:
         self.model = benchmark.model().to(device)
         self.shared = list(self.model.shared_parameters())
         self.own = list(self.model.own_parameters())
-        template = jacobian_like(self.shared, tasks)
-        self.method = spec.make_method().init(tasks, template=template).to(device)
+        self._features: list[Tensor] = []
+        if spec.representation:
+            self._watch_representation()
+        self.method = self._make_method()
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay
         )
         self.history: list[EpochRecord] = []
+
+    def _make_method(self) -> Method:
+        """Make the method, sized for the shared parameters or for the representation."""
+        method, tasks = self.spec.make_method(), len(self.benchmark.tasks)
+        combined: Sequence[Tensor] = self.shared
+        if self.spec.representation and isinstance(method, JacobianAggregation):
+            batch = to_device(next(iter(self.splits.train)), self.device)
+            # In evaluation mode, so that batch normalisation does not see this batch twice.
+            self.model.eval()
+            with torch.no_grad():
+                self._losses(batch)
+            combined = [part.detach().requires_grad_() for part in self._features]
+        return method.init(tasks, template=jacobian_like(combined, tasks)).to(self.device)
+
+    def _watch_representation(self) -> None:
+        """Store the output of the network's representation layer in every forward pass."""
+        name = self.benchmark.representation
+        if name is None:
+            raise ValueError(
+                f"{self.benchmark.name}'s network has no layer through which all shared "
+                "parameters act: leave representation=true out."
+            )
+
+        def store(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
+            self._features = [output]
+
+        self.model.get_submodule(name).register_forward_hook(store)
 
     def run(self, progress: bool) -> FitResult:
         """Train the epochs that are left, with a checkpoint after each.
@@ -170,6 +181,8 @@ class Trainer:
                 shared=self.shared,
                 own=self.own,
                 noise=generator,
+                representation=self._features if self.spec.representation else None,
+                tasks_per_pass=self.spec.tasks_per_pass,
                 convention=self.spec.convention,
             )
             self.optimizer.step()
@@ -204,8 +217,10 @@ class Trainer:
             self._scale_learning_rate(0.5)
         if schedule.plateau is not None:
             factor, patience, lowest = schedule.plateau
-            scores = [self._score(record.validation) for record in self.history]
-            scores.append(self._score(validation))
+            scores = [
+                epoch_score(values, self.benchmark, self.spec.single_task)
+                for values in (*(record.validation for record in self.history), validation)
+            ]
             threshold = schedule.plateau_threshold or 0.0
             if threshold and self.spec.single_task is None:
                 scores = [self.benchmark.delta_m(score) for score in scores]
@@ -216,44 +231,33 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = max(group["lr"] * factor, lowest)
 
-    def _score(self, validation: Mapping[str, float]) -> float:
-        """Return the score of the trained tasks, lower is better; infinite instead of NaN."""
-        only = self.spec.single_task
-        tasks = self.benchmark.tasks if only is None else (self.benchmark.tasks[only],)
-        names = [metric.name for metric in self.benchmark.metrics if metric.task in tasks]
-        score = self.benchmark.score({name: validation[name] for name in names})
-        return math.inf if math.isnan(score) else score
-
     # ---- results and checkpoints ----
 
     def result(self) -> FitResult:
         """Return the result of the epochs so far, of which there must be at least one."""
-        if self.benchmark.select_best:
-            reported = [min(self.history, key=lambda record: self._score(record.validation))]
-        else:
-            reported = self.history[-self.benchmark.last_epochs :]
-        return FitResult(
-            metrics=_mean([record.test for record in reported]),
-            validation=_mean([record.validation for record in reported]),
-            seconds_per_epoch=float(np.median([record.seconds for record in self.history])),
-        )
+        return result_of(self.history, self.benchmark, self.spec.single_task)
 
     def save(self) -> None:
-        """Write a checkpoint, then rewrite epochs.csv."""
+        """Write a checkpoint, then rewrite epochs.csv.
+
+        That of the last epoch is the only one that is kept, and has no optimizer, since nothing is
+        left to train.
+        """
+        finished = len(self.history) == self.spec.schedule.epochs
         groups = {
             "model": dict(self.model.state_dict()),
             "method": dict(self.method.state_dict()),
-            "optimizer": adam_tensors(self.optimizer, self._parameter_names(), _ADAM_KEY),
         }
+        if not finished:
+            moments = adam_tensors(self.optimizer, self._parameter_names(), _ADAM_KEY)
+            groups["optimizer"] = moments
         state = {
             "history": [asdict(record) for record in self.history],
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
-        self.folder.save_checkpoint(len(self.history), groups, state)
-        rows = [record.scalars() for record in self.history]
-        lines = [[epoch, *row.values()] for epoch, row in enumerate(rows, start=1)]
-        text = csv_text([["epoch", *rows[0]], *lines])
-        write_atomic(self.folder.path / EPOCHS, text.encode())
+        keep = 1 if finished else KEPT
+        self.folder.save_checkpoint(len(self.history), groups, state, keep)
+        write_atomic(self.folder.path / EPOCHS, epochs_csv(self.history).encode())
 
     def resume(self) -> None:
         """Continue from the newest checkpoint, if there is any.
@@ -269,8 +273,9 @@ class Trainer:
         )
         self.model.load_state_dict(saved.groups["model"])
         self.method.load_state_dict(saved.groups.get("method", {}))
-        moments = saved.groups["optimizer"]
-        load_adam_tensors(self.optimizer, self._parameter_names(), _ADAM_KEY, moments)
+        moments = saved.groups.get("optimizer")  # none in the last checkpoint
+        if moments is not None:
+            load_adam_tensors(self.optimizer, self._parameter_names(), _ADAM_KEY, moments)
         for group in self.optimizer.param_groups:
             group["lr"] = saved.state["learning_rate"]
         self.history = [EpochRecord(**record) for record in saved.state["history"]]
@@ -311,7 +316,3 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Mapping):
         return {key: to_device(part, device) for key, part in batch.items()}
     return batch.to(device, non_blocking=True) if hasattr(batch, "to") else batch
-
-
-def _mean(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([record[name] for record in records])) for name in records[0]}

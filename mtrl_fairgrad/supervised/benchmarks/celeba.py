@@ -158,6 +158,7 @@ class CelebA(Benchmark):
 
     name = "celeba"
     requires = ("PIL",)
+    representation = "shared"
     tasks = ATTRIBUTES
     metrics = tuple(
         Metric(_column(attribute), attribute, higher_is_better=True) for attribute in ATTRIBUTES

@@ -104,6 +104,7 @@ class Digits(Benchmark):
 
     name = "digits"
     requires = ("sklearn",)
+    representation = "encoder"
     tasks = ("left", "right", "ink")
     metrics = (
         Metric("left", "left", True),

@@ -141,6 +141,7 @@ class Network(MultiTaskModel):
         self.update = nn.GRU(64, 64)
         self.readout = layers.Set2Set(64, processing_steps=3)
         self.features = nn.Linear(128, 64)
+        self.activation = nn.ReLU()
         self.heads = nn.ModuleList(nn.Linear(64, 1) for _ in PROPERTIES)
 
     def forward(
@@ -154,7 +155,7 @@ class Network(MultiTaskModel):
         for _ in range(3):
             message = F.relu(self.messages(state, edges, edge_features))
             state = self.update(message.unsqueeze(0), state.unsqueeze(0))[0].squeeze(0)
-        features = F.relu(self.features(self.readout(state, owner)))
+        features = self.activation(self.features(self.readout(state, owner)))
         return tuple(head(features).squeeze(1) for head in self.heads)
 
     def shared_parameters(self) -> Iterable[nn.Parameter]:
@@ -206,6 +207,7 @@ class QM9(Benchmark):
 
     name = "qm9"
     requires = ("torch_geometric",)
+    representation = "activation"
     tasks = tuple(PROPERTIES)
     metrics = tuple(Metric(task, task, higher_is_better=False) for task in PROPERTIES)
     schedule = Schedule(epochs=300, batch_size=120, learning_rate=1e-3, plateau=(0.7, 5, 1e-5))

@@ -50,7 +50,8 @@ class FakeRunner(FitRunner):
     """A runner whose results are a function of α; `asked` lists the labels."""
 
     def __init__(self, benchmark, folder, result, **search):
-        config = SupervisedConfig(search=SearchConfig(**search), progress=False)
+        options = SearchConfig(**search)
+        config = SupervisedConfig(compare="search", search=options, progress=False)
         super().__init__(config, benchmark, folder, torch.device("cpu"))
         object.__setattr__(self, "asked", [])
         object.__setattr__(self, "result", result)
@@ -83,7 +84,7 @@ def test_validation_selects_and_test_is_only_reported(tmp_path):
     assert float(found[1]["validation_delta_m_stderr"]) == pytest.approx(100 * 1 / 40 / 3)
     assert float(found[1]["delta_m"]) == pytest.approx(100 * 4 / 80 / 3)
     text = findings.text()
-    assert "single-task fits of this folder" in text and "are the same" not in text
+    assert "single-task results of this folder" in text and "are the same" not in text
     [line] = [line for line in text.splitlines() if line.endswith("best")]
     assert line.split() == ["2.1", "0.00", "±", "0.83", "1.21", "±", "0.42", "best"]
 
