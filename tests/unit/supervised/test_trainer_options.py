@@ -87,7 +87,7 @@ def test_graddrop_draws_for_every_coordinate_of_the_representation(tmp_path):
     _, kept = fit(tmp_path / "kept", *words, "method.leak=1")
     _, summed = fit(tmp_path / "sum", "method=ls", "epochs=1")
     assert not torch.allclose(dropped, summed)
-    torch.testing.assert_close(kept, summed, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(kept, summed, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize(
