@@ -18,7 +18,7 @@ directions by the maximum norm of 1, which changes nothing: `plain`.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -90,9 +90,21 @@ class Convention:
         return {"tasks_and_own": float(tasks), "mean_and_own": 1 / tasks}.get(self.scale, 1.0)
 
     def apply(
-        self, direction: Mapping[str, Tensor], tasks: int, batch_dims: int
+        self,
+        direction: Mapping[str, Tensor],
+        tasks: int,
+        batch_dims: int,
+        total: Callable[[Mapping[str, Tensor]], Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Scale and then clip a direction of shared parameters, name -> `[*batch, *shape]`."""
+        """Scale and then clip a direction of shared parameters.
+
+        Args:
+            direction: name -> `[*batch, *shape]`.
+            tasks: K.
+            batch_dims: number of leading axes.
+            total: the sum of squares over parameters, name -> `[*batch]`, where parts of them are
+                elsewhere.
+        """
         factor = float(tasks) if self.scale == "tasks" else self.own_factor(tasks)
         if self.max_norm is None:
             return (
@@ -100,13 +112,16 @@ class Convention:
                 if factor != 1
                 else dict(direction)
             )
-        wide = (
-            part.to(torch.promote_types(part.dtype, torch.float32)) for part in direction.values()
-        )
-        squares = [part.reshape(*part.shape[:batch_dims], -1).square().sum(-1) for part in wide]
-        norm = factor * torch.stack(squares).sum(0).sqrt()
+        squares = {name: _square_norms(part, batch_dims) for name, part in direction.items()}
+        square = torch.stack(list(squares.values())).sum(0) if total is None else total(squares)
+        norm = factor * square.sqrt()
         factor = factor * (self.max_norm / norm).clamp(max=1)
         return {name: scale_rows(part, factor) for name, part in direction.items()}
+
+
+def _square_norms(part: Tensor, batch_dims: int) -> Tensor:
+    wide = part.to(torch.promote_types(part.dtype, torch.float32))
+    return wide.reshape(*part.shape[:batch_dims], -1).square().sum(-1)
 
 
 def scale_rows(rows: Tensor, factors: Tensor) -> Tensor:

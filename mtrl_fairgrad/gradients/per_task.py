@@ -156,7 +156,17 @@ def task_losses(
 def _loss_arguments(
     shared: Tensors, inputs: tuple[Tensor | Tensors, ...], own: Tensors | None, context: Any
 ) -> tuple[Any, ...]:
-    """Return the arguments in the order of the loss, `{}` in place of None."""
+    """Return the arguments in the order of the loss, `{}` in place of None.
+
+    Raises:
+        ValueError: parameters distributed over processes.
+    """
+    for name, parameter in (*shared.items(), *(own or {}).items()):
+        if hasattr(parameter, "device_mesh"):
+            raise ValueError(
+                f"parameter {name} is a DTensor, over which no loss can be lifted: give whole "
+                "tensors, or write the losses of one graph and call backward."
+            )
     return shared, {} if context is None else context, own or {}, *inputs
 
 
@@ -208,7 +218,7 @@ def combine(
 
     Raises:
         TypeError: `method` is not a gradient-combination method.
-        ValueError: the name of the convention is unknown.
+        ValueError: the name of the convention is unknown, or parameters that are `DTensor`s.
     """
     check_method(method)
     convention = resolve_convention(convention, method)

@@ -15,6 +15,7 @@ from mtrl_fairgrad.gradients.shared_graph.combination import (
     Combination,
     Noise,
     check_representation_allowed,
+    check_shards_allowed,
 )
 from mtrl_fairgrad.gradients.shared_graph.distributed import Group, Processes
 from mtrl_fairgrad.gradients.shared_graph.features import check_representation
@@ -23,6 +24,7 @@ from mtrl_fairgrad.gradients.shared_graph.graph import check_leaves
 from mtrl_fairgrad.gradients.shared_graph.jacobian import GradientRows
 from mtrl_fairgrad.gradients.shared_graph.losses import Losses, scalar_losses
 from mtrl_fairgrad.gradients.shared_graph.parameters import Parameters
+from mtrl_fairgrad.gradients.shared_graph.sharded import leaves_of
 from mtrl_fairgrad.utils.validation import check_integer
 from mtrl_fairgrad.weighting import LossWeighting, Method
 from mtrl_fairgrad.weighting.base import check_method
@@ -75,6 +77,8 @@ def backward(
             `torch.distributed` if it is initialised, None this process only. A
             `DistributedDataParallel` must run its forward pass in `no_sync()` (or use its
             `.module`), since its hooks do not see these passes.
+            Modules under `fully_shard` need the processes of their mesh; see
+            `mtrl_fairgrad.gradients.shared_graph.sharded`.
         convention: weighting of own gradients, scaling and clipping, or the name of a preset; see
             `mtrl_fairgrad.gradients.conventions`.
         tasks_per_pass: number of tasks whose gradients one backward pass computes: 1 for a loop
@@ -128,12 +132,14 @@ def backward(
     convention = resolve_convention(convention, method)
     writer = GradWriter.create(shared, own, scaler, Processes(process_group), convention)
     scalars = scalar_losses(losses, writer.device)
-    check_leaves(scalars, writer.shared, writer.own, alone=writer.processes.size == 1)
+    tasks_per_pass = check_shards_allowed(writer, method, tasks_per_pass, representation)
+    shared_leaves, own_leaves = leaves_of(writer.shared), leaves_of(writer.own)
+    check_leaves(scalars, shared_leaves, own_leaves, alone=writer.processes.size == 1)
     combination = Combination(method, noise, writer, retain_graph, fall_back)
     at = (
         writer.shared
         if representation is None
-        else check_representation(representation, scalars, writer.shared)
+        else check_representation(representation, scalars, shared_leaves)
     )
     if isinstance(method, LossWeighting):
         return combination.of_losses(scalars)
@@ -176,9 +182,10 @@ class Accumulator:
         convention: Convention | str = PLAIN,
         tasks_per_pass: int | None = None,
     ) -> None:
-        self._tasks_per_pass = _check_tasks_per_pass(tasks_per_pass)
+        tasks_per_pass = _check_tasks_per_pass(tasks_per_pass)
         self._convention = check_convention(convention)
         self._writer = GradWriter.create(shared, own, scaler, Processes(process_group), PLAIN)
+        self._tasks_per_pass = check_shards_allowed(self._writer, None, tasks_per_pass)
         self._rows: GradientRows | None = None
 
     def add(self, losses: Losses, *, retain_graph: bool = False) -> None:
@@ -192,7 +199,8 @@ class Accumulator:
         """
         writer = self._writer
         scalars = scalar_losses(losses, writer.device)
-        check_leaves(scalars, writer.shared, writer.own, alone=writer.processes.size == 1)
+        shared, own = leaves_of(writer.shared), leaves_of(writer.own)
+        check_leaves(scalars, shared, own, alone=writer.processes.size == 1)
         rows = self._rows or GradientRows.zeros(len(scalars), writer.shared, writer)
         if len(scalars) != len(rows.losses):
             raise ValueError(
@@ -214,6 +222,7 @@ class Accumulator:
         if self._rows is None:
             raise ValueError("no losses were added: call add(losses) for every micro-batch first.")
         check_method(method)
+        check_shards_allowed(self._writer, method, self._tasks_per_pass)
         writer = replace(self._writer, convention=resolve_convention(self._convention, method))
         combination = Combination(method, noise, writer, fall_back=fall_back)
         diagnostics = combination.of_rows(self._rows)

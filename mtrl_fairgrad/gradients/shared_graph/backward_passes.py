@@ -28,6 +28,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.gradients.shared_graph.sharded import gradients_of
+
 Gradients = Sequence[Tensor | None]
 """One gradient per tensor, None for a tensor without effect."""
 
@@ -75,9 +77,7 @@ def _single(
 ) -> Gradients:
     if not tensors or not loss.requires_grad:
         return [None] * len(tensors)
-    return torch.autograd.grad(
-        loss, tensors, scale.to(loss.dtype), retain_graph=retain_graph, allow_unused=True
-    )
+    return gradients_of([loss], tensors, [scale.to(loss.dtype)], retain_graph)
 
 
 def _batched(

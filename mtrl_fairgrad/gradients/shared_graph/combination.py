@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,12 @@ from mtrl_fairgrad.gradients.shared_graph.jacobian import GradientRows
 from mtrl_fairgrad.gradients.shared_graph.losses import require_positive
 from mtrl_fairgrad.gradients.shared_graph.notices import notice
 from mtrl_fairgrad.gradients.shared_graph.reach import UNREACHED, Reach
+from mtrl_fairgrad.gradients.shared_graph.sharded import (
+    gradients_of,
+    gramian_of_shards,
+    is_sharded,
+)
+from mtrl_fairgrad.utils.validation import ConfigError
 from mtrl_fairgrad.weighting import (
     GramianWeighting,
     JacobianAggregation,
@@ -54,16 +61,14 @@ class Combination:
             self._require_reached(layouts)
         # The parameters are the same in all processes, but a process's representation belongs to
         # its own samples: it is a part of the Jacobian's columns.
-        for row in rows.jacobian.values():
-            if representation is None:
-                writer.processes.mean_(row)
-            elif writer.processes.size > 1:
+        if representation is None:
+            writer.mean_rows(rows.jacobian)
+        elif writer.processes.size > 1:
+            for row in rows.jacobian.values():
                 row /= writer.processes.size
         noise = self._prepare(losses, rows.jacobian)
         with torch.autocast(losses.device.type, enabled=False):
-            observed = method.observe(losses, rows.jacobian, batch_dims=0)
-            if representation is not None and isinstance(method, GramianWeighting):
-                observed = writer.processes.sum(observed)
+            observed = self._observe(losses, rows.jacobian, representation is not None)
             result = method(observed, **method.accepted(losses=losses, noise=noise))
             if self.fall_back:
                 result = result.equal_where_unsolved()
@@ -72,7 +77,12 @@ class Combination:
             direction, reach = self._propagate(representation, direction, rows)
             layouts = writer.layouts(reach, rows.own_reach)
         own_weights = writer.convention.own_weights(method, diagnostics)
-        own = [writer.processes.mean(part) for part in rows.own_sums(writer.own, own_weights)]
+        own = [
+            writer.mean(parameter, part)
+            for parameter, part in zip(
+                writer.own, rows.own_sums(writer.own, own_weights), strict=True
+            )
+        ]
         return self._finish(direction, own, losses, layouts, diagnostics)
 
     def of_losses(self, scalars: Sequence[Tensor]) -> Tensors:
@@ -84,7 +94,10 @@ class Combination:
         shared, own = writer.shared, writer.own
         reach, own_reach = Reach(len(shared)), Reach(len(own))
         if writer.overflowed([losses]):
-            reached = torch.autograd.grad(vector.sum(), [*shared, *own], allow_unused=True)
+            total = vector.sum()
+            reached = gradients_of(
+                [total], [*shared, *own], [torch.ones_like(total)], retain_graph=False
+            )
             reach.note_all(reached[: len(shared)])
             own_reach.note_all(reached[len(shared) :])
             return writer.skip(writer.layouts(reach, own_reach))
@@ -105,9 +118,7 @@ class Combination:
                 if weights is None
                 else torch.where(weights != 0, weights * vector, 0).sum()
             )
-            return torch.autograd.grad(
-                total * scale, parameters, retain_graph=retain_graph, allow_unused=True
-            )
+            return gradients_of([total], parameters, [scale.to(total.dtype)], retain_graph)
 
         if own_weights is weights:
             both = gradients(weights, shared + own, self.retain_graph)
@@ -122,7 +133,7 @@ class Combination:
 
         def means(found: Sequence[Tensor | None], parameters: list[Tensor]) -> list[Tensor]:
             return [
-                writer.processes.mean(coordinates(gradient, parameter) / scale)
+                writer.mean(parameter, coordinates(gradient, parameter) / scale)
                 for gradient, parameter in zip(found, parameters, strict=True)
             ]
 
@@ -141,6 +152,15 @@ class Combination:
         drawn = given if generator is None else self.method.draw([generator])
         noise = self.method.prepare(losses, jacobian, drawn)
         return None if noise is None else self.writer.processes.first(noise.to(losses.device))
+
+    def _observe(self, losses: Tensor, jacobian: Tensors, represented: bool) -> Any:
+        """Return what the method sees, of all processes."""
+        if isinstance(self.method, GramianWeighting) and not represented and self.writer.sharded:
+            return gramian_of_shards(jacobian, self.writer.shared)
+        observed = self.method.observe(losses, jacobian, batch_dims=0)
+        if isinstance(self.method, GramianWeighting) and represented:
+            return self.writer.processes.sum(observed)
+        return observed
 
     def _propagate(
         self, representation: list[Tensor], direction: Tensors, rows: GradientRows
@@ -168,6 +188,37 @@ class Combination:
         if self.writer.scaler is None:
             notice(self.method, losses, diagnostics, self.fall_back)
         return diagnostics | report
+
+
+def check_shards_allowed(
+    writer: GradWriter,
+    method: Method | None,
+    tasks_per_pass: int | None,
+    representation: object = None,
+) -> int | None:
+    """Check that gradients can be computed and combined in shards, if there are any.
+
+    Returns:
+        `tasks_per_pass`, 1 by default with shards.
+
+    Raises:
+        ValueError: a method that needs every coordinate, or several tasks in a pass.
+    """
+    if writer.sharded and representation is None and isinstance(method, JacobianAggregation):
+        raise ValueError(
+            f"{method.name} needs every coordinate, but fully_shard distributes them over the "
+            "processes: choose a method that needs the Gramian or the losses only."
+        )
+    if not any(map(is_sharded, (*writer.shared, *writer.own))):
+        return tasks_per_pass
+    if tasks_per_pass not in (None, 1):
+        raise ConfigError(
+            f"tasks_per_pass={tasks_per_pass} is not allowed with fully_shard, whose hooks see one "
+            "gradient in a pass: give 1 or None.",
+            "tasks_per_pass",
+            tasks_per_pass,
+        )
+    return 1
 
 
 def check_representation_allowed(method: Method, processes: int) -> None:

@@ -35,6 +35,13 @@ class Processes:
         self.size = 1 if group is None else dist.get_world_size(group)
         self._group = group if self.size > 1 else None
 
+    def ranks(self) -> list[int]:
+        """Return the ranks of the processes, in ascending order."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return [0]
+        group = self._group
+        return sorted(dist.get_process_group_ranks(group)) if group else [dist.get_rank()]
+
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over processes, with equal bits on each, without changing `tensor`."""
         if self._group is None:

@@ -11,6 +11,7 @@ from torch.autograd.graph import Node
 from mtrl_fairgrad.gradients.shared_graph.grad_writer import GradWriter, coordinates, largest
 from mtrl_fairgrad.gradients.shared_graph.graph import edge_of, reached_edges
 from mtrl_fairgrad.gradients.shared_graph.reach import Reach
+from mtrl_fairgrad.gradients.shared_graph.sharded import gradients_of
 from mtrl_fairgrad.weighting.products import undo_real_view
 
 
@@ -94,13 +95,14 @@ def propagate_direction(
         undo_real_view(direction[str(i)] * scale, tensor).to(tensor.dtype)
         for i, tensor in enumerate(representation)
     ]
-    gradients = torch.autograd.grad(
-        representation, writer.shared, outputs, retain_graph=retain_graph, allow_unused=True
-    )
+    gradients = gradients_of(representation, writer.shared, outputs, retain_graph)
     reach = Reach(len(writer.shared))
     reach.note_all(gradients)
     parts = [
         coordinates(gradient, parameter)
         for gradient, parameter in zip(gradients, writer.shared, strict=True)
     ]
-    return {str(i): writer.processes.sum(part / scale) for i, part in enumerate(parts)}, reach
+    return {
+        str(i): writer.sum(parameter, part / scale)
+        for i, (parameter, part) in enumerate(zip(writer.shared, parts, strict=True))
+    }, reach

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,13 @@ from mtrl_fairgrad.gradients.conventions import Convention
 from mtrl_fairgrad.gradients.shared_graph.distributed import Processes
 from mtrl_fairgrad.gradients.shared_graph.parameters import Parameters, trainable
 from mtrl_fairgrad.gradients.shared_graph.reach import DENSE, UNREACHED, Reach
+from mtrl_fairgrad.gradients.shared_graph.sharded import (
+    check_sharded,
+    is_sharded,
+    shard_of,
+    sum_over_shards,
+    with_layout_of,
+)
 from mtrl_fairgrad.utils.validation import ConfigError
 from mtrl_fairgrad.weighting.products import real_view, undo_real_view
 
@@ -63,6 +71,7 @@ class GradWriter:
             raise ValueError(
                 "a parameter is given twice: list each once, under shared or under own."
             )
+        check_sharded([*shared, *own], processes)
         return cls(
             shared,
             own,
@@ -70,6 +79,11 @@ class GradWriter:
             processes,
             convention,
         )
+
+    @property
+    def sharded(self) -> bool:
+        """Whether this process has a shard of a shared parameter only."""
+        return any(map(is_sharded, self.shared))
 
     @property
     def device(self) -> torch.device:
@@ -89,6 +103,22 @@ class GradWriter:
         return self.scaler is not None and bool(
             self.processes.sum((~largest(tensors).isfinite()).float()) > 0
         )
+
+    def mean(self, parameter: Tensor, gradient: Tensor) -> Tensor:
+        """Return a gradient's mean over all processes; shards have it from the backward pass."""
+        return gradient if is_sharded(parameter) else self.processes.mean(gradient)
+
+    def sum(self, parameter: Tensor, gradient: Tensor) -> Tensor:
+        """Return a gradient's sum over all processes, as `mean`."""
+        if is_sharded(parameter):
+            return gradient * self.processes.size
+        return self.processes.sum(gradient)
+
+    def mean_rows(self, rows: dict[str, Tensor]) -> None:
+        """Replace rows of the shared parameters' Jacobian by their means over all processes."""
+        for parameter, row in zip(self.shared, rows.values(), strict=True):
+            if not is_sharded(parameter):
+                self.processes.mean_(row)
 
     def layouts(self, shared: Reach, own: Reach) -> list[int]:
         """Return the layouts of all gradients over all processes, see `Reach.over`."""
@@ -117,13 +147,17 @@ class GradWriter:
         Returns:
             With a scaler, whether the step will be `skipped`; otherwise empty.
         """
-        direction = self.convention.apply(direction, len(losses), batch_dims=0)
+        everywhere = self.processes.sum if self.sharded else None
+        total = None if everywhere is None else partial(sum_over_shards, parameters=self.shared)
+        direction = self.convention.apply(direction, len(losses), batch_dims=0, total=total)
         factor = self.convention.own_factor(len(losses))
         own = own if factor == 1 else [gradient * factor for gradient in own]
         gradients = [*(direction[str(i)] for i in range(len(self.shared))), *own]
         scale, report = self.scale(losses.device), {}
         if self.scaler is not None:
             finite = largest(gradients).isfinite()
+            if everywhere is not None:
+                finite = everywhere((~finite).float()) == 0
             scale, report = torch.where(finite, scale, torch.nan), {"skipped": ~finite}
         for parameter, gradient, layout in zip(
             [*self.shared, *self.own], gradients, layouts, strict=True
@@ -137,18 +171,19 @@ class GradWriter:
         self.scale(self.shared[0].device)  # a scaler that has not scaled anything refuses to step
         for parameter, layout in zip([*self.shared, *self.own], layouts, strict=True):
             if layout != UNREACHED:
-                nan = torch.full_like(real_view(parameter.detach()), torch.nan)
+                nan = torch.full_like(real_view(shard_of(parameter)), torch.nan)
                 _accumulate(parameter, nan, layout)
         return {"skipped": torch.ones((), dtype=torch.bool, device=self.shared[0].device)}
 
 
 def largest(tensors: Iterable[Tensor]) -> Tensor:
-    """Return the largest absolute value `[]` of all entries (at least one), NaN if one is NaN.
+    """Return the largest absolute value `[]` of all entries, NaN if one is NaN, 0 of none.
 
     Copies no tensor.
     """
+    tensors = list(tensors)
     ends = [torch.stack(torch.aminmax(tensor)) for tensor in tensors if tensor.numel()]
-    return torch.cat(ends).abs().amax()
+    return torch.cat(ends).abs().amax() if ends else tensors[0].new_zeros(())
 
 
 def coordinates(gradient: Tensor | None, like: Tensor | None = None) -> Tensor:
@@ -160,7 +195,7 @@ def coordinates(gradient: Tensor | None, like: Tensor | None = None) -> Tensor:
     """
     if gradient is None:
         assert like is not None
-        return torch.zeros_like(real_view(like.detach()))
+        return torch.zeros_like(real_view(shard_of(like)))
     return real_view(gradient if gradient.layout == torch.strided else gradient.to_dense())
 
 
@@ -172,7 +207,7 @@ def _accumulate(parameter: Tensor, gradient: Tensor, layout: int) -> None:
         gradient: its `coordinates`.
         layout: 0 for dense, otherwise the number of sparse dimensions.
     """
-    gradient = undo_real_view(gradient, parameter)
+    gradient = with_layout_of(parameter, undo_real_view(gradient, parameter))
     if layout != DENSE:
         gradient = gradient.to(parameter.dtype).to_sparse(layout)
     if parameter.grad is not None and parameter.grad.layout == torch.strided:

@@ -16,6 +16,7 @@ from mtrl_fairgrad.gradients.shared_graph.backward_passes import (
 )
 from mtrl_fairgrad.gradients.shared_graph.grad_writer import GradWriter, coordinates
 from mtrl_fairgrad.gradients.shared_graph.reach import Reach
+from mtrl_fairgrad.gradients.shared_graph.sharded import shard_of
 from mtrl_fairgrad.weighting.products import real_view
 
 
@@ -48,7 +49,7 @@ class GradientRows:
         """Make an empty sum for K `tasks`."""
 
         def zero_rows(tensor: Tensor) -> Tensor:
-            tensor = real_view(tensor.detach())
+            tensor = real_view(shard_of(tensor))
             # In a representation's half precision, a gradient without the scaler's factor could
             # underflow.
             dtype = (
@@ -59,7 +60,7 @@ class GradientRows:
             return torch.zeros((tasks, *tensor.shape), dtype=dtype, device=tensor.device)
 
         spare = {
-            position: torch.zeros_like(real_view(own.detach()))
+            position: torch.zeros_like(real_view(shard_of(own)))
             for position, own in enumerate(writer.own)
         }
         jacobian = {str(i): zero_rows(tensor) for i, tensor in enumerate(at)}
@@ -140,7 +141,7 @@ class GradientRows:
             own: the own parameters.
             weights: weights of the losses, `[K]`; None for plain gradients.
         """
-        sums = [torch.zeros_like(real_view(parameter.detach())) for parameter in own]
+        sums = [torch.zeros_like(real_view(shard_of(parameter))) for parameter in own]
         for (position, task), gradient in self.own.items():
             sums[position] += gradient if weights is None else weights[task] * gradient
         return sums

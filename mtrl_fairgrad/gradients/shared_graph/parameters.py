@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from mtrl_fairgrad.gradients.shared_graph.sharded import stored_parameters
 from mtrl_fairgrad.utils.validation import ConfigError
 
 Parameters: TypeAlias = "nn.Module | Iterable[Tensor | tuple[str, Tensor] | nn.Module]"
@@ -30,7 +31,8 @@ def trainable(parameters: Any, group: str) -> list[Tensor]:
             group,
             parameters,
         )
-    found = [tensor for tensor in _tensors(parameters, group) if tensor.requires_grad]
+    given = stored_parameters(_tensors(parameters, group), group)
+    found = [tensor for tensor in given if tensor.requires_grad]
     for index, tensor in enumerate(found):
         if not tensor.is_leaf:
             raise ConfigError(

@@ -314,3 +314,36 @@ def test_on_cuda_as_many_tasks_go_together_as_fit(monkeypatch, tasks, others, ex
 def test_elsewhere_it_is_a_loop():
     for device in ("cpu", "meta"):
         assert backward_passes.default_tasks_per_pass(40, [torch.empty(40, 3, device=device)]) == 1
+
+
+class Donated(torch.autograd.Function):
+    """Refuses to keep its buffers, as a compiled module whose buffers are donated."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        if torch._C._autograd._get_current_graph_task_keep_graph():
+            raise RuntimeError(
+                "This backward function was compiled with non-empty donated buffers which requires "
+                "create_graph=False and retain_graph=False."
+            )
+        return grad
+
+
+def test_donated_buffers_are_refused_with_both_remedies():
+    parameter = torch.tensor([1.0, 2.0], requires_grad=True)
+
+    def losses():
+        z = Donated.apply(parameter * 2)
+        return z, [z[0], z[1] * z[0]]
+
+    with pytest.raises(RuntimeError, match=r"donated_buffer = False .*representation=") as caught:
+        backward(losses()[1], FairGrad(), shared=[parameter])
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+    assert parameter.grad is None
+    z, values = losses()
+    backward(values, FairGrad(), shared=[parameter], representation=z)
+    assert parameter.grad.isfinite().all()
