@@ -9,7 +9,15 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from mtrl_fairgrad import LS, Accumulator, Convention, FairGrad, JacobianAggregation, backward
+from mtrl_fairgrad import (
+    LS,
+    Accumulator,
+    Convention,
+    FairGrad,
+    JacobianAggregation,
+    backward,
+    make_method,
+)
 from mtrl_fairgrad.weighting import Aggregate
 from tests.support.multi_head_model import Fixed, Heads, K, assert_same
 
@@ -103,7 +111,22 @@ def refusals(model, forward, part):
         backward(model.errors(outputs, part), Drawn(), **model.groups, representation=z)
 
 
-OTHERS = {"alone": alone, "overflow": overflow_in_one, "refusals": refusals}
+def reached_in_one(model, forward, part):
+    """Gradients of parameters that both, the second or no process reaches; noise by default."""
+    torch.manual_seed(0 if part == HALVES[0] else 1)
+    both, one, none = (torch.ones(2, requires_grad=True) for _ in range(3))
+    w = both * one if part == HALVES[1] else both
+    for method in (LS(), FairGrad(2), make_method("rlw"), make_method("graddrop")):
+        backward([w.sum(), w.square().sum()], method, shared=[both, one, none], retain_graph=True)
+    return {"both": both.grad, "one": one.grad, "none": none.grad}
+
+
+OTHERS = {
+    "alone": alone,
+    "overflow": overflow_in_one,
+    "refusals": refusals,
+    "reached in one": reached_in_one,
+}
 
 
 def work(rank, folder):
@@ -166,6 +189,13 @@ def test_an_overflow_in_one_process_skips_the_step_in_both(found):
         grads, report = found[rank]["overflow"]
         assert report["skipped"] and report["calls"] == 0
         assert not any(gradient.isfinite().any() for gradient in grads)
+
+
+def test_a_parameter_that_one_process_reaches_gets_the_same_gradient_in_both(found):
+    first, second = (found[rank]["reached in one"][1] for rank in range(2))
+    assert first["none"] is None and second["none"] is None
+    for name in ("both", "one"):
+        assert first[name].any() and torch.equal(first[name], second[name])
 
 
 def test_what_is_refused_in_both_processes_leaves_no_gradient(found):
