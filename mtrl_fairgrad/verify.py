@@ -13,6 +13,9 @@ It reads everything and changes nothing:
 A finished run without checkpoints, as runs are published, passes: its files are complete and agree
 with each other, but no checksum of training covers them.
 
+Of supervised fits, alone or all of a run's, it checks that epochs.csv has the numbers of the
+checkpoint and that outcome.json follows from them.
+
 The exit code is 0 if all checks pass, 1 if the report cannot be trusted, 2 if there is no run.
 Checksums detect corruption and accidents, not deliberate tampering.
 """
@@ -32,6 +35,7 @@ require_for_command(__name__)
 
 from mtrl_fairgrad.analysis.verification import Finding, verify
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
+from mtrl_fairgrad.supervised.fit_folder import fit_folders
 from mtrl_fairgrad.utils.arguments import Parser, fail, path_argument
 from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.validation import ConfigError
@@ -59,12 +63,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     try:
         options = parser.parse_args(arguments)
-        folder = RunFolder.open(options.run)
-        findings = verify(folder)
+        state = COMPLETE
+        if fit_folders(options.run):
+            from mtrl_fairgrad.supervised.verification import verify_fits  # loads benchmarks
+
+            findings = verify_fits(options.run)
+        else:
+            folder = RunFolder.open(options.run)
+            findings = verify(folder)
+            state = COMPLETE if folder.has_checkpoint() else PUBLISHED
     except (ConfigError, RunFolderError) as error:
         return fail(error)
     trusted = not any(finding.problems for finding in findings)
-    state = COMPLETE if folder.has_checkpoint() else PUBLISHED
     if options.json:
         # `said` is the name of `summary` in version 0.1.
         listed = [{**asdict(finding), "said": finding.summary} for finding in findings]
