@@ -230,14 +230,18 @@ class Method(nn.Module):
     # ---- for methods with state or randomness ----
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
+        module: Any = super()
+        module._save_to_state_dict(destination, prefix, keep_vars)
         if self._noise_states:
             destination[prefix + NOISE_KEY] = torch.stack(self._noise_states)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: Any, prefix: str, *others: Any
+    ) -> None:
         states = state_dict.pop(prefix + NOISE_KEY, None)
         self._noise_states = [] if states is None else list(states.cpu())
-        super()._load_from_state_dict(state_dict, prefix, *others)
+        module: Any = super()
+        module._load_from_state_dict(state_dict, prefix, *others)
 
     def _add_state(
         self,

@@ -124,7 +124,7 @@ class Combination:
             both = gradients(weights, shared + own, self.retain_graph)
             of_shared, of_own = both[: len(shared)], both[len(shared) :]
         else:
-            of_own = gradients(own_weights, own, retain_graph=True) if own else []
+            of_own = gradients(own_weights, own, retain_graph=True) if own else ()
             of_shared = gradients(weights, shared, self.retain_graph)
         reach.note_all(of_shared)
         own_reach.note_all(of_own)
@@ -145,12 +145,11 @@ class Combination:
 
         It is on the losses' device and the same in all processes.
         """
-        given = self.noise
-        generator = given if isinstance(given, torch.Generator) else None
-        if generator is not None and self.method.tasks is None:
+        noise = self.noise
+        if isinstance(noise, torch.Generator):
             self.method.prepare(losses, jacobian, losses)  # draw needs the sizes
-        drawn = given if generator is None else self.method.draw([generator])
-        noise = self.method.prepare(losses, jacobian, drawn)
+            noise = self.method.draw([noise])
+        noise = self.method.prepare(losses, jacobian, noise)
         return None if noise is None else self.writer.processes.first(noise.to(losses.device))
 
     def _observe(self, losses: Tensor, jacobian: Tensors, represented: bool) -> Any:

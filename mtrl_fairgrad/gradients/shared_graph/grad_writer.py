@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -220,5 +221,6 @@ def _accumulate(parameter: Tensor, gradient: Tensor, layout: int) -> None:
         # Keep the memory layout of the parameter, which fused optimisers rely on.
         parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
     with torch.no_grad():
-        for hook in list((parameter._post_accumulate_grad_hooks or {}).values()):
+        hooks: Any = getattr(parameter, "_post_accumulate_grad_hooks", None)
+        for hook in list[Any](hooks.values() if hooks else ()):
             hook(parameter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
@@ -14,7 +15,7 @@ Edge = tuple[Node | None, int]
 SHOWN = 4
 """Shapes of forgotten parameters that a warning lists."""
 
-_checked: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_checked: Any = WeakTensorKeyDictionary()
 """First shared parameter -> the sets of parameters that `check_leaves` has seen."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -20,24 +20,25 @@ A number is the loss of a task without data: it has no gradient.
 """
 
 
-def scalar_losses(losses: Losses, device: torch.device) -> list[Tensor]:
-    """Return K scalar tensors on a device.
+def scalar_losses(losses: Any, device: torch.device) -> list[Tensor]:
+    """Return `Losses` as K scalar tensors on a device.
 
     Raises:
         ConfigError: not K real scalars, or none has a gradient.
     """
     if isinstance(losses, Tensor):
-        given: list[Any] = list(losses) if losses.ndim == 1 else [losses]
+        given = list[Any](losses) if losses.ndim == 1 else [losses]
         wrong_shape = losses.ndim != 1
     elif isinstance(losses, Iterable):
-        given = list(losses.values() if isinstance(losses, Mapping) else losses)
+        values = cast(Any, losses)
+        given = list[Any](values.values() if isinstance(losses, Mapping) else values)
         wrong_shape = False
     else:
         raise ConfigError(
             f"losses are a {type(losses).__name__}: give K scalar task losses, as a vector [K] or "
             "a sequence.",
             "losses",
-            losses,
+            cast(Any, losses),
         )
     scalars = [_scalar(index, loss, device) for index, loss in enumerate(given)]
     wrong = next((loss for loss in scalars if loss.ndim or wrong_shape), None)
@@ -59,7 +60,7 @@ def scalar_losses(losses: Losses, device: torch.device) -> list[Tensor]:
 
 
 def _scalar(index: int, loss: Any, device: torch.device) -> Tensor:
-    if isinstance(loss, Real) and not isinstance(loss, bool):
+    if isinstance(loss, int | float | Real) and not isinstance(loss, bool):
         return torch.tensor(float(loss), device=device)
     if not isinstance(loss, Tensor):
         raise ConfigError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -55,7 +55,8 @@ def notice(method: Method, losses: Tensor, diagnostics: dict[str, Tensor], fell_
     while record.waiting and (
         record.waiting[0].arrived is None or record.waiting[0].arrived.query()
     ):
-        _say(method, record.said, record.waiting.popleft().flags.tolist())
+        arrivals: Any = record.waiting.popleft().flags
+        _say(method, record.said, arrivals.tolist())
 
 
 def _flags(losses: Tensor, diagnostics: dict[str, Tensor], fell_back: bool) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from torch import Tensor, nn
 
@@ -49,18 +49,23 @@ def _tensors(parameters: Any, group: str) -> Iterator[Tensor]:
         yield from parameters.parameters()
         return
     if isinstance(parameters, Mapping):
-        parameters = parameters.values()
+        parameters = cast(Any, parameters).values()
     if isinstance(parameters, str) or not isinstance(parameters, Iterable):
         raise _refusal(group, "is", parameters)
-    for each in parameters:
-        if isinstance(each, tuple) and len(each) == 2 and isinstance(each[0], str):
-            each = each[1]  # an entry of named_parameters()
+    for each in cast(Any, parameters):
+        each = _without_name(each)
         if isinstance(each, Tensor):
             yield each
         elif isinstance(each, nn.Module):
             yield from each.parameters()
         else:
             raise _refusal(group, "contains", each)
+
+
+def _without_name(entry: Any) -> Any:
+    """Return the parameter of an entry of `named_parameters()`; anything else as it is."""
+    named = isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str)  # pyright: ignore[reportUnknownArgumentType]
+    return cast(Any, entry)[1] if named else cast(Any, entry)
 
 
 def _refusal(group: str, verb: str, value: object) -> ConfigError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class Reach:
             return self.layouts
         reached = [layout != UNREACHED for layout in self.layouts]
         sparse = [max(layout, 0) for layout in self.layouts]
-        sums = processes.sum(torch.tensor([reached, sparse], dtype=torch.int64, device=device))
+        sums: Any = processes.sum(torch.tensor([reached, sparse], dtype=torch.int64, device=device))
         if all(reached):
             return self.layouts
         return [
