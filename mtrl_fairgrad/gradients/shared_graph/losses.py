@@ -38,7 +38,7 @@ def scalar_losses(losses: Any, device: torch.device) -> list[Tensor]:
             f"losses are a {type(losses).__name__}: give K scalar task losses, as a vector [K] or "
             "a sequence.",
             "losses",
-            cast(Any, losses),
+            losses,
         )
     scalars = [_scalar(index, loss, device) for index, loss in enumerate(given)]
     wrong = next((loss for loss in scalars if loss.ndim or wrong_shape), None)
@@ -47,14 +47,14 @@ def scalar_losses(losses: Any, device: torch.device) -> list[Tensor]:
         raise ConfigError(
             f"losses {said}: give K scalar task losses, as a vector [K] or a sequence.",
             "losses",
-            losses,
+            cast(Any, losses),
         )
     if not any(loss.requires_grad for loss in scalars):
         raise ConfigError(
             "losses have no gradient: compute them from the parameters without detach, item or "
             "no_grad.",
             "losses",
-            losses,
+            cast(Any, losses),
         )
     return scalars
 
