@@ -114,9 +114,11 @@ class NumberPerTask(Option[float | Sequence[float]]):
 
     def check(self, value: object) -> float | Sequence[float]:
         """Return the value in its type; see `Option.check`."""
-        if not isinstance(value, Sequence) or value in ("", [], ()):
+        several = isinstance(value, Sequence)
+        values: Sequence[object] = cast(Sequence[object], value) if several else ()
+        if not values:
             return check_number(self.key, value, hint="or a list with one for each task")
-        return tuple(check_number(self.key, each) for each in cast(Sequence[object], value))
+        return tuple(check_number(self.key, each) for each in values)
 
 
 def check_tasks(key: str, value: float | Sequence[float], tasks: int) -> None:

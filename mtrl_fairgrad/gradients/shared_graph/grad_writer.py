@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from mtrl_fairgrad.gradients.shared_graph.parameters import Parameters, trainabl
 from mtrl_fairgrad.gradients.shared_graph.reach import DENSE, UNREACHED, Reach
 from mtrl_fairgrad.gradients.shared_graph.sharded import (
     check_sharded,
+    hooks_after_grad,
     is_sharded,
     shard_of,
     sum_over_shards,
@@ -221,6 +221,5 @@ def _accumulate(parameter: Tensor, gradient: Tensor, layout: int) -> None:
         # Keep the memory layout of the parameter, which fused optimisers rely on.
         parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
     with torch.no_grad():
-        hooks: Any = getattr(parameter, "_post_accumulate_grad_hooks", None)
-        for hook in list[Any](hooks.values() if hooks else ()):
+        for hook in list(hooks_after_grad(parameter).values()):
             hook(parameter)

@@ -11,7 +11,7 @@ Everything is then computed from shards: inner products and squared norms are su
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +50,11 @@ def with_layout_of(parameter: Tensor, shard: Tensor) -> Tensor:
         shape=parameter.shape,
         stride=parameter.stride(),
     )
+
+
+def hooks_after_grad(parameter: Tensor) -> dict[int, Callable[[Tensor], None]]:
+    """Return the hooks that `register_post_accumulate_grad_hook` has stored; PyTorch lists none."""
+    return getattr(parameter, "_post_accumulate_grad_hooks", None) or {}
 
 
 # ---- what fully_shard manages ----
@@ -196,7 +201,7 @@ def _without_grad(tensors: Sequence[Tensor]) -> Generator[None]:
     """Take `.grad` and the hooks that wait for it away, and put them back."""
     leaves = [tensor for tensor in tensors if tensor.is_leaf]
     grads = [tensor.grad for tensor in leaves]
-    hooks = [(found, dict(found)) for leaf in leaves if (found := leaf._post_accumulate_grad_hooks)]
+    hooks = [(found, dict(found)) for leaf in leaves if (found := hooks_after_grad(leaf))]
     for tensor in leaves:
         tensor.grad = None
     for found, _ in hooks:
