@@ -38,7 +38,7 @@ from mtrl_fairgrad.analysis.report.report_files import write_report
 from mtrl_fairgrad.analysis.run_groups import ReportError
 from mtrl_fairgrad.analysis.run_search import folders_below, reportable
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from mtrl_fairgrad.supervised.fit_folder import fit_folders, is_fit_folder
+from mtrl_fairgrad.supervised.fit_folder import fit_folders, is_described, is_fit_folder
 from mtrl_fairgrad.utils.arguments import (
     Parser,
     fail,
@@ -115,7 +115,7 @@ def _is_supervised(path: Path) -> bool:
     """Whether a folder holds a supervised run; a damaged or foreign one does not."""
     try:
         if (path / "config.yaml").is_file():
-            return is_fit_folder(path)
+            return is_fit_folder(path) or is_described(path)
         return (path / "toy.csv").is_file() or bool(fit_folders(path))
     except ValueError:
         return False

@@ -14,7 +14,8 @@ A finished run without checkpoints, as runs are published, passes: its files are
 with each other, but no checksum of training covers them.
 
 Of supervised fits, alone or all of a run's, it checks that epochs.csv has the numbers of the
-checkpoint and that outcome.json follows from them.
+checkpoint and that outcome.json follows from them; of a run, that table.csv and search.csv follow
+from its configuration and its fits.
 
 The exit code is 0 if all checks pass, 1 if the report cannot be trusted, 2 if there is no run.
 Checksums detect corruption and accidents, not deliberate tampering.
@@ -35,7 +36,7 @@ require_for_command(__name__)
 
 from mtrl_fairgrad.analysis.verification import Finding, verify
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
-from mtrl_fairgrad.supervised.fit_folder import fit_folders
+from mtrl_fairgrad.supervised.fit_folder import fit_folders, is_described
 from mtrl_fairgrad.utils.arguments import Parser, fail, path_argument
 from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.validation import ConfigError
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser.parse_args(arguments)
         state = COMPLETE
-        if fit_folders(options.run):
+        if is_described(options.run) or fit_folders(options.run):
             from mtrl_fairgrad.supervised.verification import verify_fits  # loads benchmarks
 
             findings = verify_fits(options.run)

@@ -47,6 +47,10 @@ class AlphaSearch(Generic[Result]):
     def record(self, results: Mapping[float, Result], folder: Path) -> None:
         """Add results and rewrite search.csv in `folder`."""
         self.results |= results
+        self.write(folder)
+
+    def write(self, folder: Path) -> None:
+        """Rewrite search.csv in `folder`."""
         write_atomic(folder / "search.csv", self.csv().encode())
 
     def scores(self) -> Mapping[float, float]:

@@ -98,30 +98,14 @@ class BaseRunFolder:
         Raises:
             RunFolderError: the folder holds a run, or cannot be made.
         """
-        # Through JSON, so that values equal those read back: tuples become lists.
-        plain = json.loads(json.dumps(config))
-        run = cls(
-            Path(path),
-            plain,
-            {
-                **({} if cls.kind == TRAINING else {"kind": cls.kind}),
-                **json.loads(json.dumps(manifest)),
-                "config_sha256": config_sha256(plain),
-            },
-        )
+        run = cls(Path(path), *_description(cls.kind, config, manifest))
         cls.check_vacant(run.path)
         try:
             os.makedirs(run.store.path)  # of two processes, one fails here
             try:
                 for name, header in cls.tables.items():
                     write_atomic(run.path / name, header)
-                write_atomic(
-                    run.path / MANIFEST, json.dumps(run.manifest, indent=2).encode() + b"\n"
-                )
-                # Last, because a folder with a config.yaml counts as a run.
-                write_atomic(
-                    run.path / CONFIG, yaml.safe_dump(run.config, sort_keys=False).encode()
-                )
+                write_description(run.path, cls.kind, config, manifest)
             except BaseException:  # Ctrl-C included
                 for name in cls._parts():
                     remove(run.path / name)
@@ -287,6 +271,36 @@ class BaseRunFolder:
     ) -> Checkpoint:
         """Read a checkpoint; see `CheckpointStore.load`."""
         return self.store.load(env_steps, groups)
+
+
+def write_description(
+    path: Path, kind: str, config: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> None:
+    """Write manifest.json and config.yaml of a run to its folder, over those that are there.
+
+    Args:
+        path: the folder, which exists.
+        kind: `training` or another kind of run.
+        config: mappings, sequences, str, int, float, bool and None.
+        manifest: of the same types, without kind and checksum.
+    """
+    config, manifest = _description(kind, config, manifest)
+    write_atomic(path / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+    # Last, because a folder with a config.yaml counts as a run.
+    write_atomic(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
+
+
+def _description(
+    kind: str, config: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a configuration as it is read back, and the complete manifest."""
+    # Through JSON, so that values equal those read back: tuples become lists.
+    plain = json.loads(json.dumps(config))
+    return plain, {
+        **({} if kind == TRAINING else {"kind": kind}),
+        **json.loads(json.dumps(manifest)),
+        "config_sha256": config_sha256(plain),
+    }
 
 
 def read_run_file(path: Path) -> dict[str, Any]:

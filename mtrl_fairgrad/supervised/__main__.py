@@ -24,7 +24,7 @@ from mtrl_fairgrad.cli.hydra_main import Command, run_with_hydra
 from mtrl_fairgrad.cli.multirun import assign_folder
 from mtrl_fairgrad.supervised.config import SupervisedConfig, from_hydra, make_benchmark, make_toy
 from mtrl_fairgrad.utils.arguments import fail
-from mtrl_fairgrad.utils.atomic_io import remedy, write_atomic
+from mtrl_fairgrad.utils.atomic_io import remedy
 from mtrl_fairgrad.utils.device import resolve_device
 from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.faults import TrainingFault
@@ -68,6 +68,7 @@ def start(config: SupervisedConfig, overrides: Sequence[str] = ()) -> int:
 
     from mtrl_fairgrad.supervised.benchmark import DataError
     from mtrl_fairgrad.supervised.compare import FitRunner
+    from mtrl_fairgrad.supervised.run_folder import check_free
 
     device = resolve_device(config.device)
     if config.threads is not None:
@@ -79,6 +80,7 @@ def start(config: SupervisedConfig, overrides: Sequence[str] = ()) -> int:
         print(toy.run(make_toy(config), folder))
         print(f"\nwritten: {folder / 'toy.csv'}, {folder / 'toy.png'}")
         return 0
+    check_free(folder)
     runner = FitRunner(config, make_benchmark(config), folder, device, overrides)
     try:
         code = _search(runner) if config.compare == "search" else _compare(runner)
@@ -120,24 +122,14 @@ def _compare(runner: FitRunner) -> int:
     table.csv is rewritten after every row, so that an interrupted run leaves one. Returns 1 if a
     row failed, else 0.
     """
-    from mtrl_fairgrad.supervised.baselines import given_baselines, trains_single_tasks
-    from mtrl_fairgrad.supervised.compare import RowSpec, comparison_specs, single_task_specs
-    from mtrl_fairgrad.supervised.result_table import ResultTable
+    from mtrl_fairgrad.supervised.compare import comparison
 
-    config, benchmark = runner.config, runner.benchmark
-    if config.compare is None:
-        specs = [RowSpec(str(config.method["name"]), config.method, config.loss_alpha)]
-    else:
-        specs = comparison_specs(config.compare)
-    if trains_single_tasks(config, benchmark):
-        specs = [*single_task_specs(len(benchmark.tasks)), *specs]
-    single = given_baselines(config, benchmark)
-    table = ResultTable(benchmark, () if single is None else (single,))
-    for row in runner.rows(specs):
-        table = table.with_row(row)
-        write_atomic(runner.folder / "table.csv", table.csv().encode())
+    table = None
+    for table in comparison(runner):
+        runner.write_table(table)
+    assert table is not None  # there is at least one row
     print(table.text())
-    if table.failed and config.compare is not None:
+    if table.failed and runner.config.compare is not None:
         print(
             "the same command with this run_dir repeats the failed fits and no others.",
             file=sys.stderr,

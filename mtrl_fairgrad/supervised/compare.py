@@ -12,12 +12,20 @@ from typing import Any
 
 import torch
 
+from mtrl_fairgrad.config.schema import to_dict
 from mtrl_fairgrad.runs.manifest import manifest
+from mtrl_fairgrad.supervised.baselines import given_baselines, trains_single_tasks
 from mtrl_fairgrad.supervised.benchmark import Benchmark, DataError
 from mtrl_fairgrad.supervised.config import SupervisedConfig
 from mtrl_fairgrad.supervised.fit_folder import FAULT, SINGLE_TASK, FitFolder, FitResult
 from mtrl_fairgrad.supervised.fit_spec import FitSpec
-from mtrl_fairgrad.supervised.result_table import FailedRow, ResultRow, single_task_row
+from mtrl_fairgrad.supervised.result_table import (
+    FailedRow,
+    ResultRow,
+    ResultTable,
+    single_task_row,
+)
+from mtrl_fairgrad.supervised.run_folder import write_table
 from mtrl_fairgrad.supervised.trainer import Trainer
 from mtrl_fairgrad.utils.atomic_io import RunFolderError
 from mtrl_fairgrad.utils.extras import MissingExtraError
@@ -81,6 +89,17 @@ def comparison_specs(comparison: str) -> list[RowSpec]:
     return specs
 
 
+def run_specs(config: SupervisedConfig, benchmark: Benchmark) -> list[RowSpec]:
+    """Return all rows of a comparison, or of one method."""
+    if config.compare is None:
+        specs = [RowSpec(str(config.method["name"]), config.method, config.loss_alpha)]
+    else:
+        specs = comparison_specs(config.compare)
+    if trains_single_tasks(config, benchmark):
+        specs = [*single_task_specs(len(benchmark.tasks)), *specs]
+    return specs
+
+
 @dataclass(frozen=True)
 class FitRunner:
     """Runs fits below one folder, and reads those that are finished already.
@@ -137,7 +156,7 @@ class FitRunner:
             try:
                 results = self.results(spec)
             except TrainingFault as fault:
-                print(f"{spec.folder} failed: {fault}", file=sys.stderr)
+                self.tell(f"{spec.folder} failed: {fault}")
                 if spec.task is None:
                     yield FailedRow(spec.label, str(fault))
                     continue
@@ -180,11 +199,34 @@ class FitRunner:
             folder.save_result(result)
         return result
 
+    def tell(self, failure: str) -> None:
+        """Report a row that failed on standard error."""
+        print(failure, file=sys.stderr)
+
+    def write_table(self, table: ResultTable) -> None:
+        """Rewrite table.csv, with configuration and manifest of the run if they are new."""
+        # Where the run is does not matter to its numbers, and it may be moved.
+        config = to_dict(replace(self.config, run_dir=None))
+        write_table(self.folder, table.csv(), config, lambda: self._manifest)
+
     @cached_property
     def _manifest(self) -> dict[str, Any]:
         on_gpu = self.device.type == "cuda"
         accelerator = torch.cuda.get_device_name(self.device) if on_gpu else None
         return manifest(self.overrides, str(self.device), accelerator=accelerator)
+
+
+def comparison(runner: FitRunner) -> Iterator[ResultTable]:
+    """Run the rows of a comparison, or of one method; yield the table after each.
+
+    Raises:
+        ConfigError, RunFolderError, DataError: as `FitRunner.rows` and `given_baselines`.
+    """
+    single = given_baselines(runner.config, runner.benchmark)
+    table = ResultTable(runner.benchmark, () if single is None else (single,))
+    for row in runner.rows(run_specs(runner.config, runner.benchmark)):
+        table = table.with_row(row)
+        yield table
 
 
 def _recorded(error: Exception, folder: FitFolder) -> TrainingFault:

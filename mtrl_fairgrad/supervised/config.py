@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mtrl_fairgrad.config.alpha_grid import SearchConfig, check_search
 from mtrl_fairgrad.config.groups import config_group
@@ -150,6 +150,15 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str] = ()) -> Supervise
     validate(config)
     check_parts(config)
     return config
+
+
+def from_plain(values: dict[str, Any]) -> SupervisedConfig:
+    """Convert the configuration of a run's config.yaml, which was validated when it began.
+
+    Raises:
+        ConfigError: an unknown key or a wrong type.
+    """
+    return typed(SupervisedConfig(benchmark={}, method={}), OmegaConf.create(values))
 
 
 def validate(config: SupervisedConfig) -> None:

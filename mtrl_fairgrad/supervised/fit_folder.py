@@ -146,6 +146,13 @@ class FitFolder(BaseRunFolder):
                 f"its {epochs} epochs: restore checkpoints/ from a copy, or choose another run_dir."
             )
 
+    def fault(self) -> str | None:
+        """Return the sentence of the error that ended the fit; None without one, or if finished."""
+        path = self.path / FAULT
+        if not path.is_file() or (self.path / RESULT).is_file():
+            return None
+        return path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+
     def save_fault(self, sentence: str, details: str) -> None:
         """Write the error that ended the fit: one sentence, then the traceback."""
         write_atomic(self.path / FAULT, f"{sentence}\n\n{details}".encode())
@@ -165,9 +172,16 @@ class FitFolder(BaseRunFolder):
 
 def is_fit_folder(path: Path) -> bool:
     """Return whether a folder itself holds a fit, of this version or of 0.1.0."""
-    return (path / CONFIG_0_1).is_file() or (
-        (path / CONFIG).is_file() and "benchmark" in read_run_file(path / CONFIG)
-    )
+    return (path / CONFIG_0_1).is_file() or (_is_supervised(path) and not is_described(path))
+
+
+def is_described(path: Path) -> bool:
+    """Return whether a folder has the configuration of a supervised run, which has `seeds`."""
+    return _is_supervised(path) and "seeds" in read_run_file(path / CONFIG)
+
+
+def _is_supervised(path: Path) -> bool:
+    return (path / CONFIG).is_file() and "benchmark" in read_run_file(path / CONFIG)
 
 
 def fit_folders(path: str | Path) -> list[Path]:

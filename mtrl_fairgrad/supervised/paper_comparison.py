@@ -154,8 +154,11 @@ class Line:
 
 
 def _unfinished(fits: Sequence[FitFolder]) -> list[str]:
-    paths = [str(fit.path) for fit in fits if fit.result() is None]
-    return [f"Left out, because not finished: {', '.join(paths)}."] if paths else []
+    """Return notes on the fits without a result: those that failed, with the cause, and others."""
+    left_out = [fit for fit in fits if fit.result() is None]
+    notes = [f"{fit.path} failed: {fault}" for fit in left_out if (fault := fit.fault())]
+    paths = [str(fit.path) for fit in left_out if fit.fault() is None]
+    return [*notes, *([f"Left out, because not finished: {', '.join(paths)}."] if paths else [])]
 
 
 def _our_row(group: FitGroup, benchmark: Benchmark, notes: list[str]) -> OurRow | None:

@@ -9,7 +9,7 @@ its folder, so an interrupted search resumes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -27,7 +27,6 @@ from mtrl_fairgrad.supervised.result_table import (
     ResultTable,
     delta_m_or_none,
 )
-from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.text_tables import text_table
 from mtrl_fairgrad.utils.validation import ConfigError
@@ -146,6 +145,24 @@ def search(runner: FitRunner) -> Findings:
     """Fit one α after the other; search.csv and table.csv are rewritten after each.
 
     Raises:
+        TrainingFault, ConfigError, DataError: as `searching`.
+    """
+    findings: Findings | None = None
+    for findings in searching(runner):
+        findings.write(runner.folder)
+        runner.write_table(findings.table())
+        if runner.config.progress:
+            alpha, row = list(findings.results.items())[-1]
+            change = _format(findings.change(row, "validation"))
+            print(f"α={alpha:.10g}: validation Δm% {change}", flush=True)
+    assert findings is not None  # search.coarse has an α
+    return findings
+
+
+def searching(runner: FitRunner) -> Iterator[Findings]:
+    """Fit one α after the other; yield the findings after each, the same object every time.
+
+    Raises:
         TrainingFault: no α of the first round has a result.
         ConfigError, DataError: as `FitRunner.rows`.
     """
@@ -160,20 +177,14 @@ def search(runner: FitRunner) -> Findings:
     for split in SPLITS:
         findings.baseline(split)
     while alphas := findings.next_alphas():
-        alpha = alphas[0]
-        row = _fit(runner, alpha)
-        findings.record({alpha: row}, runner.folder)
-        write_atomic(runner.folder / "table.csv", findings.table().csv().encode())
-        if config.progress:
-            change = _format(findings.change(row, "validation"))
-            print(f"α={alpha:.10g}: validation Δm% {change}", flush=True)
+        findings.results[alphas[0]] = _fit(runner, alphas[0])
+        yield findings
         first_round = len(findings.results) == len(config.search.coarse)
         if first_round and not any(map(math.isfinite, findings.scores().values())):
             raise TrainingFault(
                 f"no α of search.coarse={config.search.coarse} has a result: try others, or a "
                 "smaller learning_rate."
             )
-    return findings
 
 
 def _fit(runner: FitRunner, alpha: float) -> ResultRow | None:

@@ -68,9 +68,12 @@ def pool_fits(fits: Iterable[FitFolder]) -> list[FitGroup]:
         RunFolderError: a result is damaged.
     """
     groups: dict[str, FitGroup] = {}
+    failed: list[str] = []
     for fit in fits:
         result = fit.result()
         if result is None:
+            if (fault := fit.fault()) is not None:
+                failed.append(f"{fit.path} failed: {fault}")
             continue
         options = _shared_options(fit)
         group = groups.setdefault(json.dumps(options, sort_keys=True), FitGroup(options))
@@ -82,8 +85,11 @@ def pool_fits(fits: Iterable[FitFolder]) -> list[FitGroup]:
                 "results: leave one out."
             )
     if not groups:
+        again = "give the command that wrote them again, with its run_dir."
         raise ReportError(
-            "no fit here is finished yet: give the command that wrote them again, with its run_dir."
+            f"no fit here has a result; {failed[0]} To repeat it, {again}"
+            if failed
+            else f"no fit here is finished yet: {again}"
         )
     _set_labels(list(groups.values()))
     return sorted(groups.values(), key=_order)

@@ -1,7 +1,8 @@
 """Checks of supervised fits, for `python -m mtrl_fairgrad.verify`: can their result be trusted?
 
 The checkpoint holds the numbers of all epochs under a checksum: epochs.csv must be made of them,
-and outcome.json must follow from them.
+and outcome.json must follow from them. Of a run, table.csv must follow from the results of its
+fits. A fit that failed has no result to check: it is named, and its row of the table has the cause.
 """
 
 from __future__ import annotations
@@ -9,50 +10,82 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mtrl_fairgrad.analysis.verification import MANIFEST_KEYS, Finding
+from mtrl_fairgrad.runs.base_run_dir import BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check_file
 from mtrl_fairgrad.runs.manifest import config_sha256
 from mtrl_fairgrad.supervised.benchmarks import benchmark_class
 from mtrl_fairgrad.supervised.epochs import EpochRecord, epochs_csv, result_of
-from mtrl_fairgrad.supervised.fit_folder import EPOCHS, FitFolder, fit_folders
+from mtrl_fairgrad.supervised.fit_folder import EPOCHS, FitFolder, fit_folders, is_described
+from mtrl_fairgrad.supervised.run_folder import SEARCH, TABLE, SupervisedRunFolder
+from mtrl_fairgrad.supervised.table_check import check_tables
 from mtrl_fairgrad.utils.atomic_io import RunFolderError
+from mtrl_fairgrad.utils.faults import TrainingFault
+from mtrl_fairgrad.utils.text_tables import counted
+from mtrl_fairgrad.utils.validation import ConfigError
 
 
 def verify_fits(path: Path) -> list[Finding]:
     """Check all fits of a run, of a method, or a single one: a finding for each check.
 
     Raises:
-        RunFolderError: a fit's configuration or manifest is damaged.
+        RunFolderError: a configuration or a manifest is damaged.
     """
     fits = [FitFolder.open(folder) for folder in fit_folders(path)]
+    run = SupervisedRunFolder.open(path) if is_described(path) else None
+    ended = [fit for fit in fits if fit.fault() is None]
     findings: list[Finding] = []
     for name, (check, summary) in CHECKS.items():
-        finding = Finding(name, f"{len(fits)} fit{'s' * (len(fits) != 1)}: {summary}")
-        for fit in fits:
-            try:
-                problems = list(check(fit))
-            except RunFolderError as error:
-                problems = [str(error)]
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                problems = [f"cannot be checked ({type(error).__name__}: {error})"]
-            finding.problems += [f"{fit.path}: {problem}" for problem in problems]
+        checked: list[BaseRunFolder] = [*ended]
+        if name in DESCRIPTION:
+            checked = [*fits, *([] if run is None else [run])]
+        finding = Finding(name, f"{counted(len(fits), 'fit')}: {summary}")
+        for folder in checked:
+            problems = _problems(partial(check, folder))
+            finding.problems += [f"{folder.path}: {problem}" for problem in problems]
         findings.append(finding)
-    return findings
+    findings[-1].notes += [f"{fit.path} failed: {fit.fault()}" for fit in fits if fit.fault()]
+    if fits and not ended:
+        findings[-1].problems.append("all fits failed")
+    return findings if run is None else [*findings, _check_run(run)]
 
 
-def _check_configuration(fit: FitFolder) -> Sequence[str]:
-    recorded = fit.manifest.get("config_sha256")
+def _check_run(run: SupervisedRunFolder) -> Finding:
+    finding = Finding("tables", f"{TABLE} and {SEARCH}, if any, follow from the fits")
+
+    def check() -> Sequence[str]:
+        problems, finding.notes = check_tables(run)
+        return problems
+
+    finding.problems = _problems(check)
+    return finding
+
+
+def _problems(check: Callable[[], Sequence[str]]) -> list[str]:
+    """Return what a check finds, or why it could not be made."""
+    try:
+        return list(check())
+    except (RunFolderError, ConfigError, TrainingFault) as error:
+        return [str(error)]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return [f"cannot be checked ({type(error).__name__}: {error})"]
+
+
+def _check_configuration(folder: BaseRunFolder) -> Sequence[str]:
+    recorded = folder.manifest.get("config_sha256")
     if recorded is None:
         return ["there is no manifest with the configuration's SHA-256"]
-    if recorded != config_sha256(fit.config):
-        return ["config.yaml is not the configuration that the fit began with"]
+    if recorded != config_sha256(folder.config):
+        return ["config.yaml is not the configuration that the manifest belongs to"]
     return []
 
 
-def _check_manifest(fit: FitFolder) -> Sequence[str]:
-    missing = [key for key in MANIFEST_KEYS if key not in fit.manifest]
+def _check_manifest(folder: BaseRunFolder) -> Sequence[str]:
+    missing = [key for key in MANIFEST_KEYS if key not in folder.manifest]
     return [f"manifest.json lacks {', '.join(missing)}"] if missing else []
 
 
@@ -99,7 +132,7 @@ def _history(fit: FitFolder) -> list[EpochRecord]:
     return [EpochRecord(**record) for record in fit.load_checkpoint(groups=()).state["history"]]
 
 
-CHECKS: dict[str, tuple[Callable[[FitFolder], Sequence[str]], str]] = {
+CHECKS: dict[str, tuple[Callable[[Any], Sequence[str]], str]] = {
     "configuration": (_check_configuration, "config.yaml is the one that the fit began with"),
     "manifest": (_check_manifest, "manifest.json names versions, commit and machine"),
     "checkpoints": (_check_checkpoints, "all files have the checksums of writing, to the end"),
@@ -107,3 +140,5 @@ CHECKS: dict[str, tuple[Callable[[FitFolder], Sequence[str]], str]] = {
     "result": (_check_result, "outcome.json follows from the epochs"),
 }
 """Name → check, which returns problems, and what holds if there are none."""
+DESCRIPTION = ("configuration", "manifest")
+"""Checks that the folder of a run needs, too; the others are for fits that did not fail."""

@@ -45,6 +45,26 @@ def test_unfinished_fits_are_left_out_and_named(tmp_path, capsys):
     assert f"Left out, because not finished: {tmp_path / 'ls/seed-1'}." in out
 
 
+def test_fits_that_failed_are_named_with_their_cause(tmp_path, capsys):
+    write_fit(tmp_path / "ls/seed-0", fit_config("cityscapes", "ls", 0), 1.1)
+    write_fit(tmp_path / "uw/seed-0", fit_config("cityscapes", "uw", 0))
+    FitFolder.open(tmp_path / "uw/seed-0").save_fault("its loss is NaN: lower it.", "Traceback")
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'uw/seed-0'} failed: its loss is NaN: lower it.\n" in out
+    assert "not finished" not in out
+    assert main([str(tmp_path / "uw")]) == 2
+    error = capsys.readouterr().err
+    assert "its loss is NaN: lower it." in error and error.count("\n") == 1
+
+
+def test_a_fit_that_finished_after_a_failure_is_no_failed_one(tmp_path):
+    write_fit(tmp_path / "ls/seed-0", fit_config("cityscapes", "ls", 0), 1.1)
+    fit = FitFolder.open(tmp_path / "ls/seed-0")
+    fit.save_fault("earlier.", "Traceback")
+    assert fit.fault() is None
+
+
 def test_a_run_of_training_is_never_taken_for_a_supervised_one(make, tmp_path, capsys):
     run = make("rl")
     write_fit(run / "ls/seed-0", fit_config("cityscapes", "ls", 0), 1.1)
