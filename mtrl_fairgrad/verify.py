@@ -15,7 +15,8 @@ with each other, but no checksum of training covers them.
 
 Of supervised fits, alone or all of a run's, it checks that epochs.csv has the numbers of the
 checkpoint and that outcome.json follows from them; of a run, that table.csv and search.csv follow
-from its configuration and its fits.
+from its configuration and its fits. Of the toy problem it computes the losses of all points and the
+arrivals again.
 
 The exit code is 0 if all checks pass, 1 if the report cannot be trusted, 2 if there is no run.
 Checksums detect corruption and accidents, not deliberate tampering.
@@ -42,8 +43,10 @@ from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.validation import ConfigError
 
 COMPLETE, PUBLISHED = "with checkpoints", "published without checkpoints"
+TOY = "recomputed from its formula"
 """States of a run."""
 _VERDICTS = {
+    TOY: "can be trusted: its losses and arrivals follow from its points",
     COMPLETE: "can be trusted: its files are complete and unchanged since training",
     PUBLISHED: "has complete files that agree with each other; published without checkpoints, "
     "it relies on whoever published it",
@@ -65,7 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser.parse_args(arguments)
         state = COMPLETE
-        if is_described(options.run) or fit_folders(options.run):
+        if (options.run / "toy.csv").is_file():
+            from mtrl_fairgrad.supervised.benchmarks.toy_files import verify_toy  # loads torch
+
+            findings, state = verify_toy(options.run), TOY
+        elif is_described(options.run) or fit_folders(options.run):
             from mtrl_fairgrad.supervised.verification import verify_fits  # loads benchmarks
 
             findings = verify_fits(options.run)

@@ -75,11 +75,7 @@ def start(config: SupervisedConfig, overrides: Sequence[str] = ()) -> int:
         torch.set_num_threads(config.threads)
     folder = _run_dir(config)
     if config.benchmark["name"] == "toy":
-        from mtrl_fairgrad.supervised.benchmarks import toy
-
-        print(toy.run(make_toy(config), folder))
-        print(f"\nwritten: {folder / 'toy.csv'}, {folder / 'toy.png'}")
-        return 0
+        return _draw_toy(config, folder, overrides)
     check_free(folder)
     runner = FitRunner(config, make_benchmark(config), folder, device, overrides)
     try:
@@ -106,6 +102,32 @@ def start(config: SupervisedConfig, overrides: Sequence[str] = ()) -> int:
         print(f"finished before, and not repeated: {fits}", file=sys.stderr)
     print(f"\nrun folder: {folder}")
     return code
+
+
+def _draw_toy(config: SupervisedConfig, folder: Path, overrides: Sequence[str]) -> int:
+    """Draw Figure 1 and print where trajectories end; returns 1 if one has no end, else 0.
+
+    A stalled trajectory has one: LS does not reach the Pareto front from every start.
+    """
+    from mtrl_fairgrad.supervised.benchmarks import toy, toy_files
+
+    trajectories = toy.run(make_toy(config), folder, config.progress, overrides)
+    print(toy_files.table(folder))
+    print(f"\nrun folder: {folder}")
+    outcomes = [outcome for one in trajectories for outcome in one.outcomes]
+    endless = len([one for one in outcomes if one in (toy.DIVERGED, toy.UNFINISHED)])
+    if not endless:
+        return 0
+    advice = (
+        "a smaller benchmark.learning_rate"
+        if toy.DIVERGED in outcomes
+        else "a larger benchmark.steps or benchmark.learning_rate"
+    )
+    verb = "has" if endless == 1 else "have"
+    print(
+        f"{endless} of {len(outcomes)} trajectories {verb} no end: try {advice}.", file=sys.stderr
+    )
+    return 1
 
 
 def _run_dir(config: SupervisedConfig) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from mtrl_fairgrad.analysis.run_groups import ReportError
 from mtrl_fairgrad.analysis.statistics import Estimate, over_seeds
 from mtrl_fairgrad.supervised.benchmark import Benchmark
-from mtrl_fairgrad.supervised.benchmarks import benchmark_class, toy
+from mtrl_fairgrad.supervised.benchmarks import benchmark_class, toy_files
 from mtrl_fairgrad.supervised.fit_folder import SINGLE_TASK, FitFolder, FitResult
 from mtrl_fairgrad.supervised.paper_deviations import deviations
 from mtrl_fairgrad.supervised.paper_numbers import (
@@ -55,8 +55,8 @@ def compare_with_paper(paths: Iterable[str | Path], folder: Path) -> None:
         ReportError: the fits cannot be compared, or the table cannot be written.
     """
     paths = [Path(path) for path in paths]
-    if any(toy.is_toy_run(path) for path in paths):
-        return toy.print_ends(paths)
+    if any(toy_files.is_toy_run(path) for path in paths):
+        return toy_files.print_ends(paths)
     fits = read_fits(paths)
     benchmark = benchmark_class(fits[0].config["benchmark"]["name"])()
     notes = _unfinished(fits)

@@ -1,29 +1,30 @@
-"""The two-task toy problem of the paper's Figure 1: where each α ends on the Pareto front.
+"""The toy problem of the paper's Figure 1: where FairGrad's trajectories end, for several α.
 
-Two losses on the plane (appendix A.1), parabolas below the axis `x2 = 0` and logarithmic valleys
-above it; the second loss is ten times as large. The formula that the paper prints differs from that
-of the program that drew the figure, which has `+ tanh(−x2) + 2` in the second valley and
-`0.1 (−x2 − 8)²` in both parabolas; `formula="code"` is that of the program. In the printed one, the
-second coordinate is missing from the parabolas.
+A trajectory ends on the Pareto front, or when it stalls: the valleys of the losses are so steep
+that Adam's steps jump across the floor and hardly advance along it. LS stalls so from (9, 9).
 """
 
 from __future__ import annotations
 
-import csv
 import math
+import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from mtrl_fairgrad.utils.atomic_io import RunFolderError, write_atomic
-from mtrl_fairgrad.utils.text_tables import csv_text, text_table
+from mtrl_fairgrad.supervised.benchmarks.toy_problem import (
+    FORMULAS,
+    STARTS,
+    distance_from_front,
+    gradients,
+)
 from mtrl_fairgrad.weighting import FairGrad, make_method
 
-STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
-FORMULAS = ("code", "paper")
 NEAR = 0.02
 """Distance from the Pareto set at which a trajectory ends."""
 STATIONARY = 1e-3
@@ -31,9 +32,28 @@ STATIONARY = 1e-3
 
 Used where the Pareto set is not known.
 """
-CSV = "toy.csv"
 CHECK_EVERY = 100
 """Steps between checks of these conditions, and between recorded points."""
+REACH = 20.0
+"""Distance per coordinate that Adam can move during the window of the test for stalling.
+
+Adam moves by about the learning rate in a step, if the signs of gradients agree.
+"""
+STALLED_SHARE = 0.01
+"""A trajectory stalls if it moves less than this share of `REACH` in that window.
+
+LS from (9, −1) lingers near x2 = 0 for 12,000 steps at the learning rate of the figure, and then
+arrives: a window of half the length would nearly end it.
+"""
+
+ARRIVED, STALLED, DIVERGED, UNFINISHED = "arrived", "stalled", "diverged", "out of steps"
+OUTCOMES = {
+    ARRIVED: "the Pareto front was reached",
+    STALLED: f"moved less than {STALLED_SHARE:.0%} of what the steps allow: it cannot arrive",
+    DIVERGED: "a point, loss or gradient was not finite",
+    UNFINISHED: "neither, within benchmark.steps",
+}
+"""How a trajectory ends → what it means."""
 
 
 @dataclass(frozen=True)
@@ -61,194 +81,134 @@ class ToyConfig:
             )
 
 
-def losses(points: Tensor, formula: str = "code") -> Tensor:
-    """Compute both losses `[..., 2]` at points `[..., 2]`; they may be negative."""
-    x1, x2 = points.unbind(-1)
-    bend = torch.tanh(-x2)
-
-    def valley(distance: Tensor) -> Tensor:
-        return distance.abs().clamp(min=5e-6).log() + 6
-
-    upper, lower = torch.tanh(0.5 * x2).clamp(min=0), torch.tanh(-0.5 * x2).clamp(min=0)
-    first = valley(0.5 * (-x1 - 7) - bend)
-    second = valley(0.5 * (-x1 + 3) + (bend if formula == "code" else -bend) + 2)
-    depth = 0.1 * (-(x2 if formula == "code" else x1) - 8).square()
-    left, right = (((-x1 + centre).square() + depth) / 10 - 20 for centre in (7, -7))
-    return torch.stack([0.1 * (first * upper + left * lower), second * upper + right * lower], -1)
-
-
-def gradients(points: Tensor, formula: str = "code") -> Tensor:
-    """Compute task gradients `[..., 2, 2]`: row i is that of loss i."""
-    leaves = points.detach().requires_grad_()
-    both = losses(leaves, formula)
-    rows = [
-        torch.autograd.grad(both[..., task].sum(), leaves, retain_graph=task == 0)[0]
-        for task in range(2)
-    ]
-    return torch.stack(rows, -2)
-
-
-def distance_from_front(points: Tensor) -> Tensor:
-    """Compute the distance `[...]` of points `[..., 2]` from the Pareto set of `formula="code"`.
-
-    The set is the curve `|x1| ≤ 7`, with x2 from −8.355 in the middle to −8.434 at both ends.
-    """
-    x1, x2 = points.unbind(-1)
-    below = (x2 - (-8.355 - 0.079 * (x1 / 7).square())).abs()
-    return torch.maximum(below, (x1.abs() - 7).clamp(min=0))
-
-
 @dataclass(frozen=True)
 class Trajectories:
     """The trajectories from all starts for one α."""
 
     alpha: float
     points: Tensor
-    """`[T, 5, 2]`, every `CHECK_EVERY` steps; a trajectory that has arrived stays where it is."""
-    arrived: Tensor
-    """`[5]` bool, whether the Pareto front was reached."""
+    """`[T, 5, 2]`, every `CHECK_EVERY` steps; a trajectory that has ended stays where it is."""
+    steps: tuple[int, ...]
+    """Steps from each start to its end."""
+    outcomes: tuple[str, ...]
+    """How each trajectory ends, a key of `OUTCOMES`."""
+
+    def path(self, start: int) -> Tensor:
+        """Return the points `[t, 2]` from a start to its end, the last of them the end."""
+        return self.points[: 1 + math.ceil(self.steps[start] / CHECK_EVERY), start]
 
 
-@torch.no_grad()
-def descend(alpha: float, config: ToyConfig) -> Trajectories:
-    """Follow FairGrad's directions with Adam from all starts at once.
+def descend(alpha: float, config: ToyConfig, progress: bool = False) -> Trajectories:
+    """Follow FairGrad's directions with Adam from all starts at once, until each has ended.
 
-    Each trajectory ends when it reaches the Pareto front.
+    Args:
+        alpha: fairness.
+        config: formula, largest number of steps, learning rate.
+        progress: whether to show a progress bar, on a terminal only, and a line at the end.
     """
-    points = torch.tensor(STARTS, dtype=torch.float64)
-    optimizer = torch.optim.Adam([points], lr=config.learning_rate)
-    method, shortest = FairGrad(alpha=alpha), make_method("mgda")
-    arrived, recorded = torch.zeros(len(STARTS), dtype=torch.bool), [points.clone()]
-    for step in range(1, config.steps + 1):
-        with torch.enable_grad():
-            rows = gradients(points, config.formula)
-        products = rows @ rows.mT
-        before = points.clone()
-        points.grad = (method(products).weights.unsqueeze(-2) @ rows).squeeze(-2)
-        optimizer.step()
-        points.copy_(torch.where(arrived.unsqueeze(-1), before, points))
-        if step % CHECK_EVERY == 0:
-            recorded.append(points.clone())
-            if config.formula == "code":
-                arrived = arrived | (distance_from_front(points) <= NEAR)
-            else:
-                units = rows / rows.norm(dim=-1, keepdim=True)
-                length = (
-                    (shortest(units @ units.mT).weights.unsqueeze(-2) @ units)
-                    .norm(dim=-1)
-                    .squeeze(-1)
-                )
-                arrived = arrived | (length <= STATIONARY)
-            if arrived.all():
+    descent, started, step = _Descent(alpha, config), time.perf_counter(), 0
+    # None: no bar in a file, which would get a line for each of its states.
+    with tqdm(
+        total=config.steps, desc=f"α={alpha:g}", leave=False, disable=None if progress else True
+    ) as bar:
+        while step < config.steps and not descent.all_ended():
+            number = min(CHECK_EVERY, config.steps - step)
+            descent.advance(number)
+            step += number
+            bar.set_postfix(arrived=f"{descent.count(ARRIVED)}/{len(STARTS)}", refresh=False)
+            bar.update(number)
+    result = descent.result()
+    if progress:
+        counts = [f"{result.outcomes.count(name)} {name}" for name in OUTCOMES]
+        told = ", ".join(count for count in counts if not count.startswith("0 "))
+        seconds = time.perf_counter() - started
+        print(f"α={alpha:g}: {told}; {step} steps, {seconds:.0f} s", file=sys.stderr, flush=True)
+    return result
+
+
+class _Descent:
+    """The state of trajectories from all starts."""
+
+    def __init__(self, alpha: float, config: ToyConfig) -> None:
+        self.alpha, self.config = alpha, config
+        self.points = torch.tensor(STARTS, dtype=torch.float64)
+        self.optimizer = torch.optim.Adam([self.points], lr=config.learning_rate)
+        self.method, self.shortest = FairGrad(alpha=alpha), make_method("mgda")
+        self.step = 0
+        self.recorded = [self.points.clone()]
+        self.ends: list[tuple[int, str] | None] = [None] * len(STARTS)
+        self.records_in_window = max(10, math.ceil(REACH / config.learning_rate / CHECK_EVERY))
+
+    def ended(self) -> Tensor:
+        return torch.tensor([end is not None for end in self.ends])
+
+    def all_ended(self) -> bool:
+        return None not in self.ends
+
+    def count(self, outcome: str) -> int:
+        return sum(end is not None and end[1] == outcome for end in self.ends)
+
+    @torch.no_grad()
+    def advance(self, steps: int) -> None:
+        """Make some steps, record the points, and end what has arrived or stalled."""
+        rows = self._step()
+        for _ in range(steps - 1):
+            if self.all_ended():
                 break
-    return Trajectories(alpha, torch.stack(recorded), arrived)
+            rows = self._step()
+        self.recorded.append(self.points.clone())
+        self._end(self._arrived(rows), ARRIVED)
+        self._end(self._stalled(), STALLED)
+
+    def _step(self) -> Tensor:
+        """Make a step; returns the gradients `[5, 2, 2]` before it, of which all are finite."""
+        before = self.points.clone()
+        with torch.enable_grad():
+            rows = gradients(self.points, self.config.formula)
+        finite = (rows @ rows.mT).flatten(1).isfinite().all(-1)
+        self._end(~finite, DIVERGED)
+        rows = torch.where(finite[:, None, None], rows, torch.eye(2, dtype=rows.dtype))
+        weights = self.method(rows @ rows.mT).weights
+        self.points.grad = (weights.unsqueeze(-2) @ rows).squeeze(-2)
+        self.optimizer.step()
+        self.step += 1
+        self._end(~self.points.isfinite().all(-1), DIVERGED)
+        self.points.copy_(torch.where(self.ended().unsqueeze(-1), before, self.points))
+        return rows
+
+    def _end(self, which: Tensor, outcome: str) -> None:
+        for start, ends in enumerate(which.tolist()):
+            if ends and self.ends[start] is None:
+                self.ends[start] = (self.step, outcome)
+
+    def _arrived(self, rows: Tensor) -> Tensor:
+        if self.config.formula == "code":
+            return distance_from_front(self.points) <= NEAR
+        units = torch.nn.functional.normalize(rows, dim=-1, eps=1e-300)
+        weights = self.shortest(units @ units.mT).weights
+        return (weights.unsqueeze(-2) @ units).norm(dim=-1).squeeze(-1) <= STATIONARY
+
+    def _stalled(self) -> Tensor:
+        if len(self.recorded) <= self.records_in_window:
+            return torch.zeros(len(STARTS), dtype=torch.bool)
+        moved = (self.points - self.recorded[-1 - self.records_in_window]).norm(dim=-1)
+        reach = self.config.learning_rate * self.records_in_window * CHECK_EVERY
+        return moved < STALLED_SHARE * reach
+
+    def result(self) -> Trajectories:
+        ends = [(self.step, UNFINISHED) if end is None else end for end in self.ends]
+        steps, outcomes = zip(*ends, strict=True)
+        return Trajectories(self.alpha, torch.stack(self.recorded), steps, outcomes)
 
 
-def run(config: ToyConfig, folder: Path) -> str:
-    """Descend for every α, write toy.csv and toy.png, and return a table of the ends."""
-    trajectories = [descend(alpha, config) for alpha in config.alphas]
-    folder.mkdir(parents=True, exist_ok=True)
-    lines: list[list[object]] = [["alpha", "start", "step", "x1", "x2", "loss1", "loss2"]]
-    for one in trajectories:
-        values = losses(one.points, config.formula)
-        for index, (row, pair) in enumerate(zip(one.points.tolist(), values.tolist(), strict=True)):
-            for start, (point, loss) in enumerate(zip(row, pair, strict=True)):
-                lines.append([one.alpha, start, index * CHECK_EVERY, *point, *loss])
-    write_atomic(folder / CSV, csv_text(lines).encode())
-    draw(trajectories, config, folder / "toy.png")
-    return _table(trajectories, config)
+def run(
+    config: ToyConfig, folder: Path, progress: bool = True, overrides: Sequence[str] = ()
+) -> list[Trajectories]:
+    """Descend for every α and write toy.csv, manifest.json and toy.png."""
+    from mtrl_fairgrad.supervised.benchmarks.toy_figure import draw
+    from mtrl_fairgrad.supervised.benchmarks.toy_files import FIGURE, write
 
-
-def _table(trajectories: Sequence[Trajectories], config: ToyConfig) -> str:
-    rows = [["α", "start", "end", "losses", "on the Pareto front"]]
-    for one in trajectories:
-        ends = losses(one.points[-1], config.formula)
-        for start, point, pair, on in zip(
-            STARTS, one.points[-1].tolist(), ends.tolist(), one.arrived, strict=True
-        ):
-            cells = [f"{one.alpha:g}", f"({start[0]:g}, {start[1]:g})"]
-            cells += [f"({point[0]:.3f}, {point[1]:.3f})", f"{pair[0]:.3f}, {pair[1]:.2f}"]
-            rows.append([*cells, "yes" if on else "no"])
-    return "\n".join(text_table(rows))
-
-
-def is_toy_run(folder: Path) -> bool:
-    """Return whether a folder holds the trajectories of this problem."""
-    return (folder / CSV).is_file()
-
-
-def print_ends(folders: Sequence[Path]) -> None:
-    """Print where the trajectories of each folder end.
-
-    Raises:
-        RunFolderError: a folder holds none.
-    """
-    for folder in folders:
-        if not is_toy_run(folder):
-            raise RunFolderError(
-                f"{folder} is not a run of the toy problem, but others are: report on one "
-                "benchmark at a time."
-            )
-    names = ("alpha", "start", "x1", "x2", "loss1", "loss2")
-    for folder in folders:
-        with (folder / CSV).open(encoding="utf-8", newline="") as file:
-            # The last row of each trajectory replaces those before it.
-            ends = {(row["alpha"], row["start"]): row for row in csv.DictReader(file)}
-        rows = [[f"{float(row[name]):.5g}" for name in names] for row in ends.values()]
-        print("\n".join([*text_table([["α", *names[1:]], *rows]), ""]))
-    print(
-        "The paper has no table of the toy problem: these are the ends of the trajectories that "
-        "its Figure 1 draws."
-    )
-
-
-def draw(trajectories: Sequence[Trajectories], config: ToyConfig, path: Path) -> None:
-    """Draw the trajectories over the contours of both losses, a panel for each α.
-
-    The Pareto front is drawn where it is known.
-    """
-    from matplotlib.figure import Figure
-
-    axis = torch.linspace(-11, 11, 300, dtype=torch.float64)
-    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
-    # Scaled, so that the contours of both tasks are visible.
-    scaled = losses(grid, config.formula) * torch.tensor([10.0, 1.0])
-    figure = Figure(figsize=(3.1 * len(trajectories) + 0.3, 3.9), layout="constrained")
-    for one, panel in zip(
-        trajectories,
-        figure.subplots(1, len(trajectories), squeeze=False, sharey=True)[0],
-        strict=True,
-    ):
-        for task, colour in enumerate(("tab:blue", "tab:green")):
-            panel.contour(
-                axis,
-                axis,
-                scaled[..., task],
-                levels=12,
-                colors=colour,
-                linewidths=0.6,
-                alpha=0.35,
-                linestyles="solid",
-            )
-        if config.formula == "code":
-            x1 = torch.linspace(-7, 7, 100, dtype=torch.float64)
-            panel.plot(
-                x1,
-                -8.355 - 0.079 * (x1 / 7).square(),
-                color="0.35",
-                linewidth=4,
-                alpha=0.6,
-                label="Pareto front",
-            )
-        for path_points in one.points.unbind(1):
-            panel.plot(*path_points.T, color="tab:orange", linewidth=1.4)
-            panel.plot(*path_points[0], marker="o", markersize=5, color="black")
-            panel.plot(*path_points[-1], marker="*", markersize=12, color="tab:red")
-        panel.set_title(
-            "LS (α = 0)" if one.alpha == 0 else f"FairGrad, α = {one.alpha:g}", fontsize=10
-        )
-        panel.set(xlim=(-11, 11), ylim=(-11, 11), xlabel="$x_1$", aspect="equal")
-    figure.axes[0].set_ylabel("$x_2$")
-    if config.formula == "code":
-        figure.axes[0].legend(loc="upper left", fontsize=8)
-    figure.savefig(path, dpi=150)
+    trajectories = [descend(alpha, config, progress) for alpha in config.alphas]
+    write(trajectories, asdict(config), folder, overrides)
+    draw(trajectories, config.formula, folder / FIGURE)
+    return trajectories

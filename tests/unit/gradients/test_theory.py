@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad import FairGrad, backward, make_method
-from mtrl_fairgrad.supervised.benchmarks.toy import STARTS, distance_from_front
-from mtrl_fairgrad.supervised.benchmarks.toy import losses as toy_losses
+from mtrl_fairgrad.supervised.benchmarks.toy_problem import STARTS, distance_from_front
+from mtrl_fairgrad.supervised.benchmarks.toy_problem import losses as toy_losses
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair, transform
 
 

@@ -3,14 +3,21 @@
 import pytest
 import torch
 
+from mtrl_fairgrad.supervised.benchmarks import toy
 from mtrl_fairgrad.supervised.benchmarks.toy import (
-    STARTS,
+    CHECK_EVERY,
+    DIVERGED,
+    STALLED,
+    UNFINISHED,
     ToyConfig,
-    Trajectories,
+    descend,
+)
+from mtrl_fairgrad.supervised.benchmarks.toy_problem import (
+    STARTS,
     distance_from_front,
-    draw,
     gradients,
     losses,
+    pareto_set,
 )
 from mtrl_fairgrad.weighting import make_method
 from tests.support.toy_trajectories import check_every_start_reaches_the_front
@@ -55,11 +62,54 @@ def test_bad_options_are_refused(options, part):
         ToyConfig(**options)
 
 
-def test_the_figure_is_drawn(tmp_path):
-    points = torch.tensor(STARTS, dtype=torch.float64).expand(3, -1, -1)
-    paths = [
-        Trajectories(alpha, points, torch.zeros(len(STARTS), dtype=torch.bool))
-        for alpha in (0.0, 2.0)
-    ]
-    draw(paths, ToyConfig(), tmp_path / "toy.png")
-    assert (tmp_path / "toy.png").stat().st_size > 10_000
+def test_a_start_that_cannot_arrive_ends_before_the_steps_run_out(monkeypatch):
+    """Across a valley `|x1|`, every step jumps over the floor and none leads along it."""
+
+    def across(points, formula):
+        rows = torch.zeros(len(points), 2, 2, dtype=points.dtype)
+        rows[..., 0] = points[:, :1].sign()
+        rows[1] = torch.eye(2)  # one start goes on
+        return rows
+
+    monkeypatch.setattr(toy, "gradients", across)
+    paths = descend(2.0, ToyConfig(learning_rate=0.2, steps=1300))
+    assert paths.outcomes == (STALLED, UNFINISHED, STALLED, STALLED, STALLED)
+    assert max(paths.steps[start] for start in (0, 2, 3, 4)) <= 1200
+    # It stays where it is, although another goes on.
+    assert (paths.points[paths.steps[2] // CHECK_EVERY :, 2] == paths.path(2)[-1]).all()
+
+
+def test_a_descent_that_is_out_of_steps_says_so():
+    paths = descend(2.0, ToyConfig(steps=150))
+    assert paths.outcomes == (UNFINISHED,) * len(STARTS) and paths.steps == (150,) * len(STARTS)
+    assert [len(paths.path(start)) for start in range(len(STARTS))] == [3] * len(STARTS)
+
+
+def test_what_is_not_finite_ends_at_once_at_a_finite_point():
+    paths = descend(2.0, ToyConfig(learning_rate=1e200, steps=200))
+    assert paths.outcomes.count(DIVERGED) >= 4 and sorted(paths.steps)[3] <= 10
+    assert paths.points.isfinite().all()
+
+
+def test_the_front_of_the_figure_is_the_pareto_set():
+    front = pareto_set(15)
+    assert (distance_from_front(front) == 0).all()
+    assert front[[0, 7, 14], 0].tolist() == [-7, 0, 7]
+    # No point of a front dominates another.
+    first, second = losses(front).unbind(-1)
+    assert (first.diff() < 0).all() and (second.diff() > 0).all()
+
+
+def test_a_line_a_fairness_is_all_the_progress_in_a_log_file(capsys):
+    descend(2.0, ToyConfig(steps=110), progress=True)
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "\r" not in err
+    assert err.startswith("α=2: 5 out of steps; 110 steps, ")
+    descend(2.0, ToyConfig(steps=1), progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_on_a_terminal_a_bar_is_shown(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    descend(2.0, ToyConfig(steps=110), progress=True)
+    assert "\rα=2:   0%" in capsys.readouterr().err
