@@ -4,10 +4,10 @@
     python scripts/benchmark.py --show results/performance/cpu-2-cores.csv
 
 Sections: `update` (one whole update in several implementations, and the arithmetic floor), `tasks`
-(2, 10 and 50 at the same total batch), `seeds` (1, 3 and 10 in one process), `simulators`
-(transitions per second), `end_to_end` (a training step against the longer of its two parts),
-`startup`, and `long` (memory over --steps vector steps), which runs only on request. The modules in
-`scripts/benchmarking/` define each row.
+(2, 10 and 50 at the same total batch), `seeds` (1, 3 and 10 in one process), `many_tasks` (a
+supervised step with 40 heads), `simulators` (transitions per second), `end_to_end` (a training step
+against the longer of its two parts), `startup`, and `long` (memory over --steps vector steps),
+which runs only on request. The modules in `scripts/benchmarking/` define each row.
 
 Everything that is compared is timed in interleaved rounds, and a ratio is the median of the rounds'
 ratios, so that load on the machine affects all alike. `--csv` replaces only the sections that were
@@ -23,7 +23,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarking import end_to_end, long_run, machine, scaling, simulators, startup, tables, update
+from benchmarking import (
+    end_to_end,
+    long_run,
+    machine,
+    many_tasks,
+    scaling,
+    simulators,
+    startup,
+    tables,
+    update,
+)
 from benchmarking.settings import Row, Settings
 
 from mtrl_fairgrad.config.schema import ConfigError
@@ -34,6 +44,7 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     update.SECTION: update.measure,
     "tasks": scaling.tasks,
     "seeds": scaling.seeds,
+    many_tasks.SECTION: many_tasks.measure,
     simulators.SECTION: simulators.measure,
     end_to_end.SECTION: end_to_end.measure,
     startup.SECTION: startup.measure,

@@ -26,6 +26,7 @@ HIGHLIGHTS = {
         "fairgrad_newton / floor",
     ),
     "tasks": ("fairgrad_newton, K=50 / K=10",),
+    "many_tasks": ("* / plain_sum",),
     "seeds": ("S=10, of each seed / S=1",),
     "simulators": (
         "MT?0, metaworld",

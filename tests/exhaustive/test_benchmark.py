@@ -9,7 +9,7 @@ import re
 import benchmark
 import pytest
 import torch
-from benchmarking import machine, profiling, tables
+from benchmarking import machine, many_tasks, profiling, tables
 
 WAYS = ["ls", "fairgrad_newton", "fairgrad_sgd", "pcgrad", "cagrad", "nash_mtl"]
 LOOPS = ["autograd_loop", "task_loop", "torchjd_fairgrad"]
@@ -47,6 +47,8 @@ EXPECTED = {
         f"{way}, K={k}" for way in ("fairgrad_newton", "plain_ls") for k in (2, 10, 50)
     ],
     ("tasks", "×"): [f"{way}, K=50 / K=10" for way in ("fairgrad_newton", "plain_ls")],
+    ("many_tasks", "ms"): [many_tasks.REFERENCE, *many_tasks.PASSES],
+    ("many_tasks", "×"): [f"{way} / {many_tasks.REFERENCE}" for way in many_tasks.PASSES],
     ("seeds", "ms"): ["S=1", "S=3", "S=10"],
     ("seeds", "×"): [f"S={seeds}, of each seed / S=1" for seeds in (1, 3, 10)],
     ("simulators", "transitions/s of a core"): [
