@@ -55,6 +55,20 @@ def write(
     write_atomic(folder / CSV, csv_text(lines).encode())
 
 
+def check_no_other_run(folder: Path) -> None:
+    """Check that toy.csv and manifest.json may be written to a folder.
+
+    Raises:
+        RunFolderError: it holds another run, whose manifest would be lost.
+    """
+    held = [name for name in ("config.yaml", MANIFEST) if (folder / name).exists()]
+    if held and not is_toy_run(folder):
+        raise RunFolderError(
+            f"run_dir={folder} holds the {held[0]} of something else than the toy problem: choose "
+            "another run_dir."
+        )
+
+
 def is_toy_run(folder: Path) -> bool:
     """Return whether a folder holds the trajectories of this problem."""
     return (folder / CSV).is_file()

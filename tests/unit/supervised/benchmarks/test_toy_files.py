@@ -144,3 +144,11 @@ def test_a_folder_without_manifest_is_reported_and_does_not_verify(tmp_path, cap
     (tmp_path / "toy.csv").write_text("\n".join(rows))
     assert verify.main([str(tmp_path)]) == 1
     assert "there is no manifest.json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "manifest.json"])
+def test_the_folder_of_another_run_is_refused_and_left_alone(file, tmp_path, capsys):
+    (tmp_path / file).write_text("{}")
+    assert main([*SHORT, f"run_dir={tmp_path}"]) == 2
+    assert f"holds the {file}" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(file, "{}")]
