@@ -7,7 +7,7 @@ from mtrl_fairgrad.supervised.benchmarks.toy import ARRIVED, STALLED, ToyConfig,
 from tests.support.toy_trajectories import check_every_start_reaches_the_front, trajectories
 
 
-@pytest.mark.parametrize("alpha", [0.5, 1.0, 5.0])
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 5.0])
 def test_fairgrad_reaches_the_pareto_front_from_every_start(alpha):
     check_every_start_reaches_the_front(alpha)
 

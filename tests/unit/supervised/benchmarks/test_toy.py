@@ -20,11 +20,6 @@ from mtrl_fairgrad.supervised.benchmarks.toy_problem import (
     pareto_set,
 )
 from mtrl_fairgrad.weighting import make_method
-from tests.support.toy_trajectories import check_every_start_reaches_the_front
-
-
-def test_fairgrad_reaches_the_pareto_front_from_every_start():
-    check_every_start_reaches_the_front(2.0)
 
 
 def test_the_front_is_where_both_gradients_oppose_each_other():
