@@ -19,7 +19,7 @@ from mtrl_fairgrad.agents.networks import Parameters
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.load_balancing import worker_count
-from mtrl_fairgrad.training.factory import make_methods, make_suite
+from mtrl_fairgrad.training import factory
 from mtrl_fairgrad.utils.free_memory import free_memory
 from mtrl_fairgrad.weighting import JacobianAggregation, LossWeighting, Method
 
@@ -63,7 +63,7 @@ def check_memory(config: Config, device: torch.device) -> None:
     if device.type == "cuda":
         free[str(device)] = torch.cuda.mem_get_info(device)[0]
     _check_size(config, min(size for size in (math.inf, *free.values()) if size is not None))
-    suite = make_suite(config, tuple(config.env.tasks or ()))
+    suite = factory.make_suite(config, tuple(config.env.tasks or ()))
     needs = estimate(config, suite, device)
     for (place, available), parts in zip(free.items(), (needs.host, needs.device), strict=False):
         if available is not None and sum(parts.values()) > available:
@@ -113,7 +113,7 @@ def _networks(config: Config, suite: Suite) -> tuple[int, int]:
             *(
                 _method_bytes(method, network, seeds, tasks)
                 for method, network in zip(
-                    make_methods(config), (critics.shared, actor.shared), strict=True
+                    factory.make_methods(config), (critics.shared, actor.shared), strict=True
                 )
             ),
             strict=True,

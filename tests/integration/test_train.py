@@ -287,7 +287,10 @@ MISTAKES = [
         ["method=farigrad"],
         f"method=farigrad is unknown; allowed: {', '.join(method_names())}; did you mean fairgrad?",
     ),
-    (["convention=libtml"], "allowed: libmtl, official, official_supervised, plain; did you"),
+    (
+        ["convention=libtml"],
+        "allowed: libmtl, libmtl_nash_mtl, official, official_supervised, plain",
+    ),
     (["loss_alpha=1"], "at 1 the transformation is the logarithm: use the method si"),
     (
         ["env=mt11"],
