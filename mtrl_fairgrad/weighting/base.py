@@ -164,7 +164,10 @@ class Method(nn.Module):
             *batch_shape, tasks = losses.shape
             self.init(tasks, tuple(batch_shape), template)
             self.tasks = tasks  # also where an own init does not call its parent's
-        return self.draw_by_default(losses.device) if noise is None else noise
+        if noise is not None or type(self).draw is Method.draw:
+            return noise
+        self._check_shape(losses.shape)
+        return self.draw_by_default(losses.device)
 
     def draw_by_default(self, device: torch.device) -> Tensor | None:
         """Draw the `noise` of one call from generators of the method itself.

@@ -356,3 +356,11 @@ def test_combine_works_at_once_too(name):
     x = torch.randn(2, K, 5, 3, generator=torch.Generator().manual_seed(0))
     found = combine(make_method(name), loss, {"w": torch.ones(2, 3)}, x)
     assert found.direction["w"].isfinite().all() and found.direction["w"].shape == (2, 3)
+
+
+def test_a_random_method_names_the_number_of_tasks_that_changed() -> None:
+    shared = torch.nn.Parameter(torch.ones(2))
+    method = make_method("pcgrad")
+    backward([shared.sum(), (2 * shared).sum(), -shared.sum()], method, shared=[shared])
+    with pytest.raises(ValueError, match=r"initialised for losses of shape \(3,\) but got \(2,\)"):
+        backward([shared.sum(), -shared.sum()], method, shared=[shared])
