@@ -86,7 +86,11 @@ class Problem:
         combined = make_method(method)
         shared, own = list(model.shared_parameters()), list(model.own_parameters())
         features: list[torch.Tensor] = []
-        model.shared.register_forward_hook(lambda module, inputs, output: features.append(output))
+
+        def keep_features(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
+            features.append(output)
+
+        model.shared.register_forward_hook(keep_features)
 
         def step() -> None:
             features.clear()

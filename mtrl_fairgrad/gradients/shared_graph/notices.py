@@ -64,9 +64,11 @@ def notice(method: Method, losses: Tensor, diagnostics: dict[str, Tensor], fell_
 
 def _flawless(losses: Tensor, diagnostics: dict[str, Tensor]) -> bool:
     """Return whether all values are finite and solved, by few reads, which a CPU has at once."""
-    weights, solved = diagnostics.get("weights"), diagnostics.get("converged")
-    values = losses.tolist() if weights is None else losses.tolist() + weights.tolist()
-    return (solved is None or bool(solved)) and all(map(math.isfinite, values))
+    solved = diagnostics.get("converged")
+    if solved is not None and not solved:
+        return False
+    values: Any = losses.tolist(), diagnostics.get("weights", losses).tolist()
+    return all(math.isfinite(value) for part in values for value in part)
 
 
 def _flags(losses: Tensor, diagnostics: dict[str, Tensor], fell_back: bool) -> Tensor:
