@@ -67,8 +67,8 @@ def _flawless(losses: Tensor, diagnostics: dict[str, Tensor]) -> bool:
     solved = diagnostics.get("converged")
     if solved is not None and not solved:
         return False
-    values: Any = losses.tolist(), diagnostics.get("weights", losses).tolist()
-    return all(math.isfinite(value) for part in values for value in part)
+    tensors: list[Any] = [losses, diagnostics.get("weights", losses)]
+    return all(math.isfinite(value) for tensor in tensors for value in tensor.tolist())
 
 
 def _flags(losses: Tensor, diagnostics: dict[str, Tensor], fell_back: bool) -> Tensor:
