@@ -43,8 +43,8 @@ from mtrl_fairgrad.utils.entry_point import entry_point
 SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     update.SECTION: update.measure,
     "tasks": scaling.tasks,
-    "seeds": scaling.seeds,
     many_tasks.SECTION: many_tasks.measure,
+    "seeds": scaling.seeds,
     simulators.SECTION: simulators.measure,
     end_to_end.SECTION: end_to_end.measure,
     startup.SECTION: startup.measure,
