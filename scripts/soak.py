@@ -44,7 +44,11 @@ TIMEOUT = 120.0
 """Seconds within which a process must end."""
 GROWTH = (1.1, 2**24)
 """Allowed memory of the long run in its last quarter: factor of the second quarter's, and bytes."""
-UNFINISHED = ("the run is not finished", "the newest is at", "there is no checkpoint")
+UNFINISHED = (
+    "the run is not finished",
+    "the newest is at",
+    "an unfinished run has no checkpoint",
+)
 
 
 @dataclass
@@ -222,7 +226,7 @@ class Soak:
         lines = [line for line in attempt.log.read_text().splitlines() if line]
         self.check("Traceback (most recent call last):" not in lines, f"{attempt.log}: a traceback")
         self.check(
-            code not in (1, 2) or lines[-1].startswith("error: "),
+            code not in (1, 2) or any(line.startswith("error: ") for line in lines[-2:]),
             f"{attempt.log}: no error message",
         )
         deadline = time.monotonic() + 5

@@ -59,6 +59,7 @@ def test_ctrl_c_during_the_imports_is_one_line():
     """The process sends the signal to itself when PyTorch's import begins."""
     code = """
 import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "omegaconf":

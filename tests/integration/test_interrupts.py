@@ -87,6 +87,7 @@ def test_ctrl_c_while_a_command_is_being_imported_is_one_line(command, tmp_path)
     last = {"train": "hydra", "evaluate": "mtrl_fairgrad.evaluation.runner"}[command]
     script = (
         "import importlib.abc, os, runpy, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs\n"
         "class Finder(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         f"        if name == {last!r}:\n"
