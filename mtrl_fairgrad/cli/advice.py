@@ -51,7 +51,8 @@ _OTHER_NAMES = {
     "workers": "num_workers n_workers num_processes n_jobs",
     "run_dir": "out out_dir output output_dir log_dir save_dir exp_dir work_dir folder dir",
     "resume": "checkpoint load restore resume_from",
-    "eval.every": "eval_every eval_freq eval_frequency eval_interval",
+    "eval.every": "eval_every eval_freq eval_frequency eval_interval "
+    "save_every save_freq save_interval checkpoint_every checkpoint_freq checkpoint_interval",
     "eval.episodes": "eval_episodes n_eval_episodes num_eval_episodes",
     "horizon": "max_episode_steps episode_length time_limit max_path_length",
     "env": "environment env_name env_id suite",
@@ -118,8 +119,11 @@ def similar_option(key: str, known: Sequence[str]) -> str | None:
         known: dotted names of all options.
     """
     group, _, word = key.rpartition(".")
-    wanted = _OPTION_OF.get(word.lower(), word)
+    joined = key.replace(".", "_").lower()  # eval.freq means what eval_freq does
+    wanted = _OPTION_OF.get(joined) or _OPTION_OF.get(word.lower(), word)
     options = [name for name in known if name != key]
+    if joined in options:
+        return joined
     same = [name for name in options if wanted in (name, name.rpartition(".")[2])]
     if same:
         return min(same, key=lambda name: (name.rpartition(".")[0] != group, name.count(".")))
