@@ -126,7 +126,7 @@ class Sweep:
         """Make an empty record.
 
         Args:
-            runs: number of runs of the sweep.
+            runs: number of runs of the sweep, as far as the command line tells.
         """
         self._runs = runs
         self._token = uuid.uuid4().hex
@@ -224,7 +224,8 @@ class Sweep:
                 file=sys.stderr,
             )
         succeeded = len(results) - len(failed)
-        print(f"sweep: {succeeded} runs finished, {len(failed)} not, in {sweep}")
+        total = max(self._runs, len(results))
+        print(f"sweep: {succeeded} runs finished, {total - succeeded} not, in {sweep}")
         return (codes.pop() if len(codes) == 1 else 1) if codes else 0
 
     def _results_folder(self, sweep: Path) -> Path:

@@ -130,7 +130,9 @@ def test_stopping_a_run_stops_the_sweep_that_waits_for_it(invented, capsys):
 
     assert invented(course, "method=ls,pcgrad") == 143
     assert len(seen) == 1
-    assert "it was stopped" in capsys.readouterr().err
+    found = capsys.readouterr()
+    assert "it was stopped" in found.err
+    assert "sweep: 0 runs finished, 2 not, in " in found.out
 
 
 def test_a_launcher_without_a_sweep_and_a_sweep_without_the_word_are_refused(capsys):
