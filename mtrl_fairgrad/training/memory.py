@@ -173,25 +173,39 @@ def _too_large(
         SIMULATORS: config.seeds,
         NETWORKS: config.agent.width,
     }[largest]
-    fix = {
-        SIMULATORS: "use fewer seeds or tasks, or eval.workers=1",
-        NETWORKS: "use smaller networks, fewer seeds, or a method without a Jacobian such as ls",
-        REPLAY: "use fewer seeds",
-    }[largest]
-    if largest == REPLAY:
-        others = sum(parts.values()) - parts[REPLAY]
-        fits = _rounded_down((free - others) // _row(config, suite))
-        enough = min(fits, config.steps)  # a buffer longer than the run is never filled
-        if enough >= config.agent.batch_size:
-            fix = f"use agent.buffer_size={enough} or less, or fewer seeds"
     listed = ", ".join(f"{_gib(size)} for {part}" for part, size in parts.items())
     needed = f"{_gib(sum(parts.values()))} ({listed})"
+    seeds = _counted(len(config.seeds), "seed")
+    tasks = _counted(len(suite.tasks), "task")
+    fixes = ", or ".join(_fixes(config, suite, parts, largest, free))
     return ConfigError(
-        f"{key}={value} needs too much memory: {len(config.seeds)} seeds × {len(suite.tasks)} "
-        f"tasks need {needed}, but {_gib(free)} of {place} are free: {fix}.",
+        f"{key}={value} needs too much memory: {seeds} × {tasks} need {needed}, "
+        f"but {_gib(free)} of {place} are free: use {fixes}.",
         key,
         value,
     )
+
+
+def _fixes(
+    config: Config, suite: Suite, parts: Mapping[str, int], largest: str, free: int
+) -> list[str]:
+    """List what makes the largest part of the memory smaller, in words."""
+    agent, fixes = config.agent, list[str]()
+    if largest == REPLAY:
+        others = sum(parts.values()) - parts[REPLAY]
+        fits = _rounded_down((free - others) // _row(config, suite))
+        # A buffer longer than the run is never filled; one shorter than a batch is not allowed.
+        enough = min(fits, max(config.steps, agent.batch_size))
+        if enough >= agent.batch_size:
+            fixes.append(f"agent.buffer_size={enough} or less")
+    if largest == NETWORKS:
+        fixes.append("smaller networks")
+        if not all(isinstance(each, LossWeighting) for each in factory.make_methods(config)):
+            fixes.append("a method without a Jacobian such as ls")
+    if largest == SIMULATORS and (config.eval.workers or 2) > 1:
+        fixes.append("eval.workers=1")
+    fixes += ["fewer seeds"] * (len(config.seeds) > 1) + ["fewer tasks"] * (len(suite.tasks) > 1)
+    return fixes or ["a machine with more memory"]
 
 
 def _rounded_down(count: int) -> int:
@@ -200,6 +214,10 @@ def _rounded_down(count: int) -> int:
         return count
     unit = 10 ** (math.floor(math.log10(count)) - 1)
     return count // unit * unit
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count > 1 else ''}"
 
 
 def _gib(size: float) -> str:

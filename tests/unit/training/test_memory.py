@@ -110,6 +110,27 @@ def test_the_advice_is_followed_by_success(free):
         check_memory(config, CPU)
 
 
+def test_the_advice_for_a_short_run_is_a_buffer_of_one_batch(free):
+    free(20 * GIB)
+    config = configured("agent.buffer_size=57000000", "steps=1", "agent.batch_size=64")
+    with pytest.raises(memory.ConfigError, match=r"use agent\.buffer_size=64 or less"):
+        check_memory(config, CPU)
+    config.agent.buffer_size = 64
+    check_memory(config, CPU)
+
+
+def test_nothing_is_advised_that_cannot_be_done(free):
+    words = ["env=mt1", "env.task=reach-v3", "method=ls", "agent.buffer_size=1000"]
+    free(100 * MIB)
+    with pytest.raises(memory.ConfigError) as caught:
+        check_memory(configured(*words, "eval.workers=1"), CPU)
+    for impossible in ("fewer", "eval.workers=1", "a method without"):
+        assert impossible not in str(caught.value)
+    assert "1 seed × 1 task need" in str(caught.value)
+    with pytest.raises(memory.ConfigError, match=r"use eval\.workers=1, or fewer tasks"):
+        check_memory(configured("agent.buffer_size=1000"), CPU)
+
+
 @pytest.mark.parametrize(
     ("words", "size", "key", "value"),
     [
