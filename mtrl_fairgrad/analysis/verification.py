@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,15 +41,28 @@ def verify(folder: RunFolder) -> list[Finding]:
     findings: list[Finding] = []
     for name, check in CHECKS.items():
         finding = Finding(name)
-        try:
+        with recording_errors(finding.problems):
             finding.summary = check(folder, finding)
-        except RunFolderError as error:
-            finding.problems.append(str(error))
-        except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-            # config.yaml is untrusted and may lack keys or have other types; so are policies.
-            finding.problems.append(f"cannot be checked ({type(error).__name__}: {error})")
         findings.append(finding)
     return findings
+
+
+@contextmanager
+def recording_errors(problems: list[str], *explained: type[Exception]) -> Generator[None]:
+    """Turn an error of a check into a problem.
+
+    The files of a folder are untrusted: they may lack keys or hold values of other types.
+
+    Args:
+        problems: where the problem is added.
+        explained: errors whose text says what is wrong, as that of `RunFolderError` does.
+    """
+    try:
+        yield
+    except (RunFolderError, *explained) as error:
+        problems.append(str(error))
+    except (LookupError, TypeError, AttributeError, ValueError, OSError) as error:
+        problems.append(f"cannot be checked ({type(error).__name__}: {error})")
 
 
 # ---- the checks: each adds problems and notes, and returns its summary ----

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mtrl_fairgrad.analysis.verification import MANIFEST_KEYS, Finding
+from mtrl_fairgrad.analysis.verification import MANIFEST_KEYS, Finding, recording_errors
 from mtrl_fairgrad.runs.base_run_dir import BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check_file
 from mtrl_fairgrad.runs.manifest import config_sha256
@@ -23,7 +23,6 @@ from mtrl_fairgrad.supervised.epochs import EpochRecord, epochs_csv, result_of
 from mtrl_fairgrad.supervised.fit_folder import EPOCHS, FitFolder, fit_folders, is_described
 from mtrl_fairgrad.supervised.run_folder import SEARCH, TABLE, SupervisedRunFolder
 from mtrl_fairgrad.supervised.table_check import check_tables
-from mtrl_fairgrad.utils.atomic_io import RunFolderError
 from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.text_tables import counted
 from mtrl_fairgrad.utils.validation import ConfigError
@@ -67,12 +66,10 @@ def _check_run(run: SupervisedRunFolder) -> Finding:
 
 def _problems(check: Callable[[], Sequence[str]]) -> list[str]:
     """Return what a check finds, or why it could not be made."""
-    try:
-        return list(check())
-    except (RunFolderError, ConfigError, TrainingFault) as error:
-        return [str(error)]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        return [f"cannot be checked ({type(error).__name__}: {error})"]
+    problems: list[str] = []
+    with recording_errors(problems, ConfigError, TrainingFault):
+        problems += check()
+    return problems
 
 
 def _check_configuration(folder: BaseRunFolder) -> Sequence[str]:

@@ -1,8 +1,11 @@
 """Processes of training and of simulators: start them and wait for what they do."""
 
+import contextlib
+import os
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from tests.support.paths import ROOT
@@ -51,3 +54,25 @@ def wait_for_checkpoint(folder, process, at_least=40):
             return
         time.sleep(0.05)
     raise AssertionError("no checkpoint within two minutes")
+
+
+@contextlib.contextmanager
+def two_processes(rank, folder):
+    """In each of two processes of `torch.multiprocessing.spawn`: their default group, by gloo."""
+    import torch
+    import torch.distributed as dist
+
+    if sys.platform == "linux":
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the machine's name resolves to
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meeting",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

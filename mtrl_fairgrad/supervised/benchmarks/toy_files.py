@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mtrl_fairgrad.analysis.verification import MANIFEST_KEYS, Finding
+from mtrl_fairgrad.analysis.verification import MANIFEST_KEYS, Finding, recording_errors
 from mtrl_fairgrad.runs.manifest import manifest
 from mtrl_fairgrad.supervised.benchmarks.toy import (
     ARRIVED,
@@ -135,12 +135,8 @@ def verify_toy(folder: Path) -> list[Finding]:
     findings: list[Finding] = []
     for name, (check, summary) in CHECKS.items():
         finding = Finding(name, summary)
-        try:
-            finding.problems = check(folder)
-        except RunFolderError as error:
-            finding.problems.append(str(error))
-        except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
-            finding.problems.append(f"cannot be checked ({type(error).__name__}: {error})")
+        with recording_errors(finding.problems):
+            finding.problems += check(folder)
         findings.append(finding)
     return findings
 

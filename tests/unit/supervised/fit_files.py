@@ -73,3 +73,9 @@ def table(folder):
             (row["table"], row["method"], row["ours"], row["metric"]): row
             for row in csv.DictReader(file)
         }
+
+
+def table_rows(path):
+    """Rows of a table.csv: method -> row."""
+    with path.open() as file:
+        return {row["method"]: row for row in csv.DictReader(file)}

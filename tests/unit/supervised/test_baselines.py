@@ -1,7 +1,5 @@
 """Single-task results that are published or given instead of trained."""
 
-import csv
-
 import pytest
 from omegaconf import OmegaConf
 
@@ -10,15 +8,10 @@ from mtrl_fairgrad.supervised.__main__ import main
 from mtrl_fairgrad.supervised.config import SupervisedConfig, from_hydra
 from mtrl_fairgrad.supervised.fit_folder import FitFolder, FitResult
 from tests.support.errors import check_refusal
-from tests.unit.supervised.fit_files import fit_config, metrics, write_fit
+from tests.unit.supervised.fit_files import fit_config, metrics, table_rows, write_fit
 
 TINY = ["benchmark.pairs=8", "benchmark.width=1", "epochs=1", "progress=false", "threads=1"]
 METRICS = {"left": 80.0, "right": 40.0, "ink": 2.0}
-
-
-def rows(path):
-    with path.open() as file:
-        return {row["method"]: row for row in csv.DictReader(file)}
 
 
 @pytest.fixture
@@ -54,7 +47,7 @@ def test_published_baselines_train_no_single_task(fitted, tmp_path):
     words = ["benchmark=nyuv2", "epochs=1", "progress=false", f"run_dir={tmp_path}"]
     assert main([*words, "compare=fair", "baselines=published"]) == 0
     assert "stl" not in fitted and len(fitted) == 14
-    found = rows(tmp_path / "table.csv")
+    found = table_rows(tmp_path / "table.csv")
     assert float(found["ls"]["delta_m"]) == pytest.approx(10) and "stl" not in found
 
 
@@ -68,7 +61,7 @@ def test_given_baselines_are_the_reference_and_a_row(form, words, fitted, tmp_pa
         path.write_text("method,ink,left,right\nls,1,2,3\nstl,2,100,40\n")
     assert main([*TINY, *words, f"baselines={path}", f"run_dir={tmp_path / 'r'}"]) == 0
     assert "stl" not in fitted
-    found = rows(tmp_path / "r/table.csv")
+    found = table_rows(tmp_path / "r/table.csv")
     row = found.pop("stl")
     assert float(row["left"]) == 100 and float(row["delta_m"]) == 0 and row["mr"] == ""
     # One metric of three is 20 % worse.

@@ -1,7 +1,5 @@
 """A fit that fails: it is recorded, the others go on, and only it is repeated."""
 
-import csv
-
 import pytest
 
 from mtrl_fairgrad.supervised.__main__ import main
@@ -10,14 +8,10 @@ from mtrl_fairgrad.supervised.benchmarks.digits import Digits
 from mtrl_fairgrad.supervised.fit_folder import FitResult
 from mtrl_fairgrad.supervised.trainer import Trainer
 from mtrl_fairgrad.utils.faults import TrainingFault
+from tests.unit.supervised.fit_files import table_rows
 
 TINY = ["benchmark.pairs=8", "benchmark.width=1", "epochs=1", "progress=false", "threads=1"]
 METRICS = {"left": 80.0, "right": 50.0, "ink": 2.0}
-
-
-def rows(path):
-    with path.open() as file:
-        return {row["method"]: row for row in csv.DictReader(file)}
 
 
 @pytest.fixture
@@ -57,7 +51,7 @@ def test_every_error_is_recorded_where_the_fit_is(fits, fault, tmp_path, capsys)
     faults, _ = fits
     faults["uw"] = fault
     assert main([*TINY, "method=uw", f"run_dir={tmp_path}"]) == 1
-    failed = rows(tmp_path / "table.csv")["uw"]
+    failed = table_rows(tmp_path / "table.csv")["uw"]
     assert str(fault).splitlines()[0] in failed.pop("fault")
     assert failed.pop("seeds") == "0"
     assert set(failed.values()) == {"uw", ""}
@@ -73,7 +67,7 @@ def test_the_other_rows_go_on_and_only_what_failed_is_repeated(fits, tmp_path):
     faults["uw"] = ValueError("task 1's loss is 0: uw needs positive losses.")
     words = [*TINY, "compare=fair", f"run_dir={tmp_path}"]
     assert main(words) == 1
-    found = rows(tmp_path / "table.csv")
+    found = table_rows(tmp_path / "table.csv")
     assert len(found) == 1 + 14 and found.pop("uw")["fault"]
     assert all(row["fault"] == "" and row["left"] == "80.0" for row in found.values())
     assert {row["mr"] for method, row in found.items() if method != "stl"} == {"1.0"}
@@ -81,7 +75,7 @@ def test_the_other_rows_go_on_and_only_what_failed_is_repeated(fits, tmp_path):
     faults.clear()
     assert main(words) == 0
     assert trained == [("uw", 0)] and not list(tmp_path.glob("**/fault.txt"))
-    assert rows(tmp_path / "table.csv")["uw"]["left"] == "80.0"
+    assert table_rows(tmp_path / "table.csv")["uw"]["left"] == "80.0"
 
 
 def test_one_seed_that_fails_fails_its_row_and_the_other_seeds_are_kept(fits, tmp_path, capsys):
@@ -90,7 +84,7 @@ def test_one_seed_that_fails_fails_its_row_and_the_other_seeds_are_kept(fits, tm
     words = [*TINY, "compare=alpha", "seeds=[0,1,2]", f"run_dir={tmp_path}"]
     assert main(words) == 1
     assert [seed for row, seed in trained if row == "fairgrad α=2"] == [0, 1, 2]
-    found = rows(tmp_path / "table.csv")
+    found = table_rows(tmp_path / "table.csv")
     assert (
         found["fairgrad α=2"]["fault"] == "seed 1: too large." and not found["fairgrad α=2"]["mr"]
     )
@@ -103,7 +97,7 @@ def test_without_the_single_task_row_delta_m_is_undefined(fits, tmp_path, capsys
     faults, _ = fits
     faults["stl-1"] = TrainingFault("too large.")
     assert main([*TINY, "compare=alpha", f"run_dir={tmp_path}"]) == 1
-    found = rows(tmp_path / "table.csv")
+    found = table_rows(tmp_path / "table.csv")
     assert "task right" in found["stl"]["fault"]
     assert {row["delta_m"] for row in found.values()} == {""}
     assert all(row["mr"] for method, row in found.items() if method != "stl")
@@ -120,7 +114,7 @@ def test_what_every_fit_would_meet_ends_a_comparison(fits, error, code, tmp_path
     faults["fairgrad α=1"] = error
     assert main([*TINY, "compare=alpha", f"run_dir={tmp_path}"]) == code
     assert trained[-1] == ("fairgrad α=1", 0)
-    assert rows(tmp_path / "table.csv").keys() == {"stl"}
+    assert table_rows(tmp_path / "table.csv").keys() == {"stl"}
 
 
 def test_a_loss_of_a_real_fit_that_a_method_cannot_take_fails_its_row(
@@ -131,5 +125,5 @@ def test_a_loss_of_a_real_fit_that_a_method_cannot_take_fails_its_row(
     monkeypatch.setattr(Digits, "losses", lambda *given: [loss - 100 for loss in losses(*given)])
     words = [*TINY, "method=si", f"run_dir={tmp_path}"]
     assert main(words) == 1
-    assert rows(tmp_path / "table.csv")["si"]["fault"]
+    assert table_rows(tmp_path / "table.csv")["si"]["fault"]
     assert capsys.readouterr().err.count("\n") == 1

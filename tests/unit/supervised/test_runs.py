@@ -26,6 +26,18 @@ from mtrl_fairgrad.weighting import method_names
 TINY = ["benchmark.pairs=200", "benchmark.width=2", "epochs=3", "progress=false", "threads=1"]
 
 
+def interrupt_in_epoch(monkeypatch, number):
+    """Let training be stopped by Ctrl-C when an epoch begins."""
+    run_epoch = Trainer.run_epoch
+
+    def interrupted(trainer, epoch):
+        if epoch == number:
+            raise KeyboardInterrupt
+        return run_epoch(trainer, epoch)
+
+    monkeypatch.setattr(Trainer, "run_epoch", interrupted)
+
+
 def rows(path):
     with path.open() as file:
         return list(csv.DictReader(file))
@@ -51,14 +63,7 @@ def test_a_run_learns_and_leaves_a_table(words, tmp_path, capsys):
 def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path, monkeypatch):
     words = [*TINY, "method=moco", "seeds=[3]"]
     assert main([*words, f"run_dir={tmp_path / 'whole'}"]) == 0
-    run_epoch = Trainer.run_epoch
-
-    def killed(trainer, epoch):
-        if epoch == 2:
-            raise KeyboardInterrupt
-        return run_epoch(trainer, epoch)
-
-    monkeypatch.setattr(Trainer, "run_epoch", killed)
+    interrupt_in_epoch(monkeypatch, 2)
     assert main([*words, f"run_dir={tmp_path / 'broken'}"]) == 130
     monkeypatch.undo()
     assert main([*words, f"run_dir={tmp_path / 'broken'}"]) == 0
@@ -95,14 +100,7 @@ def test_a_fit_is_a_run_folder_with_manifest_and_lock(tmp_path, capsys):
 
 def test_a_fit_without_checkpoints_is_not_started_over(tmp_path, monkeypatch, capsys):
     words = [*TINY, "method=ls", f"run_dir={tmp_path}"]
-    run_epoch = Trainer.run_epoch
-
-    def killed(trainer, epoch):
-        if epoch == 2:
-            raise KeyboardInterrupt
-        return run_epoch(trainer, epoch)
-
-    monkeypatch.setattr(Trainer, "run_epoch", killed)
+    interrupt_in_epoch(monkeypatch, 2)
     assert main(words) == 130
     monkeypatch.undo()
     fit = tmp_path / "ls/seed-0"

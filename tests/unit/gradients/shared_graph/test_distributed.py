@@ -1,12 +1,7 @@
 """Two processes with half a batch each write what one process with the whole batch does."""
 
-import os
-import sys
-from datetime import timedelta
-
 import pytest
 import torch
-import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from mtrl_fairgrad import (
@@ -20,6 +15,7 @@ from mtrl_fairgrad import (
 )
 from mtrl_fairgrad.weighting import Aggregate
 from tests.support.multi_head_model import Fixed, Heads, K, assert_same
+from tests.support.processes import two_processes
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 HALVES = (slice(0, 6), slice(6, 12))
@@ -130,17 +126,7 @@ OTHERS = {
 
 
 def work(rank, folder):
-    if sys.platform == "linux":
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the machine's name resolves to
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
-    try:
+    with two_processes(rank, folder):
         found = {}
         for name, take in {**STEPS, **OTHERS}.items():
             model = Heads()
@@ -149,8 +135,6 @@ def work(rank, folder):
                 report = take(model, wrapped, HALVES[rank])
             found[name] = model.grads(), report
         torch.save(found, f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
