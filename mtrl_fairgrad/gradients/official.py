@@ -20,6 +20,7 @@ from __future__ import annotations
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS, Convention
 from mtrl_fairgrad.utils.validation import check_choice
 from mtrl_fairgrad.weighting import LossWeighting, Method
+from mtrl_fairgrad.weighting.base import unwrapped
 
 OFFICIAL = "official"
 """Name of the convention that is looked up for each method."""
@@ -61,9 +62,7 @@ def official_convention(method: Method) -> Convention:
     Args:
         method: any, possibly under the α-fair loss transformation, which changes nothing here.
     """
-    inner = getattr(method, "method", None)
-    if isinstance(inner, Method):
-        return official_convention(inner)
+    method = unwrapped(method)
     if getattr(method, "reduction", "sum") == "mean" and method.name in _OF_MEANS:
         return _OF_MEANS[method.name]
     default = _WEIGHTED if isinstance(method, LossWeighting) else CONVENTIONS["official_supervised"]

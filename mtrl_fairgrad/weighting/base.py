@@ -150,6 +150,13 @@ class Method(nn.Module):
         """
         return None
 
+    def init_once(self, losses: Tensor, template: Mapping[str, Tensor]) -> None:
+        """Call `init` unless it was called before; arguments as in `prepare`."""
+        if self.tasks is None:
+            *batch_shape, tasks = losses.shape
+            self.init(tasks, tuple(batch_shape), template)
+            self.tasks = tasks  # also where an own init does not call its parent's
+
     def prepare(
         self, losses: Tensor, template: Mapping[str, Tensor], noise: Tensor | None
     ) -> Tensor | None:
@@ -160,10 +167,7 @@ class Method(nn.Module):
             template: a Jacobian for `init`, not used later.
             noise: what `draw` returned; None for `draw_by_default`.
         """
-        if self.tasks is None:
-            *batch_shape, tasks = losses.shape
-            self.init(tasks, tuple(batch_shape), template)
-            self.tasks = tasks  # also where an own init does not call its parent's
+        self.init_once(losses, template)
         if noise is not None or type(self).draw is Method.draw:
             return noise
         self._check_shape(losses.shape)
@@ -387,6 +391,12 @@ class JacobianAggregation(Method):
         def __call__(  # noqa: D102
             self, jacobian: Mapping[str, Tensor], **optional: Tensor | None
         ) -> Aggregate: ...
+
+
+def unwrapped(method: Method) -> Method:
+    """Return the method inside a wrapper such as `alpha_fair`'s, or the method itself."""
+    inner = getattr(method, "method", None)
+    return unwrapped(inner) if isinstance(inner, Method) else method
 
 
 def check_method(method: object) -> None:

@@ -29,6 +29,7 @@ from mtrl_fairgrad.weighting import (
     Method,
     jacobian_like,
 )
+from mtrl_fairgrad.weighting.base import unwrapped
 from mtrl_fairgrad.weighting.template import AveragingAggregation
 
 Noise = Tensor | torch.Generator | None
@@ -147,7 +148,7 @@ class Combination:
         """
         noise = self.noise
         if isinstance(noise, torch.Generator):
-            self.method.prepare(losses, jacobian, losses)  # draw needs the sizes
+            self.method.init_once(losses, jacobian)
             noise = self.method.draw([noise])
         noise = self.method.prepare(losses, jacobian, noise)
         return None if noise is None else self.writer.processes.first(noise.to(losses.device))
@@ -226,10 +227,10 @@ def check_representation_allowed(method: Method, processes: int) -> None:
     Raises:
         ValueError: it cannot.
     """
-    unwrapped = _unwrapped(method)
-    if isinstance(unwrapped, AveragingAggregation):
+    inner = unwrapped(method)
+    if isinstance(inner, AveragingAggregation):
         raise ValueError(
-            f"{unwrapped.name} averages gradients over batches, but every batch has another "
+            f"{inner.name} averages gradients over batches, but every batch has another "
             "representation: leave representation out, or choose another method."
         )
     if processes > 1 and isinstance(method, JacobianAggregation):
@@ -237,9 +238,3 @@ def check_representation_allowed(method: Method, processes: int) -> None:
             f"{method.name} needs every coordinate, but a representation is distributed over the "
             "processes: leave representation out, or choose a method that needs the Gramian only."
         )
-
-
-def _unwrapped(method: Method) -> Method:
-    """Return the method inside the α-fair wrapper, or the method itself."""
-    inner = getattr(method, "method", None)
-    return _unwrapped(inner) if isinstance(inner, Method) else method

@@ -101,9 +101,11 @@ class GradWriter:
 
         They must if a scaler is in use and a tensor of any process is not finite.
         """
-        return self.scaler is not None and bool(
-            self.processes.sum((~largest(tensors).isfinite()).float()) > 0
-        )
+        return self.scaler is not None and bool(self._has_overflow(tensors))
+
+    def _has_overflow(self, tensors: Iterable[Tensor]) -> Tensor:
+        """Return whether a tensor of any process is not finite, `[]` bool."""
+        return self.processes.sum((~largest(tensors).isfinite()).float()) > 0
 
     def mean(self, parameter: Tensor, gradient: Tensor) -> Tensor:
         """Return a gradient's mean over all processes; shards have it from the backward pass."""
@@ -123,8 +125,7 @@ class GradWriter:
 
     def layouts(self, shared: Reach, own: Reach) -> list[int]:
         """Return the layouts of all gradients over all processes, see `Reach.over`."""
-        device = self.shared[0].device
-        return shared.over(self.processes, device) + own.over(self.processes, device)
+        return shared.over(self.processes, self.device) + own.over(self.processes, self.device)
 
     def write(
         self,
@@ -148,18 +149,18 @@ class GradWriter:
         Returns:
             With a scaler, whether the step will be `skipped`; otherwise empty.
         """
-        everywhere = self.processes.sum if self.sharded else None
-        total = None if everywhere is None else partial(sum_over_shards, parameters=self.shared)
+        total = partial(sum_over_shards, parameters=self.shared) if self.sharded else None
         direction = self.convention.apply(direction, len(losses), batch_dims=0, total=total)
         factor = self.convention.own_factor(len(losses))
         own = own if factor == 1 else [gradient * factor for gradient in own]
         gradients = [*(direction[str(i)] for i in range(len(self.shared))), *own]
         scale, report = self.scale(losses.device), {}
         if self.scaler is not None:
-            finite = largest(gradients).isfinite()
-            if everywhere is not None:
-                finite = everywhere((~finite).float()) == 0
-            scale, report = torch.where(finite, scale, torch.nan), {"skipped": ~finite}
+            # Without shards, gradients are the same in all processes.
+            skipped = (
+                self._has_overflow(gradients) if self.sharded else ~largest(gradients).isfinite()
+            )
+            scale, report = torch.where(skipped, torch.nan, scale), {"skipped": skipped}
         for parameter, gradient, layout in zip(
             [*self.shared, *self.own], gradients, layouts, strict=True
         ):
@@ -169,12 +170,12 @@ class GradWriter:
 
     def skip(self, layouts: Sequence[int]) -> dict[str, Tensor]:
         """Set `.grad` of every reached parameter to NaN, so that the scaler skips the step."""
-        self.scale(self.shared[0].device)  # a scaler that has not scaled anything refuses to step
+        self.scale(self.device)  # a scaler that has not scaled anything refuses to step
         for parameter, layout in zip([*self.shared, *self.own], layouts, strict=True):
             if layout != UNREACHED:
                 nan = torch.full_like(real_view(shard_of(parameter)), torch.nan)
                 _accumulate(parameter, nan, layout)
-        return {"skipped": torch.ones((), dtype=torch.bool, device=self.shared[0].device)}
+        return {"skipped": torch.ones((), dtype=torch.bool, device=self.device)}
 
 
 def largest(tensors: Iterable[Tensor]) -> Tensor:
