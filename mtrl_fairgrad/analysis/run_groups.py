@@ -33,6 +33,7 @@ from mtrl_fairgrad.analysis.statistics import (
     task_curves,
 )
 from mtrl_fairgrad.config.older_runs import complete
+from mtrl_fairgrad.config.schema import flatten
 from mtrl_fairgrad.runs.fault_log import Fault, read_faults
 from mtrl_fairgrad.runs.metrics_log import RunMetrics, read_metrics
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
@@ -161,39 +162,20 @@ def pool(folders: Sequence[RunFolder], until: int | None = None) -> list[RunGrou
     for folder in folders:
         runs.setdefault(run_key(folder, until), []).append(folder)
     first = {protocol: index for index, (protocol, _) in reversed(list(enumerate(runs)))}
-    groups = [
-        _group(runs[key], _alike(until), until)
-        for key in sorted(runs, key=lambda key: first[key[0]])
-    ]
+    groups = [_group(runs[key], until) for key in sorted(runs, key=lambda key: first[key[0]])]
     _set_labels(groups)
     return groups
 
 
 def run_key(folder: RunFolder, until: int | None = None) -> tuple[str, str]:
     """Return protocol and options that runs of one group share, in a comparable form."""
-    options = _compared(flatten(complete(folder.config)), _alike(until))
+    options = _compared(flatten(complete(folder.config)), until)
     protocol = {key: value for key, value in options.items() if key.startswith(("env.", "eval."))}
     protocol["protocol"] = folder.manifest.get("protocol")
     return _canonical(protocol), _canonical(options)
 
 
-def _alike(until: int | None) -> frozenset[str]:
-    """Return the options in which runs of one group may differ."""
-    return NOT_COMPARED if until is None else NOT_COMPARED | {"steps"}
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested options: dotted name -> value."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(cast("dict[str, Any]", value), f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _group(folders: list[RunFolder], alike: frozenset[str], until: int | None) -> RunGroup:
+def _group(folders: list[RunFolder], until: int | None) -> RunGroup:
     measured: dict[tuple[int, int, str], Evaluation] = {}
     folder_of_seed: dict[int, Path] = {}
     for folder in folders:
@@ -227,7 +209,7 @@ def _group(folders: list[RunFolder], alike: frozenset[str], until: int | None) -
     table = [[[measured[t, s, k] for k in tasks] for s in seeds] for t in common]
     return RunGroup(
         protocol=_protocol(config, folders[0].manifest, tasks),
-        config=_compared(config, alike),
+        config=_compared(config, until),
         folders=folders,
         seeds=seeds,
         tasks=tasks,
@@ -244,8 +226,9 @@ def _has_effect(key: str, config: dict[str, Any]) -> bool:
     return not key.startswith("method.sgd_") or config.get("method.solver") == "sgd"
 
 
-def _compared(config: dict[str, Any], alike: frozenset[str]) -> dict[str, Any]:
+def _compared(config: dict[str, Any], until: int | None) -> dict[str, Any]:
     """Return the options that set runs apart."""
+    alike = NOT_COMPARED if until is None else NOT_COMPARED | {"steps"}
     return {
         key: value for key, value in config.items() if key not in alike and _has_effect(key, config)
     }

@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_fairgrad.cli.run_names import old_run_name, run_name
 from mtrl_fairgrad.cli.sweep_cores import cores_per_run, limit_workers
-from mtrl_fairgrad.config.schema import Config, ConfigError
+from mtrl_fairgrad.config.schema import Config, ConfigError, is_given
 from mtrl_fairgrad.runs.run_dir import RunFolderError
 from mtrl_fairgrad.training.auto_resume import AUTO
 from mtrl_fairgrad.utils.arguments import fail
@@ -80,7 +80,7 @@ def assign_folder(config: _WithFolder, overrides: Sequence[str]) -> None:
         new = _sweep_folder(hydra) / hydra.sweep.subdir
         is_old = new.name == run_name(overrides) and (old / "config.yaml").is_file()
         config.run_dir = str(old if is_old else new)
-    if not _is_sequential() and not any(word.startswith("progress=") for word in overrides):
+    if not _is_sequential() and not is_given("progress", overrides):
         config.progress = False  # progress bars of several processes would overwrite each other
 
 

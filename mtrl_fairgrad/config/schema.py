@@ -8,7 +8,7 @@ before PyTorch is imported, which takes seconds.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -173,10 +173,10 @@ def without_torch(composed: DictConfig, overrides: Sequence[str] = ()) -> Config
         config.agent.name = "stl"  # method=stl implies agent=stl
     options: Any = config.env.task_options
     config.env.task_options = [options] if isinstance(options, dict) else options
-    if config.agent.name == "stl" and not _is_given("agent.temperature", overrides):
+    if config.agent.name == "stl" and not is_given("agent.temperature", overrides):
         # A protocol may set `shared`, which is impossible with an agent per task.
         config.agent.temperature = "per_task"
-    resolve_alpha(config, method_alpha_given=_is_given("method.alpha", overrides))
+    resolve_alpha(config, method_alpha_given=is_given("method.alpha", overrides))
     validate(config)
     return config
 
@@ -225,10 +225,10 @@ def keep_stored_options(config: Config, stored: dict[str, Any], overrides: Seque
     """
     for key, value in missing_options(stored).items():
         group, _, name = key.rpartition(".")
-        if group != "method" and not _is_given(key, overrides):
+        if group != "method" and not is_given(key, overrides):
             setattr(getattr(config, group), name, value)
     env: Any = stored.get("env")
-    if isinstance(env, dict) and not _is_given("env.horizon", overrides):
+    if isinstance(env, dict) and not is_given("env.horizon", overrides):
         # In older versions, preset=quick set it for every protocol.
         config.env.horizon = cast(dict[str, Any], env).get("horizon", config.env.horizon)
     options = complete(stored).get("method")
@@ -238,8 +238,8 @@ def keep_stored_options(config: Config, stored: dict[str, Any], overrides: Seque
     if method.get("name") != config.method["name"]:
         return
     for key in config.method.keys() & method.keys() - {"name"}:
-        given = _is_given(f"method.{key}", overrides) or (
-            key == "alpha" and _is_given("alpha", overrides)
+        given = is_given(f"method.{key}", overrides) or (
+            key == "alpha" and is_given("alpha", overrides)
         )
         if not given:
             config.method[key] = method[key]
@@ -437,5 +437,17 @@ def changed_keys(
     return changes
 
 
-def _is_given(key: str, overrides: Sequence[str]) -> bool:
-    return any(override.startswith(f"{key}=") for override in overrides)
+def is_given(key: str, overrides: Sequence[str]) -> bool:
+    """Whether an override sets an option: `key=`, `+key=` or `++key=`."""
+    return any(override.lstrip("+").startswith(f"{key}=") for override in overrides)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested options: dotted name -> value."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(cast("dict[str, Any]", value), f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

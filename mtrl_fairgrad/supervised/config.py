@@ -15,6 +15,7 @@ from mtrl_fairgrad.config.schema import (
     ConventionConfig,
     check_convention,
     check_method,
+    is_given,
     resolve_alpha,
     typed,
 )
@@ -145,8 +146,7 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str] = ()) -> Supervise
         ConfigError: an unknown key, a wrong type, a value out of range or a contradiction.
     """
     config = typed(SupervisedConfig(benchmark={}, method={}), composed)
-    given = {override.partition("=")[0] for override in overrides}
-    resolve_alpha(config, method_alpha_given="method.alpha" in given)
+    resolve_alpha(config, method_alpha_given=is_given("method.alpha", overrides))
     validate(config)
     check_parts(config)
     return config

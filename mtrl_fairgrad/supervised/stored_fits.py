@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtrl_fairgrad.analysis.run_groups import ReportError, flatten
+from mtrl_fairgrad.analysis.run_groups import ReportError
+from mtrl_fairgrad.config.schema import flatten
 from mtrl_fairgrad.supervised.fit_folder import SINGLE_TASK, FitFolder, FitResult, fit_folders
 
 

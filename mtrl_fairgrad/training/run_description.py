@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, cast
 
 import yaml
 
-from mtrl_fairgrad.config.schema import Config, to_dict
+from mtrl_fairgrad.config.schema import RESUMABLE, Config, flatten, to_dict
 
 COMPARED = ("success_mean/mean",)
 """Scalars by which TensorBoard compares runs of different hyper-parameters."""
 GROUPS = ("env.", "agent.", "method.", "convention.")
 SINGLE = ("loss_alpha", "seeds", "steps", "preset")
 """Options that are shown as hyper-parameters; others say where and how a run is computed."""
-EXECUTION = ("env.fast", "env.workers", "env.worker_timeout", "env.worker_restarts")
+EXECUTION = RESUMABLE - {"steps"}
 CHARTS = (
     *("success_mean", "return", "return_until_success", "critic/loss", "actor/loss"),
     *("critic/value", "critic/gradient_norm", "actor/gradient_norm", "temperature", "entropy"),
@@ -39,7 +38,7 @@ def hyper_parameters(config: Config) -> dict[str, str | float | bool]:
     """Return the options that distinguish how runs train, by dotted name."""
     return {
         key: value if isinstance(value, (bool, int, float)) else str(value)
-        for key, value in _flat(to_dict(config))
+        for key, value in flatten(to_dict(config)).items()
         if (key.startswith(GROUPS) or key in SINGLE) and key not in EXECUTION and value is not None
     }
 
@@ -56,11 +55,3 @@ def configuration_text(config: Config, env_steps: int) -> str:
         f"From env_steps {env_steps}, with Python {platform.python_version()}, {software}.\n\n"
         f"{block}"
     )
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(cast("dict[str, Any]", value), f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

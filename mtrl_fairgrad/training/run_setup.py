@@ -8,7 +8,14 @@ from pathlib import Path
 
 from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.config.older_runs import complete
-from mtrl_fairgrad.config.schema import RESUMABLE, Config, ConfigError, changed_keys, to_dict
+from mtrl_fairgrad.config.schema import (
+    RESUMABLE,
+    Config,
+    ConfigError,
+    changed_keys,
+    is_given,
+    to_dict,
+)
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.manifest import manifest
 from mtrl_fairgrad.runs.run_dir import RunFolder
@@ -56,8 +63,7 @@ def check_folder(config: Config, auto_resume: bool = False, overrides: Sequence[
 
 def _check_same_folder(config: Config, overrides: Sequence[str]) -> None:
     """Check that `run_dir`, if it is given, is the folder to resume."""
-    given = any(word.lstrip("+").startswith("run_dir=") for word in overrides)
-    if not given or config.run_dir is None or config.resume is None:
+    if not is_given("run_dir", overrides) or config.run_dir is None or config.resume is None:
         return
     if Path(config.run_dir).resolve() != Path(config.resume).resolve():
         raise ConfigError(

@@ -8,7 +8,8 @@ from functools import cache
 from mtrl_fairgrad.analysis.paper_tables import PaperTable, paper_table
 from mtrl_fairgrad.analysis.report.protocol_blocks import Block
 from mtrl_fairgrad.analysis.report.tables import NOTHING, Table, plus_minus
-from mtrl_fairgrad.analysis.run_groups import RunGroup, flatten
+from mtrl_fairgrad.analysis.run_groups import RunGroup
+from mtrl_fairgrad.config.schema import flatten
 
 PRINTED = {
     "stl": "STL",

@@ -2,8 +2,8 @@
 
 from mtrl_fairgrad.analysis.report.formats import as_text
 from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
-from mtrl_fairgrad.analysis.run_groups import NOT_COMPARED, blocks_of, flatten
-from mtrl_fairgrad.config.schema import RESUMABLE
+from mtrl_fairgrad.analysis.run_groups import NOT_COMPARED, blocks_of
+from mtrl_fairgrad.config.schema import RESUMABLE, flatten
 from tests.support.fabricated_runs import FAIRGRAD, METHOD, PROTOCOL, groups_of
 
 

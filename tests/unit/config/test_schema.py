@@ -15,6 +15,7 @@ from mtrl_fairgrad.config.schema import (
     ConventionConfig,
     changed_keys,
     from_hydra,
+    is_given,
     keep_stored_options,
     to_dict,
 )
@@ -261,3 +262,9 @@ def test_changed_keys_names_leaves():
     before, after = to_dict(Config()), to_dict(Config(steps=5))
     after["agent"]["width"] = 8
     assert changed_keys(before, after) == [("agent.width", 400, 8), ("steps", 2_000_000, 5)]
+
+
+@pytest.mark.parametrize("prefix", ["", "+", "++"])
+def test_an_option_is_given_however_hydra_is_told_to_set_it(prefix):
+    words = ["steps=3", f"{prefix}agent.temperature=shared"]
+    assert is_given("agent.temperature", words) and not is_given("temperature", words)
