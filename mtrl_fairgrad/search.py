@@ -86,10 +86,12 @@ def _check_has_alpha(key: str, value: str) -> None:
         ConfigError: it does not.
     """
     names = value.split(",") if key == "method" else ["stl"] if (key, value) == STL else []
-    files = config_group("method")
+    if not names:
+        return
+    # Options of other packages' methods are known only after importing them.
+    files, foreign = config_group("method"), methods_without_file()
     for name in names:
-        # Options of other packages' methods are known only after importing them.
-        if name in files and name not in methods_without_file() and "alpha" not in files[name]:
+        if name in files and name not in foreign and "alpha" not in files[name]:
             raise ConfigError(
                 f"{key}={value} has no α to search for: drop it, or train it with "
                 f"python -m mtrl_fairgrad.train {key}={value if key == 'agent' else name}.",
@@ -130,7 +132,7 @@ def search(overrides: Sequence[str], options: SearchConfig, folder: Path) -> int
     if alpha_search.tied:
         print("\nnone is the best: all α have the same final success; train longer, or try others.")
     else:
-        command = alpha_search.command("mtrl_fairgrad.train", overrides)
+        command = alpha_search.command("train", overrides)
         print(f"\nα={alpha_search.best:.10g} has the highest final success: {command}")
     print(f"written: {folder / 'search.csv'}")
     return 0

@@ -128,7 +128,8 @@ def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int
     from mtrl_fairgrad.training.factory import make_trainer, startup_notes
     from mtrl_fairgrad.utils.faults import TrainingFault
 
-    resume = f"resume with: {resume_command(folder, config.steps, overrides)}"
+    command = resume_command(folder, config.steps, overrides)
+    resume = f"resume with: {command}"
     begun = config.resume is not None
     try:
         with (
@@ -154,7 +155,7 @@ def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int
         where = str(getattr(fault, "filename", None) or folder.path)
         told = folder.store.refusal(where, fault) if isinstance(fault, OSError) else fault
         fail(told, code=1)
-        if begun and resume.removeprefix("resume with: ") not in str(told):
+        if begun and command not in str(told):
             print(resume, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

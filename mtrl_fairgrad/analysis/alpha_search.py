@@ -6,13 +6,13 @@ learning) and `mtrl_fairgrad.supervised.search` train and score.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from mtrl_fairgrad.config.alpha_grid import SearchConfig, best_alpha, next_alphas
+from mtrl_fairgrad.utils.arguments import command_line
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.text_tables import csv_text
 
@@ -82,6 +82,6 @@ class AlphaSearch(Generic[Result]):
         ]
         return csv_text([["alpha", *self.columns, "best"], *lines])
 
-    def command(self, module: str, overrides: Sequence[str]) -> str:
-        """Return the command that trains with the best α."""
-        return shlex.join(["python", "-m", module, *overrides, f"alpha={self.best:.10g}"])
+    def command(self, name: str, overrides: Sequence[str]) -> str:
+        """Return the command that trains with the best α, by the command of this name."""
+        return command_line(name, *overrides, f"alpha={self.best:.10g}")

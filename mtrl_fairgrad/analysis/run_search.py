@@ -43,24 +43,24 @@ def reportable(paths: Sequence[Path], until: int | None) -> tuple[list[Path], li
         the chosen folders in the given order, and a note for each of the others.
     """
     notes: list[str] = []
-    runs: list[RunFolder] = []
+    runs: list[tuple[RunFolder, list[int]]] = []
     for path in paths:
         try:
             run = RunFolder.open(path)
             if not all(isinstance(run.config.get(key), dict) for key in ("env", "method")):
                 notes.append(f"{path} is left out: its config.yaml is not a run's.")
                 continue
-            pool([run], until)
+            [group] = pool([run], until)
         except ValueError as error:
             notes.append(f"{path} is left out: {error}")
             continue
-        runs.append(run)
+        runs.append((run, group.seeds))
     seeds_of: dict[object, dict[int, Path]] = {}
     chosen: list[Path] = []
-    for run in sorted(runs, key=lambda run: str(run.manifest.get("started")), reverse=True):
+    runs.sort(key=lambda found: str(found[0].manifest.get("started")), reverse=True)
+    for run, seeds in runs:
         taken = seeds_of.setdefault(run_key(run, until), {})
-        seeds = {row.seed for row in run.evaluations()}
-        if twice := sorted(seeds & taken.keys()):
+        if twice := sorted(taken.keys() & seeds):
             newer = taken[twice[0]]
             notes.append(f"{run.path} is left out: {newer} is newer and has seed {twice[0]}, too.")
             continue

@@ -233,6 +233,7 @@ def _check_history(folder: RunFolder, finding: Finding) -> str:
 
 def _check_policies(folder: RunFolder, finding: Finding) -> str:
     paths, compared = folder.exported_policies(), 0
+    evaluations = folder.evaluations() if paths else []
     for path in paths:
         described = read_mapping(path)
         program, steps = described["program"], described["training"]["env_steps"]
@@ -247,7 +248,7 @@ def _check_policies(folder: RunFolder, finding: Finding) -> str:
         rates, goals = described["result"]["success"], described["result"]["goals"]
         rows = {
             row.task: row.success
-            for row in folder.evaluations()
+            for row in evaluations
             if (row.env_steps, row.seed, row.episodes) == (steps, described["seed"], goals)
         }
         compared += bool(rows)

@@ -17,6 +17,7 @@ from hydra.errors import (
 )
 
 from mtrl_fairgrad.config.groups import chosen_groups, config_dir, config_group
+from mtrl_fairgrad.utils.validation import unknown_choice
 
 PLUGIN_EXTRAS = {
     "joblib": "sweep",
@@ -94,8 +95,7 @@ def explain(
         return f"{ambiguous[1]} names several runs: add --multirun to run all{one_run}."
     if isinstance(error, MissingConfigException) and error.options:
         group, _, value = str(error.missing_cfg_file).rpartition("/")
-        allowed = ", ".join(error.options)
-        return f"{group}={value} is unknown; allowed: {allowed}{_closest(value, error.options)}."
+        return str(unknown_choice(group, value, error.options))
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override!r} cannot be parsed: write key=value, lists as [a,b], and quote what "
@@ -167,11 +167,6 @@ def _chosen(group: str, arguments: Sequence[str], root: str) -> str:
         if argument.startswith(f"{group}="):
             return argument.partition("=")[2]
     return chosen_groups(root).get(group, "")
-
-
-def _closest(value: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(value, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def dotted_keys(config: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -15,8 +15,9 @@ from typing import Self
 
 from mtrl_fairgrad.utils.text_tables import csv_text
 
-COLUMNS = (*("env_steps", "seed", "task", "episodes", "success", "return", "return_until_success"),)
-OLDER_COLUMNS = COLUMNS[:-1]
+KEYS = ("env_steps", "seed", "task", "episodes", "success")
+COLUMNS = (*KEYS, "return", "return_until_success")
+OLDER_COLUMNS = (*KEYS, "return")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +48,23 @@ class Format:
     """How the rows of a table are written.
 
     Args:
-        older: whether the table has the single column `return` of older versions.
-        stops: whether that column counts up to the first success.
+        columns: names of the columns.
+        returns: the fields of `Evaluation` that stand in the columns after `KEYS`.
     """
 
-    older: bool = False
-    stops: bool = False
+    columns: tuple[str, ...] = COLUMNS
+    returns: tuple[str, ...] = ("return_", "return_until_success")
 
     @classmethod
     def of(cls, header: str, stops: bool) -> Self | None:
-        """Return the format of a table with this first line; None if there is no such format."""
-        formats = {",".join(COLUMNS): cls(), ",".join(OLDER_COLUMNS): cls(older=True, stops=stops)}
-        return formats.get(header)
+        """Return the format of a table, None if there is no such format.
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns."""
-        return OLDER_COLUMNS if self.older else COLUMNS
+        Args:
+            header: the first line.
+            stops: whether the single `return` of an older table counts up to the first success.
+        """
+        older = cls(OLDER_COLUMNS, ("return_until_success" if stops else "return_",))
+        return {",".join(format.columns): format for format in (cls(), older)}.get(header)
 
     @property
     def header(self) -> bytes:
@@ -75,11 +76,7 @@ class Format:
         return csv_text(map(self._cells, evaluations)).encode()
 
     def _cells(self, row: Evaluation) -> tuple[object, ...]:
-        first = (row.env_steps, row.seed, row.task, row.episodes, row.success)
-        whole, until_success = row.returns
-        if not self.older:
-            return (*first, whole, until_success)
-        return (*first, until_success if self.stops else whole)
+        return tuple(getattr(row, name) for name in (*KEYS, *self.returns))
 
     def decode(self, line: str) -> Evaluation:
         """Decode a row.
@@ -88,12 +85,13 @@ class Format:
             ValueError: it is not one, or its success is not a rate.
         """
         [[env_steps, seed, task, episodes, success, *rest]] = csv.reader([line])
-        returns = [float(value) if value else None for value in rest]
-        if len(rest) != len(self.columns) - 5 or not 0 <= float(success) <= 1:
+        if len(rest) != len(self.returns) or not 0 <= float(success) <= 1:
             raise ValueError(line)
-        if self.older:
-            returns = [None, *returns] if self.stops else [*returns, None]
-        return Evaluation(int(env_steps), int(seed), task, int(episodes), float(success), *returns)
+        returns = {"return_": None} | {
+            name: float(value) if value else None
+            for name, value in zip(self.returns, rest, strict=True)
+        }
+        return Evaluation(int(env_steps), int(seed), task, int(episodes), float(success), **returns)
 
 
 def known(value: float) -> float | None:

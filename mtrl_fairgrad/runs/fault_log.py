@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from mtrl_fairgrad.config.guard import CHECKS, SEED_CONDITIONS, GuardConfig
+from mtrl_fairgrad.config.guard import CHECKS, COUNT, SEED_CONDITIONS, GuardConfig
 from mtrl_fairgrad.utils.text_tables import counted, csv_text
 
 NAME = "incidents.csv"
@@ -144,13 +144,14 @@ def describe_all(faults: Iterable[Fault]) -> list[str]:
     solved and only counted: most runs with a solver that is not exact have them throughout.
     """
     groups = group_by_task(faults)
-    unsolved = [group[0] for group in groups if _is_unsolved(group[0])]
-    others = [describe_faults(group) for group in groups if not _is_unsolved(group[0])]
+    unsolved = [group[0] for group in groups if is_unsolved(group[0])]
+    others = [describe_faults(group) for group in groups if not is_unsolved(group[0])]
     return ([_describe_unsolved(unsolved)] if unsolved else []) + others
 
 
-def _is_unsolved(fault: Fault) -> bool:
-    return (fault.condition, fault.response) == ("unsolved", "count")
+def is_unsolved(fault: Fault) -> bool:
+    """Whether a fault is an equation that was not solved, and that is only counted."""
+    return (fault.condition, fault.response) == ("unsolved", COUNT)
 
 
 def _describe_unsolved(faults: Sequence[Fault]) -> str:

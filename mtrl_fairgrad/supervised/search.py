@@ -112,7 +112,7 @@ class Findings(AlphaSearch[ResultRow | None]):
             if not word.lstrip("+").startswith(("compare=", "search.", "run_dir="))
         ]
         change = _format(self.change(self.results[self.best], "validation"))
-        command = self.command("mtrl_fairgrad.supervised", words)
+        command = self.command("supervised", words)
         return f"α={self.best:.10g} has the lowest validation Δm%, {change}: {command}"
 
     def _scores(self, results: Mapping[float, ResultRow | None]) -> dict[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mtrl_fairgrad.config.guard import COUNT, STOP
+from mtrl_fairgrad.config.guard import STOP
 from mtrl_fairgrad.config.schema import Config
 from mtrl_fairgrad.runs.fault_log import (
     NAME,
@@ -13,14 +13,12 @@ from mtrl_fairgrad.runs.fault_log import (
     describe_faults,
     encode_faults,
     group_by_task,
+    is_unsolved,
     make_faults,
 )
 from mtrl_fairgrad.runs.run_dir import RunFolder, write_atomic
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.training.logger import Logger
-
-REPORTED_AT_END = ("unsolved", COUNT)
-"""Condition and response that are reported at the end only: the logger warns of them earlier."""
 
 
 class FaultMonitor:
@@ -69,7 +67,7 @@ class FaultMonitor:
         self._reported |= {_kind(fault) for fault in new}
         for group in group_by_task(new):
             first = group[0]
-            if (first.condition, first.response) != REPORTED_AT_END:
+            if not is_unsolved(first):  # of those, the logger warns
                 rest = "" if first.response == STOP else "; later ones are counted but not reported"
                 self._logger.log(
                     f"warning: by env_steps {env_steps}: {describe_faults(group)}{rest}"

@@ -21,6 +21,7 @@ from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.load_balancing import worker_count
 from mtrl_fairgrad.training import factory
 from mtrl_fairgrad.utils.free_memory import free_memory
+from mtrl_fairgrad.utils.text_tables import counted
 from mtrl_fairgrad.weighting import JacobianAggregation, LossWeighting, Method
 
 FLOAT = 4
@@ -32,12 +33,6 @@ WORKER = {"metaworld": 75 * 2**20, "gymnasium": 20 * 2**20}
 ACTIVATIONS = 4
 """Copies of a batch's hidden activations that exist at once in an update, measured."""
 REPLAY, SIMULATORS, NETWORKS = "the replay buffer", "simulators", "networks and their gradients"
-_ADVICE = {
-    REPLAY: "agent.buffer_size",
-    SIMULATORS: "seeds",
-    NETWORKS: "agent.width",
-}
-"""The option that changes each part most."""
 
 
 @dataclass(frozen=True)
@@ -167,16 +162,17 @@ def _too_large(
     config: Config, suite: Suite, parts: Mapping[str, int], place: str, free: int
 ) -> ConfigError:
     largest = max(parts, key=lambda part: parts[part])
-    key = _ADVICE[largest]
-    value: Any = {
-        REPLAY: config.agent.buffer_size,
-        SIMULATORS: config.seeds,
-        NETWORKS: config.agent.width,
-    }[largest]
+    # The option that changes each part most.
+    options: dict[str, tuple[str, Any]] = {
+        REPLAY: ("agent.buffer_size", config.agent.buffer_size),
+        SIMULATORS: ("seeds", config.seeds),
+        NETWORKS: ("agent.width", config.agent.width),
+    }
+    key, value = options[largest]
     listed = ", ".join(f"{_gib(size)} for {part}" for part, size in parts.items())
     needed = f"{_gib(sum(parts.values()))} ({listed})"
-    seeds = _counted(len(config.seeds), "seed")
-    tasks = _counted(len(suite.tasks), "task")
+    seeds = counted(len(config.seeds), "seed")
+    tasks = counted(len(suite.tasks), "task")
     fixes = ", or ".join(_fixes(config, suite, parts, largest, free))
     return ConfigError(
         f"{key}={value} needs too much memory: {seeds} × {tasks} need {needed}, "
@@ -214,10 +210,6 @@ def _rounded_down(count: int) -> int:
         return count
     unit = 10 ** (math.floor(math.log10(count)) - 1)
     return count // unit * unit
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' if count > 1 else ''}"
 
 
 def _gib(size: float) -> str:

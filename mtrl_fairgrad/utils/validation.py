@@ -173,9 +173,14 @@ def check_choice(key: str, value: object, choices: Iterable[str], hint: str = ""
     choices = tuple(choices)
     if isinstance(value, str) and value in choices:
         return value
+    raise unknown_choice(key, value, choices, hint)
+
+
+def unknown_choice(key: str, value: object, choices: Sequence[str], hint: str = "") -> ConfigError:
+    """Return the error of a value that is none of `choices`, with the most similar choice."""
     close = difflib.get_close_matches(str(value), choices, n=1)
     advice = hint or (f"did you mean {close[0]}?" if close else "choose one of them.")
-    raise ConfigError(
+    return ConfigError(
         f"{key}={value} is unknown; allowed: {', '.join(choices)}; {advice}", key, value
     )
 
