@@ -172,16 +172,21 @@ class FitFolder(BaseRunFolder):
 
 def is_fit_folder(path: Path) -> bool:
     """Return whether a folder itself holds a fit, of this version or of 0.1.0."""
-    return (path / CONFIG_0_1).is_file() or (_is_supervised(path) and not is_described(path))
+    if (path / CONFIG_0_1).is_file():
+        return True
+    config = _supervised_config(path)
+    return bool(config) and "seeds" not in config
 
 
 def is_described(path: Path) -> bool:
     """Return whether a folder has the configuration of a supervised run, which has `seeds`."""
-    return _is_supervised(path) and "seeds" in read_run_file(path / CONFIG)
+    return "seeds" in _supervised_config(path)
 
 
-def _is_supervised(path: Path) -> bool:
-    return (path / CONFIG).is_file() and "benchmark" in read_run_file(path / CONFIG)
+def _supervised_config(path: Path) -> Mapping[str, Any]:
+    """Read the configuration of a fit or a supervised run; empty if a folder has none."""
+    config = read_run_file(path / CONFIG) if (path / CONFIG).is_file() else {}
+    return config if "benchmark" in config else {}
 
 
 def fit_folders(path: str | Path) -> list[Path]:
