@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Self
 
 from mtrl_fairgrad.config.schema import changed_keys
 from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, BaseRunFolder, read_run_file
-from mtrl_fairgrad.utils.atomic_io import RunFolderError, write_atomic
+from mtrl_fairgrad.utils.atomic_io import RunFolderError, remove, write_atomic
 
 CONFIG_0_1 = "fit.json"
 """The file of the specification in folders of version 0.1.0."""
@@ -159,7 +159,7 @@ class FitFolder(BaseRunFolder):
 
     def clear_fault(self) -> None:
         """Remove the record of an error, for a fit that is continued."""
-        (self.path / FAULT).unlink(missing_ok=True)
+        remove(self.path / FAULT)
 
     @staticmethod
     def _check_keys(file: Path, values: Mapping[str, Any], keys: tuple[str, ...]) -> None:
