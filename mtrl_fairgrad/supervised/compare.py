@@ -120,6 +120,11 @@ class FitRunner:
     finished_before: list[Path] = field(default_factory=list[Path])
     """Folders of the fits that were not run because they have a result."""
 
+    @cached_property
+    def given(self) -> ResultRow | None:
+        """The single-task row of `given_baselines`, which raises ConfigError."""
+        return given_baselines(self.config, self.benchmark)
+
     def results(self, row: RowSpec) -> tuple[FitResult, ...]:
         """Return the results of a row, in the order of the seeds.
 
@@ -220,10 +225,9 @@ def comparison(runner: FitRunner) -> Iterator[ResultTable]:
     """Run the rows of a comparison, or of one method; yield the table after each.
 
     Raises:
-        ConfigError, RunFolderError, DataError: as `FitRunner.rows` and `given_baselines`.
+        ConfigError, RunFolderError, DataError: as `FitRunner.rows` and `FitRunner.given`.
     """
-    single = given_baselines(runner.config, runner.benchmark)
-    table = ResultTable(runner.benchmark, () if single is None else (single,))
+    table = ResultTable(runner.benchmark, () if runner.given is None else (runner.given,))
     for row in runner.rows(run_specs(runner.config, runner.benchmark)):
         table = table.with_row(row)
         yield table

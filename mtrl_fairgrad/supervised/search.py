@@ -16,7 +16,7 @@ import numpy as np
 from mtrl_fairgrad.analysis.alpha_search import AlphaSearch
 from mtrl_fairgrad.analysis.statistics import Estimate, over_seeds
 from mtrl_fairgrad.config.alpha_grid import SearchConfig
-from mtrl_fairgrad.supervised.baselines import given_baselines, trains_single_tasks
+from mtrl_fairgrad.supervised.baselines import trains_single_tasks
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.compare import FitRunner, alpha_spec, single_task_specs
 from mtrl_fairgrad.supervised.config import TRAIN
@@ -167,7 +167,7 @@ def searching(runner: FitRunner) -> Iterator[Findings]:
         ConfigError, DataError: as `FitRunner.rows`.
     """
     config, benchmark = runner.config, runner.benchmark
-    single = given_baselines(config, benchmark)
+    single = runner.given
     if trains_single_tasks(config, benchmark):
         single = next(runner.rows(single_task_specs(len(benchmark.tasks))))
         if isinstance(single, FailedRow):
