@@ -113,14 +113,12 @@ def _read(processed: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if isinstance(data, _Record):
         store = vars(data).get("_store")
         data = vars(data) if store is None else vars(store)["_mapping"]
-    # Attributes that version 1 did not use are None, and private ones are not data.
-    contents = {key: data[key] for key in data if data[key] is not None and key[0] != "_"}
     for key in _KEYS:
-        if not isinstance(contents[key], Tensor) or not isinstance(slices[key], Tensor):
+        if not isinstance(data[key], Tensor) or not isinstance(slices[key], Tensor):
             raise TypeError(f"{key} is not a tensor")
-    if contents["y"].ndim != 2 or contents["y"].shape[1] != COLUMNS:
-        raise ValueError(f"y has shape {tuple(contents['y'].shape)}")
-    return {key: contents[key] for key in _KEYS}, {key: slices[key] for key in _KEYS}
+    if data["y"].ndim != 2 or data["y"].shape[1] != COLUMNS:
+        raise ValueError(f"y has shape {tuple(data['y'].shape)}")
+    return {key: data[key] for key in _KEYS}, {key: slices[key] for key in _KEYS}
 
 
 @contextmanager
