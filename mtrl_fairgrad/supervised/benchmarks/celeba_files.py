@@ -99,7 +99,7 @@ def _image_folder(root: Path) -> Path | None:
 def _attributes(file: Path) -> tuple[list[str], Tensor]:
     """Read file names and labels `[N, 40]` bool."""
     heading, rows = _table(file)
-    if heading is None or tuple(heading) != ATTRIBUTES:
+    if tuple(heading) != ATTRIBUTES:
         line = "first" if file.suffix == ".csv" else "second"
         raise DataError(
             f"the {line} line of {file} does not list CelebA's {len(ATTRIBUTES)} attributes: "
@@ -116,17 +116,17 @@ def _attributes(file: Path) -> tuple[list[str], Tensor]:
     return names, torch.from_numpy(np.array(labels, dtype=bool).reshape(-1, len(ATTRIBUTES)))
 
 
-def _table(file: Path) -> tuple[list[str] | None, list[list[str]]]:
+def _table(file: Path) -> tuple[list[str], list[list[str]]]:
     """Read the attribute list: names of the columns after the first, and rows of fields.
 
     The text file begins with the number of rows, and its heading has no name for the first column.
     """
     lines = _lines(file)
     if file.suffix == ".csv":
-        heading, *rows = [_fields(line, ",") for line in lines] or [[""]]
+        heading, *rows = [[word.strip() for word in line.split(",")] for line in lines] or [[""]]
         return heading[1:], rows
     if len(lines) < 2:
-        return None, []
+        return [], []
     count, heading, *rows = lines
     if heading.split() == list(ATTRIBUTES) and count.strip() != str(len(rows)):
         raise DataError(
@@ -159,10 +159,6 @@ def _parts(file: Path, label_file: Path, names: Sequence[str]) -> list[str]:
             raise DataError(f"{file} assigns {name} to partition {part!r}; allowed: {allowed}.")
         parts.append(part)
     return parts
-
-
-def _fields(line: str, separator: str) -> list[str]:
-    return [field.strip() for field in line.split(separator)]
 
 
 def _lines(file: Path) -> list[str]:
