@@ -212,7 +212,7 @@ class FitRunner:
         """Rewrite table.csv, with configuration and manifest of the run if they are new."""
         # Where the run is does not matter to its numbers, and it may be moved.
         config = to_dict(replace(self.config, run_dir=None))
-        write_table(self.folder, table.csv(), config, lambda: self._manifest)
+        write_table(self.folder, table.csv(), config, self._manifest)
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Folders of versions without the first two stay without them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,11 +25,6 @@ class SupervisedRunFolder(BaseRunFolder):
     """A folder of fits with the configuration that they belong to."""
 
     kind: ClassVar[str] = FitFolder.kind
-
-    @staticmethod
-    def how_to_continue(path: Path) -> str:
-        """Describe how a run is continued, for messages."""
-        return FitFolder.how_to_continue(path)
 
 
 def check_free(path: Path) -> None:
@@ -46,7 +41,7 @@ def check_free(path: Path) -> None:
 
 
 def write_table(
-    path: Path, text: str, config: Mapping[str, Any], manifest: Callable[[], Mapping[str, Any]]
+    path: Path, text: str, config: Mapping[str, Any], manifest: Mapping[str, Any]
 ) -> None:
     """Write table.csv, after the configuration that its rows belong to unless that is there.
 
@@ -54,11 +49,11 @@ def write_table(
         path: folder of the run.
         text: content of the table.
         config: the run's configuration, of plain values.
-        manifest: makes the manifest of a run that begins.
+        manifest: that of a run that begins.
     """
     if not _has(path, config) and not _is_older(path):
         path.mkdir(parents=True, exist_ok=True)
-        write_description(path, FitFolder.kind, config, manifest())
+        write_description(path, FitFolder.kind, config, manifest)
     write_atomic(path / TABLE, text.encode())
 
 
