@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,26 @@ from mtrl_fairgrad.utils.text_tables import counted
 from mtrl_fairgrad.utils.validation import ConfigError
 
 
+class _CheckedFit(FitFolder):
+    """A fit that several checks read."""
+
+    @cached_property
+    def history(self) -> list[EpochRecord]:
+        """The epochs of the newest checkpoint; CheckpointError if there is none."""
+        return [
+            EpochRecord(**record) for record in self.load_checkpoint(groups=()).state["history"]
+        ]
+
+
 def verify_fits(path: Path) -> list[Finding]:
     """Check all fits of a run, of a method, or a single one: a finding for each check.
 
     Raises:
         RunFolderError: a configuration or a manifest is damaged.
     """
-    fits = [FitFolder.open(folder) for folder in fit_folders(path)]
+    fits = {fit: fit.fault() for fit in map(_CheckedFit.open, fit_folders(path))}
     run = SupervisedRunFolder.open(path) if is_described(path) else None
-    ended = [fit for fit in fits if fit.fault() is None]
+    ended = [fit for fit, fault in fits.items() if fault is None]
     findings: list[Finding] = []
     for name, (check, summary) in CHECKS.items():
         checked: list[BaseRunFolder] = [*ended]
@@ -47,7 +58,7 @@ def verify_fits(path: Path) -> list[Finding]:
             problems = _problems(partial(check, folder))
             finding.problems += [f"{folder.path}: {problem}" for problem in problems]
         findings.append(finding)
-    findings[-1].notes += [f"{fit.path} failed: {fit.fault()}" for fit in fits if fit.fault()]
+    findings[-1].notes += [f"{fit.path} failed: {fault}" for fit, fault in fits.items() if fault]
     if fits and not ended:
         findings[-1].problems.append("all fits failed")
     return findings if run is None else [*findings, _check_run(run)]
@@ -86,7 +97,7 @@ def _check_manifest(folder: BaseRunFolder) -> Sequence[str]:
     return [f"manifest.json lacks {', '.join(missing)}"] if missing else []
 
 
-def _check_checkpoints(fit: FitFolder) -> Sequence[str]:
+def _check_checkpoints(fit: _CheckedFit) -> Sequence[str]:
     problems: list[str] = []
     for checkpoint in fit.checkpoints():
         try:
@@ -94,39 +105,31 @@ def _check_checkpoints(fit: FitFolder) -> Sequence[str]:
                 check_file(checkpoint / name, content)
         except CheckpointError as error:
             problems.append(str(error))
-    if len(_history(fit)) != fit.config["schedule"]["epochs"]:
-        problems.append(
-            f"the fit is not finished: {len(_history(fit))} of "
-            f"{fit.config['schedule']['epochs']} epochs"
-        )
+    epochs, due = len(fit.history), fit.config["schedule"]["epochs"]
+    if epochs != due:
+        problems.append(f"the fit is not finished: {epochs} of {due} epochs")
     return problems
 
 
-def _check_epochs(fit: FitFolder) -> Sequence[str]:
-    history = _history(fit)
-    if not all(math.isfinite(loss) for record in history for loss in record.losses.values()):
+def _check_epochs(fit: _CheckedFit) -> Sequence[str]:
+    if not all(math.isfinite(loss) for record in fit.history for loss in record.losses.values()):
         return ["a loss is not finite"]
     file = fit.path / EPOCHS
-    if not file.is_file() or file.read_bytes() != epochs_csv(history).encode():
+    if not file.is_file() or file.read_bytes() != epochs_csv(fit.history).encode():
         return [f"{EPOCHS} does not have the numbers of the checkpoint"]
     return []
 
 
-def _check_result(fit: FitFolder) -> Sequence[str]:
+def _check_result(fit: _CheckedFit) -> Sequence[str]:
     result = fit.result()
     if result is None:
         return ["there is no result"]
     benchmark = benchmark_class(fit.config["benchmark"]["name"])()
-    expected = result_of(_history(fit), benchmark, fit.single_task)
+    expected = result_of(fit.history, benchmark, fit.single_task)
     # By representation, because NaN differs from itself.
     if repr(asdict(result)) != repr(asdict(expected)):
         return ["outcome.json does not follow from the epochs"]
     return []
-
-
-def _history(fit: FitFolder) -> list[EpochRecord]:
-    """Read the epochs of the newest checkpoint; CheckpointError if there is none."""
-    return [EpochRecord(**record) for record in fit.load_checkpoint(groups=()).state["history"]]
 
 
 CHECKS: dict[str, tuple[Callable[[Any], Sequence[str]], str]] = {
