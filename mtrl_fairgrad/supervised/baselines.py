@@ -10,7 +10,7 @@ from mtrl_fairgrad.analysis.run_groups import ReportError
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.config import PUBLISHED, TRAIN, SupervisedConfig
 from mtrl_fairgrad.supervised.fit_folder import SINGLE_TASK, FitResult
-from mtrl_fairgrad.supervised.result_table import ResultRow, single_task_row
+from mtrl_fairgrad.supervised.result_table import ResultRow
 from mtrl_fairgrad.supervised.stored_fits import pool_fits, read_fits
 from mtrl_fairgrad.utils.atomic_io import RunFolderError
 from mtrl_fairgrad.utils.validation import ConfigError
@@ -66,14 +66,11 @@ def _from_fits(path: Path, chosen: dict[str, object], benchmark: Benchmark) -> R
             raise _refusal(
                 path, f"its fits have benchmark.{key}={there}, not {value}: give fits of the same."
             )
-    tasks = range(len(benchmark.tasks))
-    seeds = sorted({seed for seed, _ in group.fits})
-    complete = [seed for seed in seeds if all((seed, task) in group.fits for task in tasks)]
-    if not complete:
-        missing = [benchmark.tasks[task] for task in tasks if (seeds[0], task) not in group.fits]
+    row = group.row(benchmark, SINGLE_TASK)
+    if row is None:
+        missing, *_ = group.missing(benchmark).values()
         raise _refusal(path, f"it lacks finished fits of {', '.join(missing)}: run them first.")
-    parts = {task: [group.fits[seed, task].result for seed in complete] for task in tasks}
-    return single_task_row(parts, benchmark)
+    return row
 
 
 def _from_table(file: Path, benchmark: Benchmark) -> ResultRow:

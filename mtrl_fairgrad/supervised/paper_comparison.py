@@ -18,7 +18,7 @@ from mtrl_fairgrad.analysis.run_groups import ReportError
 from mtrl_fairgrad.analysis.statistics import Estimate, over_seeds
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.benchmarks import benchmark_class, toy_files
-from mtrl_fairgrad.supervised.fit_folder import SINGLE_TASK, FitFolder, FitResult
+from mtrl_fairgrad.supervised.fit_folder import SINGLE_TASK, FitFolder
 from mtrl_fairgrad.supervised.paper_deviations import deviations
 from mtrl_fairgrad.supervised.paper_numbers import (
     FAIR_ALPHA,
@@ -32,9 +32,8 @@ from mtrl_fairgrad.supervised.result_table import (
     ResultTable,
     delta_m_or_none,
     mean_ranks,
-    single_task_row,
 )
-from mtrl_fairgrad.supervised.stored_fits import FinishedFit, FitGroup, pool_fits, read_fits
+from mtrl_fairgrad.supervised.stored_fits import FitGroup, pool_fits, read_fits
 from mtrl_fairgrad.utils.atomic_io import write_atomic
 from mtrl_fairgrad.utils.text_tables import csv_text, text_table
 
@@ -163,26 +162,15 @@ def _unfinished(fits: Sequence[FitFolder]) -> list[str]:
 
 def _our_row(group: FitGroup, benchmark: Benchmark, notes: list[str]) -> OurRow | None:
     """Make a row of a group's complete seeds; add a note on the others."""
-    tasks = range(len(benchmark.tasks)) if group.method == SINGLE_TASK else [None]
-    seeds = sorted({seed for seed, _ in group.fits})
-    complete = [seed for seed in seeds if all((seed, task) in group.fits for task in tasks)]
-    if len(complete) < len(seeds):
-        partial = ", ".join(str(seed) for seed in seeds if seed not in complete)
+    partial = [str(seed) for seed, tasks in group.missing(benchmark).items() if tasks]
+    if partial:
         notes.append(
-            f"{group.label} is left out for seed {partial}, which does not have all {len(tasks)} "
-            "tasks yet."
+            f"{group.label} is left out for seed {', '.join(partial)}, which does not have all "
+            f"{len(benchmark.tasks)} tasks yet."
         )
-    if not complete:
+    row = group.row(benchmark, group.label)
+    if row is None:
         return None
-
-    def results(task: int | None) -> tuple[FitResult, ...]:
-        return tuple(_complete(group.fits[seed, task], benchmark) for seed in complete)
-
-    if group.method == SINGLE_TASK:
-        parts = {task: results(task) for task in range(len(benchmark.tasks))}
-        row = single_task_row(parts, benchmark, group.label)
-    else:
-        row = ResultRow(group.label, results(None))
     test, validation = None, None
     if benchmark.baseline is not None:
         metrics = [result.metrics for result in row.results]
@@ -195,17 +183,6 @@ def _our_row(group: FitGroup, benchmark: Benchmark, notes: list[str]) -> OurRow 
         None if test is None else over_seeds(test, 0),
         math.inf if validation is None else validation[0],
     )
-
-
-def _complete(fit: FinishedFit, benchmark: Benchmark) -> FitResult:
-    for values in (fit.result.metrics, fit.result.validation):
-        missing = [metric.name for metric in benchmark.metrics if metric.name not in values]
-        if missing:
-            raise ReportError(
-                f"the result in {fit.path} lacks {missing[0]}: delete the folder and run the fit "
-                "again."
-            )
-    return fit.result
 
 
 def _matched(rows: Sequence[OurRow], paper: PublishedTable, benchmark: Benchmark) -> list[Line]:

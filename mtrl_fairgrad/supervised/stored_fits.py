@@ -10,7 +10,9 @@ from typing import Any
 
 from mtrl_fairgrad.analysis.run_groups import ReportError
 from mtrl_fairgrad.config.schema import flatten
+from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.fit_folder import SINGLE_TASK, FitFolder, FitResult, fit_folders
+from mtrl_fairgrad.supervised.result_table import ResultRow, single_task_row
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,32 @@ class FitGroup:
     def method(self) -> str:
         """Name of the method."""
         return self.options["method.name"]
+
+    def missing(self, benchmark: Benchmark) -> dict[int, list[str]]:
+        """Return seed → tasks without a finished fit, which only single-task fits can have."""
+        tasks = benchmark.tasks if self.method == SINGLE_TASK else ()
+        return {
+            seed: [task for index, task in enumerate(tasks) if (seed, index) not in self.fits]
+            for seed in sorted({seed for seed, _ in self.fits})
+        }
+
+    def row(self, benchmark: Benchmark, label: str) -> ResultRow | None:
+        """Merge the fits into a row over the seeds that miss no task; None if there is no seed.
+
+        Raises:
+            ReportError: a result lacks a metric.
+        """
+        seeds = [seed for seed, tasks in self.missing(benchmark).items() if not tasks]
+        if not seeds:
+            return None
+
+        def results(task: int | None) -> tuple[FitResult, ...]:
+            return tuple(_complete(self.fits[seed, task], benchmark) for seed in seeds)
+
+        if self.method != SINGLE_TASK:
+            return ResultRow(label, results(None))
+        parts = {task: results(task) for task in range(len(benchmark.tasks))}
+        return single_task_row(parts, benchmark, label)
 
 
 def read_fits(paths: Iterable[str | Path]) -> list[FitFolder]:
@@ -94,6 +122,17 @@ def pool_fits(fits: Iterable[FitFolder]) -> list[FitGroup]:
         )
     _set_labels(list(groups.values()))
     return sorted(groups.values(), key=_order)
+
+
+def _complete(fit: FinishedFit, benchmark: Benchmark) -> FitResult:
+    for values in (fit.result.metrics, fit.result.validation):
+        missing = [metric.name for metric in benchmark.metrics if metric.name not in values]
+        if missing:
+            raise ReportError(
+                f"the result in {fit.path} lacks {missing[0]}: delete the folder and run the fit "
+                "again."
+            )
+    return fit.result
 
 
 def _shared_options(fit: FitFolder) -> dict[str, Any]:

@@ -86,6 +86,9 @@ def damaged(kind, root):
     write_single_tasks(root)
     if kind == "a task is missing":
         (root / "stl-1/seed-0/outcome.json").unlink()
+    if kind == "a result lacks its metric":
+        path = root / "stl-0/seed-0/outcome.json"
+        path.write_text(path.read_text().replace('"left"', '"other"'))
     if kind == "zero":
         (root / "table.csv").write_text("method,ink,left,right\nstl,0,1,2\n")
         return root / "table.csv"
@@ -102,7 +105,16 @@ def damaged(kind, root):
 
 
 @pytest.mark.parametrize(
-    "kind", ["a task is missing", "zero", "a metric is missing", "not a table", "no fits", "other"]
+    "kind",
+    [
+        "a task is missing",
+        "a result lacks its metric",
+        "zero",
+        "a metric is missing",
+        "not a table",
+        "no fits",
+        "other",
+    ],
 )
 def test_baselines_that_do_not_fit_are_refused_before_a_fit(kind, fitted, tmp_path, capsys):
     path = damaged(kind, tmp_path / "old")
