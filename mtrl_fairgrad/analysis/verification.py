@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mtrl_fairgrad.analysis.run_groups import pool
+from mtrl_fairgrad.runs.base_run_dir import BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check_file
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.manifest import config_sha256
@@ -65,6 +66,12 @@ def recording_errors(problems: list[str], *explained: type[Exception]) -> Genera
         problems.append(f"cannot be checked ({type(error).__name__}: {error})")
 
 
+def missing_entries(folder: BaseRunFolder) -> list[str]:
+    """Return a sentence on what a manifest lacks, or nothing."""
+    missing = [key for key in MANIFEST_KEYS if key not in folder.manifest]
+    return [f"manifest.json lacks {', '.join(missing)}"] if missing else []
+
+
 # ---- the checks: each adds problems and notes, and returns its summary ----
 
 
@@ -78,9 +85,7 @@ def _check_configuration(folder: RunFolder, finding: Finding) -> str:
 
 
 def _check_manifest(folder: RunFolder, finding: Finding) -> str:
-    missing = [key for key in MANIFEST_KEYS if key not in folder.manifest]
-    if missing:
-        finding.problems.append(f"manifest.json lacks {', '.join(missing)}")
+    finding.problems += missing_entries(folder)
     git = folder.manifest.get("git")
     if not git:
         finding.notes.append("the run's commit is not known (not a checkout)")

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from mtrl_fairgrad.analysis.verification import MANIFEST_KEYS, Finding, recording_errors
+from mtrl_fairgrad.analysis.verification import Finding, missing_entries, recording_errors
 from mtrl_fairgrad.runs.base_run_dir import BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check_file
 from mtrl_fairgrad.runs.manifest import config_sha256
@@ -92,11 +92,6 @@ def _check_configuration(folder: BaseRunFolder) -> Sequence[str]:
     return []
 
 
-def _check_manifest(folder: BaseRunFolder) -> Sequence[str]:
-    missing = [key for key in MANIFEST_KEYS if key not in folder.manifest]
-    return [f"manifest.json lacks {', '.join(missing)}"] if missing else []
-
-
 def _check_checkpoints(fit: _CheckedFit) -> Sequence[str]:
     problems: list[str] = []
     for checkpoint in fit.checkpoints():
@@ -134,7 +129,7 @@ def _check_result(fit: _CheckedFit) -> Sequence[str]:
 
 CHECKS: dict[str, tuple[Callable[[Any], Sequence[str]], str]] = {
     "configuration": (_check_configuration, "config.yaml is the one that the fit began with"),
-    "manifest": (_check_manifest, "manifest.json names versions, commit and machine"),
+    "manifest": (missing_entries, "manifest.json names versions, commit and machine"),
     "checkpoints": (_check_checkpoints, "all files have the checksums of writing, to the end"),
     "epochs": (_check_epochs, "epochs.csv has the numbers of the checkpoint"),
     "result": (_check_result, "outcome.json follows from the epochs"),
