@@ -66,7 +66,7 @@ def compare_with_paper(paths: Iterable[str | Path], folder: Path) -> None:
     if paper is None:
         print(ResultTable(benchmark, tuple(rows)).text())
         notes.insert(0, f"The paper has no table of {benchmark.name}.")
-        lines = [Line(row.method, row) for row in rows]
+        plain, fair = [Line(row.method, row) for row in rows], []
     else:
         fair = _fair_lines(rows, paper)
         used = {id(line.ours) for line in fair}
@@ -80,7 +80,7 @@ def compare_with_paper(paths: Iterable[str | Path], folder: Path) -> None:
     print("\n".join(["", *notes]))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / OUTPUT, _csv(lines, paper, benchmark).encode())
+        write_atomic(folder / OUTPUT, _csv(plain, fair, paper, benchmark).encode())
     except OSError as error:
         raise ReportError(
             f"the table cannot be written to {folder} ({error.strerror}): give another folder with "
@@ -319,16 +319,18 @@ def _explanations(lines: Sequence[Line], paper: PublishedTable) -> list[str]:
 # ---- CSV ----
 
 
-def _csv(lines: Sequence[Line], paper: PublishedTable | None, benchmark: Benchmark) -> str:
+def _csv(
+    lines: Sequence[Line], fair: Sequence[Line], paper: PublishedTable | None, benchmark: Benchmark
+) -> str:
     """Return the text of paper_comparison.csv, described at the top of this file."""
     rows: list[list[object]] = [list(COLUMNS)]
     metrics = [metric.name for metric in benchmark.metrics]
     if paper is None:
         return csv_text([*rows, *(cells for line in lines for cells in _cells("", line, metrics))])
     for line in lines:
-        fair = line.method.startswith("fair ") and line.paper
-        table, summaries = (paper.fair_table, SUMMARIES[1:]) if fair else (paper.table, SUMMARIES)
-        rows += _cells(table, line, [*metrics, *summaries])
+        rows += _cells(paper.table, line, [*metrics, *SUMMARIES])
+    for line in fair:
+        rows += _cells(paper.fair_table, line, [*metrics, *SUMMARIES[1:]])
     for line in _lines_by_alpha(lines, paper):
         rows += _cells("Table 5", line, ["delta_m"])
     return csv_text(rows)
