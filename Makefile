@@ -23,11 +23,11 @@ PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal --durations 2
 
 # Style, types, architecture, unit and integration tests.
 test: lint
-	$(PYTEST) tests/unit tests/integration
+	$(PYTEST) -m "not exhaustive" tests/unit tests/integration
 
 # All fifty tasks, fine grids, 250-digit solutions, long runs, fault injection, fuzzing.
 test-exhaustive: $(DEV)
-	$(PYTEST) tests/exhaustive
+	$(PYTEST) -m exhaustive tests
 
 # The wheel alone in an empty environment.
 smoke:

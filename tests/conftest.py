@@ -1,7 +1,18 @@
+from pathlib import Path
+
 import pytest
 
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder
 from tests.support.fabricated_runs import COURSE, FAIRGRAD, TASKS
+
+EXHAUSTIVE = Path(__file__).parent / "exhaustive"
+
+
+def pytest_collection_modifyitems(items):
+    """Mark all tests of the folder; others that take long have the mark themselves."""
+    for item in items:
+        if EXHAUSTIVE in item.path.parents:
+            item.add_marker("exhaustive")
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ def single(tmp_path_factory):
     return folder
 
 
+@pytest.mark.exhaustive
 def test_a_run_with_every_option_resumes_bit_for_bit_and_is_evaluated(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     command = [*TINY, *ONE, *OPTIONS, "agent=mtsac_te", "env.one_hot=false"]

@@ -2,6 +2,8 @@
 
 import signal
 
+import pytest
+
 from mtrl_fairgrad import evaluate, train
 from tests.support.processes import start_training, wait_for_checkpoint
 from tests.support.tiny_runs import (
@@ -13,6 +15,7 @@ from tests.support.tiny_runs import (
 )
 
 
+@pytest.mark.exhaustive
 def test_a_run_resumes_bit_for_bit_with_metaworlds_own_simulators(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train.main([*TINY, "method=ls", f"run_dir={whole}"]) == 0
@@ -23,6 +26,7 @@ def test_a_run_resumes_bit_for_bit_with_metaworlds_own_simulators(tmp_path):
     assert last[0] == last[1]
 
 
+@pytest.mark.exhaustive
 def test_a_signal_leaves_a_checkpoint_at_the_next_boundary(tmp_path):
     process = start_training([*TINY, "steps=4000"], tmp_path / "r")
     wait_for_checkpoint(tmp_path / "r", process)
@@ -37,6 +41,7 @@ def test_a_signal_leaves_a_checkpoint_at_the_next_boundary(tmp_path):
     assert_same_checkpoint(tmp_path / "r", tmp_path / "whole")
 
 
+@pytest.mark.exhaustive
 def test_without_grace_the_last_checkpoint_stands(tmp_path):
     process = start_training([*TINY, "steps=4000"], tmp_path / "r", "grace_seconds=0")
     wait_for_checkpoint(tmp_path / "r", process)
@@ -49,6 +54,7 @@ def test_without_grace_the_last_checkpoint_stands(tmp_path):
     )
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_ends_inside_an_episode_goes_on_from_the_boundary_before(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train.main([*TINY, *ONE, "steps=80", f"run_dir={whole}"]) == 0

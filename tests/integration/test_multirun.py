@@ -241,6 +241,7 @@ def one_in_training(sweep, process, beyond=0):
     raise AssertionError("no run got that far within four minutes")
 
 
+@pytest.mark.exhaustive
 @needs("hydra_joblib_launcher")
 def test_joblib_runs_side_by_side_with_a_mistake_among_them(tmp_path):
     words = ["method=ls,fairgrad", "seeds=[0],[1]", "alpha=null,1", f"hydra.sweep.dir={tmp_path}"]
@@ -263,6 +264,7 @@ def test_joblib_runs_side_by_side_with_a_mistake_among_them(tmp_path):
         assert [row["env_steps"] for row in rows(path)] == ["0", "20"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(
     not Path("/proc/locks").exists(), reason="there is no /proc/locks to find a trainer by"
 )
@@ -288,6 +290,7 @@ def test_joblib_survives_that_a_process_is_killed(tmp_path):
     assert rows(run) == rows(tmp_path / "whole")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(
     not Path("/proc/locks").exists(), reason="there is no /proc/locks to find a trainer by"
 )

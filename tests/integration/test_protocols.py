@@ -250,6 +250,7 @@ def test_a_run_that_does_not_repeat_itself_is_told_and_not_resumed(tmp_path, cap
     assert evaluate.main([str(folder), "--goals", "1", "--workers", "0"]) == 0
 
 
+@pytest.mark.exhaustive
 def test_a_signal_leaves_a_checkpoint_at_once(tmp_path):
     folder = tmp_path / "r"
     process = start_training([*FALLING, "steps=40000"], folder)
@@ -276,6 +277,7 @@ def test_agents_of_their_own_have_temperatures_of_their_own_under_any_protocol()
     assert composed("env=mt10_paper", "agent=stl").agent.temperature == "per_task"
 
 
+@pytest.mark.exhaustive
 def test_a_run_of_the_papers_protocol_plays_one_frozen_goal(tmp_path, capsys):
     folder = tmp_path / "r"
     assert train.main([*PAPER, "steps=40", f"run_dir={folder}"]) == 0

@@ -181,7 +181,16 @@ def assert_gap_free(folder, steps):
     assert [step for step, _ in logged[f"critic/loss/{NEAR}"]] == list(range(20, steps + 1, 10))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(
+            pytest.param(number, marks=pytest.mark.exhaustive)
+            for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+        ),
+    ],
+)
 def test_a_signal_leaves_a_checkpoint(number, tmp_path):
     process = start_training([*POINT_MASS, "steps=4000"], tmp_path / "r")
     wait_for_checkpoint(tmp_path / "r", process)
@@ -199,6 +208,7 @@ def test_a_signal_leaves_a_checkpoint(number, tmp_path):
     assert_same_checkpoint(tmp_path / "r", tmp_path / "whole")
 
 
+@pytest.mark.exhaustive
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
     process = start_training(
         [*POINT_MASS, "steps=4000"], tmp_path / "r", "env.workers=1", "eval.workers=1"
@@ -212,6 +222,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
     assert_gap_free(tmp_path / "r", goal)
 
 
+@pytest.mark.exhaustive
 def test_a_run_killed_before_its_second_checkpoint_leaves_no_double_entries(tmp_path):
     folder = tmp_path / "r"
     process = start_training([*POINT_MASS, "steps=4000"], folder, "eval.every=4000")

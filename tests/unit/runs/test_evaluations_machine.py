@@ -1,5 +1,6 @@
 """Any course of appending, failures and going back leaves the rows and curves that a model has."""
 
+import pytest
 from hypothesis.stateful import invariant, rule
 from hypothesis.strategies import integers, sampled_from
 
@@ -79,5 +80,5 @@ class Evaluations(Folder):
         assert RunFolder.open(self.folder.path).evaluations() == self.rows
 
 
-TestEvaluations = Evaluations.TestCase
+TestEvaluations = pytest.mark.exhaustive(Evaluations.TestCase)
 TestEvaluations.settings = SETTINGS

@@ -41,6 +41,7 @@ def run(folder, *words):
 # ---- a run ----
 
 
+@pytest.mark.exhaustive
 def test_a_failed_seed_does_not_take_the_others_down(tmp_path, monkeypatch, capsys):
     assert run(tmp_path / "whole", "seeds=[0,1]") == 0
     capsys.readouterr()
@@ -71,6 +72,7 @@ def test_a_failed_seed_does_not_take_the_others_down(tmp_path, monkeypatch, caps
     }
 
 
+@pytest.mark.exhaustive
 def test_what_was_counted_survives_a_checkpoint_and_is_not_said_again(
     tmp_path, monkeypatch, capsys
 ):
@@ -89,6 +91,7 @@ def test_what_was_counted_survives_a_checkpoint_and_is_not_said_again(
     ).read_bytes()
 
 
+@pytest.mark.exhaustive
 def test_skipped_updates_are_counted_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
     spoil(monkeypatch, 0, 1, 30)
     assert run(tmp_path / "a", "guard.non_finite=skip") == 0

@@ -75,6 +75,7 @@ def happens(monkeypatch):
     return actions
 
 
+@pytest.mark.exhaustive
 def test_training_goes_on_with_no_row_lost_or_doubled_and_resumes_bit_for_bit(
     happens, tmp_path, capsys
 ):

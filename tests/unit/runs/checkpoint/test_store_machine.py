@@ -5,6 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis.stateful import initialize, invariant, rule
 from hypothesis.strategies import booleans, integers, sampled_from
@@ -256,5 +257,5 @@ class Store(Folder):
             assert not self.saved
 
 
-TestStore = Store.TestCase
+TestStore = pytest.mark.exhaustive(Store.TestCase)
 TestStore.settings = SETTINGS

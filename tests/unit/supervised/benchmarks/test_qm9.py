@@ -306,7 +306,9 @@ def test_errors_are_mean_absolute_in_the_units_of_table_8(root):
     np.testing.assert_allclose(list(meter.values().values()), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", [LS(), FairGrad(alpha=2)])
+@pytest.mark.parametrize(
+    "method", [LS(), pytest.param(FairGrad(alpha=2), marks=pytest.mark.exhaustive)]
+)
 def test_two_epochs_lower_the_loss(root, method):
     first, second = mean_losses(QM9(root), method, batch_size=6, learning_rate=1e-3)
     assert second < 0.9 * first
