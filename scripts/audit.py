@@ -21,9 +21,11 @@ import venv
 from pathlib import Path
 from typing import Any
 
-from mtrl_fairgrad.utils.entry_point import entry_point
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # runs before anything is installed
+
+from mtrl_fairgrad.utils.entry_point import entry_point  # noqa: E402
+
 ADVISORIES = "https://pypi.org/pypi/{}/{}/json"
 SECONDS = 300
 """Time limit of the installation, and of the audit."""

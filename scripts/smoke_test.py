@@ -18,9 +18,11 @@ import tempfile
 import venv
 from pathlib import Path
 
-from mtrl_fairgrad.utils.entry_point import entry_point
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # runs before anything is installed
+
+from mtrl_fairgrad.utils.entry_point import entry_point  # noqa: E402
+
 ALLOWED_IMPORT_SECONDS = 1.0
 """Limit of the import's processor time beyond that of torch."""
 

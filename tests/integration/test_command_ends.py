@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from mtrl_fairgrad.supervised.benchmarks import toy
 from tests.support.paths import ROOT, SCRIPTS
 
 COMMANDS = ("train", "evaluate", "report", "verify", "search", "supervised")
+BEFORE_INSTALLATION = re.findall(r"\$\(PYTHON\) scripts/(\w+)\.py", (ROOT / "Makefile").read_text())
 
 
 def start(*words, **options):
@@ -53,6 +55,13 @@ def test_scripts_end_as_commands_do():
             assert "except BrokenPipeError" in text and "except KeyboardInterrupt" in text
         elif "\ndef main(" in text:
             assert "\n@entry_point\ndef main(" in text, path
+
+
+@pytest.mark.parametrize("name", BEFORE_INSTALLATION)
+def test_scripts_that_make_runs_before_an_installation_need_no_package(name):
+    """Isolated, without site-packages."""
+    command = [sys.executable, "-I", "-S", SCRIPTS / f"{name}.py", "--help"]
+    assert "usage:" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_ctrl_c_during_the_imports_is_one_line():
