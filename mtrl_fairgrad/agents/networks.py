@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtrl_fairgrad.agents.twin_products import product, stack_pairs
 from mtrl_fairgrad.config.agent import ARCHITECTURES, AgentConfig
 
 Tensors = dict[str, Tensor]
 
+TWINS = "first", "second"
+"""Names of the two critics, before each of their parameters."""
 ACTOR_HEAD_BOUND = 1e-3
 CRITIC_HEAD_BOUND = 3e-3
 """Last layers start uniform in ± these bounds under `initialization="he"`, as in the Meta-World+
@@ -140,7 +143,7 @@ def init_critics(
             architecture.own_layers,
             tasks,
         )
-        for twin in ("first", "second")
+        for twin in TWINS
     }
     embedding: Tensors = {}
     if architecture.encoding:
@@ -171,19 +174,59 @@ def stack_seeds(
 # ---- forward passes ----
 
 
-def mlp(parameters: Tensors, inputs: Tensor, prefix: str = "") -> Tensor:
-    """Apply the perceptron of parameters `prefix + weight0`, ...: `[..., in]` -> `[..., out]`."""
+def mlp(
+    parameters: Tensors, inputs: Tensor, prefix: str = "", dtype: torch.dtype | None = None
+) -> Tensor:
+    """Apply the perceptron of parameters `prefix + weight0`, ...: `[..., in]` -> `[..., out]`.
+
+    Parameters of two perceptrons, stacked by `stack_twins`, take `[2, n, in]` to `[2, n, out]`.
+
+    Args:
+        parameters: of one task.
+        inputs: `[..., in]`.
+        prefix: of the perceptron's names.
+        dtype: floating-point type of the products between hidden layers; None for that of the
+            parameters. The first layer keeps the digits of the inputs, the last one those of the
+            results, and both are cheap.
+    """
     layers = sum(name.startswith(f"{prefix}weight") for name in parameters)
     hidden = inputs
     for layer in range(layers):
         weight, bias = parameters[f"{prefix}weight{layer}"], parameters[f"{prefix}bias{layer}"]
-        hidden = F.linear(hidden, weight, bias)
+        if dtype is not None:
+            of_layer = dtype if 0 < layer < layers - 1 else weight.dtype
+            hidden, weight, bias = hidden.to(of_layer), weight.to(of_layer), bias.to(of_layer)
+        hidden = _linear(hidden, weight, bias)
         scale = parameters.get(f"{prefix}scale{layer}")
         if scale is not None:
-            hidden = F.layer_norm(hidden, scale.shape, scale, parameters[f"{prefix}shift{layer}"])
+            hidden = _layer_norm(hidden, scale, parameters[f"{prefix}shift{layer}"])
         if layer < layers - 1:
             hidden = F.relu(hidden)
     return hidden
+
+
+def _linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Apply a linear layer, or two stacked ones."""
+    if weight.ndim == 3:
+        return product(inputs, weight) + bias.unsqueeze(1)
+    if inputs.is_cuda:  # where F.linear under vmap has a kernel that multiplies the bias by 1
+        return inputs @ weight.mT + bias
+    return F.linear(inputs, weight, bias)
+
+
+def _layer_norm(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Apply a LayerNorm, or two stacked ones, in the floating-point type of its parameters."""
+    inputs = inputs.to(scale.dtype)
+    if scale.ndim == 2:
+        return F.layer_norm(inputs, scale.shape[1:]) * scale.unsqueeze(1) + shift.unsqueeze(1)
+    return F.layer_norm(inputs, scale.shape, scale, shift)
+
+
+def stack_twins(critics: Tensors) -> Tensors:
+    """Stack the parameters of both critics: `weight0` `[2, out, in]`, `bias0` `[2, out]`, ..."""
+    names = [name.removeprefix("first.") for name in critics if name.startswith("first.")]
+    twins = [[critics[f"{twin}.{name}"] for name in names] for twin in TWINS]
+    return dict(zip(names, stack_pairs(*twins), strict=True))
 
 
 def encoder_parameters(critics: Tensors) -> Tensors:
@@ -215,22 +258,29 @@ def with_encoding(critics: Tensors, observations: Tensor) -> Tensor:
     )
 
 
-def policy(actor: Tensors, inputs: Tensor, log_std_bound: str) -> tuple[Tensor, Tensor]:
+def policy(
+    actor: Tensors, inputs: Tensor, log_std_bound: str, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     """Return mean and log standard deviation of the action before squashing, each `[..., A]`.
 
     Args:
         actor: parameters.
         inputs: observations with encoding, `[..., O + E]`.
         log_std_bound: `"clamp"` or `"tanh"`, see `AgentConfig.log_std`.
+        dtype: see `mlp`.
     """
-    mean, log_std = mlp(actor, inputs).chunk(2, dim=-1)
+    mean, log_std = mlp(actor, inputs, dtype=dtype).chunk(2, dim=-1)
     if log_std_bound == "tanh":
         return mean, LOG_STD_MIN + (LOG_STD_MAX - LOG_STD_MIN) / 2 * (log_std.tanh() + 1)
     return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
 
 def sample(
-    actor: Tensors, inputs: Tensor, noise: Tensor, log_std_bound: str
+    actor: Tensors,
+    inputs: Tensor,
+    noise: Tensor,
+    log_std_bound: str,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sample a squashed Gaussian action (Haarnoja et al., 2018, appendix C).
 
@@ -239,11 +289,12 @@ def sample(
         inputs: observations with encoding, `[..., O + E]`.
         noise: standard normal, `[..., A]`.
         log_std_bound: see `policy`.
+        dtype: see `mlp`.
 
     Returns:
         actions `[..., A]` in (−1, 1) and their log-densities `[...]`.
     """
-    mean, log_std = policy(actor, inputs, log_std_bound)
+    mean, log_std = policy(actor, inputs, log_std_bound, dtype)
     unsquashed = mean + log_std.exp() * noise
     gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
     # log(1 − tanh²(u)) = 2·(log 2 − u − softplus(−2u)) keeps its precision for large |u|.
@@ -251,14 +302,25 @@ def sample(
     return unsquashed.tanh(), (gaussian - squash).sum(-1)
 
 
-def values(critics: Tensors, inputs: Tensor, actions: Tensor) -> Tensor:
+def values(
+    critics: Tensors, inputs: Tensor, actions: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
     """Return the values `[2, ...]` of both critics.
 
     Args:
         critics: parameters.
         inputs: observations with encoding, `[..., O + E]`.
         actions: `[..., A]`.
+        dtype: see `mlp`.
     """
     joined = torch.cat([inputs, actions], dim=-1)
-    twins = [mlp(critics, joined, f"{twin}.").squeeze(-1) for twin in ("first", "second")]
-    return torch.stack(twins)
+    if not computes_twins_at_once(joined.device):
+        twins = [mlp(critics, joined, f"{twin}.", dtype).squeeze(-1) for twin in TWINS]
+        return torch.stack(twins)
+    rows = joined.reshape(-1, joined.shape[-1]).expand(2, -1, -1)
+    return mlp(stack_twins(critics), rows, dtype=dtype).view(2, *joined.shape[:-1])
+
+
+def computes_twins_at_once(device: torch.device) -> bool:
+    """Return whether the device computes both critics faster at once than one after the other."""
+    return device.type == "cuda"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from mtrl_fairgrad.agents import networks
@@ -20,21 +21,34 @@ from mtrl_fairgrad.gradients.per_task import CapturedLoss, lift
 
 PerNetwork = tuple[Tensors, ...]
 """Either the shared or the own parameters of several networks, a mapping for each network."""
+PRODUCT_DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16}
+"""Floating-point type of the products between hidden layers by precision; None: the parameters'."""
 
 
 @dataclass(frozen=True)
 class SACLosses:
-    """Losses, Bellman targets and action; the fields are those of `AgentConfig`."""
+    """Losses, Bellman targets and action; the first fields are those of `AgentConfig`."""
 
     discount: float
     reward_scale: float
     log_std: str
     twin_loss: str
+    precision: str = "fp32"
+    """`"bf16"` computes the products between hidden layers in bfloat16, except to act; everything
+    else has the parameters' type. `"tf32"` is a setting of PyTorch and changes nothing here.
+    """
 
     @classmethod
-    def from_config(cls, config: AgentConfig) -> SACLosses:
+    def from_config(cls, config: AgentConfig, precision: str = "fp32") -> SACLosses:
         """Take the hyper-parameters that the equations depend on."""
-        return cls(config.discount, config.reward_scale, config.log_std, config.twin_loss)
+        return cls(
+            config.discount, config.reward_scale, config.log_std, config.twin_loss, precision
+        )
+
+    @property
+    def product_dtype(self) -> torch.dtype | None:
+        """See `PRODUCT_DTYPES`."""
+        return PRODUCT_DTYPES[self.precision]
 
     def critic_loss(
         self,
@@ -61,9 +75,8 @@ class SACLosses:
             the loss and the mean Q.
         """
         critics = {**critics, **own}
-        predictions = networks.values(
-            critics, networks.with_encoding(critics, observations), actions
-        )
+        inputs = networks.with_encoding(critics, observations)
+        predictions = networks.values(critics, inputs, actions, self.product_dtype)
         errors = (predictions - targets).square()
         loss = errors.mean(-1).sum() if self.twin_loss == "sum" else errors.mean()
         return loss, predictions.mean()
@@ -96,8 +109,10 @@ class SACLosses:
         """
         actor, critics = {**actor, **own}, {**critics, **critics_own}
         inputs = networks.with_encoding(critics, observations)
-        actions, log_density = networks.sample(actor, inputs, noise, self.log_std)
-        value = networks.values(critics, inputs, actions).amin(0)
+        actions, log_density = networks.sample(
+            actor, inputs, noise, self.log_std, self.product_dtype
+        )
+        value = networks.values(critics, inputs, actions, self.product_dtype).amin(0)
         return (temperature * log_density - value).mean(), -log_density.mean()
 
     def bellman_targets(
@@ -130,9 +145,12 @@ class SACLosses:
         """
         actor, critics, targets = _join(shared, own)
         inputs = networks.with_encoding(critics, next_observations)
-        actions, log_density = networks.sample(actor, inputs, noise, self.log_std)
+        actions, log_density = networks.sample(
+            actor, inputs, noise, self.log_std, self.product_dtype
+        )
         inputs = networks.with_encoding(targets, next_observations)
-        value = networks.values(targets, inputs, actions).amin(0) - temperature * log_density
+        value = networks.values(targets, inputs, actions, self.product_dtype).amin(0)
+        value = value - temperature * log_density
         return self.reward_scale * rewards + self.discount * (1 - terminated) * value
 
     def action(

@@ -1,0 +1,192 @@
+"""Both critics in one batched product a layer, as on a GPU, against one critic after the other."""
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten
+
+from mtrl_fairgrad import LS, combine
+from mtrl_fairgrad.agents import networks
+from mtrl_fairgrad.agents.networks import Parameters
+from mtrl_fairgrad.agents.sac_losses import SACLosses
+from mtrl_fairgrad.agents.twin_products import product
+from mtrl_fairgrad.gradients.per_task import lift, task_gradients
+from tests.unit.agents.conftest import ACTION, BATCH, DIMENSIONS, OBSERVATION, TASKS, small_config
+
+aten = torch.ops.aten
+ARCHITECTURES = ("mtsac", "mtsac_te", "mhsac", "stl")
+PRODUCTS = {aten.mm.default, aten.bmm.default}
+COPIES = {
+    aten.clone.default,
+    aten.cat.default,
+    aten.stack.default,
+    aten.copy.default,
+    aten.repeat.default,
+    aten._to_copy.default,
+}
+
+
+def compute_at_once(monkeypatch, decision=True):
+    monkeypatch.setattr(networks, "computes_twins_at_once", lambda device: decision)
+
+
+class Problem:
+    """Networks of S seeds and random data for the agent's equations; tensors float64."""
+
+    def __init__(self, name="mtsac", seeds=1, dtype=torch.float64, precision="fp32", **changes):
+        config = small_config(name, **changes)
+        self.tasks = 1 if name == "stl" else TASKS
+        self.seeds, self.dtype = seeds, dtype
+        self.losses = SACLosses.from_config(config, precision)
+        self.generator = torch.Generator().manual_seed(4)
+        self.actor = self.parameters(networks.init_actor, config)
+        self.critics = self.parameters(networks.init_critics, config)
+        self.targets = self.parameters(networks.init_critics, config)
+
+    def parameters(self, init, config) -> Parameters:
+        made = [init(config, *DIMENSIONS, self.tasks, self.generator) for _ in range(self.seeds)]
+        return networks.stack_seeds(made, torch.device("cpu"), self.dtype)
+
+    def normal(self, *shape):
+        shape = self.seeds, self.tasks, *shape
+        return torch.randn(shape, generator=self.generator).to(self.dtype)
+
+    def critic_arguments(self):
+        data = self.normal(BATCH, OBSERVATION), self.normal(BATCH, ACTION), self.normal(BATCH)
+        return {}, data, self.critics
+
+    def actor_arguments(self):
+        data = self.normal(BATCH, OBSERVATION), self.normal(BATCH, ACTION), self.normal().abs()
+        return self.critics.shared, (self.critics.own, *data), self.actor
+
+    def gradients(self, network):
+        """Return losses, auxiliary results, rows of the Jacobian and own gradients."""
+        loss = getattr(self.losses, f"{network}_loss")
+        context, data, learned = getattr(self, f"{network}_arguments")()
+        return task_gradients(loss, learned.shared, *data, own=learned.own, context=context)
+
+    def combined(self, network):
+        """Return the same without a Jacobian, by ordinary autograd."""
+        loss = getattr(self.losses, f"{network}_loss")
+        context, data, learned = getattr(self, f"{network}_arguments")()
+        return combine(LS(), loss, learned.shared, *data, own=learned.own, context=context)
+
+    def bellman_targets(self):
+        networks_ = self.actor, self.critics, self.targets
+        return lift(self.losses.bellman_targets, per_seed=1)(
+            tuple(network.shared for network in networks_),
+            tuple(network.own for network in networks_),
+            self.normal(BATCH, OBSERVATION),
+            self.normal(BATCH, ACTION),
+            self.normal().abs(),
+            self.normal(BATCH),
+            (self.normal(BATCH) > 1).to(self.dtype),
+        )
+
+
+def results(problem):
+    """Return all results of the agent's equations, in one nesting."""
+    return (
+        problem.gradients("critic"),
+        problem.gradients("actor"),
+        problem.combined("critic")[:4],
+        problem.combined("actor")[:4],
+        problem.bellman_targets(),
+    )
+
+
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_losses_gradients_and_targets_equal_those_of_one_critic_after_the_other(
+    name, seeds, layer_norm, monkeypatch
+):
+    sizes = {"critic_layer_norm": layer_norm, "critic_width": 20}
+    expected = results(Problem(name, seeds, **sizes))
+    compute_at_once(monkeypatch)
+    torch.testing.assert_close(
+        results(Problem(name, seeds, **sizes)), expected, rtol=1e-12, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("leading", [(), (5,), (2, 3)], ids=str)
+def test_observations_may_have_any_leading_axes(leading, monkeypatch):
+    critics = {name: value[0] for name, value in Problem().critics.shared.items()}
+    inputs, actions = torch.randn(*leading, OBSERVATION), torch.randn(*leading, ACTION)
+    arguments = critics, inputs.double(), actions.double()
+    expected = networks.values(*arguments)
+    compute_at_once(monkeypatch)
+    assert expected.shape == (2, *leading)
+    torch.testing.assert_close(networks.values(*arguments), expected, rtol=1e-12, atol=1e-14)
+
+
+def traced(problem, function):
+    """Return the operations of a function of the problem's parameters."""
+    groups = problem.actor, problem.critics, problem.targets
+
+    def of(*leaves):
+        values = iter(leaves)
+        problem.actor, problem.critics, problem.targets = (
+            Parameters(*({name: next(values) for name in group} for group in groups_of))
+            for groups_of in groups
+        )
+        return tree_flatten(function())[0]
+
+    graph = make_fx(of)(*tree_flatten(groups)[0]).graph
+    graph.eliminate_dead_code()
+    return [node for node in graph.nodes if node.op == "call_function"]
+
+
+@pytest.mark.parametrize(("name", "seeds", "layers"), [("mtsac", 1, 3), ("mhsac", 3, 5)])
+def test_a_layer_of_both_critics_is_one_product_and_no_shared_weight_is_copied_for_each_task(
+    name, seeds, layers, monkeypatch
+):
+    compute_at_once(monkeypatch)
+    width = 64  # so that weights copied for each task are larger than hidden units of all samples
+    problem = Problem(name, seeds, width=width)
+    all_weights = sum(value.numel() for group in problem.critics for value in group.values())
+    hidden = 2 * seeds * TASKS * BATCH * width
+    assert hidden < 2 * seeds * TASKS * width**2
+    # Values, and gradients by weights and by inputs, except by those of the first layer.
+    learned = 3 * layers - 1
+    for function, expected in (
+        (lambda: problem.gradients("critic"), learned),
+        (lambda: problem.gradients("actor"), learned + 2 * layers),
+        (problem.bellman_targets, 2 * layers),
+    ):
+        nodes = traced(problem, function)
+        assert sum(node.target in PRODUCTS for node in nodes) == expected
+        copied = {node.meta["val"].numel() for node in nodes if node.target in COPIES}
+        assert max(copied - {all_weights}) <= hidden
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (2, None), (None, 1), (0, 0), (1, 2)])
+def test_a_product_under_vmap_and_its_derivatives_equal_those_of_matmul(axes):
+    generator = torch.Generator().manual_seed(0)
+
+    def operand(axis, *shape):
+        shape = list(shape)
+        if axis is not None:
+            shape.insert(axis, 3)
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    left, right = operand(axes[0], 2, 4, 5), operand(axes[1], 2, 6, 5)
+
+    def gradients(multiply):
+        def scalar(left, right):
+            return multiply(left, right).sin().sum()
+
+        def curvature(left, right):
+            return torch.func.grad(scalar)(left, right).cos().sum()
+
+        both = (torch.func.grad(f, argnums=(0, 1)) for f in (scalar, curvature))
+        return [torch.func.vmap(f, in_dims=axes)(left, right) for f in (multiply, *both)]
+
+    torch.testing.assert_close(
+        gradients(product), gradients(lambda left, right: left @ right.mT), rtol=1e-12, atol=1e-13
+    )
+
+
+def test_a_gpu_computes_twins_at_once_and_a_cpu_one_after_the_other():
+    decide = networks.computes_twins_at_once
+    assert decide(torch.device("cuda")) and not decide(torch.device("cpu"))
