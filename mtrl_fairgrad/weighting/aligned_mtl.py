@@ -14,19 +14,23 @@ aligned gradients do not conflict with each other; d may still conflict with an 
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
+from mtrl_fairgrad.weighting.host import on_host
 from mtrl_fairgrad.weighting.options import Choice
-from mtrl_fairgrad.weighting.solvers.arrays import ignore_fp_warnings, matvec, namespace, to_array
+from mtrl_fairgrad.weighting.solvers.arrays import ignore_fp_warnings, matvec, to_array
 from mtrl_fairgrad.weighting.solvers.problem import check_gramian, finalize, prepare
+
+_numpy: Any = np  # its functions have too many type annotations
 
 
 class AlignedMTL(GramianWeighting):
     """Aligned gradients. Stateless; costs one Jacobian and a K×K eigendecomposition.
-
-    On a GPU, PyTorch's eigendecomposition synchronises with the device; no other method does.
 
     Args:
         scale: σ is the smallest non-zero eigenvalue (`"min"`, the paper's), their median, or their
@@ -44,7 +48,6 @@ class AlignedMTL(GramianWeighting):
         super().__init__()
         self.scale = scale
 
-    @ignore_fp_warnings
     @torch.no_grad()
     def forward(self, gramian: Tensor) -> Weights:
         """Compute weights.
@@ -61,35 +64,35 @@ class AlignedMTL(GramianWeighting):
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.
         """
-        check_gramian(gramian)
-        problem = prepare(to_array(gramian))
-        xp = namespace(problem.gramian)
-        tasks = gramian.shape[-1]
-        values, vectors = xp.linalg.eigh(problem.gramian)  # in ascending order
-        rounding = torch.finfo(torch.promote_types(gramian.dtype, torch.float32)).eps
-        nonzero = values > tasks * rounding * abs(values[..., -1:])
-        count = xp.sum(nonzero, -1)
-        safe = xp.where(nonzero, values, 1.0)
-        if self.scale == "rmse":
-            sigma = xp.sum(xp.where(nonzero, values, 0.0), -1) / xp.where(count > 0, count, 1)
-        else:
-            # Rank from the top among the `count` non-zero eigenvalues: the last, or the lower
-            # median.
-            rank = count if self.scale == "min" else (count + 2) // 2
-            position = xp.cumsum(xp.flip(nonzero, (-1,)) * 1, -1)
-            sigma = xp.sum(
-                xp.where((xp.flip(position, (-1,)) == rank[..., None]) & nonzero, values, 0.0), -1
-            )
-        mixed = xp.where(
-            nonzero,
-            matvec(xp.swapaxes(vectors, -1, -2), values * 0 + 1 / tasks) / xp.sqrt(safe),
-            0.0,
-        )
-        weights, smallest = finalize(
-            problem, xp.sqrt(sigma)[..., None] * matvec(vectors, mixed), gramian
-        )
-        return Weights(weights, {"min_progress": smallest})
+        return _solve(gramian, self.scale)
 
     def extra_repr(self) -> str:
         """Return the options for `print`."""
         return f"scale={self.scale}"
+
+
+@on_host
+@ignore_fp_warnings
+def _solve(gramian: Tensor, scale: str) -> Weights:
+    check_gramian(gramian)
+    problem = prepare(to_array(gramian))
+    tasks = gramian.shape[-1]
+    values, vectors = _numpy.linalg.eigh(problem.gramian)  # in ascending order
+    rounding = torch.finfo(torch.promote_types(gramian.dtype, torch.float32)).eps
+    nonzero = values > tasks * rounding * abs(values[..., -1:])
+    count = np.sum(nonzero, -1)
+    safe = np.where(nonzero, values, 1.0)
+    if scale == "rmse":
+        sigma = np.sum(np.where(nonzero, values, 0.0), -1) / np.where(count > 0, count, 1)
+    else:
+        # Rank from the top among the `count` non-zero eigenvalues: the last, or the lower median.
+        rank = count if scale == "min" else (count + 2) // 2
+        position = np.cumsum(nonzero[..., ::-1], -1)[..., ::-1]
+        chosen = (position == rank[..., None]) & nonzero
+        sigma = np.sum(np.where(chosen, values, 0.0), -1)
+    equal = np.full(values.shape, 1 / tasks)
+    mixed = np.where(nonzero, matvec(np.swapaxes(vectors, -1, -2), equal) / np.sqrt(safe), 0.0)
+    weights, smallest = finalize(
+        problem, np.sqrt(sigma)[..., None] * matvec(vectors, mixed), gramian.dtype
+    )
+    return Weights(weights, {"min_progress": smallest})

@@ -354,19 +354,19 @@ class GramianWeighting(Method):
         diagnostics = {**result.diagnostics, "weights": result.weights, "gramian": observed}
         return Aggregate(contract(result.weights, jacobian), diagnostics)
 
-    @staticmethod
-    def _result(gramian: Tensor, weights: Tensor, **diagnostics: Tensor) -> Weights:
-        """Round weights to the Gramian's dtype (float32 for half precision), with diagnostics.
-
-        Adds `min_progress`, the smallest `g_iᵀd`, to the `diagnostics`.
-        """
-        progress = (gramian.to(weights.dtype) @ weights[..., None])[..., 0]
-        rounded = weights.to(torch.promote_types(gramian.dtype, torch.float32))
-        return Weights(rounded, {"min_progress": progress.amin(-1), **diagnostics})
-
     if TYPE_CHECKING:
 
         def __call__(self, gramian: Tensor, **optional: Tensor | None) -> Weights: ...  # noqa: D102
+
+
+def weights_with_progress(gramian: Tensor, weights: Tensor, **diagnostics: Tensor) -> Weights:
+    """Round weights to the Gramian's dtype (float32 for half precision), with diagnostics.
+
+    Adds `min_progress`, the smallest `g_iᵀd`, to the `diagnostics`.
+    """
+    progress = (gramian.to(weights.dtype) @ weights[..., None])[..., 0]
+    rounded = weights.to(torch.promote_types(gramian.dtype, torch.float32))
+    return Weights(rounded, {"min_progress": progress.amin(-1), **diagnostics})
 
 
 class JacobianAggregation(Method):

@@ -22,26 +22,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
+from mtrl_fairgrad.weighting.host import on_host
 from mtrl_fairgrad.weighting.options import Choice, Number
-from mtrl_fairgrad.weighting.solvers.arrays import (
-    Array,
-    ignore_fp_warnings,
-    matvec,
-    namespace,
-    on_host,
-    to_tensor,
-)
+from mtrl_fairgrad.weighting.solvers.arrays import Array, ignore_fp_warnings, matvec
 from mtrl_fairgrad.weighting.solvers.nonnegative import minimise
 from mtrl_fairgrad.weighting.solvers.problem import Equilibrated, Problem, finalize, prepare_cosines
 
 STEPS = 40
 """Maximum number of Newton steps; most problems need 3 or 4."""
-STEPS_ON_DEVICE = 8
-"""Number of Newton steps on a device, where convergence cannot be checked without synchronising."""
 TARGET = 1e-12
 """Relative error of the distance at which iteration stops."""
 
@@ -85,7 +78,6 @@ class CAGrad(GramianWeighting):
         self.c = c
         self.rescale = rescale
 
-    @ignore_fp_warnings
     @torch.no_grad()
     def forward(self, gramian: Tensor) -> Weights:
         """Compute weights.
@@ -107,22 +99,26 @@ class CAGrad(GramianWeighting):
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.
         """
-        problem, scaled = prepare_cosines(gramian)
-        xp = namespace(problem.gramian)
-        norms = xp.exp(scaled.log_norms)
-        scale = xp.exp(-2 * scaled.centre)
-        mean = xp.sum(problem.gramian, -1) * (scale / gramian.shape[-1])  # g_iᵀg_0
-        radius = self.c * xp.sqrt(xp.clip(xp.sum(mean, -1) / gramian.shape[-1], 0.0, None))
-        y, error = _nearest(problem, scaled, norms, mean, radius)
         divisor = {"none": 1.0, "linear": 1 + self.c, "squared": 1 + self.c**2}[self.rescale]
-        weights, smallest = finalize(problem, (1 / gramian.shape[-1] + y) / divisor, gramian)
-        return Weights(
-            weights, {"min_progress": smallest, "radius_error": to_tensor(error).to(gramian.device)}
-        )
+        return _solve(gramian, self.c, divisor)
 
     def extra_repr(self) -> str:
         """Return the options for `print`."""
         return f"c={self.c:g}, rescale={self.rescale}"
+
+
+@on_host
+@ignore_fp_warnings
+def _solve(gramian: Tensor, c: float, divisor: float) -> Weights:
+    problem, scaled = prepare_cosines(gramian)
+    tasks = gramian.shape[-1]
+    norms = np.exp(scaled.log_norms)
+    scale = np.exp(-2 * scaled.centre)
+    mean = np.sum(problem.gramian, -1) * (scale / tasks)  # g_iᵀg_0
+    radius = c * np.sqrt(np.clip(np.sum(mean, -1) / tasks, 0.0, None))
+    y, error = _nearest(problem, scaled, norms, mean, radius)
+    weights, smallest = finalize(problem, (1 / tasks + y) / divisor, gramian.dtype)
+    return Weights(weights, {"min_progress": smallest, "radius_error": torch.as_tensor(error)})
 
 
 def _nearest(
@@ -132,28 +128,27 @@ def _nearest(
 
     Shapes: `y` `[..., K]`, radius and error `[...]`.
     """
-    xp = namespace(norms)
     moving = radius > 0
 
     def at(level: Array, guess: Array = None) -> _Point:
-        linear = xp.where(
+        linear = np.where(
             problem.active & moving[..., None], (level[..., None] - mean) / norms, -1.0
         )
         u, free = minimise(scaled.cosines, linear, guess)
-        return _Point(level, u, free, xp.sqrt(xp.sum(u * matvec(scaled.cosines, u), -1)))
+        return _Point(level, u, free, np.sqrt(np.sum(u * matvec(scaled.cosines, u), -1)))
 
     # The smallest ν of a single constraint: with all constraints, the distance is at least the
     # radius there, up to the ridge.
-    alone = xp.where(problem.active, mean + radius[..., None] * norms, xp.inf)
-    lowest = xp.amin(alone, -1)
-    point = at(xp.where(xp.isfinite(lowest), lowest, 0.0))
-    some = xp.where(moving, radius, 1.0)
-    for _ in range(STEPS if on_host(norms) else STEPS_ON_DEVICE):
-        excess = xp.where(moving, point.distance - radius, 0.0)
-        if on_host(norms) and not (abs(excess) > TARGET * some).any():
+    alone = np.where(problem.active, mean + radius[..., None] * norms, np.inf)
+    lowest = np.amin(alone, -1)
+    point = at(np.where(np.isfinite(lowest), lowest, 0.0))
+    some = np.where(moving, radius, 1.0)
+    for _ in range(STEPS):
+        excess = np.where(moving, point.distance - radius, 0.0)
+        if not (abs(excess) > TARGET * some).any():
             break
-        slope = xp.sum(point.u / norms, -1)
+        slope = np.sum(point.u / norms, -1)
         point = at(
-            point.level - excess * point.distance / xp.where(slope > 0, slope, 1.0), point.free
+            point.level - excess * point.distance / np.where(slope > 0, slope, 1.0), point.free
         )
-    return point.u / norms, xp.where(moving, point.distance / some - 1, 0.0)
+    return point.u / norms, np.where(moving, point.distance / some - 1, 0.0)

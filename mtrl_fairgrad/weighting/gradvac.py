@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.base import Weights
+from mtrl_fairgrad.weighting.host import on_host
 from mtrl_fairgrad.weighting.options import Number
-from mtrl_fairgrad.weighting.random_order import PairStep, RandomOrderWeighting
+from mtrl_fairgrad.weighting.random_order import PairStep, RandomOrderWeighting, visit_pairs
 
 LARGEST_TARGET = 1 - 1e-6
 """Largest cosine to aim at (0.08°). A cosine of 1 would need an infinite multiple of `g_j`, and the
@@ -88,28 +89,37 @@ class GradVac(RandomOrderWeighting):
             ValueError: not initialised, a shape that differs, or no noise of the right shape.
         """
         self._check_shape(gramian.shape[:-1])
-        # ‖g_i'‖² is a sum of rounded products that may cancel. Below this it is rounding error, and
-        # there is no cosine.
-        smallest = (
-            10
-            * gramian.shape[-1]
-            * torch.finfo(torch.promote_types(gramian.dtype, torch.float32)).eps
-        )
-
-        def vaccinate(step: PairStep) -> Tensor:
-            counts = step.valid & (step.square > smallest)
-            length = step.square.clamp(min=smallest).sqrt()
-            cosine = (step.product / length).clamp(-1, 1)
-            average = self.targets.gather(-1, step.other)
-            updated = torch.where(counts, average.lerp(cosine, self.beta), average)
-            self.targets.scatter_(-1, step.other, updated)
-            target = average.clamp(max=LARGEST_TARGET)
-            cotangent = target / (1 - target.square()).sqrt()
-            push = length * ((1 - cosine.square()).sqrt() * cotangent - cosine)
-            return torch.where(counts & (cosine < target), push, 0.0)
-
-        return self._visit_pairs(gramian, noise, vaccinate)
+        order = self._order(gramian, noise)
+        result, targets = _visit(gramian, order, self.targets, self.beta, self.reduction)
+        self.targets.copy_(targets)
+        return result
 
     def extra_repr(self) -> str:
         """Return the options for `print`."""
         return f"beta={self.beta:g}, {super().extra_repr()}"
+
+
+@on_host
+def _visit(
+    gramian: Tensor, order: Tensor, targets: Tensor, beta: float, reduction: str
+) -> tuple[Weights, Tensor]:
+    """Return the weights and the new targets."""
+    # ‖g_i'‖² is a sum of rounded products that may cancel. Below this it is rounding error, and
+    # there is no cosine.
+    precision = torch.promote_types(gramian.dtype, torch.float32)
+    smallest = 10 * gramian.shape[-1] * torch.finfo(precision).eps
+    targets = targets.clone()
+
+    def vaccinate(step: PairStep) -> Tensor:
+        counts = step.valid & (step.square > smallest)
+        length = step.square.clamp(min=smallest).sqrt()
+        cosine = (step.product / length).clamp(-1, 1)
+        average = targets.gather(-1, step.other)
+        updated = torch.where(counts, average.lerp(cosine, beta), average)
+        targets.scatter_(-1, step.other, updated)
+        target = average.clamp(max=LARGEST_TARGET)
+        cotangent = target / (1 - target.square()).sqrt()
+        push = length * ((1 - cosine.square()).sqrt() * cotangent - cosine)
+        return torch.where(counts & (cosine < target), push, 0.0)
+
+    return visit_pairs(gramian, order, reduction, vaccinate), targets

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_compiler: Any = torch.compiler  # without complete annotations
+_torch: Any = torch  # `torch.compiler.disable` would import the compiler, which takes seconds
 
 Handler = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Takes a function for the CPU and its arguments, of which some tensors are on another device;
@@ -37,17 +37,20 @@ def on_host(function: Callable[P, R]) -> Callable[P, R]:
     tensors are not nested. The function may not change them. `torch.compile` does not trace it.
     """
 
-    @functools.wraps(function)
-    def anywhere(*arguments: P.args, **options: P.kwargs) -> R:
-        if torch.compiler.is_compiling():
-            return untraced(*arguments, **options)
+    def dispatch(*arguments: P.args, **options: P.kwargs) -> R:
         for each in (*arguments, *options.values()):
             if isinstance(each, Tensor) and each.device.type != "cpu":
                 handle = _handler.get() or _copy_and_call
                 return handle(function, arguments, options)
         return function(*arguments, **options)
 
-    untraced = _compiler.disable(anywhere)
+    untraced = _torch._disable_dynamo(dispatch)
+
+    @functools.wraps(function)
+    def anywhere(*arguments: P.args, **options: P.kwargs) -> R:
+        call = untraced if torch.compiler.is_compiling() else dispatch
+        return call(*arguments, **options)
+
     return anywhere
 
 

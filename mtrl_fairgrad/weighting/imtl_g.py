@@ -13,11 +13,13 @@ sum of the system's solution is nearly 0.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-from mtrl_fairgrad.weighting.solvers.arrays import ignore_fp_warnings, namespace, solve
+from mtrl_fairgrad.weighting.host import on_host
+from mtrl_fairgrad.weighting.solvers.arrays import ignore_fp_warnings, solve
 from mtrl_fairgrad.weighting.solvers.problem import finalize, prepare_cosines
 
 
@@ -26,7 +28,6 @@ class IMTLG(GramianWeighting):
 
     name = "imtl_g"
 
-    @ignore_fp_warnings
     @torch.no_grad()
     def forward(self, gramian: Tensor) -> Weights:
         """Compute weights.
@@ -43,10 +44,17 @@ class IMTLG(GramianWeighting):
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.
         """
-        problem, scaled = prepare_cosines(gramian)
-        xp = namespace(problem.gramian)
-        inverse = xp.exp(xp.amin(scaled.log_norms, -1)[..., None] - scaled.log_norms)
-        solution = solve(scaled.cosines, xp.where(problem.active, inverse * 0 + 1, 0.0)) * inverse
-        total = xp.sum(solution, -1)[..., None]
-        weights, smallest = finalize(problem, solution / xp.where(total == 0, 1.0, total), gramian)
-        return Weights(weights, {"min_progress": smallest})
+        return _solve(gramian)
+
+
+@on_host
+@ignore_fp_warnings
+def _solve(gramian: Tensor) -> Weights:
+    problem, scaled = prepare_cosines(gramian)
+    inverse = np.exp(np.amin(scaled.log_norms, -1)[..., None] - scaled.log_norms)
+    solution = solve(scaled.cosines, np.where(problem.active, 1.0, 0.0)) * inverse
+    total = np.sum(solution, -1)[..., None]
+    weights, smallest = finalize(
+        problem, solution / np.where(total == 0, 1.0, total), gramian.dtype
+    )
+    return Weights(weights, {"min_progress": smallest})

@@ -15,6 +15,7 @@ gradients dominate it.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,8 +25,9 @@ from mtrl_fairgrad.weighting.base import (
     Weights,
     nonnegative_or_nan,
 )
+from mtrl_fairgrad.weighting.host import on_host
 from mtrl_fairgrad.weighting.options import Choice
-from mtrl_fairgrad.weighting.solvers.arrays import Array, ignore_fp_warnings, namespace, to_array
+from mtrl_fairgrad.weighting.solvers.arrays import ignore_fp_warnings, to_array
 from mtrl_fairgrad.weighting.solvers.nonnegative import minimise
 from mtrl_fairgrad.weighting.solvers.problem import finalize, prepare_cosines
 
@@ -56,7 +58,6 @@ class MGDA(GramianWeighting):
         """Whether gradients are divided by their losses."""
         return self.normalize in ("loss", "loss+")
 
-    @ignore_fp_warnings
     @torch.no_grad()
     def forward(self, gramian: Tensor, losses: Tensor | None = None) -> Weights:
         """Compute weights.
@@ -74,35 +75,36 @@ class MGDA(GramianWeighting):
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`, or no losses where they are needed.
         """
-        problem, scaled = prepare_cosines(gramian)
-        xp = namespace(problem.gramian)
-        lengths = xp.where(
-            problem.active, scaled.log_norms - self._log_divisors(scaled.log_norms, losses), 0.0
-        )
-        valid = problem.valid & xp.all(xp.isfinite(lengths), -1)
-        lengths = xp.where(valid[..., None], lengths, 0.0)
-        # Up to the sum of the weights, the shortest combination solves Cu = 1/n for the free tasks.
-        inverse = xp.exp(xp.amin(lengths, -1)[..., None] - lengths)
-        u, _ = minimise(scaled.cosines, xp.where(problem.active, inverse, -1.0))
-        shares = u * inverse
-        stationary = ~problem.active
-        shares = xp.where(xp.any(stationary, -1)[..., None], stationary, shares)
-        weights, smallest = finalize(
-            problem._replace(valid=valid), shares / xp.sum(shares, -1)[..., None], gramian
-        )
-        return Weights(weights, {"min_progress": smallest})
-
-    def _log_divisors(self, log_norms: Array, losses: Tensor | None) -> Array:
-        divisors = log_norms if self.normalize in ("l2", "loss+") else log_norms * 0
-        if self.normalize not in ("loss", "loss+"):
-            return divisors
-        if losses is None:
+        if losses is None and self.needs_positive_losses:
             raise ValueError(
                 f"mgda with normalize={self.normalize} needs the losses: pass losses=."
             )
-        known = to_array(nonnegative_or_nan(losses).clamp(min=SMALLEST_DIVISOR))
-        return divisors + namespace(known).log(known)
+        return _solve(gramian, losses if self.needs_positive_losses else None, self.normalize)
 
     def extra_repr(self) -> str:
         """Return the options for `print`."""
         return f"normalize={self.normalize}"
+
+
+@on_host
+@ignore_fp_warnings
+def _solve(gramian: Tensor, losses: Tensor | None, normalize: str) -> Weights:
+    problem, scaled = prepare_cosines(gramian)
+    log_norms = scaled.log_norms
+    log_divisors = log_norms if normalize in ("l2", "loss+") else np.zeros(log_norms.shape)
+    if losses is not None:
+        known = nonnegative_or_nan(losses).clamp(min=SMALLEST_DIVISOR)
+        log_divisors = log_divisors + np.log(to_array(known))
+    lengths = np.where(problem.active, log_norms - log_divisors, 0.0)
+    valid = problem.valid & np.all(np.isfinite(lengths), -1)
+    lengths = np.where(valid[..., None], lengths, 0.0)
+    # Up to the sum of the weights, the shortest combination solves Cu = 1/n for the free tasks.
+    inverse = np.exp(np.amin(lengths, -1)[..., None] - lengths)
+    u, _ = minimise(scaled.cosines, np.where(problem.active, inverse, -1.0))
+    shares = u * inverse
+    stationary = ~problem.active
+    shares = np.where(np.any(stationary, -1)[..., None], stationary, shares)
+    weights, smallest = finalize(
+        problem._replace(valid=valid), shares / np.sum(shares, -1)[..., None], gramian.dtype
+    )
+    return Weights(weights, {"min_progress": smallest})

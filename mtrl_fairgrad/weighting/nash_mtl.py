@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting import solvers
-from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
+from mtrl_fairgrad.weighting.base import GramianWeighting, Weights, weights_with_progress
 from mtrl_fairgrad.weighting.options import Choice, Whole
 
 
@@ -106,7 +106,7 @@ class NashMTL(GramianWeighting):
         }
         if self.update_weights_every == 1 and self.normalize == "none":
             return Weights(solution.weights, {**diagnostics, "min_progress": solution.min_progress})
-        return self._result(gramian, weights, **diagnostics)
+        return weights_with_progress(gramian, weights, **diagnostics)
 
     def _store(self, weights: Tensor) -> Tensor:
         """Return these weights when an update is due, otherwise the stored ones."""

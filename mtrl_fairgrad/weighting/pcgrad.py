@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.base import Weights
-from mtrl_fairgrad.weighting.random_order import PairStep, RandomOrderWeighting
+from mtrl_fairgrad.weighting.host import on_host
+from mtrl_fairgrad.weighting.random_order import PairStep, RandomOrderWeighting, visit_pairs
 
 
 class PCGrad(RandomOrderWeighting):
@@ -55,7 +56,12 @@ class PCGrad(RandomOrderWeighting):
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`, or no noise of the right shape.
         """
-        return self._visit_pairs(gramian, noise, _project)
+        return _visit(gramian, self._order(gramian, noise), self.reduction)
+
+
+@on_host
+def _visit(gramian: Tensor, order: Tensor, reduction: str) -> Weights:
+    return visit_pairs(gramian, order, reduction, _project)
 
 
 def _project(step: PairStep) -> Tensor:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
+from mtrl_fairgrad.weighting.base import GramianWeighting, Weights, weights_with_progress
 from mtrl_fairgrad.weighting.options import Choice
 from mtrl_fairgrad.weighting.solvers.problem import check_gramian
 
@@ -66,55 +66,63 @@ class RandomOrderWeighting(GramianWeighting):
 
         return self._stack_draws(generators, orders)
 
-    def _visit_pairs(
-        self, gramian: Tensor, noise: Tensor | None, push: Callable[[PairStep], Tensor]
-    ) -> Weights:
-        """Compute the weights of the combined gradient after every task visited all others.
+    def _order(self, gramian: Tensor, noise: Tensor | None) -> Tensor:
+        """Return the orders `[..., K, K]` that `draw` returned.
 
-        Args:
-            gramian: `[..., K, K]`.
-            noise: orders `[..., K, K]` as `draw` returns them.
-            push: returns the multiple of `g_j / ‖g_j‖` to add to `g_i' / ‖g_i‖`, `[..., K, 1]`;
-                ignored where the step is not valid.
+        Raises:
+            ValueError: a Gramian that is not `[..., K, K]`, or no noise of its shape.
         """
         check_gramian(gramian)
-        order = self._require_noise(noise).to(gramian.device)
+        order = self._require_noise(noise)
         if order.shape != gramian.shape:
             raise ValueError(
                 f"noise of shape {tuple(order.shape)} is not allowed: give orders [..., K, K] as "
                 f"method.draw returns them, for a Gramian of shape {tuple(gramian.shape)}."
             )
-        cosines, norms, active = _unit_gradients(gramian)
-        tasks = gramian.shape[-1]
-        own = torch.arange(tasks, device=gramian.device)[:, None]
-        rows = (
-            torch.eye(tasks, dtype=cosines.dtype, device=cosines.device).expand_as(cosines).clone()
-        )
-        pairs = active[..., :, None] & active[..., None, :]
-        counts = pairs.gather(-1, order) & (order != own)
-        changed = torch.zeros_like(norms)
-        for position in range(tasks):
-            other = order[..., position, None]
-            products = rows @ cosines
-            square = (products * rows).sum(-1, keepdim=True)
-            visit = PairStep(other, products.gather(-1, other), square, counts[..., position, None])
-            step = torch.where(visit.valid, push(visit), 0.0)
-            rows.scatter_add_(-1, other, step)
-            changed += step[..., 0] != 0
-        weights = torch.where(active, (norms[..., None, :] @ rows)[..., 0, :] / norms, 0.0)
-        if self.reduction == "mean":
-            weights = weights / tasks
-        finite = gramian.isfinite().all(-1).all(-1)
-        share = changed.sum(-1) / max(tasks * (tasks - 1), 1)
-        return self._result(
-            gramian,
-            torch.where(finite[..., None], weights, torch.nan),
-            changed=torch.where(finite, share, torch.nan),
-        )
+        return order
 
     def extra_repr(self) -> str:
         """Return the options for `print`."""
         return f"reduction={self.reduction}"
+
+
+def visit_pairs(
+    gramian: Tensor, order: Tensor, reduction: str, push: Callable[[PairStep], Tensor]
+) -> Weights:
+    """Compute the weights of the combined gradient after every task visited all others.
+
+    Args:
+        gramian: `[..., K, K]` on the CPU, where its many small operations are fastest.
+        order: `[..., K, K]` as `draw` returns it.
+        reduction: `"sum"` or `"mean"` of the modified gradients.
+        push: returns the multiple of `g_j / ‖g_j‖` to add to `g_i' / ‖g_i‖`, `[..., K, 1]`;
+            ignored where the step is not valid.
+    """
+    cosines, norms, active = _unit_gradients(gramian)
+    tasks = gramian.shape[-1]
+    own = torch.arange(tasks)[:, None]
+    rows = torch.eye(tasks, dtype=cosines.dtype).expand_as(cosines).clone()
+    pairs = active[..., :, None] & active[..., None, :]
+    counts = pairs.gather(-1, order) & (order != own)
+    changed = torch.zeros_like(norms)
+    for position in range(tasks):
+        other = order[..., position, None]
+        products = rows @ cosines
+        square = (products * rows).sum(-1, keepdim=True)
+        visit = PairStep(other, products.gather(-1, other), square, counts[..., position, None])
+        step = torch.where(visit.valid, push(visit), 0.0)
+        rows.scatter_add_(-1, other, step)
+        changed += step[..., 0] != 0
+    weights = torch.where(active, (norms[..., None, :] @ rows)[..., 0, :] / norms, 0.0)
+    if reduction == "mean":
+        weights = weights / tasks
+    finite = gramian.isfinite().all(-1).all(-1)
+    share = changed.sum(-1) / max(tasks * (tasks - 1), 1)
+    return weights_with_progress(
+        gramian,
+        torch.where(finite[..., None], weights, torch.nan),
+        changed=torch.where(finite, share, torch.nan),
+    )
 
 
 def _unit_gradients(gramian: Tensor) -> tuple[Tensor, Tensor, Tensor]:

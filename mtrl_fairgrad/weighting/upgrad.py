@@ -13,11 +13,13 @@ the mean gradient where no two tasks conflict.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.base import GramianWeighting, Weights
-from mtrl_fairgrad.weighting.solvers.arrays import eye_like, ignore_fp_warnings, namespace
+from mtrl_fairgrad.weighting.host import on_host
+from mtrl_fairgrad.weighting.solvers.arrays import ignore_fp_warnings
 from mtrl_fairgrad.weighting.solvers.nonnegative import minimise
 from mtrl_fairgrad.weighting.solvers.problem import finalize, prepare_cosines
 
@@ -30,7 +32,6 @@ class UPGrad(GramianWeighting):
 
     name = "upgrad"
 
-    @ignore_fp_warnings
     @torch.no_grad()
     def forward(self, gramian: Tensor) -> Weights:
         """Compute weights.
@@ -45,13 +46,19 @@ class UPGrad(GramianWeighting):
         Raises:
             ValueError: a Gramian that is not `[..., K, K]`.
         """
-        problem, scaled = prepare_cosines(gramian)
-        xp = namespace(problem.gramian)
-        # Row i is x of v = e_i + x in units of ‖g_i‖ and times ‖g_j‖, so that the programmes do not
-        # depend on norms.
-        both = problem.active[..., :, None] & problem.active[..., None, :]
-        linear = xp.where(both & (eye_like(scaled.cosines) == 0), -scaled.cosines, -1.0)
-        u, _ = minimise(scaled.cosines[..., None, :, :], linear)
-        added = u * xp.exp(scaled.log_norms[..., :, None] - scaled.log_norms[..., None, :])
-        weights, smallest = finalize(problem, (1 + xp.sum(added, -2)) / gramian.shape[-1], gramian)
-        return Weights(weights, {"min_progress": smallest})
+        return _solve(gramian)
+
+
+@on_host
+@ignore_fp_warnings
+def _solve(gramian: Tensor) -> Weights:
+    problem, scaled = prepare_cosines(gramian)
+    tasks = gramian.shape[-1]
+    # Row i is x of v = e_i + x in units of ‖g_i‖ and times ‖g_j‖, so that the programmes do not
+    # depend on norms.
+    both = problem.active[..., :, None] & problem.active[..., None, :]
+    linear = np.where(both & ~np.eye(tasks, dtype=bool), -scaled.cosines, -1.0)
+    u, _ = minimise(scaled.cosines[..., None, :, :], linear)
+    added = u * np.exp(scaled.log_norms[..., :, None] - scaled.log_norms[..., None, :])
+    weights, smallest = finalize(problem, (1 + np.sum(added, -2)) / tasks, gramian.dtype)
+    return Weights(weights, {"min_progress": smallest})

@@ -171,8 +171,7 @@ def _solves(settings: Settings, times: Times, clock: Clock) -> Iterator[Row]:
         agent.learn(0)
     gramians = agent.report()["critic/gramian"]
     forms: dict[str, Callable[[torch.Tensor], Any]] = {
-        "newton, lapack": lambda gramian: solvers.newton(gramian, 2.0, form="lapack"),
-        "newton, batched": lambda gramian: solvers.newton(gramian, 2.0, form="batched"),
+        "newton": lambda gramian: solvers.newton(gramian, 2.0),
         "sgd": lambda gramian: solvers.sgd(gramian, 2.0),
     }
     work = {
@@ -185,8 +184,7 @@ def _solves(settings: Settings, times: Times, clock: Clock) -> Iterator[Row]:
     solve_times = interleaved(work, settings.rounds, settings.device, clock=clock)
     for name, seconds in solve_times.items():
         yield Row(SECTION, name, milliseconds(seconds), "ms")
-    usual = "newton, lapack" if settings.device.type == "cpu" else "newton, batched"
-    for way, form in (("fairgrad_newton", usual), ("fairgrad_sgd", "sgd")):
+    for way, form in (("fairgrad_newton", "newton"), ("fairgrad_sgd", "sgd")):
         share = (
             2
             * statistics.median(solve_times[f"solve {form}, 1 seed"])

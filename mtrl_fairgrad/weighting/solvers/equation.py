@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.solvers.arrays import (
-    Array,
-    ignore_fp_warnings,
-    matvec,
-    namespace,
-    on_host,
-    to_array,
-    to_tensor,
-)
+from mtrl_fairgrad.weighting.host import on_host
+from mtrl_fairgrad.weighting.solvers.arrays import Array, ignore_fp_warnings, matvec, to_array
 from mtrl_fairgrad.weighting.solvers.problem import Problem, check_gramian, prepare
 
 ACCURACY = 1e-12
@@ -55,7 +49,7 @@ def make_solution(
     problem: Problem,
     weights: Array,
     alpha: float,
-    like: Tensor,
+    dtype: torch.dtype,
     log_weights: Array | None = None,
 ) -> Solution:
     """Mask, measure and round the weights of a solved problem.
@@ -64,55 +58,50 @@ def make_solution(
         problem: what was solved.
         weights: `[..., K]`; those of inactive tasks are ignored.
         alpha: positive.
-        like: the original Gramian, for dtype and device.
+        dtype: of the original Gramian.
         log_weights: `[..., K]`, the logarithms of the weights, for those that float64 cannot hold.
     """
-    xp = namespace(weights)
-    weights = xp.where(problem.active, weights, 0.0)
+    weights = np.where(problem.active, weights, 0.0)
     progress = matvec(problem.gramian, weights)
     power = weights ** (1 / alpha)
-    dtype = torch.promote_types(like.dtype, torch.float32)
+    dtype = torch.promote_types(dtype, torch.float32)
     small = problem.active & (weights < TINY[dtype])
-    if not on_host(small) or small.any():
+    if small.any():
         if log_weights is not None:
             held = weights >= TINY[torch.float64]
-            power = xp.where(held, power, xp.exp(log_weights / alpha))
-        weights = xp.where(small, TINY[dtype], weights)
+            power = np.where(held, power, np.exp(log_weights / alpha))
+        weights = np.where(small, TINY[dtype], weights)
     rounding = ACCURACY * matvec(abs(problem.gramian), weights)
-    residuals = xp.where(problem.active, abs(progress * power - 1) - rounding * power, 0.0)
+    residuals = np.where(problem.active, abs(progress * power - 1) - rounding * power, 0.0)
     # Where the power overflows, `w^(−1/α)` is 0 beside the terms of `Mw`.
-    overflown = power == xp.inf
-    if not on_host(overflown) or overflown.any():
-        unsolved = xp.where(abs(progress) > rounding, xp.inf, 0.0)
-        residuals = xp.where(overflown, unsolved, residuals)
-    residual = xp.clip(xp.amax(residuals, -1), 0.0, None)
-    converged = residual <= SOLVED
-    smallest = xp.amin(xp.where(problem.active, progress, xp.inf), -1)
-    smallest = xp.where(xp.any(problem.active, -1), smallest, 0.0)
-    invalid = ~problem.valid
-    fields = (
-        to_tensor(xp.where(invalid[..., None], xp.nan, weights)).to(dtype),
-        to_tensor(xp.where(invalid, xp.nan, residual)),
-        to_tensor(converged & problem.valid),
-        to_tensor(xp.where(invalid, xp.nan, smallest)),
-        to_tensor(problem.active & problem.valid[..., None]),
+    overflown = power == np.inf
+    if overflown.any():
+        unsolved = np.where(abs(progress) > rounding, np.inf, 0.0)
+        residuals = np.where(overflown, unsolved, residuals)
+    residual = np.clip(np.amax(residuals, -1), 0.0, None)
+    smallest = np.amin(np.where(problem.active, progress, np.inf), -1)
+    smallest = np.where(np.any(problem.active, -1), smallest, 0.0)
+    valid = problem.valid
+    return Solution(
+        torch.as_tensor(np.where(valid[..., None], weights, np.nan)).to(dtype),
+        torch.as_tensor(np.where(valid, residual, np.nan)),
+        torch.as_tensor((residual <= SOLVED) & valid),
+        torch.as_tensor(np.where(valid, smallest, np.nan)),
+        torch.as_tensor(problem.active & valid[..., None]),
     )
-    return Solution(*(tensor.to(like.device) for tensor in fields))
 
 
-@ignore_fp_warnings
 @torch.no_grad()
+@on_host
+@ignore_fp_warnings
 def equal(gramian: Tensor, min_relative_norm: float = 0.0) -> Solution:
     """Return the solution for α = 0: weight 1 for active tasks; arguments as in `newton`."""
     check_gramian(gramian)
-    values = to_array(gramian)
-    problem = prepare(values, None, min_relative_norm)
-    xp = namespace(values)
+    problem = prepare(to_array(gramian), None, min_relative_norm)
     # For α → 0 the residual of w = 1 vanishes whatever the progress; `make_solution` measures it at
     # α = 1, so it is set to 0 below.
-    ones = xp.diagonal(problem.gramian, 0, -2, -1) * 0 + 1
-    solution = make_solution(problem, ones, 1.0, gramian)
-    converged = to_tensor(problem.valid).to(gramian.device)
+    solution = make_solution(problem, np.ones(problem.active.shape), 1.0, gramian.dtype)
+    converged = torch.as_tensor(problem.valid)
     return solution._replace(
         residual=torch.where(converged, 0.0, torch.nan).double(), converged=converged
     )

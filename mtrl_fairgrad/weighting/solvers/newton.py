@@ -13,30 +13,21 @@ large, and such that the direction vanishes as the ridge does, the slower the la
 points the ridge can change `(Mw)_i` of conflicting tasks, though hardly the direction: some `g_iᵀd`
 may be negative. In both cases `residual` is large and `converged` False. So they are for a few
 problems at α ≥ 15 with gradient norms over ten decades, where rounding stops the iteration.
-
-Time on one CPU core: the batched form took 16–32 times as long as LAPACK for one problem, 5–17
-times for 8, and still 1.5–6 times for 2048 (K = 2 and 10).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from scipy import linalg  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.solvers import batched
-from mtrl_fairgrad.weighting.solvers.arrays import (
-    Array,
-    ignore_fp_warnings,
-    matvec,
-    namespace,
-    on_host,
-    to_array,
-)
+from mtrl_fairgrad.utils.validation import check_choice
+from mtrl_fairgrad.weighting.host import on_host
+from mtrl_fairgrad.weighting.solvers.arrays import Array, ignore_fp_warnings, matvec, to_array
 from mtrl_fairgrad.weighting.solvers.equation import Solution, make_solution
 from mtrl_fairgrad.weighting.solvers.problem import (
     Equilibrated,
@@ -44,9 +35,9 @@ from mtrl_fairgrad.weighting.solvers.problem import (
     equilibrate,
     prepare,
 )
-from mtrl_fairgrad.weighting.solvers.safeguarded import SETTLED, Objective
+from mtrl_fairgrad.weighting.solvers.safeguarded import SETTLED, Objective, Point
 
-Form = Literal["lapack", "batched"]
+Form = Literal["host", "kernel"]
 
 UNSAFEGUARDED_STEPS = 12
 """Newton steps that are tried without safeguard; they take a third of the time."""
@@ -57,7 +48,6 @@ NEGLIGIBLE = 1e-20
 _lapack: Any = linalg.lapack  # compiled, without type annotations
 
 
-@ignore_fp_warnings
 @torch.no_grad()
 def newton(
     gramian: Tensor,
@@ -65,6 +55,7 @@ def newton(
     active: Tensor | None = None,
     form: Form | None = None,
     min_relative_norm: float = 0.0,
+    start: Tensor | None = None,
 ) -> Solution:
     """Solve the equation exactly by Newton iterations on the logarithms of the weights.
 
@@ -73,43 +64,57 @@ def newton(
             treated like a non-finite one.
         alpha: positive.
         active: `[..., K]` bool.
-        form: `"lapack"` solves one problem after the other on the CPU; `"batched"` all at once on
-            their device, without synchronising. By default lapack for tensors on the CPU, where it
-            is faster at any size, and batched for tensors on other devices and inside
-            `torch.compile`.
+        form: `"host"` solves one problem after the other on the CPU, `"kernel"` all at once in one
+            launch on a GPU. By default the kernel where it is usable.
         min_relative_norm: tasks with at most this part of the largest gradient norm are left out.
+        start: `[..., K]`, weights near the solution, such as those of similar gradients, to save
+            iterations; where they are not positive and finite, or farther off than the usual
+            start, that is taken.
 
     Returns:
         A solution of the equation with the ridge, whose `residual` and `converged` are those of the
         equation without it.
 
     Raises:
-        ValueError: a Gramian that is not `[..., K, K]`.
+        ValueError: a Gramian that is not `[..., K, K]`, or a form that does not exist.
     """
     check_gramian(gramian)
-    values: Any = to_array(gramian) if form is None else gramian.detach().double()
-    mask: Any = active
-    if form == "lapack":
-        values = values.cpu().numpy()
-    if mask is not None and not isinstance(values, Tensor):
-        mask = mask.cpu().numpy()
-    xp = namespace(values)
-    problem = prepare(values, mask, min_relative_norm)
+    if form is not None:
+        check_choice("form", form, get_args(Form))
+    return newton_on_host(gramian, alpha, active, min_relative_norm, start)
+
+
+@on_host
+@ignore_fp_warnings
+def newton_on_host(
+    gramian: Tensor,
+    alpha: float,
+    active: Tensor | None,
+    min_relative_norm: float,
+    start: Tensor | None,
+) -> Solution:
+    """Solve one problem after the other through LAPACK; arguments as in `newton`."""
+    problem = prepare(
+        to_array(gramian), None if active is None else active.numpy(), min_relative_norm
+    )
     scaled = equilibrate(problem, gramian.dtype)
-    if xp is torch:
-        log_weights = batched.solve(scaled.cosines, scaled.log_norms, 1 / alpha)
-    else:
-        log_weights = np.empty(scaled.log_norms.shape)
-        for index in np.ndindex(problem.valid.shape):
-            log_weights[index] = _solve_by_lapack(
-                scaled.cosines[index], scaled.log_norms[index], 1 / alpha
-            )
-    log_weights = _vanishing_weights(scaled, log_weights, alpha)
-    # Scaling all gradients by c scales w by c^(−2α/(1+α)). The common scale was divided out so that
+    # Scaling all gradients by c scales w by c^(−2α/(1+α)). The common scale is divided out so that
     # nothing overflows.
-    log_weights = log_weights - 2 * alpha / (1 + alpha) * scaled.centre
+    shift = 2 * alpha / (1 + alpha) * scaled.centre
+    first = None
+    if start is not None:
+        first = np.where(problem.active, np.log(to_array(start)) + shift, 0.0)
+    log_weights = np.empty(scaled.log_norms.shape)
+    for index in np.ndindex(problem.valid.shape):
+        log_weights[index] = _solve_by_lapack(
+            scaled.cosines[index],
+            scaled.log_norms[index],
+            1 / alpha,
+            None if first is None else first[index],
+        )
+    log_weights = _vanishing_weights(scaled, log_weights, alpha) - shift
     problem = problem._replace(valid=scaled.valid)
-    return make_solution(problem, xp.exp(log_weights), alpha, gramian, log_weights)
+    return make_solution(problem, np.exp(log_weights), alpha, gramian.dtype, log_weights)
 
 
 def _vanishing_weights(scaled: Equilibrated, log_weights: Array, alpha: float) -> Array:
@@ -117,21 +122,19 @@ def _vanishing_weights(scaled: Equilibrated, log_weights: Array, alpha: float) -
 
     Φ does not depend on them within rounding, and the iteration holds them at `LOWEST`.
     """
-    xp = namespace(log_weights)
     log_lengths = log_weights + scaled.log_norms
-    apart = log_lengths < xp.amax(log_lengths, -1)[..., None] + math.log(NEGLIGIBLE)
-    if on_host(apart) and not apart.any():
+    if not (log_lengths < np.amax(log_lengths, -1)[..., None] + math.log(NEGLIGIBLE)).any():
         return log_weights
-    lengths = xp.exp(log_lengths)
+    lengths = np.exp(log_lengths)
     progress = matvec(scaled.cosines, lengths)
-    largest = NEGLIGIBLE * xp.amin(abs(progress), -1)[..., None]
-    below = -alpha * (xp.log(xp.where(progress > 0, progress, 1.0)) + scaled.log_norms)
-    vanishes = (progress > 0) & (lengths < largest) & (xp.exp(below + scaled.log_norms) < largest)
+    largest = NEGLIGIBLE * np.amin(abs(progress), -1)[..., None]
+    below = -alpha * (np.log(np.where(progress > 0, progress, 1.0)) + scaled.log_norms)
+    vanishes = (progress > 0) & (lengths < largest) & (np.exp(below + scaled.log_norms) < largest)
     wrong = abs(below - log_weights) > alpha * SETTLED
-    return xp.where(vanishes & wrong, below, log_weights)
+    return np.where(vanishes & wrong, below, log_weights)
 
 
-def _solve_by_lapack(cosines: Array, log_norms: Array, p: float) -> Array:
+def _solve_by_lapack(cosines: Array, log_norms: Array, p: float, first: Array | None) -> Array:
     """Solve one equation.
 
     First by Newton steps for equal logarithms of the two sides without any safeguard: the equation
@@ -141,12 +144,15 @@ def _solve_by_lapack(cosines: Array, log_norms: Array, p: float) -> Array:
         cosines: `[K, K]`, symmetric positive definite with ridged unit diagonal.
         log_norms: `[K]`, logarithms of the gradient norms, centred near zero.
         p: 1/α, positive.
+        first: log-weights `[K]` to start at where nearer to the solution than the usual start.
 
     Returns:
         The log-weights `[K]`.
     """
     objective = Objective(cosines, log_norms, p)
     point = objective.start()
+    if first is not None and np.isfinite(first).all():
+        point = min(point, objective.at(first), key=_error)
     x = point.x
     for _ in range(UNSAFEGUARDED_STEPS):
         u = np.exp(x + log_norms)
@@ -161,6 +167,10 @@ def _solve_by_lapack(cosines: Array, log_norms: Array, p: float) -> Array:
             break
         x = x + step / u
         if size <= SETTLED:
-            point = min(point, objective.at(x), key=lambda candidate: candidate.error)
+            point = min(point, objective.at(x), key=_error)
             break
     return objective.minimize(point).x
+
+
+def _error(point: Point) -> float:
+    return point.error

@@ -4,11 +4,10 @@
 
 with C a (ridged) cosine matrix. At the solution some variables are free, with `(Cu − q)_i = 0`, the
 others 0, with `(Cu − q)_i ≥ 0`. Block principal pivoting guesses which are free, solves for them,
-and exchanges all variables that contradict the guess. That stops helping in some programmes of more
-gradients than dimensions. On a device these exchange only one variable at a time, which cannot
-cycle (Júdice and Pires, "A block principal pivoting algorithm for large-scale strictly monotone
-linear complementarity problems", 1994), but may need hundreds of exchanges; on the host, SciPy's
-active-set method finds their free variables. The result is exact: the solution of a linear system.
+and exchanges all variables that contradict the guess (Júdice and Pires, "A block principal pivoting
+algorithm for large-scale strictly monotone linear complementarity problems", 1994). That stops
+helping in some programmes of more gradients than dimensions, whose free variables SciPy's
+active-set method finds. The result is exact: the solution of a linear system.
 """
 
 from __future__ import annotations
@@ -18,33 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_fairgrad.weighting.solvers.arrays import (
-    Array,
-    eye_like,
-    matvec,
-    namespace,
-    on_host,
-    solve,
-)
+from mtrl_fairgrad.weighting.solvers.arrays import Array, matvec, solve
 
-PATIENCE = 3
-"""Number of block exchanges that may fail to lower the number of contradictions."""
-HOST_PATIENCE = 1
-"""The same on the host, where SciPy's method takes as long as a few exchanges."""
-HOST_EXCHANGES = 6
-"""Largest number of block exchanges on the host."""
+PATIENCE = 1
+"""Number of exchanges that may fail to lower the number of contradictions: SciPy's method takes as
+long as a few of them."""
+MAX_EXCHANGES = 6
+"""Largest number of exchanges."""
 ROUNDING = 1e-13
 """Size of rounding errors relative to the summed terms."""
 
 _numpy: Any = np  # its functions have too many type annotations
-
-EXCHANGES_WITH_GUESS = 6
-"""Number of exchanges on a device when a good guess is given."""
-
-
-def max_exchanges(tasks: int) -> int:
-    """Return the number of exchanges on a device; most programmes need fewer than ten."""
-    return 20 + 2 * tasks
 
 
 def minimise(cosines: Array, linear: Array, guess: Array = None) -> tuple[Array, Array]:
@@ -61,18 +44,12 @@ def minimise(cosines: Array, linear: Array, guess: Array = None) -> tuple[Array,
     """
     free: Array = linear > 0 if guess is None else guess
     u, wrong = _solve_for(free, cosines, linear)
-    if on_host(linear):
-        if wrong.any():
-            u, free = _exchange_on_host(cosines, linear, u, free, wrong)
-        return np.where(free & (u > 0), u, 0.0), free
-    memory = None
-    for _ in range(EXCHANGES_WITH_GUESS if guess is not None else max_exchanges(linear.shape[-1])):
-        free, memory = _exchange(free, wrong, memory)
-        u, wrong = _solve_for(free, cosines, linear)
-    return namespace(linear).where(free & (u > 0), u, 0.0), free
+    if wrong.any():
+        u, free = _exchange(cosines, linear, u, free, wrong)
+    return np.where(free & (u > 0), u, 0.0), free
 
 
-def _exchange_on_host(
+def _exchange(
     cosines: Array, linear: Array, u: Array, free: Array, wrong: Array
 ) -> tuple[Array, Array]:
     """Exchange in each programme until it is solved or SciPy has to solve it.
@@ -96,8 +73,8 @@ def _exchange_on_host(
     left: Array = wrong.any(-1).nonzero()[0]
     wrong, memory, stuck = wrong[left], None, left[:0]
     for exchanges in itertools.count():
-        helps, memory = _judge(wrong, memory, HOST_PATIENCE)
-        helps &= exchanges < HOST_EXCHANGES
+        helps, memory = _judge(wrong, memory)
+        helps &= exchanges < MAX_EXCHANGES
         if not helps.all():
             stuck = np.concatenate((stuck, left[~helps]))
             left, wrong = left[helps], wrong[helps]
@@ -125,49 +102,29 @@ def _solve_for(free: Array, cosines: Array, linear: Array) -> tuple[Array, Array
     Returns:
         The solution `[..., K]`, and where it contradicts the guess, `[..., K]` bool.
     """
-    xp = namespace(linear)
     u = solve(
-        xp.where(free[..., :, None] & free[..., None, :], cosines, eye_like(cosines)),
-        xp.where(free, linear, 0.0),
+        np.where(free[..., :, None] & free[..., None, :], cosines, np.eye(linear.shape[-1])),
+        np.where(free, linear, 0.0),
     )
     magnitude = abs(u)
     noise = ROUNDING * (matvec(abs(cosines), magnitude) + abs(linear))
-    tolerance = ROUNDING * xp.amax(magnitude, -1)[..., None]
-    return u, xp.where(free, u < -tolerance, matvec(cosines, u) - linear < -noise)
+    tolerance = ROUNDING * np.amax(magnitude, -1)[..., None]
+    return u, np.where(free, u < -tolerance, matvec(cosines, u) - linear < -noise)
 
 
-def _judge(
-    wrong: Array, memory: tuple[Array, Array] | None, patience: int
-) -> tuple[Array, tuple[Array, Array]]:
+def _judge(wrong: Array, memory: tuple[Array, Array] | None) -> tuple[Array, tuple[Array, Array]]:
     """Return where exchanging all contradictions may still help, `[...]` bool, and the memory.
 
     Args:
         wrong: where the solution contradicts the guess, `[..., K]`.
         memory: the fewest contradictions so far and the patience left, both `[...]`; None at the
             first exchange.
-        patience: number of exchanges that may fail to lower the number of contradictions.
     """
-    xp = namespace(wrong)
-    count = xp.sum(wrong, -1)
+    count = np.sum(wrong, -1)
     fewest, remaining = memory or (count + 1, count * 0)
     better = count < fewest
     helps = better | (remaining > 0)
-    return helps, (xp.where(better, count, fewest), xp.where(better, patience, remaining - 1))
-
-
-def _exchange(
-    free: Array, wrong: Array, memory: tuple[Array, Array] | None
-) -> tuple[Array, tuple[Array, Array]]:
-    """Exchange all wrong variables, or only the last of them where that has stopped helping.
-
-    Returns:
-        The next guess and memory.
-    """
-    xp = namespace(wrong)
-    helps, memory = _judge(wrong, memory, PATIENCE)
-    positions = xp.cumsum(wrong | True, -1)
-    last = positions == xp.amax(xp.where(wrong, positions, 0), -1)[..., None]  # Murty's rule
-    return free ^ (wrong & (helps[..., None] | last)), memory
+    return helps, (np.where(better, count, fewest), np.where(better, PATIENCE, remaining - 1))
 
 
 def _solve_by_nnls(cosines: Array, linear: Array) -> Array:

@@ -9,15 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtrl_fairgrad.weighting.host import on_host
 from mtrl_fairgrad.weighting.solvers import published_sgd
-from mtrl_fairgrad.weighting.solvers.arrays import (
-    Array,
-    ignore_fp_warnings,
-    matvec,
-    namespace,
-    on_host,
-    to_array,
-)
+from mtrl_fairgrad.weighting.solvers.arrays import Array, ignore_fp_warnings, matvec, to_array
 from mtrl_fairgrad.weighting.solvers.equation import Solution, make_solution
 from mtrl_fairgrad.weighting.solvers.problem import Problem, check_gramian, prepare
 from mtrl_fairgrad.weighting.solvers.published_sgd import EPSILON, Steps
@@ -25,7 +19,6 @@ from mtrl_fairgrad.weighting.solvers.published_sgd import EPSILON, Steps
 Precision = Literal["float32", "float64"]
 
 
-@ignore_fp_warnings
 @torch.no_grad()
 def sgd(
     gramian: Tensor,
@@ -55,7 +48,7 @@ def sgd(
         momentum: in [0, 1).
         max_norm: positive; gradients are clipped to this norm.
         min_relative_norm: tasks with at most this part of the largest gradient norm are left out.
-        precision: `"float32"` is the published code's, bit for bit on the CPU; `"float64"` computes
+        precision: `"float32"` is the published code's, bit for bit on a CPU; `"float64"` computes
             the same without overflow, which gives other directions at α ≤ 1 and where gradients
             are large.
 
@@ -63,66 +56,74 @@ def sgd(
         A solution whose `converged` means a relative residual of at most 1e-3, which is rare.
     """
     check_gramian(gramian)
-    values = to_array(gramian)
-    xp = namespace(values)
-    mask: Any = active if active is None or xp is torch else active.numpy()
-    problem = prepare(values, mask, min_relative_norm)
     options = Steps(steps, learning_rate, momentum, max_norm)
+    return sgd_on_host(gramian, alpha, active, options, min_relative_norm, precision)
+
+
+@on_host
+@ignore_fp_warnings
+def sgd_on_host(
+    gramian: Tensor,
+    alpha: float,
+    active: Tensor | None,
+    options: Steps,
+    min_relative_norm: float,
+    precision: Precision,
+) -> Solution:
+    """Run the steps of `sgd`; arguments as there."""
+    problem = prepare(
+        to_array(gramian), None if active is None else active.numpy(), min_relative_norm
+    )
     solve = _sgd_float32 if precision == "float32" else _sgd_float64
-    return make_solution(problem, solve(problem, 1 / alpha, options), alpha, gramian)
+    return make_solution(problem, solve(problem, 1 / alpha, options), alpha, gramian.dtype)
 
 
 def _sgd_float32(problem: Problem, p: float, options: Steps) -> Array:
-    """Return the weights `[..., K]` of the published code, one problem after the other on a CPU."""
-    if not on_host(problem.gramian):
-        return published_sgd.solve_batch(problem.gramian.float(), p, options).double()
+    """Return the weights `[..., K]` of the published code, one problem after the other."""
     weights = np.zeros(problem.active.shape)
     for index in np.ndindex(weights.shape[:-1]):
         mask = problem.active[index]
         if mask.any():
             matrix = torch.as_tensor(problem.gramian[index][np.ix_(mask, mask)]).float()
-            weights[index][mask] = published_sgd.solve_one(matrix, p, options).numpy()
+            weights[index][mask] = published_sgd.solve(matrix, p, options).numpy()
     return weights
 
 
 def _sgd_float64(problem: Problem, p: float, options: Steps) -> Array:
     """Return the weights `[..., K]` of the same steps in float64."""
-    xp = namespace(problem.gramian)
-    count = xp.sum(problem.active, -1)[..., None]
-    shares = (xp.diagonal(problem.gramian, 0, -2, -1) * 0 + 1) / xp.where(count > 0, count, 1)
-    weights = xp.where(problem.active, shares, 0.0)
-    best, lowest = weights, xp.inf
-    velocity = xp.zeros_like(weights)
+    count = np.sum(problem.active, -1)[..., None]
+    weights = problem.active / np.where(count > 0, count, 1)
+    best, lowest = weights, np.inf
+    velocity = np.zeros_like(weights)
     for _ in range(options.steps):
         objective, gradient = _objective(problem, weights, p)
-        best = xp.where(objective < lowest, weights, best)
-        lowest = xp.where(objective < lowest, objective, lowest)
-        norm = xp.sqrt(xp.sum(gradient * gradient, -1))[..., None]
-        scale = xp.clip(options.max_norm / (norm + 1e-6), None, 1.0)
+        best = np.where(objective < lowest, weights, best)
+        lowest = np.where(objective < lowest, objective, lowest)
+        norm = np.sqrt(np.sum(gradient * gradient, -1))[..., None]
+        scale = np.clip(options.max_norm / (norm + 1e-6), None, 1.0)
         velocity = options.momentum * velocity + gradient * scale
-        weights = xp.clip(weights - options.learning_rate * velocity, EPSILON, None)
+        weights = np.clip(weights - options.learning_rate * velocity, EPSILON, None)
     return best
 
 
 def _objective(problem: Problem, weights: Array, p: float) -> tuple[Array, Array]:
     """Return the objective of `sgd` in float64, `[..., 1]`, and its gradient `[..., K]`."""
-    xp = namespace(weights)
     power = (weights + EPSILON) ** -p
-    error = xp.where(problem.active, matvec(problem.gramian, weights) - power, 0.0)
+    error = np.where(problem.active, matvec(problem.gramian, weights) - power, 0.0)
     gradient = 2 * (matvec(problem.gramian, error) + p * power / (weights + EPSILON) * error)
-    return xp.sum(error * error, -1)[..., None], gradient
+    return np.sum(error * error, -1)[..., None], gradient
 
 
-@ignore_fp_warnings
 @torch.no_grad()
+@on_host
+@ignore_fp_warnings
 def least_squares(
     gramian: Tensor, alpha: float, active: Tensor | None = None, min_relative_norm: float = 0.0
 ) -> Solution:
     """Run the paper's solver for supervised learning, `scipy.optimize.least_squares`.
 
     Minimises `Mw − w^(−1/α)`, `w ≥ 0`, from `w = 1/K` (K counts active tasks) with SciPy's default
-    tolerances. The Gramian is not normalised. It is copied to the CPU (a synchronisation on a GPU),
-    and the leading axes are a loop.
+    tolerances. The Gramian is not normalised.
 
     Args:
         gramian: `[..., K, K]`.
@@ -137,15 +138,16 @@ def least_squares(
     """
     check_gramian(gramian)
     tasks = gramian.shape[-1]
-    values: Any = gramian.detach().double().cpu().numpy()
-    problem = prepare(values, None if active is None else active.cpu().numpy(), min_relative_norm)
+    problem = prepare(
+        to_array(gramian), None if active is None else active.numpy(), min_relative_norm
+    )
     weights = np.zeros(problem.active.shape)
     matrices = problem.gramian.reshape(-1, tasks, tasks)
     for index, matrix in zip(np.ndindex(weights.shape[:-1]), matrices, strict=True):
         mask = problem.active[index]
         if mask.any():
             weights[index][mask] = _least_squares_one(matrix[np.ix_(mask, mask)], 1 / alpha)
-    return make_solution(problem, weights, alpha, gramian)
+    return make_solution(problem, weights, alpha, gramian.dtype)
 
 
 def _least_squares_one(matrix: NDArray[np.float64], p: float) -> NDArray[np.float64]:

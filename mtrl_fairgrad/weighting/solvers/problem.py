@@ -11,14 +11,7 @@ import torch
 from scipy import linalg  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.solvers.arrays import (
-    Array,
-    eye_like,
-    matvec,
-    namespace,
-    to_array,
-    to_tensor,
-)
+from mtrl_fairgrad.weighting.solvers.arrays import Array, matvec, to_array
 
 MIN_RIDGE_FLOAT32 = 1e-7
 """Smallest ridge on the cosine matrix's diagonal for float32 Gramians: the size of their rounding
@@ -35,7 +28,6 @@ MAX_RIDGE = 0.1
 """A matrix that needs a larger ridge, tried in powers of ten, is not a Gramian."""
 
 _lapack: Any = linalg.lapack  # compiled, without type annotations
-_linalg: Any = torch.linalg
 
 
 class Problem(NamedTuple):
@@ -99,14 +91,13 @@ def prepare(gramian: Array, active: Array | None = None, min_relative_norm: floa
         min_relative_norm: tasks with at most this part of the largest gradient norm are inactive,
             too.
     """
-    xp = namespace(gramian)
-    valid = xp.all(xp.all(xp.isfinite(gramian), -1), -1)
-    gramian = xp.where(valid[..., None, None], gramian, eye_like(gramian))
-    squares = xp.diagonal(gramian, 0, -2, -1)
-    positive = squares > min_relative_norm**2 * xp.amax(squares, -1)[..., None]
+    valid = np.all(np.isfinite(gramian), (-2, -1))
+    gramian = np.where(valid[..., None, None], gramian, np.eye(gramian.shape[-1]))
+    squares = np.diagonal(gramian, 0, -2, -1)
+    positive = squares > min_relative_norm**2 * np.amax(squares, -1)[..., None]
     considered: Array = positive if active is None else active & positive
     pairs = considered[..., :, None] & considered[..., None, :]
-    return Problem(xp.where(pairs, gramian, 0.0), considered, valid)
+    return Problem(np.where(pairs, gramian, 0.0), considered, valid)
 
 
 def equilibrate(problem: Problem, dtype: torch.dtype) -> Equilibrated:
@@ -121,21 +112,18 @@ def equilibrate(problem: Problem, dtype: torch.dtype) -> Equilibrated:
         problem: result of `prepare`.
         dtype: the original dtype of the Gramian, which determines the precision of its entries.
     """
-    xp = namespace(problem.gramian)
-    squares = xp.where(problem.active, xp.diagonal(problem.gramian, 0, -2, -1), 1.0)
-    norms = xp.sqrt(squares)
-    log_norms = xp.log(norms)
-    count = xp.sum(problem.active, -1)[..., None]
-    centre = xp.sum(log_norms, -1)[..., None] / xp.where(count > 0, count, 1)
-    log_norms = xp.where(problem.active, log_norms - centre, 0.0)
+    squares = np.where(problem.active, np.diagonal(problem.gramian, 0, -2, -1), 1.0)
+    norms = np.sqrt(squares)
+    log_norms = np.log(norms)
+    count = np.sum(problem.active, -1)[..., None]
+    centre = np.sum(log_norms, -1)[..., None] / np.where(count > 0, count, 1)
+    log_norms = np.where(problem.active, log_norms - centre, 0.0)
     cosines = problem.gramian / norms[..., :, None] / norms[..., None, :]
-    eye = eye_like(cosines)
-    cosines = xp.where(eye > 0, eye, (cosines + xp.swapaxes(cosines, -1, -2)) / 2)
+    eye = np.eye(cosines.shape[-1])
+    cosines = np.where(eye > 0, eye, (cosines + np.swapaxes(cosines, -1, -2)) / 2)
     smallest = MIN_RIDGE_FLOAT64 if dtype == torch.float64 else MIN_RIDGE_FLOAT32
-    ridge, definite = (
-        _ridge_on_device(cosines, smallest) if xp is torch else _ridge_on_host(cosines, smallest)
-    )
-    cosines = xp.where(definite[..., None, None], cosines + ridge[..., None, None] * eye, eye)
+    ridge, definite = _smallest_ridge(cosines, smallest)
+    cosines = np.where(definite[..., None, None], cosines + ridge[..., None, None] * eye, eye)
     return Equilibrated(cosines, log_norms, centre, problem.valid & definite)
 
 
@@ -153,7 +141,7 @@ def _ridges(smallest: float) -> list[tuple[float, float]]:
     ]
 
 
-def _ridge_on_host(cosines: Array, smallest: float) -> tuple[Array, Array]:
+def _smallest_ridge(cosines: Array, smallest: float) -> tuple[Array, Array]:
     """Return the smallest sufficient ridge `[...]`, and whether there is one."""
     tasks = cosines.shape[-1]
     diagonal = np.diag_indices(tasks)
@@ -170,23 +158,12 @@ def _ridge_on_host(cosines: Array, smallest: float) -> tuple[Array, Array]:
     return ridges, ~np.isnan(ridges)
 
 
-def _ridge_on_device(cosines: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
-    """Do the same as `_ridge_on_host` for all problems at once, without reading a value."""
-    ridges = torch.full(cosines.shape[:-2], torch.nan, dtype=cosines.dtype, device=cosines.device)
-    eye = eye_like(cosines)
-    for ridge, shift in reversed(_ridges(smallest)):
-        fits: Tensor = _linalg.cholesky_ex(cosines + shift * eye).info == 0
-        ridges = torch.where(fits, ridge, ridges)
-    return ridges, ~ridges.isnan()
-
-
-def finalize(problem: Problem, weights: Array, like: Tensor) -> tuple[Tensor, Tensor]:
+def finalize(problem: Problem, weights: Array, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return final weights `[..., K]` and the smallest `g_iᵀd` `[...]`; NaN where invalid.
 
-    Weights have the device of the Gramian `like`, and its dtype (float32 for half precision).
+    Weights have the Gramian's `dtype` (float32 for half precision).
     """
-    xp = namespace(weights)
-    weights = xp.where(problem.valid[..., None], weights, xp.nan)
-    smallest = xp.amin(matvec(problem.gramian, weights), -1)
-    rounded = to_tensor(weights).to(torch.promote_types(like.dtype, torch.float32))
-    return rounded.to(like.device), to_tensor(smallest).to(like.device)
+    weights = np.where(problem.valid[..., None], weights, np.nan)
+    smallest = np.amin(matvec(problem.gramian, weights), -1)
+    rounded = torch.as_tensor(weights).to(torch.promote_types(dtype, torch.float32))
+    return rounded, torch.as_tensor(smallest)

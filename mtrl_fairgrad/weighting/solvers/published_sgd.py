@@ -29,8 +29,8 @@ class Steps(NamedTuple):
     max_norm: float
 
 
-def solve_one(gramian: Tensor, p: float, options: Steps) -> Tensor:
-    """Run the published loop for one problem on the CPU: the same bits on the same machine.
+def solve(gramian: Tensor, p: float, options: Steps) -> Tensor:
+    """Run the published loop for one problem: the same bits on the same machine.
 
     Args:
         gramian: `[K, K]` float32, of active tasks only.
@@ -56,43 +56,6 @@ def solve_one(gramian: Tensor, p: float, options: Steps) -> Tensor:
         velocity = velocity * options.momentum + gradient
         weights = weights.add(velocity, alpha=-options.learning_rate).clamp_(min=EPSILON)
     return best
-
-
-def solve_batch(gramians: Tensor, p: float, options: Steps) -> Tensor:
-    """Run the loop for all problems at once, on any device, without reading a value.
-
-    Sums are ordered differently from `solve_one`, so results differ by float32's rounding.
-
-    Args:
-        gramians: `[..., K, K]` float32, rows and columns of inactive tasks 0.
-        p: 1/α, positive.
-        options: of the solver.
-
-    Returns:
-        Weights `[..., K]`, arbitrary for inactive tasks.
-    """
-    active = gramians.diagonal(dim1=-2, dim2=-1) != 0
-    weights = active / active.sum(-1, keepdim=True).clamp(min=1).to(gramians.dtype)
-    best, velocity = weights, torch.zeros_like(weights)
-    lowest = torch.full_like(weights[..., :1], math.inf)
-    for _ in range(options.steps):
-        inverse, error = _error(weights, _multiply(gramians, weights), p)
-        error = torch.where(active, error, 0.0)
-        norm: Tensor = _linalg.vector_norm(error, dim=-1, keepdim=True)
-        objective = norm.square()
-        better = objective < lowest
-        best, lowest = torch.where(better, weights, best), torch.where(better, objective, lowest)
-        along = 2 * norm * torch.where(norm == 0, 0.0, error / norm)
-        through = torch.where(active, _through_power(inverse, along, p), 0.0)
-        gradient = _clip(_multiply(gramians, along) + through, options)
-        velocity = options.momentum * velocity + gradient
-        weights = (weights - options.learning_rate * velocity).clamp(min=EPSILON)
-    return best
-
-
-def _multiply(matrices: Tensor, vectors: Tensor) -> Tensor:
-    """Multiply as a sum of products, which TF32 does not round."""
-    return (matrices * vectors[..., None, :]).sum(-1)
 
 
 def _error(weights: Tensor, progress: Tensor, p: float) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ length that task i contributes. Its gradient `u∘(Cu) − w^(1−p)` vanishes e
 
 Two Newton steps are combined. One solves for equal *logarithms* of the two sides: it is exact for
 orthogonal gradients, whatever their norms, and needs few steps where it converges. The other
-minimises Φ, which always converges. `batched` is the same algorithm without branches.
+minimises Φ, which always converges.
 """
 
 from __future__ import annotations

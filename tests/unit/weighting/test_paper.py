@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mtrl_fairgrad.weighting import FairGrad
 from mtrl_fairgrad.weighting.solvers import Solution, least_squares, newton, relative_residual, sgd
-from mtrl_fairgrad.weighting.solvers.published_sgd import Steps, solve_batch
 from tests.unit.weighting.samplers import SAMPLERS, heterogeneous, ordinary
 
 
@@ -74,14 +73,11 @@ def test_sgd_in_float64_is_what_the_paper_describes(name: str, alpha: float) -> 
 def test_sgd_is_the_published_loop_bit_for_bit(name: str, alpha: float) -> None:
     """The published code runs in float32, where the clipped gradient's norm overflows."""
     for tasks in (1, 2, 10):
-        jacobians, gramians = gramians_of_all_scales(name, tasks)
+        _, gramians = gramians_of_all_scales(name, tasks)
         gramians = gramians.float().reshape(2, 2, tasks, tasks)
         published = torch.stack([sgd_as_described(g, alpha) for g in gramians.flatten(0, 1)])
         found = FairGrad(alpha, solver="sgd", min_relative_norm=0.0)(gramians).weights
         assert torch.equal(found.flatten(0, 1), published)
-        # On devices all problems are solved at once, with sums in another order.
-        at_once = solve_batch(gramians, 1 / alpha, Steps(20, 0.1, 0.5, 1.0)).flatten(0, 1)
-        assert (angles(jacobians, at_once, published) <= 0.03).all()
 
 
 def test_sgd_in_float64_parts_from_the_published_code_where_float32_overflows() -> None:
