@@ -92,13 +92,13 @@ def start(config: Config, overrides: list[str]) -> int:
     if not check_folder(config, auto_resume, overrides):
         return leave_finished(RunFolder.open(Path(str(config.resume))), config.steps)
     check_parts(config)  # imports torch, as does everything from here on
-    from mtrl_fairgrad.training.factory import configure_torch
+    from mtrl_fairgrad.training.execution import configure_torch
     from mtrl_fairgrad.training.memory import check_memory
     from mtrl_fairgrad.utils.device import resolve_device
 
     device = resolve_device(config.device)
     check_memory(config, device)
-    configure_torch(config)
+    configure_torch(config, device)
     folder = open_folder(config, overrides, str(device))
     return run_training(config, folder, overrides)
 
@@ -125,6 +125,7 @@ def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int
     """
     from mtrl_fairgrad.envs.workers.pool import WorkerError
     from mtrl_fairgrad.training import loop
+    from mtrl_fairgrad.training.execution import execution_notes, fallbacks_as_notes
     from mtrl_fairgrad.training.factory import make_trainer, startup_notes
     from mtrl_fairgrad.utils.faults import TrainingFault
 
@@ -136,9 +137,11 @@ def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int
             folder.lock(),
             make_trainer(config, folder) as trainer,
             trainer.stop.handle_signals(),
+            fallbacks_as_notes(trainer.logger.log),
         ):
             begun = True
-            for note in [*startup_notes(config), *trainer.envs.suite.warnings()]:
+            notes = startup_notes(config) + execution_notes(config, trainer.learner.device)
+            for note in [*notes, *trainer.envs.suite.warnings()]:
                 trainer.logger.log(f"note: {note}")
             try:
                 loop.run(trainer)

@@ -37,8 +37,10 @@ from mtrl_fairgrad.agents.rng import RESETS, Noise, derived_seed
 from mtrl_fairgrad.agents.sac_losses import SACLosses, captured_losses
 from mtrl_fairgrad.agents.update_info import NetworkUpdate, UpdateInfo
 from mtrl_fairgrad.config.agent import AgentConfig
+from mtrl_fairgrad.config.execution import PRECISIONS
 from mtrl_fairgrad.config.guard import GuardConfig
 from mtrl_fairgrad.gradients.conventions import PLAIN, Convention
+from mtrl_fairgrad.gradients.graph_capture import Compile
 from mtrl_fairgrad.gradients.per_task import (
     Combined,
     combine,
@@ -47,6 +49,7 @@ from mtrl_fairgrad.gradients.per_task import (
     task_gradients,
     task_losses,
 )
+from mtrl_fairgrad.utils.validation import check_choice
 from mtrl_fairgrad.weighting import Method, gramian
 
 
@@ -68,9 +71,11 @@ class SAC:
         compile: use `torch.compile` for task gradients and targets.
         guard: responses to numerical faults; by default a seed whose loss becomes NaN or inf stops
             training.
+        precision: of the networks' matrix products: `fp32`, `tf32`, which is a setting of the
+            process (`mtrl_fairgrad.training.execution`), or `bf16`.
 
     Raises:
-        ValueError: the actor's method needs positive losses.
+        ValueError: the actor's method needs positive losses, or the precision is unknown.
     """
 
     def __init__(
@@ -85,14 +90,16 @@ class SAC:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         convention: Convention = PLAIN,
-        compile: bool = False,
+        compile: Compile = False,
         guard: GuardConfig | None = None,
+        precision: str = "fp32",
     ) -> None:
         if actor_method.needs_positive_losses:
             raise ValueError(
                 "actor_method needs positive losses, but an actor's losses may be negative: give "
                 'another method, such as LS(reduction="mean").'
             )
+        self.precision = check_choice("precision", precision, PRECISIONS)
         self.config, self.seeds, self.tasks = config, tuple(seeds), tasks
         self.observation_dim, self.action_dim = observation_dim, action_dim
         self.device, self.convention = torch.device(device), convention

@@ -16,7 +16,7 @@ from torch import Tensor
 from mtrl_fairgrad.agents import networks
 from mtrl_fairgrad.agents.networks import Tensors
 from mtrl_fairgrad.config.agent import AgentConfig
-from mtrl_fairgrad.gradients.graph_capture import CapturedFunction
+from mtrl_fairgrad.gradients.graph_capture import CapturedFunction, Compile
 from mtrl_fairgrad.gradients.per_task import CapturedLoss, lift
 
 PerNetwork = tuple[Tensors, ...]
@@ -185,7 +185,7 @@ class CapturedLosses(NamedTuple):
 
 
 @cache
-def captured_losses(losses: SACLosses, compile: bool) -> CapturedLosses:
+def captured_losses(losses: SACLosses, compile: Compile) -> CapturedLosses:
     """Return the captured equations, shared by all agents with the same hyper-parameters."""
     targets = CapturedFunction(lift(losses.bellman_targets, per_seed=1), compile=compile)
     return CapturedLosses(

@@ -19,6 +19,7 @@ from mtrl_fairgrad.agents.update_info import UpdateInfo
 from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.config.guard import GuardConfig
 from mtrl_fairgrad.gradients.conventions import PLAIN, Convention
+from mtrl_fairgrad.gradients.graph_capture import Compile
 from mtrl_fairgrad.weighting import LS
 
 
@@ -40,6 +41,7 @@ class SingleTaskSAC:
         convention: see `SAC`; applied with K = 1.
         compile: see `SAC`.
         guard: see `SAC`; here it skips or stops single tasks.
+        precision: see `SAC`.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class SingleTaskSAC:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         convention: Convention = PLAIN,
-        compile: bool = False,
+        compile: Compile = False,
         guard: GuardConfig | None = None,
+        precision: str = "fp32",
     ) -> None:
         self.lanes = SAC(
             config,
@@ -68,6 +71,7 @@ class SingleTaskSAC:
             convention,
             compile,
             guard,
+            precision,
         )
         self.config, self.tasks, self.device = config, tasks, self.lanes.device
         self.critic_method, self.actor_method = self.lanes.critic_method, self.lanes.actor_method

@@ -1,7 +1,8 @@
 """Conversions of values whose meaning is clear: `seeds=3` is `seeds=[3]`, `steps=1e6` a million.
 
 A single value stands for a list of one, and a float without a fraction for an integer, wherever the
-option's type, or the default of a method's or benchmark's option, is a list or an integer.
+option's type, or the default of a method's or benchmark's option, is a list or an integer. YAML's
+true and false are the words `true` and `false` where the option is a word.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def _coerce(key: str, value: Any, annotation: Any) -> Any:
         if dataclasses.is_dataclass(kind):
             return coerce_fields(cast(type, kind), nested)
         return coerce_choice(key, nested) if typing.get_origin(kind) is dict else nested
+    if kind is str and isinstance(value, bool):
+        return str(value).lower()
     return _whole(value) if kind is int else value
 
 

@@ -1,7 +1,8 @@
-"""Options that run folders of older versions lack, with the values that those versions used.
+"""Options that run folders of older versions lack, or store with another type.
 
 An option that changes how a run trains or measures needs an entry here: a run that was started
-without it then resumes, evaluates and reports as before, whatever the default is now.
+without it then resumes, evaluates and reports as before, with the value that its version used,
+whatever the default is now.
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ VALUES: Mapping[str, Any] = {
     "agent.temperature_loss": "log",
     "agent.own_gradients": "plain",
     "eval.full_episodes": False,
+    "precision": "fp32",
 }
-"""`group.name` -> the value that a configuration without the key stands for."""
+"""`group.name`, or `name` at the top level -> the value for which a configuration without the key
+stands.
+"""
+RETYPED = ("compile", "cuda_graph")
+"""Options of the top level that were true or false, with the default false, and are words now."""
 
 
 def method_values(method: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +32,8 @@ def method_values(method: Mapping[str, Any]) -> dict[str, Any]:
 def missing_options(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that a stored configuration lacks and their values, by `group.name`.
 
-    A configuration without the whole group, such as that of a supervised run, lacks nothing.
+    A configuration without the whole group, or without an agent, such as that of a supervised run,
+    lacks nothing.
     """
     method = stored.get("method")
     values = dict(VALUES)
@@ -35,17 +42,24 @@ def missing_options(stored: Mapping[str, Any]) -> dict[str, Any]:
         values |= {f"method.{name}": value for name, value in of_method.items()}
     missing: dict[str, Any] = {}
     for key, value in values.items():
-        group, _, name = key.partition(".")
-        options = stored.get(group)
-        if isinstance(options, Mapping) and name not in options:
+        group, _, name = key.rpartition(".")
+        options = stored.get(group) if group else stored
+        known = isinstance(stored.get(group or "agent"), Mapping)
+        if known and isinstance(options, Mapping) and name not in options:
             missing[key] = value
     return missing
 
 
 def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a stored configuration in which none of these options is missing."""
+    """Return a copy of a stored configuration in which all these options are as they are now."""
     completed = dict(stored)
     for key, value in missing_options(stored).items():
-        group, _, name = key.partition(".")
-        completed[group] = {**completed[group], name: value}
+        group, _, name = key.rpartition(".")
+        if group:
+            completed[group] = {**completed[group], name: value}
+        else:
+            completed[name] = value
+    for key in RETYPED:
+        if isinstance(stored.get(key), bool):
+            completed[key] = str(stored[key]).lower()
     return completed

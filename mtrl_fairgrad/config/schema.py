@@ -18,10 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_fairgrad.config.agent import AgentConfig, check_agent
 from mtrl_fairgrad.config.coercion import coerce_fields
+from mtrl_fairgrad.config.convention import ConventionConfig, check_convention
 from mtrl_fairgrad.config.env import EnvConfig, EvalConfig, check_env
+from mtrl_fairgrad.config.execution import PRECISIONS, SWITCH
 from mtrl_fairgrad.config.groups import config_group
 from mtrl_fairgrad.config.guard import GuardConfig
-from mtrl_fairgrad.config.older_runs import complete, missing_options
+from mtrl_fairgrad.config.older_runs import RETYPED, complete, missing_options
 from mtrl_fairgrad.utils.validation import (
     MAX_WORKERS,
     ConfigError,
@@ -36,28 +38,6 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Schema = TypeVar("Schema")
-
-
-@dataclass
-class ConventionConfig:
-    """How a method's weights become gradients; see `mtrl_fairgrad.gradients.conventions`."""
-
-    name: str = option("plain", "Name of the convention, shown in reports.")
-    own: str = option(
-        "plain",
-        "Gradients of a task's own parameters (heads). plain: unweighted; weighted: times the "
-        "task's weight; weighted_losses: weighted by loss weightings only.",
-    )
-    scale: str = option(
-        "none",
-        "tasks: multiply the combined direction by K; tasks_and_own: the gradients of own "
-        "parameters, too; mean_and_own: divide both by K.",
-    )
-    max_norm: float | None = option(
-        None,
-        "Largest norm of each network's combined direction, applied before "
-        "agent.max_gradient_norm; null: no limit.",
-    )
 
 
 @dataclass
@@ -107,13 +87,23 @@ class Config:
         "On a GPU, use only deterministic kernels, so that resuming is bit-exact; "
         "on CPU it always is.",
     )
-    compile: bool = option(
-        False,
-        "Compile the task gradients with torch.compile; needs a C++ compiler, on a GPU Triton.",
+    compile: str = option(
+        "auto",
+        "Compile the task gradients with torch.compile. auto: on a GPU with Triton and a C "
+        "compiler; on a CPU it gains little.",
+        choices=SWITCH,
     )
-    cuda_graph: bool = option(
-        False,
-        "Replay updates from a CUDA graph; known limitation: fails with FairGrad's solver newton.",
+    cuda_graph: str = option(
+        "auto",
+        "Replay updates and acting from CUDA graphs, split where a method computes on the CPU. "
+        "auto: on a GPU; an update that cannot be captured is then made eagerly.",
+        choices=SWITCH,
+    )
+    precision: str = option(
+        "fp32",
+        "Matrix products of the networks on a GPU: fp32, tf32 or, also on a CPU, bf16. Parameters, "
+        "Gramians, solvers, optimiser and targets keep theirs.",
+        choices=PRECISIONS,
     )
     updates_per_launch: int = option(
         1, "Updates replayed by one call, where at least as many are due.", at_least=1
@@ -223,15 +213,17 @@ def keep_stored_options(config: Config, stored: dict[str, Any], overrides: Seque
         stored: the run's own configuration.
         overrides: the command line, preceded by the run's stored one.
     """
-    for key, value in missing_options(stored).items():
+    completed = complete(stored)
+    kept = {key: completed[key] for key in RETYPED if key in completed}
+    for key, value in {**missing_options(stored), **kept}.items():
         group, _, name = key.rpartition(".")
         if group != "method" and not is_given(key, overrides):
-            setattr(getattr(config, group), name, value)
+            setattr(getattr(config, group) if group else config, name, value)
     env: Any = stored.get("env")
     if isinstance(env, dict) and not is_given("env.horizon", overrides):
         # In older versions, preset=quick set it for every protocol.
         config.env.horizon = cast(dict[str, Any], env).get("horizon", config.env.horizon)
-    options = complete(stored).get("method")
+    options = completed.get("method")
     if not isinstance(options, dict):
         return
     method = cast(dict[str, Any], options)
@@ -380,41 +372,6 @@ def _check_single_task(config: Config) -> None:
             "but method=stl trains each alone: give only one.",
             "loss_alpha",
             loss_alpha,
-        )
-
-
-def check_convention(config: ConventionConfig, supervised: bool = False) -> None:
-    """Check the convention's fields, and that a predefined name means the predefined convention.
-
-    Args:
-        config: the convention.
-        supervised: whether it may be the one that is looked up for each method.
-
-    Raises:
-        ConfigError: with the value, what is allowed and the fix.
-    """
-    from mtrl_fairgrad.gradients.conventions import CONVENTIONS, PLAIN, Convention
-    from mtrl_fairgrad.gradients.official import OFFICIAL
-
-    if config.name == OFFICIAL and not supervised:
-        raise ConfigError(
-            f"convention={OFFICIAL} is the paper's supervised code: choose convention=plain, which "
-            "is its reinforcement-learning code.",
-            "convention",
-            OFFICIAL,
-        )
-    try:
-        convention = Convention(config.own, config.scale, config.max_norm)
-    except ConfigError as error:
-        raise error.prefixed("convention.") from None
-    predefined = {**CONVENTIONS, OFFICIAL: PLAIN}  # the latter's fields are placeholders
-    if predefined.get(config.name, convention) != convention:
-        raise ConfigError(
-            f"convention.own={config.own}, scale={config.scale}, max_norm={config.max_norm} would "
-            f"be reported as {config.name}, which is a different convention: give it a name of its "
-            "own, such as convention.name=mine.",
-            "convention.name",
-            config.name,
         )
 
 

@@ -9,17 +9,21 @@ bit.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from mtrl_fairgrad.utils.faults import FallbackWarning
+from mtrl_fairgrad.utils.validation import one_line
 
 aten: Any = torch.ops.aten
 _torch: Any = torch  # some functions are incompletely annotated
@@ -45,6 +49,8 @@ MIN_REUSED_BYTES = 2**20
 the top of its heap to the system, so that blocks of a few megabytes may have to be paged in anew by
 every call.
 """
+Compile = bool | Literal["auto"]
+"""Whether to use `torch.compile`; "auto": if it works."""
 CALLS_BEFORE_CAPTURE = 8
 """Ordinary calls before the capture, which takes as long as about a hundred calls save."""
 
@@ -62,14 +68,19 @@ class CapturedFunction:
         after: number of ordinary calls before the capture.
         compile: pass the captured graph to `torch.compile`, which fuses more and rounds
             differently. The capture then happens in the first call, because a resumed run must
-            compute what the run before it did.
+            compute what the run before it did. Inductor makes no CUDA graphs of its own, since the
+            caller may capture one. With "auto", an error of the compiler is a `FallbackWarning`,
+            the first one in a process, and the function stays uncompiled.
     """
+
+    uncompiled: ClassVar[bool] = False
+    """Whether the compiler failed in this process, so that "auto" no longer tries it."""
 
     def __init__(
         self,
         function: Callable[..., Any],
         after: int = CALLS_BEFORE_CAPTURE,
-        compile: bool = False,
+        compile: Compile = False,
     ) -> None:
         self.function, self.after, self.compile = function, 0 if compile else after, compile
         self._calls: Counter[Any] = Counter()
@@ -105,13 +116,43 @@ class CapturedFunction:
             return result_leaves
 
         module = make_fx(flat)(*leaves)
-        if self.compile:
-            compiled: Any = _torch.compile(module, dynamic=False)
+        compiled = self._compiled(module, leaves)
+        if compiled is not None:
             return compiled, result_structure
         overwrite_operands(module.graph)
         reuse_matmul_memory(module)
         module.recompile()
         return module.forward, result_structure
+
+    def _compiled(
+        self, module: fx.GraphModule, leaves: list[Tensor]
+    ) -> Callable[..., list[Tensor]] | None:
+        """Return the compiled graph; None if it is not wanted, or `auto` and impossible."""
+        optional = self.compile == "auto"
+        if not self.compile or (optional and CapturedFunction.uncompiled):
+            return None
+        compiled: Any = _torch.compile(module, dynamic=False, options={"triton.cudagraphs": False})
+        if optional:
+            try:
+                compiled(*leaves)  # only a call compiles
+            except Exception as error:  # anything that a compiler may raise
+                CapturedFunction.uncompiled = True
+                warnings.warn(
+                    "task gradients are not compiled, because torch.compile fails here with "
+                    f"{brief(error)}; compile=false avoids the attempt",
+                    FallbackWarning,
+                    stacklevel=4,
+                )
+                return None
+        return compiled
+
+
+def brief(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return one_line(
+        f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+    )
 
 
 def overwrite_operands(graph: fx.Graph) -> None:

@@ -24,7 +24,7 @@ from torch.func import grad_and_value, vmap  # pyright: ignore[reportPrivateImpo
 from torch.utils._pytree import tree_map
 
 from mtrl_fairgrad.gradients.conventions import PLAIN, Convention, scale_rows
-from mtrl_fairgrad.gradients.graph_capture import CapturedFunction
+from mtrl_fairgrad.gradients.graph_capture import CapturedFunction, Compile
 from mtrl_fairgrad.gradients.official import resolve_convention
 from mtrl_fairgrad.weighting import LossWeighting, Method
 from mtrl_fairgrad.weighting.base import check_method
@@ -42,7 +42,7 @@ class CapturedLoss:
     `combine` give the same results bit for bit as for the plain loss, unless it is compiled.
     """
 
-    def __init__(self, loss: TaskLoss, compile: bool = False) -> None:
+    def __init__(self, loss: TaskLoss, compile: Compile = False) -> None:
         self.loss = loss
         self.gradients = CapturedFunction(_all_gradients(loss), compile=compile)
 

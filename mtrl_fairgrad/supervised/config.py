@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mtrl_fairgrad.config.alpha_grid import SearchConfig, check_search
+from mtrl_fairgrad.config.convention import ConventionConfig, check_convention
 from mtrl_fairgrad.config.groups import config_group
 from mtrl_fairgrad.config.schema import (
-    ConventionConfig,
-    check_convention,
     check_method,
     is_given,
     resolve_alpha,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -22,6 +21,7 @@ from mtrl_fairgrad.envs.workers.pool import GRACE_SECONDS
 from mtrl_fairgrad.gradients.conventions import Convention
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.training.evaluator import Evaluator
+from mtrl_fairgrad.training.execution import execution_of
 from mtrl_fairgrad.training.fault_monitor import FaultMonitor
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.training.logger import Logger
@@ -33,15 +33,6 @@ from mtrl_fairgrad.training.worker_restarts import WorkerRestarts
 from mtrl_fairgrad.utils.device import resolve_device
 from mtrl_fairgrad.weighting import Method, make_method
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
-
-
-def configure_torch(config: Config) -> None:
-    """Set threads and determinism of this process; must be called before CUDA is initialised."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by PyTorch
-    torch.use_deterministic_algorithms(config.deterministic)
 
 
 def make_suite(config: Config, tasks: tuple[str, ...], evaluation: bool = False) -> Suite:
@@ -149,8 +140,9 @@ def make_agent(
     settings: dict[str, Any] = {
         "device": device,
         "convention": Convention(chosen.own, chosen.scale, chosen.max_norm),
-        "compile": config.compile,
+        "compile": execution_of(config, device).compile,
         "guard": config.guard,
+        "precision": config.precision,
     }
     sizes = (observation_dim, action_dim, config.seeds, tasks)
     if config.agent.name == "stl":

@@ -19,24 +19,12 @@ from mtrl_fairgrad.agents import (
     SeedStreams,
     UpdateInfo,
 )
-from mtrl_fairgrad.config.schema import Config, ConfigError
+from mtrl_fairgrad.config.schema import Config
 from mtrl_fairgrad.gradients.cuda_graph import GraphedUpdates
+from mtrl_fairgrad.training.execution import execution_of
 
 Groups = dict[str, dict[str, Tensor]]
 """Tensors of a checkpoint, by group and name."""
-
-
-def check_cuda_graph(config: Config, device: torch.device) -> None:
-    """Check that `cuda_graph=true` is used with a CUDA device.
-
-    Raises:
-        ConfigError: the learner is on another device.
-    """
-    if config.cuda_graph and device.type != "cuda":
-        raise ConfigError(
-            f"cuda_graph=true needs a CUDA device, but the learner is on device={device.type}: use "
-            "cuda_graph=false or device=cuda."
-        )
 
 
 class Learner:
@@ -64,7 +52,7 @@ class Learner:
         action_dim: int,
         device: torch.device,
     ) -> None:
-        check_cuda_graph(config, device)
+        graphed = execution_of(config, device).cuda_graph
         self.config, self.agent, self.device = config.agent, agent, device
         seeds = len(config.seeds)
         self._shape, self._action_dim = (seeds, tasks), action_dim
@@ -75,7 +63,7 @@ class Learner:
         self.streams = SeedStreams(config.seeds, device)
         scaling = self.config.reward_normalization == "running_std"
         self.rewards = RewardNormalizer(seeds, tasks, device) if scaling else None
-        self._graph = GraphedUpdates(self._update) if config.cuda_graph else None
+        self._graph = GraphedUpdates(self._update) if graphed else None
         self._updates_per_launch = config.updates_per_launch
         self.updates = 0
         """Number of updates so far; reading the agent's counter would wait for the device."""

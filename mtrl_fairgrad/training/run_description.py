@@ -13,7 +13,7 @@ from mtrl_fairgrad.config.schema import RESUMABLE, Config, flatten, to_dict
 COMPARED = ("success_mean/mean",)
 """Scalars by which TensorBoard compares runs of different hyper-parameters."""
 GROUPS = ("env.", "agent.", "method.", "convention.")
-SINGLE = ("loss_alpha", "seeds", "steps", "preset")
+SINGLE = ("loss_alpha", "seeds", "steps", "preset", "precision")
 """Options that are shown as hyper-parameters; others say where and how a run is computed."""
 EXECUTION = RESUMABLE - {"steps"}
 CHARTS = (

@@ -105,6 +105,7 @@ def open_folder(config: Config, overrides: list[str], device: str) -> RunFolder:
     """
     import torch
 
+    from mtrl_fairgrad.training.execution import execution_of
     from mtrl_fairgrad.training.factory import make_suite, methods_by_network, protocol
 
     if config.resume is None:
@@ -113,6 +114,7 @@ def open_folder(config: Config, overrides: list[str], device: str) -> RunFolder:
         record = {
             **manifest(overrides, device, protocol(config, suite), accelerator),
             "methods": methods_by_network(config),
+            "execution": execution_of(config, torch.device(device)).record(),
         }
         return RunFolder.create(new_run_path(config), to_dict(config), record)
     folder = RunFolder.open(Path(config.resume))

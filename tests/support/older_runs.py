@@ -5,7 +5,7 @@ import json
 
 import yaml
 
-from mtrl_fairgrad.config.older_runs import VALUES, method_values
+from mtrl_fairgrad.config.older_runs import RETYPED, VALUES, method_values
 from mtrl_fairgrad.runs.checkpoint.index import Index
 from mtrl_fairgrad.runs.manifest import config_sha256
 from mtrl_fairgrad.utils.atomic_io import content_of, prefix_of
@@ -18,9 +18,9 @@ def without_newer_options(config):
         key: dict(value) if isinstance(value, dict) else value for key, value in config.items()
     }
     newer = [*VALUES, *(f"method.{name}" for name in method_values(older["method"]))]
-    for group, _, name in (key.partition(".") for key in newer):
-        older[group].pop(name, None)
-    return older
+    for group, _, name in (key.rpartition(".") for key in newer):
+        (older[group] if group else older).pop(name, None)
+    return older | dict.fromkeys(RETYPED, False)
 
 
 def make_older(folder):

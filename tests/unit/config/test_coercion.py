@@ -10,6 +10,9 @@ def test_values_take_the_form_of_their_fields():
         "steps": 1e6,
         "threads": 2.0,
         "alpha": 2,
+        "cuda_graph": True,
+        "compile": False,
+        "progress": True,
         "env": {"tasks": "reach-v3", "horizon": 1e2, "success_return": 1.0},
     }
     expected = {
@@ -17,6 +20,9 @@ def test_values_take_the_form_of_their_fields():
         "steps": 1_000_000,
         "threads": 2,
         "alpha": 2,
+        "cuda_graph": "true",
+        "compile": "false",
+        "progress": True,
         "env": {"tasks": ["reach-v3"], "horizon": 100, "success_return": 1.0},
     }
     assert repr(coerce_fields(Config, given)) == repr(expected)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mtrl_fairgrad.config.older_runs import VALUES, complete, missing_options
+from mtrl_fairgrad.config.older_runs import RETYPED, VALUES, complete, missing_options
 from mtrl_fairgrad.config.schema import (
     Config,
     changed_keys,
@@ -32,7 +32,7 @@ def test_every_entry_is_an_option_whose_value_is_allowed():
     for key, value in VALUES.items():
         assert isinstance(value, type(value_of(Config(), key))), key
         group, _, name = key.rpartition(".")
-        setattr(getattr(config, group), name, value)
+        setattr(getattr(config, group) if group else config, name, value)
     validate(config)
 
 
@@ -57,6 +57,26 @@ def test_an_option_of_a_method_is_completed_for_that_method():
     assert missing_options(stored) == {"method.sgd_precision": "float64"}
     assert complete(stored)["method"] == {**stored["method"], "sgd_precision": "float64"}
     assert missing_options({"method": {"name": "ls"}}) == {}
+
+
+def test_a_supervised_configuration_lacks_no_option_of_the_top_level():
+    assert missing_options({"benchmark": {"name": "toy"}, "method": {"name": "ls"}}) == {}
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_switches_that_were_true_or_false_mean_what_they_meant(value):
+    stored = {**OLD, "compile": value, "cuda_graph": value}
+    word = str(value).lower()
+    assert {complete(stored)[key] for key in RETYPED} == {word}
+    read = from_stored(stored, Path("config.yaml"))
+    assert (read.compile, read.cuda_graph, read.precision) == (word, word, "fp32")
+    resumed = composed("env=mt10_paper", "env.tasks=[reach-v3]")
+    assert (resumed.compile, resumed.cuda_graph) == ("auto", "auto")
+    keep_stored_options(resumed, stored, ["env=mt10_paper"])
+    assert changed_keys(complete(stored), to_dict(resumed)) == []
+    told = composed("env=mt10_paper", "env.tasks=[reach-v3]", "cuda_graph=auto")
+    keep_stored_options(told, stored, ["env=mt10_paper", "cuda_graph=auto"])
+    assert changed_keys(complete(stored), to_dict(told)) == [("cuda_graph", word, "auto")]
 
 
 def test_a_stored_configuration_is_read_with_the_older_values():

@@ -8,11 +8,11 @@ import yaml
 from omegaconf import OmegaConf
 
 from mtrl_fairgrad.config.agent import ARCHITECTURES, AgentConfig
+from mtrl_fairgrad.config.convention import ConventionConfig
 from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.config.schema import (
     Config,
     ConfigError,
-    ConventionConfig,
     changed_keys,
     from_hydra,
     is_given,

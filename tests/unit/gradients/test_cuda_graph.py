@@ -6,10 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.gradients.cuda_graph import WARM_UP, GraphedUpdates
 from mtrl_fairgrad.training.factory import make_learner
-from mtrl_fairgrad.training.learner import check_cuda_graph
 from mtrl_fairgrad.weighting import method_names
 from tests.support.small_learner import (
     ACTION,
@@ -129,11 +127,6 @@ def test_draws_of_another_number_do_not_go_through_the_graph():
     launch([torch.tensor(3)])
     assert seen == [1, 2] * (WARM_UP + 2) + [3]
     assert log == ["captured"]
-
-
-def test_a_graph_without_a_gpu_is_refused():
-    with pytest.raises(ConfigError, match=r"cuda_graph=true .* device=cpu"):
-        check_cuda_graph(configuration("cuda_graph=true"), torch.device("cpu"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
