@@ -13,7 +13,7 @@ PRESET ?= quick
 METHOD ?= fairgrad
 ARGS   ?=
 
-.PHONY: train test test-exhaustive smoke lint audit clean
+.PHONY: train test test-exhaustive benchmark-gpu smoke lint audit clean
 
 train: $(TRAIN)
 	$(RUN) -m mtrl_fairgrad.train preset=$(PRESET) method=$(METHOD) $(ARGS)
@@ -28,6 +28,11 @@ test: lint
 # All fifty tasks, fine grids, 250-digit solutions, long runs, fault injection, fuzzing.
 test-exhaustive: $(DEV)
 	$(PYTEST) -m exhaustive tests
+
+# Measure updates on a GPU in under 4 minutes; GPU_RUN is a Python with a CUDA build of PyTorch.
+GPU_RUN ?= $(RUN)
+benchmark-gpu:
+	$(GPU_RUN) scripts/benchmark.py --device cuda --keep results/performance
 
 # The wheel alone in an empty environment.
 smoke:

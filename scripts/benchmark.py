@@ -3,11 +3,13 @@
     python scripts/benchmark.py [--sections update simulators …] [--device cuda] [--csv FILE]
     python scripts/benchmark.py --show results/performance/cpu-2-cores.csv
 
-Sections: `update` (one whole update in several implementations, and the arithmetic floor), `tasks`
-(2, 10 and 50 at the same total batch), `seeds` (1, 3 and 10 in one process), `many_tasks` (a
-supervised step with 40 heads), `simulators` (transitions per second), `end_to_end` (a training step
-against the longer of its two parts), `startup`, and `long` (memory over --steps vector steps),
-which runs only on request. The modules in `scripts/benchmarking/` define each row.
+On a GPU (`--device cuda`) the section `gpu` alone runs by default, for at most --minutes, and a
+table compares it with the targets in `scripts/benchmarking/targets.py`. Other sections: `update`
+(one whole update in several implementations, and the arithmetic floor), `tasks` (2, 10 and 50 at
+the same total batch), `seeds` (1, 3 and 10 in one process), `many_tasks` (a supervised step with 40
+heads), `simulators` (transitions per second), `end_to_end` (a training step against the longer of
+its two parts), `startup`, and `long` (memory over --steps vector steps), which runs only on
+request. The modules in `scripts/benchmarking/` define each row.
 
 Everything that is compared is timed in interleaved rounds, and a ratio is the median of the rounds'
 ratios, so that load on the machine affects all alike. `--csv` replaces only the sections that were
@@ -20,11 +22,14 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import torch
 from benchmarking import (
     end_to_end,
+    gpu,
     long_run,
     machine,
     many_tasks,
@@ -32,6 +37,7 @@ from benchmarking import (
     simulators,
     startup,
     tables,
+    targets,
     update,
 )
 from benchmarking.settings import Row, Settings
@@ -49,8 +55,16 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     end_to_end.SECTION: end_to_end.measure,
     startup.SECTION: startup.measure,
     long_run.SECTION: long_run.measure,
+    gpu.SECTION: gpu.measure,
 }
-USUAL = [name for name in SECTIONS if name != long_run.SECTION]
+ON_REQUEST = {long_run.SECTION, gpu.SECTION}
+
+
+def usual(device: torch.device) -> list[str]:
+    """Return the sections that are measured by default."""
+    if device.type == "cuda":
+        return [gpu.SECTION]
+    return [name for name in SECTIONS if name not in ON_REQUEST]
 
 
 @entry_point
@@ -59,23 +73,38 @@ def main(words: Sequence[str] | None = None) -> None:
     given = arguments(words)
     if given.show:
         print(tables.show_highlights(given.show))
+        measured = tables.read_csv(given.show)
+        if any(row.section == gpu.SECTION for row in measured):
+            print("", *targets.lines(measured), sep="\n")
         return
     try:
         device = resolve_device(given.device)
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from None
-    settings = Settings(device, given.quick, 2 if given.quick else given.rounds, given.steps)
+    rounds = 2 if given.quick else given.rounds
+    settings = Settings(device, given.quick, rounds, given.steps, given.minutes)
     described = machine.describe(device)
     print(machine.summary(described), flush=True)
+    paths = tables.kept_files(given.keep, described) if given.keep else (given.csv, given.json)
     rows: list[Row] = []
-    for name in given.sections:
+    for name in given.sections or usual(device):
         measured = [tables.rounded(row) for row in SECTIONS[name](settings)]
         print("", *tables.lines(measured), sep="\n", flush=True)
+        if name == gpu.SECTION and device.type == "cuda":
+            print("", *targets.lines(measured), sep="\n", flush=True)
         rows += measured
-    if given.json:
-        tables.write_json(given.json, rows, described)
-    if given.csv:
-        tables.update_csv(given.csv, rows, described)
+    write(rows, described, *paths)
+    failed = [row.name for row in rows if row.unit == gpu.FAILURES]
+    if failed:
+        raise SystemExit(f"error: {'; '.join(failed)}: see the tracebacks above.")
+
+
+def write(rows: list[Row], described: dict[str, Any], csv: Path | None, json: Path | None) -> None:
+    """Write the results to the files that are wanted."""
+    if csv:
+        tables.update_csv(csv, rows, described)
+    if json:
+        tables.write_json(json, rows, described)
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -86,9 +115,8 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
         "--sections",
         nargs="+",
         choices=SECTIONS,
-        default=USUAL,
         metavar="SECTION",
-        help="sections to measure (default: all but long)",
+        help="sections to measure (default: all but long and gpu; on a GPU: gpu)",
     )
     parser.add_argument(
         "--device", default="cpu", help="device of the learner: cpu or cuda (default cpu)"
@@ -96,10 +124,23 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write rows and machine to this file")
     parser.add_argument("--csv", type=Path, help="update the measured sections of this file")
     parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="write both files to this folder, named after the GPU or the processor",
+    )
+    parser.add_argument(
         "--rounds",
         type=int,
         default=15,
         help="rounds, fewer for work that takes seconds (default 15)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=3.5,
+        help="longest duration of the section gpu, which leaves out the least important rows "
+        "(default 3.5)",
     )
     parser.add_argument(
         "--steps", type=int, default=100_000, help="vector steps of the long run (default 100000)"

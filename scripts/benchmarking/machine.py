@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,40 @@ KNOWN = (PROC / "self" / "statm").exists()
 def describe(device: torch.device) -> dict[str, Any]:
     """Return CPU, GPU, versions and commit, without host or user names."""
     record = manifest([], str(device))
+    cuda = device.type == "cuda"
     return {
         "cpu": _processor(),
         "cores": cores(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "gpu": torch.cuda.get_device_name(device) if cuda else None,
+        **(gpu_software() if cuda else {}),
         "threads": torch.get_num_threads(),
         **{key: record[key] for key in ("device", "platform", "versions", "git", "started")},
     }
+
+
+def gpu_software() -> dict[str, str | None]:
+    """Return the versions of the driver, of CUDA and of Triton; None for what is not found."""
+    return {
+        "driver": _driver(),
+        "cuda": torch.version.cuda,
+        "triton": _version("triton"),
+    }
+
+
+def _driver() -> str | None:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(done.stdout.split()), None)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def summary(machine: dict[str, Any]) -> str:
@@ -38,6 +67,7 @@ def summary(machine: dict[str, Any]) -> str:
     )
     parts = [
         *([machine["gpu"]] if machine["gpu"] else []),
+        *(f"{name} {machine[name]}" for name in ("driver", "cuda", "triton") if machine.get(name)),
         f"{machine['cpu']}, {machine['cores']} cores",
         *(
             f"{name} {versions[name]}"

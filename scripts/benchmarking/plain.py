@@ -7,7 +7,7 @@ averaging. Only the computation and combination of task gradients differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -66,6 +66,29 @@ def perceptron(inputs: int, outputs: int, size: Size) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(size.width, outputs))
 
 
+def adam(parameters: Iterable[Tensor], rate: float) -> torch.optim.Adam:
+    """Return PyTorch's fused Adam; on a GPU a CUDA graph can hold its step."""
+    parameters = list(parameters)
+    on_gpu = parameters[0].is_cuda
+    return torch.optim.Adam(parameters, rate, eps=1e-5, fused=True, capturable=on_gpu)
+
+
+def squashed_sample(
+    actor: Callable[[Tensor], Tensor], observations: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return actions of the squashed Gaussian policy and their log-densities."""
+    mean, log_std = actor(observations).chunk(2, -1)
+    log_std = log_std.clamp(-20, 2)
+    unsquashed = mean + log_std.exp() * noise
+    density = (
+        -0.5 * noise.square()
+        - log_std
+        - 0.9189385
+        - 2 * (0.6931472 - unsquashed - F.softplus(-2 * unsquashed))
+    )
+    return unsquashed.tanh(), density.sum(-1)
+
+
 class PlainSAC:
     """The agent of one seed.
 
@@ -87,7 +110,7 @@ class PlainSAC:
         self.targets.load_state_dict(self.critics.state_dict())
         self.log_temperature = torch.zeros(size.tasks, device=device, requires_grad=True)
         self.optimizers = [
-            torch.optim.Adam(parameters, RATE, eps=1e-5, fused=True)
+            adam(parameters, RATE)
             for parameters in (
                 self.critics.parameters(),
                 self.actor.parameters(),
@@ -97,16 +120,7 @@ class PlainSAC:
 
     def sample(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return actions and their log-densities."""
-        mean, log_std = self.actor(observations).chunk(2, -1)
-        log_std = log_std.clamp(-20, 2)
-        unsquashed = mean + log_std.exp() * noise
-        density = (
-            -0.5 * noise.square()
-            - log_std
-            - 0.9189385
-            - 2 * (0.6931472 - unsquashed - F.softplus(-2 * unsquashed))
-        )
-        return unsquashed.tanh(), density.sum(-1)
+        return squashed_sample(self.actor, observations, noise)
 
     @staticmethod
     def values(critics: nn.ModuleList, observations: Tensor, actions: Tensor) -> Tensor:
@@ -196,6 +210,14 @@ class Source:
 
     def draw(self) -> tuple[Batch, Noise]:
         """Return the batch and the noise of one update."""
+        return self.read(self.numbers())
+
+    def numbers(self) -> tuple[Tensor, Noise]:
+        """Draw indices into the replay buffer and noise."""
         each = self.size.tasks, self.size.batch
-        batch = self.replay.sample(self.streams.integers(self.replay.size, *each))
-        return batch, Noise(*(self.streams.normal(*each, self.size.action) for _ in range(2)))
+        indices = self.streams.integers(self.replay.size, *each)
+        return indices, Noise(*(self.streams.normal(*each, self.size.action) for _ in range(2)))
+
+    def read(self, drawn: tuple[Tensor, Noise]) -> tuple[Batch, Noise]:
+        """Read the batch of a draw."""
+        return self.replay.sample(drawn[0]), drawn[1]

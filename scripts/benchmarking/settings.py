@@ -30,6 +30,8 @@ class Settings:
     """Rounds of work that takes a tenth of a second; slower sections run fewer."""
     steps: int = 100_000
     """Vector steps of the long run."""
+    minutes: float = 3.5
+    """Longest duration of the section `gpu`."""
 
     @property
     def few(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -38,6 +39,15 @@ HIGHLIGHTS = {
     "end_to_end": ("*: update / simulation", "*: step / max(update, simulation)"),
     "startup": ("until the first step is done",),
     "long": ("vector steps", "*, drift"),
+    "gpu": (
+        "*: speed",
+        "* / ls",
+        "solve newton*",
+        "*own share",
+        "*: kernels",
+        "left out for time*",
+        "failed*",
+    ),
 }
 """Patterns of row names by section, without the number of threads."""
 
@@ -116,3 +126,10 @@ def show_highlights(path: Path) -> str:
     machines = json.loads(machine_path(path).read_text(encoding="utf-8"))
     places = dict.fromkeys(map(machine.summary, machines.values()))
     return "\n".join([*places, "", *lines(highlights(read_csv(path)))])
+
+
+def kept_files(folder: Path, described: dict[str, Any]) -> tuple[Path, Path]:
+    """Return the CSV and the JSON file of a machine, named after its GPU or its processor."""
+    words = re.findall(r"[a-z0-9]+", str(described["gpu"] or described["cpu"]).lower())
+    name = "-".join(words)
+    return folder / f"{name}.csv", folder / f"{name}.json"

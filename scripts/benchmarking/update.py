@@ -24,7 +24,7 @@ import torch
 
 from mtrl_fairgrad.agents import SAC
 from mtrl_fairgrad.config.schema import AgentConfig, Config
-from mtrl_fairgrad.gradients.graph_capture import CALLS_BEFORE_CAPTURE
+from mtrl_fairgrad.gradients.cuda_graph import WARM_UP
 from mtrl_fairgrad.training.factory import make_learner
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.utils.text_tables import counted
@@ -48,9 +48,21 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 LOOPS = ("autograd_loop", "task_loop", "torchjd_fairgrad")
 
 
-def learner(size: Size, device: torch.device, way: str = "fairgrad_newton") -> Learner:
-    """Return our learner with a filled replay buffer, so that `learn(0)` makes one update."""
-    name, chosen = METHODS[way]
+def learner(
+    size: Size,
+    device: torch.device,
+    way: tuple[str, dict[str, Any]] = METHODS["fairgrad_newton"],
+    **options: Any,
+) -> Learner:
+    """Return our learner with a filled replay buffer, so that `learn(0)` makes one update.
+
+    Args:
+        size: sizes of networks and batches.
+        device: where to compute.
+        way: the method and its options.
+        options: of the training, such as `cuda_graph`.
+    """
+    name, chosen = way
     agent = AgentConfig(
         width=size.width,
         depth=size.depth,
@@ -63,6 +75,7 @@ def learner(size: Size, device: torch.device, way: str = "fairgrad_newton") -> L
         method={"name": name, **method_options(name), **chosen},
         seeds=list(range(size.seeds)),
         device=str(device),
+        **options,
     )
     made = make_learner(config, size.tasks, size.observation, size.action, device)
     made.replay.rows.copy_(Source(size, device).replay.rows)
@@ -71,8 +84,8 @@ def learner(size: Size, device: torch.device, way: str = "fairgrad_newton") -> L
 
 
 def updates(made: Learner) -> Callable[[], None]:
-    """Return a function that makes one update, after graph capture is done."""
-    for _ in range(CALLS_BEFORE_CAPTURE + 1):
+    """Return a function that makes one update, after all captures are done."""
+    for _ in range(WARM_UP + 1):
         made.learn(0)
     return lambda: made.learn(0)
 
@@ -100,7 +113,7 @@ def plain(size: Size, device: torch.device) -> dict[str, Callable[[], None]]:
 def measure(settings: Settings) -> Iterator[Row]:
     """Yield rows for each number of threads."""
     size, device = TINY if settings.quick else Size(), settings.device
-    made = {way: learner(size, device, way) for way in METHODS}
+    made = {way: learner(size, device, METHODS[way]) for way in METHODS}
     side = 64 if settings.quick else 2048
     by_task, flat = (floor.Floor(size, device, per_task) for per_task in (True, False))
     others = plain(size, device)

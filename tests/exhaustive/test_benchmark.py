@@ -9,7 +9,7 @@ import re
 import benchmark
 import pytest
 import torch
-from benchmarking import machine, many_tasks, profiling, tables
+from benchmarking import gpu, machine, many_tasks, profiling, tables, variants
 
 WAYS = ["ls", "fairgrad_newton", "fairgrad_sgd", "pcgrad", "cagrad", "nash_mtl"]
 LOOPS = ["autograd_loop", "task_loop", "torchjd_fairgrad"]
@@ -103,7 +103,8 @@ def test_a_quick_run_has_every_row(tmp_path):
     files = {name: tmp_path / f"rows.{name}" for name in ("json", "csv")}
     words = [word for name, path in files.items() for word in (f"--{name}", str(path))]
     before = torch.get_num_threads()
-    benchmark.main(["--quick", "--sections", *benchmark.SECTIONS, *words])
+    sections = [name for name in benchmark.SECTIONS if name != gpu.SECTION]
+    benchmark.main(["--quick", "--sections", *sections, *words])
     assert torch.get_num_threads() == before and multiprocessing.active_children() == []
     report = json.loads(files["json"].read_text())
     found = {}
@@ -120,5 +121,26 @@ def test_a_quick_run_has_every_row(tmp_path):
         ]
     assert {"cpu", "cores", "gpu", "threads", "versions", "git"} <= report["machine"].keys()
     machines = json.loads(tables.machine_path(files["csv"]).read_text())
-    assert machines == dict.fromkeys(benchmark.SECTIONS, report["machine"])
+    assert machines == dict.fromkeys(sections, report["machine"])
     assert tables.show_highlights(files["csv"]).startswith(machine.summary(report["machine"]))
+
+
+def test_a_quick_run_of_the_gpu_section_measures_what_needs_no_gpu(tmp_path):
+    path = tmp_path / "rows.csv"
+    benchmark.main(["--quick", "--sections", "gpu", "--csv", str(path)])
+    rows = tables.read_csv(path)
+    measured = {row.name: row.value for row in rows if "left out" not in row.name}
+    assert len({row.name for row in rows}) == len(rows)
+    assert all(math.isfinite(value) for value in measured.values())
+    ways = {*variants.METHODS, variants.PLAIN, variants.TORCHJD}
+    for way in ways:
+        assert measured[f"{way}, eager: speed"] > 0
+        assert (way == "ls") != (f"{way}, eager / ls" in measured)
+    for part in (*profiling.PARTS, profiling.REST, "kernels"):
+        assert measured[f"fairgrad_newton, eager: {part}"] >= 0
+    assert measured["solve newton, host, K=50, 10 seeds"] > 0
+    # The profiler counts PyTorch's operations: a Jacobian method needs more than LS's own share.
+    assert measured["fairgrad_newton, eager: kernels"] > 100
+    forms = {variant for variant in (row.name for row in rows) if "left out, CUDA" in variant}
+    assert any("lean_sac, compiled graph" in name for name in forms)
+    assert not [row for row in rows if row.unit == gpu.FAILURES]
