@@ -8,8 +8,9 @@ table compares it with the targets in `scripts/benchmarking/targets.py`. Other s
 (one whole update in several implementations, and the arithmetic floor), `tasks` (2, 10 and 50 at
 the same total batch), `seeds` (1, 3 and 10 in one process), `many_tasks` (a supervised step with 40
 heads), `simulators` (transitions per second), `end_to_end` (a training step against the longer of
-its two parts), `startup`, and `long` (memory over --steps vector steps), which runs only on
-request. The modules in `scripts/benchmarking/` define each row.
+its two parts), `startup`, `launches` (of an update on a GPU, counted on any machine), and `long`
+(memory over --steps vector steps), which runs only on request. The modules in
+`scripts/benchmarking/` define each row.
 
 Everything that is compared is timed in interleaved rounds, and a ratio is the median of the rounds'
 ratios, so that load on the machine affects all alike. `--csv` replaces only the sections that were
@@ -30,6 +31,7 @@ import torch
 from benchmarking import (
     end_to_end,
     gpu,
+    launch_table,
     long_run,
     machine,
     many_tasks,
@@ -56,6 +58,7 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     startup.SECTION: startup.measure,
     long_run.SECTION: long_run.measure,
     gpu.SECTION: gpu.measure,
+    launch_table.SECTION: launch_table.measure,
 }
 ON_REQUEST = {long_run.SECTION, gpu.SECTION}
 

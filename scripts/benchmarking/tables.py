@@ -48,6 +48,7 @@ HIGHLIGHTS = {
         "left out for time*",
         "failed*",
     ),
+    "launches": ("*",),
 }
 """Patterns of row names by section, without the number of threads."""
 

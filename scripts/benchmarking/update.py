@@ -48,13 +48,10 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 LOOPS = ("autograd_loop", "task_loop", "torchjd_fairgrad")
 
 
-def learner(
-    size: Size,
-    device: torch.device,
-    way: tuple[str, dict[str, Any]] = METHODS["fairgrad_newton"],
-    **options: Any,
-) -> Learner:
-    """Return our learner with a filled replay buffer, so that `learn(0)` makes one update.
+def configuration(
+    size: Size, device: torch.device, way: tuple[str, dict[str, Any]], **options: Any
+) -> Config:
+    """Return the configuration of our agent without warm-up.
 
     Args:
         size: sizes of networks and batches.
@@ -70,13 +67,26 @@ def learner(
         buffer_size=REPLAY,
         warmup_steps=0,
     )
-    config = Config(
+    return Config(
         agent=agent,
         method={"name": name, **method_options(name), **chosen},
         seeds=list(range(size.seeds)),
         device=str(device),
         **options,
     )
+
+
+def learner(
+    size: Size,
+    device: torch.device,
+    way: tuple[str, dict[str, Any]] = METHODS["fairgrad_newton"],
+    **options: Any,
+) -> Learner:
+    """Return our learner with a filled replay buffer, so that `learn(0)` makes one update.
+
+    The arguments are those of `configuration`.
+    """
+    config = configuration(size, device, way, **options)
     made = make_learner(config, size.tasks, size.observation, size.action, device)
     made.replay.rows.copy_(Source(size, device).replay.rows)
     made.replay.added = REPLAY
