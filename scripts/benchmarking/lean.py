@@ -18,7 +18,7 @@ from mtrl_fairgrad.agents import Batch, Noise
 from .plain import GAMMA, POLYAK, RATE, adam, perceptron, squashed_sample
 from .settings import Size
 
-_torch: Any = torch  # compile is incompletely annotated
+_torch: Any = torch  # some functions are incompletely annotated
 
 
 class LeanSAC:
@@ -60,7 +60,7 @@ class LeanSAC:
         update_critics(data, noise.next_actions[0, 0])
         update_actor(data.observations, noise.actions[0, 0])
         with torch.no_grad():
-            torch._foreach_lerp_([*self.targets.values()], [*self.critics.values()], POLYAK)
+            _torch._foreach_lerp_([*self.targets.values()], [*self.critics.values()], POLYAK)
 
     def values(self, critics: dict[str, Tensor], observations: Tensor, actions: Tensor) -> Tensor:
         """Return the values of both critics, `[2, B]`."""

@@ -86,7 +86,11 @@ def learner(
 
     The arguments are those of `configuration`.
     """
-    config = configuration(size, device, way, **options)
+    return filled(configuration(size, device, way, **options), size, device)
+
+
+def filled(config: Config, size: Size, device: torch.device) -> Learner:
+    """Return the learner of a configuration with a filled replay buffer."""
     made = make_learner(config, size.tasks, size.observation, size.action, device)
     made.replay.rows.copy_(Source(size, device).replay.rows)
     made.replay.added = REPLAY

@@ -9,10 +9,15 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
+
+from mtrl_fairgrad.training.execution import configure_torch
+from mtrl_fairgrad.utils.faults import FallbackWarning
 from mtrl_fairgrad.weighting import method_names
 
 from . import update
@@ -97,9 +102,21 @@ def updates(variant: Variant, settings: Settings) -> Callable[[], None]:
 
 
 def _ours(variant: Variant, size: Size, settings: Settings) -> Callable[[], None]:
+    """Return updates of our agent, with an error where a graph or compilation is given up.
+
+    The precision is a setting of the process, which a captured graph keeps.
+    """
     options = {**FORMS[variant.form], "precision": variant.precision}
-    made = update.learner(size, settings.device, METHODS[variant.way], **options)
-    return update.updates(made)
+    config = update.configuration(size, settings.device, METHODS[variant.way], **options)
+    before = torch.get_float32_matmul_precision()
+    configure_torch(config, settings.device)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FallbackWarning)
+            made = update.updates(update.filled(config, size, settings.device))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return made
 
 
 def _plain(variant: Variant, size: Size, settings: Settings) -> Callable[[], None]:

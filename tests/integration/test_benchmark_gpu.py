@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import warnings
 
 import benchmark
 import pytest
@@ -14,6 +15,8 @@ from benchmarking.plain import PlainSAC, Source, mean_of_losses
 from benchmarking.replay import replayed
 from benchmarking.settings import TINY, Row, Settings, Size
 from benchmarking.variants import COMPILED, EAGER, GRAPH, Variant
+
+from mtrl_fairgrad.utils.faults import FallbackWarning
 
 CPU = torch.device("cpu")
 QUICK = Settings(CPU, quick=True, rounds=2)
@@ -136,6 +139,32 @@ def test_a_failure_ends_the_command_with_an_error_after_the_files_are_written(
 def test_forms_with_a_graph_are_left_out_on_a_cpu():
     with pytest.raises(variants.LeftOut):
         variants.updates(Variant("ls", GRAPH), QUICK)
+
+
+def test_an_update_that_gives_up_its_graph_is_not_measured_as_one(monkeypatch):
+    def give_up(made):
+        warnings.warn("the capture failed", FallbackWarning, stacklevel=1)
+
+    monkeypatch.setattr(variants.update, "updates", give_up)
+    with pytest.raises(FallbackWarning):
+        variants.updates(Variant("ls", EAGER), QUICK)
+
+
+def test_the_precision_holds_while_an_update_is_built_and_no_longer(monkeypatch):
+    seen = []
+
+    def built(made):
+        seen.append(torch.get_float32_matmul_precision())
+
+    def configured(config, device):
+        torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+
+    monkeypatch.setattr(variants.update, "updates", built)
+    monkeypatch.setattr(variants, "configure_torch", configured)
+    for precision in ("fp32", "tf32"):
+        variants.updates(Variant("ls", EAGER, precision), QUICK)
+    assert seen == ["highest", "high"]
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 # ---- targets ----
