@@ -2,16 +2,10 @@
 
 import pytest
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten
 
-from mtrl_fairgrad import LS, combine
 from mtrl_fairgrad.agents import networks
-from mtrl_fairgrad.agents.networks import Parameters
-from mtrl_fairgrad.agents.sac_losses import SACLosses
 from mtrl_fairgrad.agents.twin_products import product
-from mtrl_fairgrad.gradients.per_task import lift, task_gradients
-from tests.unit.agents.conftest import ACTION, BATCH, DIMENSIONS, OBSERVATION, TASKS, small_config
+from tests.support.sac_equations import ACTION, BATCH, OBSERVATION, TASKS, Problem, traced
 
 aten = torch.ops.aten
 ARCHITECTURES = ("mtsac", "mtsac_te", "mhsac", "stl")
@@ -28,60 +22,6 @@ COPIES = {
 
 def compute_at_once(monkeypatch, decision=True):
     monkeypatch.setattr(networks, "computes_twins_at_once", lambda device: decision)
-
-
-class Problem:
-    """Networks of S seeds and random data for the agent's equations; tensors float64."""
-
-    def __init__(self, name="mtsac", seeds=1, dtype=torch.float64, precision="fp32", **changes):
-        config = small_config(name, **changes)
-        self.tasks = 1 if name == "stl" else TASKS
-        self.seeds, self.dtype = seeds, dtype
-        self.losses = SACLosses.from_config(config, precision)
-        self.generator = torch.Generator().manual_seed(4)
-        self.actor = self.parameters(networks.init_actor, config)
-        self.critics = self.parameters(networks.init_critics, config)
-        self.targets = self.parameters(networks.init_critics, config)
-
-    def parameters(self, init, config) -> Parameters:
-        made = [init(config, *DIMENSIONS, self.tasks, self.generator) for _ in range(self.seeds)]
-        return networks.stack_seeds(made, torch.device("cpu"), self.dtype)
-
-    def normal(self, *shape):
-        shape = self.seeds, self.tasks, *shape
-        return torch.randn(shape, generator=self.generator).to(self.dtype)
-
-    def critic_arguments(self):
-        data = self.normal(BATCH, OBSERVATION), self.normal(BATCH, ACTION), self.normal(BATCH)
-        return {}, data, self.critics
-
-    def actor_arguments(self):
-        data = self.normal(BATCH, OBSERVATION), self.normal(BATCH, ACTION), self.normal().abs()
-        return self.critics.shared, (self.critics.own, *data), self.actor
-
-    def gradients(self, network):
-        """Return losses, auxiliary results, rows of the Jacobian and own gradients."""
-        loss = getattr(self.losses, f"{network}_loss")
-        context, data, learned = getattr(self, f"{network}_arguments")()
-        return task_gradients(loss, learned.shared, *data, own=learned.own, context=context)
-
-    def combined(self, network):
-        """Return the same without a Jacobian, by ordinary autograd."""
-        loss = getattr(self.losses, f"{network}_loss")
-        context, data, learned = getattr(self, f"{network}_arguments")()
-        return combine(LS(), loss, learned.shared, *data, own=learned.own, context=context)
-
-    def bellman_targets(self):
-        networks_ = self.actor, self.critics, self.targets
-        return lift(self.losses.bellman_targets, per_seed=1)(
-            tuple(network.shared for network in networks_),
-            tuple(network.own for network in networks_),
-            self.normal(BATCH, OBSERVATION),
-            self.normal(BATCH, ACTION),
-            self.normal().abs(),
-            self.normal(BATCH),
-            (self.normal(BATCH) > 1).to(self.dtype),
-        )
 
 
 def results(problem):
@@ -118,23 +58,6 @@ def test_observations_may_have_any_leading_axes(leading, monkeypatch):
     compute_at_once(monkeypatch)
     assert expected.shape == (2, *leading)
     torch.testing.assert_close(networks.values(*arguments), expected, rtol=1e-12, atol=1e-14)
-
-
-def traced(problem, function):
-    """Return the operations of a function of the problem's parameters."""
-    groups = problem.actor, problem.critics, problem.targets
-
-    def of(*leaves):
-        values = iter(leaves)
-        problem.actor, problem.critics, problem.targets = (
-            Parameters(*({name: next(values) for name in group} for group in groups_of))
-            for groups_of in groups
-        )
-        return tree_flatten(function())[0]
-
-    graph = make_fx(of)(*tree_flatten(groups)[0]).graph
-    graph.eliminate_dead_code()
-    return [node for node in graph.nodes if node.op == "call_function"]
 
 
 @pytest.mark.parametrize(("name", "seeds", "layers"), [("mtsac", 1, 3), ("mhsac", 3, 5)])
