@@ -94,11 +94,6 @@ class NashMTL(GramianWeighting):
                 shape, where needed.
         """
         solution = solvers.newton(gramian, 1.0)
-        weights = solution.weights.double()
-        if self.normalize == "frobenius":
-            weights = weights * gramian.double().square().sum((-1, -2)).pow(0.25)[..., None]
-        if self.update_weights_every > 1:
-            weights = self._store(weights)
         diagnostics = {
             "residual": solution.residual,
             "converged": solution.converged,
@@ -106,6 +101,11 @@ class NashMTL(GramianWeighting):
         }
         if self.update_weights_every == 1 and self.normalize == "none":
             return Weights(solution.weights, {**diagnostics, "min_progress": solution.min_progress})
+        weights = solution.weights.double()
+        if self.normalize == "frobenius":
+            weights = weights * gramian.double().square().sum((-1, -2)).pow(0.25)[..., None]
+        if self.update_weights_every > 1:
+            weights = self._store(weights)
         return weights_with_progress(gramian, weights, **diagnostics)
 
     def _store(self, weights: Tensor) -> Tensor:

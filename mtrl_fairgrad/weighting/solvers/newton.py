@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mtrl_fairgrad.utils.validation import check_choice
 from mtrl_fairgrad.weighting.host import on_host
+from mtrl_fairgrad.weighting.solvers import fused
 from mtrl_fairgrad.weighting.solvers.arrays import Array, ignore_fp_warnings, matvec, to_array
 from mtrl_fairgrad.weighting.solvers.equation import Solution, make_solution
 from mtrl_fairgrad.weighting.solvers.problem import (
@@ -81,6 +82,8 @@ def newton(
     check_gramian(gramian)
     if form is not None:
         check_choice("form", form, get_args(Form))
+    if form == "kernel" or (form is None and fused.is_usable(gramian)):
+        return fused.newton(gramian, alpha, active, min_relative_norm, start)
     return newton_on_host(gramian, alpha, active, min_relative_norm, start)
 
 

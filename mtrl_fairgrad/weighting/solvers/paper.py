@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtrl_fairgrad.weighting.host import on_host
-from mtrl_fairgrad.weighting.solvers import published_sgd
+from mtrl_fairgrad.weighting.solvers import fused, published_sgd
 from mtrl_fairgrad.weighting.solvers.arrays import Array, ignore_fp_warnings, matvec, to_array
 from mtrl_fairgrad.weighting.solvers.equation import Solution, make_solution
 from mtrl_fairgrad.weighting.solvers.problem import Problem, check_gramian, prepare
@@ -56,6 +56,18 @@ def sgd(
         A solution whose `converged` means a relative residual of at most 1e-3, which is rare.
     """
     check_gramian(gramian)
+    if fused.is_usable(gramian):
+        return fused.sgd(
+            gramian,
+            alpha,
+            active,
+            steps=steps,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            max_norm=max_norm,
+            min_relative_norm=min_relative_norm,
+            single=precision == "float32",
+        )
     options = Steps(steps, learning_rate, momentum, max_norm)
     return sgd_on_host(gramian, alpha, active, options, min_relative_norm, precision)
 
