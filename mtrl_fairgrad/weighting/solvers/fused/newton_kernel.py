@@ -167,6 +167,53 @@ def _move(change, bold, fraction, kind):
 
 
 @triton.jit
+def _predicted(gradient, move):
+    """Return the change of Φ that a move must reach."""
+    return constant(SUFFICIENT) * tl.minimum(0.0, tl.sum(gradient * move, 0))
+
+
+@triton.jit
+def _shorter_step(
+    cosines, log_norms, x, p, active, gradient, ceiling, change, change_usable, bold, bold_usable
+):
+    """Return the best of the moves of the largest fraction with which Φ falls enough, if any.
+
+    Args:
+        cosines: `[BLOCK, BLOCK]`.
+        log_norms: `[BLOCK]`.
+        x: `[BLOCK]`, where the moves start.
+        p: 1/α.
+        active: `[BLOCK]`.
+        gradient: `[BLOCK]`, of Φ.
+        ceiling: Φ at x with its rounding error.
+        change: `[BLOCK]`, Newton's step for Φ.
+        change_usable: whether it could be computed.
+        bold: `[BLOCK]`, the logarithmic step.
+        bold_usable: whether it could be computed.
+
+    Returns:
+        The log-weights `[BLOCK]`, and whether Φ falls.
+    """
+    following = x
+    found = tl.full((), 0, tl.int1)
+    fraction = constant(1.0)
+    halved = tl.full((), 0, tl.int32)
+    while (not found) & (halved < HALVINGS):
+        lowest = constant(float("inf"))
+        for kind in range(4):
+            move = _move(change, bold, fraction, kind)
+            usable = tl.where(kind == 3, bold_usable, change_usable)
+            there, _, _, _, value, _, _ = _at(cosines, log_norms, x + move, p, active)
+            falls = usable & (value <= ceiling + _predicted(gradient, move)) & (value < lowest)
+            following = tl.where(falls, there, following)
+            lowest = tl.where(falls, value, lowest)
+            found = found | falls
+        fraction = fraction * 0.5
+        halved += 1
+    return following, found
+
+
+@triton.jit
 def _vanishing_weights(cosines, log_norms, x, p, active):
     """Correct log-weights too small to matter, as `newton._vanishing_weights` does."""
     alpha = 1.0 / p
@@ -226,63 +273,59 @@ def newton_kernel(
         if usable & (value1 < value):
             x, u, lhs, rhs, value, noise, error = near, u1, lhs1, rhs1, value1, noise1, error1
 
-    # First without safeguard, back to the start if that does not settle: the equation has one
-    # solution, so whatever solves it is correct.
+    # First full logarithmic steps without safeguard, back to the start if they do not settle: the
+    # equation has one solution, so whatever solves it is correct. Then full logarithmic steps where
+    # Φ falls enough, and where it does not a shorter step in a careful pass, which needs Newton's
+    # step for Φ.
     x0, u0, lhs0, rhs0, value0, noise0, error0 = x, u, lhs, rhs, value, noise, error
+    best, best_error = x, error
+    bold = x
+    bold_usable = tl.full((), 0, tl.int1)
+    careful = tl.full((), 0, tl.int1)
     free = tl.full((), 1, tl.int1)
-    best = x
-    best_error = error
     stalled = tl.full((), 0, tl.int32)
     iteration = tl.full((), 0, tl.int32)
     running = best_error > constant(TARGET)
     while running & (iteration < UNSAFEGUARDED_STEPS + MAX_ITERATIONS):
-        positive = lhs > 0.0
+        positive = (lhs > 0.0) & (not careful)
         curvature = tl.where(positive, lhs, rhs)
         right = tl.where(positive, lhs * tl.log(rhs / curvature), rhs - lhs)
-        bold, bold_usable = _newton_step(
+        step, usable = _newton_step(
             cosines, u, curvature, right, p, active, scratch_ptr, TASKS, BLOCK
         )
+        bold = tl.where(careful, bold, step)
+        bold_usable = tl.where(careful, bold_usable, usable)
         gradient = tl.where(active, lhs - rhs, 0.0)
-        lost = tl.full((), 0, tl.int1)
-        x1, u1, lhs1, rhs1, value1, noise1, error1 = _at(cosines, log_norms, x + bold, p, active)
-        predicted = constant(SUFFICIENT) * tl.minimum(0.0, tl.sum(gradient * bold, 0))
-        accepted = bold_usable & (value1 <= value + predicted + noise)
-        if free:
-            lost = (not bold_usable) | (error1 == float("inf"))
-            lost = lost | ((iteration + 1 >= UNSAFEGUARDED_STEPS) & (error1 > constant(SETTLED)))
-            free = (not lost) & (error > constant(SETTLED))
-            accepted = not lost
-            if lost:
-                x, u, lhs, rhs, value, noise, error = x0, u0, lhs0, rhs0, value0, noise0, error0
-        elif not accepted:
-            change, change_usable = _newton_step(
-                cosines, u, rhs, rhs - lhs, p, active, scratch_ptr, TASKS, BLOCK
+        ceiling = value + noise
+        x1 = x + bold
+        found = bold_usable
+        if careful:
+            x1, found = _shorter_step(
+                cosines, log_norms, x, p, active, gradient, ceiling, step, usable, bold, bold_usable
             )
-            fraction = constant(1.0)
-            halved = tl.full((), 0, tl.int32)
-            while (not accepted) & (halved < HALVINGS):
-                value1 = constant(float("inf"))
-                for kind in range(4):
-                    move = _move(change, bold, fraction, kind)
-                    allowed = (bold_usable & (kind == 3)) | (change_usable & (kind < 3))
-                    x2, _, _, _, value2, _, _ = _at(cosines, log_norms, x + move, p, active)
-                    predicted = constant(SUFFICIENT) * tl.minimum(0.0, tl.sum(gradient * move, 0))
-                    falls = allowed & (value2 <= value + predicted + noise) & (value2 < value1)
-                    x1 = tl.where(falls, x2, x1)
-                    value1 = tl.where(falls, value2, value1)
-                    accepted = accepted | falls
-                fraction = fraction * 0.5
-                halved += 1
-            x1, u1, lhs1, rhs1, value1, noise1, error1 = _at(cosines, log_norms, x1, p, active)
+        x1, u1, lhs1, rhs1, value1, noise1, error1 = _at(cosines, log_norms, x1, p, active)
+        falls = value1 <= ceiling + _predicted(gradient, bold)
+        unsettled = (iteration + 1 >= UNSAFEGUARDED_STEPS) & (error1 > constant(SETTLED))
+        lost = free & ((not found) | (error1 == float("inf")) | unsettled)
+        accepted = found & (not lost) & (free | careful | falls)
+        free = free & (not lost) & (error > constant(SETTLED))
+        running = accepted | lost | (not careful)
+        careful = not (accepted | lost | careful)
+
         slow = accepted & (best_error <= constant(SETTLED)) & (not (error1 <= 0.5 * best_error))
-        stalled = tl.where(slow, stalled + 1, 0)
-        if accepted:
-            x, u, lhs, rhs, value, noise, error = x1, u1, lhs1, rhs1, value1, noise1, error1
-            better = error < best_error
-            best = tl.where(better, x, best)
-            best_error = tl.where(better, error, best_error)
-        running = (accepted | lost) & (best_error > constant(TARGET)) & (stalled < PATIENCE)
-        iteration += 1
+        stalled = tl.where(careful, stalled, tl.where(slow, stalled + 1, 0))
+        better = accepted & (error1 < best_error)
+        best = tl.where(better, x1, best)
+        best_error = tl.where(better, error1, best_error)
+        x = tl.where(lost, x0, tl.where(accepted, x1, x))
+        u = tl.where(lost, u0, tl.where(accepted, u1, u))
+        lhs = tl.where(lost, lhs0, tl.where(accepted, lhs1, lhs))
+        rhs = tl.where(lost, rhs0, tl.where(accepted, rhs1, rhs))
+        value = tl.where(lost, value0, tl.where(accepted, value1, value))
+        noise = tl.where(lost, noise0, tl.where(accepted, noise1, noise))
+        error = tl.where(lost, error0, tl.where(accepted, error1, error))
+        running = running & (best_error > constant(TARGET)) & (stalled < PATIENCE)
+        iteration += tl.where(careful, 0, 1)
 
     x = _vanishing_weights(cosines, log_norms, best, p, active) - scale
     # Loaded again, so that it takes no registers during the iteration.
