@@ -1,4 +1,4 @@
-"""Replay updates from a CUDA graph.
+"""Replay updates and other functions of fixed shapes from CUDA graphs.
 
 On a GPU, the arithmetic of an update at the paper's size takes about as long as Python needs for a
 few dozen calls. A CUDA graph stores the update's whole sequence of kernels, from gathering the
@@ -7,6 +7,8 @@ batch to Polyak averaging, and launches it with one call.
 
 from __future__ import annotations
 
+import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -14,62 +16,113 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from mtrl_fairgrad.gradients.cuda_recorder import Recorder
 from mtrl_fairgrad.gradients.graph_capture import CALLS_BEFORE_CAPTURE
+from mtrl_fairgrad.gradients.split_capture import Captured, CaptureError, capture
+from mtrl_fairgrad.utils.faults import FallbackWarning
 
+_torch: Any = torch  # some functions are incompletely annotated
 WARM_UP = CALLS_BEFORE_CAPTURE + 2
 """Ordinary calls before the capture, in which libraries choose their algorithms and
 `CapturedFunction` makes its captures.
 """
 
-Capture = Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]
-"""Captures a function; returns the place of its result and a function that replays it."""
 
+class Graphed:
+    """A function that is replayed from CUDA graphs after a warm-up.
 
-def capture_cuda_graph(function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-    """Capture `function` without running it; its result is valid after the first replay."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = function()
-    return result, graph.replay
+    If it cannot be captured, a `FallbackWarning` names the operation, and it stays an ordinary
+    function: a capture that fails changes nothing.
+
+    Args:
+        function: takes any nesting of tensors and None of fixed shapes. What else it reads or
+            writes must stay at fixed addresses. It must draw no random numbers and wait for the
+            device in functions decorated by `on_host` only.
+        subject: what it computes, for the warning, as in "updates".
+        recorder: captures it.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], subject: str, recorder: Recorder) -> None:
+        self._function, self._subject, self._recorder = function, subject, recorder
+        self._calls = 0
+        self._inputs: Any = None
+        self._captured: Captured | None = None
+        self.failed = False
+        """Whether the function could not be captured."""
+
+    @property
+    def captured(self) -> bool:
+        """Whether calls are replayed."""
+        return self._captured is not None
+
+    def __call__(self, inputs: Any) -> Any:
+        """Return the function's result; the next call may overwrite its tensors."""
+        if self._captured is None and not self.failed:
+            self._calls += 1
+            if self._calls > WARM_UP:
+                self._capture(inputs)
+        if self._captured is None:
+            return self._function(inputs)
+        copy_tensors(self._inputs, inputs)
+        self._captured.replay()
+        return self._captured.result
+
+    def _capture(self, inputs: Any) -> None:
+        """Capture the function for inputs like these, which are copied."""
+        self._inputs = tree_map_only(Tensor, Tensor.clone, inputs)
+        try:
+            self._captured = capture(lambda: self._function(self._inputs), self._recorder)
+        except CaptureError as error:
+            self.failed, self._inputs = True, None
+            warnings.warn(
+                f"{self._subject} are computed eagerly, because capturing a CUDA graph failed "
+                f"{error}; cuda_graph=false avoids the attempt",
+                FallbackWarning,
+                stacklevel=3,
+            )
 
 
 class GraphedUpdates:
-    """Runs several updates in one call, after a warm-up by replaying a graph.
+    """Runs several updates in one call, after a warm-up by replaying CUDA graphs.
 
-    A call with another number of draws than the one that was captured runs the updates one by one.
+    A call with another number of draws than were captured runs the updates one by one.
 
     Args:
-        update: takes one draw, any nesting of tensors and None. It must change its state in place,
-            draw no random numbers and never wait for the device.
-        capture: captures a sequence of updates after `WARM_UP` calls.
+        update: takes one draw, any nesting of tensors and None. It must change its state in place;
+            see `Graphed` for the rest.
+        recorder: captures a sequence of updates after `WARM_UP` calls.
     """
 
-    def __init__(self, update: Callable[[Any], Any], capture: Capture = capture_cuda_graph) -> None:
-        self._update, self._capture = update, capture
-        self._size, self._calls = 0, 0
-        self._inputs: list[Any] = []
-        self._result: Any = None
-        self._replay: Callable[[], None] | None = None
+    def __init__(self, update: Callable[[Any], Any], recorder: Recorder) -> None:
+        self._update = update
+        self._graphed = Graphed(self._run, "updates", recorder)
+        self._size = 0
 
     def __call__(self, draws: list[Any]) -> Any:
         """Update with each draw in order and return the result of the last update.
 
         The next call may overwrite the tensors of the result.
         """
-        if self._replay is None:
-            self._size, self._calls = len(draws), self._calls + 1
-            if self._calls > WARM_UP:
-                self._inputs = tree_map_only(Tensor, Tensor.clone, draws)
-                self._result, self._replay = self._capture(lambda: self._run(self._inputs))
-        if self._replay is None or len(draws) != self._size:
+        if self._graphed.captured and len(draws) != self._size:
             return self._run(draws)
-        for target, source in zip(tree_leaves(self._inputs), tree_leaves(draws), strict=True):
-            if isinstance(target, Tensor):
-                target.copy_(source)
-        self._replay()
-        return self._result
+        self._size = len(draws)
+        return self._graphed(draws)
 
     def _run(self, draws: list[Any]) -> Any:
         for draw in draws[:-1]:
             self._update(draw)
         return self._update(draws[-1])
+
+
+def copy_tensors(targets: Any, sources: Any) -> None:
+    """Copy the tensors of a nesting into those of another, in one call for each type."""
+    groups: defaultdict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = defaultdict(
+        lambda: ([], [])
+    )
+    for target, source in zip(tree_leaves(targets), tree_leaves(sources), strict=True):
+        if isinstance(target, Tensor):
+            of_type = groups[target.dtype]
+            of_type[0].append(target)
+            of_type[1].append(source)
+    for each in groups.values():
+        _torch._foreach_copy_(*each)

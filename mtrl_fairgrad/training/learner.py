@@ -21,7 +21,9 @@ from mtrl_fairgrad.agents import (
 )
 from mtrl_fairgrad.config.schema import Config
 from mtrl_fairgrad.gradients.cuda_graph import GraphedUpdates
+from mtrl_fairgrad.gradients.cuda_recorder import CudaRecorder, Recorder
 from mtrl_fairgrad.training.execution import execution_of
+from mtrl_fairgrad.training.graphed_acting import GraphedActing, send_packed
 
 Groups = dict[str, dict[str, Tensor]]
 """Tensors of a checkpoint, by group and name."""
@@ -63,7 +65,12 @@ class Learner:
         self.streams = SeedStreams(config.seeds, device)
         scaling = self.config.reward_normalization == "running_std"
         self.rewards = RewardNormalizer(seeds, tasks, device) if scaling else None
-        self._graph = GraphedUpdates(self._update) if graphed else None
+        self._recorder: Recorder | None = CudaRecorder(device) if device.type == "cuda" else None
+        self._graph: GraphedUpdates | None = None
+        self._acting: GraphedActing | None = None
+        if graphed and self._recorder is not None:
+            self._graph = GraphedUpdates(self._update, self._recorder)
+            self._acting = GraphedActing(agent.act, device, self._recorder)
         self._updates_per_launch = config.updates_per_launch
         self.updates = 0
         """Number of updates so far; reading the agent's counter would wait for the device."""
@@ -84,13 +91,25 @@ class Learner:
             actions = self.streams.uniform(*shape)
         else:
             noise = self.streams.normal(*shape)
+            if self._acting is not None:
+                acted = self._acting(self._on_cpu(observations), noise)
+                return acted.reshape(-1, self._action_dim)
             actions = self.agent.act(self.to_tensor(observations), noise)
         return actions.flatten(0, 1).cpu().numpy()
 
     def to_tensor(self, array: NDArray[Any]) -> Tensor:
         """Convert `[S·K, ...]` from the simulators to float32 `[S, K, ...]` on the device."""
-        shaped = torch.from_numpy(array.reshape(*self._shape, *array.shape[1:]))
-        return shaped.to(self.device, torch.float32, non_blocking=True)
+        return self._on_cpu(array).to(self.device, non_blocking=True)
+
+    def _on_cpu(self, array: NDArray[Any]) -> Tensor:
+        """Convert `[S·K, ...]` to float32 `[S, K, ...]` on the CPU."""
+        return torch.from_numpy(array.reshape(*self._shape, *array.shape[1:])).float()
+
+    def to_batch(self, *arrays: NDArray[Any]) -> Batch:
+        """Convert one transition of every task, arrays `[S·K, ...]` in the order of `Batch`."""
+        if self._recorder is not None:
+            return Batch(*send_packed(arrays, self._shape, self.device, self._recorder))
+        return Batch(*map(self.to_tensor, arrays))
 
     def store(self, transition: Batch) -> None:
         """Store one transition of every task, fields `[S, K, ...]`.
@@ -150,7 +169,7 @@ class Learner:
             self.agent.reset(self.updates // every)
 
     def _replay_graph(self, graph: GraphedUpdates, due: int) -> None:
-        """Make the updates by a CUDA graph that contains `updates_per_launch` of them.
+        """Make the updates by CUDA graphs that contain `updates_per_launch` of them.
 
         The remaining ones, at the end or before a reset, are made one by one.
         """

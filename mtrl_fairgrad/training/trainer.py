@@ -11,7 +11,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mtrl_fairgrad.agents import Batch
 from mtrl_fairgrad.config.schema import Config
 from mtrl_fairgrad.envs.vector_env import Step, TaskVectorEnv
 from mtrl_fairgrad.envs.workers.pool import WorkerLost
@@ -127,7 +126,7 @@ class Trainer:
         """Store the transitions in the replay buffer and take over the new observations."""
         next_observations, rewards, terminated, _, infos = step
         arrays = (self.observations, actions, rewards, infos["final_obs"], terminated)
-        self.learner.store(Batch(*map(self.learner.to_tensor, arrays)))
+        self.learner.store(self.learner.to_batch(*arrays))
         self.observations = next_observations
 
     def count_step(self, seconds: float) -> None:
