@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mtrl_fairgrad.gradients.cuda_recorder import Recorder
 from mtrl_fairgrad.gradients.graph_capture import brief
@@ -77,24 +77,33 @@ def _failing_operation(function: Callable[[], Any], recorder: Recorder) -> str:
     The first capture does not watch operations, because `torch.compile` might then not be used.
     """
     watch = LastOperation()
+
+    def watched() -> Any:
+        try:
+            return function()
+        finally:
+            watch.ended = True
+
     try:
         with watch:
-            _capture(function, recorder)
+            _capture(watched, recorder)
     except Exception:  # the same as before
         return f"at {watch.name} with"
     return "with"
 
 
 class LastOperation(TorchDispatchMode):
-    """Remember the name of the last operation."""
+    """Remember the name of the last operation before `ended` is set."""
 
     name = "its beginning"
+    ended = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Note the operation and do it."""
-        self.name = str(getattr(func, "_schema", func)).partition("(")[0]
+        if not self.ended:
+            self.name = str(getattr(func, "_schema", func)).partition("(")[0]
         return func(*args, **(kwargs or {}))
 
 
@@ -117,13 +126,14 @@ class HostCall:
         recorder: Recorder,
     ) -> None:
         self._function, self._wait = function, recorder.wait
-        leaves, self._structure = tree_flatten((arguments, options))
+        leaves = [*arguments, *options.values()]
+        self._names = tuple(options)
         on_device = [i for i, leaf in enumerate(leaves) if _is_on_device(leaf)]
         self._sources: list[Tensor] = [leaves[i] for i in on_device]
         self._inputs = [recorder.host_like(source) for source in self._sources]
-        self._leaves: list[Any] = list(leaves)
         for i, buffer in zip(on_device, self._inputs, strict=True):
-            self._leaves[i] = buffer.zero_()
+            leaves[i] = buffer.zero_()
+        self._arguments = leaves
         device = self._sources[0].device
         with np.errstate(all="ignore"):
             answer = self._answer()
@@ -146,8 +156,9 @@ class HostCall:
             target.copy_(buffer, non_blocking=True)
 
     def _answer(self) -> Any:
-        arguments, options = tree_unflatten(self._leaves, self._structure)
-        return self._function(*arguments, **options)
+        positional = len(self._arguments) - len(self._names)
+        options = dict(zip(self._names, self._arguments[positional:], strict=True))
+        return self._function(*self._arguments[:positional], **options)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

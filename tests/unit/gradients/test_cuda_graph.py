@@ -1,14 +1,14 @@
 """What a CUDA graph requires of an update, tested without a GPU, and the order of replays."""
 
-import functools
-
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtrl_fairgrad.gradients.cuda_graph import WARM_UP, GraphedUpdates
+from mtrl_fairgrad.gradients.cuda_graph import WARM_UP, GraphedUpdates, copy_tensors
 from mtrl_fairgrad.training.factory import make_learner
+from mtrl_fairgrad.utils.faults import FallbackWarning
 from mtrl_fairgrad.weighting import method_names
+from tests.support.recorder import StandIn
 from tests.support.small_learner import (
     ACTION,
     OBSERVATION,
@@ -73,20 +73,6 @@ def test_an_update_changes_things_where_they_are_and_looks_at_no_value(name, mon
     assert where(learner) == before
 
 
-def pretended(work, log):
-    """A capture without a GPU: nothing is done until the replay, whose answer lands in the same
-    place.
-    """
-    answer = [None, None, None]
-
-    def replay():
-        log.append("replayed")
-        answer[:] = work()
-
-    log.append("captured")
-    return answer, replay
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -97,16 +83,14 @@ def pretended(work, log):
     ids=["one", "three", "three and a rest"],
 )
 def test_replays_learn_what_updates_learn(words):
-    words = [*words, "agent.reset_every=7", "seeds=[0,1]"]
+    words = [*words, "method=ls", "agent.reset_every=7", "seeds=[0,1]"]
     plain, replaying, log = learner_of(*SMALL, *words), learner_of(*SMALL, *words), []
-    capture = functools.partial(pretended, log=log)
-    replaying._graph = GraphedUpdates(replaying._update, capture)
+    replaying._graph = GraphedUpdates(replaying._update, StandIn(log))
     for number in range(30):
         for learner in (plain, replaying):
             learner.learn(number)
             learner.store(transition(number, (0, 1)))
-    assert log.count("captured") == 1
-    assert log.count("replayed") > 10
+    assert log == ["begin", "end"] and replaying._graph._graphed.captured
     expected, found = flat(plain), flat(replaying)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert plain.updates == replaying.updates
@@ -114,19 +98,48 @@ def test_replays_learn_what_updates_learn(words):
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+def test_a_learner_whose_update_cannot_be_captured_learns_eagerly(monkeypatch):
+    plain, failing, log = *(learner_of(*SMALL, "method=ls") for _ in range(2)), []
+    failing._graph = GraphedUpdates(failing._update, StandIn(log))
+    update = failing.agent.update
+
+    def refuse(batch, noise):
+        info = update(batch, noise)
+        if failing._graph._graphed._recorder.section is not None:
+            torch.linalg.eigvalsh(torch.eye(2))
+            raise RuntimeError("not permitted\nwhen the stream is capturing")
+        return info
+
+    monkeypatch.setattr(failing.agent, "update", refuse)
+    go(plain, 0, 30, seeds=(0,))
+    with pytest.warns(FallbackWarning) as caught:
+        go(failing, 0, 30, seeds=(0,))
+    [warning] = caught
+    sentence = str(warning.message)
+    assert sentence.startswith("updates ") and "\n" not in sentence
+    assert "aten::_linalg_eigh" in sentence and "RuntimeError: not permitted;" in sentence
+    assert log == ["begin", "restored"] * 2, "the second time names the operation"
+    expected, found = flat(plain), flat(failing)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_draws_of_another_number_do_not_go_through_the_graph():
-    seen, log = [], []
-
-    def capture(work):
-        log.append("captured")
-        return None, work
-
-    launch = GraphedUpdates(lambda draw: seen.append(draw.item()), capture)
+    total, log = torch.zeros(()), []
+    launch = GraphedUpdates(lambda draw: total.mul_(10).add_(draw).clone(), StandIn(log))
     for _ in range(WARM_UP + 2):
-        launch([torch.tensor(1), torch.tensor(2)])
-    launch([torch.tensor(3)])
-    assert seen == [1, 2] * (WARM_UP + 2) + [3]
-    assert log == ["captured"]
+        total.zero_()
+        assert launch([torch.tensor(1.0), torch.tensor(2.0)]) == 12
+    assert launch([torch.tensor(3.0)]) == total == 123
+    assert launch([torch.tensor(4.0), torch.tensor(5.0)]) == total == 12345
+    assert log == ["begin", "end"]
+
+
+def test_copies_reach_each_tensor_in_its_type():
+    targets = [(torch.zeros(2), None), {"a": torch.zeros(3, dtype=torch.int64)}, torch.zeros(())]
+    sources = [(torch.ones(2), None), {"a": torch.arange(3)}, torch.tensor(2.5)]
+    copy_tensors(targets, sources)
+    assert torch.equal(targets[0][0], torch.ones(2)) and targets[2] == 2.5
+    assert torch.equal(targets[1]["a"], torch.arange(3))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

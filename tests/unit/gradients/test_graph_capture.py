@@ -12,6 +12,7 @@ from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.gradients import graph_capture
 from mtrl_fairgrad.gradients.graph_capture import CapturedFunction, aten
 from mtrl_fairgrad.gradients.per_task import CapturedLoss, lift, task_gradients
+from mtrl_fairgrad.utils.faults import FallbackWarning
 from tests.unit.gradients.test_per_task import call_on
 
 
@@ -147,3 +148,27 @@ def test_what_is_compiled_is_so_from_the_first_call():
     """Otherwise a resumed run would compute its first updates in another way."""
     assert CapturedFunction(torch.relu, compile=True).after == 0
     assert CapturedFunction(torch.relu).after > 0
+
+
+def test_a_compiler_that_fails_is_tried_once_or_is_an_error(monkeypatch):
+    tried = []
+
+    def compile(module, **options):
+        tried.append(options)
+
+        def call(*leaves):
+            raise OSError("Python.h is missing.\nand more")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(CapturedFunction, "uncompiled", False)
+    value = torch.tensor([-1.0, 2.0])
+    with torch.no_grad():
+        with pytest.warns(FallbackWarning, match=r"OSError: Python.h is missing;") as caught:
+            assert torch.equal(CapturedFunction(torch.relu, compile="auto")(value), value.relu())
+        other = CapturedFunction(torch.abs, compile="auto")
+        assert torch.equal(other(value), value.abs()) and len(caught) == len(tried) == 1
+        assert tried[0]["options"] == {"triton.cudagraphs": False}
+        with pytest.raises(OSError, match="missing"):
+            CapturedFunction(torch.relu, compile=True)(value)
