@@ -6,8 +6,7 @@ can be part of a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +15,10 @@ from mtrl_fairgrad.agents.masks import RowSnapshot
 from mtrl_fairgrad.agents.networks import Tensors
 from mtrl_fairgrad.agents.update_info import NetworkUpdate
 from mtrl_fairgrad.config.guard import CHECKS, CONDITIONS, LS, SKIP, STOP, GuardConfig
+from mtrl_fairgrad.gradients.graph_capture import CapturedFunction, Compile
 from mtrl_fairgrad.weighting import Method
+
+_torch: Any = torch  # some functions are not annotated
 
 VANISHED = 1e-6
 """Relative norm, as in FairGrad's `min_relative_norm`, up to which a gradient has vanished."""
@@ -45,10 +47,20 @@ class Guard:
         seeds: S.
         tasks: K.
         device: where updates run.
+        compile: fuse the checks of an update on a GPU by `torch.compile`.
     """
 
-    def __init__(self, config: GuardConfig, seeds: int, tasks: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: GuardConfig,
+        seeds: int,
+        tasks: int,
+        device: torch.device,
+        compile: Compile = False,
+    ) -> None:
         self._config = config
+        fuse = bool(compile) and device.type == "cuda"
+        self._respond = CapturedFunction(respond, compile=compile) if fuse else respond
         self.counts = torch.zeros((len(CHECKS), seeds, tasks), dtype=torch.int64, device=device)
         self.first = torch.full_like(self.counts, -1)
         self.stopped = torch.zeros(seeds, dtype=torch.bool, device=device)
@@ -79,7 +91,7 @@ class Guard:
             `[S]` bool: seeds that must skip the rest of the update.
         """
         exploding = value.abs() > self._config.largest_value
-        return self._respond(CRITIC, [*_gradient_faults(critic), exploding], update)
+        return self._check(CRITIC, critic, exploding, update)
 
     def check_actor(self, actor: NetworkUpdate, temperature: Tensor, update: Tensor) -> Tensor:
         """Check the actor's combined gradient before its step, like `check_critic`.
@@ -90,16 +102,22 @@ class Guard:
             update: number of this update, from 0.
         """
         dead = temperature < self._config.smallest_temperature
-        return self._respond(ACTOR, [*_gradient_faults(actor), dead], update)
+        return self._check(ACTOR, actor, dead, update)
 
-    def _respond(self, conditions: slice, faults: Sequence[Tensor], update: Tensor) -> Tensor:
-        """Count faults `[S, K]` of seeds that still train; return the seeds to skip, `[S]` bool."""
-        occurred = torch.stack(list(faults)) & ~self.stopped.unsqueeze(-1)
-        counts, first = self.counts[conditions], self.first[conditions]
-        counts += occurred
-        first.copy_(torch.where(occurred & (first < 0), update, first))
-        skip = self.stopped | (occurred & self._skips[conditions]).any(-1).any(0)
-        self.stopped |= (occurred & self._stops[conditions]).any(-1).any(0)
+    def _check(
+        self, conditions: slice, step: NetworkUpdate, unusual: Tensor, update: Tensor
+    ) -> Tensor:
+        """Store the new counts; arguments as in `respond`."""
+        evidence = {"losses": step.losses, "norm": step.gradient_norm, "unusual": unusual}
+        if step.gramian is not None:
+            evidence["gramian"] = step.gramian
+        if step.converged is not None:
+            evidence["converged"] = step.converged
+        counted = self.counts[conditions], self.first[conditions]
+        responses = self._skips[conditions], self._stops[conditions]
+        *new, stopped, skip = self._respond(evidence, counted, self.stopped, responses, update)
+        _torch._foreach_copy_(counted, new)
+        self.stopped.copy_(stopped)
         return skip
 
     def snapshot(self, method: Method) -> RowSnapshot:
@@ -127,17 +145,48 @@ class Guard:
             value.copy_(state[name])
 
 
-def _gradient_faults(step: NetworkUpdate) -> list[Tensor]:
+def respond(
+    evidence: Tensors,
+    counted: tuple[Tensor, Tensor],
+    stopped: Tensor,
+    responses: tuple[Tensor, Tensor],
+    update: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Find the faults of one network's update, as a pure function.
+
+    Args:
+        evidence: `losses` `[S, K]`, `norm` of the gradient `[S]`, `unusual` `[S, K]` bool: values
+            or temperatures out of range; and, of methods that have them, `gramian` `[S, K, K]` and
+            `converged` `[S]` bool.
+        counted: counts and first updates of the network's conditions so far, each `[C', S, K]`.
+        stopped: `[S]` bool, seeds that do not train any more; their faults do not count.
+        responses: masks `[C', 1, 1]` of the conditions whose response is to skip or to stop, and of
+            those whose response is to stop.
+        update: number of this update.
+
+    Returns:
+        the new counts, first updates and stopped seeds, and the seeds to skip, `[S]` bool.
+    """
+    (counts, first), (skips, stops) = counted, responses
+    faults = torch.stack([*_gradient_faults(evidence), evidence["unusual"]])
+    occurred = faults & ~stopped.unsqueeze(-1)
+    first = torch.where(occurred & (first < 0), update, first)
+    skip = stopped | (occurred & skips).any(-1).any(0)
+    return counts + occurred, first, stopped | (occurred & stops).any(-1).any(0), skip
+
+
+def _gradient_faults(evidence: Tensors) -> list[Tensor]:
     """Return the masks `[S, K]` of non-finite, unsolved and vanished gradients."""
-    finite, vanished = step.losses.isfinite(), torch.zeros_like(step.losses, dtype=torch.bool)
-    if step.gramian is not None:
-        squares = step.gramian.diagonal(dim1=-2, dim2=-1)
+    losses, gramian = evidence["losses"], evidence.get("gramian")
+    finite, vanished = losses.isfinite(), torch.zeros_like(losses, dtype=torch.bool)
+    if gramian is not None:
+        squares = gramian.diagonal(dim1=-2, dim2=-1)
         finite = finite & squares.isfinite()
         vanished = squares <= VANISHED**2 * squares.amax(-1, keepdim=True)
     all_finite = finite.all(-1, keepdim=True)
     unsolved = torch.zeros_like(vanished)
-    if step.converged is not None:
-        unsolved = (all_finite & ~step.converged.unsqueeze(-1)).expand_as(finite)
+    if "converged" in evidence:
+        unsolved = (all_finite & ~evidence["converged"].unsqueeze(-1)).expand_as(finite)
     # If only the combined gradient is not finite, the fault counts for all tasks.
-    non_finite = ~(finite & (step.gradient_norm.unsqueeze(-1).isfinite() | ~all_finite))
+    non_finite = ~(finite & (evidence["norm"].unsqueeze(-1).isfinite() | ~all_finite))
     return [non_finite, unsolved, vanished]

@@ -2,18 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.agents.masks import may_select, preserve_rows, zero_rows
+from mtrl_fairgrad.agents.masks import preserve_rows
 from mtrl_fairgrad.agents.networks import Parameters, Tensors
-from mtrl_fairgrad.agents.policy import merge
-from mtrl_fairgrad.utils.optimizer_state import adam_tensors, load_adam_tensors
+from mtrl_fairgrad.agents.policy import merge, split
+from mtrl_fairgrad.weighting.products import Joined, join, joinable
 
-_ADAM_KEY = "adam.{entry}.{name}"
+BETAS = 0.9, 0.999
+"""Decay rates of Adam's moments (Kingma & Ba, 2015)."""
+
+_torch: Any = torch  # some functions are not annotated
+
+
+class Adam:
+    """Adam (Kingma & Ba, 2015) of S seeds, of which some can be left out of a step.
+
+    PyTorch's fused kernel leaves parameters and moments alone where its argument `found_inf` is 1.
+    So a skipped step costs no copy, and no value is looked at on a GPU.
+
+    Args:
+        parameters: `[S, ...]`, updated in place.
+        learning_rate: step size.
+        epsilon: the denominator's term.
+        betas: decay rates of the moments.
+        weight_decay: factor of the parameters that is added to the gradients.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        learning_rate: float,
+        epsilon: float,
+        betas: tuple[float, float] = BETAS,
+        weight_decay: float = 0.0,
+    ) -> None:
+        self.exp_avg = [torch.zeros_like(parameter) for parameter in parameters]
+        self.exp_avg_sq = [torch.zeros_like(parameter) for parameter in parameters]
+        device = parameters[0].device
+        self.count = torch.zeros((), dtype=torch.float32, device=device)
+        """Number of steps, the same for all parameters and seeds."""
+        self.started = False
+        """Whether there was a step; looking at `count` would wait for the device."""
+        self._options = {
+            "lr": learning_rate,
+            "beta1": betas[0],
+            "beta2": betas[1],
+            "weight_decay": weight_decay,
+            "eps": epsilon,
+            "amsgrad": False,
+            "maximize": False,
+        }
+        self._stacked = [list(parameters), self.exp_avg, self.exp_avg_sq]
+        self._rows = list(zip(*map(_by_seed, self._stacked), strict=True))
+
+    def step(self, gradients: Sequence[Tensor], skip: Tensor) -> None:
+        """Step along these gradients `[S, ...]`, except for the seeds in `skip`, `[S]` bool."""
+        self.count += 1
+        self.started = True
+        if skip.device.type != "cpu":
+            return self.masked_step(gradients, skip)
+        # Steps of single seeds would round differently: the kernel treats ends of rows differently.
+        with preserve_rows(skip, [tensor for tensors in self._stacked for tensor in tensors]):
+            self._fused(gradients, *self._stacked, found_inf=None)
+
+    def masked_step(self, gradients: Sequence[Tensor], skip: Tensor) -> None:
+        """Change parameters and moments by one launch for each seed, without a look at `skip`."""
+        found_inf = skip.to(torch.float32).unbind()
+        for rows, state, skipped in zip(_by_seed(gradients), self._rows, found_inf, strict=True):
+            self._fused(rows, *state, found_inf=skipped)
+
+    def _fused(
+        self,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        exp_avg: Sequence[Tensor],
+        exp_avg_sq: Sequence[Tensor],
+        found_inf: Tensor | None,
+    ) -> None:
+        # Fused Adam on the CPU ignores the strides of a gradient (PyTorch 2.13).
+        _torch._fused_adam_(
+            parameters,
+            [gradient.contiguous() for gradient in gradients],
+            exp_avg,
+            exp_avg_sq,
+            [],
+            [self.count] * len(parameters),
+            **self._options,
+            grad_scale=None,
+            found_inf=found_inf,
+        )
+
+
+def _by_seed(tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """Return the views of each seed of tensors `[S, ...]`."""
+    return list(zip(*(tensor.unbind() for tensor in tensors), strict=True))
 
 
 class OptimizedParameters:
@@ -27,11 +114,7 @@ class OptimizedParameters:
 
     def __init__(self, parameters: Parameters, learning_rate: float, epsilon: float) -> None:
         self.shared, self.own = parameters
-        trained = [*self.shared.values(), *self.own.values()]
-        on_gpu = trained[0].is_cuda  # where the step may be captured in a CUDA graph
-        self.optimizer = torch.optim.Adam(
-            trained, learning_rate, eps=epsilon, fused=True, capturable=on_gpu
-        )
+        self.adam = Adam([*self.shared.values(), *self.own.values()], learning_rate, epsilon)
 
     def step(self, shared: Tensors, own: Tensors, skip: Tensor) -> None:
         """Make one Adam step along these gradients, except for the seeds in `skip`.
@@ -41,24 +124,11 @@ class OptimizedParameters:
             own: name -> `[S, K, ...]`.
             skip: `[S]` bool; parameters and moments of these seeds keep their values.
         """
-        with preserve_rows(skip, self.tensors()):
-            if may_select(skip):  # the first step creates moments, which must not be NaN
-                shared, own = zero_rows(skip, shared), zero_rows(skip, own)
-            for group, gradients in ((self.shared, shared), (self.own, own)):
-                for name, parameter in group.items():
-                    # Fused Adam on the CPU ignores the strides of a gradient (PyTorch 2.13).
-                    parameter.grad = gradients[name].contiguous()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+        self.adam.step([shared[n] for n in self.shared] + [own[n] for n in self.own], skip)
 
     def tensors(self) -> list[Tensor]:
-        """Return parameters and, after the first step, moments, `[S, ...]`, without copying."""
-        moments = (
-            moment
-            for entries in self.optimizer.state.values()
-            for moment in entries.values()
-            if moment.ndim
-        )
+        """Return parameters and moments, `[S, ...]`, without copying."""
+        moments = (*self.adam.exp_avg, *self.adam.exp_avg_sq)
         return [*self.shared.values(), *self.own.values(), *moments]
 
     def restart(self, fresh: Parameters) -> None:
@@ -66,20 +136,29 @@ class OptimizedParameters:
         for group, values in ((self.shared, fresh.shared), (self.own, fresh.own)):
             for name, parameter in group.items():
                 parameter.copy_(values[name])
-        for entries in self.optimizer.state.values():
-            for value in entries.values():
-                value.zero_()
+        for state in (self.adam.count, *self.adam.exp_avg, *self.adam.exp_avg_sq):
+            state.zero_()
 
     def _parameters(self) -> Tensors:
         return merge(shared=self.shared, own=self.own)
+
+    def _optimizer_state(self) -> Tensors:
+        """Return the optimiser's state by the names in checkpoints."""
+        adam = self.adam
+        steps = [adam.count] * len(adam.exp_avg)
+        entries = {"step": steps, "exp_avg": adam.exp_avg, "exp_avg_sq": adam.exp_avg_sq}
+        return {
+            f"adam.{entry}.{name}": value
+            for entry, values in entries.items()
+            for name, value in zip(self._parameters(), values, strict=True)
+        }
 
     def state(self) -> Tensors:
         """Return parameters and Adam's state by name.
 
         Names are `shared.*`, `own.*` and, after the first step, `adam.<entry>.<parameter>`.
         """
-        parameters = self._parameters()
-        return {**parameters, **adam_tensors(self.optimizer, parameters, _ADAM_KEY)}
+        return {**self._parameters(), **(self._optimizer_state() if self.adam.started else {})}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned.
@@ -95,7 +174,10 @@ class OptimizedParameters:
                     f"{tuple(parameter.shape)}: use the configuration the run was started with."
                 )
             parameter.copy_(state[name])
-        load_adam_tensors(self.optimizer, self._parameters(), _ADAM_KEY, state)
+        entries = self._optimizer_state()
+        self.adam.started = bool(entries.keys() & state.keys())
+        for name, value in entries.items():
+            value.copy_(state[name]) if self.adam.started else value.zero_()
 
 
 class ClippedGradient(NamedTuple):
@@ -123,6 +205,8 @@ def clip_by_norm(
         apart: whether `shared` and `own` are clipped each by its own norm, instead of both by the
             norm of the whole gradient.
     """
+    if joinable([*shared.values(), *own.values()]):
+        return clip_joined(shared, own, max_norm, apart)
     parts = [
         torch.linalg.vector_norm(gradient.flatten(1), dim=1)
         for gradient in (*shared.values(), *own.values())
@@ -133,7 +217,7 @@ def clip_by_norm(
         return ClippedGradient(shared, own, norm)
 
     def scale(group: Tensors, norm: Tensor) -> Tensors:
-        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        factor = _clip_factor(norm, max_norm)
         return {
             name: gradient * factor.view(-1, *(1,) * (gradient.ndim - 1))
             for name, gradient in group.items()
@@ -144,3 +228,24 @@ def clip_by_norm(
     ends = norms[: len(shared)], norms[len(shared) :]
     norm_shared, norm_own = (torch.linalg.vector_norm(rows, dim=0) for rows in ends)
     return ClippedGradient(scale(shared, norm_shared), scale(own, norm_own), norm)
+
+
+def clip_joined(
+    shared: Tensors, own: Tensors, max_norm: float | None, apart: bool
+) -> ClippedGradient:
+    """Do the same in few launches, by joining all gradients of a seed."""
+    if apart and own:
+        first = clip_joined(shared, {}, max_norm, False)
+        second = clip_joined({}, own, max_norm, False)
+        return ClippedGradient(first.shared, second.own, torch.hypot(first.norm, second.norm))
+    alone = isinstance(shared, Joined) and not own
+    gradient = shared if alone else join(merge(shared=shared, own=own))
+    norm = torch.linalg.vector_norm(gradient.whole, dim=1)
+    if max_norm is not None:
+        factor = _clip_factor(norm, max_norm)
+        gradient = gradient.with_whole(gradient.whole * factor.unsqueeze(-1))
+    return ClippedGradient(*((gradient, {}) if alone else split(gradient, "shared", "own")), norm)
+
+
+def _clip_factor(norm: Tensor, max_norm: float) -> Tensor:
+    return (max_norm / (norm + 1e-6)).clamp(max=1.0)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mtrl_fairgrad.agents import networks
 from mtrl_fairgrad.agents.guard import FaultCounts, Guard
-from mtrl_fairgrad.agents.masks import preserve_rows
+from mtrl_fairgrad.agents.masks import move_towards, preserve_rows
 from mtrl_fairgrad.agents.networks import Parameters, Tensors
 from mtrl_fairgrad.agents.optimizer import (
     ClippedGradient,
@@ -119,7 +119,7 @@ class SAC:
         self.target_own = {name: value.clone() for name, value in critics.own.items()}
         self.critic_method = self._init_method(critic_method, critics.shared)
         self.actor_method = self._init_method(actor_method, actor.shared)
-        self.guard = Guard(guard or GuardConfig(), len(self.seeds), tasks, self.device)
+        self.guard = Guard(guard or GuardConfig(), len(self.seeds), tasks, self.device, compile)
         self.target_entropy = (
             -action_dim if config.target_entropy is None else config.target_entropy
         )
@@ -267,7 +267,7 @@ class SAC:
             surplus = surplus.mean(-1, keepdim=True).expand_as(surplus)
         self.temperature.step({}, {"log_temperature": surplus}, skip)
 
-        self._move_targets(self.config.polyak, skip)
+        move_towards(*self._target_pairs(), self.config.polyak, skip)
         self.updates += 1
         return UpdateInfo(temperature, critic_update, critic.auxiliary, actor_update, entropy)
 
@@ -323,13 +323,11 @@ class SAC:
             context=self.critics.shared,
         )
 
-    def _move_targets(self, share: float, skip: Tensor) -> None:
-        """Move the target critics by this share towards the critics, except for seeds in `skip`."""
-        groups = (self.target_critics, self.critics.shared), (self.target_own, self.critics.own)
-        with preserve_rows(skip, [target for targets, _ in groups for target in targets.values()]):
-            for targets, critics in groups:
-                for name, target in targets.items():
-                    target.lerp_(critics[name], share)
+    def _target_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the target critics' parameters and the critics' in the same order, `[S, ...]`."""
+        critics = [self.critics.shared[name] for name in self.target_critics]
+        critics += [self.critics.own[name] for name in self.target_own]
+        return [*self.target_critics.values(), *self.target_own.values()], critics
 
     @torch.no_grad()
     def conflicts(self, batch: Batch, noise: Noise) -> Tensors:
@@ -378,7 +376,10 @@ class SAC:
         ):
             for part, parameters in zip(trained, fresh, strict=True):
                 part.restart(parameters)
-        self._move_targets(1.0, self.guard.stopped)
+        targets, critics = self._target_pairs()
+        with preserve_rows(self.guard.stopped, targets):
+            for target, critic in zip(targets, critics, strict=True):
+                target.copy_(critic)
         self.critic_method.reset()
         self.actor_method.reset()
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mtrl_fairgrad.utils.validation import check_choice, check_number
 from mtrl_fairgrad.weighting import LossWeighting, Method
-from mtrl_fairgrad.weighting.products import align
+from mtrl_fairgrad.weighting.products import Joined, align, each_part, whole_parts
 
 OWN = ("plain", "weighted", "weighted_losses")
 SCALES = ("none", "tasks", "tasks_and_own", "mean_and_own")
@@ -107,16 +107,15 @@ class Convention:
         """
         factor = float(tasks) if self.scale == "tasks" else self.own_factor(tasks)
         if self.max_norm is None:
-            return (
-                {name: part * factor for name, part in direction.items()}
-                if factor != 1
-                else dict(direction)
-            )
-        squares = {name: _square_norms(part, batch_dims) for name, part in direction.items()}
+            scaled = direction if factor == 1 else each_part(lambda part: part * factor, direction)
+            return scaled if isinstance(scaled, Joined) else dict(scaled)
+        squares = {
+            name: _square_norms(part, batch_dims) for name, part in whole_parts(direction).items()
+        }
         square = torch.stack(list(squares.values())).sum(0) if total is None else total(squares)
         norm = factor * square.sqrt()
         factor = factor * (self.max_norm / norm).clamp(max=1)
-        return {name: scale_rows(part, factor) for name, part in direction.items()}
+        return each_part(lambda part: scale_rows(part, factor), direction)
 
 
 def _square_norms(part: Tensor, batch_dims: int) -> Tensor:

@@ -5,8 +5,9 @@ seed* is lifted by `torch.func` over both axes, and the whole Jacobian `[S, K, .
 one backward pass. For K losses of one forward pass, as in most training loops, see
 `mtrl_fairgrad.gradients.shared_graph`.
 
-A Jacobian is a mapping from parameter name to `[..., K, *parameter shape]` and is never
-concatenated: its Gramian is a sum over parameters, a direction one contraction per parameter.
+A Jacobian is a mapping from parameter name to `[..., K, *parameter shape]`. On the CPU it is never
+concatenated: its Gramian is a sum over parameters, a direction one contraction per parameter. On a
+GPU its entries are views of one tensor (`products.Joined`), and Gramian and direction one product.
 
 Parameters are in two groups. *Shared* parameters are used by every task and receive the combined
 direction; *own* parameters (heads, task embeddings) belong to one task and receive that task's
@@ -28,7 +29,13 @@ from mtrl_fairgrad.gradients.graph_capture import CapturedFunction, Compile
 from mtrl_fairgrad.gradients.official import resolve_convention
 from mtrl_fairgrad.weighting import LossWeighting, Method
 from mtrl_fairgrad.weighting.base import check_method
-from mtrl_fairgrad.weighting.products import real_view, undo_real_view
+from mtrl_fairgrad.weighting.products import (
+    Joined,
+    join_rows,
+    joinable,
+    real_view,
+    undo_real_view,
+)
 
 Tensors = dict[str, Tensor]
 TaskLoss = Callable[..., tuple[Tensor, Any]]
@@ -84,7 +91,7 @@ class Combined(NamedTuple):
 
 
 def _first_seed(tensor: Tensor) -> Tensor:
-    return tensor[0]
+    return tensor.squeeze(0)  # whose backward pass, unlike that of indexing, copies nothing
 
 
 def _add_seed_axis(tensor: Tensor) -> Tensor:
@@ -176,12 +183,26 @@ def _gradients(loss: TaskLoss, arguments: tuple[Any, ...]) -> TaskGradients:
     arguments = tree_map(Tensor.detach, arguments)  # they may be nn.Parameters
     with torch.no_grad():  # torch.func differentiates regardless
         (jacobian, own_gradients), (losses, auxiliary) = gradients(*arguments)
+    if isinstance(jacobian, Tensor):
+        shapes = {name: parameter.shape[1:] for name, parameter in arguments[0].items()}
+        jacobian = Joined(jacobian, shapes)
     return TaskGradients(losses, jacobian, own_gradients, auxiliary)
 
 
 def _all_gradients(loss: TaskLoss) -> Callable[..., Any]:
-    """Return a function of the gradients, losses and auxiliary outputs of all tasks and seeds."""
-    return lift(grad_and_value(loss, argnums=(0, 2), has_aux=True), per_seed=2)
+    """Return a function of the gradients, losses and auxiliary outputs of all tasks and seeds.
+
+    The Jacobian of parameters on one GPU is one tensor `[S, K, N]`, as `join_rows` returns it.
+    """
+    lifted = lift(grad_and_value(loss, argnums=(0, 2), has_aux=True), per_seed=2)
+
+    def gradients(*arguments: Any) -> Any:
+        (jacobian, own), values = lifted(*arguments)
+        if joinable(jacobian.values()):
+            jacobian = join_rows(list(jacobian.values()))
+        return (jacobian, own), values
+
+    return gradients
 
 
 def combine(
@@ -227,7 +248,8 @@ def combine(
         result = _weigh_losses(method, loss, arguments, noise, convention)
     else:
         losses, jacobian, own_gradients, auxiliary = _gradients(loss, arguments)
-        jacobian = {name: real_view(rows) for name, rows in jacobian.items()}
+        if not isinstance(jacobian, Joined):
+            jacobian = {name: real_view(rows) for name, rows in jacobian.items()}
         noise = method.prepare(losses, jacobian, noise)
         # Autocast of the caller must not reach these products.
         with torch.autocast(losses.device.type, enabled=False):
@@ -245,8 +267,10 @@ def combine(
     tasks = result.losses.shape[-1]
     factor = convention.own_factor(tasks)
     direction = convention.apply(result.direction, tasks, batch_dims=1)
+    if not isinstance(direction, Joined):  # whose entries are real
+        direction = {n: undo_real_view(direction[n], like) for n, like in shared.items()}
     return result._replace(
-        direction={name: undo_real_view(direction[name], like) for name, like in shared.items()},
+        direction=direction,
         own=result.own if factor == 1 else {n: rows * factor for n, rows in result.own.items()},
     )
 

@@ -1,8 +1,12 @@
-"""Products with Jacobians, which are mappings from parameter name to `[..., K, *shape]`."""
+"""Products with Jacobians, which are mappings from parameter name to `[..., K, *shape]`.
+
+A GPU takes longer to launch one product per parameter than to compute them. There the entries of
+one backward pass lie in one tensor (`Joined`), so that each product is one launch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,6 +68,75 @@ def _full_precision() -> Generator[None]:
             backend.fp32_precision = precision
 
 
+class Joined(dict[str, Tensor]):
+    """A mapping from parameter name to `[*axes, *shape]` whose entries are views of one tensor.
+
+    Args:
+        whole: `[*axes, N]` with the entries behind one another; more columns are not used.
+        shapes: name -> `shape`, in the order of the columns.
+    """
+
+    def __init__(self, whole: Tensor, shapes: Mapping[str, torch.Size]) -> None:
+        self.whole, self.shapes = whole, dict(shapes)
+        sizes = [shape.numel() for shape in shapes.values()]
+        parts = whole.split_with_sizes([*sizes, whole.shape[-1] - sum(sizes)], -1)
+        super().__init__(
+            (name, part.view(*whole.shape[:-1], *shape))
+            for (name, shape), part in zip(shapes.items(), parts, strict=False)
+        )
+
+    def with_whole(self, whole: Tensor) -> Joined:
+        """Return the mapping of another tensor `[*axes, N]` with the same columns."""
+        return Joined(whole, self.shapes)
+
+
+def joinable(tensors: Iterable[Tensor]) -> bool:
+    """Return whether tensors are worth joining: real ones of one type, all on one GPU."""
+    kinds = {(tensor.device, tensor.dtype) for tensor in tensors}
+    if len(kinds) != 1:
+        return False
+    device, dtype = kinds.pop()
+    return device.type == "cuda" and dtype.is_floating_point
+
+
+def join(tensors: Mapping[str, Tensor]) -> Joined:
+    """Copy tensors `[S, *shape]` of one type into one tensor `[S, N]`."""
+    whole = torch.cat([flatten(tensor, 1) for tensor in tensors.values()], -1)
+    return Joined(whole, {name: tensor.shape[1:] for name, tensor in tensors.items()})
+
+
+def join_rows(rows: Sequence[Tensor]) -> Tensor:
+    """Join task gradients `[S, K, *shape]` of one type to one tensor `[S, K, N]`.
+
+    N is a multiple of `GRAMIAN_CHUNK`, filled up with zeros, and a task's rows of all seeds are
+    neighbours in memory: so the pieces of all seeds are one batch of matrices without a copy.
+    """
+    flat = [flatten(each, 2).transpose(0, 1) for each in rows]
+    missing = -sum(each.shape[-1] for each in flat) % GRAMIAN_CHUNK
+    if missing:
+        flat.append(flat[0].new_zeros(*flat[0].shape[:2], missing))
+    return torch.cat(flat, -1).transpose(0, 1)
+
+
+def whole_parts(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the one tensor of a `Joined` mapping as its only entry, and others as they are."""
+    return {"": tensors.whole} if isinstance(tensors, Joined) else tensors
+
+
+def each_part(
+    function: Callable[[Tensor], Tensor], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Apply a function to every entry, to a `Joined` mapping in one call.
+
+    Args:
+        function: takes `[*axes, *shape]`; acts on every coordinate separately.
+        tensors: name -> `[*axes, *shape]`.
+    """
+    if isinstance(tensors, Joined):
+        return tensors.with_whole(function(tensors.whole))
+    return {name: function(part) for name, part in tensors.items()}
+
+
 def gramian(jacobian: Mapping[str, Tensor], batch_dims: int = 0) -> Tensor:
     """Compute all inner products of task gradients, `M = JJᵀ`, summed over parameters.
 
@@ -82,7 +155,7 @@ def gramian(jacobian: Mapping[str, Tensor], batch_dims: int = 0) -> Tensor:
         )
     total: Tensor | None = None
     with _full_precision():
-        for rows in jacobian.values():
+        for rows in whole_parts(jacobian).values():
             flat = flatten(real_view(rows), batch_dims + 1)
             if flat.dtype not in (torch.float32, torch.float64):
                 flat = flat.float()
@@ -101,9 +174,11 @@ def _self_products(rows: Tensor) -> Tensor:
     """Compute `rows @ rows.mT` for few, very long rows `[..., K, P]` as products of pieces.
 
     BLAS splits the outer sides of a product, not the long inner one: pieces are four times as fast
-    on CPU. Problems of a batch are computed one by one, because pieces of several problems would
-    have to be copied.
+    on CPU. Problems of a batch are computed one by one there, because pieces of several problems
+    would have to be copied.
     """
+    if rows.is_cuda:
+        return batched_self_products(rows)
     if rows.ndim > 2:
         return torch.stack([_self_products(each) for each in rows.unbind()])
     whole = rows.shape[-1] // GRAMIAN_CHUNK * GRAMIAN_CHUNK
@@ -113,6 +188,21 @@ def _self_products(rows: Tensor) -> Tensor:
         pieces = rows[:, :whole].reshape(len(rows), -1, GRAMIAN_CHUNK).transpose(0, 1)
         product = product + _sum_of_products(pieces)
     return product
+
+
+def batched_self_products(rows: Tensor) -> Tensor:
+    """Compute `rows @ rows.mT` for rows `[..., K, P]` in few launches, as products of pieces."""
+    *batch, tasks, length = rows.shape
+    whole = length // GRAMIAN_CHUNK * GRAMIAN_CHUNK
+    if not whole:
+        return rows @ rows.mT
+    pieces = rows.narrow(-1, 0, whole).unflatten(-1, (-1, GRAMIAN_CHUNK)).transpose(-3, -2)
+    matrices = pieces.reshape(-1, tasks, GRAMIAN_CHUNK)  # a view of the result of `join_rows`
+    product = (matrices @ matrices.mT).view(*batch, -1, tasks, tasks).sum(-3)
+    if whole == length:
+        return product
+    rest = rows.narrow(-1, whole, length - whole)
+    return product + rest @ rest.mT
 
 
 def _sum_of_products(pieces: Tensor) -> Tensor:
@@ -148,4 +238,4 @@ def contract(weights: Tensor, jacobian: Mapping[str, Tensor]) -> dict[str, Tenso
         return product.squeeze(-2).reshape((*rows.shape[: axes - 1], *rows.shape[axes:]))
 
     with _full_precision():
-        return {name: one(rows) for name, rows in jacobian.items()}
+        return each_part(one, jacobian)

@@ -116,20 +116,6 @@ def test_a_skipped_update_changes_neither_the_seed_nor_its_methods_state(name):
     )
 
 
-def test_what_a_device_computes_is_the_same(monkeypatch):
-    """On a device every mask is applied, without a look at whether it selects a seed."""
-    states = []
-    for device in (False, True):
-        agent, streams = agent_of(GuardConfig(non_finite="skip"), "ls"), SeedStreams(SEEDS)
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda device=device: device)
-        agent.update(*spoiled(streams))
-        learn(agent, streams, 2)
-        agent.update(*spoiled(streams, 0, 0))
-        monkeypatch.undo()
-        states.append(copied(agent))
-    assert same(*states)
-
-
 def test_a_seed_that_skips_the_critics_step_skips_the_actors_too():
     agent, streams = agent_of(GuardConfig(non_finite="skip"), "ls"), SeedStreams(SEEDS)
     agent.update(*spoiled(streams))
