@@ -13,7 +13,7 @@ PRESET ?= quick
 METHOD ?= fairgrad
 ARGS   ?=
 
-.PHONY: train test test-exhaustive benchmark-gpu smoke lint audit clean
+.PHONY: train test test-exhaustive test-gpu benchmark-gpu smoke lint audit clean
 
 train: $(TRAIN)
 	$(RUN) -m mtrl_fairgrad.train preset=$(PRESET) method=$(METHOD) $(ARGS)
@@ -29,8 +29,12 @@ test: lint
 test-exhaustive: $(DEV)
 	$(PYTEST) -m exhaustive tests
 
-# Measure updates on a GPU in under 4 minutes; GPU_RUN is a Python with a CUDA build of PyTorch.
+# What needs a GPU, in under 3 minutes; GPU_RUN is a Python with a CUDA build of PyTorch.
 GPU_RUN ?= $(RUN)
+test-gpu:
+	$(GPU_RUN) -m pytest tests/gpu
+
+# Measure updates on a GPU, in under 4 minutes.
 benchmark-gpu:
 	$(GPU_RUN) scripts/benchmark.py --device cuda --keep results/performance
 
