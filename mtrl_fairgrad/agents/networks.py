@@ -44,6 +44,23 @@ class Parameters(NamedTuple):
     """`[K, *shape]`, one for each task."""
 
 
+class Computation(NamedTuple):
+    """How perceptrons are computed; results differ by rounding only."""
+
+    dtype: torch.dtype | None = None
+    """Floating-point type of the products between hidden layers; None for that of the parameters.
+    The first layer keeps the digits of its inputs, the last one those of its results; both are
+    cheap.
+    """
+    at_once: bool = False
+    """Compute both critics by one batched product a layer. A GPU takes hardly longer for it than
+    for one critic, a CPU no less than for one after the other.
+    """
+
+
+DEFAULT = Computation()
+
+
 # ---- initialisation ----
 
 
@@ -185,9 +202,7 @@ def mlp(
         parameters: of one task.
         inputs: `[..., in]`.
         prefix: of the perceptron's names.
-        dtype: floating-point type of the products between hidden layers; None for that of the
-            parameters. The first layer keeps the digits of the inputs, the last one those of the
-            results, and both are cheap.
+        dtype: see `Computation`.
     """
     layers = sum(name.startswith(f"{prefix}weight") for name in parameters)
     hidden = inputs
@@ -209,8 +224,6 @@ def _linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Apply a linear layer, or two stacked ones."""
     if weight.ndim == 3:
         return product(inputs, weight) + bias.unsqueeze(1)
-    if inputs.is_cuda:  # where F.linear under vmap has a kernel that multiplies the bias by 1
-        return inputs @ weight.mT + bias
     return F.linear(inputs, weight, bias)
 
 
@@ -259,7 +272,7 @@ def with_encoding(critics: Tensors, observations: Tensor) -> Tensor:
 
 
 def policy(
-    actor: Tensors, inputs: Tensor, log_std_bound: str, dtype: torch.dtype | None = None
+    actor: Tensors, inputs: Tensor, log_std_bound: str, computation: Computation = DEFAULT
 ) -> tuple[Tensor, Tensor]:
     """Return mean and log standard deviation of the action before squashing, each `[..., A]`.
 
@@ -267,9 +280,9 @@ def policy(
         actor: parameters.
         inputs: observations with encoding, `[..., O + E]`.
         log_std_bound: `"clamp"` or `"tanh"`, see `AgentConfig.log_std`.
-        dtype: see `mlp`.
+        computation: of the products.
     """
-    mean, log_std = mlp(actor, inputs, dtype=dtype).chunk(2, dim=-1)
+    mean, log_std = mlp(actor, inputs, dtype=computation.dtype).chunk(2, dim=-1)
     if log_std_bound == "tanh":
         return mean, LOG_STD_MIN + (LOG_STD_MAX - LOG_STD_MIN) / 2 * (log_std.tanh() + 1)
     return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
@@ -280,7 +293,7 @@ def sample(
     inputs: Tensor,
     noise: Tensor,
     log_std_bound: str,
-    dtype: torch.dtype | None = None,
+    computation: Computation = DEFAULT,
 ) -> tuple[Tensor, Tensor]:
     """Sample a squashed Gaussian action (Haarnoja et al., 2018, appendix C).
 
@@ -289,12 +302,12 @@ def sample(
         inputs: observations with encoding, `[..., O + E]`.
         noise: standard normal, `[..., A]`.
         log_std_bound: see `policy`.
-        dtype: see `mlp`.
+        computation: of the products.
 
     Returns:
         actions `[..., A]` in (−1, 1) and their log-densities `[...]`.
     """
-    mean, log_std = policy(actor, inputs, log_std_bound, dtype)
+    mean, log_std = policy(actor, inputs, log_std_bound, computation)
     unsquashed = mean + log_std.exp() * noise
     gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
     # log(1 − tanh²(u)) = 2·(log 2 − u − softplus(−2u)) keeps its precision for large |u|.
@@ -303,7 +316,7 @@ def sample(
 
 
 def values(
-    critics: Tensors, inputs: Tensor, actions: Tensor, dtype: torch.dtype | None = None
+    critics: Tensors, inputs: Tensor, actions: Tensor, computation: Computation = DEFAULT
 ) -> Tensor:
     """Return the values `[2, ...]` of both critics.
 
@@ -311,16 +324,12 @@ def values(
         critics: parameters.
         inputs: observations with encoding, `[..., O + E]`.
         actions: `[..., A]`.
-        dtype: see `mlp`.
+        computation: of the products.
     """
     joined = torch.cat([inputs, actions], dim=-1)
-    if not computes_twins_at_once(joined.device):
+    dtype = computation.dtype
+    if not computation.at_once:
         twins = [mlp(critics, joined, f"{twin}.", dtype).squeeze(-1) for twin in TWINS]
         return torch.stack(twins)
     rows = joined.reshape(-1, joined.shape[-1]).expand(2, -1, -1)
     return mlp(stack_twins(critics), rows, dtype=dtype).view(2, *joined.shape[:-1])
-
-
-def computes_twins_at_once(device: torch.device) -> bool:
-    """Return whether the device computes both critics faster at once than one after the other."""
-    return device.type == "cuda"

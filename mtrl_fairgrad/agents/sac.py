@@ -103,7 +103,8 @@ class SAC:
         self.config, self.seeds, self.tasks = config, tuple(seeds), tasks
         self.observation_dim, self.action_dim = observation_dim, action_dim
         self.device, self.convention = torch.device(device), convention
-        self.losses = SACLosses.from_config(config, self.precision)
+        on_gpu = self.device.type == "cuda"
+        self.losses = SACLosses.from_config(config, self.precision, on_gpu)
         captured = captured_losses(self.losses, compile)
         self.critic_loss = captured.critic_loss
         self.actor_loss = captured.actor_loss

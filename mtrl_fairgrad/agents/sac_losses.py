@@ -14,41 +14,45 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.agents import networks
-from mtrl_fairgrad.agents.networks import Tensors
+from mtrl_fairgrad.agents.networks import DEFAULT, Computation, Tensors
 from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.gradients.graph_capture import CapturedFunction, Compile
 from mtrl_fairgrad.gradients.per_task import CapturedLoss, lift
 
 PerNetwork = tuple[Tensors, ...]
 """Either the shared or the own parameters of several networks, a mapping for each network."""
-PRODUCT_DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16}
-"""Floating-point type of the products between hidden layers by precision; None: the parameters'."""
 
 
 @dataclass(frozen=True)
 class SACLosses:
-    """Losses, Bellman targets and action; the first fields are those of `AgentConfig`."""
+    """Losses, Bellman targets and action; all fields but the last are those of `AgentConfig`.
+
+    The action has the default computation, so that it is the same in training and evaluation.
+    """
 
     discount: float
     reward_scale: float
     log_std: str
     twin_loss: str
-    precision: str = "fp32"
-    """`"bf16"` computes the products between hidden layers in bfloat16, except to act; everything
-    else has the parameters' type. `"tf32"` is a setting of PyTorch and changes nothing here.
-    """
+    computation: Computation = DEFAULT
+    """Of losses and targets."""
 
     @classmethod
-    def from_config(cls, config: AgentConfig, precision: str = "fp32") -> SACLosses:
-        """Take the hyper-parameters that the equations depend on."""
-        return cls(
-            config.discount, config.reward_scale, config.log_std, config.twin_loss, precision
-        )
+    def from_config(
+        cls, config: AgentConfig, precision: str = "fp32", on_gpu: bool = False
+    ) -> SACLosses:
+        """Take the hyper-parameters that the equations depend on.
 
-    @property
-    def product_dtype(self) -> torch.dtype | None:
-        """See `PRODUCT_DTYPES`."""
-        return PRODUCT_DTYPES[self.precision]
+        Args:
+            config: the agent's.
+            precision: `"fp32"`, `"bf16"` or `"tf32"`, which is a setting of the process.
+            on_gpu: whether losses and targets are computed on a GPU.
+        """
+        dtype = torch.bfloat16 if precision == "bf16" else None
+        computation = Computation(dtype, at_once=on_gpu)
+        return cls(
+            config.discount, config.reward_scale, config.log_std, config.twin_loss, computation
+        )
 
     def critic_loss(
         self,
@@ -76,7 +80,7 @@ class SACLosses:
         """
         critics = {**critics, **own}
         inputs = networks.with_encoding(critics, observations)
-        predictions = networks.values(critics, inputs, actions, self.product_dtype)
+        predictions = networks.values(critics, inputs, actions, self.computation)
         errors = (predictions - targets).square()
         loss = errors.mean(-1).sum() if self.twin_loss == "sum" else errors.mean()
         return loss, predictions.mean()
@@ -109,10 +113,8 @@ class SACLosses:
         """
         actor, critics = {**actor, **own}, {**critics, **critics_own}
         inputs = networks.with_encoding(critics, observations)
-        actions, log_density = networks.sample(
-            actor, inputs, noise, self.log_std, self.product_dtype
-        )
-        value = networks.values(critics, inputs, actions, self.product_dtype).amin(0)
+        actions, log_density = networks.sample(actor, inputs, noise, self.log_std, self.computation)
+        value = networks.values(critics, inputs, actions, self.computation).amin(0)
         return (temperature * log_density - value).mean(), -log_density.mean()
 
     def bellman_targets(
@@ -145,11 +147,9 @@ class SACLosses:
         """
         actor, critics, targets = _join(shared, own)
         inputs = networks.with_encoding(critics, next_observations)
-        actions, log_density = networks.sample(
-            actor, inputs, noise, self.log_std, self.product_dtype
-        )
+        actions, log_density = networks.sample(actor, inputs, noise, self.log_std, self.computation)
         inputs = networks.with_encoding(targets, next_observations)
-        value = networks.values(targets, inputs, actions, self.product_dtype).amin(0)
+        value = networks.values(targets, inputs, actions, self.computation).amin(0)
         value = value - temperature * log_density
         return self.reward_scale * rewards + self.discount * (1 - terminated) * value
 

@@ -17,11 +17,19 @@ TASKS, BATCH, OBSERVATION, ACTION = 3, 16, 6, 2
 class Problem:
     """Networks of S seeds and random data for the agent's equations; tensors float64."""
 
-    def __init__(self, name="mtsac", seeds=1, dtype=torch.float64, precision="fp32", **changes):
+    def __init__(
+        self,
+        name="mtsac",
+        seeds=1,
+        dtype=torch.float64,
+        precision="fp32",
+        at_once=False,
+        **changes,
+    ):
         config = AgentConfig(name, **{"width": 24, "depth": 2, **changes})
         self.tasks = 1 if name == "stl" else TASKS
         self.seeds, self.dtype = seeds, dtype
-        self.losses = SACLosses.from_config(config, precision)
+        self.losses = SACLosses.from_config(config, precision, on_gpu=at_once)
         self.generator = torch.Generator().manual_seed(4)
         self.actor = self.parameters(networks.init_actor, config)
         self.critics = self.parameters(networks.init_critics, config)

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.agents import networks
-from mtrl_fairgrad.agents.sac_losses import SACLosses, captured_losses
+from mtrl_fairgrad import LS
+from mtrl_fairgrad.agents import SAC
+from mtrl_fairgrad.agents.sac_losses import SACLosses
 from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.gradients.graph_capture import CALLS_BEFORE_CAPTURE
 from mtrl_fairgrad.gradients.per_task import CapturedLoss, task_gradients
 from tests.support.sac_equations import ACTION, OBSERVATION, Problem, traced
+from tests.unit.agents.conftest import DIMENSIONS, TASKS, small_config
 
 aten = torch.ops.aten
 OF_HIDDEN_LAYERS = {
@@ -39,10 +41,6 @@ VIEWS = {
 SIZES = {"width": 64, "depth": 3}
 
 
-def compute_at_once(monkeypatch, decision=True):
-    monkeypatch.setattr(networks, "computes_twins_at_once", lambda device: decision)
-
-
 def problem(precision, **changes):
     return Problem(dtype=torch.float32, precision=precision, **{**SIZES, **changes})
 
@@ -57,10 +55,9 @@ def in_bf16(node):
 @pytest.mark.parametrize(
     ("name", "layer_norm", "at_once"), [("mtsac", False, False), ("mhsac", True, True)]
 )
-def test_only_hidden_layers_compute_in_bfloat16(name, layer_norm, at_once, monkeypatch):
-    compute_at_once(monkeypatch, at_once)
+def test_only_hidden_layers_compute_in_bfloat16(name, layer_norm, at_once):
     layers = {"mtsac": 2, "mhsac": 4}[name]  # between hidden layers
-    problem_ = problem("bf16", name=name, critic_layer_norm=layer_norm)
+    problem_ = problem("bf16", name=name, at_once=at_once, critic_layer_norm=layer_norm)
     twins = 1 if at_once else 2
     for function, products in (
         (lambda: problem_.gradients("critic"), 3 * layers * twins),
@@ -81,9 +78,10 @@ def flat_rows(gradients):
 @pytest.mark.parametrize("at_once", [False, True], ids=["one_by_one", "at_once"])
 @pytest.mark.parametrize("network", ["critic", "actor"])
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_task_gradients_are_close_to_those_in_float32(network, seeds, at_once, monkeypatch):
-    compute_at_once(monkeypatch, at_once)
-    exact, rounded = (problem(each, seeds=seeds).gradients(network) for each in ("fp32", "bf16"))
+def test_task_gradients_are_close_to_those_in_float32(network, seeds, at_once):
+    exact, rounded = (
+        problem(each, seeds=seeds, at_once=at_once).gradients(network) for each in ("fp32", "bf16")
+    )
     torch.testing.assert_close(rounded.losses, exact.losses, rtol=1e-2, atol=1e-3)
     exact, rounded = flat_rows(exact), flat_rows(rounded)
     error = (rounded - exact).norm(dim=-1) / exact.norm(dim=-1)
@@ -97,12 +95,19 @@ def test_targets_are_close_to_those_in_float32():
     torch.testing.assert_close(rounded, exact, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("precision", ["tf32", "fp32"])
-def test_other_precisions_change_no_bit_here(precision):
+def test_other_precisions_change_nothing_here():
     default = SACLosses.from_config(AgentConfig())
-    assert SACLosses.from_config(AgentConfig(), precision).product_dtype is None
-    assert default.product_dtype is None and default.precision == "fp32"
-    assert torch.equal(problem(precision).bellman_targets(), problem("fp32").bellman_targets())
+    assert default.computation.dtype is None
+    assert all(SACLosses.from_config(AgentConfig(), each) == default for each in ("fp32", "tf32"))
+
+
+def test_the_agents_precision_is_that_of_its_losses():
+    agents = [
+        SAC(small_config(), *DIMENSIONS, (0,), TASKS, LS(), LS(), precision=each)
+        for each in ("fp32", "bf16")
+    ]
+    assert [each.losses.computation.dtype for each in agents] == [None, torch.bfloat16]
+    assert agents[0].critic_loss is not agents[1].critic_loss
 
 
 def of_first_seed(network):
@@ -125,11 +130,6 @@ def test_acting_is_the_same_in_every_precision():
         assert torch.equal(first, second)
 
 
-def test_captures_are_not_shared_between_precisions():
-    exact, rounded = (SACLosses.from_config(AgentConfig(), each) for each in ("fp32", "bf16"))
-    assert captured_losses(exact, False) is not captured_losses(rounded, False)
-
-
 def repeated(loss, calls):
     """Return the critics' task gradients of several calls with the same data."""
     problem_ = problem("bf16", seeds=2)
@@ -145,9 +145,8 @@ def test_a_captured_graph_replays_the_same_bits():
 
 
 @pytest.mark.exhaustive  # compiles
-def test_a_compiled_graph_returns_the_same_gradients(monkeypatch):
-    compute_at_once(monkeypatch)
-    plain = problem("bf16").losses.critic_loss
+def test_a_compiled_graph_returns_the_same_gradients():
+    plain = problem("bf16", at_once=True).losses.critic_loss
     (expected,), (compiled,) = (repeated(f, 1) for f in (plain, CapturedLoss(plain, compile=True)))
     rows, reference = flat_rows(compiled), flat_rows(expected)
     assert ((rows - reference).norm(dim=-1) / reference.norm(dim=-1)).max() < 2e-2

@@ -3,9 +3,13 @@
 import pytest
 import torch
 
-from mtrl_fairgrad.agents import networks
+from mtrl_fairgrad import LS
+from mtrl_fairgrad.agents import SAC, networks
+from mtrl_fairgrad.agents.networks import Computation
 from mtrl_fairgrad.agents.twin_products import product
+from scripts.benchmarking.fake_cuda import DEVICE, fake_cuda
 from tests.support.sac_equations import ACTION, BATCH, OBSERVATION, TASKS, Problem, traced
+from tests.unit.agents.conftest import DIMENSIONS, small_config
 
 aten = torch.ops.aten
 ARCHITECTURES = ("mtsac", "mtsac_te", "mhsac", "stl")
@@ -18,10 +22,6 @@ COPIES = {
     aten.repeat.default,
     aten._to_copy.default,
 }
-
-
-def compute_at_once(monkeypatch, decision=True):
-    monkeypatch.setattr(networks, "computes_twins_at_once", lambda device: decision)
 
 
 def results(problem):
@@ -39,34 +39,31 @@ def results(problem):
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_losses_gradients_and_targets_equal_those_of_one_critic_after_the_other(
-    name, seeds, layer_norm, monkeypatch
+    name, seeds, layer_norm
 ):
     sizes = {"critic_layer_norm": layer_norm, "critic_width": 20}
     expected = results(Problem(name, seeds, **sizes))
-    compute_at_once(monkeypatch)
-    torch.testing.assert_close(
-        results(Problem(name, seeds, **sizes)), expected, rtol=1e-12, atol=1e-14
-    )
+    at_once = results(Problem(name, seeds, at_once=True, **sizes))
+    torch.testing.assert_close(at_once, expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("leading", [(), (5,), (2, 3)], ids=str)
-def test_observations_may_have_any_leading_axes(leading, monkeypatch):
+def test_observations_may_have_any_leading_axes(leading):
     critics = {name: value[0] for name, value in Problem().critics.shared.items()}
     inputs, actions = torch.randn(*leading, OBSERVATION), torch.randn(*leading, ACTION)
     arguments = critics, inputs.double(), actions.double()
     expected = networks.values(*arguments)
-    compute_at_once(monkeypatch)
+    at_once = networks.values(*arguments, Computation(at_once=True))
     assert expected.shape == (2, *leading)
-    torch.testing.assert_close(networks.values(*arguments), expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(at_once, expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(("name", "seeds", "layers"), [("mtsac", 1, 3), ("mhsac", 3, 5)])
 def test_a_layer_of_both_critics_is_one_product_and_no_shared_weight_is_copied_for_each_task(
-    name, seeds, layers, monkeypatch
+    name, seeds, layers
 ):
-    compute_at_once(monkeypatch)
     width = 64  # so that weights copied for each task are larger than hidden units of all samples
-    problem = Problem(name, seeds, width=width)
+    problem = Problem(name, seeds, at_once=True, width=width)
     all_weights = sum(value.numel() for group in problem.critics for value in group.values())
     hidden = 2 * seeds * TASKS * BATCH * width
     assert hidden < 2 * seeds * TASKS * width**2
@@ -110,6 +107,8 @@ def test_a_product_under_vmap_and_its_derivatives_equal_those_of_matmul(axes):
     )
 
 
-def test_a_gpu_computes_twins_at_once_and_a_cpu_one_after_the_other():
-    decide = networks.computes_twins_at_once
-    assert decide(torch.device("cuda")) and not decide(torch.device("cpu"))
+def test_a_gpu_computes_critics_at_once_and_a_cpu_one_after_the_other():
+    for device, at_once in ((DEVICE, True), (torch.device("cpu"), False)):
+        with fake_cuda():
+            agent = SAC(small_config(), *DIMENSIONS, (0,), TASKS, LS(), LS(), device)
+        assert agent.losses.computation == Computation(None, at_once)
