@@ -130,7 +130,7 @@ def _nearest(
     """
     moving = radius > 0
 
-    def at(level: Array, guess: Array = None) -> _Point:
+    def at(level: Array, guess: Array | None = None) -> _Point:
         linear = np.where(
             problem.active & moving[..., None], (level[..., None] - mean) / norms, -1.0
         )

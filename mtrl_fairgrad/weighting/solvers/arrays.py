@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 P = ParamSpec("P")
@@ -14,7 +15,7 @@ R = TypeVar("R")
 
 _numpy: Any = np  # its functions have too many type annotations
 
-Array = Any
+Array = NDArray[Any]
 """A float64 or bool NumPy array."""
 
 

@@ -126,5 +126,6 @@ def relative_residual(
         conflicting task, `(Mw)_i = w_i^(−1/α)`, is then smaller than rounding errors.
     """
     weights = weights.double()
-    residual = (matvec(gramian.double(), weights) * weights ** (1 / alpha) - 1).abs()
+    progress = (gramian.double() @ weights[..., None])[..., 0]
+    residual = (progress * weights ** (1 / alpha) - 1).abs()
     return (residual if active is None else torch.where(active, residual, 0.0)).amax(-1)

@@ -30,7 +30,7 @@ ROUNDING = 1e-13
 _numpy: Any = np  # its functions have too many type annotations
 
 
-def minimise(cosines: Array, linear: Array, guess: Array = None) -> tuple[Array, Array]:
+def minimise(cosines: Array, linear: Array, guess: Array | None = None) -> tuple[Array, Array]:
     """Solve a batch of programmes.
 
     Args:
@@ -70,7 +70,7 @@ def _exchange(
     same = len(matrices) == 1  # as for UPGrad
     if not same:
         matrices = np.broadcast_to(cosines, (*shape, tasks)).reshape(-1, tasks, tasks)
-    left: Array = wrong.any(-1).nonzero()[0]
+    left: Array = np.flatnonzero(np.any(wrong, -1))
     wrong, memory, stuck = wrong[left], None, left[:0]
     for exchanges in itertools.count():
         helps, memory = _judge(wrong, memory)
@@ -92,7 +92,7 @@ def _exchange(
         found = _solve_by_nnls(hard, known)
         free[stuck] = found > 0
         exact, wrong = _solve_for(free[stuck], hard, known)
-        u[stuck] = np.where(wrong.any(-1)[:, None], found, exact)
+        u[stuck] = np.where(np.any(wrong, -1, keepdims=True), found, exact)
     return u.reshape(shape), free.reshape(shape)
 
 
