@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from mtrl_fairgrad.gradients.conventions import Convention
+from mtrl_fairgrad.gradients.shared_graph import tensor_lists
 from mtrl_fairgrad.gradients.shared_graph.distributed import Processes
 from mtrl_fairgrad.gradients.shared_graph.parameters import Parameters, trainable
 from mtrl_fairgrad.gradients.shared_graph.reach import DENSE, UNREACHED, Reach
@@ -154,28 +155,60 @@ class GradWriter:
         factor = self.convention.own_factor(len(losses))
         own = own if factor == 1 else [gradient * factor for gradient in own]
         gradients = [*(direction[str(i)] for i in range(len(self.shared))), *own]
-        scale, report = self.scale(losses.device), {}
+        report = dict[str, Tensor]()
         if self.scaler is not None:
             # Without shards, gradients are the same in all processes.
             skipped = (
                 self._has_overflow(gradients) if self.sharded else ~largest(gradients).isfinite()
             )
-            scale, report = torch.where(skipped, torch.nan, scale), {"skipped": skipped}
-        for parameter, gradient, layout in zip(
-            [*self.shared, *self.own], gradients, layouts, strict=True
-        ):
-            if layout != UNREACHED:
-                _accumulate(parameter, gradient * scale, layout)
+            scale = torch.where(skipped, torch.nan, self.scale(losses.device))
+            gradients, report = [gradient * scale for gradient in gradients], {"skipped": skipped}
+        self._accumulate(gradients, layouts)
         return report
 
     def skip(self, layouts: Sequence[int]) -> dict[str, Tensor]:
         """Set `.grad` of every reached parameter to NaN, so that the scaler skips the step."""
         self.scale(self.device)  # a scaler that has not scaled anything refuses to step
-        for parameter, layout in zip([*self.shared, *self.own], layouts, strict=True):
-            if layout != UNREACHED:
-                nan = torch.full_like(real_view(shard_of(parameter)), torch.nan)
-                _accumulate(parameter, nan, layout)
+        parameters = [*self.shared, *self.own]
+        self._accumulate(
+            [torch.full_like(real_view(shard_of(each)), torch.nan) for each in parameters], layouts
+        )
         return {"skipped": torch.ones((), dtype=torch.bool, device=self.device)}
+
+    def _accumulate(self, gradients: Sequence[Tensor], layouts: Sequence[int]) -> None:
+        """Add `coordinates` to `.grad` as `Tensor.backward` would, and run the hooks for it.
+
+        Args:
+            gradients: of the shared and then of the own parameters.
+            layouts: of each, `UNREACHED` to leave it out.
+        """
+        reached = [
+            (parameter, with_layout_of(parameter, undo_real_view(gradient, parameter)), layout)
+            for parameter, gradient, layout in zip(
+                [*self.shared, *self.own], gradients, layouts, strict=True
+            )
+            if layout != UNREACHED
+        ]
+        targets, sources = list[Tensor](), list[Tensor]()
+        sums, parts = list[Tensor](), list[Tensor]()
+        for parameter, gradient, layout in reached:
+            plain = layout == DENSE and not is_sharded(parameter)
+            if plain and parameter.grad is None:
+                # Keep the memory layout of the parameter, which fused optimisers rely on.
+                parameter.grad = torch.empty_like(parameter, requires_grad=False)
+                targets.append(parameter.grad)
+                sources.append(gradient)
+            elif plain and parameter.grad is not None and parameter.grad.layout == torch.strided:
+                sums.append(parameter.grad)
+                parts.append(gradient)
+            else:
+                _accumulate(parameter, gradient, layout)
+        tensor_lists.copy_(targets, sources)
+        tensor_lists.add_(sums, parts)
+        with torch.no_grad():
+            for parameter, _, _ in reached:
+                for hook in list(hooks_after_grad(parameter).values()):
+                    hook(parameter)
 
 
 def largest(tensors: Iterable[Tensor]) -> Tensor:
@@ -202,14 +235,13 @@ def coordinates(gradient: Tensor | None, like: Tensor | None = None) -> Tensor:
 
 
 def _accumulate(parameter: Tensor, gradient: Tensor, layout: int) -> None:
-    """Add `coordinates` to `.grad` as `Tensor.backward` would, and run the hooks that wait for it.
+    """Add the gradient of a sharded parameter, or one that is or was sparse, to `.grad`.
 
     Args:
         parameter: a parameter.
-        gradient: its `coordinates`.
+        gradient: dense, in the parameter's type.
         layout: 0 for dense, otherwise the number of sparse dimensions.
     """
-    gradient = with_layout_of(parameter, undo_real_view(gradient, parameter))
     if layout != DENSE:
         gradient = gradient.to(parameter.dtype).to_sparse(layout)
     if parameter.grad is not None and parameter.grad.layout == torch.strided:
@@ -219,8 +251,4 @@ def _accumulate(parameter: Tensor, gradient: Tensor, layout: int) -> None:
     elif layout != DENSE:
         parameter.grad = gradient
     else:
-        # Keep the memory layout of the parameter, which fused optimisers rely on.
         parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
-    with torch.no_grad():
-        for hook in list(hooks_after_grad(parameter).values()):
-            hook(parameter)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.gradients.shared_graph import tensor_lists
 from mtrl_fairgrad.gradients.shared_graph.backward_passes import (
     PassGradients,
     default_tasks_per_pass,
@@ -59,10 +60,7 @@ class GradientRows:
             )
             return torch.zeros((tasks, *tensor.shape), dtype=dtype, device=tensor.device)
 
-        spare = {
-            position: torch.zeros_like(real_view(shard_of(own)))
-            for position, own in enumerate(writer.own)
-        }
+        spare = dict(enumerate(_zeros(writer.own)))
         jacobian = {str(i): zero_rows(tensor) for i, tensor in enumerate(at)}
         losses = torch.zeros(tasks, device=at[0].device)
         return cls(losses, jacobian, Reach(len(at)), Reach(len(writer.own)), spare)
@@ -102,7 +100,7 @@ class GradientRows:
                 self._add(
                     first,
                     one_pass(losses[first:last], at, writer.own, scale, retain_graph or last < end),
-                    scale,
+                    None if writer.scaler is None else scale,
                 )
             except RuntimeError as error:
                 if tasks_per_pass is not None or size == 1 or first > 0:
@@ -113,19 +111,22 @@ class GradientRows:
                 first = last
         self.losses = self.losses + torch.stack([loss.detach() for loss in losses])
 
-    def _add(self, first: int, gradients: PassGradients, scale: Tensor) -> None:
-        """Add the gradients of one pass over the tasks from `first` on."""
+    def _add(self, first: int, gradients: PassGradients, scale: Tensor | None) -> None:
+        """Add the gradients of one pass over the tasks from `first` on, divided by the `scale`."""
         tasks = slice(first, first + len(gradients.own))
         self.reach.note_all(gradients.shared)
+        sums, parts = list[Tensor](), list[Tensor]()
         for rows, gradient in zip(self.jacobian.values(), gradients.shared, strict=True):
             if gradient is not None:
-                rows[tasks].addcdiv_(coordinates(gradient), scale)
+                sums.append(rows[tasks])
+                parts.append(coordinates(gradient).reshape_as(sums[-1]))
         for task, own in enumerate(gradients.own, start=first):
             self.own_reach.note_all(own)
             for position, gradient in enumerate(own):
                 if gradient is not None:
-                    part = coordinates(gradient)
-                    self._own(position, task, part).addcdiv_(part, scale)
+                    parts.append(coordinates(gradient))
+                    sums.append(self._own(position, task, parts[-1]))
+        tensor_lists.add_(sums, parts, scale)
 
     def _own(self, position: int, task: int, like: Tensor) -> Tensor:
         """Return the tensor that sums the gradients of an own parameter and a task."""
@@ -141,7 +142,17 @@ class GradientRows:
             own: the own parameters.
             weights: weights of the losses, `[K]`; None for plain gradients.
         """
-        sums = [torch.zeros_like(real_view(shard_of(parameter))) for parameter in own]
-        for (position, task), gradient in self.own.items():
-            sums[position] += gradient if weights is None else weights[task] * gradient
+        sums = _zeros(own)
+        left = [
+            (position, gradient if weights is None else weights[task] * gradient)
+            for (position, task), gradient in self.own.items()
+        ]
+        while left:  # in each round, the first of what is left for every parameter
+            now = {position: gradient for position, gradient in reversed(left)}
+            tensor_lists.add_([sums[position] for position in now], list(now.values()))
+            left = [each for each in left if now[each[0]] is not each[1]]
         return sums
+
+
+def _zeros(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return tensor_lists.zeros_like([real_view(shard_of(parameter)) for parameter in parameters])

@@ -86,7 +86,8 @@ def require_positive(method: Method, losses: Tensor) -> None:
     """
     if not method.needs_positive_losses:
         return
-    lowest = torch.tensor(method.lowest_loss, dtype=losses.dtype, device=losses.device)
+    losses = losses.cpu()  # the one look at values, which waits for a GPU
+    lowest = torch.tensor(method.lowest_loss, dtype=losses.dtype)
     wrong = losses < lowest
     if bool(wrong.any()):
         task = int(wrong.nonzero()[0])

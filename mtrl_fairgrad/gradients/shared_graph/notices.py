@@ -1,7 +1,7 @@
 """Warnings of directions that are not what the method promises, once for each method and cause.
 
 A warning needs values, but reading a value waits for a GPU. There the values are copied to the host
-while the GPU works, and read in a later call of `backward`, when they have arrived.
+in one piece while the GPU works, and read in a later call of `backward`, when they have arrived.
 """
 
 from __future__ import annotations
@@ -22,9 +22,14 @@ UNSOLVED, OVERFLOW, LOSS = "unsolved", "overflow", "loss"
 
 
 class _Copy(NamedTuple):
-    """Flags on their way to the host: `UNSOLVED`, `OVERFLOW`, and whether each loss is bad."""
+    """Values on their way to the host."""
 
-    flags: Tensor
+    values: Tensor
+    """The K losses, and the weights and `converged` where the method has them."""
+    tasks: int
+    weighted: bool
+    """Whether there are weights."""
+    fell_back: bool
     arrived: torch.cuda.Event | None
 
 
@@ -53,13 +58,11 @@ def notice(method: Method, losses: Tensor, diagnostics: dict[str, Tensor], fell_
         return
     record = _records.setdefault(method, _Record())
     if len(record.said) < 3:
-        flags = _flags(losses, diagnostics, fell_back)
-        record.waiting.append(_to_host(flags) if on_gpu else _Copy(flags, None))
+        record.waiting.append(_to_host(losses, diagnostics, fell_back))
     while record.waiting and (
         record.waiting[0].arrived is None or record.waiting[0].arrived.query()
     ):
-        arrivals: Any = record.waiting.popleft().flags
-        _say(method, record.said, arrivals.tolist())
+        _say(method, record.said, record.waiting.popleft())
 
 
 def _flawless(losses: Tensor, diagnostics: dict[str, Tensor]) -> bool:
@@ -71,37 +74,41 @@ def _flawless(losses: Tensor, diagnostics: dict[str, Tensor]) -> bool:
     return all(math.isfinite(value) for tensor in tensors for value in tensor.tolist())
 
 
-def _flags(losses: Tensor, diagnostics: dict[str, Tensor], fell_back: bool) -> Tensor:
-    bad = ~losses.isfinite()
+def _to_host(losses: Tensor, diagnostics: dict[str, Tensor], fell_back: bool) -> _Copy:
     weights, solved = diagnostics.get("weights"), diagnostics.get("converged")
-    broken = unsolved = torch.zeros((), dtype=torch.bool, device=losses.device)
-    if weights is not None:
-        bad = bad & (weights != 0)  # a task without weight does no harm
-        broken = ~weights.isfinite().all()
-    if solved is not None and not fell_back:
-        unsolved = ~solved & ~broken
-    broken = broken & ~bad.any()
-    return torch.cat([torch.stack([unsolved, broken]), bad])
+    parts = [losses, *(part.reshape(-1) for part in (weights, solved) if part is not None)]
+    values, arrived = torch.cat(parts), None
+    if values.is_cuda:
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record(torch.cuda.current_stream(values.device))
+        values = host
+    return _Copy(values, len(losses), weights is not None, fell_back, arrived)
 
 
-def _to_host(flags: Tensor) -> _Copy:
-    host = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
-    host.copy_(flags, non_blocking=True)
-    arrived = torch.cuda.Event()
-    arrived.record(torch.cuda.current_stream(flags.device))
-    return _Copy(host, arrived)
-
-
-def _say(method: Method, said: set[str], flags: list[bool]) -> None:
-    unsolved, overflow, *losses = flags
-    causes = {UNSOLVED: unsolved, OVERFLOW: overflow, LOSS: any(losses)}
+def _say(method: Method, said: set[str], copy: _Copy) -> None:
+    values: Any = copy.values
+    losses, others = values[: copy.tasks].tolist(), values[copy.tasks :].tolist()
+    weights, solved = (
+        (others[: copy.tasks], others[copy.tasks :]) if copy.weighted else ([], others)
+    )
+    # A task without weight does no harm.
+    bad = [
+        not math.isfinite(loss) and not (copy.weighted and weights[task] == 0)
+        for task, loss in enumerate(losses)
+    ]
+    broken = not all(map(math.isfinite, weights))
+    unsolved = solved == [0] and not copy.fell_back and not broken
+    overflow = broken and not any(bad)
+    causes = {UNSOLVED: unsolved, OVERFLOW: overflow, LOSS: any(bad)}
     texts = {
         UNSOLVED: f"{method.name} did not solve its equation, but its direction is in .grad (see "
         "converged and residual in the result): give fall_back=True for equal weights in such "
         "steps, or another solver.",
         OVERFLOW: f"task gradients are not finite, and so is .grad after {method.name}: lower the "
         "learning rate, or use a scaler with half precision.",
-        LOSS: f"the losses of tasks {[task for task, bad in enumerate(losses) if bad]} are NaN or "
+        LOSS: f"the losses of tasks {[task for task, wrong in enumerate(bad) if wrong]} are NaN or "
         "infinite, so that .grad is not finite: check the losses before backward.",
     }
     for cause, found in causes.items():
