@@ -106,10 +106,11 @@ class CudaRecorder:
         graph, self._graph = self._graph, None
         if graph is None:
             return
-        with contextlib.suppress(RuntimeError):  # it reports again why the capture is invalid
+        try:
             graph.capture_end()
-        with contextlib.suppress(RuntimeError):  # `capture_end` of an invalid capture skips it
-            _torch._C._cuda_endAllocateToPool(_torch.cuda.current_device(), self._pool)
+        except RuntimeError:  # it says again that the capture is invalid, and leaves out its end:
+            with contextlib.suppress(RuntimeError):
+                _torch._C._cuda_endAllocateToPool(_torch.cuda.current_device(), self._pool)
 
     def host_like(self, tensor: Tensor) -> Tensor:
         """Allocate pinned memory."""

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mtrl_fairgrad.gradients.cuda_recorder import Recorder
 from mtrl_fairgrad.gradients.graph_capture import brief
-from mtrl_fairgrad.weighting.host import host_calls
+from mtrl_fairgrad.weighting import host
 
 Function = Callable[..., Any]
 
@@ -65,7 +65,7 @@ def _capture(function: Callable[[], Any], recorder: Recorder) -> Captured:
 
     with recorder.session():
         recorder.begin()
-        with host_calls(call):
+        with host.host_calls(call):
             result = function()
         steps.append(recorder.end())
     return Captured(result, tuple(steps))
@@ -128,7 +128,7 @@ class HostCall:
         self._function, self._wait = function, recorder.wait
         leaves = [*arguments, *options.values()]
         self._names = tuple(options)
-        on_device = [i for i, leaf in enumerate(leaves) if _is_on_device(leaf)]
+        on_device = [i for i, leaf in enumerate(leaves) if host.is_elsewhere(leaf)]
         self._sources: list[Tensor] = [leaves[i] for i in on_device]
         self._inputs = [recorder.host_like(source) for source in self._sources]
         for i, buffer in zip(on_device, self._inputs, strict=True):
@@ -163,7 +163,3 @@ class HostCall:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _is_on_device(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.device.type != "cpu"

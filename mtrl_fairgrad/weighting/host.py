@@ -39,7 +39,7 @@ def on_host(function: Callable[P, R]) -> Callable[P, R]:
 
     def dispatch(*arguments: P.args, **options: P.kwargs) -> R:
         for each in (*arguments, *options.values()):
-            if isinstance(each, Tensor) and each.device.type != "cpu":
+            if is_elsewhere(each):
                 handle = _handler.get() or _copy_and_call
                 return handle(function, arguments, options)
         return function(*arguments, **options)
@@ -64,10 +64,14 @@ def host_calls(handler: Handler) -> Generator[None]:
         _handler.reset(token)
 
 
+def is_elsewhere(value: object) -> bool:
+    """Whether `value` is a tensor of another device than the CPU."""
+    return isinstance(value, Tensor) and value.device.type != "cpu"
+
+
 def device_of(arguments: tuple[Any, ...], options: dict[str, Any]) -> torch.device:
     """Return the device of the first tensor that is not on the CPU."""
-    tensors = (each for each in (*arguments, *options.values()) if isinstance(each, Tensor))
-    return next(each.device for each in tensors if each.device.type != "cpu")
+    return next(each.device for each in (*arguments, *options.values()) if is_elsewhere(each))
 
 
 def _copy_and_call(

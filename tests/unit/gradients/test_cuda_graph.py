@@ -6,7 +6,7 @@ import torch
 from mtrl_fairgrad.gradients.cuda_graph import WARM_UP, GraphedUpdates, copy_tensors
 from mtrl_fairgrad.training.factory import make_learner
 from mtrl_fairgrad.utils.faults import FallbackWarning
-from mtrl_fairgrad.weighting import method_names
+from mtrl_fairgrad.weighting import host, method_names
 from tests.support.recorder import StandIn
 from tests.support.small_learner import (
     ACTION,
@@ -65,6 +65,29 @@ def test_replays_learn_what_updates_learn(words):
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert plain.updates == replaying.updates
     expected, found = plain.report(), replaying.report()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+FEW = ["fairgrad", "fairgrad method.solver=sgd", "nash_mtl", "pcgrad", "cagrad"]
+REST = [name for name in method_names() if name not in (*FEW, "stl")]
+
+
+@pytest.mark.parametrize(
+    "way", [*FEW, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in REST)]
+)
+def test_a_graph_split_at_calls_for_the_cpu_learns_what_updates_learn(way, monkeypatch):
+    words = [*SMALL, *f"method={way}".split(), "seeds=[0,1]"]
+    plain, split, log = learner_of(*words), learner_of(*words), []
+    split._graph = GraphedUpdates(split._update, StandIn(log))
+    go(plain, 0, 24)
+    monkeypatch.setattr(host, "is_elsewhere", lambda value: isinstance(value, torch.Tensor))
+    go(split, 0, 24)
+    replays = 24 - 5 - WARM_UP
+    assert log[0] == "begin" and log.count("begin") == log.count("end")
+    assert log.count("wait") == replays * (log.count("begin") - 1)
+    if way in FEW:
+        assert log.count("begin") >= 3, "critics and actor"
+    expected, found = flat(plain), flat(split)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 

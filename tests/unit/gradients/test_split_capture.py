@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.gradients import split_capture
 from mtrl_fairgrad.gradients.split_capture import CaptureError, capture
 from mtrl_fairgrad.weighting import host
 from tests.support.recorder import StandIn
@@ -19,12 +18,7 @@ class Answer(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def every_tensor_is_on_the_device(monkeypatch):
-    monkeypatch.setattr(split_capture, "_is_on_device", lambda leaf: isinstance(leaf, Tensor))
-
-
-def on_device(function):
-    """Call a function of the CPU as `on_host` does for tensors of a device."""
-    return lambda *arguments, **options: host._handler.get()(function, arguments, options)
+    monkeypatch.setattr(host, "is_elsewhere", lambda value: isinstance(value, Tensor))
 
 
 def roots(values, scale, seen):
@@ -36,7 +30,7 @@ def test_a_host_call_is_a_step_between_two_sections():
     state, log, seen = torch.tensor([1.0, 4.0]), [], []
 
     def update():
-        answer = on_device(roots)(state * 4, scale=0.5, seen=seen)
+        answer = host.on_host(roots)(state * 4, scale=0.5, seen=seen)
         state.add_(answer.root)
         return {"answer": answer, "state": state.clone()}
 
@@ -64,7 +58,7 @@ def test_a_host_call_is_a_step_between_two_sections():
 def test_several_calls_run_in_order_and_may_depend_on_one_another():
     value, seen = torch.tensor([3.0]), []
 
-    @on_device
+    @host.on_host
     def plus_one(values):
         seen.append(values.item())
         return values + 1
@@ -87,7 +81,7 @@ def test_several_calls_run_in_order_and_may_depend_on_one_another():
 
 def test_a_result_that_is_an_argument_does_not_share_its_memory():
     value = torch.tensor([5.0])
-    captured = capture(lambda: on_device(lambda values: (values, values))(value), StandIn())
+    captured = capture(lambda: host.on_host(lambda values: (values, values))(value), StandIn())
     captured.replay()
     first, second = captured.result
     value.fill_(9)
@@ -107,7 +101,7 @@ def test_a_failure_anywhere_restores_and_names_the_operation(where):
         state.mul_(2)
         if where == "before":
             raise ValueError("no zeros.\nnever")
-        on_device(refuse)(state)
+        host.on_host(refuse)(state)
         state.add_(1).cos()
         raise ValueError("no zeros.\nnever")
 

@@ -250,3 +250,18 @@ def test_a_trainer_closes_its_parts_once(run_config, closed):
         assert closed == [] and trainer.env_steps == 0 and not trainer.finished
     trainer.resources.close()
     assert closed == [("eval", GRACE_SECONDS), ("train", GRACE_SECONDS)]
+
+
+def test_the_manifest_keeps_how_the_run_computes(run_config):
+    run_config.precision = "bf16"
+    kept = open_folder(run_config, [], "cpu").manifest["execution"]
+    assert kept == {"cuda_graph": False, "compile": False, "precision": "bf16"}
+
+
+@pytest.mark.parametrize("name", ["mtsac", "stl"])
+def test_the_precision_reaches_the_losses(name):
+    agent = build(composed(f"agent={name}", "agent.width=8", "precision=bf16"))
+    trained = agent.lanes if name == "stl" else agent
+    assert trained.losses.precision == "bf16"
+    with refused("precision", "fp16"):
+        SAC(agent.config, 6, 4, [0], 2, FairGrad(), FairGrad(), precision="fp16")
