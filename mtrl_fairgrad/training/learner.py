@@ -69,13 +69,18 @@ class Learner:
         self._graph: GraphedUpdates | None = None
         self._acting: GraphedActing | None = None
         if graphed and self._recorder is not None:
-            self._graph = GraphedUpdates(self._update, self._recorder)
-            self._acting = GraphedActing(agent.act, device, self._recorder)
+            self.use_graphs(self._recorder)
         self._updates_per_launch = config.updates_per_launch
         self.updates = 0
         """Number of updates so far; reading the agent's counter would wait for the device."""
         self._latest: tuple[Batch, Noise, UpdateInfo] | None = None
         """Batch, noise and result of the last update, until `report` takes them."""
+
+    def use_graphs(self, recorder: Recorder) -> None:
+        """Replay updates and actions from graphs, which are captured after a warm-up."""
+        self._recorder = recorder
+        self._graph = GraphedUpdates(self._update, recorder)
+        self._acting = GraphedActing(self.agent.act, self.device, recorder)
 
     # ---- acting and storing ----
 
@@ -222,3 +227,5 @@ class Learner:
         if self.rewards is not None:
             self.rewards.load_state(groups["rewards"])
         self.updates = int(self.agent.updates)
+        if self._graph is not None and self._recorder is not None:
+            self.use_graphs(self._recorder)  # Adam's moments are elsewhere now

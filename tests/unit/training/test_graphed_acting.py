@@ -9,7 +9,7 @@ from mtrl_fairgrad.gradients.cuda_graph import WARM_UP
 from mtrl_fairgrad.training.graphed_acting import GraphedActing
 from mtrl_fairgrad.utils.faults import FallbackWarning
 from tests.support.recorder import StandIn
-from tests.support.small_learner import ACTION, OBSERVATION, SMALL, TASKS, go, learner_of
+from tests.support.small_learner import ACTION, OBSERVATION, SMALL, TASKS, flat, go, learner_of
 
 CPU = torch.device("cpu")
 
@@ -82,3 +82,34 @@ def test_one_copy_brings_what_a_copy_for_each_field_brings(monkeypatch):
     assert isinstance(packed, Batch)
     for expected, found in zip(plain, packed, strict=True):
         assert found.dtype == expected.dtype and torch.equal(found, expected)
+
+
+def test_a_learner_with_graphs_continues_from_a_state():
+    words = [*SMALL, "method=ls", "seeds=[0,1]"]
+    plain, graphed, log = learner_of(*words), learner_of(*words), []
+    graphed.use_graphs(StandIn(log))
+
+    def run(learner, first, last):
+        for number in range(first, last):
+            kept.append(learner.act(observations(number, 2), number))
+            go(learner, number, number + 1)
+
+    kept = []
+    run(plain, 0, 20)
+    state = {
+        group: {name: value.clone() for name, value in found.items()}
+        for group, found in plain.state().items()
+    }
+    run(graphed, 0, 28)
+    assert log.count("begin") == 2, "updates and actions"
+    rows, added = plain.replay.rows.clone(), plain.replay.added
+    kept.clear()
+    run(plain, 20, 40)
+    graphed.load_state(state)
+    graphed.replay.rows.copy_(rows)
+    graphed.replay.added = added
+    run(graphed, 20, 40)
+    assert log.count("begin") == 4
+    assert all(map(np.array_equal, kept[:20], kept[20:]))
+    expected, found = flat(plain), flat(graphed)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
