@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 from .timing import Clock
 
+LEAST_CORRECTION = 0.6
+"""Lower limit of the factor that corrects estimates: one kind of work may be fast, another not."""
+
 
 class Budget:
     """Seconds that may be spent on pieces of work, which come in the order of their importance.
@@ -29,9 +32,9 @@ class Budget:
         return self._end - self._clock()
 
     def expected(self, estimate: float) -> float:
-        """Return an estimate, longer if the work before took longer than estimated."""
+        """Return an estimate, corrected by the work before."""
         slower = self._taken / self._estimated if self._estimated else 1.0
-        return estimate * max(1.0, slower)
+        return estimate * max(LEAST_CORRECTION, slower)
 
     def spend(self, estimate: float, work: Callable[[], None]) -> bool:
         """Do the work if it is expected to fit; return whether it was done."""

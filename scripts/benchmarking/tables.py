@@ -48,7 +48,7 @@ HIGHLIGHTS = {
         "left out for time*",
         "failed*",
     ),
-    "launches": ("*",),
+    "launches": tuple(f"{way}: *" for way in ("ls", "fairgrad_newton", "cagrad")),
 }
 """Patterns of row names by section, without the number of threads."""
 

@@ -9,7 +9,7 @@ import benchmark
 import pytest
 import torch
 from benchmarking import gpu, machine, profiling, solves, tables, targets, variants
-from benchmarking.budget import Budget
+from benchmarking.budget import LEAST_CORRECTION, Budget
 from benchmarking.lean import LeanSAC
 from benchmarking.plain import PlainSAC, Source, mean_of_losses
 from benchmarking.replay import replayed
@@ -48,14 +48,16 @@ def test_work_that_fits_is_done_and_other_work_left_out():
     assert budget.spend(4, clock.work(4)) and budget.left == 0
 
 
-def test_estimates_are_corrected_by_slow_work_but_not_by_fast_work():
+def test_estimates_are_corrected_by_the_work_before():
     clock = Clock()
     budget = Budget(100, clock)
     budget.spend(10, clock.work(30))
     assert budget.expected(10) == 30 and not budget.spend(24, clock.work(24))
     fast = Budget(100, clock)
-    fast.spend(10, clock.work(1))
-    assert fast.expected(10) == 10
+    fast.spend(10, clock.work(8))
+    assert fast.expected(10) == 8
+    fast.spend(90, clock.work(1))
+    assert fast.expected(10) == 10 * LEAST_CORRECTION
 
 
 def test_a_section_without_time_names_everything_that_it_left_out(capsys):
