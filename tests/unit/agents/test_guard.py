@@ -1,5 +1,6 @@
 """The guard: faults it detects, seeds it protects, and seeds that must not be affected."""
 
+import itertools
 import math
 from dataclasses import fields
 
@@ -8,9 +9,10 @@ import torch
 
 from mtrl_fairgrad import FairGrad, make_method
 from mtrl_fairgrad.agents import SAC, SeedStreams
-from mtrl_fairgrad.agents.guard import Guard
+from mtrl_fairgrad.agents.guard import Guard, respond
 from mtrl_fairgrad.agents.update_info import NetworkUpdate
 from mtrl_fairgrad.config.guard import CHECKS, CONDITIONS, GuardConfig
+from mtrl_fairgrad.gradients.graph_capture import CapturedFunction
 from mtrl_fairgrad.weighting import method_names
 from tests.unit.agents.conftest import DIMENSIONS, TASKS, draw_update, learn, small_config
 
@@ -248,3 +250,77 @@ def test_the_default_response_is_the_first_choice():
     assert FairGrad().min_relative_norm == 1e-6, (
         "FairGrad excludes exactly the gradients that count as vanished"
     )
+
+
+# ---- the pure function ----
+
+
+def answered_one_by_one(evidence, counts, first, stopped, skips, stops, update):
+    """What `respond` computes, by loops over conditions, seeds and tasks."""
+    losses = evidence["losses"]
+    gramian, converged = evidence.get("gramian"), evidence.get("converged")
+    skip, now_stopped = stopped.clone(), stopped.clone()
+    for s, k in itertools.product(range(len(losses)), range(losses.shape[1])):
+        squares = None if gramian is None else gramian[s].diagonal()
+        parts = [losses[s]] if squares is None else [losses[s], squares]
+        finite = [all(math.isfinite(part[i]) for part in parts) for i in range(len(losses[s]))]
+        whole = math.isfinite(evidence["norm"][s])
+        vanished = squares is not None and bool(squares[k] <= 1e-12 * squares.amax())
+        faults = (
+            not finite[k] or (all(finite) and not whole),
+            converged is not None and all(finite) and not converged[s],
+            vanished,
+            bool(evidence["unusual"][s, k]),
+        )
+        for c, fault in enumerate(faults):
+            if fault and not stopped[s]:
+                counts[c, s, k] += 1
+                first[c, s, k] = update if first[c, s, k] < 0 else first[c, s, k]
+                skip[s] |= skips[c, 0, 0]
+                now_stopped[s] |= stops[c, 0, 0]
+    return counts, first, now_stopped, skip
+
+
+@pytest.mark.parametrize("optional", [(), ("gramian",), ("gramian", "converged")], ids=str)
+def test_faults_are_those_of_a_look_at_every_task(optional):
+    generator = torch.Generator().manual_seed(len(optional))
+
+    def chosen(share, *shape):
+        return torch.rand(shape, generator=generator) < share
+
+    bad = torch.tensor([math.nan, math.inf, -math.inf, 1e-14])
+    seeds, tasks, seen = 5, 3, torch.zeros(4, dtype=torch.bool)
+    for number in range(60):
+        evidence = {
+            "losses": torch.randn(seeds, tasks, generator=generator),
+            "norm": torch.rand(seeds, generator=generator),
+            "unusual": chosen(0.1, seeds, tasks),
+            "gramian": torch.rand(seeds, tasks, tasks, generator=generator) + torch.eye(tasks),
+            "converged": ~chosen(0.2, seeds),
+        }
+        for name in ("losses", "norm", "gramian"):
+            places = chosen(0.05, *evidence[name].shape)
+            evidence[name][places] = bad[number % 4]
+        for name in {"gramian", "converged"} - set(optional):
+            del evidence[name]
+        counts = torch.randint(0, 5, (4, seeds, tasks), generator=generator)
+        first = torch.where(counts > 0, counts, -1)
+        stopped, skips, stops = chosen(0.2, seeds), chosen(0.5, 4, 1, 1), chosen(0.3, 4, 1, 1)
+        expected = answered_one_by_one(
+            evidence, counts.clone(), first.clone(), stopped, skips, stops, number
+        )
+        found = respond(evidence, (counts, first), stopped, (skips, stops), torch.tensor(number))
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+        seen |= (found[0] > counts).flatten(1).any(1)
+    assert seen.tolist() == [True, "converged" in optional, "gramian" in optional, True]
+
+
+def test_the_checks_of_a_guard_can_be_captured():
+    captured = Guard(GuardConfig(), len(SEEDS), TASKS, torch.device("cpu"))
+    captured._respond = CapturedFunction(respond, after=0)
+    plain = Guard(GuardConfig(), len(SEEDS), TASKS, torch.device("cpu"))
+    with torch.no_grad():
+        for number, (kind, changes) in enumerate(BAD.items()):
+            skips = [check(guard, kind[0], number, **changes) for guard in (captured, plain)]
+            assert torch.equal(*skips)
+    assert same(captured.state(), plain.state()) and plain.counts.any()

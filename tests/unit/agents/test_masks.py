@@ -5,7 +5,12 @@ import math
 import pytest
 import torch
 
-from mtrl_fairgrad.agents.masks import RowSnapshot, preserve_rows
+from mtrl_fairgrad.agents.masks import (
+    RowSnapshot,
+    move_masked,
+    move_towards,
+    preserve_rows,
+)
 
 ROWS = torch.tensor([False, True, False])
 
@@ -31,3 +36,17 @@ def test_a_snapshot_restores_rows_in_place_even_from_nan():
     value.fill_(math.nan)
     snapshot.restore(ROWS)
     assert value.data_ptr() == address and value[1] == 1 and value[[0, 2]].isnan().all()
+
+
+@pytest.mark.parametrize("move", [move_towards, move_masked])
+@pytest.mark.parametrize("rows", [[False], [True], [False, True, False], [True] * 3], ids=str)
+def test_targets_move_by_the_share_except_in_the_selected_rows(move, rows):
+    rows = torch.tensor(rows)
+    targets = [torch.randn(len(rows), *shape) for shape in ((), (4,), (2, 3))]
+    sources = [torch.randn_like(target) for target in targets]
+    before, addresses = [t.clone() for t in targets], [t.data_ptr() for t in targets]
+    move(targets, sources, 0.25, rows)
+    for target, source, old in zip(targets, sources, before, strict=True):
+        assert torch.equal(target[rows], old[rows])
+        torch.testing.assert_close(target[~rows], (old + 0.25 * (source - old))[~rows])
+    assert [t.data_ptr() for t in targets] == addresses
