@@ -79,4 +79,8 @@ def _copy_and_call(
 ) -> Any:
     device = device_of(arguments, options)
     arguments, options = tree_map_only(Tensor, Tensor.cpu, (arguments, options))
-    return tree_map_only(Tensor, lambda each: each.to(device), function(*arguments, **options))
+    # CUDA copies small tensors aside before it returns, so that nothing has to wait for the end.
+    at_once = device.type == "cuda"
+    return tree_map_only(
+        Tensor, lambda each: each.to(device, non_blocking=at_once), function(*arguments, **options)
+    )

@@ -18,7 +18,7 @@ from mtrl_fairgrad.gradients.shared_graph.backward_passes import (
 from mtrl_fairgrad.gradients.shared_graph.grad_writer import GradWriter, coordinates
 from mtrl_fairgrad.gradients.shared_graph.reach import Reach
 from mtrl_fairgrad.gradients.shared_graph.sharded import shard_of
-from mtrl_fairgrad.weighting.products import real_view
+from mtrl_fairgrad.weighting.products import GRAMIAN_CHUNK, Joined, flatten, joinable, real_view
 
 
 @dataclass
@@ -61,7 +61,14 @@ class GradientRows:
             return torch.zeros((tasks, *tensor.shape), dtype=dtype, device=tensor.device)
 
         spare = dict(enumerate(_zeros(writer.own)))
-        jacobian = {str(i): zero_rows(tensor) for i, tensor in enumerate(at)}
+        views = [real_view(shard_of(tensor)) for tensor in at]
+        jacobian: dict[str, Tensor]
+        if joinable(views) and writer.scaler is None and writer.processes.size == 1:
+            size = sum(view.numel() for view in views)
+            whole = views[0].new_zeros(tasks, size + -size % GRAMIAN_CHUNK)
+            jacobian = Joined(whole, {str(i): view.shape for i, view in enumerate(views)})
+        else:
+            jacobian = {str(i): zero_rows(tensor) for i, tensor in enumerate(at)}
         losses = torch.zeros(tasks, device=at[0].device)
         return cls(losses, jacobian, Reach(len(at)), Reach(len(writer.own)), spare)
 
@@ -120,6 +127,10 @@ class GradientRows:
             if gradient is not None:
                 sums.append(rows[tasks])
                 parts.append(coordinates(gradient).reshape_as(sums[-1]))
+        if isinstance(self.jacobian, Joined) and len(parts) == len(self.jacobian):
+            whole = torch.cat([flatten(part, 1) for part in parts], 1)
+            self.jacobian.whole[tasks, : whole.shape[1]] += whole
+            sums, parts = list[Tensor](), list[Tensor]()
         for task, own in enumerate(gradients.own, start=first):
             self.own_reach.note_all(own)
             for position, gradient in enumerate(own):
@@ -143,14 +154,15 @@ class GradientRows:
             weights: weights of the losses, `[K]`; None for plain gradients.
         """
         sums = _zeros(own)
-        left = [
-            (position, gradient if weights is None else weights[task] * gradient)
-            for (position, task), gradient in self.own.items()
-        ]
-        while left:  # in each round, the first of what is left for every parameter
-            now = {position: gradient for position, gradient in reversed(left)}
-            tensor_lists.add_([sums[position] for position in now], list(now.values()))
-            left = [each for each in left if now[each[0]] is not each[1]]
+        left: list[tuple[tuple[int, int], Tensor]] = list(self.own.items())
+        while left:  # in each round, the first that is left for every parameter
+            first = {position: task for (position, task), _ in reversed(left)}
+            now = [each for each in left if first[each[0][0]] == each[0][1]]
+            left = [each for each in left if first[each[0][0]] != each[0][1]]
+            tensor_lists.add_(
+                [sums[position] for (position, _), _ in now],
+                [part if weights is None else weights[task] * part for (_, task), part in now],
+            )
         return sums
 
 

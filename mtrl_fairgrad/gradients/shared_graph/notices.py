@@ -89,10 +89,10 @@ def _to_host(losses: Tensor, diagnostics: dict[str, Tensor], fell_back: bool) ->
 
 def _say(method: Method, said: set[str], copy: _Copy) -> None:
     values: Any = copy.values
-    losses, others = values[: copy.tasks].tolist(), values[copy.tasks :].tolist()
-    weights, solved = (
-        (others[: copy.tasks], others[copy.tasks :]) if copy.weighted else ([], others)
-    )
+    numbers: list[float] = values.tolist()
+    losses, others = numbers[: copy.tasks], numbers[copy.tasks :]
+    weighted = copy.tasks if copy.weighted else 0
+    weights, solved = others[:weighted], others[weighted:]
     # A task without weight does no harm.
     bad = [
         not math.isfinite(loss) and not (copy.weighted and weights[task] == 0)
