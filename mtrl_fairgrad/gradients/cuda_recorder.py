@@ -58,8 +58,8 @@ class CudaRecorder:
     def session(self) -> Generator[None]:
         """Use one side stream and one memory pool; after an error, end the capture.
 
-        A failed capture leaves random number generators in a state in which every draw raises an
-        error, so copies of their states, which draw the same numbers, replace them.
+        A failed capture leaves the states of random number generators so that every draw, and
+        every replay of an earlier graph, raises an error. So captures get copies of the states.
         """
         cuda = _torch.cuda
         with cuda.device(self.device):
@@ -67,7 +67,9 @@ class CudaRecorder:
             gc.collect()  # nothing may free a graph during the capture
             cuda.empty_cache()
             generators = list(cuda.default_generators)
-            states = [generator.clone_state() for generator in generators]
+            states = [generator.graphsafe_get_state() for generator in generators]
+            for generator in generators:
+                generator.graphsafe_set_state(generator.clone_state())
             self._stream = self._stream or cuda.Stream()
             self._pool = cuda.graph_pool_handle()
             current = cuda.current_stream()
@@ -80,10 +82,11 @@ class CudaRecorder:
                         self._abort()
                         raise
             except BaseException:
-                for generator, state in zip(generators, states, strict=True):
-                    generator.graphsafe_set_state(state)
                 cuda.synchronize()
                 raise
+            finally:
+                for generator, state in zip(generators, states, strict=True):
+                    generator.graphsafe_set_state(state)
             current.wait_stream(self._stream)
 
     def begin(self) -> None:

@@ -15,11 +15,14 @@ from mtrl_fairgrad.gradients.split_capture import CaptureError, capture
 class Generator:
     """A generator whose state, like that of CUDA, is left in a capture by one that fails."""
 
-    def __init__(self, number, capturing=False):
-        self.state = {"number": number, "capturing": capturing}
+    def __init__(self, state):
+        self.state = state
 
     def clone_state(self):
-        return Generator(**self.state)
+        return Generator(dict(self.state))
+
+    def graphsafe_get_state(self):
+        return Generator(self.state)
 
     def graphsafe_set_state(self, other):
         self.state = other.state
@@ -27,6 +30,10 @@ class Generator:
     def draw(self):
         assert not self.state["capturing"], "Offset increment outside graph capture"
         return self.state["number"]
+
+
+def fresh(number):
+    return Generator({"number": number, "capturing": False})
 
 
 class Stream:
@@ -44,20 +51,22 @@ class Stream:
 def cuda(monkeypatch):
     """What the recorder uses of `torch`; `broken` makes the end of a capture fail."""
     log = []
-    made = SimpleNamespace(log=log, broken=False, generators=[Generator(3), Generator(5)])
+    made = SimpleNamespace(log=log, broken=False, generators=[fresh(3), fresh(5)])
 
     class Graph:
         def capture_begin(self, pool, capture_error_mode):
             log.append(f"begin {pool} {capture_error_mode}")
-            made.generators[0].state["capturing"] = True
+            self.state = made.generators[0].state
+            self.state["capturing"] = True
 
         def capture_end(self):
             log.append("end")
             if made.broken:
                 raise RuntimeError("the capture is invalid")
-            made.generators[0].state["capturing"] = False
+            self.state["capturing"] = False
 
         def replay(self):
+            assert not self.state["capturing"]
             log.append("replay")
 
     @contextmanager
@@ -107,6 +116,8 @@ def test_sections_share_a_pool_and_are_ordered_with_the_current_stream(cuda):
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_failure_ends_the_capture_and_gives_generators_their_states_back(cuda, broken):
     recorder = CudaRecorder(torch.device("cuda"))
+    earlier = capture(lambda: None, recorder)
+    cuda.log.clear()
     cuda.broken = broken
 
     def refuse():
@@ -115,12 +126,13 @@ def test_a_failure_ends_the_capture_and_gives_generators_their_states_back(cuda,
     with pytest.raises(CaptureError, match=r"its beginning with RuntimeError: not permitted$"):
         capture(refuse, recorder)
     one = ["synchronize", "side waits for main"]
-    ends = [["end", *([f"pool {pool} ended"] if broken else []), "synchronize"] for pool in "ab"]
+    ends = [["end", *([f"pool {pool} ended"] if broken else []), "synchronize"] for pool in "bc"]
     assert cuda.log == [
-        *[*one, "begin a thread_local", *ends[0]],
-        *[*one, "begin b thread_local", *ends[1]],
+        *[*one, "begin b thread_local", *ends[0]],
+        *[*one, "begin c thread_local", *ends[1]],
     ]
     assert [generator.draw() for generator in cuda.generators] == [3, 5]
+    earlier.replay()
     cuda.broken = False
     assert capture(lambda: None, recorder).result is None, "the next capture works"
 
@@ -137,7 +149,7 @@ def test_an_invalid_end_is_a_failure_like_any_other(cuda):
 def test_pytorch_has_what_the_recorder_calls():
     begin = inspect.signature(torch.cuda.CUDAGraph.capture_begin).parameters
     assert {"pool", "capture_error_mode"} <= set(begin)
-    for name in ("clone_state", "graphsafe_set_state"):
+    for name in ("clone_state", "graphsafe_get_state", "graphsafe_set_state"):
         assert hasattr(torch.Generator, name)
     for name in ("graph_pool_handle", "default_generators", "empty_cache", "Stream"):
         assert hasattr(torch.cuda, name)
