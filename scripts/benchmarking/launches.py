@@ -7,6 +7,7 @@ on a list of tensors launches a kernel for each portion of the list, some produc
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -183,6 +184,7 @@ def update_launches(
     Raises:
         GraphError: a CUDA graph cannot hold the update.
     """
+    config = dataclasses.replace(config, compile="false")
     with fake_cuda():
         agent = make_agent(config, tasks, observation_dim, action_dim, DEVICE)
         return agent_launches(agent, config, observation_dim, action_dim, refuse)

@@ -4,21 +4,10 @@ import pytest
 import torch
 
 from mtrl_fairgrad.gradients.cuda_graph import WARM_UP, GraphedUpdates, copy_tensors
-from mtrl_fairgrad.training.factory import make_learner
 from mtrl_fairgrad.utils.faults import FallbackWarning
 from mtrl_fairgrad.weighting import host, method_names
 from tests.support.recorder import StandIn
-from tests.support.small_learner import (
-    ACTION,
-    OBSERVATION,
-    SMALL,
-    TASKS,
-    configuration,
-    flat,
-    go,
-    learner_of,
-    transition,
-)
+from tests.support.small_learner import SMALL, flat, go, learner_of, transition
 
 
 def words_of(name):
@@ -133,21 +122,3 @@ def test_copies_reach_each_tensor_in_its_type():
     copy_tensors(targets, sources)
     assert torch.equal(targets[0][0], torch.ones(2)) and targets[2] == 2.5
     assert torch.equal(targets[1]["a"], torch.arange(3))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("method", ["ls", "fairgrad", "nash_mtl", "pcgrad"])
-def test_a_cuda_graph_learns_what_updates_learn(method):
-    device = torch.device("cuda")
-    states = []
-    for graph in (False, True):
-        words = [f"method={method}", f"cuda_graph={graph}".lower(), *SMALL]
-        learner = make_learner(configuration(*words), TASKS, OBSERVATION, ACTION, device)
-        for number in range(30):
-            learner.learn(number)
-            learner.store(
-                type(found := transition(number, (0,)))(*(each.to(device) for each in found))
-            )
-        states.append(flat(learner))
-    for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name], value)
