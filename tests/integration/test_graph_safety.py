@@ -17,26 +17,26 @@ from tests.support.small_learner import ACTION, OBSERVATION, SMALL, configuratio
 
 TASKS = 10
 ALLOWED = {
-    "aligned_mtl": (298, 2),
-    "cagrad": (298, 2),
-    "db_mtl": (415, 0),
-    "dwa": (335, 0),
-    "fairgrad": (304, 0),
-    "famo": (399, 0),
-    "graddrop": (498, 0),
-    "gradvac": (300, 2),
-    "imtl_g": (298, 2),
-    "ls": (309, 0),
-    "mgda": (298, 2),
-    "moco": (490, 0),
-    "nash_mtl": (304, 0),
-    "pcgrad": (298, 2),
-    "rlw": (315, 0),
-    "si": (323, 0),
-    "stch": (341, 0),
-    "stl": (341, 0),
-    "upgrad": (298, 2),
-    "uw": (356, 0),
+    "aligned_mtl": (265, 2),
+    "cagrad": (265, 2),
+    "db_mtl": (379, 0),
+    "dwa": (291, 0),
+    "fairgrad": (271, 0),
+    "famo": (346, 0),
+    "graddrop": (465, 0),
+    "gradvac": (267, 2),
+    "imtl_g": (265, 2),
+    "ls": (265, 0),
+    "mgda": (265, 2),
+    "moco": (456, 0),
+    "nash_mtl": (271, 0),
+    "pcgrad": (265, 2),
+    "rlw": (271, 0),
+    "si": (279, 0),
+    "stch": (297, 0),
+    "stl": (304, 0),
+    "upgrad": (265, 2),
+    "uw": (313, 0),
 }
 """Method -> largest number of launches before fusion, and number of calls on the host, of an update
 with ten tasks and networks of one hidden layer. The launches are 2 % above those of this version.
@@ -64,7 +64,7 @@ def test_every_method_has_a_stated_number_of_launches():
 def test_an_update_fits_into_graphs_and_launches_no_more_than_stated(name):
     found = launches(name)
     most, host_calls = ALLOWED[name]
-    assert most * 0.9 < found.launches <= most
+    assert most * 0.8 < found.launches <= most
     assert found.host_calls.total() == host_calls
 
 
