@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from benchmarking.fake_cuda import DEVICE, fake_cuda
 
 from mtrl_fairgrad import LS
 from mtrl_fairgrad.agents import SAC, networks
 from mtrl_fairgrad.agents.networks import Computation
 from mtrl_fairgrad.agents.twin_products import product
-from scripts.benchmarking.fake_cuda import DEVICE, fake_cuda
 from tests.support.sac_equations import ACTION, BATCH, OBSERVATION, TASKS, Problem, traced
 from tests.unit.agents.conftest import DIMENSIONS, small_config
 
