@@ -1,10 +1,11 @@
 # `make train` or `make test` is all a newcomer types. Each builds .venv if it is missing or outdated:
-# training installs the extra `rl`, tests add the extra `dev`.
+# training installs the extra `rl`, tests add the extra `dev`, exhaustive tests the extra `kernels`.
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 TRAIN  := $(VENV)/.ready-train
 DEV    := $(VENV)/.ready-dev
+FULL   := $(VENV)/.ready-exhaustive
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # What `make train` runs, for example `make train PRESET=none METHOD=ls ARGS="seeds=[0,1,2]"`.
@@ -26,7 +27,7 @@ test: lint
 	$(PYTEST) -m "not exhaustive" tests/unit tests/integration
 
 # All fifty tasks, fine grids, 250-digit solutions, long runs, fault injection, fuzzing.
-test-exhaustive: $(DEV)
+test-exhaustive: $(FULL)
 	$(PYTEST) -m exhaustive tests
 
 # What needs a GPU, in under 3 minutes; GPU_RUN is a Python with a CUDA build of PyTorch.
@@ -59,6 +60,10 @@ $(TRAIN): pyproject.toml constraints.txt | $(RUN)
 $(DEV): pyproject.toml constraints.txt | $(RUN)
 	$(PIP) --editable ".[dev]"
 	@touch $(TRAIN) $(DEV)
+
+$(FULL): pyproject.toml constraints.txt | $(RUN)
+	$(PIP) --editable ".[dev,kernels]"
+	@touch $(TRAIN) $(DEV) $(FULL)
 
 # Check the tested versions for known vulnerabilities; reports if no advisories can be reached.
 audit:

@@ -128,7 +128,7 @@ def equilibrate(problem: Problem, dtype: torch.dtype) -> Equilibrated:
 
 
 @functools.cache
-def _ridges(smallest: float) -> list[tuple[float, float]]:
+def trial_ridges(smallest: float) -> list[tuple[float, float]]:
     """Return ridges in ascending order, each with the shift that it is tested with.
 
     A ridge is accepted if the shifted matrix is positive definite. Half of a ridge must suffice for
@@ -149,7 +149,7 @@ def _smallest_ridge(cosines: Array, smallest: float) -> tuple[Array, Array]:
     for index, matrix in zip(
         np.ndindex(ridges.shape), cosines.reshape(-1, tasks, tasks), strict=True
     ):
-        for ridge, shift in _ridges(smallest):
+        for ridge, shift in trial_ridges(smallest):
             shifted = matrix.copy()
             shifted[diagonal] += shift
             if _lapack.dpotrf(shifted, lower=1, overwrite_a=1)[1] == 0:

@@ -35,14 +35,14 @@ def solve(matrix, right, scratch_ptr, TASKS: tl.constexpr, BLOCK: tl.constexpr):
     for k in range(0, TASKS, 2):
         # Two buffers take turns, so that one barrier a round suffices.
         buffer = scratch_ptr + (k // 2 % 2) * 3 * BLOCK
-        tl.store(
-            buffer + (column - k) * BLOCK + row, matrix, mask=(column == k) | (column == k + 1)
-        )
+        # Contiguous along the rows, as the matrix lies in the threads.
+        pivots = (column == k) | (column == k + 1)
+        tl.store(buffer + 2 * row + (column - k), matrix, mask=pivots)
         tl.store(buffer + 2 * BLOCK + column, right)
         tl.debug_barrier()
-        a = tl.load(buffer + k)
-        b = tl.load(buffer + k + 1)
-        c = tl.load(buffer + BLOCK + k + 1)
+        a = tl.load(buffer + 2 * k)
+        b = tl.load(buffer + 2 * k + 2)
+        c = tl.load(buffer + 2 * k + 3)
         first = 1.0 / a
         factor = b * first
         remainder = c - factor * b
@@ -53,12 +53,12 @@ def solve(matrix, right, scratch_ptr, TASKS: tl.constexpr, BLOCK: tl.constexpr):
 
         # Multiples of the two pivot rows that are subtracted from the rows, once by their indices
         # along the first axis, and once along the second, along which the right side lies.
-        down = tl.load(buffer + row)
+        down = tl.load(buffer + 2 * row)
         down_first = (down - tl.where(row == k, 1.0, 0.0)) * first
-        down = tl.load(buffer + BLOCK + row) - down_first * b
+        down = tl.load(buffer + 2 * row + 1) - down_first * b
         down_second = (down - tl.where(row == k + 1, 1.0, 0.0)) * second
-        across = tl.load(buffer + column)
-        next_across = tl.load(buffer + BLOCK + column)
+        across = tl.load(buffer + 2 * column)
+        next_across = tl.load(buffer + 2 * column + 1)
         across_first = (across - tl.where(column == k, 1.0, 0.0)) * first
         next_across -= across_first * b
         across_second = (next_across - tl.where(column == k + 1, 1.0, 0.0)) * second

@@ -23,6 +23,8 @@ from mtrl_fairgrad.weighting.solvers.fused.device_functions import (
     store_solution,
 )
 from mtrl_fairgrad.weighting.solvers.fused.launching import as_problems, block_of, options_of
+from mtrl_fairgrad.weighting.solvers.newton import NEGLIGIBLE as _NEGLIGIBLE
+from mtrl_fairgrad.weighting.solvers.newton import UNSAFEGUARDED_STEPS as _UNSAFEGUARDED_STEPS
 
 LOWEST = tl.constexpr(safeguarded.LOWEST)
 ROUNDING = tl.constexpr(safeguarded.ROUNDING)
@@ -34,9 +36,9 @@ TARGET = tl.constexpr(safeguarded.TARGET)
 SETTLED = tl.constexpr(safeguarded.SETTLED)
 PATIENCE = tl.constexpr(safeguarded.PATIENCE)
 MAX_ITERATIONS = tl.constexpr(safeguarded.MAX_ITERATIONS)
-UNSAFEGUARDED_STEPS = tl.constexpr(12)
+UNSAFEGUARDED_STEPS = tl.constexpr(_UNSAFEGUARDED_STEPS)
 HALVINGS = tl.constexpr(len(safeguarded.STEP_FRACTIONS))
-NEGLIGIBLE = tl.constexpr(1e-20)
+NEGLIGIBLE = tl.constexpr(_NEGLIGIBLE)
 NO_RIDGE_FACTOR = tl.constexpr(float(problem.NO_RIDGE_FACTOR))
 
 _solve = elimination.solve
@@ -394,7 +396,7 @@ def launch(
             HAS_START=near is not None,
             HAS_ITERATIONS=iterations is not None,
             SMALLEST_RIDGE=smallest,
-            RIDGES=len(problem._ridges(smallest)) - 1,
+            RIDGES=len(problem.trial_ridges(smallest)) - 1,
             TASKS=tasks,
             BLOCK=block,
             **options_of(block),
