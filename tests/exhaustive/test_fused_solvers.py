@@ -144,7 +144,7 @@ def test_ridges_grow_until_a_gramian_is_definite(kernel: Callable[..., Solution]
     jacobian = ordinary(6, generator(1)).repeat(2, 1)
     noise = torch.randn(12, 12, generator=generator(2), dtype=torch.float64)
     rounded = jacobian @ jacobian.T + 1e-5 * (noise + noise.T)
-    gramians = torch.stack([rounded, torch.eye(12).double() + 3 * (torch.ones(12, 12) - 1)])
+    gramians = torch.stack([rounded, 3.0 - 2.0 * torch.eye(12, dtype=torch.float64)])
     for each in (gramians, gramians.float()):
         found = kernel(each, 2.0)
         assert found.converged.tolist() == [True, False]
