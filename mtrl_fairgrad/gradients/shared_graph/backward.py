@@ -124,8 +124,8 @@ def backward(
     Cost: one backward pass for loss weightings (and a second one through the heads for plain own
     gradients). K passes or the same work in fewer passes for the other kinds, whose direction is a
     sum over the rows of the Jacobian without another pass. Memory: K gradients of `shared`, and
-    those of one pass. With a representation: K passes through the heads and one through the
-    encoder, and K gradients of the representation.
+    those of one pass, on a GPU twice. With a representation: K passes through the heads and one
+    through the encoder, and K gradients of the representation.
     """
     check_method(method)
     tasks_per_pass = _check_tasks_per_pass(tasks_per_pass)

@@ -133,10 +133,13 @@ class Combination:
         self._require_reached(layouts)
 
         def means(found: Sequence[Tensor | None], parameters: list[Tensor]) -> list[Tensor]:
-            return [
-                writer.mean(parameter, coordinates(gradient, parameter) / scale)
+            parts = [
+                coordinates(gradient, parameter)
                 for gradient, parameter in zip(found, parameters, strict=True)
             ]
+            if writer.scaler is not None:
+                parts = [part / scale for part in parts]
+            return list(map(writer.mean, parameters, parts))
 
         direction = {str(i): part for i, part in enumerate(means(of_shared, shared))}
         return self._finish(direction, means(of_own, own), losses, layouts, diagnostics)
