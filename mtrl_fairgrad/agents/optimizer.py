@@ -238,13 +238,20 @@ def clip_joined(
         first = clip_joined(shared, {}, max_norm, False)
         second = clip_joined({}, own, max_norm, False)
         return ClippedGradient(first.shared, second.own, torch.hypot(first.norm, second.norm))
-    alone = isinstance(shared, Joined) and not own
-    gradient = shared if alone else join(merge(shared=shared, own=own))
+    if isinstance(shared, Joined) and not own:
+        clipped, norm = _clip_whole(shared, max_norm)
+        return ClippedGradient(clipped, {}, norm)
+    clipped, norm = _clip_whole(join(merge(shared=shared, own=own)), max_norm)
+    clipped_shared, clipped_own = split(clipped, "shared", "own")
+    return ClippedGradient(clipped_shared, clipped_own, norm)
+
+
+def _clip_whole(gradient: Joined, max_norm: float | None) -> tuple[Joined, Tensor]:
+    """Return a clipped gradient and its norm `[S]` before."""
     norm = torch.linalg.vector_norm(gradient.whole, dim=1)
-    if max_norm is not None:
-        factor = _clip_factor(norm, max_norm)
-        gradient = gradient.with_whole(gradient.whole * factor.unsqueeze(-1))
-    return ClippedGradient(*((gradient, {}) if alone else split(gradient, "shared", "own")), norm)
+    if max_norm is None:
+        return gradient, norm
+    return gradient.with_whole(gradient.whole * _clip_factor(norm, max_norm).unsqueeze(-1)), norm
 
 
 def _clip_factor(norm: Tensor, max_norm: float) -> Tensor:

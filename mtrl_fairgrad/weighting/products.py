@@ -77,13 +77,13 @@ class Joined(dict[str, Tensor]):
     """
 
     def __init__(self, whole: Tensor, shapes: Mapping[str, torch.Size]) -> None:
+        super().__init__()
         self.whole, self.shapes = whole, dict(shapes)
-        sizes = [shape.numel() for shape in shapes.values()]
-        parts = whole.split_with_sizes([*sizes, whole.shape[-1] - sum(sizes)], -1)
-        super().__init__(
-            (name, part.view(*whole.shape[:-1], *shape))
-            for (name, shape), part in zip(shapes.items(), parts, strict=False)
-        )
+        column = 0
+        for name, shape in shapes.items():
+            part = whole.narrow(-1, column, shape.numel())
+            self[name] = part.view(*whole.shape[:-1], *shape)
+            column += shape.numel()
 
     def with_whole(self, whole: Tensor) -> Joined:
         """Return the mapping of another tensor `[*axes, N]` with the same columns."""
@@ -196,7 +196,7 @@ def batched_self_products(rows: Tensor) -> Tensor:
     whole = length // GRAMIAN_CHUNK * GRAMIAN_CHUNK
     if not whole:
         return rows @ rows.mT
-    pieces = rows.narrow(-1, 0, whole).unflatten(-1, (-1, GRAMIAN_CHUNK)).transpose(-3, -2)
+    pieces = rows.narrow(-1, 0, whole).view(*batch, tasks, -1, GRAMIAN_CHUNK).transpose(-3, -2)
     matrices = pieces.reshape(-1, tasks, GRAMIAN_CHUNK)  # a view of the result of `join_rows`
     product = (matrices @ matrices.mT).view(*batch, -1, tasks, tasks).sum(-3)
     if whole == length:
