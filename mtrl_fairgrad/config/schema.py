@@ -101,8 +101,8 @@ class Config:
     )
     precision: str = option(
         "fp32",
-        "Matrix products of the networks on a GPU: fp32, tf32 or, also on a CPU, bf16. Parameters, "
-        "Gramians, solvers, optimiser and targets keep theirs.",
+        "Matrix products of the networks in training: fp32, tf32 on a GPU, or bf16 between hidden "
+        "layers. Parameters, Gramians, solvers and optimiser keep their precision.",
         choices=PRECISIONS,
     )
     updates_per_launch: int = option(
