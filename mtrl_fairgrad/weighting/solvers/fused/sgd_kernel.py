@@ -30,6 +30,13 @@ def _rounded(values, SINGLE: tl.constexpr):
 
 
 @triton.jit
+def _norm(values, count, SINGLE: tl.constexpr):
+    """Return the norm; like PyTorch's, that of a single number does not overflow."""
+    squares = _rounded(tl.sum(_rounded(values * values, SINGLE), 0), SINGLE)
+    return tl.where(count == 1.0, tl.sum(tl.abs(values), 0), _rounded(tl.sqrt(squares), SINGLE))
+
+
+@triton.jit
 def sgd_kernel(
     gramian_ptr,
     active_ptr,
@@ -66,7 +73,7 @@ def sgd_kernel(
         progress = _rounded(matvec(matrix, weights), SINGLE)
         error = tl.where(active, _rounded(progress - power, SINGLE), 0.0)
         # The published code squares a norm, and differentiates that.
-        norm = _rounded(tl.sqrt(tl.sum(_rounded(error * error, SINGLE), 0)), SINGLE)
+        norm = _norm(error, count, SINGLE)
         objective = _rounded(norm * norm, SINGLE)
         better = objective < lowest
         best = tl.where(better, weights, best)
@@ -77,7 +84,7 @@ def sgd_kernel(
         through = _rounded(along * slope, SINGLE) * _rounded(inverse * inverse, SINGLE)
         through = tl.where(active, _rounded(through, SINGLE), 0.0)
         gradient = _rounded(_rounded(matvec(matrix, along), SINGLE) + through, SINGLE)
-        length = _rounded(tl.sqrt(tl.sum(_rounded(gradient * gradient, SINGLE), 0)), SINGLE)
+        length = _norm(gradient, count, SINGLE)
         scale = _rounded(max_norm / _rounded(length + constant(1e-6), SINGLE), SINGLE)
         gradient = _rounded(gradient * tl.where(scale > 1.0, 1.0, scale), SINGLE)
         velocity = _rounded(_rounded(momentum * velocity, SINGLE) + gradient, SINGLE)
