@@ -30,10 +30,11 @@ test: lint
 test-exhaustive: $(FULL)
 	$(PYTEST) -m exhaustive tests
 
-# What needs a GPU, in under 3 minutes; GPU_RUN is a Python with a CUDA build of PyTorch.
+# What needs a GPU, in under 3 minutes; GPU_RUN is a Python with a CUDA build of PyTorch. Both parts
+# with time limits: scripts/gpu_session.sh. Python's launches, not the GPU, limit the tests.
 GPU_RUN ?= $(RUN)
 test-gpu:
-	$(GPU_RUN) -m pytest tests/gpu
+	$(GPU_RUN) -m pytest -n 4 tests/gpu
 
 # Measure updates on a GPU, in under 4 minutes.
 benchmark-gpu:

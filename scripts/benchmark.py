@@ -89,6 +89,8 @@ def main(words: Sequence[str] | None = None) -> None:
     described = machine.describe(device)
     print(machine.summary(described), flush=True)
     paths = tables.kept_files(given.keep, described) if given.keep else (given.csv, given.json)
+    for path in filter(None, paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for name in given.sections or usual(device):
         measured = [tables.rounded(row) for row in SECTIONS[name](settings)]

@@ -51,6 +51,8 @@ SECONDS = {EAGER: 1.2, GRAPH: 1.2, COMPILED: 3.0}
 """Estimated seconds to build and time an update, by form."""
 COMPILE_SECONDS, CAPTURE_SECONDS = 30.0, 2.0
 """Estimated seconds to compile for new sizes, and to capture task gradients of new sizes."""
+START_SECONDS = 15.0
+"""Estimated seconds in which the first piece loads CUDA's libraries and compiles the solvers."""
 
 
 class Piece(NamedTuple):
@@ -72,7 +74,7 @@ def pieces() -> list[Piece]:
         return [Variant(way, form, **sizes) for way in ways]  # pyright: ignore[reportArgumentType]
 
     return [
-        compared("methods in a graph", several((*every, PLAIN))),
+        compared("methods in a graph", several((*every, PLAIN)), START_SECONDS),
         compared(
             "TF32 and bf16", several(both, precision="tf32") + several(both, precision="bf16")
         ),
@@ -96,9 +98,9 @@ def pieces() -> list[Piece]:
     ]
 
 
-def compared(name: str, variants: list[Variant]) -> Piece:
-    """Return a piece that times these updates in interleaved rounds."""
-    seconds = sum(SECONDS[variant.form] for variant in variants)
+def compared(name: str, variants: list[Variant], seconds: float = 0.0) -> Piece:
+    """Return a piece that times these updates in interleaved rounds; it takes `seconds` more."""
+    seconds += sum(SECONDS[variant.form] for variant in variants)
     new = {variant._replace(way=LEAN if variant.way == LEAN else "") for variant in variants}
     seconds += sum(
         COMPILE_SECONDS if variant.form == COMPILED else CAPTURE_SECONDS for variant in new
@@ -121,20 +123,27 @@ def parts(variants: list[Variant]) -> Piece:
 
 
 def measure(settings: Settings) -> Iterator[Row]:
-    """Yield rows, those of a piece when it is done."""
+    """Yield rows, those of a piece when it is done; Ctrl-C ends the section."""
     budget, started = Budget(60 * settings.minutes), time.monotonic()
     for piece in pieces():
         found: list[Row] = []
+        interrupted = False
         elapsed = time.monotonic() - started
         print(f"{elapsed:4.0f} s  {piece.name}", file=sys.stderr, flush=True)
-        if budget.spend(piece.seconds, partial(_collect, piece, settings, found)):
-            _free(settings.device)
-        else:
-            found.append(Row(SECTION, f"left out for time: {piece.name}", piece.seconds, "s"))
+        try:
+            if budget.spend(piece.seconds, partial(_collect, piece, settings, found)):
+                _free(settings.device)
+            else:
+                found.append(Row(SECTION, f"left out for time: {piece.name}", piece.seconds, "s"))
+        except KeyboardInterrupt:
+            interrupted = True
+            found.append(Row(SECTION, f"failed: interrupted at {piece.name}", 1, FAILURES))
         for row in found:
             words = f"        {row.name}: {tables.number(row.value)} {row.unit}"
             print(words, file=sys.stderr, flush=True)
         yield from found
+        if interrupted:
+            break
     yield Row(SECTION, "duration", time.monotonic() - started, "s")
 
 

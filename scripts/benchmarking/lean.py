@@ -1,8 +1,9 @@
 """Single-task SAC in the form of LeanRL (github.com/meta-pytorch/LeanRL), for comparison.
 
 What LeanRL does to make plain SAC fast: both critics are one network with stacked parameters,
-lifted by `torch.vmap`; the updates of critics and actor are compiled whole, backward pass and Adam
-included, by `torch.compile` and replayed from a CUDA graph. As there, gradients are not clipped.
+lifted by `torch.vmap`; forward and backward passes of critics and actor are compiled by
+`torch.compile`, and all is replayed from a CUDA graph. As there, gradients are not clipped. Adam is
+PyTorch's fused kernel, which the compiler does not look into.
 """
 
 from __future__ import annotations

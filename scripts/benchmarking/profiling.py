@@ -12,8 +12,10 @@ from torch.profiler import ProfilerActivity, profile
 from .settings import Row, Settings
 from .timing import wait
 
+LIBRARY = "gemm", "gemv", "cutlass", "xmma", "nvjet", "splitk"
+"""Parts of the names of cuBLAS's kernels."""
 GROUPS = {
-    "matrix products": ("::mm", "::bmm", "::addmm", "::baddbmm", "gemm", "gemv", "cutlass", "xmma"),
+    "matrix products": ("::mm", "::bmm", "::addmm", "::baddbmm", *LIBRARY),
     "biases and activations": ("::add", "relu", "clamp", "threshold"),
     "Adam": ("adam", "foreach", "multi_tensor"),
     "copies": ("copy", "cat", "stack", "clone", "index", "fill", "zero", "memcpy", "memset"),

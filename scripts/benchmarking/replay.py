@@ -1,4 +1,4 @@
-"""Replay an update of plain PyTorch code from a CUDA graph, without this project's code."""
+"""Replay an update of plain PyTorch code, which makes no host calls, from one CUDA graph."""
 
 from __future__ import annotations
 
@@ -9,24 +9,32 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from mtrl_fairgrad.gradients.cuda_recorder import CudaRecorder
+
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 """Takes a function that launches work; returns one that launches the same work again."""
-WARM_UP = 3
-"""Ordinary calls before the capture, in which PyTorch initialises libraries and optimisers."""
+WARM_UP = 5
+"""Ordinary calls before the capture, in which PyTorch initialises libraries and optimisers, and
+compiles anew when the optimisers have their state.
+"""
 
 
 def capture_whole(function: Callable[[], None]) -> Callable[[], None]:
-    """Capture `function` in one CUDA graph, after ordinary calls on another stream."""
+    """Capture `function` in one CUDA graph, after ordinary calls on another stream.
+
+    An error leaves the process usable for what is measured next.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
             function()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    recorder = CudaRecorder(torch.device("cuda", torch.cuda.current_device()))
+    with recorder.session():
+        recorder.begin()
         function()
-    return graph.replay
+        return recorder.end()
 
 
 def replayed(

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
 import torch
 
@@ -32,7 +32,6 @@ ENVIRONMENTS = 20
 
 Steps = Callable[[], Any]
 CPU = torch.device("cpu")
-_mujoco: Any = mujoco  # compiled, without type annotations
 
 
 class Episode:
@@ -58,11 +57,12 @@ class Episode:
 
     def run(self) -> None:
         """Repeat the whole episode."""
+        mujoco: Any = import_module("mujoco")  # other sections run without it
         self.data = data = copy(self._start)
         model, substeps = self.model, self.substeps
         for control, hand in self._controls:
             data.ctrl[:], data.mocap_pos[:] = control, hand
-            _mujoco.mj_step(model, data, substeps)
+            mujoco.mj_step(model, data, substeps)
 
     @property
     def substeps_done(self) -> float:

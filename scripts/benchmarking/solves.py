@@ -6,6 +6,8 @@ the GPU alone. The form on the CPU is timed as a call, with copies from and to t
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +22,10 @@ from .settings import Row, Settings
 from .timing import interleaved, milliseconds
 
 TASKS, SEEDS, ALPHA = (10, 50, 64), (1, 10), 2.0
-REPLAYS = 50
+REPLAYS, WARM_UP = 50, 0.1
+"""Replays of one measurement, and seconds of replays before the first one: while the CPU compiles,
+the GPU may lower its clock.
+"""
 
 FORMS: dict[str, Callable[[Tensor], Any]] = {
     "newton, host": lambda gramian: solvers.newton(gramian, ALPHA, form="host"),
@@ -64,13 +69,19 @@ def _called(solve: Callable[[], Any], settings: Settings) -> float:
 
 
 def _replayed(solve: Callable[[], Any], settings: Settings) -> float:
-    """Return microseconds of the GPU for one replay."""
+    """Return the median of microseconds of the GPU for one replay."""
     replay = capture_whole(solve)
-    replay()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    for _ in range(REPLAYS):
-        replay()
-    end.record()
-    end.synchronize()
-    return 1e3 * begin.elapsed_time(end) / REPLAYS
+
+    def measured() -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(REPLAYS):
+            replay()
+        end.record()
+        end.synchronize()
+        return 1e3 * begin.elapsed_time(end) / REPLAYS
+
+    until = time.monotonic() + WARM_UP
+    while time.monotonic() < until:
+        measured()
+    return statistics.median(measured() for _ in range(settings.rounds))

@@ -65,7 +65,7 @@ def test_fairgrad_on_a_gramian_does_not_wait(solver, card):
     with no_waiting(card):
         weights, diagnostics = method(there)
     assert diagnostics["active"].is_cuda
-    torch.testing.assert_close(weights.cpu(), method(gramian).weights, rtol=1e-6, atol=0)
+    torch.testing.assert_close(weights.cpu(), method(gramian).weights, rtol=1e-4, atol=0)
 
 
 def test_methods_that_compute_on_the_host_give_results_on_the_device(device):

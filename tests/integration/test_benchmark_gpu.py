@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import subprocess
+import sys
 import warnings
 
 import benchmark
@@ -17,6 +19,7 @@ from benchmarking.settings import TINY, Row, Settings, Size
 from benchmarking.variants import COMPILED, EAGER, GRAPH, Variant
 
 from mtrl_fairgrad.utils.faults import FallbackWarning
+from tests.support.paths import ROOT
 
 CPU = torch.device("cpu")
 QUICK = Settings(CPU, quick=True, rounds=2)
@@ -121,6 +124,25 @@ def test_an_error_within_a_piece_leaves_the_rows_before_it(capsys):
     gpu._collect(gpu.Piece("broken", 1, rows), QUICK, found)
     assert [row.name for row in found] == ["first", "failed: broken"]
     assert "device lost" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_what_was_measured(monkeypatch, capsys):
+    def rows(settings):
+        yield Row("gpu", "first", 1, "ms")
+        raise KeyboardInterrupt
+
+    pieces = [gpu.Piece("long", 1, rows), gpu.Piece("next", 1, lambda settings: iter(()))]
+    monkeypatch.setattr(gpu, "pieces", lambda: pieces)
+    found = list(gpu.measure(QUICK))
+    assert [row.name for row in found] == ["first", "failed: interrupted at long", "duration"]
+    assert found[1].unit == gpu.FAILURES
+
+
+@pytest.mark.exhaustive
+def test_the_section_needs_no_simulator():
+    blocked = "import sys; sys.modules['mujoco'] = sys.modules['metaworld'] = None; "
+    command = [sys.executable, "-c", blocked + "sys.path.insert(0, 'scripts'); import benchmark"]
+    subprocess.run(command, cwd=ROOT, check=True)
 
 
 def test_a_failure_ends_the_command_with_an_error_after_the_files_are_written(
@@ -246,6 +268,8 @@ def test_kernels_are_told_apart():
         "newton_kernel": "solve",
         "sgd_kernel": "solve",
         "sm90_xmma_gemm_f32f32": "matrix products",
+        "nvjet_sss_128x64_64x5_1x2_h_bz_NNT": "matrix products",
+        "void cublasLt::splitKreduce_kernel<32, 16, int, float>": "matrix products",
         "Memcpy DtoH (Device -> Pinned)": "copies to and from the host",
         "void at::native::vectorized_elementwise_kernel": profiling.REST,
     }
