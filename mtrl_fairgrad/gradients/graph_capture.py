@@ -115,7 +115,9 @@ class CapturedFunction:
             result_leaves, result_structure = tree_flatten(result)
             return result_leaves
 
-        module = make_fx(flat)(*leaves)
+        # On a GPU a backward pass runs in another thread, which need not know what is traced here.
+        with torch.autograd.set_multithreading_enabled(False):
+            module = make_fx(flat)(*leaves)
         compiled = self._compiled(module, leaves)
         if compiled is not None:
             return compiled, result_structure

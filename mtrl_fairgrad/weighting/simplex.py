@@ -28,7 +28,24 @@ def project(points: Tensor) -> Tensor:
     shifted = points - points.amax(-1, keepdim=True)
     descending = shifted.sort(-1, descending=True).values
     count = torch.arange(1, points.shape[-1] + 1, dtype=points.dtype, device=points.device)
-    thresholds = (descending.cumsum(-1) - 1) / count
+    thresholds = (_running_sums(descending) - 1) / count
     last = (descending > thresholds).sum(-1, keepdim=True) - 1
     nearest = (shifted - thresholds.gather(-1, last.clamp(min=0))).clamp(min=0)
     return torch.where(points.isfinite().all(-1, keepdim=True), nearest, torch.nan)
+
+
+def _running_sums(values: Tensor) -> Tensor:
+    """Sum the entries up to each one, of `[..., K]`.
+
+    A GPU has no deterministic running sum of floating-point numbers, for which PyTorch raises an
+    error under `use_deterministic_algorithms`.
+    """
+    return sums_of_beginnings(values) if values.is_cuda else values.cumsum(-1)
+
+
+def sums_of_beginnings(values: Tensor) -> Tensor:
+    """Compute the running sums of `[..., K]` as K sums, in an order that is always the same."""
+    tasks = values.shape[-1]
+    index = torch.arange(tasks, device=values.device)
+    earlier = index <= index[:, None]
+    return torch.where(earlier, values.unsqueeze(-2), 0.0).sum(-1)

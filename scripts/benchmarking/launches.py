@@ -63,11 +63,12 @@ NOT_IN_A_GRAPH = {
     "_unique2": "its result's shape depends on values",
     "bincount": "its result's shape depends on values",
     "histc": "looks at values for its range",
+    "cumsum": "has no deterministic form for floats: deterministic=true refuses it",
     "pin_memory": "allocates on the host",
     "_pin_memory": "allocates on the host",
 }
-"""Operation -> why a CUDA graph cannot hold it. Operations that draw random numbers, whose shapes
-depend on values, or that touch two devices are found by their properties."""
+"""Operation -> why an update on a GPU cannot have it. Operations that draw random numbers, whose
+shapes depend on values, or that touch two devices are found by their properties."""
 
 
 class GraphError(Exception):

@@ -135,6 +135,20 @@ def test_where_autograd_records_nothing_else_does():
     assert not captured._captures
 
 
+def test_backward_passes_are_recorded_in_the_thread_that_records():
+    parallel = []
+
+    def function(x):
+        parallel.append(torch._C._is_multithreading_enabled())
+        return x + 1
+
+    captured = CapturedFunction(function, after=1)
+    with torch.no_grad():
+        for _ in range(3):
+            captured(torch.zeros(2))
+    assert parallel == [True, False]
+
+
 def test_a_factor_stays_with_its_operand():
     captured = CapturedFunction(
         lambda x: (torch.add(x, x @ x, alpha=3), torch.add(x @ x, x, alpha=3)), after=0

@@ -120,3 +120,9 @@ def test_dtypes(dtype: torch.dtype, answer: torch.dtype) -> None:
     found = simplex.project(given)
     assert found.dtype == answer
     torch.testing.assert_close(found.double(), simplex.project(given.double()), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1,), (5,), (2, 3, 4)], ids=str)
+def test_sums_of_beginnings_are_running_sums(shape: tuple[int, ...]) -> None:
+    given = torch.arange(1.0, 1 + torch.Size(shape).numel()).reshape(shape)
+    assert torch.equal(simplex.sums_of_beginnings(given), given.cumsum(-1))
