@@ -56,7 +56,8 @@ class Adam(nn.Module):
             weight_decay: multiple of the value added to the gradient, as in `torch.optim.Adam`.
         """
         beta, gamma = BETAS
-        gradient = gradient + weight_decay * value
+        if weight_decay:
+            gradient = gradient + weight_decay * value
         steps = self.steps + 1
         mean = beta * self.mean + (1 - beta) * gradient
         square = gamma * self.square + (1 - gamma) * gradient.square()
@@ -68,4 +69,4 @@ class Adam(nn.Module):
             (self.square, square),
             (self.steps, steps),
         ):
-            old.copy_(torch.where(where, new, old))
+            torch.where(where, new, old, out=old)

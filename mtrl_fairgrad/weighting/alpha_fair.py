@@ -35,7 +35,7 @@ from mtrl_fairgrad.weighting.base import (
     nonnegative_or_nan,
 )
 from mtrl_fairgrad.weighting.options import Number
-from mtrl_fairgrad.weighting.products import align
+from mtrl_fairgrad.weighting.products import align, each_part
 
 KEY = "loss_alpha"
 HINT = "(at 1 the transformation is the logarithm: use the method si)"
@@ -175,9 +175,7 @@ class _JacobianWrapper(_AlphaFair, JacobianAggregation):
         noise: Tensor | None = None,
     ) -> Aggregate:
         factors, transformed = self._factors(losses)
-        observed = {
-            name: rows * align(factors.to(rows.dtype), rows) for name, rows in jacobian.items()
-        }
+        observed = each_part(lambda rows: rows * align(factors.to(rows.dtype), rows), jacobian)
         result: Aggregate = self._call(observed, transformed, noise)
         diagnostics = {**result.diagnostics, "loss_factors": factors}
         if "weights" in diagnostics:

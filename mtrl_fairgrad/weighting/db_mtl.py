@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mtrl_fairgrad.weighting.base import Aggregate, nonnegative_or_nan
 from mtrl_fairgrad.weighting.options import Number
-from mtrl_fairgrad.weighting.products import contract, flatten
+from mtrl_fairgrad.weighting.products import contract, flatten, whole_parts
 from mtrl_fairgrad.weighting.template import AveragingAggregation
 
 EPSILON = 1e-8
@@ -102,7 +102,7 @@ class DBMTL(AveragingAggregation):
         """Return the norms of the rows over all parameters, `[..., K]` float64."""
         axes = len(self.batch_shape) + 1
         parts: list[Tensor] = []
-        for rows in jacobian.values():
+        for rows in whole_parts(jacobian).values():
             dtype = torch.promote_types(rows.dtype, torch.float32)
             parts.append(_linalg.vector_norm(flatten(rows, axes), dim=-1, dtype=dtype).double())
         return _linalg.vector_norm(torch.stack(parts), dim=0)

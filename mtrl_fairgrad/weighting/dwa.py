@@ -74,7 +74,7 @@ class DWA(PositiveLossWeighting):
         self._check_shape(losses.shape)
         self.calls += valid
         longer = torch.cat((self.history[..., 1:, :], losses.unsqueeze(-2)), -2)
-        self.history.copy_(torch.where(valid.unsqueeze(-1), longer, self.history))
+        torch.where(valid.unsqueeze(-1), longer, self.history, out=self.history)
         before, recent = (
             self.history[..., : self.window, :].mean(-2).clamp(min=SMALLEST_DIVISOR),
             self.history[..., self.window :, :].mean(-2).clamp(min=SMALLEST_DIVISOR),

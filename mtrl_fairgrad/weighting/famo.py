@@ -123,7 +123,7 @@ class FAMO(PositiveLossWeighting):
                 "famo was called twice without after_step: call after_step(losses) with the losses "
                 "of the same batch after every optimiser step."
             )
-        self.before.copy_((losses + EPSILON).log())
+        torch.log(losses + EPSILON, out=self.before)
         self._stepping = True
         logits = self.logits.clone()
         return Weights((logits - self.before).softmax(-1), {"logits": logits})

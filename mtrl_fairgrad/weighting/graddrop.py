@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mtrl_fairgrad.weighting.base import Aggregate
 from mtrl_fairgrad.weighting.options import Number
-from mtrl_fairgrad.weighting.products import flatten
+from mtrl_fairgrad.weighting.products import Joined, flatten
 from mtrl_fairgrad.weighting.template import TemplateAggregation
 
 
@@ -95,24 +95,31 @@ class GradDrop(TemplateAggregation):
                 f"{(*self.batch_shape, sum(sizes))}, one uniform number per coordinate, as "
                 "method.draw returns them."
             )
+        parts: Mapping[str, Tensor] = rows
+        pieces = torch.split(uniform, sizes, -1)
+        if isinstance(rows, Joined):
+            parts, pieces = {"": rows.columns}, (uniform,)
         combined: dict[str, Tensor] = {}
         kept_sums: list[Tensor] = []
         total: list[Tensor] = []
-        for (name, row), piece in zip(rows.items(), torch.split(uniform, sizes, -1), strict=True):
-            entries = flatten(row, axes + 1).to(torch.promote_types(row.dtype, torch.float32))
+        for (name, part), piece in zip(parts.items(), pieces, strict=True):
+            entries = flatten(part, axes + 1).to(torch.promote_types(part.dtype, torch.float32))
             up, down = entries.clamp(min=0).sum(-2), entries.clamp(max=0).sum(-2)
+            absolutes = up - down
             # P > U without a division, which would be 0/0 where both signs' sums are 0.
-            winner = torch.where(up > piece * (up - down), up, down)
+            winner = torch.where(up > piece * absolutes, up, down)
             kept_sums.append(winner.abs().sum(-1, dtype=torch.float64))
-            total.append((up - down).sum(-1, dtype=torch.float64))
+            total.append(absolutes.sum(-1, dtype=torch.float64))
             combined[name] = winner.lerp(up + down, self.leak)
         absolute = torch.stack(total).sum(0)
         finite = absolute.isfinite()
         share = torch.where(absolute > 0, torch.stack(kept_sums).sum(0) / absolute, 1.0)
         direction: dict[str, Tensor] = {}
-        for name, row in rows.items():
+        for name, part in parts.items():
             masked = torch.where(finite[..., None], combined[name], torch.nan)
-            direction[name] = masked.to(row.dtype).reshape(row.select(axes, 0).shape)
+            direction[name] = masked.to(part.dtype).reshape(part.select(axes, 0).shape)
+        if isinstance(rows, Joined):
+            direction = rows.with_whole(direction[""])
         return Aggregate(direction, {"kept": torch.where(finite, share, torch.nan)})
 
     def extra_repr(self) -> str:

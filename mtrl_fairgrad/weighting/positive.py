@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,7 @@ class PositiveLossWeighting(LossWeighting):
             ValueError: a method with state was not initialised, or for a different shape.
         """
         seen = self._see(losses)
-        valid = seen.isfinite().all(-1, keepdim=True)
+        valid = (seen < math.inf).all(-1, keepdim=True)  # False for NaN
         weights, diagnostics = self._weigh(seen, valid)
         weights = torch.where(valid, weights, torch.nan)
         return Weights(weights.to(torch.promote_types(losses.dtype, torch.float32)), diagnostics)

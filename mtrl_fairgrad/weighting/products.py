@@ -82,12 +82,17 @@ class Joined(dict[str, Tensor]):
         column = 0
         for name, shape in shapes.items():
             part = whole.narrow(-1, column, shape.numel())
-            self[name] = part.view(*whole.shape[:-1], *shape)
+            self[name] = part.view((*whole.shape[:-1], *shape))
             column += shape.numel()
 
     def with_whole(self, whole: Tensor) -> Joined:
         """Return the mapping of another tensor `[*axes, N]` with the same columns."""
         return Joined(whole, self.shapes)
+
+    @property
+    def columns(self) -> Tensor:
+        """The columns of `whole` that are used, `[*axes, P]`."""
+        return self.whole.narrow(-1, 0, sum(shape.numel() for shape in self.shapes.values()))
 
 
 def joinable(tensors: Iterable[Tensor]) -> bool:

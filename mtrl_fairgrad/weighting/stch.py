@@ -77,7 +77,7 @@ class STCH(PositiveLossWeighting):
         warming = self.calls < self.warmup
         counts = warming & valid
         self.calls += counts
-        self.total.copy_(torch.where(counts, self.total + losses, self.total))
+        torch.where(counts, self.total + losses, self.total, out=self.total)
         nadir = self.total / self.calls
         scale = nadir.clamp(min=SMALLEST_DIVISOR)
         shares = ((losses / scale + EPSILON).log() / self.mu).softmax(-1)

@@ -26,7 +26,10 @@ from mtrl_fairgrad.weighting.host import host_calls
 
 from .fake_cuda import DEVICE, answer_with_fakes, fake_cuda
 
-FREE = {"detach", "alias", "lift_fresh", "_unsafe_view", "empty", "empty_like", "empty_strided"}
+FREE = {
+    "detach", "alias", "lift_fresh", "_unsafe_view", "empty", "empty_like", "empty_strided",
+    "promote_types",
+}  # fmt: skip
 """Operations besides views that launch nothing."""
 NOT_IN_A_GRAPH = {
     "cholesky": "MAGMA or cuSOLVER, which may not run while a stream is captured",

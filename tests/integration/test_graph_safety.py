@@ -17,30 +17,32 @@ from tests.support.small_learner import ACTION, OBSERVATION, SMALL, configuratio
 
 TASKS = 10
 ALLOWED = {
-    "aligned_mtl": (265, 2),
-    "cagrad": (265, 2),
-    "db_mtl": (379, 0),
-    "dwa": (291, 0),
-    "fairgrad": (271, 0),
-    "famo": (346, 0),
-    "graddrop": (465, 0),
-    "gradvac": (267, 2),
-    "imtl_g": (265, 2),
-    "ls": (265, 0),
-    "mgda": (265, 2),
-    "moco": (456, 0),
-    "nash_mtl": (271, 0),
-    "pcgrad": (265, 2),
-    "rlw": (271, 0),
-    "si": (279, 0),
-    "stch": (297, 0),
-    "stl": (304, 0),
-    "upgrad": (265, 2),
-    "uw": (313, 0),
+    "aligned_mtl": (262, 2),
+    "cagrad": (262, 2),
+    "db_mtl": (295, 0),
+    "dwa": (285, 0),
+    "fairgrad": (268, 0),
+    "famo": (336, 0),
+    "graddrop": (294, 0),
+    "gradvac": (264, 2),
+    "imtl_g": (262, 2),
+    "ls": (264, 0),
+    "mgda": (262, 2),
+    "moco": (349, 0),
+    "nash_mtl": (268, 0),
+    "pcgrad": (262, 2),
+    "rlw": (268, 0),
+    "si": (274, 0),
+    "stch": (291, 0),
+    "stl": (303, 0),
+    "upgrad": (262, 2),
+    "uw": (301, 0),
 }
 """Method -> largest number of launches before fusion, and number of calls on the host, of an update
 with ten tasks and networks of one hidden layer. The launches are 2 % above those of this version.
 """
+EVERY_KIND = ("ls", "fairgrad", "cagrad", "graddrop", "moco")
+"""A loss weighting, the fused kernel, calls on the host, random numbers, and state."""
 GUARDS = {
     "stop": [],
     "skip": ["guard.non_finite=skip", "guard.unsolved=skip", "guard.vanished_gradient=skip"],
@@ -60,7 +62,13 @@ def test_every_method_has_a_stated_number_of_launches():
     assert set(ALLOWED) == set(method_names())
 
 
-@pytest.mark.parametrize("name", ALLOWED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in EVERY_KIND else pytest.param(name, marks=pytest.mark.exhaustive)
+        for name in ALLOWED
+    ],
+)
 def test_an_update_fits_into_graphs_and_launches_no_more_than_stated(name):
     found = launches(name)
     most, host_calls = ALLOWED[name]
@@ -68,11 +76,8 @@ def test_an_update_fits_into_graphs_and_launches_no_more_than_stated(name):
     assert found.host_calls.total() == host_calls
 
 
-@pytest.mark.parametrize(
-    ("guard", "words"), [("skip", ["agent=mtsac_te", "seeds=[0,1]"]), ("ls", ["agent=mhsac"])]
-)
-def test_agents_seeds_and_guards_fit_into_graphs(guard, words):
-    assert launches("fairgrad", *words, *GUARDS[guard]).launches > 100
+def test_own_parameters_seeds_and_a_guard_that_skips_fit_into_graphs():
+    assert launches("fairgrad", "agent=mhsac", "seeds=[0,1]", *GUARDS["skip"]).launches > 100
 
 
 @pytest.mark.exhaustive
@@ -133,14 +138,10 @@ UNSAFE = {
 
 @pytest.mark.parametrize("name", UNSAFE)
 def test_an_operation_that_a_graph_cannot_hold_is_refused_by_name(name):
-    config = configuration(*SMALL)
     with fake_cuda():
-        sizes = (config.agent, OBSERVATION, ACTION, [0], 3)
-        agent = SAC(*sizes, Unsafe(lambda _: None), LS(), device=DEVICE)
-        agent_launches(agent, config, OBSERVATION, ACTION)
-        agent.critic_method.operation = UNSAFE[name]
+        gramian = torch.zeros(1, 3, 3, device=DEVICE)
         with traced() as found, pytest.raises(GraphError) as refusal:
-            agent.critic_method(torch.zeros(1, 3, 3, device=DEVICE))
+            Unsafe(UNSAFE[name])(gramian)
     assert refusal.value.operation == name
     assert found.host_calls.total() == 0
 
