@@ -18,6 +18,7 @@ problems at α ≥ 15 with gradient norms over ten decades, where rounding stops
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -83,7 +84,10 @@ def newton(
     if form is not None:
         check_choice("form", form, get_args(Form))
     if form == "kernel" or (form is None and fused.is_usable(gramian)):
-        return fused.newton(gramian, alpha, active, min_relative_norm, start)
+        solve = partial(fused.newton, gramian, alpha, active, min_relative_norm, start)
+        solution = solve() if form == "kernel" else fused.attempt(solve)
+        if solution is not None:
+            return solution
     return newton_on_host(gramian, alpha, active, min_relative_norm, start)
 
 

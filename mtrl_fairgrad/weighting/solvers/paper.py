@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -57,7 +58,8 @@ def sgd(
     """
     check_gramian(gramian)
     if fused.is_usable(gramian):
-        return fused.sgd(
+        solve = partial(
+            fused.sgd,
             gramian,
             alpha,
             active,
@@ -68,6 +70,9 @@ def sgd(
             min_relative_norm=min_relative_norm,
             single=precision == "float32",
         )
+        solution = fused.attempt(solve)
+        if solution is not None:
+            return solution
     options = Steps(steps, learning_rate, momentum, max_norm)
     return sgd_on_host(gramian, alpha, active, options, min_relative_norm, precision)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from mtrl_fairgrad.utils.faults import FallbackWarning
 from mtrl_fairgrad.weighting import solvers
 from mtrl_fairgrad.weighting.solvers import Solution, fused
 from mtrl_fairgrad.weighting.solvers.fused import operators
@@ -72,6 +73,28 @@ def test_kernels_are_for_cuda_tensors_of_up_to_64_tasks_where_triton_is_installe
             device, shape = torch.device("cuda"), (3, 3)
 
         assert fused.is_usable(OnDevice()) is installed  # pyright: ignore[reportArgumentType]
+
+
+def test_a_kernel_that_cannot_be_compiled_leaves_the_work_to_the_host(monkeypatch):
+    for name in ("worked", "failed"):
+        monkeypatch.setattr(operators._Trial, name, False)
+    monkeypatch.setattr(operators, "HAS_TRITON", True)
+
+    class OnDevice:
+        device, shape = torch.device("cuda"), (3, 3)
+
+    def fail():
+        raise RuntimeError("Failed to find C compiler")
+
+    gramian: object = OnDevice()
+    assert fused.is_usable(gramian)  # pyright: ignore[reportArgumentType]
+    with pytest.warns(FallbackWarning, match="C compiler"):
+        assert fused.attempt(fail) is None
+    assert not fused.is_usable(gramian)  # pyright: ignore[reportArgumentType]
+    found = solvers.newton(torch.eye(2), 2.0)
+    assert fused.attempt(lambda: found) is found
+    with pytest.raises(RuntimeError):
+        fused.attempt(fail)  # what worked once has another fault
 
 
 def test_a_gramian_that_is_not_square_is_refused(fake_cuda):

@@ -7,6 +7,12 @@ into. The kernels are written in Triton, which comes with PyTorch's CUDA builds,
 imported when the first of them runs. `is_usable` says for which Gramians they can be used.
 """
 
-from mtrl_fairgrad.weighting.solvers.fused.operators import MAX_TASKS, is_usable, newton, sgd
+from mtrl_fairgrad.weighting.solvers.fused.operators import (
+    MAX_TASKS,
+    attempt,
+    is_usable,
+    newton,
+    sgd,
+)
 
-__all__ = ["MAX_TASKS", "is_usable", "newton", "sgd"]
+__all__ = ["MAX_TASKS", "attempt", "is_usable", "newton", "sgd"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from mtrl_fairgrad.utils.faults import FallbackWarning
+from mtrl_fairgrad.utils.validation import one_line
 from mtrl_fairgrad.weighting.solvers.equation import Solution
 from mtrl_fairgrad.weighting.solvers.problem import check_gramian
 
@@ -23,11 +27,44 @@ _library: Any = torch.library  # its decorators have incomplete annotations
 def is_usable(gramian: Tensor) -> bool:
     """Return whether the kernels can solve problems `[..., K, K]`.
 
-    On a CUDA device for K up to `MAX_TASKS`, if Triton is installed. Fake tensors need no Triton.
+    On a CUDA device for K up to `MAX_TASKS`, if Triton is installed and did not fail. Fake tensors
+    need no Triton.
     """
     if gramian.device.type != "cuda" or gramian.shape[-1] > MAX_TASKS:
         return False
-    return HAS_TRITON or isinstance(gramian, FakeTensor)
+    return (HAS_TRITON and not _Trial.failed) or isinstance(gramian, FakeTensor)
+
+
+class _Trial:
+    """What the first launch of a kernel in this process showed."""
+
+    worked = False
+    failed = False
+
+
+def attempt(solve: Callable[[], Solution]) -> Solution | None:
+    """Call a solver of this module; return None if the first of all calls fails.
+
+    Triton needs a C compiler and the headers of Python. Without them a `FallbackWarning` says so,
+    and the kernels are not usable any more. Later errors have other causes and are raised.
+    """
+    if _Trial.worked or torch.compiler.is_compiling():
+        return solve()
+    try:
+        solution = solve()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # anything that compilers and drivers may raise
+        _Trial.failed = True
+        warnings.warn(
+            "FairGrad's equation is solved on the CPU, because its Triton kernel fails here with "
+            + one_line(f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}"),
+            FallbackWarning,
+            stacklevel=4,
+        )
+        return None
+    _Trial.worked = not isinstance(solution.weights, FakeTensor)
+    return solution
 
 
 @torch.no_grad()
