@@ -262,6 +262,6 @@ def test_the_manifest_keeps_how_the_run_computes(run_config):
 def test_the_precision_reaches_the_losses(name):
     agent = build(composed(f"agent={name}", "agent.width=8", "precision=bf16"))
     trained = agent.lanes if name == "stl" else agent
-    assert trained.losses.precision == "bf16"
+    assert trained.losses.computation.dtype == torch.bfloat16
     with refused("precision", "fp16"):
         SAC(agent.config, 6, 4, [0], 2, FairGrad(), FairGrad(), precision="fp16")
