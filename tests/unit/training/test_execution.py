@@ -103,6 +103,18 @@ def test_the_precision_is_set_for_a_gpu_so_that_both_interfaces_agree(precision)
         torch.set_float32_matmul_precision(before)
 
 
+def test_deterministic_kernels_do_not_fill_the_memory_of_every_new_tensor(monkeypatch):
+    settings = torch.utils.deterministic
+    monkeypatch.setattr(settings, "fill_uninitialized_memory", True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        configure_torch(composed("deterministic=true"), CPU)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not settings.fill_uninitialized_memory
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_fallbacks_become_notes_and_other_warnings_stay_warnings():
     notes = []
 
