@@ -85,7 +85,6 @@ def pieces() -> list[Piece]:
         compared("ten seeds", several(both, precision="tf32", seeds=10)),
         compared("compiled", several((*few, LEAN), COMPILED)),
         compared("eager", several((*every, PLAIN, TORCHJD), EAGER)),
-        compared("compiled, TF32", several(both, COMPILED, precision="tf32")),
         compared("MT50", several(both, tasks=50) + several(both, tasks=50, precision="tf32")),
         *(
             compared(
@@ -95,6 +94,7 @@ def pieces() -> list[Piece]:
             for precision in ("tf32", "fp32", "bf16")
         ),
         compared("ten seeds, fp32", several(both, seeds=10)),
+        compared("compiled, TF32", several(both, COMPILED, precision="tf32")),
     ]
 
 
