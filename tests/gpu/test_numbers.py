@@ -40,7 +40,8 @@ def assert_same_solution(found, expected, rtol):
 def test_the_newton_kernel_agrees_with_the_host(sampler, alpha, card):
     problems = gramians(sampler, 10)
     found, expected = newton(problems.to(card), alpha, form="kernel"), newton(problems, alpha)
-    assert_same_solution(found, expected, 1e-7)
+    # Rounding of the Gramian alone changes the smallest weights by up to 1e-8 (α = 0.1).
+    assert_same_solution(found, expected, 1e-6)
 
 
 @pytest.mark.parametrize("tasks", [2, 3, 16, 17, 50, 64])
