@@ -25,7 +25,7 @@ part() { # name, seconds, command: SIGINT lets it report what it has
 begun=$(date +%s)
 part tests 165 $python -m pytest -n 4 --durations 10 tests/gpu
 left=$((405 - $(date +%s) + begun)) # the benchmark has all the time that is left, at least 4 minutes
-minutes=$(awk "BEGIN { print ($left - 30) / 60 }")
+minutes=$($python -c "print(($left - 30) / 60)")
 part benchmark $left $python scripts/benchmark.py --device cuda --minutes "$minutes" --keep "$folder"
 echo "== ${failed:+failed: ${failed#, }; }results in $folder"
 [ -z "$failed" ]
