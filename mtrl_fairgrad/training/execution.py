@@ -65,7 +65,8 @@ def configure_torch(config: Config, device: torch.device) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by PyTorch
     torch.use_deterministic_algorithms(config.deterministic)
     # Nothing reads memory before it is written, and filling it costs a launch for each tensor.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    settings: Any = torch.utils.deterministic  # its attribute is not annotated
+    settings.fill_uninitialized_memory = False
     if device.type == "cuda":
         # It sets the newer `fp32_precision` too; alone, the latter makes Inductor fail with TF32.
         torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
