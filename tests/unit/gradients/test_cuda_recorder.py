@@ -90,6 +90,8 @@ def cuda(monkeypatch):
         _cuda_endAllocateToPool=lambda device, pool: log.append(f"pool {pool} ended")
     )
     monkeypatch.setattr(cuda_recorder, "_torch", SimpleNamespace(cuda=functions, _C=private))
+    # Among the objects of all tests, a collection takes seconds.
+    monkeypatch.setattr(cuda_recorder, "gc", SimpleNamespace(collect=lambda: 0))
     return made
 
 
