@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mtrl_fairgrad.utils.faults import first_line
+
 PROBE_STEPS = 1000
 """Maximum length of the episode of random actions that tells whether infos report success."""
 SUCCESS_KEYS = ("success", "is_success")
@@ -143,7 +145,7 @@ def _inspect(name: str, encoded: str, horizon: int | None, threshold: float | No
         environment = make(identity, options)
     except Exception as error:  # registry, missing packages and constructors raise many types
         raise ValueError(
-            f"task {name} cannot be made ({_first_line(error)}): {_remedy(error)}."
+            f"task {name} cannot be made ({first_line(error)}): {_remedy(error)}."
         ) from None
     try:
         low, _ = action_bounds(name, environment)
@@ -182,11 +184,6 @@ def _remedy(error: Exception) -> str:
     return "correct its id or its env.task_options"
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
-
-
 def action_bounds(name: str, environment: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the smallest and largest action.
 
@@ -221,7 +218,7 @@ def _play_twice(name: str, environment: Any, horizon: int) -> tuple[set[str], bo
         _, second = _play(environment, len(first) - 1)
     except Exception as error:  # environments raise many types
         raise ValueError(
-            f"task {name} failed in an episode of random actions ({_first_line(error)}): correct "
+            f"task {name} failed in an episode of random actions ({first_line(error)}): correct "
             "it, or choose another."
         ) from None
     return keys, len(first) == len(second) and all(map(np.array_equal, first, second))

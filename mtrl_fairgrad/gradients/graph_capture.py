@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from mtrl_fairgrad.utils.faults import FallbackWarning
+from mtrl_fairgrad.utils.faults import FallbackWarning, first_line
 from mtrl_fairgrad.utils.validation import one_line
 
 aten: Any = torch.ops.aten
@@ -141,20 +141,12 @@ class CapturedFunction:
                 CapturedFunction.uncompiled = True
                 warnings.warn(
                     "task gradients are not compiled, because torch.compile fails here with "
-                    f"{brief(error)}; compile=false avoids the attempt",
+                    f"{one_line(first_line(error))}; compile=false avoids the attempt",
                     FallbackWarning,
                     stacklevel=4,
                 )
                 return None
         return compiled
-
-
-def brief(error: BaseException) -> str:
-    """Return the type of an error and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return one_line(
-        f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
-    )
 
 
 def overwrite_operands(graph: fx.Graph) -> None:

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mtrl_fairgrad.gradients.cuda_recorder import Recorder
-from mtrl_fairgrad.gradients.graph_capture import brief
+from mtrl_fairgrad.utils.faults import first_line
+from mtrl_fairgrad.utils.validation import one_line
 from mtrl_fairgrad.weighting import host
 
 Function = Callable[..., Any]
@@ -50,7 +51,8 @@ def capture(function: Callable[[], Any], recorder: Recorder) -> Captured:
     try:
         return _capture(function, recorder)
     except Exception as error:  # anything that an operation may raise during a capture
-        raise CaptureError(f"{_failing_operation(function, recorder)} {brief(error)}") from error
+        cause = one_line(first_line(error))
+        raise CaptureError(f"{_failing_operation(function, recorder)} {cause}") from error
 
 
 def _capture(function: Callable[[], Any], recorder: Recorder) -> Captured:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from mtrl_fairgrad.utils.faults import FallbackWarning
+from mtrl_fairgrad.utils.faults import FallbackWarning, first_line
 from mtrl_fairgrad.utils.validation import one_line
 from mtrl_fairgrad.weighting.solvers.equation import Solution
 from mtrl_fairgrad.weighting.solvers.problem import check_gramian
@@ -21,7 +21,7 @@ MAX_TASKS = 64
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
-_library: Any = torch.library  # its decorators have incomplete annotations
+_library: Any = torch.library  # incompletely annotated
 
 
 def is_usable(gramian: Tensor) -> bool:
@@ -58,7 +58,7 @@ def attempt(solve: Callable[[], Solution]) -> Solution | None:
         _Trial.failed = True
         warnings.warn(
             "FairGrad's equation is solved on the CPU, because its Triton kernel fails here with "
-            + one_line(f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}"),
+            + one_line(first_line(error)),
             FallbackWarning,
             stacklevel=4,
         )
