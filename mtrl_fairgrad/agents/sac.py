@@ -9,13 +9,15 @@ fixed shapes, draws no random numbers and never waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from mtrl_fairgrad.agents import networks
+from mtrl_fairgrad.agents.agent_state import check_parts, flatten, part_of
+from mtrl_fairgrad.agents.batch_loss import BatchLoss
 from mtrl_fairgrad.agents.guard import FaultCounts, Guard
 from mtrl_fairgrad.agents.masks import move_towards, preserve_rows
 from mtrl_fairgrad.agents.networks import Parameters, Tensors
@@ -41,14 +43,7 @@ from mtrl_fairgrad.config.execution import PRECISIONS
 from mtrl_fairgrad.config.guard import GuardConfig
 from mtrl_fairgrad.gradients.conventions import PLAIN, Convention
 from mtrl_fairgrad.gradients.graph_capture import Compile
-from mtrl_fairgrad.gradients.per_task import (
-    Combined,
-    combine,
-    lift,
-    over_seeds,
-    task_gradients,
-    task_losses,
-)
+from mtrl_fairgrad.gradients.per_task import Combined, lift, over_seeds
 from mtrl_fairgrad.utils.validation import check_choice
 from mtrl_fairgrad.weighting import Method, gramian
 
@@ -214,53 +209,22 @@ class SAC:
 
         # Critics: both Q functions regress on the Bellman targets.
         targets = self.bellman_targets(batch, noise, temperature)
-        method_state = self.guard.snapshot(self.critic_method)
-        critic = combine(
+        critic, value, skip = self._step(
+            self.loss_of_critics(batch, targets),
             self.critic_method,
-            self.critic_loss,
-            self.critics.shared,
-            batch.observations,
-            batch.actions,
-            targets,
-            own=self.critics.own,
-            noise=noise.critic_method,
-            convention=self.convention,
-            fall_back=self.guard.falls_back,
+            noise.critic_method,
+            lambda critic, value: self.guard.check_critic(critic, value, self.updates),
         )
-        gradient = self._clipped(self.critic_method, critic)
-        critic_update = NetworkUpdate(critic.losses, gradient.norm, critic.diagnostics)
-        skip = self.guard.check_critic(critic_update, critic.auxiliary, self.updates)
-        self.critics.step(gradient.shared, gradient.own, skip)
-        if self.critic_method.looks_after_step:
-            self.critic_method.after_step(self.critic_losses(batch, targets))
-        method_state.restore(skip)
 
         # Actor: temperature · log π − min Q, with the critics just updated.
-        method_state = self.guard.snapshot(self.actor_method)
-        actor = combine(
+        actor, entropy, skip = self._step(
+            self.loss_of_actor(batch, noise.actions, temperature),
             self.actor_method,
-            self.actor_loss,
-            self.actor.shared,
-            self.critics.own,
-            batch.observations,
-            noise.actions,
-            temperature,
-            own=self.actor.own,
-            context=self.critics.shared,
-            noise=noise.actor_method,
-            convention=self.convention,
-            fall_back=self.guard.falls_back,
+            noise.actor_method,
+            lambda actor, _: skip | self.guard.check_actor(actor, temperature, self.updates),
         )
-        gradient = self._clipped(self.actor_method, actor)
-        actor_update = NetworkUpdate(actor.losses, gradient.norm, actor.diagnostics)
-        skip = skip | self.guard.check_actor(actor_update, temperature, self.updates)
-        self.actor.step(gradient.shared, gradient.own, skip)
-        if self.actor_method.looks_after_step:
-            self.actor_method.after_step(self.actor_losses(batch, noise, temperature))
-        method_state.restore(skip)
 
         # Temperatures: minimise log(temperature)·(entropy − target entropy), each task by itself.
-        entropy = actor.auxiliary
         surplus = entropy - self.target_entropy
         if self.config.temperature_loss == "linear":  # the temperature in place of its logarithm
             surplus = temperature * surplus
@@ -270,7 +234,42 @@ class SAC:
 
         move_towards(*self._target_pairs(), self.config.polyak, skip)
         self.updates += 1
-        return UpdateInfo(temperature, critic_update, critic.auxiliary, actor_update, entropy)
+        return UpdateInfo(temperature, critic, value, actor, entropy)
+
+    def _step(
+        self,
+        loss: BatchLoss,
+        method: Method,
+        noise: Tensor | None,
+        check: Callable[[NetworkUpdate, Tensor], Tensor],
+    ) -> tuple[NetworkUpdate, Tensor, Tensor]:
+        """Make one step of the critics or of the actor along the combined gradient.
+
+        Args:
+            loss: the network's.
+            method: combines the task gradients.
+            noise: of the method.
+            check: takes losses, norm and diagnostics of the step and the loss's auxiliary output,
+                and returns the seeds that must skip the rest of the update, `[S]` bool.
+
+        Returns:
+            the arguments of `check` and its result.
+        """
+        before = self.guard.snapshot(method)
+        combined = loss.combined(
+            method,
+            noise=noise,
+            convention=self.convention,
+            fall_back=self.guard.falls_back,
+        )
+        gradient = self._clipped(method, combined)
+        update = NetworkUpdate(combined.losses, gradient.norm, combined.diagnostics)
+        skip = check(update, combined.auxiliary)
+        loss.parameters.step(gradient.shared, gradient.own, skip)
+        if method.looks_after_step:
+            method.after_step(loss.values())
+        before.restore(skip)
+        return update, combined.auxiliary, skip
 
     def _clipped(self, method: Method, combined: Combined) -> ClippedGradient:
         """Return the gradient of a network as `agent.own_gradients` scales and clips it."""
@@ -300,29 +299,15 @@ class SAC:
             batch.terminated,
         )
 
-    def critic_losses(self, batch: Batch, targets: Tensor) -> Tensor:
-        """Return the critics' losses at their current parameters, `[S, K]`."""
-        return task_losses(
-            self.critic_loss,
-            self.critics.shared,
-            batch.observations,
-            batch.actions,
-            targets,
-            own=self.critics.own,
-        )
+    def loss_of_critics(self, batch: Batch, targets: Tensor) -> BatchLoss:
+        """Return the critics' loss on a batch with these Bellman targets `[S, K, B]`."""
+        inputs = batch.observations, batch.actions, targets
+        return BatchLoss(self.critic_loss, self.critics, inputs)
 
-    def actor_losses(self, batch: Batch, noise: Noise, temperature: Tensor) -> Tensor:
-        """Return the actor's losses at the current parameters, `[S, K]`."""
-        return task_losses(
-            self.actor_loss,
-            self.actor.shared,
-            self.critics.own,
-            batch.observations,
-            noise.actions,
-            temperature,
-            own=self.actor.own,
-            context=self.critics.shared,
-        )
+    def loss_of_actor(self, batch: Batch, noise: Tensor, temperature: Tensor) -> BatchLoss:
+        """Return the actor's loss on a batch, for its actions' noise and `[S, K]` temperatures."""
+        inputs = self.critics.own, batch.observations, noise, temperature
+        return BatchLoss(self.actor_loss, self.actor, inputs, self.critics.shared)
 
     def _target_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return the target critics' parameters and the critics' in the same order, `[S, ...]`."""
@@ -337,24 +322,9 @@ class SAC:
         Used for methods that build no Gramian themselves.
         """
         temperature = self.log_temperature.exp()
-        critic = task_gradients(
-            self.critic_loss,
-            self.critics.shared,
-            batch.observations,
-            batch.actions,
-            self.bellman_targets(batch, noise, temperature),
-            own=self.critics.own,
-        )
-        actor = task_gradients(
-            self.actor_loss,
-            self.actor.shared,
-            self.critics.own,
-            batch.observations,
-            noise.actions,
-            temperature,
-            own=self.actor.own,
-            context=self.critics.shared,
-        )
+        targets = self.bellman_targets(batch, noise, temperature)
+        critic = self.loss_of_critics(batch, targets).gradients()
+        actor = self.loss_of_actor(batch, noise.actions, temperature).gradients()
         return {
             "critic/gramian": gramian(critic.jacobian, 1),
             "actor/gramian": gramian(actor.jacobian, 1),
@@ -401,12 +371,7 @@ class SAC:
             "actor_method": self.actor_method.state_dict(),
             "guard": self.guard.state(),
         }
-        flat = {
-            f"{part}/{name}": value
-            for part, state in parts.items()
-            for name, value in state.items()
-        }
-        return {**flat, "updates": self.updates}
+        return {**flatten(parts), "updates": self.updates}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -415,35 +380,14 @@ class SAC:
         Raises:
             ValueError: the state belongs to another configuration.
         """
-        # Adam has no moments before its first step; all other state always exists.
-        moments = tuple(f"{part}/adam." for part in ("actor", "critics", "temperature"))
-
-        def without_moments(keys: Iterable[str]) -> set[str]:
-            return {key for key in keys if not key.startswith(moments)}
-
-        trained = bool(state.get("updates", torch.zeros(())) > 0)
-        has_moments = any(key.startswith(moments) for key in state)
-        if without_moments(state) != without_moments(self.state()) or trained != has_moments:
-            raise ValueError(
-                "the checkpoint does not hold the parts of this agent: "
-                "use the configuration the run was started with."
-            )
-
-        def part(name: str) -> Tensors:
-            prefix = f"{name}/"
-            return {
-                key.removeprefix(prefix): value
-                for key, value in state.items()
-                if key.startswith(prefix)
-            }
-
-        self.actor.load_state(part("actor"))
-        self.critics.load_state(part("critics"))
-        self.temperature.load_state(part("temperature"))
+        check_parts(state, self.state())
+        self.actor.load_state(part_of(state, "actor"))
+        self.critics.load_state(part_of(state, "critics"))
+        self.temperature.load_state(part_of(state, "temperature"))
         targets = {**self.target_critics, **self.target_own}
-        for name, target in part("targets").items():
+        for name, target in part_of(state, "targets").items():
             targets[name].copy_(target)
-        self.critic_method.load_state_dict(part("critic_method"))
-        self.actor_method.load_state_dict(part("actor_method"))
+        self.critic_method.load_state_dict(part_of(state, "critic_method"))
+        self.actor_method.load_state_dict(part_of(state, "actor_method"))
         self.updates.copy_(state["updates"])
-        self.guard.load_state(part("guard"))
+        self.guard.load_state(part_of(state, "guard"))
