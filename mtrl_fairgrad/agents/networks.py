@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtrl_fairgrad.agents.critics import make_critic
 from mtrl_fairgrad.agents.twin_products import product, stack_pairs
 from mtrl_fairgrad.config.agent import ARCHITECTURES, AgentConfig
 
@@ -31,8 +32,6 @@ baselines: actions and values near zero.
 """
 ENCODER_DEPTH = 2
 """Hidden layers of the task encoder, each as wide as the encoding."""
-LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
-"""Range of the policy's log standard deviation."""
 
 
 class Parameters(NamedTuple):
@@ -54,11 +53,27 @@ class Computation(NamedTuple):
     """
     at_once: bool = False
     """Compute both critics by one batched product a layer. A GPU takes hardly longer for it than
-    for one critic, a CPU no less than for one after the other.
+    for one critic, a CPU no less than for one after the other. Distributions of returns are
+    projected by dense operations, too.
     """
 
 
 DEFAULT = Computation()
+
+
+class LogStd(NamedTuple):
+    """Range of the policy's log standard deviation, and how it is kept there."""
+
+    bound: str = "clamp"
+    """`"clamp"` or `"tanh"`, see `AgentConfig.log_std`."""
+    low: float = -20.0
+    high: float = 2.0
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """Return the log standard deviations of the policy's outputs."""
+        if self.bound == "tanh":
+            return self.low + (self.high - self.low) / 2 * (outputs.tanh() + 1)
+        return outputs.clamp(self.low, self.high)
 
 
 # ---- initialisation ----
@@ -70,6 +85,7 @@ def init_mlp(
     initialization: str = "he",
     head_bound: float | None = None,
     layer_norm: bool = False,
+    blocks: int = 0,
     own_layers: int = 0,
     tasks: int = 1,
 ) -> Parameters:
@@ -84,30 +100,49 @@ def init_mlp(
         head_bound: under `"he"`, weights and biases of the last layer are uniform in ± this; None
             treats it like the other layers.
         layer_norm: give each hidden layer a LayerNorm, `scale0` and `shift0` `[out]`, ...
+        blocks: number of residual blocks after the first layer, shared, each of two layers with
+            LayerNorm: `block0.weight0`, ..., `block0.weight1`, ..., `block1.weight0`, ...
         own_layers: number of task-specific last layers.
         tasks: K.
 
     Returns:
         `weight0` `[out, in]`, `bias0` `[out]`, `weight1`, ...
     """
+    parameters = Parameters({}, {})
+    last = len(sizes) - 2
 
     def uniform(bound: float, *shape: int) -> Tensor:
         return (torch.rand(shape, generator=generator) * 2 - 1) * bound
 
-    parameters = Parameters({}, {})
-    last = len(sizes) - 2
-    for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
-        is_own = layer > last - own_layers
-        group, lead = (parameters.own, (tasks,)) if is_own else (parameters.shared, ())
-        head = head_bound if initialization == "he" and layer == last else None
+    def add_layer(
+        name: str, fan_in: int, fan_out: int, head: float | None, norm: bool, own: bool
+    ) -> None:
+        group, lead = (parameters.own, (tasks,)) if own else (parameters.shared, ())
         bound = head or math.sqrt(6 / (fan_in + (fan_out if initialization == "xavier" else 0)))
-        group[f"weight{layer}"] = uniform(bound, *lead, fan_out, fan_in)
+        group[name.format("weight")] = uniform(bound, *lead, fan_out, fan_in)
         zero = torch.zeros(*lead, fan_out)
-        group[f"bias{layer}"] = uniform(head, *lead, fan_out) if head else zero
-        if layer_norm and layer < last:
-            group[f"scale{layer}"] = torch.ones(*lead, fan_out)
-            group[f"shift{layer}"] = torch.zeros(*lead, fan_out)
+        group[name.format("bias")] = uniform(head, *lead, fan_out) if head else zero
+        if norm:
+            group[name.format("scale")] = torch.ones(*lead, fan_out)
+            group[name.format("shift")] = torch.zeros(*lead, fan_out)
+
+    for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+        head = head_bound if initialization == "he" and layer == last else None
+        norm = layer_norm and layer < last
+        add_layer(f"{{}}{layer}", fan_in, fan_out, head, norm, layer > last - own_layers)
+        if layer == 0:
+            for number in range(2 * blocks):
+                name = f"block{number // 2}.{{}}{number % 2}"
+                add_layer(name, fan_out, fan_out, None, True, False)
     return parameters
+
+
+def _hidden_layers(config: AgentConfig, width: int) -> tuple[list[int], int]:
+    """Return the widths of the hidden layers of actor or critics, and their residual blocks."""
+    own_layers = ARCHITECTURES[config.name].own_layers
+    if config.network == "bronet":
+        return [width] * max(own_layers, 1), config.depth
+    return [width] * (config.depth + own_layers), 0
 
 
 def init_actor(
@@ -123,14 +158,16 @@ def init_actor(
     deviation of each action.
     """
     architecture = ARCHITECTURES[config.name]
-    hidden = [config.width] * (config.depth + architecture.own_layers)
+    hidden, blocks = _hidden_layers(config, config.width)
     return init_mlp(
         [observation_dim + architecture.encoding, *hidden, 2 * action_dim],
         generator,
         config.initialization,
         ACTOR_HEAD_BOUND,
-        own_layers=architecture.own_layers,
-        tasks=tasks,
+        config.network == "bronet",
+        blocks,
+        architecture.own_layers,
+        tasks,
     )
 
 
@@ -143,20 +180,23 @@ def init_critics(
 ) -> Parameters:
     """Initialise one seed's two critics, `first.*` and `second.*`.
 
-    They map the observation, with the task encoding if there is one, and the action to a value.
+    They map the observation, with the task encoding if there is one, and the action to the outputs
+    of `critics.make_critic`.
     The critics hold and train the task encoder: `encoder.*`, shared, and each task's `embedding`
     `[K, E]`.
     """
     architecture = ARCHITECTURES[config.name]
     width = config.width if config.critic_width is None else config.critic_width
-    hidden = [width] * (config.depth + architecture.own_layers)
+    hidden, blocks = _hidden_layers(config, width)
+    inputs = observation_dim + architecture.encoding + action_dim
     parts = {
         twin: init_mlp(
-            [observation_dim + architecture.encoding + action_dim, *hidden, 1],
+            [inputs, *hidden, make_critic(config).outputs],
             generator,
             config.initialization,
             CRITIC_HEAD_BOUND,
-            config.critic_layer_norm,
+            config.critic_layer_norm or config.network == "bronet",
+            blocks,
             architecture.own_layers,
             tasks,
         )
@@ -207,17 +247,42 @@ def mlp(
     layers = sum(name.startswith(f"{prefix}weight") for name in parameters)
     hidden = inputs
     for layer in range(layers):
-        weight, bias = parameters[f"{prefix}weight{layer}"], parameters[f"{prefix}bias{layer}"]
-        if dtype is not None:
-            of_layer = dtype if 0 < layer < layers - 1 else weight.dtype
-            hidden, weight, bias = hidden.to(of_layer), weight.to(of_layer), bias.to(of_layer)
-        hidden = _linear(hidden, weight, bias)
-        scale = parameters.get(f"{prefix}scale{layer}")
-        if scale is not None:
-            hidden = _layer_norm(hidden, scale, parameters[f"{prefix}shift{layer}"])
+        of_layer = dtype
+        if dtype is not None and layer in (0, layers - 1):
+            of_layer = parameters[f"{prefix}weight{layer}"].dtype
+        hidden = _layer(parameters, hidden, prefix, layer, of_layer)
         if layer < layers - 1:
             hidden = F.relu(hidden)
+        if layer == 0:
+            hidden = _residual_blocks(parameters, hidden, prefix, dtype)
     return hidden
+
+
+def _residual_blocks(
+    parameters: Tensors, hidden: Tensor, prefix: str, dtype: torch.dtype | None
+) -> Tensor:
+    """Apply the residual blocks of BroNet (Nauman et al., 2024, arXiv:2405.16158), if any."""
+    block = 0
+    while f"{prefix}block{block}.weight0" in parameters:
+        of_block = f"{prefix}block{block}."
+        inner = F.relu(_layer(parameters, hidden, of_block, 0, dtype))
+        hidden = hidden + _layer(parameters, inner, of_block, 1, dtype)
+        block += 1
+    return hidden
+
+
+def _layer(
+    parameters: Tensors, hidden: Tensor, prefix: str, layer: int, dtype: torch.dtype | None
+) -> Tensor:
+    """Apply a linear layer in the given floating-point type, and its LayerNorm if it has one."""
+    weight, bias = parameters[f"{prefix}weight{layer}"], parameters[f"{prefix}bias{layer}"]
+    if dtype is not None:
+        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
+    hidden = _linear(hidden, weight, bias)
+    scale = parameters.get(f"{prefix}scale{layer}")
+    return (
+        hidden if scale is None else _layer_norm(hidden, scale, parameters[f"{prefix}shift{layer}"])
+    )
 
 
 def _linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -272,27 +337,25 @@ def with_encoding(critics: Tensors, observations: Tensor) -> Tensor:
 
 
 def policy(
-    actor: Tensors, inputs: Tensor, log_std_bound: str, computation: Computation = DEFAULT
+    actor: Tensors, inputs: Tensor, log_std: LogStd, computation: Computation = DEFAULT
 ) -> tuple[Tensor, Tensor]:
     """Return mean and log standard deviation of the action before squashing, each `[..., A]`.
 
     Args:
         actor: parameters.
         inputs: observations with encoding, `[..., O + E]`.
-        log_std_bound: `"clamp"` or `"tanh"`, see `AgentConfig.log_std`.
+        log_std: range of the log standard deviation.
         computation: of the products.
     """
-    mean, log_std = mlp(actor, inputs, dtype=computation.dtype).chunk(2, dim=-1)
-    if log_std_bound == "tanh":
-        return mean, LOG_STD_MIN + (LOG_STD_MAX - LOG_STD_MIN) / 2 * (log_std.tanh() + 1)
-    return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    mean, outputs = mlp(actor, inputs, dtype=computation.dtype).chunk(2, dim=-1)
+    return mean, log_std(outputs)
 
 
 def sample(
     actor: Tensors,
     inputs: Tensor,
     noise: Tensor,
-    log_std_bound: str,
+    log_std: LogStd,
     computation: Computation = DEFAULT,
 ) -> tuple[Tensor, Tensor]:
     """Sample a squashed Gaussian action (Haarnoja et al., 2018, appendix C).
@@ -301,24 +364,24 @@ def sample(
         actor: parameters.
         inputs: observations with encoding, `[..., O + E]`.
         noise: standard normal, `[..., A]`.
-        log_std_bound: see `policy`.
+        log_std: see `policy`.
         computation: of the products.
 
     Returns:
         actions `[..., A]` in (−1, 1) and their log-densities `[...]`.
     """
-    mean, log_std = policy(actor, inputs, log_std_bound, computation)
-    unsquashed = mean + log_std.exp() * noise
-    gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+    mean, log_stds = policy(actor, inputs, log_std, computation)
+    unsquashed = mean + log_stds.exp() * noise
+    gaussian = -0.5 * noise.square() - log_stds - 0.5 * math.log(2 * math.pi)
     # log(1 − tanh²(u)) = 2·(log 2 − u − softplus(−2u)) keeps its precision for large |u|.
     squash = 2 * (math.log(2) - unsquashed - F.softplus(-2 * unsquashed))
     return unsquashed.tanh(), (gaussian - squash).sum(-1)
 
 
-def values(
+def critic_outputs(
     critics: Tensors, inputs: Tensor, actions: Tensor, computation: Computation = DEFAULT
 ) -> Tensor:
-    """Return the values `[2, ...]` of both critics.
+    """Return the outputs `[2, ..., n]` of both critics, see `critics.Critic`.
 
     Args:
         critics: parameters.
@@ -329,7 +392,6 @@ def values(
     joined = torch.cat([inputs, actions], dim=-1)
     dtype = computation.dtype
     if not computation.at_once:
-        twins = [mlp(critics, joined, f"{twin}.", dtype).squeeze(-1) for twin in TWINS]
-        return torch.stack(twins)
+        return torch.stack([mlp(critics, joined, f"{twin}.", dtype) for twin in TWINS])
     rows = joined.reshape(-1, joined.shape[-1]).expand(2, -1, -1)
-    return mlp(stack_twins(critics), rows, dtype=dtype).view(2, *joined.shape[:-1])
+    return mlp(stack_twins(critics), rows, dtype=dtype).view(2, *joined.shape[:-1], -1)

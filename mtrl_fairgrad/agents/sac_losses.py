@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.agents import networks
-from mtrl_fairgrad.agents.networks import DEFAULT, Computation, Tensors
+from mtrl_fairgrad.agents.critics import Critic, make_critic
+from mtrl_fairgrad.agents.networks import DEFAULT, Computation, LogStd, Tensors
 from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.gradients.graph_capture import CapturedFunction, Compile
 from mtrl_fairgrad.gradients.per_task import CapturedLoss, lift
@@ -25,15 +26,17 @@ PerNetwork = tuple[Tensors, ...]
 
 @dataclass(frozen=True)
 class SACLosses:
-    """Losses, Bellman targets and action; all fields but the last are those of `AgentConfig`.
+    """Losses, Bellman targets and action.
 
     The action has the default computation, so that it is the same in training and evaluation.
     """
 
     discount: float
     reward_scale: float
-    log_std: str
+    log_std: LogStd
     twin_loss: str
+    """See `AgentConfig`, like discount and reward scale."""
+    critic: Critic
     computation: Computation = DEFAULT
     """Of losses and targets."""
 
@@ -51,7 +54,12 @@ class SACLosses:
         dtype = torch.bfloat16 if precision == "bf16" else None
         computation = Computation(dtype, at_once=on_gpu)
         return cls(
-            config.discount, config.reward_scale, config.log_std, config.twin_loss, computation
+            config.discount,
+            config.reward_scale,
+            LogStd(config.log_std, config.log_std_min, config.log_std_max),
+            config.twin_loss,
+            make_critic(config),
+            computation,
         )
 
     def critic_loss(
@@ -63,7 +71,7 @@ class SACLosses:
         actions: Tensor,
         targets: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Squared error (Q(s, a) − target)², averaged over the batch.
+        """Squared error (Q(s, a) − target)² or cross-entropy, averaged over the batch.
 
         Over both critics it is averaged or, with `twin_loss="sum"`, summed.
 
@@ -73,17 +81,17 @@ class SACLosses:
             own: the task's own parameters of the critics.
             observations: `[B, O]`.
             actions: `[B, A]`.
-            targets: `[B]`.
+            targets: `[B]`, or distributions `[B, n]`.
 
         Returns:
             the loss and the mean Q.
         """
         critics = {**critics, **own}
         inputs = networks.with_encoding(critics, observations)
-        predictions = networks.values(critics, inputs, actions, self.computation)
-        errors = (predictions - targets).square()
+        outputs = networks.critic_outputs(critics, inputs, actions, self.computation)
+        errors, values = self.critic.errors(outputs, targets)
         loss = errors.mean(-1).sum() if self.twin_loss == "sum" else errors.mean()
-        return loss, predictions.mean()
+        return loss, values.mean()
 
     def actor_loss(
         self,
@@ -95,7 +103,9 @@ class SACLosses:
         noise: Tensor,
         temperature: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """E[temperature · log π(a|s) − min Q(s, a)] with a from the policy.
+        """E[temperature · log π(a|s) − Q(s, a)] with a from the policy.
+
+        Q is the minimum or the mean of both critics.
 
         Only the actor's parameters are differentiated: the task encoder belongs to the critics.
 
@@ -114,7 +124,8 @@ class SACLosses:
         actor, critics = {**actor, **own}, {**critics, **critics_own}
         inputs = networks.with_encoding(critics, observations)
         actions, log_density = networks.sample(actor, inputs, noise, self.log_std, self.computation)
-        value = networks.values(critics, inputs, actions, self.computation).amin(0)
+        outputs = networks.critic_outputs(critics, inputs, actions, self.computation)
+        value = self.critic.value(outputs)
         return (temperature * log_density - value).mean(), -log_density.mean()
 
     def bellman_targets(
@@ -126,8 +137,9 @@ class SACLosses:
         temperature: Tensor,
         rewards: Tensor,
         terminated: Tensor,
+        *discounts: Tensor,
     ) -> Tensor:
-        """Bellman targets scale·r + γ·(min Q'(s', a') − temperature · log π(a'|s')), a' ~ π(s').
+        """Bellman targets scale·r + γ·(Q'(s', a') − temperature · log π(a'|s')), a' ~ π(s').
 
         The value of the next state counts unless the task terminated; a time limit is not a
         termination. The target critics use their own slow copy of the task encoder, the policy uses
@@ -141,17 +153,24 @@ class SACLosses:
             temperature: `[]`.
             rewards: `[B]`.
             terminated: `[B]`, 1 or 0.
+            discounts: of the next states' values, `[B]`, or nothing for γ.
 
         Returns:
-            `[B]`.
+            `[B]`, or distributions `[B, n]`.
         """
         actor, critics, targets = _join(shared, own)
         inputs = networks.with_encoding(critics, next_observations)
         actions, log_density = networks.sample(actor, inputs, noise, self.log_std, self.computation)
         inputs = networks.with_encoding(targets, next_observations)
-        value = networks.values(targets, inputs, actions, self.computation).amin(0)
-        value = value - temperature * log_density
-        return self.reward_scale * rewards + self.discount * (1 - terminated) * value
+        outputs = networks.critic_outputs(targets, inputs, actions, self.computation)
+        discount = discounts[0] if discounts else self.discount
+        return self.critic.targets(
+            outputs,
+            temperature * log_density,
+            self.reward_scale * rewards,
+            discount * (1 - terminated),
+            self.computation.at_once,
+        )
 
     def action(
         self, shared: PerNetwork, own: PerNetwork, observations: Tensor, *noise: Tensor

@@ -44,11 +44,19 @@ class AgentConfig:
     )
     depth: int = option(
         3,
-        "Hidden layers; mhsac adds two, one to the trunk and one to each head.",
+        "Hidden layers, or residual blocks of two layers (agent.network=bronet) after a first one; "
+        "mhsac adds a hidden layer to each head and, without blocks, one to the trunk.",
         at_least=1,
     )
+    network: str = option(
+        "mlp",
+        "Actor and critics: a perceptron, or BroNet (Nauman et al., 2024): residual blocks of "
+        "linear, LayerNorm, ReLU, linear, LayerNorm.",
+        choices=("mlp", "bronet"),
+    )
     critic_layer_norm: bool = option(
-        False, "LayerNorm after each hidden linear layer of the critics, as in BRO."
+        False,
+        "LayerNorm after each hidden linear layer of the critics, as in BRO; bronet always has it.",
     )
     initialization: str = option(
         "he",
@@ -58,9 +66,19 @@ class AgentConfig:
     )
     log_std: str = option(
         "clamp",
-        "How the policy's log standard deviation is kept in [−20, 2]; "
+        "How the policy's log standard deviation is kept in its range; "
         "tanh as in the FairGrad paper's code.",
         choices=("clamp", "tanh"),
+    )
+    log_std_min: float = option(
+        -20.0,
+        "Smallest log standard deviation of the policy; −5 in FastTD3's SAC (Seo et al., 2025), "
+        "−10 in BRC (Nauman et al., 2025).",
+        at_least=-50,
+        at_most=10,
+    )
+    log_std_max: float = option(
+        2.0, "Largest log standard deviation of the policy.", at_least=-50, at_most=10
     )
     batch_size: int = option(
         128, "Transitions per task in each update.", at_least=1, unit="transitions"
@@ -90,6 +108,30 @@ class AgentConfig:
         unit="updates",
     )
     discount: float = option(0.99, "Discount factor γ.", at_least=0, at_most=1)
+    critic: str = option(
+        "squared",
+        "squared: critics of one value, squared error; categorical: distributions of returns on "
+        "fixed atoms, cross-entropy (Bellemare et al., 2017), as in BRC and FastTD3.",
+        choices=("squared", "categorical"),
+    )
+    atoms: int = option(
+        101,
+        "Atoms of the categorical critic, evenly spaced from −v_max to v_max; 101 in BRC.",
+        at_least=2,
+        at_most=10_000,
+    )
+    v_max: float = option(
+        10.0,
+        "Largest return of the categorical critic, after all scaling of rewards; 10 in BRC.",
+        above=0,
+    )
+    target: str = option(
+        "min",
+        "Which of both critics' values targets and actor use. min: the smaller one, against "
+        "overestimation (Fujimoto et al., 2018), and with it its distribution; mean: their mean, "
+        "or the mixture of their distributions, as in BRC.",
+        choices=("min", "mean"),
+    )
     twin_loss: str = option(
         "mean",
         "Critic loss of a task: mean of both twins' mean squared errors, as in the Meta-World+ "
@@ -162,6 +204,13 @@ def check_agent(agent: AgentConfig) -> None:
             "so make the batch smaller or the buffer larger.",
             "agent.batch_size",
             agent.batch_size,
+        )
+    if agent.log_std_min >= agent.log_std_max:
+        raise ConfigError(
+            f"agent.log_std_min={agent.log_std_min:g} is not below "
+            f"agent.log_std_max={agent.log_std_max:g}: make it smaller, or the largest one larger.",
+            "agent.log_std_min",
+            agent.log_std_min,
         )
     if agent.name == "stl" and agent.temperature == "shared":
         raise ConfigError(

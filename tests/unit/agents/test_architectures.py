@@ -131,8 +131,8 @@ def actor_gradients_by_hand(agent, batch, noise, temperature, s, k):
         value.requires_grad_()
     critics = {**of(agent.critics.shared, s), **of(agent.critics.own, s, k)}
     seen = networks.with_encoding(critics, batch.observations[s, k])
-    actions, log_density = networks.sample(actor, seen, noise.actions[s, k], agent.config.log_std)
-    first, second = networks.values(critics, seen, actions)
+    actions, log_density = networks.sample(actor, seen, noise.actions[s, k], agent.losses.log_std)
+    first, second = networks.critic_outputs(critics, seen, actions).squeeze(-1)
     loss = (temperature[s, k] * log_density - torch.minimum(first, second)).mean()
     return dict(zip(actor, torch.autograd.grad(loss, list(actor.values())), strict=True))
 
@@ -378,9 +378,9 @@ def test_acting_uses_each_tasks_own_networks(name):
             actor = {**of(agent.actor.shared, s), **of(agent.actor.own, s, k)}
             seen = networks.with_encoding(critics, observations[s, k])
             torch.testing.assert_close(
-                mode[s, k], networks.policy(actor, seen, agent.config.log_std)[0].tanh()
+                mode[s, k], networks.policy(actor, seen, agent.losses.log_std)[0].tanh()
             )
-            expected = networks.sample(actor, seen, noise[s, k], agent.config.log_std)[0]
+            expected = networks.sample(actor, seen, noise[s, k], agent.losses.log_std)[0]
             torch.testing.assert_close(sampled[s, k], expected)
 
 

@@ -89,7 +89,9 @@ def test_layer_norm_comes_after_each_hidden_linear_layer_of_the_critics():
         hidden = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
         hidden = F.relu(hidden * critics[f"first.scale{layer}"] + critics[f"first.shift{layer}"])
     expected = (hidden @ critics["first.weight2"].T + critics["first.bias2"]).squeeze(-1)
-    torch.testing.assert_close(networks.values(critics, obs, actions)[0], expected)
+    torch.testing.assert_close(
+        networks.critic_outputs(critics, obs, actions).squeeze(-1)[0], expected
+    )
     assert (critics["second.scale1"] != 1).any() and critics["second.shift1"].any(), (
         "both are learnt"
     )
@@ -112,9 +114,9 @@ def test_tanh_squashes_the_log_standard_deviation_into_its_range():
     raw = torch.tensor([-9.0, -1.0, 0.0, 0.5, 9.0]).double()
     observations = torch.zeros(5, OBSERVATION).double()
     observations[:, ACTION] = raw
-    mean, log_std = networks.policy(actor, observations, "tanh")
+    mean, log_std = networks.policy(actor, observations, networks.LogStd("tanh"))
     torch.testing.assert_close(log_std[:, 0], -20 + 11 * (raw.tanh() + 1))
-    _, clamped = networks.policy(actor, observations * 10, "clamp")
+    _, clamped = networks.policy(actor, observations * 10, networks.LogStd())
     assert clamped[:, 0].tolist() == [-20, -10, 0, 2, 2] and not mean.any()
 
 

@@ -66,7 +66,9 @@ def of_task(parameters, k):
 
 def twin_loss_by_hand(critics, batch, targets, k):
     """mse(Q1) + mse(Q2) of one task."""
-    values = networks.values(critics, batch.observations[0, k], batch.actions[0, k])
+    values = networks.critic_outputs(
+        critics, batch.observations[0, k], batch.actions[0, k]
+    ).squeeze(-1)
     mse = torch.nn.functional.mse_loss
     return mse(values[0], targets[0, k]) + mse(values[1], targets[0, k])
 
@@ -157,15 +159,22 @@ def reference_step(agent, batch, noise):
     def critic_loss(k):
         of = of_task(critics, k)
         inputs = networks.with_encoding(of, batch.observations[0, k])
-        return (networks.values(of, inputs, batch.actions[0, k]) - targets[0, k]).square().mean()
+        return (
+            (networks.critic_outputs(of, inputs, batch.actions[0, k]).squeeze(-1) - targets[0, k])
+            .square()
+            .mean()
+        )
 
     def actor_loss(k):
         of = {name: value.detach() for name, value in of_task(critics, k).items()}
         inputs = networks.with_encoding(of, batch.observations[0, k])
         actions, log_density = networks.sample(
-            of_task(actor, k), inputs, noise.actions[0, k], config.log_std
+            of_task(actor, k), inputs, noise.actions[0, k], agent.losses.log_std
         )
-        return (temperature[k] * log_density - networks.values(of, inputs, actions).amin(0)).mean()
+        return (
+            temperature[k] * log_density
+            - networks.critic_outputs(of, inputs, actions).squeeze(-1).amin(0)
+        ).mean()
 
     norms = [
         step(parameters, sum(loss(k) for k in range(TASKS)) / TASKS)

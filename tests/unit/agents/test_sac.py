@@ -95,8 +95,8 @@ def test_log_density_is_that_of_the_squashed_gaussian():
         streams.normal(BATCH, OBSERVATION)[0].double(),
         streams.normal(BATCH, ACTION)[0].double(),
     )
-    actions, log_density = networks.sample(actor, obs, noise, agent.config.log_std)
-    mean, log_std = networks.policy(actor, obs, agent.config.log_std)
+    actions, log_density = networks.sample(actor, obs, noise, agent.losses.log_std)
+    mean, log_std = networks.policy(actor, obs, agent.losses.log_std)
     base = torch.distributions.Normal(mean, log_std.exp())
     squashed = torch.distributions.TransformedDistribution(
         base, torch.distributions.TanhTransform()
@@ -112,7 +112,7 @@ def test_log_density_stays_finite_where_tanh_saturates():
         "bias0": torch.tensor([60.0, -60.0, 0.0, 0.0]),
     }
     actions, log_density = networks.sample(
-        actor, torch.zeros(4, OBSERVATION), torch.ones(4, ACTION), "clamp"
+        actor, torch.zeros(4, OBSERVATION), torch.ones(4, ACTION), networks.LogStd()
     )
     assert torch.isfinite(log_density).all() and actions.abs().max() <= 1
 
@@ -123,7 +123,7 @@ def targets_by_hand(agent, batch, noise, s, k):
     critics = {name: value[s] for name, value in agent.target_critics.items()}
     obs = batch.next_observations[s, k]
     actions, log_density = networks.sample(
-        actor, obs, noise.next_actions[s, k], agent.config.log_std
+        actor, obs, noise.next_actions[s, k], agent.losses.log_std
     )
     inputs = torch.cat([obs, actions], -1)
     first, second = (
@@ -190,7 +190,9 @@ def plain_sac_step(agent, batch, noise):
         torch.optim.Adam(parameters, learning_rate, eps=config.adam_epsilon).step()
 
     def critic_loss(i):
-        values = networks.values(leaf["critics"], batch.observations[0, i], batch.actions[0, i])
+        values = networks.critic_outputs(
+            leaf["critics"], batch.observations[0, i], batch.actions[0, i]
+        ).squeeze(-1)
         return ((values[0] - targets[i]) ** 2).mean() / 2 + (
             (values[1] - targets[i]) ** 2
         ).mean() / 2
@@ -203,10 +205,10 @@ def plain_sac_step(agent, batch, noise):
     def actor_loss(i):
         obs = batch.observations[0, i]
         actions, log_density = networks.sample(
-            leaf["actor"], obs, noise.actions[0, i], config.log_std
+            leaf["actor"], obs, noise.actions[0, i], agent.losses.log_std
         )
         entropies.append(-log_density.mean().detach())
-        values = networks.values(leaf["critics"], obs, actions)
+        values = networks.critic_outputs(leaf["critics"], obs, actions).squeeze(-1)
         return (temperature[i] * log_density - torch.minimum(values[0], values[1])).mean()
 
     step(list(leaf["actor"].values()), sum(actor_loss(i) for i in k) / TASKS, config.learning_rate)
@@ -275,7 +277,7 @@ def test_act_is_per_seed_and_the_mode_is_deterministic():
     mode = agent.act(observations)
     assert mode.shape == (2, TASKS, ACTION) and torch.equal(mode, agent.act(observations))
     actor = {name: value[1] for name, value in agent.actor.shared.items()}
-    expected = networks.policy(actor, observations[1], agent.config.log_std)[0].tanh()
+    expected = networks.policy(actor, observations[1], agent.losses.log_std)[0].tanh()
     torch.testing.assert_close(mode[1], expected)
     sampled = agent.act(observations, torch.ones(2, TASKS, ACTION).double())
     assert (sampled > mode).all()

@@ -52,8 +52,8 @@ def test_observations_may_have_any_leading_axes(leading):
     critics = {name: value[0] for name, value in Problem().critics.shared.items()}
     inputs, actions = torch.randn(*leading, OBSERVATION), torch.randn(*leading, ACTION)
     arguments = critics, inputs.double(), actions.double()
-    expected = networks.values(*arguments)
-    at_once = networks.values(*arguments, Computation(at_once=True))
+    expected = networks.critic_outputs(*arguments).squeeze(-1)
+    at_once = networks.critic_outputs(*arguments, Computation(at_once=True)).squeeze(-1)
     assert expected.shape == (2, *leading)
     torch.testing.assert_close(at_once, expected, rtol=1e-12, atol=1e-14)
 
