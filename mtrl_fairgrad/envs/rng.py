@@ -37,9 +37,9 @@ class StreamTracker:
         self._states = [row["generator"] for row in rows]
         self._drawn[:] = 0
 
-    def count_draws(self, rows: NDArray[np.bool_] | bool = True) -> None:
-        """Count one goal for each of `rows` [N]."""
-        self._drawn += rows
+    def count_draws(self, rows: NDArray[np.intp], drawn: NDArray[np.bool_] | bool) -> None:
+        """Count one goal for each of `rows` [M] that has `drawn` [M] one."""
+        self._drawn[rows] += drawn
 
     def positions(self) -> dict[int, tuple[dict[str, Any] | None, int]]:
         """Map row to its stream's last known state (None: initial) and the goals drawn since."""

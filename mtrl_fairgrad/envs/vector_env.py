@@ -14,7 +14,9 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from mtrl_fairgrad.envs.halves import check_copies, half_rows, union
 from mtrl_fairgrad.envs.rng import StreamTracker
+from mtrl_fairgrad.envs.saved_state import saved_rows
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.host import Slot
 from mtrl_fairgrad.envs.workers.load_balancing import balance_load, worker_count
@@ -35,7 +37,9 @@ STATE_FORMAT = 2
 
 
 class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
-    """N = S·K sub-environments of a suite's K tasks; that of seed s and task k has row s·K + k.
+    """N = S·E·K sub-environments: E copies of a suite's K tasks for each of S seeds.
+
+    That of seed s, copy e and task k has row (s·E + e)·K + k.
 
     Observations are float32 [N, O], the suite's one-hot identity included; actions float32 [N, A]
     in [−1, 1]. When an episode ends (terminated, or truncated at its time limit), the next one
@@ -52,6 +56,11 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
     - `idle` bool [N]: no goal is left (see `reset`): this row's actions are ignored from now on.
 
     Each episode draws its goal from a stream that depends on nothing but seed, task and `role`.
+    With `copies` E > 1, which must be even, the copies below E/2 and the others are two halves that
+    can be stepped independently: `step_async`, `ready` and `step_wait` are of one `half`, with
+    arrays of its N/2 rows; both halves may be running at once, and workers step them in the order
+    of the calls. `step` is of all N rows. With E = 1 the only half is 0, of all rows.
+
     `workers` is the number of processes: 0 simulates in this one, None takes the cores, in training
     less one for the learner; never more than N. Wrong arguments raise ValueError. An exception in a
     sub-environment raises WorkerError, which closes all environments.
@@ -70,19 +79,26 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         workers: int | None = None,
         role: str = "train",
         timeout: float | None = None,
+        copies: int = 1,
     ) -> None:
         self._pool: InProcessPool | WorkerPool | None = None
         self.suite, self.tasks, self.seeds = suite, suite.tasks, check_seeds(seeds)
         self.role = check_choice("role", role, ("train", "eval"))
-        self.num_envs = len(self.seeds) * len(self.tasks)
+        self.copies = check_copies(copies)
+        self.half_rows = half_rows(len(self.seeds), copies, len(self.tasks))
+        """Rows of each half."""
+        self.num_envs = len(self.seeds) * copies * len(self.tasks)
         self.workers = min(worker_count(workers, role), self.num_envs)
         self._define_spaces()
         self._rows = [
-            Slot(s * len(self.tasks) + k, task, k, seed)
+            Slot((s * copies + e) * len(self.tasks) + k, task, k, seed, e, int(2 * e >= copies > 1))
             for s, seed in enumerate(self.seeds)
+            for e in range(copies)
             for k, task in enumerate(self.tasks)
         ]
-        self._started = self._pending = self._scheduled = False
+        self._started = self._scheduled = False
+        self._pending: set[int] = set()
+        """Halves whose step is running, or has ended and was not taken by `step_wait`."""
         self._streams = StreamTracker(self.num_envs)
         if self.workers:
             if timeout is not None:
@@ -135,91 +151,88 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         self._refill()
         self._command("reset", plan)
         self._started, self._scheduled = True, goals is not None
-        self._streams.count_draws(not self._scheduled)
-        return self._buffers.observations.copy(), self._position()
+        everything = np.arange(self.num_envs)
+        self._streams.count_draws(everything, not self._scheduled)
+        return self._buffers.observations.copy(), self._position(everything)
 
     def step(self, actions: NDArray[np.floating[Any]]) -> Step:
-        """Call `step_async` and `step_wait`."""
-        self.step_async(actions)
-        return self.step_wait()
+        """Step all rows: call `step_async` and `step_wait` of each half."""
+        array = self._checked(actions, np.arange(self.num_envs))
+        for half, rows in enumerate(self.half_rows):
+            self.step_async(array[rows], half)
+        return union([self.step_wait(half) for half in range(len(self.half_rows))], self.half_rows)
 
-    def step_async(self, actions: NDArray[np.floating[Any]]) -> None:
-        """Start simulating one step with `actions` [N, A] (finite), without waiting.
+    def step_async(self, actions: NDArray[np.floating[Any]], half: int = 0) -> None:
+        """Start simulating one step of a half with its `actions` (finite), without waiting.
+
+        Args:
+            actions: [N, A]; with copies [S·(E/2)·K, A].
+            half: 0 or 1.
 
         Raises:
             ValueError: another shape, or a non-finite action.
-            AlreadyPendingCallError: a step is running.
+            AlreadyPendingCallError: a step of this half is running.
             ResetNeeded: before the first reset.
         """
-        pool = self._idle_pool("step_async")
-        if not self._started:
-            raise ResetNeeded("step_async before the first reset: call reset first.")
-        array = np.asarray(actions, np.float32)
-        if array.shape != (self.num_envs, self.suite.action_size):
-            raise ValueError(
-                f"actions of shape {list(array.shape)} do not fit: give "
-                f"[{self.num_envs}, {self.suite.action_size}], one row per sub-environment."
-            )
-        if not np.isfinite(array).all():
-            row = self._rows[int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])]
-            raise ValueError(
-                f"the action {array[row.index].tolist()} for {row} is not finite: the policy has "
-                "diverged."
-            )
-        self._buffers.actions[:] = array
-        self._guarded(lambda: pool.start("step"))
-        self._pending = True
+        pool = self._open_pool("step_async")
+        if half in self._pending:
+            raise _pending_error("step_async")
+        rows = self.half_rows[half]
+        self._buffers.actions[rows] = self._checked(actions, rows)
+        self._guarded(lambda: pool.start("step", half))
+        self._pending.add(half)
 
-    def ready(self, timeout: float = 0.0) -> bool:
-        """Return whether the running step ends within `timeout` seconds.
+    def ready(self, timeout: float = 0.0, half: int = 0) -> bool:
+        """Return whether the running step of a half ends within `timeout` seconds.
 
         True without workers, without a running step and when closed.
 
         Raises:
             WorkerError: the step failed.
         """
-        if not self._pending or self._pool is None:
-            return True
         pool = self._pool
-        return self._guarded(lambda: pool.ready(timeout))
+        if half not in self._pending or pool is None:
+            return True
+        return self._guarded(lambda: pool.ready(timeout, half))
 
-    def step_wait(self) -> Step:
-        """Wait for the step; return copies of its results.
+    def step_wait(self, half: int = 0) -> Step:
+        """Wait for the step of a half; return copies of its results.
 
         Returns:
             Observations, rewards, terminated, truncated, infos.
 
         Raises:
-            NoAsyncCallError: no step is running.
+            NoAsyncCallError: no step of this half is running.
             WorkerError: the step failed.
         """
-        if not self._pending or self._pool is None:
+        pool = self._pool
+        if half not in self._pending or pool is None:
             raise NoAsyncCallError(
                 "step_wait without a running step: call step_async first.", "step"
             )
-        self._guarded(self._pool.finish)
-        self._pending = False
-        buffers = self._buffers
-        observations = buffers.observations.copy()
-        terminated, truncated = buffers.terminated.copy(), buffers.truncated.copy()
+        self._guarded(lambda: pool.finish(half))
+        self._pending.remove(half)
+        buffers, rows = self._buffers, self.half_rows[half]
+        observations = buffers.observations[rows]
+        terminated, truncated = buffers.terminated[rows], buffers.truncated[rows]
         ended = terminated | truncated
-        self._streams.count_draws(ended & (not self._scheduled))
-        final = np.where(ended[:, None], buffers.final_observations, observations)
+        self._streams.count_draws(rows, ended & (not self._scheduled))
+        final = np.where(ended[:, None], buffers.final_observations[rows], observations)
         episode = {
-            "r": buffers.returns.copy(),
-            "l": buffers.lengths.copy(),
-            "s": buffers.successes.copy(),
-            "r_until_success": buffers.returns_until_success.copy(),
-            "l_until_success": buffers.lengths_until_success.copy(),
+            "r": buffers.returns[rows],
+            "l": buffers.lengths[rows],
+            "s": buffers.successes[rows],
+            "r_until_success": buffers.returns_until_success[rows],
+            "l_until_success": buffers.lengths_until_success[rows],
         }
         infos = {
-            "success": buffers.success.copy(),
+            "success": buffers.success[rows],
             "final_obs": final,
             "_final_obs": ended,
-            **self._position(),
+            **self._position(rows),
         }
         infos |= {"episode": episode, "_episode": ended}
-        return observations, buffers.rewards.copy(), terminated, truncated, infos
+        return observations, buffers.rewards[rows], terminated, truncated, infos
 
     @property
     def elapsed(self) -> int:
@@ -269,7 +282,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
             ValueError: the state is damaged, of other tasks, seeds, settings or versions, or not
                 reproduced.
         """
-        rows = _saved_rows(state, self._fingerprint(), self.num_envs, self.suite)
+        rows = saved_rows(state, self._fingerprint(), self.num_envs, self.suite)
         self._refill()
         not_reproduced = self._command("set_state", dict(enumerate(rows)))
         if not_reproduced:
@@ -307,18 +320,41 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         }
         return made | self.suite.fingerprint()
 
-    def _idle_pool(self, name: str) -> InProcessPool | WorkerPool:
-        """Return the pool; Gymnasium's errors if closed or if a step is running."""
+    def _checked(self, actions: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return the actions of some rows as float32; errors as in `step_async`."""
+        self._open_pool("step_async")
+        if not self._started:
+            raise ResetNeeded("step_async before the first reset: call reset first.")
+        array = np.asarray(actions, np.float32)
+        if array.shape != (len(rows), self.suite.action_size):
+            raise ValueError(
+                f"actions of shape {list(array.shape)} do not fit: give "
+                f"[{len(rows)}, {self.suite.action_size}], one row per sub-environment."
+            )
+        if not np.isfinite(array).all():
+            position = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+            raise ValueError(
+                f"the action {array[position].tolist()} for {self._rows[rows[position]]} is not "
+                "finite: the policy has diverged."
+            )
+        return array
+
+    def _open_pool(self, name: str) -> InProcessPool | WorkerPool:
+        """Return the pool; Gymnasium's error if closed."""
         if self._pool is None:
             raise ClosedEnvironmentError(f"{name} on closed environments: make new ones.")
-        if self._pending:
-            raise AlreadyPendingCallError(
-                f"{name} while a step is running: call step_wait first.", "step"
-            )
         return self._pool
 
+    def _idle_pool(self, name: str) -> InProcessPool | WorkerPool:
+        """Return the pool; Gymnasium's errors if closed or if a step is running."""
+        pool = self._open_pool(name)
+        if self._pending:
+            raise _pending_error(name)
+        return pool
+
     def _command(self, name: str, payload: Any = None) -> dict[int, Any]:
-        pool = self._idle_pool(name)
+        """Run a command after the running steps, whose results stay to be taken."""
+        pool = self._open_pool(name)
         self._guarded(lambda: pool.start(name, payload))
         return self._guarded(pool.finish)
 
@@ -332,14 +368,19 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         try:
             return action()
         except WorkerError as error:
-            self._pending = self._started = False
+            self._started = False
+            self._pending.clear()
             if not isinstance(error, WorkerLost):
                 self.close()
             raise
 
-    def _position(self) -> Infos:
-        goals = self._buffers.goals.copy()
+    def _position(self, rows: NDArray[np.intp]) -> Infos:
+        goals = self._buffers.goals[rows]
         return {"goal": goals, "idle": goals < 0}
+
+
+def _pending_error(name: str) -> AlreadyPendingCallError:
+    return AlreadyPendingCallError(f"{name} while a step is running: call step_wait first.", "step")
 
 
 def _checked_goals(goals: Any, rows: int, count: int) -> list[list[int]]:
@@ -360,52 +401,3 @@ def _checked_goals(goals: Any, rows: int, count: int) -> list[list[int]]:
     for goal in (array.min(), array.max()):
         check_integer("goals", int(goal), at_most=count - 1)
     return array.tolist()
-
-
-def _saved_rows(saved: Any, made: dict[str, Any], rows: int, suite: Suite) -> list[dict[str, Any]]:
-    """Return the rows of a saved state if it is intact and from environments made like these.
-
-    Args:
-        saved: what `get_state` returned, perhaps damaged.
-        made: settings of these environments.
-        rows: sub-environments of these environments.
-        suite: suite of these environments.
-
-    Raises:
-        ValueError: otherwise.
-    """
-    try:
-        origin, saved_rows = saved["made"], saved["rows"]
-        differing = [key for key in made if origin[key] != made[key]]
-    except (TypeError, KeyError, IndexError) as error:
-        raise ValueError(
-            f"the saved environment state is damaged ({error!r}): use another checkpoint."
-        ) from None
-    if differing:
-        key = differing[0]
-        raise ConfigError(
-            f"{key}={made[key]!r} differs from the saved environments, which had "
-            f"{key}={origin[key]!r}: resume with that value.",
-            key,
-            made[key],
-        )
-    if (
-        not isinstance(saved_rows, list)
-        or len(saved_rows) != rows
-        or not all(_is_saved_row(row, suite) for row in saved_rows)
-    ):
-        raise ValueError(
-            f"the saved environment state does not hold {rows} intact rows: use another checkpoint."
-        )
-    return saved_rows
-
-
-def _is_saved_row(row: Any, suite: Suite) -> bool:
-    """Return whether a row holds a goal, a state of NumPy's generator and what the suite needs."""
-    try:
-        check_integer("goal", row["goal"], at_most=suite.goal_count - 1)
-        np.random.PCG64().state = row["generator"]
-        suite.check_state(row)
-    except (TypeError, KeyError, ValueError, OverflowError):
-        return False
-    return True

@@ -27,10 +27,7 @@ NEVER = (
     "eval",
     "exec",
 )
-OWN_WORKERS = [
-    (ROOT / "mtrl_fairgrad" / "envs" / "workers" / name, "pickle.loads")
-    for name in ("pool.py", "worker_main.py")
-]
+OWN_WORKERS = [(ROOT / "mtrl_fairgrad" / "envs" / "workers" / "wire.py", "pickle.loads")]
 """Reads from a pipe that no other process holds."""
 
 

@@ -10,15 +10,21 @@ from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 
 @dataclass(frozen=True)
 class Slot:
-    """Position of a sub-environment: row in the buffers, task, index of the task, seed."""
+    """Position of a sub-environment: row in the buffers, task, index of the task, seed, copy.
+
+    `half` is the half of the copies that it is stepped with.
+    """
 
     index: int
     task: str
     identity: int
     seed: int
+    copy: int = 0
+    half: int = 0
 
     def __str__(self) -> str:
-        return f"task {self.task}, seed {self.seed}"
+        copy = f", copy {self.copy}" if self.copy else ""
+        return f"task {self.task}, seed {self.seed}{copy}"
 
 
 class SubEnvironmentError(RuntimeError):
@@ -49,8 +55,8 @@ class Host:
 
         Args:
             command: name of the command.
-            payload: `reset`: row -> goals, or None; `set_state`: row -> state; `place`: row ->
-                arguments of `SubEnvironment.place`.
+            payload: `step`: the half; `reset`: row -> goals, or None; `set_state`: row -> state;
+                `place`: row -> arguments of `SubEnvironment.place`.
 
         Returns:
             `get_state`: row -> state; `set_state`: row -> True for rows that were not reproduced;
@@ -61,8 +67,8 @@ class Host:
         """
         return self._commands[command](payload)
 
-    def _step(self, _: None) -> None:
-        self._each(self._step_one)
+    def _step(self, half: int) -> None:
+        self._each(self._step_one, half)
 
     def _step_one(self, row: Slot, environment: SubEnvironment) -> None:
         buffers, i = self._buffers, row.index
@@ -118,8 +124,11 @@ class Host:
         self._buffers.goals[row.index] = environment.goal
         self._buffers.elapsed[row.index] = environment.elapsed
 
-    def _each(self, visit: Callable[[Slot, SubEnvironment], None]) -> None:
+    def _each(self, visit: Callable[[Slot, SubEnvironment], None], half: int | None = None) -> None:
+        """Visit all sub-environments, or those of one half."""
         for row, environment in self._environments.items():
+            if half is not None and row.half != half:
+                continue
             try:
                 visit(row, environment)
             except Exception as error:

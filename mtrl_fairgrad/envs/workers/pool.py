@@ -1,8 +1,12 @@
 """Run commands on all sub-environments, in this process or in worker processes.
 
-Observations, actions and rewards travel through memory shared at the start; a command is one small
-message to each worker and one back. The memory is an anonymous mapping (`RawArray`), not a named
-segment: nothing is left behind when the learner is killed.
+Observations, actions and rewards travel through memory shared at the start; a step is one byte to
+each worker and one back. The memory is an anonymous mapping (`RawArray`), not a named segment:
+nothing is left behind when the learner is killed.
+
+Commands are executed in the order in which they were started. A step is of one half of the copies,
+and the next command may be started before it ends: that of the other half, so that workers always
+have work, or any other, whose end is then the end of both.
 """
 
 import math
@@ -12,16 +16,17 @@ import pickle
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, field
 from multiprocessing.util import Finalize
 from typing import Any
 
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.host import Host, Slot, SubEnvironmentError
 from mtrl_fairgrad.envs.workers.shared_memory import Buffers
+from mtrl_fairgrad.envs.workers.wire import Wire
 from mtrl_fairgrad.envs.workers.worker_main import describe, lightweight_spawn, worker_main
 
 GRACE_SECONDS = 2.0
@@ -61,26 +66,29 @@ class InProcessPool:
     def __init__(self, rows: list[Slot], suite: Suite, role: str) -> None:
         sizes = _sizes(len(rows), suite)
         self.buffers = Buffers.over(bytearray(Buffers.size(*sizes)), *sizes)
-        self._command: tuple[str, Any] = ("", None)
+        self._queue: deque[tuple[str, Any]] = deque()
         with _raising():
             self._host = Host(rows, suite, role, self.buffers)
 
     def start(self, command: str, payload: Any = None) -> None:
-        """Store the command."""
-        self._command = command, payload
+        """Store the command; the payload of `step` is its half."""
+        self._queue.append((command, payload))
 
-    def ready(self, timeout: float) -> bool:
+    def ready(self, timeout: float, half: int) -> bool:
         """Return True: no other process is involved."""
         return True
 
-    def finish(self) -> dict[int, Any]:
-        """Run the stored command; return row -> answer.
+    def finish(self, half: int | None = None) -> dict[int, Any]:
+        """Run the stored commands, with `half` up to its step; return row -> answer.
 
         Raises:
             WorkerError: a sub-environment raised.
         """
-        with _raising():
-            return self._host.run(*self._command) or {}
+        answers: dict[int, Any] = {}
+        while self._queue if half is None else ("step", half) in self._queue:
+            with _raising():
+                answers |= self._host.run(*self._queue.popleft()) or {}
+        return answers
 
     def replace(self) -> bool:
         """Return False: no worker can be lost."""
@@ -90,19 +98,23 @@ class InProcessPool:
         """Do nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Worker:
     """A worker process and the learner's end of its pipe."""
 
     process: Any
-    connection: Connection
+    wire: Wire
+    owed: deque[int | None] = field(default_factory=deque)
+    """Commands without an answer so far, in order: the half of a step, None for the others."""
+    waited: float = 0.0
+    """Seconds that the learner has waited for the first of them."""
 
     def end(self, deadline: float) -> int | None:
         """Wait until `deadline` (`time.monotonic`) for its exit, then kill it.
 
         Returns the exit code, None if killed.
         """
-        self.connection.close()
+        self.wire.close()
         self.process.join(max(0.0, deadline - time.monotonic()))
         code = self.process.exitcode
         if code is None:
@@ -130,9 +142,8 @@ class WorkerPool:
         self.buffers = Buffers.over(self._memory, *sizes)
         self._shares, self._suite, self._role = shares, suite, role
         self._timeout = math.inf if timeout is None else timeout
-        self._allowed, self._waited, self._looked = math.inf, 0.0, 0.0
+        self._looked = 0.0
         self._workers: dict[int, _Worker] = {}
-        self._waiting: list[int] = []
         self._answers: dict[int, Any] = {}
         # If `close` is not called: multiprocessing waits at exit for its children, and one that
         # hangs would never end.
@@ -154,7 +165,7 @@ class WorkerPool:
         """
         self.finish()
         missing = [number for number in range(len(self._shares)) if number not in self._workers]
-        self._allow(more=True)
+        self._looked = time.monotonic()
         for number in missing:
             self._launch(number)
         self.finish()
@@ -178,95 +189,101 @@ class WorkerPool:
         )
         with lightweight_spawn():
             process.start()
-            self._workers[number] = _Worker(process, here)
+            self._workers[number] = _Worker(process, Wire(here), deque([None]))
         # The worker must hold the only other end, so that its exit, and ours, reads as end of file.
         there.close()
-        self._waiting.append(number)
 
     def start(self, command: str, payload: Any = None) -> None:
-        """Send a command to all workers; a lost worker is reported by `finish`."""
-        # Pickled once, without the overhead of `Connection.send`.
-        message = pickle.dumps((command, payload))
-        self._allow(more=command != "step")
-        for number, worker in self._workers.items():
-            with suppress(OSError):
-                worker.connection.send_bytes(message)
-            self._waiting.append(number)
+        """Send a command to all workers; a lost worker is reported by `finish`.
 
-    def finish(self) -> dict[int, Any]:
-        """Wait for all workers; return row -> answer.
+        The payload of `step` is its half.
+        """
+        half = payload if command == "step" else None
+        message = b"" if command == "step" else pickle.dumps((command, payload))  # once for all
+        self._looked = time.monotonic()
+        for worker in self._workers.values():
+            with suppress(OSError):
+                worker.wire.send(message) if half is None else worker.wire.send_step(half)
+            worker.owed.append(half)
+
+    def finish(self, half: int | None = None) -> dict[int, Any]:
+        """Wait for all workers to end all commands, or the step of `half`; return row -> answer.
 
         After an interruption by Ctrl-C, a second call continues.
 
         Raises:
             WorkerError: a sub-environment raised or a worker was lost.
         """
-        while self._waiting:
-            self._take(LOOK_SECONDS)
+        for number, worker in list(self._workers.items()):
+            while _owes(worker, half):
+                self._take(number, LOOK_SECONDS)
         answers, self._answers = self._answers, {}
         return answers
 
-    def ready(self, timeout: float) -> bool:
-        """Return whether all workers answer within `timeout` seconds; raises as `finish`."""
+    def ready(self, timeout: float, half: int) -> bool:
+        """Return whether all workers end the step of `half` within `timeout` seconds.
+
+        True if it is not running.
+
+        Raises:
+            WorkerError: a sub-environment raised or a worker was lost.
+        """
         deadline = time.monotonic() + timeout
-        while self._waiting:
-            left = max(0.0, deadline - time.monotonic())
-            if not self._take(min(left, LOOK_SECONDS)) and left <= LOOK_SECONDS:
-                return False
+        for number, worker in list(self._workers.items()):
+            while _owes(worker, half):
+                left = max(0.0, deadline - time.monotonic())
+                if not self._take(number, min(left, LOOK_SECONDS)) and left <= LOOK_SECONDS:
+                    return False
         return True
 
-    def _take(self, seconds: float) -> bool:
-        """Return whether the first worker that owes an answer gives it within `seconds`."""
-        number = self._waiting[0]
-        connection = self._workers[number].connection
+    def _take(self, number: int, seconds: float) -> bool:
+        """Return whether a worker gives the first answer that it owes within `seconds`."""
+        worker = self._workers[number]
         try:
-            if not connection.poll(seconds):
+            if not worker.wire.wait(seconds):
                 self._count(number)
                 return False
-            message = connection.recv_bytes()
+            received = worker.wire.receive()
         except (EOFError, OSError):
             raise self._lose(number) from None
-        self._waiting.pop(0)
-        error, answer = pickle.loads(message)
-        if error is not None:
-            raise WorkerError(error)
-        self._answers.update(answer or {})
+        worker.owed.popleft()
+        worker.waited = 0.0
+        if not isinstance(received, int):
+            error, answer = received
+            if error is not None:
+                raise WorkerError(error)
+            self._answers.update(answer or {})
         return True
 
     def close(self, grace: float = GRACE_SECONDS) -> None:
         """Close the pipes, at which workers exit; kill them after `grace` seconds."""
         _end(self._workers, grace)
-        self._waiting = []
 
     # ---- time limits ----
 
-    def _allow(self, more: bool) -> None:
-        """Start the time limit of the next answers; `more` than that of a step."""
-        rows = max(map(len, self._shares)) if more else 0
-        self._allowed, self._waited, self._looked = (
-            self._timeout + rows * BUILD_SECONDS,
-            0.0,
-            time.monotonic(),
-        )
+    def _allowed(self, number: int) -> float:
+        """Return the time limit of the first answer that a worker owes."""
+        more = self._workers[number].owed[0] is None
+        return self._timeout + more * BUILD_SECONDS * max(map(len, self._shares))
 
     def _count(self, number: int) -> None:
-        """Add the time since the last look; WorkerLost if the limit is exceeded."""
+        """Add the time since the last look; WorkerLost if worker `number` exceeds its limit."""
         now = time.monotonic()
-        self._waited += min(now - self._looked, LOOK_SECONDS)
+        for worker in self._workers.values():
+            worker.waited += min(now - self._looked, LOOK_SECONDS) if worker.owed else 0.0
         self._looked = now
-        if self._waited > self._allowed:
+        if self._workers[number].waited > self._allowed(number):
             raise self._lose(number, late=True)
 
     def _lose(self, number: int, late: bool = False) -> WorkerLost:
         """Remove a worker that is `late` or is dying."""
-        worker = self._workers[number]
+        worker, allowed = self._workers[number], self._allowed(number)
         code = worker.end(time.monotonic() + (0.0 if late else GRACE_SECONDS))
         del self._workers[number]
-        self._waiting.remove(number)
         reason = f" ({signal.Signals(-code).name})" if code is not None and code < 0 else ""
         how = f"died with exit code {code}{reason}"
         if late:
-            how = f"did not answer within {self._allowed:g} s and was killed"
+            how = f"did not answer within {allowed:g} s and was killed"
         hosted = "; ".join(map(str, self._shares[number]))
         return WorkerLost(
             f"environment worker {number} (pid {worker.process.pid}) {how}, it hosted {hosted}"
@@ -276,12 +293,17 @@ class WorkerPool:
 def _end(workers: dict[int, _Worker], grace: float) -> None:
     """Stop all workers, removing one at a time, so that an interrupted call can be repeated."""
     for worker in workers.values():
-        worker.connection.close()
+        worker.wire.close()
     deadline = time.monotonic() + grace
     while workers:
         number = next(iter(workers))
         workers[number].end(deadline)
         del workers[number]
+
+
+def _owes(worker: _Worker, half: int | None) -> bool:
+    """Return whether a worker owes an answer to the step of `half`; None: any answer."""
+    return bool(worker.owed) if half is None else half in worker.owed
 
 
 def _sizes(rows: int, suite: Suite) -> tuple[int, int, int]:

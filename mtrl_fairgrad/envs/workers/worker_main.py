@@ -18,6 +18,7 @@ from typing import Any
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.host import Host, Slot, SubEnvironmentError
 from mtrl_fairgrad.envs.workers.shared_memory import Buffers
+from mtrl_fairgrad.envs.workers.wire import Wire
 
 STOP_SIGNALS = frozenset(
     getattr(signal, name)
@@ -40,7 +41,9 @@ def worker_main(
     suite: Suite,
     role: str,
 ) -> None:
-    """Answer commands with (error or None, answer) until end of file.
+    """Execute commands in order until end of file; answer with (error or None, answer).
+
+    A step without an error is answered by its byte, see `Wire`.
 
     Args:
         connection: pipe to the learner.
@@ -57,16 +60,21 @@ def worker_main(
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     _exit_with_learner(learner, bound)
+    wire = Wire(connection)
     try:
         try:
             buffers = Buffers.over(memory, rows, suite.observation_size, suite.action_size)
             host = Host(share, suite, role, buffers)
-            connection.send_bytes(pickle.dumps((None, None)))
+            wire.send(pickle.dumps((None, None)))
             while True:
-                command, payload = pickle.loads(connection.recv_bytes())
-                connection.send_bytes(pickle.dumps((None, host.run(command, payload))))
+                received = wire.receive()
+                if isinstance(received, int):
+                    host.run("step", received)
+                    wire.send_step(received)
+                else:
+                    wire.send(pickle.dumps((None, host.run(*received))))
         except SubEnvironmentError as error:
-            connection.send_bytes(pickle.dumps((describe(error), None)))
+            wire.send(pickle.dumps((describe(error), None)))
     except (EOFError, OSError):
         return
 
