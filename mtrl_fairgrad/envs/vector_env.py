@@ -296,6 +296,24 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         self._streams.record_states(rows)
         return self._buffers.observations.copy()
 
+    def rebalance(self) -> int:
+        """Move sub-environments between workers if their measured step times say that it pays.
+
+        What steps return does not depend on it; results of running steps stay to be taken.
+
+        Returns:
+            how many were moved.
+
+        Raises:
+            WorkerError: a sub-environment raised or a worker was lost.
+        """
+        if not self._started or self._scheduled:
+            return 0
+        pool, self._started = self._open_pool("rebalance"), False  # until it is done
+        moved = self._guarded(pool.rebalance)
+        self._started = True
+        return moved
+
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the workers, with `grace=0` at once; Gymnasium's `close` calls this once."""
         if self._pool is not None:

@@ -6,6 +6,7 @@ worker processes and subprocesses, too.
 
 import itertools
 import os
+import time
 
 import gymnasium
 import numpy as np
@@ -85,6 +86,16 @@ class Unreliable(PointMass):
         return super().step(action)
 
 
+class Slow(PointMass):
+    """Its steps take a millisecond of processor time."""
+
+    def step(self, action):
+        started = time.thread_time()
+        while time.thread_time() < started + 0.001:
+            pass
+        return super().step(action)
+
+
 class Blind(gymnasium.Env):
     """A point mass without pictures: it neither takes `render_mode` nor has a method `render`."""
 
@@ -109,4 +120,5 @@ _register("PointMass", max_episode_steps=30)
 _register("Endless")
 _register("Rated", max_episode_steps=20, reward_threshold=-5.0)
 _register("Unreliable", "Unreliable", max_episode_steps=5)
+_register("Slow", "Slow", max_episode_steps=20, kwargs={"edge": 1000.0})
 _register("Blind", "Blind", max_episode_steps=20)

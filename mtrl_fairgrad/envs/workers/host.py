@@ -1,11 +1,19 @@
 """Run several sub-environments in turn, in a worker process or in the learner's process."""
 
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from mtrl_fairgrad.envs.suite import SubEnvironment, Suite
 from mtrl_fairgrad.envs.workers.shared_memory import Buffers
+
+SAMPLING = 7
+"""Steps of which one is timed; a prime, so that ends of episodes are timed as often as they come.
+"""
+WINDOW = 1000
+"""Timed steps over which the mean is taken, roughly."""
 
 
 @dataclass(frozen=True)
@@ -35,32 +43,40 @@ class Host:
     """The sub-environments of some rows. A command visits all and writes results to the buffers."""
 
     def __init__(self, rows: list[Slot], suite: Suite, role: str, buffers: Buffers) -> None:
-        self._buffers = buffers
+        self._suite, self._role, self._buffers = suite, role, buffers
+        self._stepped: Counter[int] = Counter()
+        """Steps of each half."""
         self._commands: dict[str, Callable[[Any], Any]] = {
             "step": self._step,
             "reset": self._reset,
             "get_state": self._get_state,
             "set_state": self._set_state,
             "place": self._place,
+            "adopt": self._adopt,
+            "drop": self._drop,
         }
         self._environments: dict[Slot, SubEnvironment] = {}
         for row in rows:
-            try:
-                self._environments[row] = suite.make(row.task, row.seed, row.identity, role)
-            except Exception as error:
-                raise SubEnvironmentError(str(row)) from error
+            self._build(row)
+
+    def _build(self, row: Slot) -> None:
+        try:
+            self._environments[row] = self._suite.make(row.task, row.seed, row.identity, self._role)
+        except Exception as error:
+            raise SubEnvironmentError(str(row)) from error
 
     def run(self, command: str, payload: Any = None) -> Any:
-        """Execute a command: `step`, `reset`, `get_state`, `set_state` or `place`.
+        """Execute a command, one of `_commands`.
 
         Args:
             command: name of the command.
             payload: `step`: the half; `reset`: row -> goals, or None; `set_state`: row -> state;
-                `place`: row -> arguments of `SubEnvironment.place`.
+                `place`: row -> arguments of `SubEnvironment.place`; `adopt`: slot -> state, of
+                sub-environments to build; `drop`: rows to forget.
 
         Returns:
-            `get_state`: row -> state; `set_state`: row -> True for rows that were not reproduced;
-            otherwise None.
+            `get_state`: row -> state; `set_state`, `adopt`: row -> True for rows that were not
+            reproduced; otherwise None.
 
         Raises:
             SubEnvironmentError: a sub-environment raised.
@@ -68,7 +84,19 @@ class Host:
         return self._commands[command](payload)
 
     def _step(self, half: int) -> None:
-        self._each(self._step_one, half)
+        number = self._stepped[half] = self._stepped[half] + 1
+        timed = number % SAMPLING == 0
+        self._each(self._timed_step if timed else self._step_one, half)
+
+    def _timed_step(self, row: Slot, environment: SubEnvironment) -> None:
+        """Step, and update the mean of the processor time that this takes."""
+        idle, started = environment.idle, time.thread_time()
+        self._step_one(row, environment)
+        taken, i, mean = time.thread_time() - started, row.index, self._buffers.step_seconds
+        if not idle:
+            # It goes on from what another worker measured, if the sub-environment was moved.
+            timed = min(self._stepped[row.half] // SAMPLING, WINDOW)
+            mean[i] += (taken - mean[i]) / timed if mean[i] else taken
 
     def _step_one(self, row: Slot, environment: SubEnvironment) -> None:
         buffers, i = self._buffers, row.index
@@ -123,6 +151,22 @@ class Host:
         self._buffers.observations[row.index] = environment.observation
         self._buffers.goals[row.index] = environment.goal
         self._buffers.elapsed[row.index] = environment.elapsed
+
+    def _adopt(self, states: dict[Slot, dict[str, Any]]) -> dict[int, bool]:
+        """Build sub-environments and restore their states, which the buffers hold already."""
+        not_reproduced: dict[int, bool] = {}
+        for row, state in states.items():
+            self._build(row)
+            try:
+                if not self._environments[row].set_state(state):
+                    not_reproduced[row.index] = True
+            except Exception as error:
+                raise SubEnvironmentError(str(row)) from error
+        return not_reproduced
+
+    def _drop(self, rows: set[int]) -> None:
+        for row in [row for row in self._environments if row.index in rows]:
+            del self._environments[row]
 
     def _each(self, visit: Callable[[Slot, SubEnvironment], None], half: int | None = None) -> None:
         """Visit all sub-environments, or those of one half."""

@@ -25,6 +25,7 @@ from typing import Any
 
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.host import Host, Slot, SubEnvironmentError
+from mtrl_fairgrad.envs.workers.load_balancing import rebalance
 from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 from mtrl_fairgrad.envs.workers.wire import Wire
 from mtrl_fairgrad.envs.workers.worker_main import describe, lightweight_spawn, worker_main
@@ -93,6 +94,10 @@ class InProcessPool:
     def replace(self) -> bool:
         """Return False: no worker can be lost."""
         return False
+
+    def rebalance(self, shares: list[list[Slot]] | None = None) -> int:
+        """Return 0: there is one process."""
+        return 0
 
     def close(self, grace: float = 0.0) -> None:
         """Do nothing."""
@@ -171,6 +176,54 @@ class WorkerPool:
         self.finish()
         return bool(missing)
 
+    def rebalance(self, shares: list[list[Slot]] | None = None) -> int:
+        """Move sub-environments to other workers if their measured step times say that it pays.
+
+        The new worker repeats the running episode. Where that comes out differently, the old one
+        keeps the sub-environment. So nothing that a step returns depends on it.
+
+        Args:
+            shares: the new share of each worker, instead of what measured times suggest.
+
+        Returns:
+            how many were moved.
+
+        Raises:
+            WorkerError: a sub-environment raised or a worker was lost.
+        """
+        if shares is None:
+            shares = rebalance(self._shares, self.buffers.step_seconds)
+        before = {row: number for number, share in enumerate(self._shares) for row in share}
+        taken = {
+            number: [row for row in share if before[row] != number]
+            for number, share in enumerate(shares)
+        }
+        if not any(taken.values()):
+            return 0
+        self.start("get_state")
+        states = self.finish()
+        try:
+            for number, rows in taken.items():
+                self._send(number, "adopt", {row: states[row.index] for row in rows})
+            refused = self.finish()
+            after = {
+                row: before[row] if row.index in refused else number
+                for number, share in enumerate(shares)
+                for row in share
+            }
+            for number, share in enumerate(shares):
+                mine = {row for row in {*share, *self._shares[number]} if after[row] != number}
+                self._send(number, "drop", {row.index for row in mine})
+            self.finish()
+        except BaseException:
+            # Some sub-environments may have two hosts.
+            _end(self._workers, 0.0)
+            raise
+        self._shares = [
+            [row for row in after if after[row] == number] for number in range(len(shares))
+        ]
+        return sum(after[row] != before[row] for row in after)
+
     def _launch(self, number: int) -> None:
         here, there = self._context.Pipe()
         bound = threading.current_thread() is threading.main_thread()
@@ -198,13 +251,26 @@ class WorkerPool:
 
         The payload of `step` is its half.
         """
-        half = payload if command == "step" else None
-        message = b"" if command == "step" else pickle.dumps((command, payload))  # once for all
         self._looked = time.monotonic()
-        for worker in self._workers.values():
-            with suppress(OSError):
-                worker.wire.send(message) if half is None else worker.wire.send_step(half)
-            worker.owed.append(half)
+        if command == "step":
+            for worker in self._workers.values():
+                with suppress(OSError):
+                    worker.wire.send_step(payload)
+                worker.owed.append(payload)
+        else:
+            message = pickle.dumps((command, payload))
+            for number in self._workers:
+                self._post(number, message)
+
+    def _send(self, number: int, command: str, payload: Any) -> None:
+        """Send a command to one worker."""
+        self._looked = time.monotonic()
+        self._post(number, pickle.dumps((command, payload)))
+
+    def _post(self, number: int, message: bytes) -> None:
+        with suppress(OSError):
+            self._workers[number].wire.send(message)
+        self._workers[number].owed.append(None)
 
     def finish(self, half: int | None = None) -> dict[int, Any]:
         """Wait for all workers to end all commands, or the step of `half`; return row -> answer.

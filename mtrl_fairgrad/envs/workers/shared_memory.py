@@ -30,6 +30,7 @@ class Buffers:
     truncated: NDArray[np.bool_]  # [N]
     success: NDArray[np.bool_]  # [N], whether this step succeeded
     successes: NDArray[np.bool_]  # [N], whether any step of the episode succeeded
+    step_seconds: NDArray[np.float64]  # [N], mean processor time of a step, 0 before it is measured
 
     @staticmethod
     def size(rows: int, observation_size: int, action_size: int) -> int:
@@ -59,7 +60,7 @@ def _layout(
         "final_observations": (rows, observation_size),
     }
     vectors = {
-        **dict.fromkeys(("rewards", "returns", "returns_until_success"), "f8"),
+        **dict.fromkeys(("rewards", "returns", "returns_until_success", "step_seconds"), "f8"),
         **dict.fromkeys(("lengths", "lengths_until_success", "goals", "elapsed"), "i8"),
     }
     layout: dict[str, tuple[Sequence[int], np.dtype[Any]]] = {}
