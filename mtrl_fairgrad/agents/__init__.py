@@ -1,7 +1,7 @@
 """The learning agent: multi-task soft actor-critic, its networks, replay buffer and noise."""
 
 from mtrl_fairgrad.agents.policy import PolicyModule
-from mtrl_fairgrad.agents.replay_buffer import Batch, ReplayBuffer
+from mtrl_fairgrad.agents.replay_buffer import Batch, ReplayBuffer, Transition
 from mtrl_fairgrad.agents.reward_normalizer import RewardNormalizer
 from mtrl_fairgrad.agents.rng import Noise, SeedStreams
 from mtrl_fairgrad.agents.sac import SAC
@@ -20,5 +20,6 @@ __all__ = [
     "RewardNormalizer",
     "SeedStreams",
     "SingleTaskSAC",
+    "Transition",
     "UpdateInfo",
 ]

@@ -38,7 +38,11 @@ class RewardNormalizer:
         return self.variance.sqrt() + EPSILON
 
     def normalize(self, rewards: Tensor) -> Tensor:
-        """Update the averages by one step's rewards `[S, K]`; return the rewards divided."""
+        """Update the averages by rewards `[S, E', K]`, copy by copy; return them divided."""
+        return torch.stack([self._normalize(each) for each in rewards.unbind(1)], dim=1)
+
+    def _normalize(self, rewards: Tensor) -> Tensor:
+        """Update the averages by one reward of every task, `[S, K]`; return them divided."""
         self.mean += self.rate * (rewards - self.mean)
         self.variance += self.rate * ((rewards - self.mean).square() - self.variance)
         return (rewards / self.deviation).to(rewards.dtype)

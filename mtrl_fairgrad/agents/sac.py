@@ -297,6 +297,7 @@ class SAC:
             temperature,
             batch.rewards,
             batch.terminated,
+            *(() if batch.discounts is None else (batch.discounts,)),
         )
 
     def loss_of_critics(self, batch: Batch, targets: Tensor) -> BatchLoss:

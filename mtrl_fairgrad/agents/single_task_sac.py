@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_map_only
 
 from mtrl_fairgrad.agents.guard import FaultCounts
 from mtrl_fairgrad.agents.networks import Tensors
@@ -141,4 +141,4 @@ def _to_lanes(tensor: Tensor) -> Tensor:
 def _lanes_of(batch: Batch, noise: Noise) -> tuple[Batch, Noise]:
     """Return batch and noise of the lanes; linear scalarisation draws no numbers."""
     lane_noise = Noise(_to_lanes(noise.next_actions), _to_lanes(noise.actions))
-    return Batch(*map(_to_lanes, batch)), lane_noise
+    return tree_map_only(Tensor, _to_lanes, batch), lane_noise

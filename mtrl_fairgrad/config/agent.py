@@ -150,6 +150,13 @@ class AgentConfig:
         "as in the FairGrad paper's code.",
         choices=("none", "running_std"),
     )
+    n_step: int = option(
+        1,
+        "Largest number of steps whose rewards a Bellman target sums up before it takes the "
+        "critics' value; a return ends with its episode. Rainbow (Hessel et al., 2018): 3.",
+        at_least=1,
+        unit="steps",
+    )
     polyak: float = option(
         0.005,
         "Fraction of the critics that is mixed into the target critics at each update.",

@@ -56,12 +56,15 @@ def send(tensor: Tensor, device: torch.device, recorder: Recorder) -> Tensor:
 
 
 def send_packed(
-    arrays: Sequence[NDArray[Any]], shape: tuple[int, int], device: torch.device, recorder: Recorder
+    arrays: Sequence[NDArray[Any]],
+    shape: tuple[int, ...],
+    device: torch.device,
+    recorder: Recorder,
 ) -> list[Tensor]:
-    """Copy arrays `[S·K, ...]` to a device by one copy, without waiting for it.
+    """Copy arrays `[N, ...]` to a device by one copy, without waiting for it.
 
     Returns:
-        float32 `[S, K, ...]`, views of one tensor.
+        float32 `[*shape, ...]`, where `shape` has N elements, views of one tensor.
     """
     columns = [array.reshape(*shape, -1) for array in arrays]
     packed = np.concatenate(columns, axis=-1, dtype=np.float32, casting="unsafe")

@@ -17,6 +17,7 @@ from mtrl_fairgrad.agents import (
     ReplayBuffer,
     RewardNormalizer,
     SeedStreams,
+    Transition,
     UpdateInfo,
 )
 from mtrl_fairgrad.config.schema import Config
@@ -59,9 +60,22 @@ class Learner:
         seeds = len(config.seeds)
         self._shape, self._action_dim = (seeds, tasks), action_dim
         self._batch_shape = (tasks, config.agent.batch_size)
+        copies: int = getattr(config.env, "copies", 1)
         self.replay = ReplayBuffer(
-            self.config.buffer_size, seeds, tasks, observation_dim, action_dim, device
+            self.config.buffer_size,
+            seeds,
+            tasks,
+            observation_dim,
+            action_dim,
+            device,
+            copies=copies,
+            n_step=self.config.n_step,
+            discount=self.config.discount,
         )
+        self._begins: Tensor | None = None
+        """Whether each simulator's next transition is an episode's first, bool `[S, E, K]`."""
+        if self.config.n_step > 1:
+            self._begins = torch.ones(seeds, copies, tasks, dtype=torch.bool, device=device)
         self.streams = SeedStreams(config.seeds, device)
         scaling = self.config.reward_normalization == "running_std"
         self.rewards = RewardNormalizer(seeds, tasks, device) if scaling else None
@@ -110,20 +124,37 @@ class Learner:
         """Convert `[S·K, ...]` to float32 `[S, K, ...]` on the CPU."""
         return torch.from_numpy(array.reshape(*self._shape, *array.shape[1:])).float()
 
-    def to_batch(self, *arrays: NDArray[Any]) -> Batch:
-        """Convert one transition of every task, arrays `[S·K, ...]` in the order of `Batch`."""
-        if self._recorder is not None:
-            return Batch(*send_packed(arrays, self._shape, self.device, self._recorder))
-        return Batch(*map(self.to_tensor, arrays))
+    def to_transition(self, *arrays: NDArray[Any]) -> Transition:
+        """Convert one step of E' simulators of each task.
 
-    def store(self, transition: Batch) -> None:
-        """Store one transition of every task, fields `[S, K, ...]`.
+        Args:
+            arrays: `[S·E'·K, ...]`, in the order of `Transition`'s fields.
+        """
+        seeds, tasks = self._shape
+        shape = seeds, len(arrays[0]) // (seeds * tasks), tasks
+        if self._recorder is not None:
+            return Transition(*send_packed(arrays, shape, self.device, self._recorder))
+        tensors = (torch.from_numpy(each.reshape(*shape, *each.shape[1:])) for each in arrays)
+        return Transition(*(each.float().to(self.device) for each in tensors))
+
+    def store(self, step: Transition) -> None:
+        """Store one step of the copies whose turn it is, fields `[S, E', K, ...]`.
 
         Rewards are normalised according to `agent.reward_normalization`.
         """
         if self.rewards is not None:
-            transition = transition._replace(rewards=self.rewards.normalize(transition.rewards))
-        self.replay.add(transition)
+            step = step._replace(rewards=self.rewards.normalize(step.rewards))
+        begins = None
+        if self._begins is not None:
+            copies = self.replay.next_copies(step.ended.shape[1])
+            begins = self._begins[:, copies].clone()
+            self._begins[:, copies] = step.ended > 0
+        self.replay.add(step, begins)
+
+    def restart_episodes(self) -> None:
+        """Note that all episodes were abandoned: every simulator's next step begins a new one."""
+        if self._begins is not None:
+            self._begins.fill_(True)
 
     # ---- learning ----
 
@@ -214,7 +245,8 @@ class Learner:
         """Return everything needed to continue, except the replay buffer, as checkpoint groups."""
         rewards = {} if self.rewards is None else {"rewards": self.rewards.state()}
         streams = {"generators": self.streams.state()}
-        return {"agent": self.agent.state(), "streams": streams, **rewards}
+        episodes = {} if self._begins is None else {"episodes": {"begins": self._begins}}
+        return {"agent": self.agent.state(), "streams": streams, **rewards, **episodes}
 
     def load_state(self, groups: Groups) -> None:
         """Continue from what `state` returned for the same configuration.
@@ -226,6 +258,8 @@ class Learner:
         self.streams.load_state(groups["streams"]["generators"])
         if self.rewards is not None:
             self.rewards.load_state(groups["rewards"])
+        if self._begins is not None:
+            self._begins.copy_(groups["episodes"]["begins"])
         self.updates = int(self.agent.updates)
         if self._graph is not None and self._recorder is not None:
             self.use_graphs(self._recorder)  # Adam's moments are elsewhere now

@@ -118,15 +118,17 @@ class Trainer:
             self.worker_restarts.record_restart(lost, "training")
             try:
                 self.observations = self.envs.reset()[0]
+                self.learner.restart_episodes()
                 return
             except WorkerLost as another:
                 lost = another
 
     def store(self, actions: NDArray[np.float32], step: Step) -> None:
         """Store the transitions in the replay buffer and take over the new observations."""
-        next_observations, rewards, terminated, _, infos = step
-        arrays = (self.observations, actions, rewards, infos["final_obs"], terminated)
-        self.learner.store(self.learner.to_batch(*arrays))
+        next_observations, rewards, terminated, truncated, infos = step
+        ended = terminated | truncated
+        arrays = (self.observations, actions, rewards, infos["final_obs"], terminated, ended)
+        self.learner.store(self.learner.to_transition(*arrays))
         self.observations = next_observations
 
     def count_step(self, seconds: float) -> None:

@@ -56,7 +56,7 @@ class LeanSAC:
 
     def update(self, batch: Batch, noise: Noise) -> None:
         """Update critics, actor, temperature and targets with a batch `[1, 1, B, ...]`."""
-        data = Batch(*(field[0, 0] for field in batch))
+        data = Batch(*(field[0, 0] for field in batch[:5]))
         update_critics, update_actor = self._updates
         update_critics(data, noise.next_actions[0, 0])
         update_actor(data.observations, noise.actions[0, 0])

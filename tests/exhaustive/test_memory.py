@@ -25,7 +25,7 @@ def test_the_limit_holds_for_whole_processes(tmp_path):
 MEASURE = """
 import sys
 import torch
-from mtrl_fairgrad.agents import Batch
+from mtrl_fairgrad.agents import Transition
 from mtrl_fairgrad.envs.metaworld import MetaworldSuite
 from mtrl_fairgrad.training.factory import make_learner
 from mtrl_fairgrad.training.memory import NETWORKS, estimate
@@ -39,10 +39,11 @@ def status(key):
 def update(config):
     generator = torch.Generator().manual_seed(0)
     learner = make_learner(config, 10, 49, 4, torch.device("cpu"))
-    lead = len(config.seeds), 10
+    lead = len(config.seeds), 1, 10
     draw = lambda *shape: torch.randn(*lead, *shape, generator=generator)
     for n in range(4):
-        learner.store(Batch(draw(49), draw(4).tanh(), draw(), draw(49), torch.zeros(lead)))
+        none = torch.zeros(lead)
+        learner.store(Transition(draw(49), draw(4).tanh(), draw(), draw(49), none, none))
         learner.learn(n + config.agent.warmup_steps)
     return learner
 

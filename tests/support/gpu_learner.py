@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mtrl_fairgrad.agents import Batch
+from mtrl_fairgrad.agents import Transition
 from mtrl_fairgrad.gradients.cuda_graph import WARM_UP
 from mtrl_fairgrad.training.factory import make_learner
 from tests.support.small_learner import ACTION, OBSERVATION, SMALL, configuration, flat
@@ -32,16 +32,15 @@ def feed(learner, steps=STEPS, start=0):
     for number in range(start, start + steps):
         learner.learn(number)
         draw = np.random.default_rng(number).standard_normal(
-            (seeds, tasks, 2 * OBSERVATION + ACTION + 1)
+            (seeds, 1, tasks, 2 * OBSERVATION + ACTION + 1)
         )
         parts = torch.from_numpy(draw).float().to(learner.device)
         observations, actions, following, rewards = parts.split(
             [OBSERVATION, ACTION, OBSERVATION, 1], dim=-1
         )
         rewards = rewards.squeeze(-1)
-        learner.store(
-            Batch(observations, actions.tanh(), rewards, following, torch.zeros_like(rewards))
-        )
+        none = torch.zeros_like(rewards)
+        learner.store(Transition(observations, actions.tanh(), rewards, following, none, none))
     return learner
 
 

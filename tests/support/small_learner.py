@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import torch
 
-from mtrl_fairgrad.agents import Batch
+from mtrl_fairgrad.agents import Transition
 from mtrl_fairgrad.training.factory import make_learner
 from tests.support.tiny_runs import composed
 
@@ -26,12 +26,12 @@ def learner_of(*words):
     return make_learner(configuration(*words), TASKS, OBSERVATION, ACTION, torch.device("cpu"))
 
 
-def transition(number, seeds):
+def transition(number, seeds, copies=1):
     """Transitions of step `number`; those of a seed do not depend on the other seeds."""
 
     def one(seed):
         draw = np.random.default_rng([number, seed]).standard_normal(
-            (TASKS, 2 * OBSERVATION + ACTION + 1)
+            (copies, TASKS, 2 * OBSERVATION + ACTION + 1)
         )
         return torch.from_numpy(draw).float()
 
@@ -39,7 +39,8 @@ def transition(number, seeds):
         [OBSERVATION, ACTION, OBSERVATION, 1], dim=-1
     )
     rewards = rewards.squeeze(-1) * torch.tensor([1.0, 100.0])
-    return Batch(observations, actions.tanh(), rewards, following, torch.zeros_like(rewards))
+    none = torch.zeros_like(rewards)
+    return Transition(observations, actions.tanh(), rewards, following, none, none)
 
 
 def go(learner, first, last, seeds=(0, 1)):

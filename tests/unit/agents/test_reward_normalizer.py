@@ -16,6 +16,11 @@ def stream(steps, seeds=range(SEEDS)):
     return (SeedStreams(tuple(seeds)).normal(steps, TASKS) * sizes + sizes / 2).transpose(0, 1)
 
 
+def normalized(normalizer, step):
+    """Normalise one reward of every task, `[S, K]`."""
+    return normalizer.normalize(step.unsqueeze(1)).squeeze(1)
+
+
 def by_hand(rewards, rate):
     """Running averages of one task's rewards, computed one by one."""
     mean, variance, result = 0.0, 1.0, []
@@ -28,7 +33,7 @@ def by_hand(rewards, rate):
 
 def test_normalisation_equals_the_running_averages_computed_one_by_one():
     rewards, normalizer = stream(300).double(), RewardNormalizer(SEEDS, TASKS)
-    result = torch.stack([normalizer.normalize(step) for step in rewards])
+    result = torch.stack([normalized(normalizer, step) for step in rewards])
     for s in range(SEEDS):
         for k in range(TASKS):
             expected = torch.tensor(by_hand(rewards[:, s, k].tolist(), 0.001)).double()
@@ -37,7 +42,7 @@ def test_normalisation_equals_the_running_averages_computed_one_by_one():
 
 def test_normalised_rewards_have_unit_deviation_and_are_not_centred():
     normalizer = RewardNormalizer(SEEDS, TASKS, rate=0.01)
-    result = torch.stack([normalizer.normalize(step) for step in stream(3000)])[-1500:]
+    result = torch.stack([normalized(normalizer, step) for step in stream(3000)])[-1500:]
     torch.testing.assert_close(result.std(0), torch.ones(SEEDS, TASKS), rtol=0.15, atol=0)
     torch.testing.assert_close(result.mean(0), torch.full((SEEDS, TASKS), 0.5), rtol=0, atol=0.15)
 
@@ -45,13 +50,20 @@ def test_normalised_rewards_have_unit_deviation_and_are_not_centred():
 def test_a_seed_is_normalised_with_others_as_it_is_alone():
     together, alone = RewardNormalizer(SEEDS, TASKS), RewardNormalizer(1, TASKS)
     for step in stream(50):
-        assert torch.equal(together.normalize(step)[1:], alone.normalize(step[1:]))
+        assert torch.equal(normalized(together, step)[1:], normalized(alone, step[1:]))
+
+
+def test_copies_are_normalised_one_after_the_other():
+    together, alone = RewardNormalizer(SEEDS, TASKS), RewardNormalizer(SEEDS, TASKS)
+    rewards = stream(6)
+    expected = torch.stack([normalized(alone, step) for step in rewards], dim=1)
+    assert torch.equal(together.normalize(rewards.transpose(0, 1)), expected)
 
 
 def test_dtype_and_argument_are_kept():
     step = stream(1)[0]
     before = step.clone()
-    assert RewardNormalizer(SEEDS, TASKS).normalize(step).dtype == torch.float32 and torch.equal(
+    assert normalized(RewardNormalizer(SEEDS, TASKS), step).dtype == torch.float32 and torch.equal(
         step, before
     )
 
@@ -60,10 +72,10 @@ def test_a_restored_normalizer_continues_bit_for_bit():
     normalizer, restored = RewardNormalizer(SEEDS, TASKS), RewardNormalizer(SEEDS, TASKS)
     rewards = stream(40)
     for step in rewards[:20]:
-        normalizer.normalize(step)
+        normalized(normalizer, step)
     restored.load_state({name: value.clone() for name, value in normalizer.state().items()})
     for step in rewards[20:]:
-        assert torch.equal(normalizer.normalize(step), restored.normalize(step))
+        assert torch.equal(normalized(normalizer, step), normalized(restored, step))
 
 
 def test_another_shape_is_refused():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl_fairgrad.agents import Batch
+from mtrl_fairgrad.agents import Transition
 from mtrl_fairgrad.gradients.cuda_graph import WARM_UP
 from mtrl_fairgrad.training.graphed_acting import GraphedActing
 from mtrl_fairgrad.utils.faults import FallbackWarning
@@ -67,8 +67,9 @@ def test_one_copy_brings_what_a_copy_for_each_field_brings(monkeypatch):
         numbers.standard_normal(4),
         observations(2, 2),
         np.array([True, False, False, True]),
+        np.array([True, True, False, True]),
     )
-    plain = learner.to_batch(*arrays)
+    plain = learner.to_transition(*arrays)
     allocated = []
 
     class Counting(StandIn):
@@ -77,9 +78,9 @@ def test_one_copy_brings_what_a_copy_for_each_field_brings(monkeypatch):
             return super().host_like(tensor)
 
     learner._recorder = Counting()
-    packed = learner.to_batch(*arrays)
-    assert allocated == [(2, TASKS, 2 * OBSERVATION + ACTION + 2)]
-    assert isinstance(packed, Batch)
+    packed = learner.to_transition(*arrays)
+    assert allocated == [(2, 1, TASKS, 2 * OBSERVATION + ACTION + 3)]
+    assert isinstance(packed, Transition)
     for expected, found in zip(plain, packed, strict=True):
         assert found.dtype == expected.dtype and torch.equal(found, expected)
 
