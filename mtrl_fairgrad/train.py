@@ -21,6 +21,7 @@ from mtrl_fairgrad.cli.hydra_main import run_with_hydra
 from mtrl_fairgrad.cli.multirun import assign_run_folder
 from mtrl_fairgrad.cli.override_filter import stored_overrides
 from mtrl_fairgrad.config.env import task_names
+from mtrl_fairgrad.config.older_runs import REMOVED
 from mtrl_fairgrad.config.schema import Config, check_parts, keep_stored_options, without_torch
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.training.auto_resume import AUTO, resolve_auto_resume
@@ -58,7 +59,8 @@ def _with_stored_overrides(given: list[str]) -> list[str]:
         overrides = stored_overrides(folder.manifest.get("overrides", []))
     except ConfigError as error:
         raise ConfigError(f"resume={folder.path}: {error}") from None
-    stored = [word for word in overrides if word.partition("=")[0] not in LOCATION_KEYS]
+    dropped = (*LOCATION_KEYS, *REMOVED)
+    stored = [word for word in overrides if word.partition("=")[0].lstrip("+") not in dropped]
     return [*stored, f"steps={folder.steps}", *given]
 
 

@@ -63,8 +63,8 @@ SUITES = {
     "gymnasium": [*_GYMNASIUM, "steps=60"],
     # The same while an evaluation runs in the background.
     "background": [*_GYMNASIUM, "steps=60", "eval.workers=1", "eval.background=true"],
-    # Checkpoints at episode boundaries.
-    "mt1": ["env=mt1", "env.task=reach-v3", "env.horizon=10", "steps=60", "eval.every=10"],
+    # The same with Meta-World.
+    "mt1": ["env=mt1", "env.task=reach-v3", "env.horizon=10", "steps=60", "eval.every=4"],
 }  # fmt: skip
 
 

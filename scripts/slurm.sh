@@ -14,7 +14,7 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@300
 # USR1 arrives five minutes before the end, at this script only (B:), which forwards it to the
-# training. A checkpoint takes less time than that (grace_seconds).
+# training, and a checkpoint takes less time than that.
 set -uo pipefail
 
 task=${SLURM_ARRAY_TASK_ID:?give sbatch --array=1-N}

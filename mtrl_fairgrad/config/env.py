@@ -54,6 +54,26 @@ class EnvConfig:
         at_least=1,
         unit="steps",
     )
+    train_horizon: int | None = option(
+        None,
+        "Episode length in training, if it differs from env.horizon, which evaluations then keep; "
+        "null: env.horizon.",
+        at_least=1,
+        unit="steps",
+    )
+    copies: int = option(
+        1,
+        "Simulators of each task and seed in training: 1, or an even number, of which one half "
+        "simulates while the policy acts for the other. Each has goals of its own, and a vector "
+        "step takes a step of all.",
+        at_least=1,
+        at_most=1024,
+    )
+    stagger: bool = option(
+        False,
+        "Shorten the first episodes of the copies, so that their ends are spread evenly over the "
+        "time limit.",
+    )
     one_hot: bool = option(True, "Append the one-hot task identity to observations.")
     reward_version: str | None = option(
         "v2",
@@ -151,6 +171,12 @@ def check_env(env: EnvConfig, evaluation: EvalConfig) -> None:
             "env.suite",
             env.suite,
         )
+    if env.copies > 1 and env.copies % 2:
+        raise ConfigError(
+            f"env.copies={env.copies} cannot be stepped in two halves: give 1 or an even number.",
+            "env.copies",
+            env.copies,
+        )
     if env.suite == "gymnasium":
         _check_gymnasium(env)
     else:
@@ -185,6 +211,9 @@ def _check_metaworld(env: EnvConfig, evaluation: EvalConfig) -> None:
                 None,
             )
     check_integer("env.horizon", env.horizon, at_least=1, at_most=METAWORLD_HORIZON)
+    if env.train_horizon is not None:
+        limit = METAWORLD_HORIZON
+        check_integer("env.train_horizon", env.train_horizon, at_least=1, at_most=limit)
     if env.goals == "frozen" and evaluation.episodes != 1:
         raise ConfigError(
             f"eval.episodes={evaluation.episodes} would repeat one episode, since env.goals=frozen "

@@ -2,13 +2,18 @@
 
 An option that changes how a run trains or measures needs an entry here: a run that was started
 without it then resumes, evaluates and reports as before, with the value that its version used,
-whatever the default is now.
+whatever the default is now. An option of `env` or `agent` whose default leaves everything as it was
+needs none: a run without it has this default, whatever a preset says now.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, cast
+
+from mtrl_fairgrad.config.agent import AgentConfig
+from mtrl_fairgrad.config.env import EnvConfig
 
 VALUES: Mapping[str, Any] = {
     "agent.twin_loss": "mean",
@@ -22,6 +27,9 @@ stands.
 """
 RETYPED = ("compile", "cuda_graph")
 """Options of the top level that were true or false, with the default false, and are words now."""
+REMOVED = ("grace_seconds",)
+"""Options of the top level that had no effect on results and are gone."""
+_GROUPS = {"env": EnvConfig(), "agent": AgentConfig()}
 
 
 def method_values(method: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,7 +44,14 @@ def missing_options(stored: Mapping[str, Any]) -> dict[str, Any]:
     lacks nothing.
     """
     method = stored.get("method")
-    values = dict(VALUES)
+    values = {
+        **{
+            f"{group}.{name}": value
+            for group, defaults in _GROUPS.items()
+            for name, value in dataclasses.asdict(defaults).items()
+        },
+        **VALUES,
+    }
     if isinstance(method, Mapping):
         of_method = method_values(cast("Mapping[str, Any]", method))
         values |= {f"method.{name}": value for name, value in of_method.items()}
@@ -52,7 +67,7 @@ def missing_options(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of a stored configuration in which all these options are as they are now."""
-    completed = dict(stored)
+    completed = {key: value for key, value in stored.items() if key not in REMOVED}
     for key, value in missing_options(stored).items():
         group, _, name = key.rpartition(".")
         if group:

@@ -123,20 +123,12 @@ class Config:
         at_least=1,
         unit="vector steps",
     )
-    grace_seconds: float = option(
-        60.0,
-        "After Ctrl-C, SIGTERM, SIGUSR1 or SIGUSR2, the longest time to reach the next episode "
-        "boundary, where a checkpoint is possible.",
-        at_least=0,
-        finite=False,
-        unit="seconds",
-    )
     progress: bool = option(True, "Show the progress bar.")
 
 
 RESUMABLE = frozenset(
     {"steps", "env.fast", "env.workers", "env.worker_timeout", "env.worker_restarts"}
-    | {"eval.workers", "eval.background", "resume", "grace_seconds", "progress"}
+    | {"eval.workers", "eval.background", "resume", "progress"}
 )
 """Options that may change on resume: they affect length and speed of a run, not its course."""
 

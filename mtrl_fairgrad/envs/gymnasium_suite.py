@@ -1,10 +1,8 @@
 """Gymnasium's registered environments as a suite, if their spaces are boxes of equal shapes.
 
-A goal is the seed of a reset. An episode depends on that seed and its actions alone, so a running
-episode is saved as these.
+A goal is the seed of a reset.
 """
 
-from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,7 +28,6 @@ class GymnasiumSuite(Suite):
     specs: tuple[TaskSpec, ...]
     """In the order of `tasks`."""
 
-    replays: ClassVar[bool] = True
     goal_count: ClassVar[int] = 2**31
 
     @property
@@ -43,25 +40,28 @@ class GymnasiumSuite(Suite):
         """Length of a flattened action."""
         return prod(self.specs[0].action_shape)
 
+    def horizon_of(self, task: str) -> int:
+        """Return the time limit of a task's episodes in steps."""
+        return self._spec_of(task).horizon
+
+    def _spec_of(self, task: str) -> TaskSpec:
+        return self.specs[self.tasks.index(task)]
+
     def make(
-        self, task: str, seed: int, identity: int, role: str, drawing: bool = False
+        self,
+        task: str,
+        seed: int,
+        identity: int,
+        role: str,
+        drawing: bool = False,
+        copy: int = 0,
     ) -> "GymnasiumTask":
         """Create the environment of one task."""
-        return GymnasiumTask(
-            self.specs[self.tasks.index(task)], seed, identity, self, role, drawing
-        )
+        return GymnasiumTask(self._spec_of(task), seed, identity, self, role, drawing, copy)
 
     def goals(self, seed: int, task: str) -> NDArray[np.int64]:
         """Return 50 reset seeds."""
         return stream(seed, task, "resets").integers(self.goal_count, size=EVALUATION_RESETS)
-
-    def check_state(self, row: dict[str, Any]) -> None:
-        """Raise ValueError unless a saved row holds whole actions, an observation and a return."""
-        spec = self.specs[self.tasks.index(row["task"])]
-        taken, left_over = divmod(_decoded(row["actions"]).size, self.action_size)
-        whole = left_over == 0 and _decoded(row["observation"]).size == self.base_observation_size
-        if not (whole and taken < spec.horizon and isinstance(row["returned"], float)):
-            raise ValueError("no whole actions of a running episode, no observation, or no return")
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what must agree for a saved state to be valid."""
@@ -142,6 +142,7 @@ class GymnasiumTask(SubEnvironment):
         suite: GymnasiumSuite,
         role: str,
         drawing: bool = False,
+        copy: int = 0,
     ) -> None:
         self._spec, self._goals = spec, suite.goal_count
         drawn = {"render_mode": "rgb_array"} if drawing else {}
@@ -149,24 +150,20 @@ class GymnasiumTask(SubEnvironment):
         self._space = self.environment.action_space
         low, high = gymnasium_probe.action_bounds(spec.name, self.environment)
         self._centre, self._reach = (low + high) / 2, (high - low) / 2
-        self._actions: list[NDArray[np.float32]] = []
-        """Actions of the running episode, as they were given."""
-        super().__init__(spec.name, seed, identity, suite, role)
+        super().__init__(spec.name, seed, identity, suite, role, copy)
 
     def _next_goal(self) -> int:
         return int(self._generator.integers(self._goals))
 
     def _start(self, goal: int) -> NDArray[Any]:
-        self._actions = []
         return np.ravel(self.environment.reset(seed=goal)[0])
 
     def _simulate(self, action: NDArray[np.float32]) -> Transition:
-        self._actions.append(action.copy())
         observation, reward, terminated, truncated, info = self.environment.step(
             self._own_units(action)
         )
         self._base_observation[:] = np.ravel(observation)
-        truncated = bool(truncated) or self.elapsed >= self._spec.horizon
+        truncated = bool(truncated) or self.elapsed >= self.limit
         success = self._succeeds(float(reward), terminated or truncated, info)
         return Transition(float(reward), bool(terminated), truncated, success)
 
@@ -186,38 +183,3 @@ class GymnasiumTask(SubEnvironment):
     def steps_per_second(self) -> int:
         """Steps per second of simulated time."""
         return int(self.environment.metadata.get("render_fps", 30))
-
-    def get_state(self) -> dict[str, Any]:
-        """Return the random stream, the reset seed, the actions since and their result.
-
-        JSON-serialisable.
-        """
-        return {
-            **super().get_state(),
-            "task": self.task,
-            "actions": _encoded(np.array(self._actions)),
-            "observation": _encoded(self._base_observation),
-            "returned": self.returned,
-        }
-
-    def set_state(self, state: dict[str, Any]) -> bool:
-        """Replay the running episode up to `get_state`; False if it came out differently."""
-        super().set_state(state)
-        for action in _decoded(state["actions"]).reshape(-1, self._centre.size):
-            transition = self.step(action)
-            if transition.terminated or transition.truncated:
-                return False
-        return (
-            _encoded(self._base_observation) == state["observation"]
-            and self.returned == state["returned"]
-        )
-
-
-def _encoded(numbers: NDArray[Any]) -> str:
-    """Encode as base64 of float32, without loss."""
-    return b64encode(np.asarray(numbers, "<f4").tobytes()).decode()
-
-
-def _decoded(text: str) -> NDArray[np.float32]:
-    """Decode `_encoded`, flat; ValueError or TypeError for anything else."""
-    return np.frombuffer(b64decode(text, validate=True), "<f4").astype(np.float32)

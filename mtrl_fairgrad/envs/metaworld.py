@@ -93,11 +93,21 @@ class MetaworldSuite(Suite):
         """Index of the agent's entries in Meta-World's observation."""
         return slice(None) if self.observation == "full" else list(OBSERVATIONS[self.observation])
 
+    def horizon_of(self, task: str) -> int:
+        """Return the time limit of episodes in steps."""
+        return self.horizon
+
     def make(
-        self, task: str, seed: int, identity: int, role: str, drawing: bool = False
+        self,
+        task: str,
+        seed: int,
+        identity: int,
+        role: str,
+        drawing: bool = False,
+        copy: int = 0,
     ) -> "MetaworldTask":
-        """Create the simulator of one task; takes about 0.25 s, mostly for the model's XML."""
-        return MetaworldTask(task, seed, identity, self, role, drawing)
+        """Create a simulator of one task; takes about 0.25 s, mostly for the model's XML."""
+        return MetaworldTask(task, seed, identity, self, role, drawing, copy)
 
     def goals(self, seed: int, task: str) -> NDArray[np.int64]:
         """Return all 50 goals, or the frozen one."""
@@ -129,10 +139,9 @@ class MetaworldSuite(Suite):
 
 
 class MetaworldTask(SubEnvironment):
-    """One task of one seed.
+    """A simulator of one task of one seed.
 
-    Nothing of the simulator is saved: a reset is bit-identical in a new and in a used environment,
-    and with a fixed goal Meta-World draws no random numbers (neither `np_random` nor the spaces'
+    With a fixed goal Meta-World draws no random numbers (neither `np_random` nor the spaces'
     generators).
     """
 
@@ -144,6 +153,7 @@ class MetaworldTask(SubEnvironment):
         suite: MetaworldSuite,
         role: str,
         drawing: bool = False,
+        copy: int = 0,
     ) -> None:
         options = DRAWING if drawing else {}
         self.environment = _environment(task, suite.fast)(
@@ -151,7 +161,7 @@ class MetaworldTask(SubEnvironment):
         )
         self._suite, self._seen = suite, suite.seen
         self._goals = official_goals(self.environment, task, seed)
-        super().__init__(task, seed, identity, suite, role)
+        super().__init__(task, seed, identity, suite, role, copy)
 
     def _next_goal(self) -> int:
         if self._suite.goal_choice == "frozen":
@@ -167,7 +177,7 @@ class MetaworldTask(SubEnvironment):
         self._base_observation[:] = observation[self._seen]
         success = bool(info["success"] == 1.0)
         terminated = success and self._suite.terminate_on_success
-        return Transition(float(reward), terminated, self.elapsed >= self._suite.horizon, success)
+        return Transition(float(reward), terminated, self.elapsed >= self.limit, success)
 
     @property
     def steps_per_second(self) -> int:

@@ -1,6 +1,8 @@
 """Interface of a suite of tasks, and the course of episodes that all suites' tasks share."""
 
+import math
 from abc import ABC, abstractmethod
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -9,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.envs.rng import stream
+from mtrl_fairgrad.utils.validation import check_integer
 
 
 class Transition(NamedTuple):
@@ -38,8 +41,6 @@ class Suite(ABC):
         """Whether an episode ends at its first success, so that its whole return is unknown."""
         return False
 
-    replays: ClassVar[bool] = False
-    """Whether a running episode can be saved, by its actions. If not, only its start can."""
     goal_count: ClassVar[int]
 
     @property
@@ -63,24 +64,48 @@ class Suite(ABC):
         """Length of an action, whose entries are in [-1, 1]."""
 
     @abstractmethod
-    def make(
-        self, task: str, seed: int, identity: int, role: str, drawing: bool = False
-    ) -> "SubEnvironment":
-        """Create the simulator of one task of one seed; it may raise anything.
+    def horizon_of(self, task: str) -> int:
+        """Return the time limit of a task's episodes in steps."""
 
-        With `drawing` it supports `render`.
+    @abstractmethod
+    def make(
+        self,
+        task: str,
+        seed: int,
+        identity: int,
+        role: str,
+        drawing: bool = False,
+        copy: int = 0,
+    ) -> "SubEnvironment":
+        """Create a simulator of one task of one seed; it may raise anything.
+
+        Args:
+            task: name.
+            seed: the run's seed.
+            identity: index of the task.
+            role: `train` or `eval`.
+            drawing: whether it supports `render`.
+            copy: which of the task's simulators it is; each draws goals of its own.
         """
 
     @abstractmethod
     def goals(self, seed: int, task: str) -> NDArray[np.int64]:
         """Return all goals that an evaluation may play, each once; int64 [E], E >= 1."""
 
-    def check_state(self, row: dict[str, Any]) -> None:  # noqa: B027 (most suites save no more)
+    def check_state(self, row: dict[str, Any]) -> None:
         """Check that `SubEnvironment.set_state` accepts a saved row.
 
         Raises:
             TypeError, KeyError, ValueError: it does not.
         """
+        if row.keys() == {"goal", "generator"}:  # of an older version, at an episode's first step
+            return
+        horizon = self.horizon_of(row["task"])
+        limit = check_integer("limit", row.get("limit", horizon), at_least=1, at_most=horizon)
+        taken, left_over = divmod(_decoded(row["actions"]).size, self.action_size)
+        whole = left_over == 0 and _decoded(row["observation"]).size == self.base_observation_size
+        if not (whole and taken < limit and isinstance(row["returned"], float)):
+            raise ValueError("no whole actions of a running episode, no observation, or no return")
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
@@ -99,19 +124,32 @@ class Suite(ABC):
 
 
 class SubEnvironment(ABC):
-    """One task of one seed.
+    """A simulator of one task of one seed.
 
     `observation` float32 [O] always holds the latest observation. In training each episode draws
     its goal from the sub-environment's own random stream; with `play` it goes through a list of
     goals and then idles.
+
+    An episode depends on its goal and its actions alone: a reset is bit-identical in a new and in a
+    used simulator, and nothing in it draws random numbers. So a running training episode is saved
+    as these, and restored by repeating them.
     """
 
     environment: Any
     """The simulator."""
+    first_share: float = 1.0
+    """Length of the first training episode, as a share of the time limit, in (0, 1]."""
 
-    def __init__(self, task: str, seed: int, identity: int, suite: Suite, role: str) -> None:
+    def __init__(
+        self, task: str, seed: int, identity: int, suite: Suite, role: str, copy: int = 0
+    ) -> None:
         self.task, self.seed = task, seed
         self.goal, self.elapsed = -1, 0
+        self._horizon = self.limit = suite.horizon_of(task)
+        """Steps after which the running episode is truncated."""
+        self._action_size = suite.action_size
+        self._actions = bytearray()
+        """Actions of the running training episode, float32, as they were given."""
         self.returned, self.succeeded = 0.0, False
         """Return of the running episode (undiscounted), and whether any of its steps succeeded."""
         self.returned_until_success, self.elapsed_until_success = 0.0, 0
@@ -120,7 +158,8 @@ class SubEnvironment(ABC):
         self._base_observation = self.observation[: suite.base_observation_size]
         if suite.one_hot_size:
             self.observation[suite.base_observation_size + identity] = 1.0
-        self._generator = stream(seed, task, role)
+        # Copy 0 has the stream of a run without copies.
+        self._generator = stream(seed, task, role, *([copy] if copy else []))
         self._beginning = self._generator.bit_generator.state
         self._queue: list[int] | None = None
 
@@ -130,9 +169,14 @@ class SubEnvironment(ABC):
         return self.goal < 0
 
     def play(self, goals: Sequence[int] | None) -> None:
-        """Play exactly these goals, one per episode, then idle; None draws goals without end."""
+        """Play exactly these goals, one per episode, then idle; None draws goals without end.
+
+        The first of endlessly many episodes is shortened to `first_share`.
+        """
         self._queue = None if goals is None else list(goals)
         self.begin()
+        if self._queue is None:
+            self.limit = math.ceil(self._horizon * self.first_share)
 
     def place(self, generator: dict[str, Any] | None, drawn: int) -> None:
         """Restore the random stream and advance it.
@@ -157,6 +201,8 @@ class SubEnvironment(ABC):
     def step(self, action: NDArray[np.float32]) -> Transition:
         """Simulate one step with `action` float32 [A], clipped to [-1, 1]; never resets."""
         self.elapsed += 1
+        if self._queue is None:
+            self._actions += np.asarray(action, "<f4").tobytes()
         transition = self._simulate(action)
         self.returned += transition.reward
         if not self.succeeded:
@@ -165,21 +211,39 @@ class SubEnvironment(ABC):
         return transition
 
     def get_state(self) -> dict[str, Any]:
-        """Return the random stream and the goal, JSON-serialisable.
+        """Return the random stream, and the running training episode with its result so far.
 
-        Complete at the first step of an episode.
+        JSON-serialisable.
         """
-        return {"goal": self.goal, "generator": self._generator.bit_generator.state}
+        return {
+            "task": self.task,
+            "goal": self.goal,
+            "generator": self._generator.bit_generator.state,
+            "limit": self.limit,
+            "actions": b64encode(self._actions).decode(),
+            "observation": _encoded(self._base_observation),
+            "returned": self.returned,
+        }
 
     def set_state(self, state: dict[str, Any]) -> bool:
-        """Restore what `get_state` returned; False if the simulator did not reproduce it.
+        """Repeat the running episode of `get_state`; False if it came out differently.
 
         NumPy raises if the stream's state is malformed.
         """
         self._queue = None
         self._generator.bit_generator.state = state["generator"]
         self._enter(state["goal"])
-        return True
+        if "actions" not in state:  # of an older version, at an episode's first step
+            return True
+        self.limit = state.get("limit", self._horizon)
+        for action in _decoded(state["actions"]).reshape(-1, self._action_size):
+            transition = self.step(action)
+            if transition.terminated or transition.truncated:
+                return False
+        return (
+            _encoded(self._base_observation) == state["observation"]
+            and self.returned == state["returned"]
+        )
 
     def render(self) -> NDArray[np.uint8]:
         """Return the current picture, uint8 [height, width, 3]; requires `drawing`."""
@@ -191,6 +255,8 @@ class SubEnvironment(ABC):
         """Steps per second of simulated time."""
 
     def _enter(self, goal: int) -> None:
+        self._actions.clear()
+        self.limit = self._horizon
         self._base_observation[:] = self._start(goal)
         self.goal, self.elapsed, self.returned, self.succeeded = goal, 0, 0.0, False
         self.returned_until_success, self.elapsed_until_success = 0.0, 0
@@ -206,3 +272,13 @@ class SubEnvironment(ABC):
     @abstractmethod
     def _simulate(self, action: NDArray[np.float32]) -> Transition:
         """Simulate the `elapsed`-th step; write the observation to `_base_observation`."""
+
+
+def _encoded(numbers: NDArray[Any]) -> str:
+    """Encode as base64 of float32, without loss."""
+    return b64encode(np.asarray(numbers, "<f4").tobytes()).decode()
+
+
+def _decoded(text: str) -> NDArray[np.float32]:
+    """Decode `_encoded`, flat; ValueError or TypeError for anything else."""
+    return np.frombuffer(b64decode(text, validate=True), "<f4").astype(np.float32)

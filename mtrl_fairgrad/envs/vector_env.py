@@ -235,29 +235,8 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         return observations, buffers.rewards[rows], terminated, truncated, infos
 
     @property
-    def elapsed(self) -> int:
-        """Number of steps of the longest running episode."""
-        return int(self._buffers.elapsed.max())
-
-    @property
-    def at_boundary(self) -> bool:
-        """Whether every sub-environment is at the first step of an episode."""
-        return self._settled and not self.elapsed
-
-    @property
     def resumable(self) -> bool:
-        """Whether `get_state` is allowed.
-
-        It is at a common boundary, or between any steps if the suite replays. Episodes of one
-        length meet at boundaries, where streams and goals determine everything. Others may never
-        meet; a running one is saved as its reset seed and the actions since, which bring a
-        simulator that depends on nothing else to the same state.
-        """
-        return self._settled and (self.suite.replays or self.at_boundary)
-
-    @property
-    def _settled(self) -> bool:
-        """Whether training episodes are running and no step is in progress."""
+        """Whether `get_state` is allowed: training episodes are running, and no step is."""
         return self._started and not self._pending and not self._scheduled
 
     def get_state(self) -> dict[str, Any]:
@@ -268,7 +247,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         """
         if not self.resumable:
             raise RuntimeError(
-                "get_state before reset, inside an episode or with chosen goals: see resumable."
+                "get_state before reset, during a step or with chosen goals: see resumable."
             )
         states = self._command("get_state")
         rows = [states[row.index] for row in self._rows]

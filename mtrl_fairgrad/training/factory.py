@@ -227,7 +227,7 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
     )
     resources.callback(logger.close)
     logger.describe(config, progress.env_steps + (saved is not None))
-    stop = StopController(config.grace_seconds)
+    stop = StopController()
     fault_monitor = FaultMonitor(config, tasks, learner, folder, logger)
     worker_restarts = WorkerRestarts(config.env.worker_restarts, logger, progress)
     evaluator = Evaluator(config, tasks, eval_envs, learner, folder, logger, worker_restarts, stop)

@@ -21,7 +21,6 @@ def run(trainer: Trainer) -> None:
             trainer.save_if_due()
             if trainer.finished:
                 return
-            trainer.check_grace()
             step(trainer)
     except StopRequested as stop:
         trainer.logger.log(str(stop))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum, auto
 from types import FrameType
 from typing import Any
 
@@ -26,38 +23,21 @@ class StopRequested(Exception):
     """Training ends before its last step; the message contains step and checkpoint."""
 
 
-class StopState(Enum):
-    """The stages of a stop."""
-
-    NOT_REQUESTED = auto()
-    REQUESTED = auto()
-    ANNOUNCED = auto()
-    """A message has announced that training continues to the next common episode boundary."""
-
-
 class StopController:
-    """Receives requests to stop and checks when their grace period ends.
+    """Receives requests to stop; a run then saves a checkpoint at the end of its step."""
 
-    Args:
-        grace_seconds: how long training may go on after a request, to reach a step that it can be
-            resumed from.
-    """
-
-    def __init__(self, grace_seconds: float = math.inf) -> None:
-        self.state = StopState.NOT_REQUESTED
+    def __init__(self) -> None:
         self.signal: int | None = None
         """The signal that requested the stop."""
         self.received: list[int] = []
         """All signals received by `handle_signals`, in order."""
         self.previous_handlers: dict[int, Handler] = {}
         """The handlers that `handle_signals` replaced, by signal."""
-        self._grace_seconds = grace_seconds
-        self._deadline = math.inf
 
     @property
     def requested(self) -> bool:
         """Whether a stop was requested."""
-        return self.state is not StopState.NOT_REQUESTED
+        return self.signal is not None
 
     @property
     def exit_code(self) -> int:
@@ -68,12 +48,6 @@ class StopController:
         """Ask the run to stop because of signal `number`; only the first request counts."""
         if not self.requested:
             self.signal = number
-            self._deadline = time.monotonic() + self._grace_seconds
-            self.state = StopState.REQUESTED
-
-    def out_of_grace(self, seconds: float) -> bool:
-        """Whether a stop was requested whose grace period ends within the next `seconds`."""
-        return self.requested and time.monotonic() + seconds > self._deadline
 
     @contextmanager
     def handle_signals(self) -> Iterator[None]:

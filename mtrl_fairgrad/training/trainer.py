@@ -20,7 +20,7 @@ from mtrl_fairgrad.training.fault_monitor import FaultMonitor
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.training.logger import Logger
 from mtrl_fairgrad.training.progress import Progress
-from mtrl_fairgrad.training.signals import StopController, StopRequested, StopState
+from mtrl_fairgrad.training.signals import StopController, StopRequested
 from mtrl_fairgrad.training.worker_restarts import WorkerRestarts
 from mtrl_fairgrad.utils.faults import TrainingFault
 
@@ -208,48 +208,22 @@ class Trainer:
     def save_if_due(self) -> None:
         """Save a checkpoint after an evaluation or a stop request.
 
-        Nothing is saved at a step from which the run cannot be resumed.
-
         Raises:
             StopRequested: this was the checkpoint of a stop.
         """
         stopping = self.stop.requested  # read once: a signal may come while the checkpoint is saved
-        if (self._checkpoint_due or stopping) and (self.envs.resumable or self.finished):
+        if stopping:
+            self.logger.log("saving a checkpoint to stop; a second signal stops at once")
+        if self._checkpoint_due or stopping:
             self.checkpoint()
             self._checkpoint_due = False
-            if stopping:
-                raise StopRequested(f"stopped at env_steps {self.env_steps}, with a checkpoint")
-
-    def check_grace(self) -> None:
-        """Announce a requested stop once; stop without a checkpoint if one would come too late.
-
-        Raises:
-            StopRequested: the next common episode boundary is beyond the grace period.
-        """
-        if not self.stop.requested:
-            return
-        if self.stop.state is StopState.REQUESTED:
-            self.stop.state = StopState.ANNOUNCED
-            self.logger.log(
-                "stopping at the next common episode boundary; a second signal stops at once"
-            )
-        horizon = self.config.env.horizon
-        if self.envs.suite.replays or horizon is None:
-            return
-        steps_left = horizon - self.envs.elapsed  # not from env_steps: episodes may restart
-        if self.stop.out_of_grace(steps_left * self.progress.step_seconds):
-            raise StopRequested(
-                "stopped before the next common episode boundary; the last checkpoint is unchanged"
-            )
+        if stopping:
+            raise StopRequested(f"stopped at env_steps {self.env_steps}, with a checkpoint")
 
     # ---- checkpoints ----
 
     def checkpoint(self) -> None:
-        """Save the run's state.
-
-        Inside an episode, possible only at the end of a run, the state of the simulators is None,
-        and a longer run continues from an earlier checkpoint.
-        """
+        """Save the run's state."""
         self.check_faults()
         self.logger.flush()
         environments = self._simulator_state()
@@ -263,11 +237,10 @@ class Trainer:
         self.folder.save_checkpoint(self.env_steps, groups, state, ring=self.learner.replay)
         self.fault_monitor.save()
 
-    def _simulator_state(self) -> dict[str, Any] | None:
-        """Return the state of the simulators; None inside an episode."""
-        while self.envs.resumable:
+    def _simulator_state(self) -> dict[str, Any]:
+        """Return the state of the simulators."""
+        while True:
             try:
                 return self.envs.get_state()
             except WorkerLost as lost:
                 self._restart_episodes(lost)
-        return None

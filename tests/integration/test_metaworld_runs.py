@@ -1,4 +1,4 @@
-"""Runs on Meta-World: checkpoints need a boundary that all episodes share."""
+"""Runs on Meta-World, whose checkpoints may lie inside episodes."""
 
 import signal
 
@@ -27,14 +27,14 @@ def test_a_run_resumes_bit_for_bit_with_metaworlds_own_simulators(tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_a_signal_leaves_a_checkpoint_at_the_next_boundary(tmp_path):
+def test_a_signal_leaves_a_checkpoint_inside_an_episode(tmp_path):
     process = start_training([*TINY, "steps=4000"], tmp_path / "r")
     wait_for_checkpoint(tmp_path / "r", process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + signal.SIGTERM and "with a checkpoint" in output, output
     steps = checkpoint_steps(tmp_path / "r")[0]
-    assert steps % 20 == 0 and f"stopped at env_steps {steps}" in output
+    assert f"stopped at env_steps {steps}" in output
     goal = steps + 60 - steps % 40 if steps % 40 else steps + 40
     assert train.main([f"resume={tmp_path / 'r'}", f"steps={goal}"]) == 0
     assert train.main([*TINY, f"run_dir={tmp_path / 'whole'}", f"steps={goal}"]) == 0
@@ -42,20 +42,7 @@ def test_a_signal_leaves_a_checkpoint_at_the_next_boundary(tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_without_grace_the_last_checkpoint_stands(tmp_path):
-    process = start_training([*TINY, "steps=4000"], tmp_path / "r", "grace_seconds=0")
-    wait_for_checkpoint(tmp_path / "r", process)
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 143, output
-    at_a_boundary = "with a checkpoint" in output
-    assert at_a_boundary != ("stopped before the next common episode boundary" in output), (
-        "the signal may have come right at a boundary"
-    )
-
-
-@pytest.mark.exhaustive
-def test_a_run_that_ends_inside_an_episode_goes_on_from_the_boundary_before(tmp_path):
+def test_a_run_that_ends_inside_an_episode_goes_on_from_there(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train.main([*TINY, *ONE, "steps=80", f"run_dir={whole}"]) == 0
     assert train.main([*TINY, *ONE, "steps=53", f"run_dir={parts}"]) == 0
@@ -65,7 +52,7 @@ def test_a_run_that_ends_inside_an_episode_goes_on_from_the_boundary_before(tmp_
     assert train.main([f"resume={parts}"]) == 0, "nothing is left to do"
     assert train.main([f"resume={parts}", "steps=80"]) == 0
     assert_same_checkpoint(whole, parts)
-    assert [row["env_steps"] for row in rows(parts)] == ["0", "40", "80"]
+    assert [row["env_steps"] for row in rows(parts)] == ["0", "40", "53", "80"]
 
 
 def test_one_task_by_its_name(tmp_path):

@@ -18,21 +18,23 @@ WINDOW = 1000
 
 @dataclass(frozen=True)
 class Slot:
-    """Position of a sub-environment: row in the buffers, task, index of the task, seed, copy.
-
-    `half` is the half of the copies that it is stepped with.
-    """
+    """Position of a sub-environment."""
 
     index: int
+    """Row in the buffers."""
     task: str
     identity: int
+    """Index of the task."""
     seed: int
     copy: int = 0
+    """Which of the simulators of this task and seed."""
     half: int = 0
+    """Which half of the simulators, 0 or 1, it is stepped with."""
+    first_share: float = 1.0
+    """See `SubEnvironment.first_share`."""
 
     def __str__(self) -> str:
-        copy = f", copy {self.copy}" if self.copy else ""
-        return f"task {self.task}, seed {self.seed}{copy}"
+        return f"task {self.task}, seed {self.seed}" + (f", copy {self.copy}" if self.copy else "")
 
 
 class SubEnvironmentError(RuntimeError):
@@ -61,7 +63,9 @@ class Host:
 
     def _build(self, row: Slot) -> None:
         try:
-            self._environments[row] = self._suite.make(row.task, row.seed, row.identity, self._role)
+            made = self._suite.make(row.task, row.seed, row.identity, self._role, copy=row.copy)
+            made.first_share = row.first_share
+            self._environments[row] = made
         except Exception as error:
             raise SubEnvironmentError(str(row)) from error
 

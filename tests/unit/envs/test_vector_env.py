@@ -170,17 +170,16 @@ def test_idle_rows_do_not_hold_up_the_others():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_restored_environments_go_on_bit_for_bit(workers):
-    actions = official.random_actions(3 * HORIZON, rows=4)
+    actions, begun = official.random_actions(3 * HORIZON + 7, rows=4), HORIZON + 7
     with make() as envs:
         envs.reset()
-        course(envs, actions[:HORIZON])
-        assert envs.at_boundary
-        state, whole = json.loads(json.dumps(envs.get_state())), course(envs, actions[HORIZON:])
+        course(envs, actions[:begun])
+        state, whole = json.loads(json.dumps(envs.get_state())), course(envs, actions[begun:])
     with make(workers=workers) as restored:
-        assert not restored.at_boundary
+        assert not restored.resumable
         observations = restored.set_state(state)
-        assert restored.at_boundary and restored.get_state() == state
-        rest = course(restored, actions[HORIZON:])
+        assert restored.get_state() == state
+        rest = course(restored, actions[begun:])
     assert np.array_equal(observations[:, 39:], [[1, 0], [0, 1]] * 2)
     assert_same(whole, rest)
     assert len({tuple(each["goal"]) for each in whole}) == 3, (
@@ -195,18 +194,28 @@ def test_restoring_returns_the_first_observations(training):
     assert np.array_equal(training.set_state(state), observations)
 
 
-def test_boundary_is_the_first_step_of_every_episode(training):
-    training.reset()
-    seen = []
-    for actions in official.random_actions(HORIZON, rows=4):
-        seen.append(training.at_boundary)
-        training.step_async(actions)
-        assert not training.at_boundary
-        training.step_wait()
-    assert seen == [True] + [False] * (HORIZON - 1) and training.at_boundary
-    training.step(np.zeros((4, 4)))
-    with pytest.raises(RuntimeError, match="get_state before reset"):
-        training.get_state()
+def test_a_state_is_refused_before_reset_during_a_step_and_with_chosen_goals(evaluating):
+    with make(tasks=TASKS[:1], seeds=(0,)) as envs:
+        with pytest.raises(RuntimeError, match="get_state before reset"):
+            envs.get_state()
+        envs.reset()
+        assert envs.resumable
+        envs.step_async(np.zeros((1, 4)))
+        assert not envs.resumable
+        with pytest.raises(RuntimeError, match="during a step"):
+            envs.get_state()
+        envs.step_wait()
+    evaluating.reset(options={"goals": np.zeros((4, 1), int)})
+    assert not evaluating.resumable
+
+
+def test_a_state_of_an_older_version_at_an_episodes_first_step_is_accepted(training):
+    observations, _ = training.reset()
+    state = training.get_state()
+    rows = [{key: row[key] for key in ("goal", "generator")} for row in state["rows"]]
+    training.step(np.ones((4, 4)))
+    assert np.array_equal(training.set_state({**state, "rows": rows}), observations)
+    assert training.get_state() == state
 
 
 def test_answers_are_copies(training):

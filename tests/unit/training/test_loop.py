@@ -11,8 +11,6 @@ from mtrl_fairgrad.training.progress import Progress
 from mtrl_fairgrad.training.signals import StopController
 from mtrl_fairgrad.training.trainer import Trainer
 
-HORIZON = 4
-
 
 class Journal:
     """Records calls: an attribute of it is a function that notes its name."""
@@ -29,22 +27,9 @@ class Journal:
 
 
 class Simulators(Journal):
-    """Simulators with episodes of `HORIZON` steps that can be resumed at their beginning only."""
+    """Simulators of one task and seed."""
 
     num_envs = 1
-    suite = SimpleNamespace(replays=False)
-
-    def __init__(self, calls, progress):
-        super().__init__(calls, get_state={})
-        self._progress = progress
-
-    @property
-    def elapsed(self):
-        return self._progress.env_steps % HORIZON
-
-    @property
-    def resumable(self):
-        return self.elapsed == 0
 
 
 class Recorder(Trainer):
@@ -80,13 +65,11 @@ def trainer():
     learner = Journal(calls)
     learner.updates, learner.device = 0, SimpleNamespace(type="cpu")
     made = Recorder(
-        config=SimpleNamespace(
-            seeds=[0], steps=10, log_every=1, env=SimpleNamespace(horizon=HORIZON)
-        ),
+        config=SimpleNamespace(seeds=[0], steps=10, log_every=1),
         folder=None,
         progress=progress,
-        stop=StopController(grace_seconds=100),
-        envs=Simulators(calls, progress),
+        stop=StopController(),
+        envs=Simulators(calls),
         observations=None,
         learner=learner,
         evaluator=evaluator,
@@ -121,10 +104,10 @@ def test_on_another_device_the_evaluation_does_not_wait_for_the_updates(trainer)
     assert trainer.calls.index("advance") < trainer.calls.index("learn")
 
 
-def test_a_checkpoint_follows_an_evaluation_at_the_next_boundary_and_at_the_end(trainer):
+def test_a_checkpoint_follows_an_evaluation_at_once_and_at_the_end(trainer):
     trainer.evaluator.due = lambda env_steps: env_steps in (0, 3, 10)
     loop.run(trainer)
-    assert trainer.saved == [0, 4, 10] and trainer.messages == []
+    assert trainer.saved == [0, 3, 10] and trainer.messages == []
     assert trainer.calls.count("learn") == 10
 
 
@@ -139,27 +122,13 @@ def stop_before(trainer, env_steps, monkeypatch):
     monkeypatch.setattr(loop, "step", stopping_step)
 
 
-def test_a_stop_is_announced_once_and_saved_at_the_next_boundary(trainer, monkeypatch):
+def test_a_stop_is_announced_and_saved_at_the_end_of_the_step(trainer, monkeypatch):
     stop_before(trainer, 1, monkeypatch)
     loop.run(trainer)
-    assert trainer.env_steps == 4 and trainer.saved == [4]
+    assert trainer.env_steps == 2 and trainer.saved == [2]
     announced, stopped = trainer.messages
-    assert "next common episode boundary" in announced and "env_steps 4" in stopped
+    assert "saving a checkpoint" in announced and "env_steps 2" in stopped
     assert trainer.stop.exit_code == 128 + signal.SIGTERM
-
-
-def test_a_stop_at_a_boundary_is_saved_without_an_announcement(trainer, monkeypatch):
-    stop_before(trainer, 3, monkeypatch)
-    loop.run(trainer)
-    assert trainer.saved == [4] and len(trainer.messages) == 1
-
-
-def test_without_grace_the_run_ends_before_the_boundary_and_saves_nothing(trainer, monkeypatch):
-    trainer.stop = StopController(grace_seconds=0)
-    stop_before(trainer, 1, monkeypatch)
-    loop.run(trainer)
-    assert trainer.env_steps == 2 and trainer.saved == []
-    assert "before the next common episode boundary" in trainer.messages[-1]
 
 
 def test_no_evaluation_begins_after_a_stop_request(trainer):
@@ -178,7 +147,7 @@ def test_a_signal_while_a_checkpoint_is_saved_is_served_at_the_next_one(trainer,
 
     monkeypatch.setattr(trainer, "checkpoint", interrupted)
     loop.run(trainer)
-    assert trainer.saved == [4, 8]
+    assert trainer.saved == [4, 5]
 
 
 def test_a_run_that_is_finished_takes_no_step(trainer):

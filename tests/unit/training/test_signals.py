@@ -73,13 +73,9 @@ def test_in_a_thread_nothing_changes():
     assert handlers == [{}]
 
 
-def test_only_the_first_request_sets_the_deadline(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    stop = StopController(grace_seconds=10)
-    assert not stop.out_of_grace(1e9)
+def test_only_the_first_request_counts():
+    stop = StopController()
+    assert not stop.requested and stop.exit_code == 0
     stop.request(signal.SIGUSR1)
-    now[0] = 105.0
     stop.request(signal.SIGTERM)
-    assert stop.signal == signal.SIGUSR1
-    assert not stop.out_of_grace(5.0) and stop.out_of_grace(5.1)
+    assert stop.signal == signal.SIGUSR1 and stop.exit_code == 128 + signal.SIGUSR1

@@ -16,7 +16,6 @@ from mtrl_fairgrad import evaluate, train, verify
 from mtrl_fairgrad.analysis.report.formats import as_text
 from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
 from mtrl_fairgrad.analysis.run_groups import pool
-from mtrl_fairgrad.envs.gymnasium_suite import GymnasiumSuite
 from mtrl_fairgrad.evaluation.target import EvaluationTarget
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training import loop
@@ -142,41 +141,18 @@ def test_a_worker_lost_while_a_checkpoint_is_made_is_replaced(tmp_path, monkeypa
     assert state_of(tmp_path / "r")["replaced"]["training"] == 1
 
 
-@pytest.fixture
-def at_boundaries_alone(monkeypatch):
-    """Episodes of 12 steps that can be saved at their beginning only, like Meta-World's."""
-    monkeypatch.setattr(GymnasiumSuite, "replays", False)
-
-
-@pytest.mark.usefixtures("at_boundaries_alone")
-def test_boundaries_move_with_the_episodes_and_evaluations_do_not(happens, tmp_path):
+def test_a_run_stopped_after_a_replacement_resumes_bit_for_bit(happens, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     happens[27] = kill
     assert train.main([*RUN, f"run_dir={whole}"]) == 0
-    assert checkpoint_steps(whole) == [60, 51], "the last one is inside an episode"
+    assert checkpoint_steps(whole) == [60, 40]
     assert list(Counter(int(row["env_steps"]) for row in rows(whole))) == [0, 20, 40, 60]
     happens.update({27: kill, 30: lambda trainer: trainer.stop.request(signal.SIGTERM)})
     assert train.main([*RUN, f"run_dir={parts}"]) == 128 + signal.SIGTERM
-    assert checkpoint_steps(parts) == [39, 24]
+    assert checkpoint_steps(parts) == [31, 20]
     assert train.main([f"resume={parts}"]) == 0
     assert_same_checkpoint(whole, parts)
     assert rows(whole) == rows(parts)
-
-
-@pytest.mark.usefixtures("at_boundaries_alone")
-def test_without_grace_it_asks_the_episodes_how_far_the_boundary_is(happens, tmp_path, capsys):
-    """The next boundary is at 39, nine seconds away; by env_steps it would be at 36."""
-
-    def ask(trainer):
-        trainer.progress.step_seconds = 1.0
-        trainer.stop.request(signal.SIGTERM)
-
-    happens.update({27: kill, 30: ask})
-    assert (
-        train.main([*RUN, "grace_seconds=7", f"run_dir={tmp_path / 'r'}"]) == 128 + signal.SIGTERM
-    )
-    assert "stopped before the next common episode boundary" in capsys.readouterr().out
-    assert checkpoint_steps(tmp_path / "r") == [24, 0]
 
 
 def test_an_evaluation_by_hand_reports_the_lost_worker(tmp_path, monkeypatch, capsys):

@@ -75,7 +75,7 @@ def test_a_worker_that_crashes_or_hangs_is_replaced_and_all_begin_anew(action, s
         with pytest.raises(WorkerLost, match=said) as caught:
             envs.step(actions(action, STILL, STILL, STILL))
         assert time.monotonic() - started < 5 and caught.value.loss in str(caught.value)
-        assert not envs.at_boundary and not envs.resumable
+        assert not envs.resumable
         with pytest.raises(ResetNeeded):
             envs.step(actions())
         observations, infos = envs.reset()
@@ -83,7 +83,7 @@ def test_a_worker_that_crashes_or_hangs_is_replaced_and_all_begin_anew(action, s
         assert len(after) == 2 and len(after.items() & before.items()) == 1, (
             "the other one keeps its simulators"
         )
-        assert envs.at_boundary and envs.elapsed == 0
+        assert {row["actions"] for row in envs.get_state()["rows"]} == {""}
         assert np.array_equal(infos["goal"], expected[2][0]) and np.array_equal(
             observations, expected[2][1]
         )
@@ -135,7 +135,7 @@ def test_several_that_are_lost_are_told_one_by_one():
             except WorkerLost as lost:
                 losses.append(lost.loss)
         assert len(losses) == 2 and len(set(losses)) == 2
-        assert len(processes()) == 2 and envs.at_boundary
+        assert len(processes()) == 2 and envs.resumable
 
 
 def test_one_that_dies_while_state_is_asked_for():

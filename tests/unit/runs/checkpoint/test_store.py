@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(folder, caplog):
 
 
 def test_a_course_that_was_given_up_leaves_no_checkpoints(folder):
-    """A run that ended inside an episode resumes from the boundary before, past where it ended."""
+    """A run resumes from an earlier checkpoint, and goes on past where it ended."""
     for env_steps in (500, 1000):
         folder.save_checkpoint(env_steps, GROUPS, {"at": env_steps})
     again = RunFolder.open(folder.path)
