@@ -1,4 +1,4 @@
-"""Parameters of all seeds with their Adam state, and gradient clipping by seed."""
+"""Parameters of all seeds with the state of Adam or AdamW, and gradient clipping by seed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.agents.learning_rate import Rates
 from mtrl_fairgrad.agents.masks import preserve_rows
 from mtrl_fairgrad.agents.networks import Parameters, Tensors
 from mtrl_fairgrad.agents.policy import merge, split
+from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.weighting.products import Joined, join, joinable
 
 BETAS = 0.9, 0.999
@@ -27,19 +29,23 @@ class Adam:
 
     Args:
         parameters: `[S, ...]`, updated in place.
-        learning_rate: step size.
+        learning_rate: step size; a tensor, float32 `[]` on the parameters' device, may change
+            between steps.
         epsilon: the denominator's term.
         betas: decay rates of the moments.
         weight_decay: factor of the parameters that is added to the gradients.
+        decoupled: shrink the parameters by learning rate · weight decay instead, which is AdamW
+            (Loshchilov & Hutter, 2019).
     """
 
     def __init__(
         self,
         parameters: Sequence[Tensor],
-        learning_rate: float,
+        learning_rate: float | Tensor,
         epsilon: float,
         betas: tuple[float, float] = BETAS,
         weight_decay: float = 0.0,
+        decoupled: bool = False,
     ) -> None:
         self.exp_avg = [torch.zeros_like(parameter) for parameter in parameters]
         self.exp_avg_sq = [torch.zeros_like(parameter) for parameter in parameters]
@@ -48,6 +54,7 @@ class Adam:
         """Number of steps, the same for all parameters and seeds."""
         self.started = False
         """Whether there was a step; looking at `count` would wait for the device."""
+        self._kernel = _torch._fused_adamw_ if decoupled else _torch._fused_adam_
         self._options = {
             "lr": learning_rate,
             "beta1": betas[0],
@@ -85,7 +92,7 @@ class Adam:
         found_inf: Tensor | None,
     ) -> None:
         # Fused Adam on the CPU ignores the strides of a gradient (PyTorch 2.13).
-        _torch._fused_adam_(
+        self._kernel(
             parameters,
             [gradient.contiguous() for gradient in gradients],
             exp_avg,
@@ -104,17 +111,16 @@ def _by_seed(tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
 
 
 class OptimizedParameters:
-    """Parameters `shared` `[S, ...]` and `own` `[S, K, ...]`, updated in place by Adam.
+    """Parameters `shared` `[S, ...]` and `own` `[S, K, ...]`, updated in place by Adam or AdamW.
 
     Args:
         parameters: initial values, owned by this object from now on.
-        learning_rate: Adam's learning rate.
-        epsilon: Adam's denominator term.
+        options: arguments of `Adam` besides the parameters.
     """
 
-    def __init__(self, parameters: Parameters, learning_rate: float, epsilon: float) -> None:
+    def __init__(self, parameters: Parameters, **options: Any) -> None:
         self.shared, self.own = parameters
-        self.adam = Adam([*self.shared.values(), *self.own.values()], learning_rate, epsilon)
+        self.adam = Adam([*self.shared.values(), *self.own.values()], **options)
 
     def step(self, shared: Tensors, own: Tensors, skip: Tensor) -> None:
         """Make one Adam step along these gradients, except for the seeds in `skip`.
@@ -178,6 +184,29 @@ class OptimizedParameters:
         self.adam.started = bool(entries.keys() & state.keys())
         for name, value in entries.items():
             value.copy_(state[name]) if self.adam.started else value.zero_()
+
+
+def optimized(
+    initial: Sequence[Parameters], config: AgentConfig, rates: Rates
+) -> tuple[OptimizedParameters, ...]:
+    """Give actor, critics and temperatures, in this order, their optimisers.
+
+    Weight decay applies to all parameters of actor and critics, biases and LayerNorm's scales
+    included, and never to the temperatures, as in the codes of BRC and FastTD3.
+    """
+    options = {"epsilon": config.adam_epsilon, "betas": (config.beta1, config.beta2)}
+    of_network = {
+        "learning_rate": rates.rate(config.learning_rate),
+        "weight_decay": config.weight_decay,
+        "decoupled": config.optimizer == "adamw",
+    }
+    of_temperature = {"learning_rate": rates.rate(config.temperature_learning_rate)}
+    return tuple(
+        OptimizedParameters(parameters, **options, **chosen)
+        for parameters, chosen in zip(
+            initial, (of_network, of_network, of_temperature), strict=True
+        )
+    )
 
 
 class ClippedGradient(NamedTuple):

@@ -19,13 +19,10 @@ from mtrl_fairgrad.agents import networks
 from mtrl_fairgrad.agents.agent_state import check_parts, flatten, part_of
 from mtrl_fairgrad.agents.batch_loss import BatchLoss
 from mtrl_fairgrad.agents.guard import FaultCounts, Guard
+from mtrl_fairgrad.agents.learning_rate import rates_of
 from mtrl_fairgrad.agents.masks import move_towards, preserve_rows
 from mtrl_fairgrad.agents.networks import Parameters, Tensors
-from mtrl_fairgrad.agents.optimizer import (
-    ClippedGradient,
-    OptimizedParameters,
-    clip_by_norm,
-)
+from mtrl_fairgrad.agents.optimizer import ClippedGradient, clip_by_norm, optimized
 from mtrl_fairgrad.agents.policy import (
     PolicyModule,
     acting_parameters,
@@ -68,9 +65,11 @@ class SAC:
             training.
         precision: of the networks' matrix products: `fp32`, `tf32`, which is a setting of the
             process (`mtrl_fairgrad.training.execution`), or `bf16`.
+        updates: number of updates of the run, over which `learning_rate_end` is reached.
 
     Raises:
-        ValueError: the actor's method needs positive losses, or the precision is unknown.
+        ValueError: the actor's method needs positive losses, the precision is unknown, or
+            `learning_rate_end` is given without `updates`.
     """
 
     def __init__(
@@ -88,6 +87,7 @@ class SAC:
         compile: Compile = False,
         guard: GuardConfig | None = None,
         precision: str = "fp32",
+        updates: int | None = None,
     ) -> None:
         if actor_method.needs_positive_losses:
             raise ValueError(
@@ -104,17 +104,13 @@ class SAC:
         self.critic_loss = captured.critic_loss
         self.actor_loss = captured.actor_loss
         self._targets_of_all = captured.bellman_targets
-        actor, critics, temperature = self._initial_parameters(0, dtype)
-        rate, epsilon = config.learning_rate, config.adam_epsilon
-        self.actor = OptimizedParameters(actor, rate, epsilon)
-        self.critics = OptimizedParameters(critics, rate, epsilon)
-        self.temperature = OptimizedParameters(
-            temperature, config.temperature_learning_rate, epsilon
-        )
-        self.target_critics = {name: value.clone() for name, value in critics.shared.items()}
-        self.target_own = {name: value.clone() for name, value in critics.own.items()}
-        self.critic_method = self._init_method(critic_method, critics.shared)
-        self.actor_method = self._init_method(actor_method, actor.shared)
+        self.rates = rates_of(config, updates, self.device)
+        initial = self._initial_parameters(0, dtype)
+        self.actor, self.critics, self.temperature = optimized(initial, config, self.rates)
+        self.target_critics = {name: value.clone() for name, value in self.critics.shared.items()}
+        self.target_own = {name: value.clone() for name, value in self.critics.own.items()}
+        self.critic_method = self._init_method(critic_method, self.critics.shared)
+        self.actor_method = self._init_method(actor_method, self.actor.shared)
         self.guard = Guard(guard or GuardConfig(), len(self.seeds), tasks, self.device, compile)
         self.target_entropy = (
             -action_dim if config.target_entropy is None else config.target_entropy
@@ -206,6 +202,7 @@ class SAC:
             noise: all random numbers of the update.
         """
         temperature = self.log_temperature.exp()
+        self.rates.advance(self.updates)
 
         # Critics: both Q functions regress on the Bellman targets.
         targets = self.bellman_targets(batch, noise, temperature)
@@ -371,6 +368,7 @@ class SAC:
             "critic_method": self.critic_method.state_dict(),
             "actor_method": self.actor_method.state_dict(),
             "guard": self.guard.state(),
+            "rates": self.rates.state(),
         }
         return {**flatten(parts), "updates": self.updates}
 
@@ -392,3 +390,4 @@ class SAC:
         self.actor_method.load_state_dict(part_of(state, "actor_method"))
         self.updates.copy_(state["updates"])
         self.guard.load_state(part_of(state, "guard"))
+        self.rates.load_state(part_of(state, "rates"))

@@ -42,6 +42,7 @@ class SingleTaskSAC:
         compile: see `SAC`.
         guard: see `SAC`; here it skips or stops single tasks.
         precision: see `SAC`.
+        updates: see `SAC`.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class SingleTaskSAC:
         compile: Compile = False,
         guard: GuardConfig | None = None,
         precision: str = "fp32",
+        updates: int | None = None,
     ) -> None:
         self.lanes = SAC(
             config,
@@ -72,6 +74,7 @@ class SingleTaskSAC:
             compile,
             guard,
             precision,
+            updates,
         )
         self.config, self.tasks, self.device = config, tasks, self.lanes.device
         self.critic_method, self.actor_method = self.lanes.critic_method, self.lanes.actor_method

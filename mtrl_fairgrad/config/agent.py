@@ -163,11 +163,40 @@ class AgentConfig:
         at_least=0,
         at_most=1,
     )
-    learning_rate: float = option(3e-4, "Adam's learning rate for actor and critics.", above=0)
-    temperature_learning_rate: float = option(
-        3e-4, "Adam's learning rate for the entropy coefficients.", above=0
+    optimizer: str = option(
+        "adam",
+        "adamw: weight decay is decoupled from the gradients (Loshchilov & Hutter, 2019), as in "
+        "BRC (Nauman et al., 2025) and FastTD3 (Seo et al., 2025).",
+        choices=("adam", "adamw"),
     )
-    adam_epsilon: float = option(1e-5, "Adam's ε.", above=0)
+    learning_rate: float = option(3e-4, "Learning rate of actor and critics.", above=0)
+    temperature_learning_rate: float = option(
+        3e-4, "Learning rate of the entropy coefficients.", above=0
+    )
+    learning_rate_end: float | None = option(
+        None,
+        "Learning rate after the last update of the run, to which learning_rate falls linearly; "
+        "that of the entropy coefficients falls in proportion. A run that is "
+        "extended stays at the end value. null: constant rates.",
+        at_least=0,
+    )
+    beta1: float = option(
+        0.9, "Decay rate of the optimizer's mean of gradients.", at_least=0, below=1
+    )
+    beta2: float = option(
+        0.999,
+        "Decay rate of the optimizer's mean of squared gradients. FastSAC (Seo et al., 2025): "
+        "0.95.",
+        at_least=0,
+        below=1,
+    )
+    adam_epsilon: float = option(1e-5, "The optimizer's ε.", above=0)
+    weight_decay: float = option(
+        0.0,
+        "With optimizer=adamw, all parameters of actor and critics shrink by learning rate · "
+        "weight_decay at each step. BRC: 1e-4, FastSAC: 1e-3.",
+        at_least=0,
+    )
     max_gradient_norm: float | None = option(
         1.0, "Largest norm of each seed's combined gradient; null: no clipping.", above=0
     )
@@ -218,6 +247,21 @@ def check_agent(agent: AgentConfig) -> None:
             f"agent.log_std_max={agent.log_std_max:g}: make it smaller, or the largest one larger.",
             "agent.log_std_min",
             agent.log_std_min,
+        )
+    if agent.weight_decay and agent.optimizer != "adamw":
+        raise ConfigError(
+            f"agent.weight_decay={agent.weight_decay:g} needs agent.optimizer=adamw: "
+            "set it, or leave out the weight decay.",
+            "agent.weight_decay",
+            agent.weight_decay,
+        )
+    if agent.learning_rate_end is not None and agent.learning_rate_end > agent.learning_rate:
+        raise ConfigError(
+            f"agent.learning_rate_end={agent.learning_rate_end:g} exceeds "
+            f"agent.learning_rate={agent.learning_rate:g}, from which it falls: "
+            "make it smaller, or null for a constant rate.",
+            "agent.learning_rate_end",
+            agent.learning_rate_end,
         )
     if agent.name == "stl" and agent.temperature == "shared":
         raise ConfigError(

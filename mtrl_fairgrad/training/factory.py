@@ -29,6 +29,7 @@ from mtrl_fairgrad.training.progress import Progress
 from mtrl_fairgrad.training.restore import restore_learner
 from mtrl_fairgrad.training.signals import StopController
 from mtrl_fairgrad.training.trainer import Trainer
+from mtrl_fairgrad.training.update_schedule import updates_of_run
 from mtrl_fairgrad.training.worker_restarts import WorkerRestarts
 from mtrl_fairgrad.utils.device import resolve_device
 from mtrl_fairgrad.weighting import Method, make_method
@@ -143,6 +144,7 @@ def make_agent(
         "compile": execution_of(config, device).compile,
         "guard": config.guard,
         "precision": config.precision,
+        "updates": updates_of_run(config.agent, config.steps),
     }
     sizes = (observation_dim, action_dim, config.seeds, tasks)
     if config.agent.name == "stl":

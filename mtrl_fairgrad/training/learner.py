@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from mtrl_fairgrad.gradients.cuda_graph import GraphedUpdates
 from mtrl_fairgrad.gradients.cuda_recorder import CudaRecorder, Recorder
 from mtrl_fairgrad.training.execution import execution_of
 from mtrl_fairgrad.training.graphed_acting import GraphedActing, send_packed
+from mtrl_fairgrad.training.update_schedule import updates_due
 
 Groups = dict[str, dict[str, Tensor]]
 """Tensors of a checkpoint, by group and name."""
@@ -159,17 +159,8 @@ class Learner:
     # ---- learning ----
 
     def updates_due(self, env_steps: int) -> int:
-        """Number of updates during the step that follows `env_steps`.
-
-        0 before the end of the warm-up, at least `warmup_updates` right after it, and
-        `updates_per_step` for each step on average.
-        """
-        since = env_steps - self.config.warmup_steps
-        if since < 0:
-            return 0
-        ratio = self.config.updates_per_step
-        usual = math.floor((since + 1) * ratio) - math.floor(since * ratio)
-        return usual if since else max(usual, self.config.warmup_updates)
+        """Number of updates during the step that follows `env_steps`; see `update_schedule`."""
+        return updates_due(self.config, env_steps)
 
     def learn(self, env_steps: int) -> None:
         """Make the updates that are due in this step, without waiting for the device."""

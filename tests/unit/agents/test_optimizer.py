@@ -1,4 +1,4 @@
-"""Adam with seeds left out, and clipping in few launches."""
+"""Adam and AdamW with seeds left out, and clipping in few launches."""
 
 import itertools
 import math
@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from mtrl_fairgrad.agents.learning_rate import LinearRates
 from mtrl_fairgrad.agents.networks import Parameters
 from mtrl_fairgrad.agents.optimizer import Adam, OptimizedParameters, clip_by_norm, clip_joined
 from mtrl_fairgrad.weighting.products import join
@@ -26,13 +27,13 @@ def normal(seed, lead=()):
 
 
 class Reference:
-    """One `torch.optim.Adam` for each seed; a skipped seed only counts the step."""
+    """One optimiser of PyTorch for each seed; a skipped seed only counts the step."""
 
-    def __init__(self, parameters, **options):
+    def __init__(self, parameters, kind=torch.optim.Adam, **options):
         self.seeds = [
             {name: value[s].clone() for name, value in parameters.items()} for s in range(SEEDS)
         ]
-        self.optimizers = [torch.optim.Adam(each.values(), **options) for each in self.seeds]
+        self.optimizers = [kind(each.values(), **options) for each in self.seeds]
 
     def step(self, gradients, skip):
         for s, (each, optimizer) in enumerate(zip(self.seeds, self.optimizers, strict=True)):
@@ -69,12 +70,16 @@ def gpu_step(adam, gradients, skip):
 
 
 @pytest.mark.parametrize("step", [Adam.step, gpu_step], ids=["cpu", "gpu"])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_a_masked_step_is_that_of_the_seeds_that_take_part(step, weight_decay):
+@pytest.mark.parametrize(
+    ("kind", "weight_decay"),
+    [(torch.optim.Adam, 0.0), (torch.optim.Adam, 0.1), (torch.optim.AdamW, 0.1)],
+)
+def test_a_masked_step_is_that_of_the_seeds_that_take_part(step, kind, weight_decay):
     """All patterns of skipped seeds one after another, the first and the last without any."""
-    parameters = normal(0)
-    reference = Reference(parameters, lr=0.01, eps=1e-6, weight_decay=weight_decay)
-    adam = Adam(list(parameters.values()), 0.01, 1e-6, weight_decay=weight_decay)
+    parameters, options = normal(0), {"betas": (0.8, 0.95), "weight_decay": weight_decay}
+    reference = Reference(parameters, kind, lr=0.01, eps=1e-6, **options)
+    decoupled = kind is torch.optim.AdamW
+    adam = Adam(list(parameters.values()), 0.01, 1e-6, decoupled=decoupled, **options)
     for number, pattern in enumerate([*PATTERNS, PATTERNS[0]]):
         gradients, skip = normal(number + 1), torch.tensor(pattern)
         reference.step(gradients, skip)
@@ -102,8 +107,33 @@ def test_skipped_seeds_keep_every_bit(pattern):
         assert all(not torch.equal(o, n) for o, n in zip(old[~skip], new[~skip], strict=True))
 
 
+@pytest.mark.parametrize("step", [Adam.step, gpu_step], ids=["cpu", "gpu"])
+def test_adamw_with_a_falling_rate_is_that_of_pytorch_with_its_linear_schedule(step):
+    """The schedule ends after 5 of 8 steps; one seed is left out of the sixth."""
+    rates = LinearRates(0.2, 5, torch.device("cpu"))
+    parameters, rate = normal(0), rates.rate(0.01)
+    options = {"betas": (0.9, 0.95), "weight_decay": 0.3}
+    reference = Reference(parameters, torch.optim.AdamW, lr=0.01, eps=1e-6, **options)
+    schedules = [
+        torch.optim.lr_scheduler.LinearLR(each, 1.0, 0.2, total_iters=5)
+        for each in reference.optimizers
+    ]
+    adam = Adam(list(parameters.values()), rate, 1e-6, decoupled=True, **options)
+    for number in range(8):
+        gradients, skip = normal(number + 1), torch.tensor([number == 5, False, False])
+        rates.advance(torch.tensor(number))
+        reference.step(gradients, skip)
+        step(adam, list(gradients.values()), skip)
+        torch.testing.assert_close(rate.item(), schedules[0].get_last_lr()[0])
+        for each in schedules:
+            each.step()
+        for ours, theirs in zip(parameters.values(), reference.values(), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
 def optimized(seed=0):
-    return OptimizedParameters(Parameters(normal(seed), normal(seed + 1, (2,))), 0.01, 1e-6)
+    parameters = Parameters(normal(seed), normal(seed + 1, (2,)))
+    return OptimizedParameters(parameters, learning_rate=0.01, epsilon=1e-6)
 
 
 def test_a_state_before_the_first_step_restores_one_after_it():
@@ -150,7 +180,7 @@ def test_a_step_on_a_gpu_is_few_operations_and_looks_at_nothing():
             {n: torch.empty(SEEDS, *axes, *s, device=DEVICE) for n, s in SHAPES.items()}
             for axes in ((), lead)
         ]
-        part = OptimizedParameters(Parameters(*groups), 0.01, 1e-6)
+        part = OptimizedParameters(Parameters(*groups), learning_rate=0.01, epsilon=1e-6)
         skip = torch.empty(SEEDS, dtype=torch.bool, device=DEVICE)
         with traced() as found:
             gradient = clip_by_norm(*groups, 1.0)

@@ -187,7 +187,11 @@ def plain_sac_step(agent, batch, noise):
             parameter.grad = gradient
         if config.max_gradient_norm and parameters[0] is not log_temperature:
             torch.nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
-        torch.optim.Adam(parameters, learning_rate, eps=config.adam_epsilon).step()
+        adamw = config.optimizer == "adamw" and parameters[0] is not log_temperature
+        decay = config.weight_decay if adamw else 0.0
+        torch.optim.AdamW(
+            parameters, learning_rate, eps=config.adam_epsilon, weight_decay=decay
+        ).step()
 
     def critic_loss(i):
         values = networks.critic_outputs(
@@ -217,13 +221,15 @@ def plain_sac_step(agent, batch, noise):
     return leaf, log_temperature
 
 
-def test_an_ls_update_is_the_textbook_update():
+@pytest.mark.parametrize("options", [{}, {"optimizer": "adamw", "weight_decay": 2.0}])
+def test_an_ls_update_is_the_textbook_update(options):
     agent = make_agent(
         method="ls",
         options={"reduction": "mean"},
         learning_rate=1e-3,
         max_gradient_norm=0.2,
         reward_scale=0.3,
+        **options,
     )
     batch, noise = draw_update(SeedStreams((0,)))
     leaf, log_temperature = plain_sac_step(agent, batch, noise)
