@@ -1,7 +1,9 @@
 """The learning agent: multi-task soft actor-critic, its networks, replay buffer and noise."""
 
+from mtrl_fairgrad.agents.observation_normalizer import ObservationNormalizer
 from mtrl_fairgrad.agents.policy import PolicyModule
 from mtrl_fairgrad.agents.replay_buffer import Batch, ReplayBuffer, Transition
+from mtrl_fairgrad.agents.return_normalizer import ReturnNormalizer
 from mtrl_fairgrad.agents.reward_normalizer import RewardNormalizer
 from mtrl_fairgrad.agents.rng import Noise, SeedStreams
 from mtrl_fairgrad.agents.sac import SAC
@@ -15,8 +17,10 @@ __all__ = [
     "Agent",
     "Batch",
     "Noise",
+    "ObservationNormalizer",
     "PolicyModule",
     "ReplayBuffer",
+    "ReturnNormalizer",
     "RewardNormalizer",
     "SeedStreams",
     "SingleTaskSAC",

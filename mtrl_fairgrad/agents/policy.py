@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mtrl_fairgrad.agents.networks import Tensors, encoder_parameters
+from mtrl_fairgrad.agents.observation_normalizer import normalized
 from mtrl_fairgrad.agents.sac_losses import SACLosses
 
 Mode = Callable[[Tensors, Tensors, Tensor], Tensor]
@@ -35,14 +36,23 @@ def split(merged: Tensors, *groups: str) -> tuple[Tensors, ...]:
     )
 
 
-def acting_parameters(actor: Tensors, critics: Tensors) -> Tensors:
-    """Select the shared or own parameters that acting needs: `actor.*` and `critics.*`."""
-    return merge(actor=actor, critics=encoder_parameters(critics))
+def acting_parameters(actor: Tensors, critics: Tensors, observations: Tensors) -> Tensors:
+    """Select the shared or own parameters that acting needs.
+
+    Returns:
+        `actor.*`, `critics.*`, and `observations.*`, by which observations are normalised.
+    """
+    return merge(actor=actor, critics=encoder_parameters(critics), observations=observations)
 
 
 def by_network(parameters: Tensors) -> tuple[Tensors, ...]:
-    """Undo `acting_parameters`: return the actor's and the critics' parameters."""
+    """Return the actor's and the critics' parameters among those of `acting_parameters`."""
     return split(parameters, "actor", "critics")
+
+
+def of_observations(parameters: Tensors) -> Tensors:
+    """Return the parameters of observations among those of `acting_parameters`."""
+    return split(parameters, "observations")[0]
 
 
 def mode(losses: SACLosses, shared: Tensors, own: Tensors, observations: Tensor) -> Tensor:
@@ -52,8 +62,9 @@ def mode(losses: SACLosses, shared: Tensors, own: Tensors, observations: Tensor)
         losses: equations.
         shared: parameters, named as by `acting_parameters`.
         own: the task's own parameters, named likewise.
-        observations: `[B, O]`.
+        observations: `[B, O]`, as the environment returns them.
     """
+    observations = normalized(observations, of_observations({**shared, **own}))
     return losses.action(by_network(shared), by_network(own), observations)
 
 

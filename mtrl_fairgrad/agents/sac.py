@@ -22,6 +22,7 @@ from mtrl_fairgrad.agents.guard import FaultCounts, Guard
 from mtrl_fairgrad.agents.learning_rate import rates_of
 from mtrl_fairgrad.agents.masks import move_towards, preserve_rows
 from mtrl_fairgrad.agents.networks import Parameters, Tensors
+from mtrl_fairgrad.agents.observation_normalizer import ObservationNormalizer, normalized
 from mtrl_fairgrad.agents.optimizer import ClippedGradient, clip_by_norm, optimized
 from mtrl_fairgrad.agents.policy import (
     PolicyModule,
@@ -29,6 +30,7 @@ from mtrl_fairgrad.agents.policy import (
     by_network,
     merge,
     mode,
+    of_observations,
     split,
 )
 from mtrl_fairgrad.agents.replay_buffer import Batch
@@ -66,6 +68,7 @@ class SAC:
         precision: of the networks' matrix products: `fp32`, `tf32`, which is a setting of the
             process (`mtrl_fairgrad.training.execution`), or `bf16`.
         updates: number of updates of the run, over which `learning_rate_end` is reached.
+        identity: length of the one-hot identity at the end of an observation.
 
     Raises:
         ValueError: the actor's method needs positive losses, the precision is unknown, or
@@ -88,6 +91,7 @@ class SAC:
         guard: GuardConfig | None = None,
         precision: str = "fp32",
         updates: int | None = None,
+        identity: int = 0,
     ) -> None:
         if actor_method.needs_positive_losses:
             raise ValueError(
@@ -115,6 +119,11 @@ class SAC:
         self.target_entropy = (
             -action_dim if config.target_entropy is None else config.target_entropy
         )
+        self.observations: ObservationNormalizer | None = None
+        if config.observation_normalization == "running":
+            self.observations = ObservationNormalizer(
+                len(self.seeds), observation_dim, identity, self.device, dtype
+            )
         self.updates = torch.zeros((), dtype=torch.int64, device=self.device)
         """Number of updates so far."""
 
@@ -158,13 +167,17 @@ class SAC:
         """Return actions `[S, K, A]`.
 
         Args:
-            observations: `[S, K, O]`.
+            observations: `[S, K, O]`, as the environment returns them.
             noise: standard normal `[S, K, A]`, to sample; None for the mode.
             policy: a copy made by `policy`, to act with; None for the current policy.
         """
         shared, own = (self.actor.shared, self.critics.shared), (self.actor.own, self.critics.own)
         if policy is not None:
-            shared, own = map(by_network, split(policy, "shared", "own"))
+            of_seeds, of_tasks = split(policy, "shared", "own")
+            shared, own = by_network(of_seeds), by_network(of_tasks)
+            observations = normalized(observations, of_observations(of_seeds))
+        else:
+            observations = self.normalized(observations)
         # Without own parameters the tasks are an ordinary batch, which takes a third of the time.
         action = self.losses.action
         lifted = lift(action, per_seed=1) if any(own) else over_seeds(action)
@@ -173,10 +186,26 @@ class SAC:
     def policy(self) -> Tensors:
         """Copy all parameters needed to act: `shared.*` `[S, ...]` and `own.*` `[S, K, ...]`."""
         parameters = merge(
-            shared=acting_parameters(self.actor.shared, self.critics.shared),
-            own=acting_parameters(self.actor.own, self.critics.own),
+            shared=acting_parameters(
+                self.actor.shared, self.critics.shared, self._of_observations()
+            ),
+            own=acting_parameters(self.actor.own, self.critics.own, {}),
         )
         return {name: value.detach().clone() for name, value in parameters.items()}
+
+    # ---- observations ----
+
+    def observe(self, observations: Tensor) -> None:
+        """Add observations `[S, E', K, O]` to the statistics by which they are normalised."""
+        if self.observations is not None:
+            self.observations.update(observations)
+
+    def normalized(self, observations: Tensor) -> Tensor:
+        """Return observations `[S, ..., O]` as the networks take them."""
+        return normalized(observations, self._of_observations())
+
+    def _of_observations(self) -> Tensors:
+        return {} if self.observations is None else self.observations.parameters
 
     def policy_module(self, seed: int) -> PolicyModule:
         """Return the policy of one seed with a copy of its parameters, for export.
@@ -198,7 +227,7 @@ class SAC:
         """Make one gradient step of critics, actor and temperatures, and move the target critics.
 
         Args:
-            batch: transitions, each field `[S, K, B, ...]`.
+            batch: transitions, each field `[S, K, B, ...]`, with observations from `normalized`.
             noise: all random numbers of the update.
         """
         temperature = self.log_temperature.exp()
@@ -369,6 +398,7 @@ class SAC:
             "actor_method": self.actor_method.state_dict(),
             "guard": self.guard.state(),
             "rates": self.rates.state(),
+            "observations": {} if self.observations is None else self.observations.state(),
         }
         return {**flatten(parts), "updates": self.updates}
 
@@ -391,3 +421,5 @@ class SAC:
         self.updates.copy_(state["updates"])
         self.guard.load_state(part_of(state, "guard"))
         self.rates.load_state(part_of(state, "rates"))
+        if self.observations is not None:
+            self.observations.load_state(part_of(state, "observations"))

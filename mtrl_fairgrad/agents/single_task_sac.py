@@ -43,6 +43,7 @@ class SingleTaskSAC:
         guard: see `SAC`; here it skips or stops single tasks.
         precision: see `SAC`.
         updates: see `SAC`.
+        identity: see `SAC`; each lane normalises observations by statistics of its own task.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class SingleTaskSAC:
         guard: GuardConfig | None = None,
         precision: str = "fp32",
         updates: int | None = None,
+        identity: int = 0,
     ) -> None:
         self.lanes = SAC(
             config,
@@ -75,6 +77,7 @@ class SingleTaskSAC:
             guard,
             precision,
             updates,
+            identity,
         )
         self.config, self.tasks, self.device = config, tasks, self.lanes.device
         self.critic_method, self.actor_method = self.lanes.critic_method, self.lanes.actor_method
@@ -84,6 +87,24 @@ class SingleTaskSAC:
     def updates(self) -> Tensor:
         """Number of updates so far, the same for all lanes."""
         return self.lanes.updates
+
+    @property
+    def log_temperature(self) -> Tensor:
+        """Logarithm of the entropy coefficients, `[S, K]`."""
+        return self.lanes.log_temperature.view(self._shape)
+
+    @property
+    def target_entropy(self) -> float:
+        """Target entropy of every lane's policy, in nats."""
+        return self.lanes.target_entropy
+
+    def observe(self, observations: Tensor) -> None:
+        """Add observations `[S, E', K, O]` to their lanes' statistics."""
+        self.lanes.observe(_to_lanes(observations.transpose(1, 2)))
+
+    def normalized(self, observations: Tensor) -> Tensor:
+        """Return observations `[S, K, ..., O]` as the networks take them."""
+        return self.lanes.normalized(_to_lanes(observations)).view_as(observations)
 
     def faults(self) -> FaultCounts:
         """Return the faults of all updates so far; single tasks stop here."""

@@ -122,7 +122,8 @@ class AgentConfig:
     )
     v_max: float = option(
         10.0,
-        "Largest return of the categorical critic, after all scaling of rewards; 10 in BRC.",
+        "Largest return after all scaling of rewards: range of the categorical critic, and aim of "
+        "return_normalization; 10 in BRC.",
         above=0,
     )
     target: str = option(
@@ -149,6 +150,28 @@ class AgentConfig:
         "running_std: divide each task's rewards by their running standard deviation, "
         "as in the FairGrad paper's code.",
         choices=("none", "running_std"),
+    )
+    return_normalization: str = option(
+        "none",
+        "per_task: when a batch is sampled, divide rewards by the larger of their task's standard "
+        "deviation of discounted returns and largest return over v_max, with room for the entropy "
+        "bonus, as SimbaV2 (Lee et al., 2025) and BRC (Nauman et al., 2025); reward_scale "
+        "multiplies the quotients.",
+        choices=("none", "per_task"),
+    )
+    observation_normalization: str = option(
+        "none",
+        "running: subtract the running mean of observations and divide them by their standard "
+        "deviation, over all tasks (stl: each its own), without the one-hot identity, as in "
+        "FastTD3 (Seo et al., 2025).",
+        choices=("none", "running"),
+    )
+    observation_normalization_steps: int | None = option(
+        None,
+        "Transitions per task after which observation_normalization keeps mean and deviation as "
+        "they are; null: never.",
+        at_least=1,
+        unit="transitions",
     )
     n_step: int = option(
         1,
@@ -262,6 +285,14 @@ def check_agent(agent: AgentConfig) -> None:
             "make it smaller, or null for a constant rate.",
             "agent.learning_rate_end",
             agent.learning_rate_end,
+        )
+    if agent.return_normalization != "none" and agent.reward_normalization != "none":
+        raise ConfigError(
+            f"agent.return_normalization={agent.return_normalization} and "
+            f"agent.reward_normalization={agent.reward_normalization} both divide rewards by their "
+            "size: set one of them to none.",
+            "agent.return_normalization",
+            agent.return_normalization,
         )
     if agent.name == "stl" and agent.temperature == "shared":
         raise ConfigError(

@@ -145,6 +145,7 @@ def make_agent(
         "guard": config.guard,
         "precision": config.precision,
         "updates": updates_of_run(config.agent, config.steps),
+        "identity": tasks if config.env.one_hot else 0,
     }
     sizes = (observation_dim, action_dim, config.seeds, tasks)
     if config.agent.name == "stl":

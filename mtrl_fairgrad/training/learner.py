@@ -14,6 +14,7 @@ from mtrl_fairgrad.agents import (
     Batch,
     Noise,
     ReplayBuffer,
+    ReturnNormalizer,
     RewardNormalizer,
     SeedStreams,
     Transition,
@@ -74,11 +75,18 @@ class Learner:
         )
         self._begins: Tensor | None = None
         """Whether each simulator's next transition is an episode's first, bool `[S, E, K]`."""
-        if self.config.n_step > 1:
+        per_task = self.config.return_normalization == "per_task"
+        if self.config.n_step > 1 or per_task:
             self._begins = torch.ones(seeds, copies, tasks, dtype=torch.bool, device=device)
         self.streams = SeedStreams(config.seeds, device)
         scaling = self.config.reward_normalization == "running_std"
         self.rewards = RewardNormalizer(seeds, tasks, device) if scaling else None
+        self.returns: ReturnNormalizer | None = None
+        if per_task:
+            discount, v_max = self.config.discount, self.config.v_max
+            self.returns = ReturnNormalizer(
+                seeds, copies, tasks, discount, v_max, agent.target_entropy, device
+            )
         self._recorder: Recorder | None = CudaRecorder(device) if device.type == "cuda" else None
         self._graph: GraphedUpdates | None = None
         self._acting: GraphedActing | None = None
@@ -140,7 +148,8 @@ class Learner:
     def store(self, step: Transition) -> None:
         """Store one step of the copies whose turn it is, fields `[S, E', K, ...]`.
 
-        Rewards are normalised according to `agent.reward_normalization`.
+        Rewards are normalised according to `agent.reward_normalization`; what
+        `agent.return_normalization` and `agent.observation_normalization` need is updated.
         """
         if self.rewards is not None:
             step = step._replace(rewards=self.rewards.normalize(step.rewards))
@@ -149,6 +158,11 @@ class Learner:
             copies = self.replay.next_copies(step.ended.shape[1])
             begins = self._begins[:, copies].clone()
             self._begins[:, copies] = step.ended > 0
+            if self.returns is not None:
+                self.returns.update(step.rewards, begins, copies)
+        until = self.config.observation_normalization_steps
+        if until is None or self.replay.added < until:
+            self.agent.observe(step.observations)
         self.replay.add(step, begins)
 
     def restart_episodes(self) -> None:
@@ -168,9 +182,7 @@ class Learner:
         if self._graph is not None:
             return self._replay_graph(self._graph, due)
         for _ in range(due):
-            indices, noise = self._draw()
-            batch = self.replay.sample(indices)
-            self._latest = batch, noise, self.agent.update(batch, noise)
+            self._latest = self._update(self._draw())
             self._count_updates(1)
 
     def _draw(self) -> tuple[Tensor, Noise]:
@@ -211,8 +223,25 @@ class Learner:
     def _update(self, drawn: tuple[Tensor, Noise]) -> tuple[Batch, Noise, UpdateInfo]:
         """Make one update from a draw, as the CUDA graph records it."""
         indices, noise = drawn
-        batch = self.replay.sample(indices)
+        batch = self.sample(indices)
         return batch, noise, self.agent.update(batch, noise)
+
+    @torch.no_grad()
+    def sample(self, indices: Tensor) -> Batch:
+        """Return the transitions at these places of the ring, normalised as the agent takes them.
+
+        Args:
+            indices: int64 `[S, K, B]`.
+        """
+        batch = self.replay.sample(indices)
+        rewards = batch.rewards
+        if self.returns is not None:
+            rewards = self.returns.normalize(rewards, self.agent.log_temperature.exp())
+        return batch._replace(
+            observations=self.agent.normalized(batch.observations),
+            next_observations=self.agent.normalized(batch.next_observations),
+            rewards=rewards,
+        )
 
     def report(self) -> dict[str, Tensor]:
         """Return the last update's values for the log, Gramians included.
@@ -228,6 +257,9 @@ class Learner:
             metrics = {**self.agent.conflicts(batch, noise), **metrics}
         if self.rewards is not None:
             metrics = {**metrics, "reward_deviation": self.rewards.deviation}
+        if self.returns is not None:
+            scale = self.returns.scale(self.agent.log_temperature.exp())
+            metrics = {**metrics, "return_scale": scale}
         return metrics
 
     # ---- checkpoints ----
@@ -237,7 +269,9 @@ class Learner:
         rewards = {} if self.rewards is None else {"rewards": self.rewards.state()}
         streams = {"generators": self.streams.state()}
         episodes = {} if self._begins is None else {"episodes": {"begins": self._begins}}
-        return {"agent": self.agent.state(), "streams": streams, **rewards, **episodes}
+        returns = {} if self.returns is None else {"returns": self.returns.state()}
+        agent = self.agent.state()
+        return {"agent": agent, "streams": streams, **rewards, **episodes, **returns}
 
     def load_state(self, groups: Groups) -> None:
         """Continue from what `state` returned for the same configuration.
@@ -251,6 +285,8 @@ class Learner:
             self.rewards.load_state(groups["rewards"])
         if self._begins is not None:
             self._begins.copy_(groups["episodes"]["begins"])
+        if self.returns is not None:
+            self.returns.load_state(groups["returns"])
         self.updates = int(self.agent.updates)
         if self._graph is not None and self._recorder is not None:
             self.use_graphs(self._recorder)  # Adam's moments are elsewhere now
