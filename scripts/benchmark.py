@@ -7,7 +7,8 @@ On a GPU (`--device cuda`) the section `gpu` alone runs by default, for at most 
 table compares it with the targets in `scripts/benchmarking/targets.py`. Other sections: `update`
 (one whole update in several implementations, and the arithmetic floor), `tasks` (2, 10 and 50 at
 the same total batch), `seeds` (1, 3 and 10 in one process), `many_tasks` (a supervised step with 40
-heads), `simulators` (transitions per second), `end_to_end` (a training step against the longer of
+heads), `simulators` (transitions per second), `copies` (the same by copies and workers, and how
+long workers wait), `end_to_end` (a training step against the longer of
 its two parts), `startup`, `launches` (of an update on a GPU, counted on any machine), and `long`
 (memory over --steps vector steps), which runs only on request. The modules in
 `scripts/benchmarking/` define each row.
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from benchmarking import (
+    copies,
     end_to_end,
     gpu,
     launch_table,
@@ -54,6 +56,7 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     many_tasks.SECTION: many_tasks.measure,
     "seeds": scaling.seeds,
     simulators.SECTION: simulators.measure,
+    copies.SECTION: copies.measure,
     end_to_end.SECTION: end_to_end.measure,
     startup.SECTION: startup.measure,
     long_run.SECTION: long_run.measure,

@@ -36,6 +36,7 @@ HIGHLIGHTS = {
         "MT?0, physics only",
         "*/ 1 worker",
     ),
+    "copies": ("E=*worker", "E=*workers", "*workers wait", "* own rate)"),
     "end_to_end": ("*: update / simulation", "*: step / max(update, simulation)"),
     "startup": ("until the first step is done",),
     "long": ("vector steps", "*, drift"),

@@ -14,6 +14,7 @@ from benchmarking import gpu, machine, many_tasks, profiling, tables, variants
 WAYS = ["ls", "fairgrad_newton", "fairgrad_sgd", "pcgrad", "cagrad", "nash_mtl"]
 LOOPS = ["autograd_loop", "task_loop", "torchjd_fairgrad"]
 PATHS = ["official code", "fast path"]
+COPIES = ["E=1, 1 worker", "E=2, 1 worker", "E=2, 2 workers"]
 EXPECTED = {
     ("update", "GFLOP"): ["matrix products of an update"],
     ("update", "ms"): [
@@ -63,6 +64,9 @@ EXPECTED = {
     ],
     ("simulators", "substeps"): ["MT10, substeps of a transition"],
     ("simulators", "transitions/s"): ["2 environments, 1 worker", "2 environments, 2 workers"],
+    ("copies", "transitions/s"): COPIES,
+    ("copies", "%"): [f"{name}: workers wait" for name in COPIES],
+    ("copies", "×"): [f"{name} / ({name[5]} × own rate)" for name in COPIES],
     ("end_to_end", "units"): ["width"],
     ("end_to_end", "ms"): ["step", "update alone", "simulation alone"],
     ("end_to_end", "×"): ["update / simulation", "step / max(update, simulation)"],
