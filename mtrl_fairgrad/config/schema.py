@@ -37,6 +37,8 @@ from mtrl_fairgrad.utils.validation import (
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from mtrl_fairgrad.weighting import Method
+
 Schema = TypeVar("Schema")
 
 
@@ -190,7 +192,14 @@ def check_parts(config: Config) -> None:
     Raises:
         ConfigError: with the value, what is allowed and the fix.
     """
-    check_method(config.method, config.loss_alpha)
+    method = check_method(config.method, config.loss_alpha)
+    if method.splits_batch and config.agent.batch_size % 2:
+        raise ConfigError(
+            f"agent.batch_size={config.agent.batch_size} has no halves, which "
+            "method.gramian=half_batches needs: give an even number.",
+            "agent.batch_size",
+            config.agent.batch_size,
+        )
     check_convention(config.convention)
 
 
@@ -310,8 +319,11 @@ def validate(config: Config) -> None:
     _check_single_task(config)
 
 
-def check_method(method: dict[str, Any], loss_alpha: float | None) -> None:
+def check_method(method: dict[str, Any], loss_alpha: float | None) -> Method:
     """Check a method's options and the loss transformation by constructing them.
+
+    Returns:
+        the method, transformed if there is a transformation.
 
     Raises:
         ConfigError: with the value, what is allowed and the fix.
@@ -327,8 +339,7 @@ def check_method(method: dict[str, Any], loss_alpha: float | None) -> None:
         raise error.prefixed("method.") from None
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    if loss_alpha is not None:
-        alpha_fair(made, loss_alpha)
+    return made if loss_alpha is None else alpha_fair(made, loss_alpha)
 
 
 def _check_single_task(config: Config) -> None:

@@ -205,6 +205,53 @@ def _all_gradients(loss: TaskLoss) -> Callable[..., Any]:
     return gradients
 
 
+def _gradients_of_halves(loss: TaskLoss, arguments: tuple[Any, ...]) -> TaskGradients:
+    """Compute the gradients of the two halves of each task's batch; arguments as `_gradients`.
+
+    For this pass the halves are tasks of their own. The Jacobian keeps their rows,
+    `[S, 2K, *shape]`, a task's behind one another; all else is their mean.
+    """
+    shared, context, own, *inputs = arguments
+    halves = _gradients(loss, (shared, context, _for_halves(own), *map(_split_batch, inputs)))
+
+    def mean(values: Tensor) -> Tensor:
+        return values.unflatten(1, (-1, 2)).mean(2)
+
+    return TaskGradients(
+        mean(halves.losses),
+        halves.jacobian,
+        tree_map(mean, halves.own),
+        tree_map(mean, halves.auxiliary),
+    )
+
+
+def _split_batch(values: Tensor | Tensors) -> Tensor | Tensors:
+    """Return a task's data `[S, K, B, ...]` as its halves' `[S, 2K, B/2, ...]`, a view.
+
+    Mappings and tensors `[S, K]` are repeated: they belong to a task, not to its samples.
+
+    Raises:
+        ValueError: an odd B.
+    """
+    if not isinstance(values, Tensor) or values.ndim == 2:
+        return _for_halves(values)
+    if values.shape[2] % 2:
+        raise ValueError(
+            f"a batch of {values.shape[2]} samples has no halves, which the method's "
+            "gramian=half_batches needs: give an even number."
+        )
+    return values.unflatten(2, (2, -1)).flatten(1, 2)
+
+
+def _for_halves(values: Any) -> Any:
+    """Repeat each tensor `[S, K, ...]` of a nesting for the two halves, `[S, 2K, ...]`."""
+
+    def twice(each: Tensor) -> Tensor:
+        return each.unsqueeze(2).expand(*each.shape[:2], 2, *each.shape[2:]).flatten(1, 2)
+
+    return tree_map(twice, values)
+
+
 def combine(
     method: Method,
     loss: TaskLoss,
@@ -227,7 +274,10 @@ def combine(
         loss: as in `task_gradients`, like `shared`, `inputs`, `own` and `context`.
         shared: parameters that all tasks of a seed use, name -> `[S, *shape]`. Complex ones count
             as their real and imaginary parts.
-        inputs: the tasks' data, `[S, K, ...]`.
+        inputs: the tasks' data, `[S, K, ...]`. A method that `splits_batch` computes the gradients
+            of halves: tensors of three and more axes are `[S, K, B, ...]` with an even B,
+            mappings and `[S, K]` go to both halves whole, and loss and auxiliary outputs must be
+            means over the batch.
         own: each task's own parameters, name -> `[S, K, *shape]`.
         context: what the tasks of a seed share and is not differentiated.
         noise: what `method.draw` returned, for random methods; by default
@@ -239,7 +289,8 @@ def combine(
 
     Raises:
         TypeError: `method` is not a gradient-combination method.
-        ValueError: the name of the convention is unknown, or parameters that are `DTensor`s.
+        ValueError: the name of the convention is unknown, parameters that are `DTensor`s, or a
+            batch without halves.
     """
     check_method(method)
     convention = resolve_convention(convention, method)
@@ -247,7 +298,8 @@ def combine(
     if isinstance(method, LossWeighting):
         result = _weigh_losses(method, loss, arguments, noise, convention)
     else:
-        losses, jacobian, own_gradients, auxiliary = _gradients(loss, arguments)
+        gradients = _gradients_of_halves if method.splits_batch else _gradients
+        losses, jacobian, own_gradients, auxiliary = gradients(loss, arguments)
         if not isinstance(jacobian, Joined):
             jacobian = {name: real_view(rows) for name, rows in jacobian.items()}
         noise = method.prepare(losses, jacobian, noise)

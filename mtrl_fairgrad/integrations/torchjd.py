@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torchjd.aggregation import Weighting
 
+from mtrl_fairgrad.gradients.shared_graph.combination import check_whole_batch
 from mtrl_fairgrad.weighting import GramianWeighting
 
 
@@ -28,7 +29,8 @@ class TorchJDWeighting(Weighting[Any]):
 
     Raises:
         TypeError: a method of another kind.
-        ValueError: a method that needs the losses, which TorchJD does not pass on.
+        ValueError: a method that needs the losses, which TorchJD does not pass on, or gradients of
+            half-batches.
     """
 
     def __init__(self, method: GramianWeighting, generator: torch.Generator | None = None) -> None:
@@ -43,6 +45,7 @@ class TorchJDWeighting(Weighting[Any]):
                 f"{method.name} needs the losses, which TorchJD does not pass to a weighting: use "
                 "backward."
             )
+        check_whole_batch(method)
         if (
             generator is None
             and method.tasks is not None

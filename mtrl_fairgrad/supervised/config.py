@@ -180,7 +180,13 @@ def check_parts(config: SupervisedConfig) -> None:
     Raises:
         ConfigError: with the value, what is allowed and the fix, or an extra is missing.
     """
-    check_method(config.method, config.loss_alpha)
+    if check_method(config.method, config.loss_alpha).splits_batch:
+        raise ConfigError(
+            "method.gramian=half_batches is for reinforcement learning: here all losses have one "
+            "graph, which has no halves: choose plain.",
+            "method.gramian",
+            "half_batches",
+        )
     check_convention(config.convention, supervised=True)
     if config.benchmark["name"] == "toy":
         make_toy(config)

@@ -135,8 +135,8 @@ def _method_bytes(
     jacobian = {name: value.expand(seeds, tasks, *value.shape) for name, value in shared.items()}
     state = method.init(tasks, (seeds,), jacobian).buffers()
     copies = 0 if isinstance(method, LossWeighting) else 1
-    if isinstance(method, JacobianAggregation):
-        copies = 2  # the direction's terms have the Jacobian's size
+    if isinstance(method, JacobianAggregation) or method.splits_batch:
+        copies = 2  # the direction's terms have the Jacobian's size, or there are two rows a task
     rows = copies * sum(value.numel() for value in jacobian.values()) * FLOAT
     return sum(value.numel() * value.element_size() for value in state), rows
 

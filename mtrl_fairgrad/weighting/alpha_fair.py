@@ -34,6 +34,7 @@ from mtrl_fairgrad.weighting.base import (
     check_method,
     nonnegative_or_nan,
 )
+from mtrl_fairgrad.weighting.half_batches import rows_of_halves
 from mtrl_fairgrad.weighting.options import Number
 from mtrl_fairgrad.weighting.products import align, each_part
 
@@ -108,6 +109,10 @@ class _AlphaFair(Method):
         self.lowest_loss = self._lowest_loss(self.method)  # its options may have changed
         return super().init(tasks, batch_shape, template)
 
+    @property
+    def splits_batch(self) -> bool:
+        return self.method.splits_batch
+
     def _lowest_loss(self, method: Method) -> float | Sequence[float]:
         """Return the losses whose transformed values are the method's `lowest_loss`, or 0."""
         lowest = method.lowest_loss if method.needs_positive_losses else 0.0
@@ -163,7 +168,8 @@ class _GramianWrapper(_AlphaFair, GramianWeighting):
         self, gramian: Tensor, losses: Tensor | None = None, noise: Tensor | None = None
     ) -> Weights:
         factors, transformed = self._factors(losses)
-        observed = (gramian * factors[..., :, None] * factors[..., None, :]).to(gramian.dtype)
+        of_rows = rows_of_halves(factors) if self.splits_batch else factors
+        observed = (gramian * of_rows[..., :, None] * of_rows[..., None, :]).to(gramian.dtype)
         return self._plain(self._call(observed, transformed, noise), factors)
 
 

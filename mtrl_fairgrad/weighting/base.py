@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from mtrl_fairgrad.weighting.half_batches import rows_of_halves, whole_gramian
 from mtrl_fairgrad.weighting.products import contract, gramian
 
 NOISE_KEY = "noise_states"
@@ -210,6 +211,13 @@ class Method(nn.Module):
 
     # ---- how `combine` and `backward` use a method of any kind ----
 
+    @property
+    def splits_batch(self) -> bool:
+        """Whether the Jacobian has two rows for each task, the gradients of the halves of its
+        batch: `[..., 2K, *shape]`, a task's rows behind one another; see `half_batches`.
+        """
+        return False
+
     def accepted(self, **inputs: Tensor | None) -> dict[str, Tensor | None]:
         """Select those of `losses` and `noise` that `forward` declares."""
         return {name: value for name, value in inputs.items() if name in self._optional}
@@ -344,15 +352,21 @@ class GramianWeighting(Method):
     forward: Callable[..., Weights]
 
     def observe(self, losses: Tensor, jacobian: Mapping[str, Tensor], batch_dims: int) -> Tensor:
-        """Return the Gramian `[*batch, K, K]`."""
+        """Return the Gramian of the rows, `[*batch, K, K]`."""
         return gramian(jacobian, batch_dims)
 
     def direction(
         self, result: Weights, observed: Tensor, jacobian: Mapping[str, Tensor]
     ) -> Aggregate:
-        """Return the weighted sum of the gradients; diagnostics gain `weights` and `gramian`."""
+        """Return the weighted sum of the gradients; diagnostics gain `weights` and `gramian`.
+
+        The Gramian is that of the whole batches' gradients.
+        """
+        row_weights = result.weights
+        if self.splits_batch:
+            row_weights, observed = rows_of_halves(row_weights / 2), whole_gramian(observed)
         diagnostics = {**result.diagnostics, "weights": result.weights, "gramian": observed}
-        return Aggregate(contract(result.weights, jacobian), diagnostics)
+        return Aggregate(contract(row_weights, jacobian), diagnostics)
 
     if TYPE_CHECKING:
 

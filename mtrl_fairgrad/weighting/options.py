@@ -106,6 +106,20 @@ class Number(Option[float]):
         )
 
 
+class NumberOrNone(Option[float | None]):
+    """A finite number of at least `at_least`, or None; `options` are arguments of `Option`."""
+
+    def __init__(self, *, at_least: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.at_least = at_least
+
+    def check(self, value: object) -> float | None:
+        """Return the value in its type; see `Option.check`."""
+        if value is None:
+            return None
+        return check_number(self.key, value, at_least=self.at_least, hint=self.hint)
+
+
 class NumberPerTask(Option[float | Sequence[float]]):
     """A finite number for all tasks, or a sequence with one for each task, stored as a tuple.
 

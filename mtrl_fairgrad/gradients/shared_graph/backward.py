@@ -16,6 +16,7 @@ from mtrl_fairgrad.gradients.shared_graph.combination import (
     Noise,
     check_representation_allowed,
     check_shards_allowed,
+    check_whole_batch,
 )
 from mtrl_fairgrad.gradients.shared_graph.distributed import Group, Processes
 from mtrl_fairgrad.gradients.shared_graph.features import check_representation
@@ -128,6 +129,7 @@ def backward(
     through the encoder, and K gradients of the representation.
     """
     check_method(method)
+    check_whole_batch(method)
     tasks_per_pass = _check_tasks_per_pass(tasks_per_pass)
     convention = resolve_convention(convention, method)
     writer = GradWriter.create(shared, own, scaler, Processes(process_group), convention)
@@ -222,6 +224,7 @@ class Accumulator:
         if self._rows is None:
             raise ValueError("no losses were added: call add(losses) for every micro-batch first.")
         check_method(method)
+        check_whole_batch(method)
         check_shards_allowed(self._writer, method, self._tasks_per_pass)
         writer = replace(self._writer, convention=resolve_convention(self._convention, method))
         combination = Combination(method, noise, writer, fall_back=fall_back)

@@ -43,6 +43,11 @@ def test_options_are_the_constructors_defaults() -> None:
         "sgd_momentum": 0.5,
         "sgd_max_norm": 1.0,
         "sgd_precision": "float32",
+        "gramian": "plain",
+        "gramian_decay": 0.0,
+        "solve_every": 1,
+        "weight_ratio": None,
+        "length": "own",
     }
 
 
