@@ -45,7 +45,7 @@ def undo_real_view(tensor: Tensor, like: Tensor) -> Tensor:
 
 def align(factors: Tensor, rows: Tensor) -> Tensor:
     """Append axes of length 1 to `factors` to broadcast with `rows`, which begin with its axes."""
-    return factors.reshape(*factors.shape, *(1,) * (rows.ndim - factors.ndim))
+    return factors.reshape((*factors.shape, *(1,) * (rows.ndim - factors.ndim)))
 
 
 def flatten(rows: Tensor, axes: int) -> Tensor:

@@ -57,7 +57,7 @@ def at_length_of_mean(weights: Tensor, gramian: Tensor) -> Tensor:
     A direction that vanishes within rounding gets weights of 0.
 
     Args:
-        weights: `[..., K]`.
+        weights: `[..., K]`, not negative.
         gramian: `[..., K, K]`, of the gradients that are combined.
 
     Returns:
@@ -65,15 +65,15 @@ def at_length_of_mean(weights: Tensor, gramian: Tensor) -> Tensor:
     """
     weights, wide = weights.double(), gramian.double()
 
-    def square(factors: Tensor, matrix: Tensor) -> Tensor:
-        return (factors.unsqueeze(-2) @ matrix @ factors.unsqueeze(-1))[..., 0]
+    def square(matrix: Tensor) -> Tensor:
+        """Return `wᵀ matrix w`."""
+        return ((matrix @ weights.unsqueeze(-1))[..., 0] * weights).sum(-1, keepdim=True)
 
-    equal = torch.full_like(weights, 1 / weights.shape[-1])
-    length, wanted = square(weights, wide), square(equal, wide).clamp(min=0)
+    length = square(wide)
+    wanted = wide.mean((-2, -1)).clamp(min=0).unsqueeze(-1)
     rounding = torch.finfo(torch.promote_types(gramian.dtype, torch.float32)).eps
-    vanishes = length <= rounding * square(weights.abs(), wide.abs())
-    factor = torch.where(vanishes, 0, (wanted / torch.where(vanishes, 1, length)).sqrt())
-    return weights * factor
+    vanishes = length <= rounding * square(wide.abs())
+    return weights * torch.where(vanishes, 0, (wanted / length).sqrt())
 
 
 def min_progress(gramian: Tensor, weights: Tensor) -> Tensor:

@@ -84,6 +84,26 @@ def test_own_parameters_seeds_and_a_guard_that_skips_fit_into_graphs():
     assert launches("fairgrad", "agent=mhsac", "seeds=[0,1]", *GUARDS["skip"]).launches > 100
 
 
+NOISE_RESPONSES = [
+    "method.gramian_decay=0.9",
+    "method.solve_every=3",
+    "method.weight_ratio=3",
+    "method.length=ls",
+]
+
+
+@pytest.mark.parametrize(
+    "agent", ["mhsac", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in AGENTS[:2])]
+)
+def test_fairgrads_responses_to_noise_fit_into_graphs(agent):
+    words = [f"agent={agent}", "seeds=[0,1]", *GUARDS["skip"], *NOISE_RESPONSES]
+    plain = launches("fairgrad", *words)
+    assert plain.operations["mtrl_fairgrad::newton"] == 2
+    halves = launches("fairgrad", *words, "method.gramian=half_batches")
+    assert halves.host_calls.total() == 2
+    assert max(found.launches for found in (plain, halves)) < 2.3 * ALLOWED["fairgrad"][0]
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ALLOWED)
 @pytest.mark.parametrize("guard", GUARDS)

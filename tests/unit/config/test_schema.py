@@ -133,6 +133,14 @@ def test_the_yaml_conventions_are_the_presets():
     )
 
 
+def test_half_batches_need_an_even_batch():
+    words = ["method.gramian=half_batches", "agent.batch_size=5"]
+    assert composed(words[0], "agent.batch_size=6").method["gramian"] == "half_batches"
+    for more in ([], ["loss_alpha=0.5"]):
+        with refused("agent.batch_size", 5):
+            composed(*words, *more)
+
+
 def test_a_convention_of_ones_own_has_a_name_of_its_own():
     mine = composed(
         "convention=libmtl", "convention.scale=tasks", "convention.name=mine"

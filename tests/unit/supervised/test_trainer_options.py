@@ -98,9 +98,10 @@ def test_graddrop_draws_for_every_coordinate_of_the_representation(tmp_path):
         (["benchmark=nyuv2", "representation=true"], "benchmark=nyuv2"),
         (["benchmark=cityscapes", "representation=true"], "benchmark=cityscapes"),
         (["tasks_per_pass=0"], "tasks_per_pass=0"),
+        (["method=fairgrad", "method.gramian=half_batches"], "method.gramian=half_batches"),
     ],
 )
-def test_where_no_representation_is_defined_it_is_refused(words, key, tmp_path, capsys):
+def test_what_is_not_defined_here_is_refused(words, key, tmp_path, capsys):
     tiny = TINY if not words[0].startswith("benchmark") else TINY[2:]
     assert main([*tiny, *words, f"run_dir={tmp_path / 'r'}"]) == 2
     error = capsys.readouterr().err

@@ -58,6 +58,8 @@ def test_networks_are_counted_with_moments_targets_jacobian_and_the_methods_stat
     found = {name: needs(f"method={name}", *words).host[NETWORKS] / 4 for name in METHODS}
     assert found["ls"] == max(static + batch, 2 * checkpoint)
     assert found["fairgrad"] == static + 10 * critics + batch
+    halves = needs("method=fairgrad", "method.gramian=half_batches", *words, "agent.batch_size=2")
+    assert halves.host[NETWORKS] / 4 == static + 20 * critics + 2 * batch
     # Two copies while it aggregates, and both networks' averages as state with λ in float64.
     state = 10 * (actor + critics)
     assert found["moco"] == pytest.approx(static + 20 * critics + batch + state, abs=200)

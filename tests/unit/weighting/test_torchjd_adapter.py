@@ -9,6 +9,7 @@ from torchjd.autojac import jac_to_grad
 from mtrl_fairgrad import LS, FairGrad, backward, make_method
 from mtrl_fairgrad.integrations.torchjd import TorchJDWeighting
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
+from tests.support.errors import refused
 from tests.unit.weighting.samplers import ordinary
 
 
@@ -44,3 +45,8 @@ def test_what_torchjd_cannot_serve_is_refused() -> None:
         TorchJDWeighting(LS())  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="needs the losses, which TorchJD does not pass"):
         TorchJDWeighting(alpha_fair(FairGrad(alpha=2), 0.5))  # pyright: ignore[reportArgumentType]
+
+
+def test_gradients_of_half_batches_are_refused() -> None:
+    with refused("gramian", "half_batches"):
+        TorchJDWeighting(FairGrad(gramian="half_batches"))
