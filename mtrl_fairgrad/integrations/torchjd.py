@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torchjd.aggregation import Weighting
 
-from mtrl_fairgrad.gradients.shared_graph.combination import check_whole_batch
 from mtrl_fairgrad.weighting import GramianWeighting
+from mtrl_fairgrad.weighting.half_batches import check_whole_batch
 
 
 class TorchJDWeighting(Weighting[Any]):

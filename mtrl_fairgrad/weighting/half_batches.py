@@ -14,8 +14,15 @@ Gramian of these rows, `[..., 2K, 2K]`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+from mtrl_fairgrad.utils.validation import ConfigError
+
+if TYPE_CHECKING:
+    from mtrl_fairgrad.weighting.base import Method
 
 
 def check_halves(halves: Tensor) -> None:
@@ -57,3 +64,19 @@ def _blocks(halves: Tensor) -> Tensor:
     """View `[..., 2K, 2K]` as `[..., K, 2, K, 2]`."""
     tasks = halves.shape[-1] // 2
     return halves.unflatten(-1, (tasks, 2)).unflatten(-3, (tasks, 2))
+
+
+def check_whole_batch(method: Method) -> None:
+    """Check that a method takes the gradients of whole batches, since losses have no batch axis.
+
+    Raises:
+        ConfigError: it needs those of halves.
+    """
+    if method.splits_batch:
+        raise ConfigError(
+            "gramian=half_batches needs the gradients of two halves of each task's batch, which "
+            "losses of one graph do not have: choose plain, or write the loss of one task for "
+            "mtrl_fairgrad.combine.",
+            "gramian",
+            "half_batches",
+        )

@@ -16,7 +16,6 @@ from mtrl_fairgrad.gradients.shared_graph.combination import (
     Noise,
     check_representation_allowed,
     check_shards_allowed,
-    check_whole_batch,
 )
 from mtrl_fairgrad.gradients.shared_graph.distributed import Group, Processes
 from mtrl_fairgrad.gradients.shared_graph.features import check_representation
@@ -29,6 +28,7 @@ from mtrl_fairgrad.gradients.shared_graph.sharded import leaves_of
 from mtrl_fairgrad.utils.validation import check_integer
 from mtrl_fairgrad.weighting import LossWeighting, Method
 from mtrl_fairgrad.weighting.base import check_method
+from mtrl_fairgrad.weighting.half_batches import check_whole_batch
 
 
 def backward(

@@ -224,22 +224,6 @@ def check_shards_allowed(
     return 1
 
 
-def check_whole_batch(method: Method) -> None:
-    """Check that a method takes the gradients of whole batches, since losses have no batch axis.
-
-    Raises:
-        ConfigError: it needs those of halves.
-    """
-    if method.splits_batch:
-        raise ConfigError(
-            "gramian=half_batches needs the gradients of two halves of each task's batch, which "
-            "losses of one graph do not have: choose plain, or write the loss of one task for "
-            "mtrl_fairgrad.combine.",
-            "gramian",
-            "half_batches",
-        )
-
-
 def check_representation_allowed(method: Method, processes: int) -> None:
     """Check that a method can combine at a representation.
 
