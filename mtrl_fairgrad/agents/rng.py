@@ -23,8 +23,10 @@ class Noise(NamedTuple):
 
     next_actions: Tensor
     """Standard normal `[S, K, B, A]`, for the actions of the Bellman targets."""
-    actions: Tensor
-    """Standard normal `[S, K, B, A]`, for the actions of the actor's loss."""
+    actions: Tensor | None
+    """Standard normal `[S, K, B, A]`, for the actions of the actor's loss; None in an update of the
+    critics alone.
+    """
     critic_method: Tensor | None = None
     actor_method: Tensor | None = None
     """Result of the method's `draw`, None for methods that draw nothing."""

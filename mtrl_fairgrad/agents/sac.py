@@ -228,7 +228,8 @@ class SAC:
 
         Args:
             batch: transitions, each field `[S, K, B, ...]`, with observations from `normalized`.
-            noise: all random numbers of the update.
+            noise: all random numbers of the update; without those of the actor, actor and
+                temperatures stay as they are.
         """
         temperature = self.log_temperature.exp()
         self.rates.advance(self.updates)
@@ -242,11 +243,33 @@ class SAC:
             lambda critic, value: self.guard.check_critic(critic, value, self.updates),
         )
 
+        actor, entropy = None, None
+        if noise.actions is not None:
+            actor, entropy, skip = self._update_actor(
+                batch, noise.actions, noise.actor_method, temperature, skip
+            )
+        move_towards(*self._target_pairs(), self.config.polyak, skip)
+        self.updates += 1
+        return UpdateInfo(temperature, critic, value, actor, entropy)
+
+    def _update_actor(
+        self,
+        batch: Batch,
+        noise: Tensor,
+        method_noise: Tensor | None,
+        temperature: Tensor,
+        skip: Tensor,
+    ) -> tuple[NetworkUpdate, Tensor, Tensor]:
+        """Make one step of actor and temperatures, except for the seeds in `skip`, `[S]` bool.
+
+        Returns:
+            losses, norm and diagnostics; the entropy `[S, K]`; the seeds that were skipped.
+        """
         # Actor: temperature · log π − min Q, with the critics just updated.
         actor, entropy, skip = self._step(
-            self.loss_of_actor(batch, noise.actions, temperature),
+            self.loss_of_actor(batch, noise, temperature),
             self.actor_method,
-            noise.actor_method,
+            method_noise,
             lambda actor, _: skip | self.guard.check_actor(actor, temperature, self.updates),
         )
 
@@ -257,10 +280,7 @@ class SAC:
         if self.config.temperature == "shared":  # K equal entries, which equal gradients keep equal
             surplus = surplus.mean(-1, keepdim=True).expand_as(surplus)
         self.temperature.step({}, {"log_temperature": surplus}, skip)
-
-        move_towards(*self._target_pairs(), self.config.polyak, skip)
-        self.updates += 1
-        return UpdateInfo(temperature, critic, value, actor, entropy)
+        return actor, entropy, skip
 
     def _step(
         self,
@@ -346,8 +366,9 @@ class SAC:
     def conflicts(self, batch: Batch, noise: Noise) -> Tensors:
         """Compute `critic/gramian` and `actor/gramian`, `[S, K, K]`, without an update.
 
-        Used for methods that build no Gramian themselves.
+        Used for methods that build no Gramian themselves. The noise must include the actor's.
         """
+        assert noise.actions is not None
         temperature = self.log_temperature.exp()
         targets = self.bellman_targets(batch, noise, temperature)
         critic = self.loss_of_critics(batch, targets).gradients()

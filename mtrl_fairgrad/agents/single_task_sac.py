@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from mtrl_fairgrad.agents.guard import FaultCounts
 from mtrl_fairgrad.agents.networks import Tensors
@@ -133,7 +133,7 @@ class SingleTaskSAC:
     def update(self, batch: Batch, noise: Noise) -> UpdateInfo:
         """Make one update of every lane; all results are `[S, K]`, gradient norms included."""
         info = self.lanes.update(*_lanes_of(batch, noise))
-        return tree_map(lambda value: value.reshape(self._shape), info)
+        return tree_map_only(Tensor, lambda value: value.reshape(self._shape), info)
 
     def conflicts(self, batch: Batch, noise: Noise) -> Tensors:
         """Return the Gramians `[S, K, K]`: diagonal, since tasks share no parameters."""
@@ -164,5 +164,6 @@ def _to_lanes(tensor: Tensor) -> Tensor:
 
 def _lanes_of(batch: Batch, noise: Noise) -> tuple[Batch, Noise]:
     """Return batch and noise of the lanes; linear scalarisation draws no numbers."""
-    lane_noise = Noise(_to_lanes(noise.next_actions), _to_lanes(noise.actions))
+    actions = None if noise.actions is None else _to_lanes(noise.actions)
+    lane_noise = Noise(_to_lanes(noise.next_actions), actions)
     return tree_map_only(Tensor, _to_lanes, batch), lane_noise

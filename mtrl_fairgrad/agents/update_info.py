@@ -42,16 +42,21 @@ class UpdateInfo(NamedTuple):
     critic: NetworkUpdate
     value: Tensor
     """`[S, K]`, mean Q of the batch, over both critics."""
-    actor: NetworkUpdate
-    entropy: Tensor
-    """`[S, K]`, of the policy, estimated on the batch."""
+    actor: NetworkUpdate | None
+    """None in an update of the critics alone."""
+    entropy: Tensor | None
+    """`[S, K]`, of the policy, estimated on the batch; None in an update of the critics alone."""
 
     def metrics(self) -> Tensors:
-        """Return the log entries: `temperature`, `critic/*`, `actor/*` and `entropy`."""
-        return {
+        """Return the log entries: `temperature`, `critic/*`, `actor/*` and `entropy`.
+
+        Without the last two if the actor had no part in the update.
+        """
+        entries = {
             "temperature": self.temperature,
             **{f"critic/{name}": value for name, value in self.critic.metrics().items()},
             "critic/value": self.value,
-            **{f"actor/{name}": value for name, value in self.actor.metrics().items()},
-            "entropy": self.entropy,
         }
+        if self.actor is not None:
+            entries |= {f"actor/{name}": value for name, value in self.actor.metrics().items()}
+        return entries if self.entropy is None else {**entries, "entropy": self.entropy}

@@ -100,6 +100,14 @@ class AgentConfig:
     updates_per_step: float = option(
         1.0, "Updates per vector step; below 1, some steps have none.", above=0
     )
+    actor_every: int = option(
+        1,
+        "Actor and temperatures are updated in every n-th update, with the critics of that update "
+        "(Fujimoto et al., 2018: 2), and the log shows these updates. Critics and target critics "
+        "are updated in each.",
+        at_least=1,
+        unit="updates",
+    )
     reset_every: int | None = option(
         None,
         "Updates between resets of networks and optimizers, which keep the replay buffer "

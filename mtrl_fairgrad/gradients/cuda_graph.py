@@ -85,7 +85,9 @@ class Graphed:
 class GraphedUpdates:
     """Runs several updates in one call, after a warm-up by replaying CUDA graphs.
 
-    A call with another number of draws than were captured runs the updates one by one.
+    Sequences that differ in which parts of their draws are None, such as those of an actor that is
+    not updated each time, have graphs of their own. A call with another number of draws than were
+    captured first runs the updates one by one, and so do all calls after a capture that failed.
 
     Args:
         update: takes one draw, any nesting of tensors and None. It must change its state in place;
@@ -94,24 +96,38 @@ class GraphedUpdates:
     """
 
     def __init__(self, update: Callable[[Any], Any], recorder: Recorder) -> None:
-        self._update = update
-        self._graphed = Graphed(self._run, "updates", recorder)
-        self._size = 0
+        self._update, self._recorder = update, recorder
+        self._graphs: dict[tuple[bool, ...], Graphed] = {}
+        self._size: int | None = None
+        self._failed = False
+
+    @property
+    def captured(self) -> list[Graphed]:
+        """The sequences of updates that are replayed."""
+        return [graphed for graphed in self._graphs.values() if graphed.captured]
 
     def __call__(self, draws: list[Any]) -> Any:
-        """Update with each draw in order and return the result of the last update.
+        """Update with each draw in order and return the last result that is not None.
 
-        The next call may overwrite the tensors of the result.
+        The next call may overwrite the tensors of the result, but not a call that returns None.
         """
-        if self._graphed.captured and len(draws) != self._size:
+        if self._failed or self._size not in (None, len(draws)):
             return self._run(draws)
-        self._size = len(draws)
-        return self._graphed(draws)
+        present = tuple(leaf is not None for leaf in tree_leaves(draws))
+        if present not in self._graphs:
+            self._graphs[present] = Graphed(self._run, "updates", self._recorder)
+        graphed = self._graphs[present]
+        result = graphed(draws)
+        self._failed = graphed.failed
+        self._size = len(draws) if graphed.captured else self._size
+        return result
 
     def _run(self, draws: list[Any]) -> Any:
-        for draw in draws[:-1]:
-            self._update(draw)
-        return self._update(draws[-1])
+        latest = None
+        for draw in draws:
+            result = self._update(draw)
+            latest = latest if result is None else result
+        return latest
 
 
 def copy_tensors(targets: Any, sources: Any) -> None:

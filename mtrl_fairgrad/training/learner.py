@@ -25,7 +25,7 @@ from mtrl_fairgrad.gradients.cuda_graph import GraphedUpdates
 from mtrl_fairgrad.gradients.cuda_recorder import CudaRecorder, Recorder
 from mtrl_fairgrad.training.execution import execution_of
 from mtrl_fairgrad.training.graphed_acting import GraphedActing, send_packed
-from mtrl_fairgrad.training.update_schedule import updates_due
+from mtrl_fairgrad.training.update_schedule import updates_actor, updates_due
 
 Groups = dict[str, dict[str, Tensor]]
 """Tensors of a checkpoint, by group and name."""
@@ -96,7 +96,9 @@ class Learner:
         self.updates = 0
         """Number of updates so far; reading the agent's counter would wait for the device."""
         self._latest: tuple[Batch, Noise, UpdateInfo] | None = None
-        """Batch, noise and result of the last update, until `report` takes them."""
+        """Batch, noise and result of the last update of critics and actor, until `report` takes
+        them.
+        """
 
     def use_graphs(self, recorder: Recorder) -> None:
         """Replay updates and actions from graphs, which are captured after a warm-up."""
@@ -182,21 +184,27 @@ class Learner:
         if self._graph is not None:
             return self._replay_graph(self._graph, due)
         for _ in range(due):
-            self._latest = self._update(self._draw())
+            self._latest = self._update(self._draw(self.updates)) or self._latest
             self._count_updates(1)
 
-    def _draw(self) -> tuple[Tensor, Noise]:
+    def _draw(self, update: int) -> tuple[Tensor, Noise]:
         """Draw all random numbers of one update from each seed's own stream.
+
+        Nothing is drawn for an actor that has no part in the update.
+
+        Args:
+            update: its number, from 0.
 
         Returns:
             indices `[S, K, B]` into the replay buffer, and noise.
         """
+        with_actor = updates_actor(self.config, update)
         indices = self.streams.integers(self.replay.size, *self._batch_shape)
         noise = Noise(
             self.streams.normal(*self._batch_shape, self._action_dim),
-            self.streams.normal(*self._batch_shape, self._action_dim),
+            self.streams.normal(*self._batch_shape, self._action_dim) if with_actor else None,
             self.agent.critic_method.draw(self.streams.generators),
-            self.agent.actor_method.draw(self.streams.generators),
+            self.agent.actor_method.draw(self.streams.generators) if with_actor else None,
         )
         return indices, noise
 
@@ -216,15 +224,21 @@ class Learner:
         while due:
             most = due if every is None else min(due, every - self.updates % every)
             size = self._updates_per_launch if self._updates_per_launch <= most else 1
-            self._latest = graph([self._draw() for _ in range(size)])
+            draws = [self._draw(self.updates + ahead) for ahead in range(size)]
+            self._latest = graph(draws) or self._latest
             self._count_updates(size)
             due -= size
 
-    def _update(self, drawn: tuple[Tensor, Noise]) -> tuple[Batch, Noise, UpdateInfo]:
-        """Make one update from a draw, as the CUDA graph records it."""
+    def _update(self, drawn: tuple[Tensor, Noise]) -> tuple[Batch, Noise, UpdateInfo] | None:
+        """Make one update from a draw, as the CUDA graph records it.
+
+        Returns:
+            batch, noise and result; None for an update of the critics alone.
+        """
         indices, noise = drawn
         batch = self.sample(indices)
-        return batch, noise, self.agent.update(batch, noise)
+        info = self.agent.update(batch, noise)
+        return None if info.actor is None else (batch, noise, info)
 
     @torch.no_grad()
     def sample(self, indices: Tensor) -> Batch:
@@ -244,9 +258,9 @@ class Learner:
         )
 
     def report(self) -> dict[str, Tensor]:
-        """Return the last update's values for the log, Gramians included.
+        """Return the values of the last update of critics and actor for the log, with Gramians.
 
-        Empty if there was no update since the last report.
+        Empty if there was none since the last report.
         """
         if self._latest is None:
             return {}

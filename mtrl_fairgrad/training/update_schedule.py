@@ -1,4 +1,4 @@
-"""How many updates each vector step of a run makes, and the whole run."""
+"""How many updates each vector step of a run makes, and the whole run; which update the actor."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def updates_of_run(agent: AgentConfig, steps: int, copies: int = 1) -> int:
         return 0
     first = math.floor(agent.updates_per_step)
     return math.floor(learning * agent.updates_per_step) + max(agent.warmup_updates - first, 0)
+
+
+def updates_actor(agent: AgentConfig, update: int) -> bool:
+    """Whether actor and temperatures take part in the update with this number, from 0.
+
+    The last of every `actor_every` updates, as in TD3 (Fujimoto et al., 2018).
+    """
+    return (update + 1) % agent.actor_every == 0
 
 
 def _vector_steps(env_steps: int, copies: int) -> int:

@@ -22,6 +22,10 @@ DEVICE = torch.device("cuda:0")
 """The device of the tensors. Without an index PyTorch would ask the driver."""
 _device_seen_by_cpp = torch.ops.prim.device.default
 _private: Any = fake_tensor
+_descriptions = torch.library.Library("aten", "IMPL", "Meta")
+for _name in ("_fused_adam_", "_fused_adamw_"):
+    # PyTorch 2.13 describes these only where the learning rate is a number; they return nothing.
+    _descriptions.impl(f"{_name}.tensor_lr", lambda *arguments, **options: None)
 
 
 @contextmanager

@@ -174,7 +174,12 @@ def traced(refuse: bool = True) -> Generator[Launches]:
 
 
 def update_launches(
-    config: Config, tasks: int, observation_dim: int, action_dim: int, refuse: bool = True
+    config: Config,
+    tasks: int,
+    observation_dim: int,
+    action_dim: int,
+    refuse: bool = True,
+    with_actor: bool = True,
 ) -> Launches:
     """Trace one update of the configuration's agent as it runs on a GPU.
 
@@ -184,6 +189,7 @@ def update_launches(
         observation_dim: size of an observation.
         action_dim: size of an action.
         refuse: see `traced`.
+        with_actor: whether the actor is updated, too.
 
     Raises:
         GraphError: a CUDA graph cannot hold the update.
@@ -191,20 +197,27 @@ def update_launches(
     config = dataclasses.replace(config, compile="false")
     with fake_cuda():
         agent = make_agent(config, tasks, observation_dim, action_dim, DEVICE)
-        return agent_launches(agent, config, observation_dim, action_dim, refuse)
+        return agent_launches(agent, config, observation_dim, action_dim, refuse, with_actor)
 
 
 def agent_launches(
-    agent: Agent, config: Config, observation_dim: int, action_dim: int, refuse: bool = True
+    agent: Agent,
+    config: Config,
+    observation_dim: int,
+    action_dim: int,
+    refuse: bool = True,
+    with_actor: bool = True,
 ) -> Launches:
     """Trace one update of an agent made within `fake_cuda`, like `update_launches`."""
-    draw = fake_draw(agent, config, observation_dim, action_dim)
+    batch, noise = draw = fake_draw(agent, config, observation_dim, action_dim)
     with host_calls(answer_with_fakes):
         for each in _captured_functions(agent):
             each.after = 0  # shapes do not change, so the first call may make the capture
         agent.update(*draw)  # creates the moments and captures
+    if not with_actor:
+        noise = noise._replace(actions=None, actor_method=None)
     with traced(refuse) as found:
-        agent.update(*draw)
+        agent.update(batch, noise)
     return found
 
 

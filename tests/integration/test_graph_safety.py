@@ -51,11 +51,14 @@ GUARDS = {
 AGENTS = ("mtsac", "mtsac_te", "mhsac")
 
 
+FALLING = ["agent.optimizer=adamw", "agent.weight_decay=0.01", "agent.learning_rate_end=1e-5"]
+
+
 @functools.cache
-def launches(name, *words):
+def launches(name, *words, with_actor=True):
     chosen = "agent=stl" if name == "stl" else f"method={name}"
     config = configuration(*SMALL, chosen, *words)
-    return update_launches(config, TASKS, OBSERVATION, ACTION)
+    return update_launches(config, TASKS, OBSERVATION, ACTION, with_actor=with_actor)
 
 
 def test_every_method_has_a_stated_number_of_launches():
@@ -104,6 +107,32 @@ def test_fairgrads_responses_to_noise_fit_into_graphs(agent):
     assert max(found.launches for found in (plain, halves)) < 2.3 * ALLOWED["fairgrad"][0]
 
 
+def test_adamw_with_a_falling_rate_is_one_operation_of_each_seed_and_network():
+    found, plain = (
+        launches("fairgrad", "seeds=[0,1]", *FALLING),
+        launches("fairgrad", "seeds=[0,1]"),
+    )
+    assert found.operations["_fused_adamw_"] == 4 and found.operations["_fused_adam_"] == 2
+    assert plain.operations["_fused_adam_"] == 6
+    assert found.launches - plain.launches <= 8, "the schedule"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("fairgrad", "moco", "stl")
+        else pytest.param(name, marks=pytest.mark.exhaustive)
+        for name in ALLOWED
+    ],
+)
+def test_an_update_of_the_critics_alone_is_a_smaller_graph(name):
+    """The actor, its critics' values and the temperatures are about half of an update."""
+    found, whole = launches(name, with_actor=False), launches(name)
+    assert 0.3 * whole.launches < found.launches < 0.7 * whole.launches
+    assert 2 * found.host_calls.total() == whole.host_calls.total()
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ALLOWED)
 @pytest.mark.parametrize("guard", GUARDS)
@@ -112,6 +141,8 @@ def test_every_combination_fits_into_graphs(name, guard, seeds):
     for agent in ("stl",) if name == "stl" else AGENTS:
         words = [] if name == "stl" else [f"agent={agent}"]
         assert launches(name, *words, seeds, *GUARDS[guard]).launches > 100
+        words += [seeds, *FALLING, *GUARDS[guard]]
+        assert launches(name, *words, with_actor=False).launches > 50
 
 
 def test_the_solvers_are_one_operation_of_each_network_or_a_call_on_the_host():

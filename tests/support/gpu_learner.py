@@ -63,4 +63,4 @@ def assert_same_state(found, expected, exact=False):
 
 
 def is_replayed(learner):
-    return learner._graph is not None and learner._graph._graphed.captured
+    return learner._graph is not None and bool(learner._graph.captured)

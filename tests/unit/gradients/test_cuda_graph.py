@@ -33,15 +33,27 @@ def test_an_update_changes_things_where_they_are(name):
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "graphs"),
     [
-        [],
-        ["agent.updates_per_step=3", "updates_per_launch=3"],
-        ["agent.updates_per_step=4", "updates_per_launch=3"],
+        ([], 1),
+        (["agent.updates_per_step=3", "updates_per_launch=3"], 1),
+        (["agent.updates_per_step=4", "updates_per_launch=3"], 1),
+        (["agent.actor_every=2"], 2),
+        (["agent.actor_every=3", "agent.updates_per_step=3", "updates_per_launch=3"], 1),
+        (["agent.actor_every=2", "agent.updates_per_step=4", "updates_per_launch=3"], 2),
+        (["agent.learning_rate_end=1e-5", "agent.optimizer=adamw", "agent.weight_decay=0.1"], 1),
     ],
-    ids=["one", "three", "three and a rest"],
+    ids=[
+        "one",
+        "three",
+        "three and a rest",
+        "two phases",
+        "a whole cycle",
+        "two phases and a rest",
+        "falling rate",
+    ],
 )
-def test_replays_learn_what_updates_learn(words):
+def test_replays_learn_what_updates_learn(words, graphs):
     words = [*words, "method=ls", "agent.reset_every=7", "seeds=[0,1]"]
     plain, replaying, log = learner_of(*SMALL, *words), learner_of(*SMALL, *words), []
     replaying._graph = GraphedUpdates(replaying._update, StandIn(log))
@@ -49,12 +61,30 @@ def test_replays_learn_what_updates_learn(words):
         for learner in (plain, replaying):
             learner.learn(number)
             learner.store(transition(number, (0, 1)))
-    assert log == ["begin", "end"] and replaying._graph._graphed.captured
+    assert log == ["begin", "end"] * graphs and len(replaying._graph.captured) == graphs
     expected, found = flat(plain), flat(replaying)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert plain.updates == replaying.updates
     expected, found = plain.report(), replaying.report()
+    assert expected.keys() == found.keys() and "actor/loss" in found
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_result_outlives_replays_that_have_none():
+    """Draws by turns with and without a second part, of which only the first give a result."""
+    total, log = torch.zeros(()), []
+
+    def update(draw):
+        total.add_(draw[0])
+        return None if draw[1] is None else total * draw[1]
+
+    launch, one, two = GraphedUpdates(update, StandIn(log)), torch.ones(()), torch.full((), 2.0)
+    for _ in range(WARM_UP + 2):
+        result = launch([(one, two)])
+        expected = 2 * total.clone()
+        assert launch([(one, None)]) is None
+        assert result == expected
+    assert log == ["begin", "end"] * 2
 
 
 FEW = ["fairgrad", "fairgrad method.solver=sgd", "nash_mtl", "pcgrad", "cagrad"]
@@ -87,7 +117,7 @@ def test_a_learner_whose_update_cannot_be_captured_learns_eagerly(monkeypatch):
 
     def refuse(batch, noise):
         info = update(batch, noise)
-        if failing._graph._graphed._recorder.section is not None:
+        if failing._graph._recorder.section is not None:
             torch.linalg.eigvalsh(torch.eye(2))
             raise RuntimeError("not permitted\nwhen the stream is capturing")
         return info
