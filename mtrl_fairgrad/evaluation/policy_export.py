@@ -205,6 +205,8 @@ def _inputs(config: Config, size: int) -> list[dict[str, Any]]:
             {"name": p.name, "slice": [p.start, p.stop], "metaworld": p.metaworld} for p in parts
         ],
     }
+    if config.agent.observation_normalization != "none":
+        observations["meaning"] = "as the environment returns them; the program normalizes them"
     tasks = {
         "name": "tasks",
         "dtype": "int64",

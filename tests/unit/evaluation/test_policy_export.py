@@ -62,13 +62,14 @@ def run_alone(code, folder, *arguments):
     return found.stdout
 
 
-def make(kind):
+def make(kind, normalization="none"):
     """An agent that is not what it was initialised to, with actions well away from zero."""
-    config = AgentConfig(kind if kind in ARCHITECTURES else "mtsac", width=32, depth=2)
+    name = kind if kind in ARCHITECTURES else "mtsac"
+    config = AgentConfig(name, width=32, depth=2, observation_normalization=normalization)
     if kind == "own":
-        agent = SingleTaskSAC(config, SIZE, 4, SEEDS, 2)
+        agent = SingleTaskSAC(config, SIZE, 4, SEEDS, 2, identity=2)
     else:
-        agent = SAC(config, SIZE, 4, SEEDS, 2, LS(), LS())
+        agent = SAC(config, SIZE, 4, SEEDS, 2, LS(), LS(), identity=2)
     learner = agent.lanes if kind == "own" else agent
     generator = torch.Generator().manual_seed(0)
     for value in (*learner.actor.shared.values(), *learner.actor.own.values()):
@@ -79,6 +80,7 @@ def make(kind):
 def exported(agent, folder, place=1):
     folder.mkdir(exist_ok=True)
     config = composed(*TINY, f"seeds=[{SEEDS[0]},{SEEDS[1]}]", "run_dir=/somewhere/secret")
+    config.agent.observation_normalization = agent.config.observation_normalization
     spaces = (Box(-np.inf, np.inf, (SIZE,), np.float32), Box(-1.0, 1.0, (4,), np.float32))
     result = scores(tuple(TASKS), np.array([[True, False], [True, True]]))
     description = describe(
@@ -157,6 +159,21 @@ def test_it_is_loaded_by_either_of_its_files(tmp_path):
         for name in (path, path.with_suffix(".pt2")):
             actions = load_policy(name).act(observations[1:])
             torch.testing.assert_close(actions[0], agent.act(observations)[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["shared", "own"])
+def test_a_policy_with_normalised_observations_takes_them_as_they_are(kind, tmp_path):
+    agent, generator = make(kind, "running"), torch.Generator().manual_seed(0)
+    drawn = torch.randn(50, 2, 4, 2, SIZE, generator=generator) * 3 + 5
+    for step in drawn:
+        agent.observe(step)
+    path, raw = exported(agent, tmp_path), drawn[0, :, 0]
+    expected = agent.act(raw)[1]
+    torch.testing.assert_close(load_policy(path).act(raw[1:])[0], expected, rtol=0, atol=1e-6)
+    agent.observe(10 * drawn[0])
+    assert not torch.allclose(agent.act(raw)[1], expected), "statistics matter"
+    observations = json.loads(path.read_text())["inputs"][0]
+    assert "normalizes" in observations["meaning"] and "mean" not in observations
 
 
 def _flip(path):
