@@ -15,10 +15,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.agents import networks
 from mtrl_fairgrad.agents.agent_state import check_parts, flatten, part_of
 from mtrl_fairgrad.agents.batch_loss import BatchLoss
 from mtrl_fairgrad.agents.guard import FaultCounts, Guard
+from mtrl_fairgrad.agents.initialization import initial_parameters
 from mtrl_fairgrad.agents.learning_rate import rates_of
 from mtrl_fairgrad.agents.masks import move_towards, preserve_rows
 from mtrl_fairgrad.agents.networks import Parameters, Tensors
@@ -34,7 +34,7 @@ from mtrl_fairgrad.agents.policy import (
     split,
 )
 from mtrl_fairgrad.agents.replay_buffer import Batch
-from mtrl_fairgrad.agents.rng import RESETS, Noise, derived_seed
+from mtrl_fairgrad.agents.rng import Noise
 from mtrl_fairgrad.agents.sac_losses import SACLosses, captured_losses
 from mtrl_fairgrad.agents.update_info import NetworkUpdate, UpdateInfo
 from mtrl_fairgrad.config.agent import AgentConfig
@@ -127,28 +127,10 @@ class SAC:
         self.updates = torch.zeros((), dtype=torch.int64, device=self.device)
         """Number of updates so far."""
 
-    def _initial_parameters(
-        self, reset: int, dtype: torch.dtype
-    ) -> tuple[Parameters, Parameters, Parameters]:
+    def _initial_parameters(self, reset: int, dtype: torch.dtype) -> tuple[Parameters, ...]:
         """Initialise actor, critics and temperatures; `reset` is 0 at the start of a run."""
-        actors, critics = [], []
-        for seed in self.seeds:
-            start = derived_seed(seed, RESETS, reset) if reset else seed
-            generator = torch.Generator().manual_seed(start)
-            sizes = (self.observation_dim, self.action_dim, self.tasks)
-            actors.append(networks.init_actor(self.config, *sizes, generator))
-            critics.append(networks.init_critics(self.config, *sizes, generator))
-        temperature = torch.full(
-            (len(self.seeds), self.tasks),
-            self.config.initial_temperature,
-            device=self.device,
-            dtype=dtype,
-        )
-        return (
-            networks.stack_seeds(actors, self.device, dtype),
-            networks.stack_seeds(critics, self.device, dtype),
-            Parameters({}, {"log_temperature": temperature.log()}),
-        )
+        sizes = self.observation_dim, self.action_dim, self.tasks
+        return initial_parameters(self.config, sizes, self.seeds, self.device, dtype, reset)
 
     def _init_method(self, method: Method, shared: Tensors) -> Method:
         """Give the method its sizes and state for the Jacobian of these parameters."""

@@ -253,6 +253,13 @@ class AgentConfig:
         choices=("log", "linear"),
     )
     initial_temperature: float = option(1.0, "Initial entropy coefficient.", above=0)
+    noise_repeat: int = option(
+        1,
+        "Each simulator keeps its exploration noise for k steps, P(k) ∝ 1/k² for k up to this "
+        "number (Dabney et al., 2021); 16 in FlashSAC. 1: new noise in each step.",
+        at_least=1,
+        unit="steps",
+    )
     target_entropy: float | None = option(
         None, "Target entropy; null: minus the number of action dimensions.", unit="nats"
     )
