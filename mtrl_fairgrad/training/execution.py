@@ -15,6 +15,7 @@ import torch
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.gradients.graph_capture import Compile
 from mtrl_fairgrad.utils.faults import FallbackWarning
+from mtrl_fairgrad.utils.malloc import keep_freed_memory
 
 
 class Execution(NamedTuple):
@@ -58,7 +59,11 @@ def has_gpu_compiler() -> bool:
 
 
 def configure_torch(config: Config, device: torch.device) -> None:
-    """Set threads, determinism and precision of this process, before CUDA is initialised."""
+    """Set threads, determinism, precision and memory of this process, before CUDA is initialised.
+
+    Memory that an update on the CPU frees stays with the process for the next one.
+    """
+    keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.deterministic:

@@ -26,6 +26,9 @@ _descriptions = torch.library.Library("aten", "IMPL", "Meta")
 for _name in ("_fused_adam_", "_fused_adamw_"):
     # PyTorch 2.13 describes these only where the learning rate is a number; they return nothing.
     _descriptions.impl(f"{_name}.tensor_lr", lambda *arguments, **options: None)
+_functorch: Any = torch._C._functorch
+CONSTANTS = (torch.arange, torch.linspace)
+"""Functions that make constants within `torch.func`."""
 
 
 @contextmanager
@@ -54,7 +57,11 @@ def fake_cuda() -> Generator[None]:
 
 
 class _Copies(TorchFunctionMode):
-    """Makes the copies between devices that C++ code omits because it sees one device only."""
+    """Makes the copies between devices that C++ code omits because it sees one device only.
+
+    Within `torch.func` Python code, too, sees the device of C++: a constant made there on the
+    device of another tensor is put on `DEVICE`.
+    """
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -74,6 +81,8 @@ class _Copies(TorchFunctionMode):
                 return moved if dtype is None else moved.to(dtype)
         if function is Tensor.pin_memory:
             return args[0]
+        if function in CONSTANTS and "device" in kwargs and _functorch.maybe_current_level():
+            kwargs = {**kwargs, "device": DEVICE}
         return function(*args, **kwargs)
 
 

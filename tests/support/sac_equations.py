@@ -46,8 +46,10 @@ class Problem:
         return torch.randn(shape, generator=self.generator).to(self.dtype)
 
     def critic_arguments(self):
-        data = self.normal(BATCH, OBSERVATION), self.normal(BATCH, ACTION), self.normal(BATCH)
-        return {}, data, self.critics
+        data = self.normal(BATCH, OBSERVATION), self.normal(BATCH, ACTION)
+        outputs = self.losses.critic.outputs
+        targets = self.normal(BATCH) if outputs == 1 else self.normal(BATCH, outputs).softmax(-1)
+        return {}, (*data, targets), self.critics
 
     def actor_arguments(self):
         data = self.normal(BATCH, OBSERVATION), self.normal(BATCH, ACTION), self.normal().abs()

@@ -106,6 +106,97 @@ def test_each_head_has_its_own_layer_norm():
     assert made.own["first.scale3"].shape == (TASKS, 24) and "first.scale2" in made.shared
 
 
+class BroNet(torch.nn.Module):
+    """The network of BRO, figure 2 (Nauman et al., 2024), as ordinary modules."""
+
+    def __init__(self, inputs, width, blocks, outputs):
+        super().__init__()
+        nn = torch.nn
+        self.first = nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.ReLU())
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU(),
+                nn.Linear(width, width), nn.LayerNorm(width),
+            )
+            for _ in range(blocks)
+        )  # fmt: skip
+        self.head = nn.Linear(width, outputs)
+
+    def forward(self, inputs):
+        hidden = self.first(inputs)
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.head(hidden)
+
+
+def modules_of(parameters, prefix, blocks):
+    """The same network with the values of our parameters, by the modules' names."""
+    parts = {"weight": "weight", "bias": "bias", "scale": "weight", "shift": "bias"}
+    places = {f"{prefix}{{}}0": "first.0", f"{prefix}{{}}1": "head"}
+    for block in range(blocks):
+        for layer in range(2):
+            places[f"{prefix}block{block}.{{}}{layer}"] = f"blocks.{block}.{3 * layer}"
+    state = {}
+    for ours, theirs in places.items():
+        for part, name in parts.items():
+            if ours.format(part) in parameters:
+                stem, _, number = theirs.rpartition(".")
+                norm = part in ("scale", "shift")
+                place = f"{stem}.{int(number) + 1}" if norm else theirs
+                state[f"{place}.{name}"] = parameters[ours.format(part)]
+    made = BroNet(parameters[f"{prefix}weight0"].shape[1], 24, blocks, len(state["head.bias"]))
+    made.double().load_state_dict(state)
+    return made
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_bronet_is_the_network_of_its_paper_in_actor_and_critics(blocks):
+    agent = agent_of(network="bronet", depth=blocks, learning_rate=1e-2)
+    train(agent, (0,), 3)
+    actor, critics = (
+        {name: value[0] for name, value in part.shared.items()}
+        for part in (agent.actor, agent.critics)
+    )
+    obs, actions = torch.randn(9, OBSERVATION).double(), torch.rand(9, ACTION).double()
+    torch.testing.assert_close(networks.mlp(actor, obs), modules_of(actor, "", blocks)(obs))
+    joined = torch.cat([obs, actions], -1)
+    expected = [modules_of(critics, f"{twin}.", blocks)(joined) for twin in ("first", "second")]
+    torch.testing.assert_close(
+        networks.critic_outputs(critics, obs, actions), torch.stack(expected)
+    )
+    assert (critics["second.block0.scale1"] != 1).all()
+    assert critics["second.block0.shift1"].all()
+
+
+def test_heads_of_bronet_follow_a_shared_trunk_of_blocks():
+    config = small_config("mhsac", network="bronet", depth=2, critic_width=20)
+    made = init_critics(config, *DIMENSIONS, TASKS, generator())
+    layers = {name for name in made.own if name.startswith("first.")}
+    assert layers == {f"first.{part}1" for part in ("weight", "bias", "scale", "shift")} | {
+        "first.weight2",
+        "first.bias2",
+    }
+    assert made.own["first.weight1"].shape == (TASKS, 20, 20)
+    trunk = {name for name in made.shared if name.startswith("first.block")}
+    assert len(trunk) == 2 * 2 * 4
+    assert not any("scale" in name for name in init_critics(
+        small_config("mhsac"), *DIMENSIONS, TASKS, generator()
+    ).shared)  # fmt: skip
+
+
+@pytest.mark.parametrize("bound", ["clamp", "tanh"])
+def test_the_range_of_the_log_standard_deviation_is_an_option(bound):
+    agent = agent_of(log_std=bound, log_std_min=-5.0, log_std_max=0.5)
+    given = torch.tensor([-1e9, -0.3, 0.0, 1e9]).double()
+    expected = given.clamp(-5, 0.5) if bound == "clamp" else -5 + 2.75 * (given.tanh() + 1)
+    torch.testing.assert_close(agent.losses.log_std(given), expected)
+    agent.actor.shared["bias2"][0, ACTION:] = 1e9  # the largest deviation
+    observations, noise = torch.zeros(1, TASKS, OBSERVATION), torch.ones(1, TASKS, ACTION)
+    sampled = agent.act(observations.double(), noise.double()).atanh()
+    mode = agent.act(observations.double()).atanh()
+    torch.testing.assert_close(sampled - mode, torch.full_like(mode, math.exp(0.5)))
+
+
 def test_tanh_squashes_the_log_standard_deviation_into_its_range():
     actor = {
         "weight0": torch.eye(2 * ACTION, OBSERVATION).double(),

@@ -13,6 +13,12 @@ from tests.unit.agents.conftest import DIMENSIONS, small_config
 
 aten = torch.ops.aten
 ARCHITECTURES = ("mtsac", "mtsac_te", "mhsac", "stl")
+CRITICS = {
+    "plain": {},
+    "layer_norm": {"critic_layer_norm": True},
+    "categorical": {"critic": "categorical", "atoms": 11, "network": "bronet", "target": "mean"},
+    "categorical_min": {"critic": "categorical", "atoms": 11, "v_max": 2.0},
+}
 PRODUCTS = {aten.mm.default, aten.bmm.default}
 COPIES = {
     aten.clone.default,
@@ -35,15 +41,14 @@ def results(problem):
     )
 
 
-@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
+@pytest.mark.parametrize("critics", CRITICS.values(), ids=CRITICS)
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_losses_gradients_and_targets_equal_those_of_one_critic_after_the_other(
-    name, seeds, layer_norm
+    name, seeds, critics
 ):
-    sizes = {"critic_layer_norm": layer_norm, "critic_width": 20}
-    expected = results(Problem(name, seeds, **sizes))
-    at_once = results(Problem(name, seeds, at_once=True, **sizes))
+    expected = results(Problem(name, seeds, critic_width=20, **critics))
+    at_once = results(Problem(name, seeds, at_once=True, critic_width=20, **critics))
     torch.testing.assert_close(at_once, expected, rtol=1e-12, atol=1e-14)
 
 
