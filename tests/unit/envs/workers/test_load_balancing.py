@@ -82,6 +82,15 @@ def others(pool):
     return pool._shares[1:] + pool._shares[:1]
 
 
+def hosted_by_workers(pool):
+    """Rows whose state each worker returns."""
+    found = []
+    for number in range(len(pool._shares)):
+        pool._send(number, "get_state", None)
+        found.append(sorted(pool.finish()))
+    return found
+
+
 @pytest.mark.parametrize("workers", [2, 3])
 def test_what_steps_return_does_not_depend_on_the_share(workers):
     """Sub-environments change their workers within episodes and while a half is running."""
@@ -96,6 +105,7 @@ def test_what_steps_return_does_not_depend_on_the_share(workers):
             envs.step_async(action[first], 0)
             if number in (7, 14, 21):
                 assert envs._pool.rebalance(others(envs._pool)) == ROWS
+                assert hosted_by_workers(envs._pool) == indices(envs._pool._shares)
             parts = [envs.step_wait(0), envs.step_wait(1)]
             found.append(flatten(union(parts, envs.half_rows)))
         assert_same(expected, found)
@@ -127,6 +137,7 @@ def test_what_does_not_repeat_itself_stays_where_it_is():
         before = envs._pool._shares
         observations = envs._buffers.observations.copy()
         assert envs._pool.rebalance(others(envs._pool)) == 1
+        assert hosted_by_workers(envs._pool) == indices(envs._pool._shares)
         assert before[0][0] in envs._pool._shares[0] and len(envs._pool._shares[0]) == 2
         assert np.array_equal(envs._buffers.observations, observations)
         course(envs, np.ones((3, 2, 1), np.float32))
