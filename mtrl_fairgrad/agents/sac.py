@@ -146,11 +146,11 @@ class SAC:
     def act(
         self, observations: Tensor, noise: Tensor | None = None, policy: Tensors | None = None
     ) -> Tensor:
-        """Return actions `[S, K, A]`.
+        """Return actions `[S, K, A]`, or `[S, K, B, A]` for several observations of each task.
 
         Args:
-            observations: `[S, K, O]`, as the environment returns them.
-            noise: standard normal `[S, K, A]`, to sample; None for the mode.
+            observations: `[S, K, O]` or `[S, K, B, O]`, as the environment returns them.
+            noise: standard normal, shaped like the actions, to sample; None for the mode.
             policy: a copy made by `policy`, to act with; None for the current policy.
         """
         shared, own = (self.actor.shared, self.critics.shared), (self.actor.own, self.critics.own)

@@ -116,9 +116,11 @@ class SingleTaskSAC:
     def act(
         self, observations: Tensor, noise: Tensor | None = None, policy: Tensors | None = None
     ) -> Tensor:
-        """Return actions `[S, K, A]`; see `SAC.act`."""
+        """Return actions `[S, K, A]`, or `[S, K, B, A]`; see `SAC.act`."""
         lane_noise = None if noise is None else _to_lanes(noise)
-        return self.lanes.act(_to_lanes(observations), lane_noise, policy).view(*self._shape, -1)
+        return self.lanes.act(_to_lanes(observations), lane_noise, policy).view(
+            *observations.shape[:-1], -1
+        )
 
     def policy(self) -> Tensors:
         """Return a copy of all parameters that acting needs: `shared.*` `[S·K, ...]`."""

@@ -1,10 +1,15 @@
-"""Checks of a saved state of the environments, before anything is restored from it."""
+"""A saved state of the environments as JSON, and its checks before anything is restored from it."""
 
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtrl_fairgrad.envs.suite import Suite
+from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 from mtrl_fairgrad.utils.validation import ConfigError, check_integer
 
 
@@ -21,7 +26,8 @@ def saved_rows(saved: Any, made: dict[str, Any], rows: int, suite: Suite) -> lis
         ValueError: otherwise.
     """
     try:
-        origin, found = saved["made"], saved["rows"]
+        # Older versions had no copies.
+        origin, found = {"copies": 1, **saved["made"]}, saved["rows"]
         differing = [key for key in made if origin[key] != made[key]]
     except (TypeError, KeyError, IndexError) as error:
         raise ValueError(
@@ -55,3 +61,55 @@ def _is_saved_row(row: Any, suite: Suite) -> bool:
     except (TypeError, KeyError, ValueError, OverflowError):
         return False
     return True
+
+
+# ---- results of steps that were not taken yet ----
+
+RESULTS = tuple(
+    each.name for each in fields(Buffers) if each.name not in ("actions", "step_seconds")
+)
+"""Buffers that a step writes its results to."""
+
+
+def save_results(buffers: Buffers, rows: NDArray[np.intp]) -> dict[str, Any]:
+    """Return the results of some rows, JSON-serialisable."""
+    return {name: encode_array(getattr(buffers, name)[rows]) for name in RESULTS}
+
+
+def saved_results(
+    saved: dict[str, Any], buffers: Buffers, half_rows: Sequence[NDArray[np.intp]]
+) -> dict[int, dict[str, NDArray[Any]]]:
+    """Return the results by half and buffer of the steps that were not taken.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    found: dict[int, dict[str, NDArray[Any]]] = {}
+    try:
+        for half, arrays in saved.get("results", {}).items():
+            rows = half_rows[int(half)]
+            found[int(half)] = {
+                name: decode_array(arrays[name], getattr(buffers, name)[rows]) for name in RESULTS
+            }
+    except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"the saved results of a step are damaged ({error!r}): use another checkpoint."
+        ) from None
+    return found
+
+
+def encode_array(array: NDArray[Any]) -> str:
+    """Encode the numbers of an array as base64, without loss."""
+    little = array.dtype.newbyteorder("<")
+    return b64encode(np.ascontiguousarray(array, little).tobytes()).decode()
+
+
+def decode_array(text: str, like: NDArray[Any]) -> NDArray[Any]:
+    """Decode `encode_array` to an array with dtype and shape of `like`.
+
+    Raises:
+        ValueError, TypeError: it is of another size, or anything else.
+    """
+    little = like.dtype.newbyteorder("<")
+    numbers = np.frombuffer(b64decode(text, validate=True), little)
+    return numbers.reshape(like.shape).astype(like.dtype)

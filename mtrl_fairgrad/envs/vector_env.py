@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mtrl_fairgrad.envs.halves import check_copies, half_rows, union
 from mtrl_fairgrad.envs.rng import StreamTracker
-from mtrl_fairgrad.envs.saved_state import saved_rows
+from mtrl_fairgrad.envs.saved_state import save_results, saved_results, saved_rows
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.host import Slot
 from mtrl_fairgrad.envs.workers.load_balancing import balance_load, worker_count
@@ -55,7 +55,10 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
       which of the task's 50; Gymnasium: the reset's seed), −1 when idle;
     - `idle` bool [N]: no goal is left (see `reset`): this row's actions are ignored from now on.
 
-    Each episode draws its goal from a stream that depends on nothing but seed, task and `role`.
+    Each episode draws its goal from a stream that depends on nothing but seed, task, `role` and the
+    number of the copy. With `stagger` the first episode of copy e after a reset is truncated after
+    (e + 1)/E of its time limit.
+
     With `copies` E > 1, which must be even, the copies below E/2 and the others are two halves that
     can be stepped independently: `step_async`, `ready` and `step_wait` are of one `half`, with
     arrays of its N/2 rows; both halves may be running at once, and workers step them in the order
@@ -80,6 +83,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         role: str = "train",
         timeout: float | None = None,
         copies: int = 1,
+        stagger: bool = False,
     ) -> None:
         self._pool: InProcessPool | WorkerPool | None = None
         self.suite, self.tasks, self.seeds = suite, suite.tasks, check_seeds(seeds)
@@ -91,7 +95,12 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         self.workers = min(worker_count(workers, role), self.num_envs)
         self._define_spaces()
         self._rows = [
-            Slot((s * copies + e) * len(self.tasks) + k, task, k, seed, e, int(2 * e >= copies > 1))
+            Slot(
+                (s * copies + e) * len(self.tasks) + k,
+                *(task, k, seed, e),
+                half=int(2 * e >= copies > 1),
+                first_share=(e + 1) / copies if stagger else 1.0,
+            )
             for s, seed in enumerate(self.seeds)
             for e in range(copies)
             for k, task in enumerate(self.tasks)
@@ -99,6 +108,8 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         self._started = self._scheduled = False
         self._pending: set[int] = set()
         """Halves whose step is running, or has ended and was not taken by `step_wait`."""
+        self._saved: set[int] = set()
+        """Halves of these whose step's draws are part of the streams' known states."""
         self._streams = StreamTracker(self.num_envs)
         if self.workers:
             if timeout is not None:
@@ -216,7 +227,9 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         observations = buffers.observations[rows]
         terminated, truncated = buffers.terminated[rows], buffers.truncated[rows]
         ended = terminated | truncated
-        self._streams.count_draws(rows, ended & (not self._scheduled))
+        if half not in self._saved:
+            self._streams.count_draws(rows, ended & (not self._scheduled))
+        self._saved.discard(half)
         final = np.where(ended[:, None], buffers.final_observations[rows], observations)
         episode = {
             "r": buffers.returns[rows],
@@ -236,32 +249,40 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
 
     @property
     def resumable(self) -> bool:
-        """Whether `get_state` is allowed: training episodes are running, and no step is."""
-        return self._started and not self._pending and not self._scheduled
+        """Whether `get_state` is allowed: training episodes are running."""
+        return self._started and not self._scheduled
 
     def get_state(self) -> dict[str, Any]:
         """Return all that later steps depend on, JSON-serialisable.
+
+        Running steps are waited for; their results are part of the state and stay to be taken.
 
         Raises:
             RuntimeError: not `resumable`.
         """
         if not self.resumable:
-            raise RuntimeError(
-                "get_state before reset, during a step or with chosen goals: see resumable."
-            )
+            raise RuntimeError("get_state before reset or with chosen goals: see resumable.")
         states = self._command("get_state")
         rows = [states[row.index] for row in self._rows]
         self._streams.record_states(rows)
-        return {"made": self._fingerprint(), "rows": rows}
+        self._saved = set(self._pending)
+        results = {
+            str(half): save_results(self._buffers, self.half_rows[half])
+            for half in sorted(self._pending)
+        }
+        return {"made": self._fingerprint(), "rows": rows, "results": results}
 
     def set_state(self, state: dict[str, Any]) -> Observations:
         """Continue bit for bit from `get_state`, with any number of workers; observations [N, O].
+
+        Steps that were running then have ended and are still to be taken.
 
         Raises:
             ValueError: the state is damaged, of other tasks, seeds, settings or versions, or not
                 reproduced.
         """
         rows = saved_rows(state, self._fingerprint(), self.num_envs, self.suite)
+        results = saved_results(state, self._buffers, self.half_rows)
         self._refill()
         not_reproduced = self._command("set_state", dict(enumerate(rows)))
         if not_reproduced:
@@ -273,6 +294,10 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
             )
         self._started, self._scheduled = True, False
         self._streams.record_states(rows)
+        for half, arrays in results.items():
+            for name, array in arrays.items():
+                getattr(self._buffers, name)[self.half_rows[half]] = array
+        self._pending, self._saved = set(results), set(results)
         return self._buffers.observations.copy()
 
     def rebalance(self) -> int:
@@ -314,6 +339,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
             "tasks": list(self.tasks),
             "seeds": list(self.seeds),
             "role": self.role,
+            "copies": self.copies,
         }
         return made | self.suite.fingerprint()
 
@@ -367,6 +393,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         except WorkerError as error:
             self._started = False
             self._pending.clear()
+            self._saved.clear()
             if not isinstance(error, WorkerLost):
                 self.close()
             raise

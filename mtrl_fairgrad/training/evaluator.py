@@ -23,6 +23,7 @@ from mtrl_fairgrad.runs.evaluation_table import known
 from mtrl_fairgrad.runs.run_dir import Checkpoint, Evaluation, RunFolder
 from mtrl_fairgrad.training.learner import Groups, Learner
 from mtrl_fairgrad.training.logger import Logger
+from mtrl_fairgrad.training.progress import Progress
 from mtrl_fairgrad.training.signals import StopController
 from mtrl_fairgrad.training.worker_restarts import WorkerRestarts
 
@@ -86,10 +87,11 @@ class Evaluator:
     def due(self, env_steps: int) -> bool:
         """Whether to start an evaluation.
 
-        It is due every `eval.every` steps, before the first and after the last step, unless it was
-        already started or recorded.
+        It is due when a multiple of `eval.every` is reached or passed, before the first and after
+        the last step, unless it was already started or recorded.
         """
-        if env_steps % self._config.eval.every and env_steps < self._config.steps:
+        reached = Progress(env_steps, self._config.env.copies).passes(self._config.eval.every)
+        if not reached and env_steps < self._config.steps:
             return False
         running = self.running is not None and self.running.env_steps == env_steps
         return not running and all(row.env_steps != env_steps for row in self._folder.evaluations())

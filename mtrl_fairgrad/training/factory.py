@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from mtrl_fairgrad.training.fault_monitor import FaultMonitor
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.training.logger import Logger
 from mtrl_fairgrad.training.progress import Progress
-from mtrl_fairgrad.training.restore import restore_learner
+from mtrl_fairgrad.training.restore import load_running_steps, restore_learner
 from mtrl_fairgrad.training.signals import StopController
 from mtrl_fairgrad.training.trainer import Trainer
 from mtrl_fairgrad.training.update_schedule import updates_of_run
@@ -66,6 +67,12 @@ def make_suite(config: Config, tasks: tuple[str, ...], evaluation: bool = False)
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def make_training_suite(config: Config, tasks: tuple[str, ...]) -> Suite:
+    """Make the suite of the training simulators, whose episodes may have a length of their own."""
+    horizon = config.env.train_horizon or config.env.horizon
+    return make_suite(replace(config, env=replace(config.env, horizon=horizon)), tasks)
 
 
 def protocol(config: Config, suite: Suite) -> dict[str, str]:
@@ -163,12 +170,18 @@ def make_learner(
 
 def make_envs(config: Config, tasks: tuple[str, ...], evaluation: bool) -> TaskVectorEnv:
     """Make the simulators of training, or the separate ones of evaluation."""
+    timeout = config.env.worker_timeout
+    if evaluation:
+        suite = make_suite(config, tasks, evaluation=True)
+        return TaskVectorEnv(suite, config.seeds, config.eval.workers, "eval", timeout)
     return TaskVectorEnv(
-        make_suite(config, tasks, evaluation),
+        make_training_suite(config, tasks),
         config.seeds,
-        workers=config.eval.workers if evaluation else config.env.workers,
-        role="eval" if evaluation else "train",
-        timeout=config.env.worker_timeout,
+        config.env.workers,
+        "train",
+        timeout,
+        config.env.copies,
+        config.env.stagger,
     )
 
 
@@ -211,9 +224,13 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
     learner = make_learner(config, len(tasks), *dims, resolve_device(config.device))
 
     saved = restore_learner(learner, folder, config)
-    progress = Progress(0 if saved is None else saved.env_steps)
-    simulators = None if saved is None else saved.state.get("environments")
-    observations = envs.set_state(simulators) if simulators else envs.reset()[0]
+    progress = Progress(0 if saved is None else saved.env_steps, envs.copies)
+    state = {} if saved is None else saved.state
+    simulators = state.get("environments")
+    observations = Trainer.by_half(
+        envs, envs.set_state(simulators) if simulators else envs.reset()[0]
+    )
+    actions = load_running_steps(state.get("running"), observations, dims[1])
     if config.steps != folder.steps:
         folder.extend(config.steps)
     folder.rewind(saved)  # before the logger, whose file it would remove
@@ -245,6 +262,7 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
         stop=stop,
         envs=envs,
         observations=observations,
+        actions=actions,
         learner=learner,
         evaluator=evaluator,
         logger=logger,

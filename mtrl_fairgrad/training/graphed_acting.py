@@ -18,8 +18,8 @@ class GraphedActing:
     """A policy whose sampled actions are replayed from a CUDA graph.
 
     Args:
-        act: takes observations `[S, K, O]` and noise `[S, K, A]` of the device and returns actions
-            `[S, K, A]`; its parameters change in place.
+        act: takes observations `[S, K, ..., O]` and noise `[S, K, ..., A]` of the device and
+            returns actions like the noise; its parameters change in place.
         device: where it computes.
         recorder: captures it.
     """
@@ -32,11 +32,11 @@ class GraphedActing:
         self._actions: Tensor | None = None
 
     def __call__(self, observations: Tensor, noise: Tensor) -> NDArray[np.float32]:
-        """Return the actions `[S, K, A]`.
+        """Return the actions, shaped like the noise.
 
         Args:
-            observations: float32 `[S, K, O]` on the CPU.
-            noise: standard normal `[S, K, A]` on the device.
+            observations: float32 `[S, K, ..., O]` on the CPU, of the same shape in every call.
+            noise: standard normal `[S, K, ..., A]` on the device.
         """
         inputs = send(observations, self._device, self._recorder)
         actions = self._graphed((inputs, noise))

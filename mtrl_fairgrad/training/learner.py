@@ -61,7 +61,7 @@ class Learner:
         seeds = len(config.seeds)
         self._shape, self._action_dim = (seeds, tasks), action_dim
         self._batch_shape = (tasks, config.agent.batch_size)
-        copies: int = getattr(config.env, "copies", 1)
+        copies = self._copies = config.env.copies
         self.replay = ReplayBuffer(
             self.config.buffer_size,
             seeds,
@@ -109,22 +109,31 @@ class Learner:
     # ---- acting and storing ----
 
     def act(self, observations: NDArray[np.float32], env_steps: int) -> NDArray[np.float32]:
-        """Return actions `[S·K, A]`: uniform in [−1, 1] during warm-up, then sampled by the policy.
+        """Return actions `[S·E'·K, A]` of E' simulators of each task.
+
+        Uniform in [−1, 1] during warm-up, then sampled by the policy.
 
         Args:
-            observations: `[S·K, O]`.
+            observations: `[S·E'·K, O]`.
             env_steps: transitions of each task so far.
         """
-        shape = self._shape[1], self._action_dim
+        seeds, tasks = self._shape
+        copies = len(observations) // (seeds * tasks)
+        shape = copies, tasks, self._action_dim
         if env_steps < self.config.warmup_steps:
-            actions = self.streams.uniform(*shape)
+            return self.streams.uniform(*shape).flatten(0, 2).cpu().numpy()
+        noise = _copies_as_batch(self.streams.normal(*shape))
+        inputs = _copies_as_batch(
+            torch.from_numpy(observations.reshape(seeds, copies, tasks, -1)).float()
+        )
+        if self._acting is not None:
+            actions = self._acting(inputs, noise)
         else:
-            noise = self.streams.normal(*shape)
-            if self._acting is not None:
-                acted = self._acting(self._on_cpu(observations), noise)
-                return acted.reshape(-1, self._action_dim)
-            actions = self.agent.act(self.to_tensor(observations), noise)
-        return actions.flatten(0, 1).cpu().numpy()
+            inputs = inputs.to(self.device, non_blocking=True)
+            actions = self.agent.act(inputs, noise).cpu().numpy()
+        if copies > 1:
+            actions = actions.swapaxes(1, 2)
+        return actions.reshape(-1, self._action_dim)
 
     def to_tensor(self, array: NDArray[Any]) -> Tensor:
         """Convert `[S·K, ...]` from the simulators to float32 `[S, K, ...]` on the device."""
@@ -176,7 +185,7 @@ class Learner:
 
     def updates_due(self, env_steps: int) -> int:
         """Number of updates during the step that follows `env_steps`; see `update_schedule`."""
-        return updates_due(self.config, env_steps)
+        return updates_due(self.config, env_steps, self._copies)
 
     def learn(self, env_steps: int) -> None:
         """Make the updates that are due in this step, without waiting for the device."""
@@ -304,3 +313,8 @@ class Learner:
         self.updates = int(self.agent.updates)
         if self._graph is not None and self._recorder is not None:
             self.use_graphs(self._recorder)  # Adam's moments are elsewhere now
+
+
+def _copies_as_batch(values: Tensor) -> Tensor:
+    """Return `[S, E', K, ...]` as a batch of each task: `[S, K, E', ...]`, or `[S, K, ...]`."""
+    return values.squeeze(1) if values.shape[1] == 1 else values.transpose(1, 2).contiguous()

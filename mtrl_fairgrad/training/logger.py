@@ -96,9 +96,9 @@ class Logger:
         if len(self._seeds) > 1:
             self._events.add_charts(seed_charts(self._seeds), env_steps)
 
-    def advance(self) -> None:
-        """Move the progress bar by one step."""
-        self._bar.update()
+    def advance(self, steps: int) -> None:
+        """Move the progress bar."""
+        self._bar.update(steps)
 
     def log(self, text: str) -> None:
         """Print a line without breaking the progress bar."""

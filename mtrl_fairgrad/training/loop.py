@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from mtrl_fairgrad.training.signals import StopRequested
 from mtrl_fairgrad.training.trainer import Trainer
 
@@ -27,15 +25,20 @@ def run(trainer: Trainer) -> None:
 
 
 def step(trainer: Trainer) -> None:
-    """Take one step of all simulators; while they work, learn and advance the evaluation."""
-    started = time.monotonic()
-    actions = trainer.act()
-    trainer.envs.step_async(actions)
+    """Take one step of all simulators; while they work, learn and advance the evaluation.
+
+    With copies, the simulators of each task are two halves: one simulates while the policy acts for
+    the other, and at the end the second half's step is still running. With one copy there is one
+    half.
+    """
+    trainer.act(0)
+    for half in trainer.later_halves:
+        trainer.receive(half)
+        trainer.act(half)
     trainer.evaluator.advance()
     trainer.learner.learn(trainer.env_steps)
     if trainer.on_cpu:  # on another device the evaluation's actions would wait for the updates
         trainer.evaluator.advance()
-    actions, transition = trainer.finish_step(actions)
-    trainer.store(actions, transition)
-    trainer.count_step(time.monotonic() - started)
-    trainer.report_step(transition)
+    trainer.receive(0)
+    trainer.count_step()
+    trainer.report_step()

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 @dataclass
 class Progress:
-    """How far training is and how fast it goes."""
+    """How far training is."""
 
     env_steps: int = 0
-    """Transitions of each task so far."""
-    step_seconds: float = 0.0
-    """Duration of a training step, as an exponential moving average with weight 0.05."""
+    """Transitions of each task so far, by all its simulators."""
+    copies: int = 1
+    """Simulators of each task, which is the number of its transitions in a vector step."""
 
-    def count_step(self, seconds: float) -> None:
-        """Count one training step that took `seconds`."""
-        self.env_steps += 1
-        self.step_seconds += 0.05 * (seconds - self.step_seconds)
+    def count_step(self) -> None:
+        """Count one vector step."""
+        self.env_steps += self.copies
+
+    def passes(self, every: int) -> bool:
+        """Whether the last vector step reached or passed a multiple of `every`, which 0 is."""
+        return self.env_steps % every < self.copies

@@ -1,8 +1,15 @@
-"""Load the checkpoint that a resumed run continues from."""
+"""Load the checkpoint that a resumed run continues from, and the steps that were running then."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from mtrl_fairgrad.config.schema import Config, ConfigError
+from mtrl_fairgrad.envs.saved_state import decode_array, encode_array
 from mtrl_fairgrad.runs.run_dir import Checkpoint, RunFolder
 from mtrl_fairgrad.training.learner import Learner
 
@@ -34,3 +41,41 @@ def restore_learner(learner: Learner, folder: RunFolder, config: Config) -> Chec
             f"the checkpoint in {folder.path} does not fit this run: {error}"
         ) from None
     return saved
+
+
+def save_running_steps(
+    observations: Sequence[NDArray[np.float32]], actions: Mapping[int, NDArray[np.float32]]
+) -> dict[str, Any]:
+    """Return observations and actions of the steps that are running, by half, JSON-serialisable."""
+    return {
+        str(half): [encode_array(observations[half]), encode_array(taken)]
+        for half, taken in actions.items()
+    }
+
+
+def load_running_steps(
+    saved: Any, observations: list[NDArray[np.float32]], action_size: int
+) -> dict[int, NDArray[np.float32]]:
+    """Put the observations of the running steps back into `observations`; return their actions.
+
+    Args:
+        saved: what `save_running_steps` returned; None in checkpoints of older versions.
+        observations: by half, the current ones of the simulators; changed in place.
+        action_size: A.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    actions: dict[int, NDArray[np.float32]] = {}
+    try:
+        for key, (before, taken) in (saved or {}).items():
+            half = int(key)
+            observations[half] = decode_array(before, observations[half])
+            like = np.empty((len(observations[half]), action_size), np.float32)
+            actions[half] = decode_array(taken, like)
+    except (AttributeError, TypeError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"the steps that were running are damaged in the checkpoint ({error!r}): "
+            "use another checkpoint."
+        ) from None
+    return actions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.config.schema import Config
-from mtrl_fairgrad.envs.vector_env import Step, TaskVectorEnv
+from mtrl_fairgrad.envs.vector_env import Infos, Step, TaskVectorEnv
 from mtrl_fairgrad.envs.workers.pool import WorkerLost
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.evaluator import Evaluator
@@ -20,6 +21,7 @@ from mtrl_fairgrad.training.fault_monitor import FaultMonitor
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.training.logger import Logger
 from mtrl_fairgrad.training.progress import Progress
+from mtrl_fairgrad.training.restore import save_running_steps
 from mtrl_fairgrad.training.signals import StopController, StopRequested
 from mtrl_fairgrad.training.worker_restarts import WorkerRestarts
 from mtrl_fairgrad.utils.faults import TrainingFault
@@ -37,20 +39,26 @@ class Trainer:
     progress: Progress
     stop: StopController
     envs: TaskVectorEnv
-    observations: NDArray[np.float32]
-    """Current observations of the simulators, `[S·K, O]`."""
+    observations: list[NDArray[np.float32]]
+    """By half of the simulators: the observations `[S·E'·K, O]` of its step that is running, or of
+    the next one, where E' is the number of copies in a half.
+    """
     learner: Learner
     evaluator: Evaluator
     logger: Logger
     fault_monitor: FaultMonitor
     worker_restarts: WorkerRestarts
+    actions: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    """By half, in the order of acting: the actions `[S·E'·K, A]` of its step that is running."""
     resources: ExitStack = field(default_factory=ExitStack)
     """Closes simulators and log files at the end."""
     _checkpoint_due: bool = field(default=False, init=False)
     """Whether an evaluation was started, or waited for, since the last checkpoint."""
 
     def __post_init__(self) -> None:
-        self._shape = len(self.config.seeds), self.envs.num_envs // len(self.config.seeds)
+        self._shape = len(self.config.seeds), -1, len(self.envs.tasks)
+        self._received: list[Infos] = []
+        """Infos of the steps that were received in this vector step."""
         self._speed_since = self.env_steps, self.learner.updates, self._learning_seconds()
 
     def __enter__(self) -> Self:
@@ -81,70 +89,87 @@ class Trainer:
 
     # ---- one step ----
 
-    def act(self) -> NDArray[np.float32]:
-        """Return the actions `[S·K, A]` for the current observations.
+    @property
+    def later_halves(self) -> range:
+        """The halves after the first: none without copies."""
+        return range(1, len(self.observations))
+
+    def act(self, half: int) -> None:
+        """Send a half's simulators the actions for their current observations.
 
         Raises:
             TrainingFault: the actions are not finite.
         """
-        actions = self.learner.act(self.observations, self.env_steps)
+        actions = self.learner.act(self.observations[half], self.env_steps)
         if not np.isfinite(actions).all():
             self.check_faults()
             raise TrainingFault(
                 f"at env_steps={self.env_steps} the policy's actions are not finite."
             )
-        return actions
+        self.actions[half] = actions
+        self.envs.step_async(actions, half)
 
-    def finish_step(self, actions: NDArray[np.float32]) -> tuple[NDArray[np.float32], Step]:
-        """Wait for the simulators, and advance the evaluation meanwhile.
+    def receive(self, half: int) -> None:
+        """Wait for a half's running step, if any, and store it; meanwhile advance evaluations."""
+        if half not in self.actions:
+            return
+        next_observations, rewards, terminated, truncated, infos = self._wait(half)
+        self.learner.store(
+            self.learner.to_transition(
+                self.observations[half],
+                self.actions.pop(half),
+                rewards,
+                infos["final_obs"],
+                terminated,
+                terminated | truncated,
+            )
+        )
+        self.observations[half] = next_observations
+        self._received.append(infos)
 
-        If a worker is lost, new episodes begin and their first step is taken instead.
-
-        Returns:
-            the actions taken, and what the simulators returned.
-        """
+    def _wait(self, half: int) -> Step:
+        """Return a half's step; if a worker is lost, the first step of the new episodes."""
         while True:
             try:
-                self.evaluator.advance_until(self.envs.ready)
-                return actions, self.envs.step_wait()
+                self.evaluator.advance_until(lambda seconds: self.envs.ready(seconds, half))
+                return self.envs.step_wait(half)
             except WorkerLost as lost:
                 self._restart_episodes(lost)
-            actions = self.act()
-            self.envs.step_async(actions)
 
     def _restart_episodes(self, lost: WorkerLost) -> None:
-        """Replace a lost worker, and any lost meanwhile, and start new episodes everywhere."""
+        """Replace a lost worker, and any lost meanwhile, and start new episodes everywhere.
+
+        Halves whose step was running take the first step of these.
+        """
         while True:
             self.worker_restarts.record_restart(lost, "training")
             try:
-                self.observations = self.envs.reset()[0]
-                self.learner.restart_episodes()
-                return
+                self.observations = self.by_half(self.envs, self.envs.reset()[0])
+                break
             except WorkerLost as another:
                 lost = another
+        self.learner.restart_episodes()
+        for half in list(self.actions):
+            self.act(half)
 
-    def store(self, actions: NDArray[np.float32], step: Step) -> None:
-        """Store the transitions in the replay buffer and take over the new observations."""
-        next_observations, rewards, terminated, truncated, infos = step
-        ended = terminated | truncated
-        arrays = (self.observations, actions, rewards, infos["final_obs"], terminated, ended)
-        self.learner.store(self.learner.to_transition(*arrays))
-        self.observations = next_observations
+    @staticmethod
+    def by_half(envs: TaskVectorEnv, observations: NDArray[np.float32]) -> list[NDArray[Any]]:
+        """Split the observations `[S·E·K, O]` of all simulators by half."""
+        return [observations[rows] for rows in envs.half_rows]
 
-    def count_step(self, seconds: float) -> None:
-        """Count the step, which took `seconds`."""
-        self.progress.count_step(seconds)
-        self.logger.advance()
+    def count_step(self) -> None:
+        """Count the vector step."""
+        self.progress.count_step()
+        self.logger.advance(self.progress.copies)
 
-    def report_step(self, step: Step) -> None:
-        """Log ended episodes and, every `log_every` steps, an update; check for faults.
+    def report_step(self) -> None:
+        """Log ended episodes and, every `log_every` env_steps, an update; check for faults.
 
         Raises:
             TrainingFault: no seed can be trained any further.
         """
-        infos, log_due = step[-1], self.env_steps % self.config.log_every == 0
-        if "episode" in infos:
-            self._log_episodes(infos)
+        self._log_episodes()
+        log_due = self.progress.passes(self.config.log_every)
         if self.on_cpu or log_due:
             self.check_faults()
         if log_due:
@@ -163,14 +188,29 @@ class Trainer:
                 f"training ({reason}); the last checkpoint in {self.folder.path} is unchanged."
             )
 
-    def _log_episodes(self, infos: dict[str, Any]) -> None:
-        ended = infos["_episode"].reshape(self._shape)
-        if ended.any():
-            success, returns = (
-                np.where(ended, infos["episode"][key].reshape(self._shape), np.nan)
-                for key in ("s", "r")
+    def _log_episodes(self) -> None:
+        """Log success and return of the received episodes, means over a task's copies."""
+        received, self._received = self._received, []
+        ended = self._of_copies([infos["_episode"] for infos in received])
+        if not ended.any():
+            return
+        count = ended.sum(axis=1)
+        success, returns = (
+            np.where(
+                count,
+                np.where(ended, self._of_copies([infos["episode"][key] for infos in received]), 0)
+                .sum(axis=1)
+                .astype(float)
+                / np.maximum(count, 1),
+                np.nan,
             )
-            self.logger.log_episodes(success, returns, self.env_steps)
+            for key in ("s", "r")
+        )
+        self.logger.log_episodes(success, returns, self.env_steps)
+
+    def _of_copies(self, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Return `[S, E, K]` from `[S·E'·K]` of the received halves."""
+        return np.concatenate([part.reshape(self._shape) for part in parts], axis=1)
 
     def _log_update(self) -> None:
         metrics = self.learner.report()
@@ -230,17 +270,26 @@ class Trainer:
         policy, evaluation = self.evaluator.state()
         state = {
             "environments": environments,
+            "running": save_running_steps(self.observations, self.actions),
             "evaluation": evaluation,
             "replaced": self.worker_restarts.counts,
         }
         groups = {**self.learner.state(), **policy}
         self.folder.save_checkpoint(self.env_steps, groups, state, ring=self.learner.replay)
         self.fault_monitor.save()
+        self._rebalance()
 
     def _simulator_state(self) -> dict[str, Any]:
-        """Return the state of the simulators."""
+        """Return the state of the simulators, at the end of steps that are running."""
         while True:
             try:
                 return self.envs.get_state()
             except WorkerLost as lost:
                 self._restart_episodes(lost)
+
+    def _rebalance(self) -> None:
+        """Share the simulators between the workers by their measured times, if that pays."""
+        try:
+            self.envs.rebalance()
+        except WorkerLost as lost:
+            self._restart_episodes(lost)

@@ -66,4 +66,6 @@ class WorkerRestarts:
     def _log_count(self) -> None:
         # Logged for the step in progress: a run that resumes at its beginning drops this entry and
         # logs the count of its checkpoint.
-        self._logger.log_worker_restarts(self.count, self._progress.env_steps + 1)
+        self._logger.log_worker_restarts(
+            self.count, self._progress.env_steps + self._progress.copies
+        )

@@ -93,11 +93,11 @@ def background_evaluations():
         step(trainer)
         control.env_steps = None
 
-    def watched_wait(envs):
+    def watched_wait(envs, half=0):
         control.taken += envs.role == "eval" and control.env_steps is not None
-        return step_wait(envs)
+        return step_wait(envs, half)
 
-    def ready(envs, _=0):
+    def ready(envs, _=0, half=0):
         return envs.role == "train" or control.answers(control.env_steps)
 
     with pytest.MonkeyPatch.context() as patched:

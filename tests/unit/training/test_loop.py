@@ -26,27 +26,16 @@ class Journal:
         return call
 
 
-class Simulators(Journal):
-    """Simulators of one task and seed."""
-
-    num_envs = 1
-
-
 class Recorder(Trainer):
     """A trainer whose operations do nothing but note their names."""
 
-    def act(self):
-        self.calls.append("act")
-        return "actions"
+    def act(self, half):
+        self.calls.append(f"act {half}")
 
-    def finish_step(self, actions):
-        self.calls.append("step_wait")
-        return actions, ("observations", {})
+    def receive(self, half):
+        self.calls.append(f"receive {half}")
 
-    def store(self, actions, step):
-        self.calls.append("store")
-
-    def report_step(self, step):
+    def report_step(self):
         self.calls.append("report")
 
     def checkpoint(self):
@@ -57,9 +46,8 @@ class Recorder(Trainer):
         pass
 
 
-@pytest.fixture
-def trainer():
-    calls, progress, messages = [], Progress(), []
+def make(copies=1):
+    calls, progress, messages = [], Progress(copies=copies), []
     evaluator = Journal(calls, due=False)
     evaluator.waited, evaluator.background, evaluator.running = 0.0, True, None
     learner = Journal(calls)
@@ -69,11 +57,11 @@ def trainer():
         folder=None,
         progress=progress,
         stop=StopController(),
-        envs=Simulators(calls),
-        observations=None,
+        envs=SimpleNamespace(tasks=["a"]),
+        observations=[None] if copies == 1 else [None, None],
         learner=learner,
         evaluator=evaluator,
-        logger=SimpleNamespace(log=messages.append, advance=lambda: None),
+        logger=SimpleNamespace(log=messages.append, advance=lambda steps: None),
         fault_monitor=None,
         worker_restarts=None,
         resources=ExitStack(),
@@ -82,19 +70,27 @@ def trainer():
     return made
 
 
+@pytest.fixture
+def trainer():
+    return make()
+
+
 def test_a_step_acts_then_learns_while_the_simulators_work_and_stores_after_them(trainer):
     loop.step(trainer)
+    assert trainer.calls == ["act 0", "advance", "learn", "advance", "receive 0", "report"]
+    assert trainer.env_steps == 1
+
+
+def test_with_copies_one_half_simulates_while_the_policy_acts_for_the_other():
+    trainer = make(copies=4)
+    loop.step(trainer)
     assert trainer.calls == [
-        "act",
-        "step_async",
-        "advance",
-        "learn",
-        "advance",
-        "step_wait",
-        "store",
-        "report",
+        *("act 0", "receive 1", "act 1"),
+        *("advance", "learn", "advance", "receive 0", "report"),
     ]
-    assert trainer.env_steps == 1 and trainer.progress.step_seconds > 0
+    assert trainer.env_steps == 4
+    loop.run(trainer)
+    assert trainer.env_steps == 12 and trainer.finished
 
 
 def test_on_another_device_the_evaluation_does_not_wait_for_the_updates(trainer):
@@ -153,4 +149,4 @@ def test_a_signal_while_a_checkpoint_is_saved_is_served_at_the_next_one(trainer,
 def test_a_run_that_is_finished_takes_no_step(trainer):
     trainer.progress.env_steps = 10
     loop.run(trainer)
-    assert "act" not in trainer.calls and trainer.saved == []
+    assert "act 0" not in trainer.calls and trainer.saved == []
