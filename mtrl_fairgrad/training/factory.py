@@ -151,7 +151,7 @@ def make_agent(
         "compile": execution_of(config, device).compile,
         "guard": config.guard,
         "precision": config.precision,
-        "updates": updates_of_run(config.agent, config.steps),
+        "updates": updates_of_run(config.agent, config.steps, config.env.copies),
         "identity": tasks if config.env.one_hot else 0,
     }
     sizes = (observation_dim, action_dim, config.seeds, tasks)
