@@ -20,6 +20,7 @@ from mtrl_fairgrad.agents import (
     Transition,
     UpdateInfo,
 )
+from mtrl_fairgrad.agents.exploration import exploration_of
 from mtrl_fairgrad.config.schema import Config
 from mtrl_fairgrad.gradients.cuda_graph import GraphedUpdates
 from mtrl_fairgrad.gradients.cuda_recorder import CudaRecorder, Recorder
@@ -79,6 +80,9 @@ class Learner:
         if self.config.n_step > 1 or per_task:
             self._begins = torch.ones(seeds, copies, tasks, dtype=torch.bool, device=device)
         self.streams = SeedStreams(config.seeds, device)
+        self.exploration = exploration_of(
+            self.streams, copies, tasks, action_dim, self.config.noise_repeat
+        )
         scaling = self.config.reward_normalization == "running_std"
         self.rewards = RewardNormalizer(seeds, tasks, device) if scaling else None
         self.returns: ReturnNormalizer | None = None
@@ -122,7 +126,7 @@ class Learner:
         shape = copies, tasks, self._action_dim
         if env_steps < self.config.warmup_steps:
             return self.streams.uniform(*shape).flatten(0, 2).cpu().numpy()
-        noise = _copies_as_batch(self.streams.normal(*shape))
+        noise = _copies_as_batch(self.exploration.draw(copies))
         inputs = _copies_as_batch(
             torch.from_numpy(observations.reshape(seeds, copies, tasks, -1)).float()
         )
@@ -293,8 +297,17 @@ class Learner:
         streams = {"generators": self.streams.state()}
         episodes = {} if self._begins is None else {"episodes": {"begins": self._begins}}
         returns = {} if self.returns is None else {"returns": self.returns.state()}
+        noise = self.exploration.state()
+        exploration = {"exploration": noise} if noise else {}
         agent = self.agent.state()
-        return {"agent": agent, "streams": streams, **rewards, **episodes, **returns}
+        return {
+            "agent": agent,
+            "streams": streams,
+            **rewards,
+            **episodes,
+            **returns,
+            **exploration,
+        }
 
     def load_state(self, groups: Groups) -> None:
         """Continue from what `state` returned for the same configuration.
@@ -310,6 +323,8 @@ class Learner:
             self._begins.copy_(groups["episodes"]["begins"])
         if self.returns is not None:
             self.returns.load_state(groups["returns"])
+        if self.exploration.state():
+            self.exploration.load_state(groups["exploration"])
         self.updates = int(self.agent.updates)
         if self._graph is not None and self._recorder is not None:
             self.use_graphs(self._recorder)  # Adam's moments are elsewhere now

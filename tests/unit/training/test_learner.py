@@ -14,6 +14,11 @@ ALL = [
     "agent.reward_normalization=running_std",
     "agent.reset_every=7",
     "agent.warmup_updates=4",
+    "agent.actor_every=2",
+    "agent.optimizer=adamw",
+    "agent.weight_decay=0.1",
+    "agent.learning_rate_end=1e-4",
+    "agent.noise_repeat=3",
 ]
 
 
