@@ -1,8 +1,9 @@
 """Whole training steps against their parts.
 
 Updates take half, once and twice the time of the simulation. Ten seeds of MT10 in one worker, the
-learner on one thread; the width of the networks is chosen by timing. Rounds interleave complete
-steps of the trainer, the update alone and the simulation alone.
+learner on one thread; the width of the networks is chosen by timing. Then one seed with 1, 8 and 32
+copies of each task. Rounds interleave complete steps of the trainer, the update alone and the
+simulation alone.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 from gymnasium.spaces import flatdim
+from numpy.typing import NDArray
 
 from mtrl_fairgrad.config.schema import AgentConfig, EnvConfig
 from mtrl_fairgrad.envs.task_names import MT10
+from mtrl_fairgrad.envs.vector_env import Step
 from mtrl_fairgrad.training import loop
 from mtrl_fairgrad.training.factory import make_learner
 from mtrl_fairgrad.training.trainer import Trainer
@@ -35,6 +37,7 @@ SECTION = "end_to_end"
 TARGETS = (0.5, 1.0, 2.0)
 """Ratios of the update's time to the simulation's."""
 WIDTHS = (8, 16, 32, 48, 64, 96, 128, 192, 256, 400)
+COPIES = (1, 8, 32)
 BATCH, SEEDS, WARM_UP = 8, 10, 10
 
 
@@ -54,9 +57,9 @@ class TimedTrainer:
         shape = trainer.envs.action_space.shape or ()
         self._actions = cycle(np.random.default_rng(0).uniform(-1, 1, (100, *shape)).astype("f4"))
 
-    def _timed_wait(self) -> Any:
+    def _timed_wait(self, half: int = 0) -> Step:
         started = time.perf_counter()
-        result = self._wait()
+        result = self._wait(half)
         self._waiting += time.perf_counter() - started
         return result
 
@@ -99,16 +102,45 @@ class TimedTrainer:
     def simulate(self, number: int) -> None:
         """Run the simulators alone, with random actions; training continues from where they end."""
         for _ in range(number):
-            self.trainer.observations = self.trainer.envs.step(next(self._actions))[0]
+            actions = next(self._actions)
+            self._send(0, actions)
+            for half in self.trainer.later_halves:
+                self._receive(half)
+                self._send(half, actions)
+            self._receive(0)
+
+    def _send(self, half: int, actions: NDArray[np.float32]) -> None:
+        mine = self.trainer.actions[half] = actions[self.trainer.envs.half_rows[half]]
+        self.trainer.envs.step_async(mine, half)
+
+    def _receive(self, half: int) -> None:
+        if half in self.trainer.actions:
+            del self.trainer.actions[half]
+            self.trainer.observations[half] = self._wait(half)[0]
 
 
 def measure(settings: Settings) -> Iterator[Row]:
-    """Yield rows for each of `TARGETS`."""
-    seeds, tasks = (1, MT10[:1]) if settings.quick else (SEEDS, MT10)
-    targets = TARGETS[:1] if settings.quick else TARGETS
+    """Yield rows for each of `TARGETS`, of many seeds and of each of `COPIES`."""
+    if settings.quick:
+        yield from _case(settings, MT10[:1], 1, 1, TARGETS[:1])
+        yield from _case(settings, MT10[:1], 1, 2, TARGETS[:1], "E=2, ")
+        return
+    yield from _case(settings, MT10, SEEDS, 1, TARGETS)
+    for copies in COPIES:
+        yield from _case(settings, MT10, 1, copies, TARGETS, f"E={copies}, ")
+
+
+def _case(
+    settings: Settings,
+    tasks: Sequence[str],
+    seeds: int,
+    copies: int,
+    targets: Sequence[float],
+    prefix: str = "",
+) -> Iterator[Row]:
     agent = AgentConfig(width=WIDTHS[0], batch_size=BATCH, buffer_size=1000, warmup_steps=WARM_UP)
-    config = configuration(settings, agent, EnvConfig(tasks=list(tasks), workers=1), seeds)
-    with training(config) as trainer:
+    env = EnvConfig(tasks=list(tasks), workers=1, copies=copies)
+    with training(configuration(settings, agent, env, seeds)) as trainer:
         timed = TimedTrainer(trainer)
         times = interleaved({"simulation": lambda: timed.simulate(1)}, 20, settings.device)
         taken = _update_seconds(
@@ -118,7 +150,7 @@ def measure(settings: Settings) -> Iterator[Row]:
             goal = target * statistics.median(times["simulation"])
             width = min(taken, key=lambda each: abs(math.log(taken[each] / goal)))
             timed.begin(width)
-            label = f"update ≈ {target:g} × simulation"
+            label = f"{prefix}update ≈ {target:g} × simulation"
             yield Row(SECTION, f"{label}: width", width, "units")
             yield from _rows(settings, timed, label)
 
@@ -144,6 +176,8 @@ def _rows(settings: Settings, timed: TimedTrainer, label: str) -> Iterator[Row]:
     times = interleaved(work, settings.rounds, settings.device)
     for name, seconds in times.items():
         yield Row(SECTION, f"{label}: {name}", milliseconds(seconds) / number, "ms")
+    env_steps = timed.trainer.envs.copies * number / statistics.median(times["step"])
+    yield Row(SECTION, f"{label}: env_steps", env_steps, "env_steps/s")
     update, simulation = times["update alone"], times["simulation alone"]
     longer = [max(pair) for pair in zip(update, simulation, strict=True)]
     yield Row(SECTION, f"{label}: update / simulation", ratio(update, simulation), "×")

@@ -67,10 +67,11 @@ EXPECTED = {
     ("copies", "transitions/s"): COPIES,
     ("copies", "%"): [f"{name}: workers wait" for name in COPIES],
     ("copies", "×"): [f"{name} / ({name[5]} × own rate)" for name in COPIES],
-    ("end_to_end", "units"): ["width"],
-    ("end_to_end", "ms"): ["step", "update alone", "simulation alone"],
-    ("end_to_end", "×"): ["update / simulation", "step / max(update, simulation)"],
-    ("end_to_end", "%"): ["learner waits", "simulators wait"],
+    ("end_to_end", "units"): 2 * ["width"],
+    ("end_to_end", "ms"): 2 * ["step", "update alone", "simulation alone"],
+    ("end_to_end", "×"): 2 * ["update / simulation", "step / max(update, simulation)"],
+    ("end_to_end", "%"): 2 * ["learner waits", "simulators wait"],
+    ("end_to_end", "env_steps/s"): 2 * ["env_steps"],
     ("startup", "s"): [
         *(
             "interpreter",
@@ -100,8 +101,8 @@ EXPECTED = {
 
 
 def bare(name):
-    """Without the number of threads and the end-to-end section's target."""
-    return re.sub(r", \d+ threads?$|^update ≈ .* simulation: ", "", name)
+    """Without the number of threads and the end-to-end section's copies and target."""
+    return re.sub(r", \d+ threads?$|^(E=\d, )?update ≈ .* simulation: ", "", name)
 
 
 @pytest.mark.skipif(not machine.KNOWN, reason="memory and processor time are read from /proc")
