@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mtrl_fairgrad.agents import networks
+from mtrl_fairgrad.agents.critics import make_critic
 from mtrl_fairgrad.agents.networks import Parameters
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.envs.suite import Suite
@@ -73,6 +74,7 @@ def estimate(config: Config, suite: Suite, device: torch.device) -> MemoryNeeds:
     if device.type == "cpu":
         # A checkpoint is encoded in memory between updates, when no Jacobian exists.
         return MemoryNeeds({REPLAY: replay, NETWORKS: max(training, saving), **simulators}, {})
+    training += _projection(config, suite)
     return MemoryNeeds({NETWORKS: saving, **simulators}, {REPLAY: replay, NETWORKS: training})
 
 
@@ -117,9 +119,19 @@ def _networks(config: Config, suite: Suite) -> tuple[int, int]:
     copies = {"actor": (5, _count(actor)), "critics": (6, _count(critics))}
     static = sum(states) + FLOAT * seeds * sum(times * size for times, size in copies.values())
     width = agent.width + 2 * (agent.critic_width or agent.width)
-    batch = seeds * tasks * agent.batch_size * agent.depth * width * FLOAT
+    layers = 1 + 2 * agent.depth if agent.network == "bronet" else agent.depth
+    outputs = 2 * make_critic(agent).outputs
+    batch = seeds * tasks * agent.batch_size * (layers * width + outputs) * FLOAT
     stored = sum(states) + FLOAT * seeds * (3 * _count(actor) + 4 * _count(critics))
     return static + max(jacobians) + ACTIVATIONS * batch, 2 * stored
+
+
+def _projection(config: Config, suite: Suite) -> int:
+    """Bytes of the pairs of atoms by which a GPU projects distributions of returns."""
+    if config.agent.critic != "categorical":
+        return 0
+    samples = len(config.seeds) * len(suite.tasks) * config.agent.batch_size
+    return 2 * samples * config.agent.atoms**2 * FLOAT  # an operation's operand and result
 
 
 def _count(parameters: Parameters) -> int:

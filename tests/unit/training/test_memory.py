@@ -52,7 +52,7 @@ def test_networks_are_counted_with_moments_targets_jacobian_and_the_methods_stat
     actor = 49 * 100 + 100 + 100 * 100 + 100 + 100 * 8 + 8
     critics = 2 * (53 * 100 + 100 + 100 * 100 + 100 + 100 + 1)
     assert (actor, critics) == (15_908, 31_202)
-    batch = memory.ACTIVATIONS * 10 * 2 * 300
+    batch = memory.ACTIVATIONS * 10 * (2 * 300 + 2)
     checkpoint = 3 * actor + 4 * critics
     static = 5 * actor + 6 * critics
     found = {name: needs(f"method={name}", *words).host[NETWORKS] / 4 for name in METHODS}
@@ -67,6 +67,25 @@ def test_networks_are_counted_with_moments_targets_jacobian_and_the_methods_stat
 
 
 METHODS = ("ls", "fairgrad", "moco")
+
+
+def test_residual_blocks_and_atoms_are_counted():
+    words = ["method=ls", "agent.width=100", "agent.depth=2"]
+    small, large = (
+        [needs(f"agent.batch_size={size}", *words, *more).host[NETWORKS] for size in (1000, 2000)]
+        for more in ([], ["agent.network=bronet", "agent.critic=categorical", "agent.atoms=51"])
+    )
+    of_batch = 4 * memory.ACTIVATIONS * 1000 * 10
+    assert small[1] - small[0] == of_batch * (2 * 300 + 2)
+    assert large[1] - large[0] == of_batch * (5 * 300 + 102)  # two layers in each block
+    assert large[0] > small[0]
+
+
+def test_a_gpu_projects_distributions_by_pairs_of_atoms():
+    words = ["agent.critic=categorical", "agent.batch_size=100", "seeds=[0,1]", "agent.atoms=51"]
+    host, device = needs(*words), needs(*words, device=torch.device("cuda:0"))
+    pairs = 2 * 10 * 100 * 51**2 * 4
+    assert device.device[NETWORKS] == host.host[NETWORKS] + 2 * pairs
 
 
 @pytest.mark.parametrize("agent", ["mtsac", "mhsac", "mtsac_te", "stl"])
