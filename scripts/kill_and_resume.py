@@ -1,6 +1,6 @@
 """Kill a tiny run at random times, resume it until it ends, and compare it with an undisturbed run.
 
-    python scripts/kill_and_resume.py [--kills 200] [--suite gymnasium|background|mt1] [--seed 0]
+    python scripts/kill_and_resume.py [--kills 200] [--suite NAME] [--seed 0]
 
 A run is started in its folder (`resume=auto`) and killed (SIGKILL) after a random part of the time
 of a whole run, again and again until it ends by itself. Then its last parameters, Adam moments and
@@ -63,6 +63,12 @@ SUITES = {
     "gymnasium": [*_GYMNASIUM, "steps=60"],
     # The same while an evaluation runs in the background.
     "background": [*_GYMNASIUM, "steps=60", "eval.workers=1", "eval.background=true"],
+    # The same with copies, of which one half is always running.
+    "copies": [*_GYMNASIUM, "env.copies=4", "agent.n_step=2", "steps=240", "eval.every=16"],
+    "stagger": [
+        *_GYMNASIUM,
+        *("env.copies=4", "env.stagger=true", "env.workers=2", "steps=240", "eval.every=16"),
+    ],
     # The same with Meta-World.
     "mt1": ["env=mt1", "env.task=reach-v3", "env.horizon=10", "steps=60", "eval.every=4"],
 }  # fmt: skip

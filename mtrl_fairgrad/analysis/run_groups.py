@@ -1,9 +1,9 @@
 """Groups of runs whose configurations differ only in seeds and execution (device, workers, …).
 
 Numbers of different protocols are never averaged or compared. A protocol consists of all `env.*`
-and `eval.*` options (frequency and length of evaluations affect the best of them) and the protocol
-in the manifest. A report shows each protocol in a block of its own; statistics of several groups
-call `check_one_protocol`, which rejects a mixture.
+and `eval.*` options but those of copies (frequency and length of evaluations affect the best of
+them) and the protocol in the manifest. A report shows each protocol in a block of its own;
+statistics of several groups call `check_one_protocol`, which rejects a mixture.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ NOT_COMPARED = frozenset(
     | {"log_every", "progress", "preset", "alpha"}
 )
 """Options that do not change the meaning of results; `preset` and `alpha` set other options."""
+GATHERING = frozenset({"env.copies", "env.stagger"})
+"""Options of `env` that are no part of the protocol: how a run gathers the data it learns from."""
 
 
 class ReportError(RunFolderError):
@@ -170,7 +172,11 @@ def pool(folders: Sequence[RunFolder], until: int | None = None) -> list[RunGrou
 def run_key(folder: RunFolder, until: int | None = None) -> tuple[str, str]:
     """Return protocol and options that runs of one group share, in a comparable form."""
     options = _compared(flatten(complete(folder.config)), until)
-    protocol = {key: value for key, value in options.items() if key.startswith(("env.", "eval."))}
+    protocol = {
+        key: value
+        for key, value in options.items()
+        if key.startswith(("env.", "eval.")) and key not in GATHERING
+    }
     protocol["protocol"] = folder.manifest.get("protocol")
     return _canonical(protocol), _canonical(options)
 
@@ -240,7 +246,8 @@ def _canonical(value: object) -> str:
 
 def _protocol(config: dict[str, Any], manifest: dict[str, Any], tasks: list[str]) -> str:
     """Describe in a line such as `mt10 · 10 tasks · horizon 500 · one hot · eval every 10000`."""
-    options = {key: value for key, value in config.items() if key not in NOT_COMPARED}
+    apart = NOT_COMPARED | GATHERING
+    options = {key: value for key, value in config.items() if key not in apart}
     env = {
         key.removeprefix("env."): value for key, value in options.items() if key.startswith("env.")
     }

@@ -106,7 +106,9 @@ def _check_evaluations(folder: RunFolder, finding: Finding) -> str:
             finding.problems.append(f"env_steps {env_steps} come after {evaluated[-1]}")
         evaluated.append(env_steps)
         _check_rows(env_steps, list(rows), pairs, finding)
-    due = sorted({*range(0, steps, every), steps})
+    # With copies, a vector step may pass over a multiple: what counts is where it ends.
+    copies = int(config["env"].get("copies", 1))
+    due = sorted({-(-number // copies) * copies for number in (*range(0, steps, every), steps)})
     last = max(evaluated, default=-1)
     finding.problems += [
         f"env_steps {env_steps} was never evaluated"

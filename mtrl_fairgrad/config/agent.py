@@ -86,9 +86,9 @@ class AgentConfig:
     buffer_size: int = option(100_000, "Replay capacity per task.", at_least=1, unit="transitions")
     warmup_steps: int = option(
         4_000,
-        "Vector steps with uniformly random actions before the first update.",
+        "Transitions of each task with uniformly random actions before the first update.",
         at_least=1,
-        unit="vector steps",
+        unit="env_steps",
     )
     warmup_updates: int = option(
         0,
@@ -98,7 +98,7 @@ class AgentConfig:
         unit="updates",
     )
     updates_per_step: float = option(
-        1.0, "Updates per vector step; below 1, some steps have none.", above=0
+        1.0, "Updates per vector step of all copies; below 1, some steps have none.", above=0
     )
     actor_every: int = option(
         1,

@@ -128,9 +128,9 @@ class EvalConfig:
 
     every: int = option(
         10_000,
-        "Vector steps between evaluations; the first is before training.",
+        "Transitions of each task between evaluations; the first is before training.",
         at_least=1,
-        unit="vector steps",
+        unit="env_steps",
     )
     episodes: int = option(
         10,

@@ -73,9 +73,9 @@ class Config:
     )
     steps: int = option(
         2_000_000,
-        "Vector steps, which is transitions per task.",
+        "Transitions of each task, by all its simulators: a vector step adds env.copies.",
         at_least=1,
-        unit="vector steps",
+        unit="env_steps",
     )
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     threads: int | None = option(
@@ -121,9 +121,9 @@ class Config:
     )
     log_every: int = option(
         500,
-        "Vector steps between log entries.",
+        "Transitions of each task between log entries.",
         at_least=1,
-        unit="vector steps",
+        unit="env_steps",
     )
     progress: bool = option(True, "Show the progress bar.")
 
@@ -313,6 +313,13 @@ def validate(config: Config) -> None:
     validate_fields(config)
     check_env(config.env, config.eval)
     check_agent(config.agent)
+    if config.agent.buffer_size < config.env.copies:
+        raise ConfigError(
+            f"agent.buffer_size={config.agent.buffer_size} is less than env.copies="
+            f"{config.env.copies}: give at least one transition of each copy.",
+            "agent.buffer_size",
+            config.agent.buffer_size,
+        )
     check_seeds(config.seeds)
     check_device(config.device)
     check_choice("method", str(config.method.get("name")), config_group("method"))

@@ -222,6 +222,8 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
     resources.push(_closing(eval_envs))
     dims = flatdim(envs.single_observation_space), flatdim(envs.single_action_space)
     learner = make_learner(config, len(tasks), *dims, resolve_device(config.device))
+    # Memory counts as free until it is written to, so that it would be promised to other runs, too.
+    learner.replay.rows[: config.steps].zero_()
 
     saved = restore_learner(learner, folder, config)
     progress = Progress(0 if saved is None else saved.env_steps, envs.copies)

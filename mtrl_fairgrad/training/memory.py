@@ -17,6 +17,7 @@ from torch import Tensor
 from mtrl_fairgrad.agents import networks
 from mtrl_fairgrad.agents.critics import make_critic
 from mtrl_fairgrad.agents.networks import Parameters
+from mtrl_fairgrad.agents.replay_buffer import row_parts
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.load_balancing import worker_count
@@ -80,19 +81,18 @@ def estimate(config: Config, suite: Suite, device: torch.device) -> MemoryNeeds:
 
 def _row(config: Config, suite: Suite) -> int:
     """Bytes of one step of all seeds and tasks in the replay buffer."""
-    width = 2 * suite.observation_size + suite.action_size + 2
+    width = sum(row_parts(suite.observation_size, suite.action_size, config.agent.n_step))
     return len(config.seeds) * len(suite.tasks) * width * FLOAT
 
 
 def _simulators(config: Config, suite: Suite) -> int:
     """Bytes of the simulators of training and evaluation, and of their processes."""
-    count = len(config.seeds) * len(suite.tasks)
-    processes = sum(
-        min(worker_count(workers, role), count)
-        for workers, role in ((config.env.workers, "train"), (config.eval.workers, "eval"))
-    )
+    evaluating = len(config.seeds) * len(suite.tasks)
+    training = evaluating * config.env.copies
+    processes = min(worker_count(config.env.workers, "train"), training)
+    processes += min(worker_count(config.eval.workers, "eval"), evaluating)
     kind = "gymnasium" if config.env.suite == "gymnasium" else "metaworld"
-    return 2 * count * SIMULATOR[kind] + processes * WORKER[kind]
+    return (training + evaluating) * SIMULATOR[kind] + processes * WORKER[kind]
 
 
 def _networks(config: Config, suite: Suite) -> tuple[int, int]:
@@ -177,7 +177,9 @@ def _too_large(
     # The option that changes each part most.
     options: dict[str, tuple[str, Any]] = {
         REPLAY: ("agent.buffer_size", config.agent.buffer_size),
-        SIMULATORS: ("seeds", config.seeds),
+        SIMULATORS: ("env.copies", config.env.copies)
+        if config.env.copies > 1
+        else ("seeds", config.seeds),
         NETWORKS: ("agent.width", config.agent.width),
     }
     key, value = options[largest]
@@ -210,6 +212,8 @@ def _fixes(
         fixes.append("smaller networks")
         if not all(isinstance(each, LossWeighting) for each in factory.make_methods(config)):
             fixes.append("a method without a Jacobian such as ls")
+    if largest == SIMULATORS and config.env.copies > 1:
+        fixes.append("fewer env.copies")
     if largest == SIMULATORS and (config.eval.workers or 2) > 1:
         fixes.append("eval.workers=1")
     fixes += ["fewer seeds"] * (len(config.seeds) > 1) + ["fewer tasks"] * (len(suite.tasks) > 1)

@@ -15,19 +15,22 @@ def said(tmp_path, name, *arguments):
     return found.stdout
 
 
-@pytest.mark.parametrize("suite", ["gymnasium", "background"])
-def test_a_few_kills_change_nothing(suite, tmp_path):
+@pytest.mark.parametrize(
+    ("suite", "kills"),
+    [("gymnasium", 4), ("background", 4), ("mt1", 4), ("copies", 30), ("stagger", 30)],
+)
+def test_kills_change_nothing(suite, kills, tmp_path):
     words = said(
         tmp_path,
         "kill_and_resume.py",
         "--suite",
         suite,
         "--kills",
-        "4",
+        str(kills),
         "--folder",
         str(tmp_path / "runs"),
     )
-    assert "0 differences" in words and int(words.split()[1]) >= 4
+    assert "0 differences" in words and int(words.split()[1]) >= kills
 
 
 def test_a_short_soak_finds_no_failure(tmp_path):

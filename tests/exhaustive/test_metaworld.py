@@ -11,6 +11,7 @@ from mtrl_fairgrad.envs.task_names import MT50
 from tests.support import official_metaworld as official
 from tests.support.metaworld_episodes import (
     BARE,
+    check_a_saved_episode_leads_on_bit_for_bit,
     check_used_environment_starts_like_a_fresh_one,
 )
 
@@ -28,3 +29,8 @@ def test_goals_are_those_of_mt1_for_every_task(task):
 @pytest.mark.parametrize("task", MT50)
 def test_used_environment_starts_like_a_fresh_one_for_every_task(task):
     check_used_environment_starts_like_a_fresh_one(task)
+
+
+@pytest.mark.parametrize("task", MT50)
+def test_a_saved_episode_leads_on_bit_for_bit_for_every_task(task):
+    check_a_saved_episode_leads_on_bit_for_bit(task, longest=420)

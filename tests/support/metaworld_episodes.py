@@ -1,5 +1,7 @@
 """Episodes of Meta-World's tasks, ours and the official ones."""
 
+import json
+
 import numpy as np
 
 from mtrl_fairgrad.envs.metaworld import (
@@ -45,3 +47,31 @@ def check_used_environment_starts_like_a_fresh_one(task):
         assert (
             np.array_equal(used[step], observation.astype(np.float32)) and rewards[step] == reward
         )
+
+
+def check_a_saved_episode_leads_on_bit_for_bit(task, longest):
+    """Restored in a fresh simulator after a random number of steps, with its physical state."""
+
+    def physical_state(made):
+        data = made.environment.data
+        return [data.time, data.qpos, data.qvel, data.qacc_warmstart, data.mocap_pos, data.ctrl]
+
+    generator = np.random.default_rng([len(task), *task.encode()])
+    actions = generator.uniform(-1.2, 1.2, (20 + longest + 40, 4)).astype(np.float32)
+    stop = 20 + int(generator.integers(1, longest))
+    suite = MetaworldSuite(one_hot=False)
+    first, second = (MetaworldTask(task, 3, 0, suite, "train") for _ in range(2))
+    first.play(None)
+    for action in actions[:20]:
+        first.step(action)
+    first.begin()
+    for action in actions[20:stop]:
+        first.step(action)
+    state = json.loads(json.dumps(first.get_state()))
+    assert second.set_state(state) and second.get_state() == state
+    for action in actions[stop : stop + 40]:
+        for one, two in zip(physical_state(first), physical_state(second), strict=True):
+            assert np.array_equal(one, two)
+        assert first.step(action) == second.step(action)
+        assert np.array_equal(first.observation, second.observation)
+    assert second.set_state({**state, "returned": state["returned"] + 1e-9}) is False

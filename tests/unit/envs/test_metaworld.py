@@ -13,6 +13,7 @@ from mtrl_fairgrad.envs.task_names import MT10
 from tests.support import official_metaworld as official
 from tests.support.metaworld_episodes import (
     BARE,
+    check_a_saved_episode_leads_on_bit_for_bit,
     check_used_environment_starts_like_a_fresh_one,
     visit,
 )
@@ -75,6 +76,11 @@ def test_nothing_random_happens_outside_the_saved_stream():
 @pytest.mark.parametrize("task", MT10)
 def test_used_environment_starts_like_a_fresh_one(task):
     check_used_environment_starts_like_a_fresh_one(task)
+
+
+@pytest.mark.parametrize("task", MT10)
+def test_a_saved_episode_leads_on_bit_for_bit(task):
+    check_a_saved_episode_leads_on_bit_for_bit(task, longest=60)
 
 
 def test_one_hot_follows_the_observation():

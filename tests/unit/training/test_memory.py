@@ -46,6 +46,27 @@ def test_simulators_of_training_and_evaluation_and_their_processes_are_counted()
     assert memory.SIMULATOR["metaworld"] > 21 * MIB
 
 
+def test_copies_are_simulators_of_training_alone():
+    few, many = (needs(f"env.copies={copies}").host for copies in (1, 8))
+    assert many[SIMULATORS] - few[SIMULATORS] == 7 * 10 * memory.SIMULATOR["metaworld"]
+    assert many[REPLAY] == few[REPLAY]
+
+
+def test_replay_buffer_and_simulators_count_together(free):
+    """22 GiB where 20 are free, of which neither part alone is too much."""
+    config = configured("env.copies=40", "agent.buffer_size=3000000")
+    parts = estimate(config, TEN, CPU).host
+    assert 22 * GIB < sum(parts.values()) < 23 * GIB and max(parts.values()) < 13 * GIB
+    free(20 * GIB)
+    with refused("agent.buffer_size", 3_000_000):
+        check_memory(config, CPU)
+    free(23 * GIB)
+    check_memory(config, CPU)
+    free(3 * GIB)
+    with refused("env.copies", 400):
+        check_memory(configured("env.copies=400", "agent.buffer_size=1000"), CPU)
+
+
 def test_networks_are_counted_with_moments_targets_jacobian_and_the_methods_state():
     # Parameters of one seed with 49 observations, a width of 100 and two hidden layers.
     words = ["agent.width=100", "agent.depth=2", "agent.batch_size=1"]
