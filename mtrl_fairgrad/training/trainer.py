@@ -289,6 +289,8 @@ class Trainer:
 
     def _rebalance(self) -> None:
         """Share the simulators between the workers by their measured times, if that pays."""
+        if self.finished or self.stop.requested:
+            return
         try:
             self.envs.rebalance()
         except WorkerLost as lost:
