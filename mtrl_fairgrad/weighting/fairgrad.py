@@ -39,6 +39,7 @@ noise; each is off by default:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Self
 
 import torch
@@ -73,9 +74,10 @@ class FairGrad(GramianWeighting):
             left out, with weight 0; in [0, 1). Tasks without any gradient always are, the equation
             having no finite weight for them. For α > 1 a vanishing gradient would otherwise
             dominate: its share of d grows as `‖g_i‖^((1−α)/(1+α))`. With `half_batches` these are
-            norms without noise, and tasks whose squared norm is not positive are left out, too;
-            0.1 to 0.3 leaves out tasks that have converged, and avoids huge weights of those that
-            nearly have.
+            norms without noise, and tasks whose squared norm is not positive are left out, too.
+            0.1 to 0.3 then leaves out tasks that have converged, which otherwise get a huge weight
+            whenever the estimate of their squared norm is positive and small; it also leaves out
+            tasks with as short a gradient for another reason.
         sgd_steps: steps of the sgd solver, at least 1.
         sgd_learning_rate: its step size, positive.
         sgd_momentum: its momentum, in [0, 1).
@@ -278,13 +280,13 @@ class FairGrad(GramianWeighting):
 
     def _solved(self, gramian: Tensor) -> Solution:
         """Solve the equation, for the nearest Gramian where the matrix may be none."""
-        if self.splits_batch:
-            return solve_projected(self._solve, gramian, self.min_relative_norm)
-        return self._solve(gramian)
-
-    def _solve(self, gramian: Tensor) -> Solution:
-        """Solve the equation by the chosen solver."""
         smallest = self.min_relative_norm
+        if self.splits_batch:  # the projection leaves tasks out
+            return solve_projected(partial(self._solve, smallest=0.0), gramian, smallest)
+        return self._solve(gramian, smallest)
+
+    def _solve(self, gramian: Tensor, smallest: float) -> Solution:
+        """Solve the equation by the chosen solver, with a `min_relative_norm`."""
         if self.alpha == 0:
             return solvers.equal(gramian, smallest)
         if self.solver == "newton":
