@@ -1,6 +1,6 @@
 """What FairGrad's responses to noise gain where the answer is known: training on noisy quadratics.
 
-The loss of task i is ½‖A_i(x − t)‖², averaged over noisy targets t around 0, which is the optimum of
+The loss of task i is ½‖A_i(x − t)‖², averaged over noisy targets t around 0, the optimum of
 all tasks. Some tasks begin there: their gradients are noise. `pytest -s` prints a table of what is
 left of the other tasks' losses without noise after training (lower is better), and of the converged
 tasks' part of the squared direction in the first fifty steps.
@@ -101,8 +101,11 @@ def test_table(scenario, optimizer):
         row(name, FairGrad(2, **options))
     # Noise costs most of what fairness gains.
     assert left["fairgrad without noise"].max() < 0.5 * left["plain"].max()
-    # Fairness helps the slowest task all the same.
-    assert left["plain"].max() < left["ls"].max()
+    if scenario == "one of five":  # fairness helps the slowest task all the same
+        assert left["plain"].max() < left["ls"].max()
+    else:  # most tasks have converged, and their noise takes most of the step
+        assert part["plain"] > 0.7
+        assert left["bounded"].log().mean() < left["plain"].log().mean()
     # Converged tasks count less with each response that can tell them or bound them.
     for name in ("half batches, least norm", "half batches, average, least norm", "bounded"):
         assert part[name] < 0.8 * part["plain"], name
