@@ -313,17 +313,24 @@ def validate(config: Config) -> None:
     validate_fields(config)
     check_env(config.env, config.eval)
     check_agent(config.agent)
-    if config.agent.buffer_size < config.env.copies:
-        raise ConfigError(
-            f"agent.buffer_size={config.agent.buffer_size} is less than env.copies="
-            f"{config.env.copies}: give at least one transition of each copy.",
-            "agent.buffer_size",
-            config.agent.buffer_size,
-        )
+    _check_replay(config)
     check_seeds(config.seeds)
     check_device(config.device)
     check_choice("method", str(config.method.get("name")), config_group("method"))
     _check_single_task(config)
+
+
+def _check_replay(config: Config) -> None:
+    """Check that a return of `agent.n_step` steps fits into the replay buffer of all copies."""
+    agent, copies = config.agent, config.env.copies
+    if agent.buffer_size < copies * agent.n_step:
+        raise ConfigError(
+            f"agent.buffer_size={agent.buffer_size} is too small for {agent.n_step} steps of each "
+            f"of {copies} simulators per task (agent.n_step, env.copies): give "
+            f"{copies * agent.n_step} or more.",
+            "agent.buffer_size",
+            agent.buffer_size,
+        )
 
 
 def check_method(method: dict[str, Any], loss_alpha: float | None) -> Method:

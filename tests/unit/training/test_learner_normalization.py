@@ -9,6 +9,7 @@ import torch
 
 from mtrl_fairgrad.agents import Transition
 from mtrl_fairgrad.gradients.cuda_graph import WARM_UP
+from tests.support.errors import refused
 from tests.support.recorder import StandIn
 from tests.support.small_learner import ACTION, OBSERVATION, SMALL, TASKS, flat, learner_of
 
@@ -82,9 +83,9 @@ def places(learner, seeds=2):
 @pytest.mark.parametrize("name", AGENTS)
 @pytest.mark.parametrize("copies", [1, pytest.param(4, marks=pytest.mark.exhaustive)])
 def test_a_restored_learner_goes_on_bit_for_bit(name, copies):
-    words = [*SCALED, *AGENTS[name], "seeds=[0,1]", f"env.copies={copies}", "agent.buffer_size=10"]
+    words = [*SCALED, *AGENTS[name], "seeds=[0,1]", f"env.copies={copies}", "agent.buffer_size=13"]
     whole, restored, saved = learner_of(*words), learner_of(*words), {}
-    last = 14  # across the end of the ring of 10 rows
+    last = 16  # across the end of the ring of 13 rows
     for step in range(last):
         if step in (3, last - 4):
             saved[step] = snapshot(whole)
@@ -186,8 +187,12 @@ def test_graphs_read_the_newest_row_and_statistics():
 
 
 def test_options_of_one_purpose_exclude_each_other():
-    from tests.support.errors import refused
-
     words = ["agent.return_normalization=per_task", "agent.reward_normalization=running_std"]
     with refused("agent.return_normalization", "per_task"):
         learner_of(*SMALL, *words)
+
+
+def test_a_ring_without_room_for_a_return_is_refused():
+    learner_of(*SMALL, "agent.n_step=5", "env.copies=6")
+    with refused("agent.buffer_size", 30):
+        learner_of(*SMALL, "agent.n_step=4", "env.copies=8")

@@ -37,6 +37,8 @@ def test_the_replay_buffer_is_counted_with_all_seeds_and_tasks():
     # 2·49 observations, 4 actions, reward and end of the episode, of 4 bytes each.
     assert needs("agent.buffer_size=1000").host[REPLAY] == 1000 * 10 * (2 * 49 + 4 + 2) * 4
     assert needs("seeds=[0,1,2]").host[REPLAY] == 3 * needs().host[REPLAY]
+    several = needs("agent.buffer_size=1000", "agent.n_step=3").host[REPLAY]
+    assert several == 1000 * 10 * (2 * 49 + 4 + 3) * 4, "beginnings of episodes"
 
 
 def test_simulators_of_training_and_evaluation_and_their_processes_are_counted():
