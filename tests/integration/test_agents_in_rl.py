@@ -23,6 +23,17 @@ OPTIONS = [
 ]
 
 
+SCALED = [
+    "env.copies=4",
+    "seeds=[0,1]",
+    "agent.n_step=3",
+    "agent.return_normalization=per_task",
+    "agent.observation_normalization=running",
+    "agent.observation_normalization_steps=60",
+    "agent.critic=categorical",
+]
+
+
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
     """A finished run of single-task agents."""
@@ -45,6 +56,24 @@ def test_a_run_with_every_option_resumes_bit_for_bit_and_is_evaluated(tmp_path):
     assert evaluate.main([str(whole), "--workers", "0"]) == 0
     again = (whole / "evaluation-40-50-goals.csv").read_text().splitlines()[-1]
     assert again.startswith((whole / "evaluations.csv").read_text().splitlines()[-1] + ",mt10 · ")
+
+
+@pytest.mark.exhaustive
+def test_scaled_returns_and_observations_resume_and_are_exported_with_their_policy(
+    tmp_path, capsys
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train.main([*TINY, *SCALED, "steps=80", f"run_dir={whole}"]) == 0
+    assert train.main([*TINY, *SCALED, "steps=40", f"run_dir={parts}"]) == 0
+    assert train.main([f"resume={parts}", "steps=80"]) == 0
+    assert_same_checkpoint(whole, parts)
+    assert rows(whole)[-1] == rows(parts)[-1]
+    assert "return_scale/reach-v3" in scalars(whole)
+    goals = ["--workers", "0", "--goals", "2"]
+    assert evaluate.main([str(whole), *goals, "--export", "--seed", "1"]) == 0
+    (policy,) = (whole / "policies").glob("*.json")
+    assert evaluate.main([str(policy), *goals]) == 0
+    assert "repeated exactly" in capsys.readouterr().out
 
 
 def test_single_task_agents_are_called_stl(single):
