@@ -2,8 +2,8 @@
 
 An option that changes how a run trains or measures needs an entry here: a run that was started
 without it then resumes, evaluates and reports as before, with the value that its version used,
-whatever the default is now. An option of `env` or `agent` whose default leaves everything as it was
-needs none: a run without it has this default, whatever a preset says now.
+whatever the default is now. An option of the agent whose default leaves everything as it was needs
+none: a run without it has this default, whatever a preset says now.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ RETYPED = ("compile", "cuda_graph")
 """Options of the top level that were true or false, with the default false, and are words now."""
 REMOVED = ("grace_seconds",)
 """Options of the top level that had no effect on results and are gone."""
-_GROUPS = {"env": EnvConfig(), "agent": AgentConfig()}
+_UNCHANGED = {
+    **{f"env.{name}": getattr(EnvConfig(), name) for name in ("copies", "stagger")},
+    **{f"agent.{name}": value for name, value in dataclasses.asdict(AgentConfig()).items()},
+}
+"""Options whose default leaves everything as it was before they existed."""
 
 
 def method_values(method: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,14 +48,7 @@ def missing_options(stored: Mapping[str, Any]) -> dict[str, Any]:
     lacks nothing.
     """
     method = stored.get("method")
-    values = {
-        **{
-            f"{group}.{name}": value
-            for group, defaults in _GROUPS.items()
-            for name, value in dataclasses.asdict(defaults).items()
-        },
-        **VALUES,
-    }
+    values = {**_UNCHANGED, **VALUES}
     if isinstance(method, Mapping):
         of_method = method_values(cast("Mapping[str, Any]", method))
         values |= {f"method.{name}": value for name, value in of_method.items()}

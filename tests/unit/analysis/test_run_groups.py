@@ -39,6 +39,18 @@ def test_runs_of_one_way_to_evaluate_stand_together(make):
     assert [len(block) for block in blocks_of(groups)] == [2, 1]
 
 
+def test_copies_are_compared_under_one_protocol_which_names_the_training_horizon(make):
+    groups = groups_of(
+        make("a", env={"copies": 1, "stagger": False}),
+        make("b", env={"copies": 8, "stagger": True}),
+        make("c", env={"copies": 8, "stagger": True, "train_horizon": 200}),
+    )
+    assert [len(block) for block in blocks_of(groups)] == [2, 1]
+    assert "env.copies=8" in groups[1].label and "env.copies=1" in groups[0].label
+    assert groups[2].protocol == f"{groups[0].protocol} · train horizon 200"
+    assert "copies" not in groups[2].protocol
+
+
 def test_what_may_differ_when_a_run_is_resumed_sets_no_runs_apart():
     assert {"steps"} == RESUMABLE - NOT_COMPARED
 

@@ -47,6 +47,21 @@ def test_what_is_missing_is_completed_and_what_is_there_is_kept():
     assert complete(new)["agent"]["twin_loss"] == "sum"
 
 
+def test_an_option_that_changes_nothing_by_default_needs_no_entry():
+    """A preset may turn it on now; the older run had it off."""
+    older = {**OLD, "env": {key: v for key, v in OLD["env"].items() if key != "copies"}}
+    assert missing_options(older)["env.copies"] == 1
+    resumed = composed("env=mt10_paper", "env.tasks=[reach-v3]", "env.copies=4")
+    keep_stored_options(resumed, older, ["env=mt10_paper"])
+    assert resumed.env.copies == 1 and changed_keys(complete(older), to_dict(resumed)) == []
+
+
+def test_an_option_that_is_gone_is_dropped():
+    older = {**OLD, "grace_seconds": 60.0}
+    assert complete(older) == complete(OLD)
+    assert from_stored(older, Path("config.yaml")) == from_stored(OLD, Path("config.yaml"))
+
+
 @pytest.mark.parametrize("stored", [{}, {"method": "ls"}, {"agent": None}, {"agent": "mtsac"}])
 def test_a_configuration_without_the_group_lacks_nothing(stored):
     assert missing_options(stored) == {} and complete(stored) == stored
