@@ -294,6 +294,13 @@ def _linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _layer_norm(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Apply a LayerNorm, or two stacked ones, in the floating-point type of its parameters."""
+    if torch.compiler.is_exporting():
+        # Under vmap the fused operation ties an exported program to the number of rows of its
+        # example, and a conversion fails (PyTorch 2.13); a policy has one floating-point type.
+        width = scale.shape[-1]
+        centred = inputs - inputs.sum(-1, keepdim=True) / width
+        variance = (centred * centred).sum(-1, keepdim=True) / width
+        return centred * (variance + 1e-5).rsqrt() * scale + shift
     inputs = inputs.to(scale.dtype)
     if scale.ndim == 2:
         return F.layer_norm(inputs, scale.shape[1:]) * scale.unsqueeze(1) + shift.unsqueeze(1)

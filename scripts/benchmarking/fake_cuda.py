@@ -26,7 +26,8 @@ _descriptions = torch.library.Library("aten", "IMPL", "Meta")
 for _name in ("_fused_adam_", "_fused_adamw_"):
     # PyTorch 2.13 describes these only where the learning rate is a number; they return nothing.
     _descriptions.impl(f"{_name}.tensor_lr", lambda *arguments, **options: None)
-_functorch: Any = torch._C._functorch
+_torch: Any = torch  # some attributes are not annotated
+_functorch = _torch._C._functorch
 CONSTANTS = (torch.arange, torch.linspace)
 """Functions that make constants within `torch.func`."""
 

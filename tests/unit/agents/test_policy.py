@@ -104,3 +104,18 @@ def test_training_does_not_change_the_module():
     train(agent, SEEDS, updates=2)
     assert torch.equal(module(observations), before)
     assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", ["mtsac", "mhsac", "mtsac_te"])
+def test_residual_networks_are_exported_for_any_number_of_rows(name):
+    config = small_config(name, network="bronet", depth=1)
+    agent = SAC(config, *DIMENSIONS, SEEDS, TASKS, LS(), LS(), dtype=torch.float64)
+    module = agent.policy_module(0)
+    rows, count = torch.export.Dim("rows", min=1), 1 + module.needs_tasks
+    example = (torch.zeros(2, OBSERVATION).double(), torch.zeros(2, dtype=torch.int64))[:count]
+    with torch.no_grad():
+        exported = torch.export.export(module, example, dynamic_shapes=({0: rows},) * count)
+        program = exported.run_decompositions({}).module()
+    tasks = torch.tensor([0, 1, 2, 2, 1, 0, 1])
+    given = (torch.randn(7, OBSERVATION).double(), tasks)[:count]
+    torch.testing.assert_close(program(*given), module(*given), rtol=1e-12, atol=1e-13)
