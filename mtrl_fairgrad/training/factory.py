@@ -27,7 +27,7 @@ from mtrl_fairgrad.training.fault_monitor import FaultMonitor
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.training.logger import Logger
 from mtrl_fairgrad.training.progress import Progress
-from mtrl_fairgrad.training.restore import load_running_steps, restore_learner
+from mtrl_fairgrad.training.restore import by_half, load_running_steps, restore_learner
 from mtrl_fairgrad.training.signals import StopController
 from mtrl_fairgrad.training.trainer import Trainer
 from mtrl_fairgrad.training.update_schedule import updates_of_run
@@ -229,9 +229,7 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
     progress = Progress(0 if saved is None else saved.env_steps, envs.copies)
     state = {} if saved is None else saved.state
     simulators = state.get("environments")
-    observations = Trainer.by_half(
-        envs, envs.set_state(simulators) if simulators else envs.reset()[0]
-    )
+    observations = by_half(envs, envs.set_state(simulators) if simulators else envs.reset()[0])
     actions = load_running_steps(state.get("running"), observations, dims[1])
     if config.steps != folder.steps:
         folder.extend(config.steps)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.envs.saved_state import decode_array, encode_array
+from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
 from mtrl_fairgrad.runs.run_dir import Checkpoint, RunFolder
 from mtrl_fairgrad.training.learner import Learner
 
@@ -41,6 +42,11 @@ def restore_learner(learner: Learner, folder: RunFolder, config: Config) -> Chec
             f"the checkpoint in {folder.path} does not fit this run: {error}"
         ) from None
     return saved
+
+
+def by_half(envs: TaskVectorEnv, observations: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Split the observations `[S·E·K, O]` of all simulators by half."""
+    return [observations[rows] for rows in envs.half_rows]
 
 
 def save_running_steps(

@@ -21,7 +21,7 @@ from mtrl_fairgrad.training.fault_monitor import FaultMonitor
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.training.logger import Logger
 from mtrl_fairgrad.training.progress import Progress
-from mtrl_fairgrad.training.restore import save_running_steps
+from mtrl_fairgrad.training.restore import by_half, save_running_steps
 from mtrl_fairgrad.training.signals import StopController, StopRequested
 from mtrl_fairgrad.training.worker_restarts import WorkerRestarts
 from mtrl_fairgrad.utils.faults import TrainingFault
@@ -144,18 +144,13 @@ class Trainer:
         while True:
             self.worker_restarts.record_restart(lost, "training")
             try:
-                self.observations = self.by_half(self.envs, self.envs.reset()[0])
+                self.observations = by_half(self.envs, self.envs.reset()[0])
                 break
             except WorkerLost as another:
                 lost = another
         self.learner.restart_episodes()
         for half in list(self.actions):
             self.act(half)
-
-    @staticmethod
-    def by_half(envs: TaskVectorEnv, observations: NDArray[np.float32]) -> list[NDArray[Any]]:
-        """Split the observations `[S·E·K, O]` of all simulators by half."""
-        return [observations[rows] for rows in envs.half_rows]
 
     def count_step(self) -> None:
         """Count the vector step."""
