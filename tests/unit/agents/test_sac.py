@@ -221,7 +221,9 @@ def plain_sac_step(agent, batch, noise):
     return leaf, log_temperature
 
 
-@pytest.mark.parametrize("options", [{}, {"optimizer": "adamw", "weight_decay": 2.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"optimizer": "adamw", "weight_decay": 2.0, "initial_temperature": 0.3}]
+)
 def test_an_ls_update_is_the_textbook_update(options):
     agent = make_agent(
         method="ls",
