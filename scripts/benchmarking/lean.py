@@ -58,6 +58,7 @@ class LeanSAC:
         """Update critics, actor, temperature and targets with a batch `[1, 1, B, ...]`."""
         data = Batch(*(field[0, 0] for field in batch[:5]))
         update_critics, update_actor = self._updates
+        assert noise.actions is not None
         update_critics(data, noise.next_actions[0, 0])
         update_actor(data.observations, noise.actions[0, 0])
         with torch.no_grad():

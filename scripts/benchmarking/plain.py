@@ -152,7 +152,8 @@ class PlainSAC:
 
     def update(self, batch: Batch, noise: Noise) -> None:
         """Update critics, actor, temperatures and targets."""
-        obs, actions, rewards, next_obs, terminated = (field[0] for field in batch)
+        obs, actions, rewards, next_obs, terminated = (field[0] for field in batch[:5])
+        assert noise.actions is not None
         shape = self.size.tasks, self.size.batch
         temperature = self.log_temperature.detach().exp().unsqueeze(-1).expand(shape)
         with torch.no_grad():
