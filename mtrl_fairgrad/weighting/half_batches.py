@@ -63,7 +63,7 @@ def ratio_of_squares(unbiased: Tensor, whole: Tensor) -> Tensor:
 def _blocks(halves: Tensor) -> Tensor:
     """View `[..., 2K, 2K]` as `[..., K, 2, K, 2]`."""
     tasks = halves.shape[-1] // 2
-    return halves.unflatten(-1, (tasks, 2)).unflatten(-3, (tasks, 2))
+    return halves.reshape((*halves.shape[:-2], tasks, 2, tasks, 2))
 
 
 def check_whole_batch(method: Method) -> None:
