@@ -40,8 +40,14 @@ class Ring(Protocol):
 
     rows: Tensor
     """`[capacity, …]`."""
-    added: int
-    """Number of rows added so far."""
+
+    @property
+    def added(self) -> int:
+        """Number of rows added so far."""
+        ...
+
+    @added.setter
+    def added(self, number: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
