@@ -215,7 +215,8 @@ def _gradients_of_halves(loss: TaskLoss, arguments: tuple[Any, ...]) -> TaskGrad
     halves = _gradients(loss, (shared, context, _for_halves(own), *map(_split_batch, inputs)))
 
     def mean(values: Tensor) -> Tensor:
-        return values.unflatten(1, (-1, 2)).mean(2)
+        seeds, rows, *rest = values.shape
+        return values.reshape((seeds, rows // 2, 2, *rest)).mean(2)
 
     return TaskGradients(
         mean(halves.losses),
@@ -235,12 +236,13 @@ def _split_batch(values: Tensor | Tensors) -> Tensor | Tensors:
     """
     if not isinstance(values, Tensor) or values.ndim == 2:
         return _for_halves(values)
-    if values.shape[2] % 2:
+    seeds, tasks, samples, *rest = values.shape
+    if samples % 2:
         raise ValueError(
-            f"a batch of {values.shape[2]} samples has no halves, which the method's "
+            f"a batch of {samples} samples has no halves, which the method's "
             "gramian=half_batches needs: give an even number."
         )
-    return values.unflatten(2, (2, -1)).flatten(1, 2)
+    return values.reshape((seeds, 2 * tasks, samples // 2, *rest))
 
 
 def _for_halves(values: Any) -> Any:
