@@ -23,8 +23,8 @@ class NewNoise:
     def __init__(self, streams: SeedStreams, tasks: int, action_dim: int) -> None:
         self._streams, self._shape = streams, (tasks, action_dim)
 
-    def draw(self, copies: int) -> Tensor:
-        """Draw standard normal noise `[S, E', K, A]` for the next step of so many copies."""
+    def draw(self, copies: int, half: int = 0) -> Tensor:
+        """Draw standard normal noise `[S, E', K, A]` for a step of so many copies."""
         return self._streams.normal(copies, *self._shape)
 
     def state(self) -> Tensors:
@@ -52,41 +52,33 @@ class RepeatedNoise:
     def __init__(
         self, streams: SeedStreams, copies: int, tasks: int, action_dim: int, longest: int
     ) -> None:
-        self._streams, self._copies = streams, copies
+        self._streams = streams
         shape = len(streams.generators), copies, tasks
         self.noise = torch.zeros(*shape, action_dim, device=streams.device)
         self.remaining = torch.zeros(shape, dtype=torch.int64, device=streams.device)
         """Steps for which each simulator still keeps its noise, `[S, E, K]`."""
-        self._turn = 0
-        """The first of the copies that act next."""
         self._longer = _share_of_longer(longest).to(streams.device)
 
-    def draw(self, copies: int) -> Tensor:
-        """Return standard normal noise `[S, E', K, A]` for the next step of so many copies.
-
-        Copies take turns, as in `ReplayBuffer.add`.
-        """
-        shape, turn = self.noise.shape[2:], slice(self._turn, self._turn + copies)
-        noise, remaining = self.noise[:, turn], self.remaining[:, turn]
+    def draw(self, copies: int, half: int = 0) -> Tensor:
+        """Return standard normal noise `[S, E', K, A]` for a step of a half, of so many copies."""
+        shape, mine = self.noise.shape[2:], slice(half * copies, (half + 1) * copies)
+        noise, remaining = self.noise[:, mine], self.remaining[:, mine]
         fresh = self._streams.normal(copies, *shape)
         uniform = (self._streams.uniform(copies, shape[0]) + 1) / 2
         steps = 1 + (uniform.unsqueeze(-1) < self._longer).sum(-1)
         over = remaining == 0
         noise.copy_(torch.where(over.unsqueeze(-1), fresh, noise))
         remaining.copy_(torch.where(over, steps, remaining) - 1)
-        self._turn = turn.stop % self._copies
         return noise.clone()
 
     def state(self) -> Tensors:
-        """Return noise, remaining steps and turn."""
-        turn = torch.tensor(self._turn)
-        return {"noise": self.noise, "remaining": self.remaining, "turn": turn}
+        """Return noise and remaining steps."""
+        return {"noise": self.noise, "remaining": self.remaining}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
         self.noise.copy_(state["noise"])
         self.remaining.copy_(state["remaining"])
-        self._turn = int(state["turn"])
 
 
 def _share_of_longer(longest: int) -> Tensor:

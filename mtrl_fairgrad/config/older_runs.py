@@ -30,7 +30,9 @@ RETYPED = ("compile", "cuda_graph")
 REMOVED = ("grace_seconds",)
 """Options of the top level that had no effect on results and are gone."""
 _UNCHANGED = {
-    **{f"env.{name}": getattr(EnvConfig(), name) for name in ("copies", "stagger")},
+    **{
+        f"env.{name}": getattr(EnvConfig(), name) for name in ("copies", "stagger", "train_horizon")
+    },
     **{f"agent.{name}": value for name, value in dataclasses.asdict(AgentConfig()).items()},
 }
 """Options whose default leaves everything as it was before they existed."""

@@ -40,6 +40,11 @@ class GymnasiumSuite(Suite):
         """Length of a flattened action."""
         return prod(self.specs[0].action_shape)
 
+    @property
+    def repeats(self) -> bool:
+        """Whether all tasks reproduced an episode when they were inspected."""
+        return all(each.repeats for each in self.specs)
+
     def horizon_of(self, task: str) -> int:
         """Return the time limit of a task's episodes in steps."""
         return self._spec_of(task).horizon

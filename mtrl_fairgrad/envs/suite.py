@@ -41,6 +41,11 @@ class Suite(ABC):
         """Whether an episode ends at its first success, so that its whole return is unknown."""
         return False
 
+    @property
+    def repeats(self) -> bool:
+        """Whether an episode is reproduced from its goal and actions, so that it can be moved."""
+        return True
+
     goal_count: ClassVar[int]
 
     @property

@@ -303,7 +303,8 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
     def rebalance(self) -> int:
         """Move sub-environments between workers if their measured step times say that it pays.
 
-        What steps return does not depend on it; results of running steps stay to be taken.
+        What steps return does not depend on it; results of running steps stay to be taken. Nothing
+        is moved if the suite has a task that does not repeat its episodes.
 
         Returns:
             how many were moved.
@@ -311,7 +312,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         Raises:
             WorkerError: a sub-environment raised or a worker was lost.
         """
-        if not self._started or self._scheduled:
+        if not self.resumable or not self.suite.repeats:
             return 0
         pool, self._started = self._open_pool("rebalance"), False  # until it is done
         moved = self._guarded(pool.rebalance)

@@ -112,21 +112,24 @@ class Learner:
 
     # ---- acting and storing ----
 
-    def act(self, observations: NDArray[np.float32], env_steps: int) -> NDArray[np.float32]:
-        """Return actions `[S·E'·K, A]` of E' simulators of each task.
+    def act(
+        self, observations: NDArray[np.float32], env_steps: int, half: int = 0
+    ) -> NDArray[np.float32]:
+        """Return actions `[S·E'·K, A]` of a half of the simulators, E' of each task.
 
         Uniform in [−1, 1] during warm-up, then sampled by the policy.
 
         Args:
             observations: `[S·E'·K, O]`.
             env_steps: transitions of each task so far.
+            half: which one they are; 0 without copies.
         """
         seeds, tasks = self._shape
         copies = len(observations) // (seeds * tasks)
         shape = copies, tasks, self._action_dim
         if env_steps < self.config.warmup_steps:
             return self.streams.uniform(*shape).flatten(0, 2).cpu().numpy()
-        noise = _copies_as_batch(self.exploration.draw(copies))
+        noise = _copies_as_batch(self.exploration.draw(copies, half))
         inputs = _copies_as_batch(
             torch.from_numpy(observations.reshape(seeds, copies, tasks, -1)).float()
         )

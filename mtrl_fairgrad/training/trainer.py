@@ -100,7 +100,7 @@ class Trainer:
         Raises:
             TrainingFault: the actions are not finite.
         """
-        actions = self.learner.act(self.observations[half], self.env_steps)
+        actions = self.learner.act(self.observations[half], self.env_steps, half)
         if not np.isfinite(actions).all():
             self.check_faults()
             raise TrainingFault(

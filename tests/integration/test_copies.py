@@ -116,6 +116,38 @@ def test_a_lost_worker_restarts_both_halves_and_no_row_is_lost(happens, tmp_path
     assert_same_checkpoint(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_halves_keep_their_noise_after_a_worker_lost_at_a_checkpoint(happens, tmp_path):
+    """Then the second half acts again, out of turn."""
+    acted = []
+
+    def watch(trainer):
+        act = trainer.learner.act
+
+        def noted(observations, env_steps, half=0):
+            before = trainer.learner.exploration.noise.clone()
+            actions = act(observations, env_steps, half)
+            changed = (trainer.learner.exploration.noise != before).flatten(2).any(-1)[0]
+            acted.append((half, changed[:2].any().item(), changed[2:].any().item()))
+            return actions
+
+        trainer.learner.act = noted
+        (pid,) = (child.pid for child in active_children() if child.name == "envs-0")
+        get_state = trainer.envs.get_state
+
+        def killing():
+            trainer.envs.get_state = get_state
+            os.kill(pid, signal.SIGKILL)
+            return get_state()
+
+        trainer.envs.get_state = killing
+
+    happens[36] = watch
+    words = [*RUN, "env.workers=1", "agent.noise_repeat=4", "steps=80", "eval.every=40"]
+    assert train.main([*words, f"run_dir={tmp_path / 'r'}"]) == 0
+    assert [half for half, *_ in acted[:5]] == [0, 1, 1, 0, 1], "the second half acts again"
+    assert not any(changed[1 - half] for half, *changed in acted)
+
+
 def test_training_may_have_shorter_episodes_than_evaluations(tmp_path):
     words = [*RUN, "env.train_horizon=3", "env.task_options=[{edge: 50},{edge: 60}]", "steps=40"]
     lengths = []

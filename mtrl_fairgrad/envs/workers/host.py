@@ -124,7 +124,6 @@ class Host:
             environment.begin()
             buffers.goals[i] = environment.goal
         buffers.observations[i] = environment.observation
-        buffers.elapsed[i] = environment.elapsed
 
     def _reset(self, goals: dict[int, list[int]] | None) -> None:
         self._each(
@@ -154,7 +153,6 @@ class Host:
     def _publish(self, row: Slot, environment: SubEnvironment) -> None:
         self._buffers.observations[row.index] = environment.observation
         self._buffers.goals[row.index] = environment.goal
-        self._buffers.elapsed[row.index] = environment.elapsed
 
     def _adopt(self, states: dict[Slot, dict[str, Any]]) -> dict[int, bool]:
         """Build sub-environments and restore their states, which the buffers hold already."""

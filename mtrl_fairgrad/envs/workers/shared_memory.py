@@ -25,7 +25,6 @@ class Buffers:
     returns_until_success: NDArray[np.float64]  # [N], the same up to its first success
     lengths_until_success: NDArray[np.int64]  # [N]
     goals: NDArray[np.int64]  # [N], goal of the running episode, -1 when idle
-    elapsed: NDArray[np.int64]  # [N], steps of the running episode
     terminated: NDArray[np.bool_]  # [N]
     truncated: NDArray[np.bool_]  # [N]
     success: NDArray[np.bool_]  # [N], whether this step succeeded
@@ -61,7 +60,7 @@ def _layout(
     }
     vectors = {
         **dict.fromkeys(("rewards", "returns", "returns_until_success", "step_seconds"), "f8"),
-        **dict.fromkeys(("lengths", "lengths_until_success", "goals", "elapsed"), "i8"),
+        **dict.fromkeys(("lengths", "lengths_until_success", "goals"), "i8"),
     }
     layout: dict[str, tuple[Sequence[int], np.dtype[Any]]] = {}
     for each in fields(Buffers):

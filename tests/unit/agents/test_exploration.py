@@ -1,4 +1,4 @@
-"""Noise that is kept for several steps: durations, turns of copies, seeds, state."""
+"""Noise that is kept for several steps: durations, halves, seeds, state."""
 
 import pytest
 import torch
@@ -56,12 +56,16 @@ def test_simulators_change_their_noise_apart_from_one_another():
     assert ((noise.noise == before).all(-1) | (noise.noise != before).all(-1)).all()
 
 
-def test_two_halves_take_turns():
-    noise = made()
-    first, second = (noise.draw(COPIES // 2) for _ in range(2))
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_each_half_keeps_noise_of_its_own_in_any_order(order):
+    noise, found = made(), {}
+    for half in order:
+        found[half] = noise.draw(COPIES // 2, half)
+    first, second = found[0], found[1]
     assert torch.equal(noise.noise, torch.cat([first, second], 1))
     keeps = noise.remaining[:, :2] > 0
-    again = noise.draw(COPIES // 2)
+    again = noise.draw(COPIES // 2, 0)
+    assert torch.equal(noise.noise[:, 2:], second)
     assert keeps.any() and torch.equal(again[keeps], first[keeps])
     assert not torch.isin(again[~keeps], first).any()
 
@@ -69,18 +73,18 @@ def test_two_halves_take_turns():
 def test_a_seed_explores_alone_as_beside_others():
     alone, beside = made((7,)), made((3, 7))
     for _ in range(20):
-        assert torch.equal(alone.draw(2)[0], beside.draw(2)[1])
+        assert torch.equal(alone.draw(COPIES)[0], beside.draw(COPIES)[1])
 
 
 @pytest.mark.parametrize("steps", range(4))
 def test_a_restored_state_goes_on_bit_for_bit(steps):
     whole, restored = made(), made()
-    for _ in range(steps):
-        whole.draw(2)
+    for step in range(steps):
+        whole.draw(2, step % 2)
     restored.load_state({name: value.clone() for name, value in whole.state().items()})
     restored._streams.load_state(whole._streams.state())
-    for _ in range(9):
-        assert torch.equal(whole.draw(2), restored.draw(2))
+    for step in range(9):
+        assert torch.equal(whole.draw(2, step % 2), restored.draw(2, step % 2))
 
 
 def test_repetition_is_a_class_of_its_own():

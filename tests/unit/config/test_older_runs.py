@@ -49,8 +49,10 @@ def test_what_is_missing_is_completed_and_what_is_there_is_kept():
 
 def test_an_option_that_changes_nothing_by_default_needs_no_entry():
     """A preset may turn it on now; the older run had it off."""
-    older = {**OLD, "env": {key: v for key, v in OLD["env"].items() if key != "copies"}}
-    assert missing_options(older)["env.copies"] == 1
+    new = {"copies": 1, "stagger": False, "train_horizon": None}
+    older = {**OLD, "env": {key: v for key, v in OLD["env"].items() if key not in new}}
+    missing = missing_options(older)
+    assert {key: missing[f"env.{key}"] for key in new} == new
     resumed = composed("env=mt10_paper", "env.tasks=[reach-v3]", "env.copies=4")
     keep_stored_options(resumed, older, ["env=mt10_paper"])
     assert resumed.env.copies == 1 and changed_keys(complete(older), to_dict(resumed)) == []

@@ -13,7 +13,7 @@ REPEATING = [*SMALL, "agent.noise_repeat=4", "env.copies=4"]
 def acted(learner, steps, seeds):
     """Actions `[T, S, E', K, A]` of the two halves by turns, at observations that do not change."""
     observations = np.ones((seeds * 2 * TASKS, OBSERVATION), np.float32)
-    found = [learner.act(observations, 100) for _ in range(steps)]
+    found = [learner.act(observations, 100, step % 2) for step in range(steps)]
     return torch.from_numpy(np.stack(found)).view(steps, seeds, 2, TASKS, ACTION)
 
 

@@ -127,7 +127,7 @@ def test_slow_ones_are_measured_and_spread():
         course(envs, np.zeros((3, 4, 1), np.float32))
 
 
-def test_what_does_not_repeat_itself_stays_where_it_is():
+def test_what_does_not_repeat_itself_stays_where_it_is(monkeypatch):
     near = "tests.support.point_mass:Near-v0"
     suite = gymnasium_suite([near, near], [{"drifts": True}, {"edge": 999.0}])
     with TaskVectorEnv(suite, [0], 2) as envs:
@@ -140,6 +140,9 @@ def test_what_does_not_repeat_itself_stays_where_it_is():
         assert before[0][0] in envs._pool._shares[0] and len(envs._pool._shares[0]) == 2
         assert np.array_equal(envs._buffers.observations, observations)
         course(envs, np.ones((3, 2, 1), np.float32))
+        monkeypatch.setattr(WorkerPool, "rebalance", lambda *_: pytest.fail("nothing to try"))
+        assert envs.rebalance() == 0
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("command", ["adopt", "drop"])
