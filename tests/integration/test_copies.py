@@ -56,12 +56,12 @@ def logged(folder):
     return {tag: values for tag, values in scalars(folder).items() if "speed/" not in tag}
 
 
-@pytest.mark.parametrize("stagger", ["false", "true"])
+@pytest.mark.parametrize("stagger", ["true", pytest.param("false", marks=pytest.mark.exhaustive)])
 def test_a_run_that_is_stopped_and_resumed_is_the_uninterrupted_one(stagger, tmp_path, happens):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     words = [*RUN, f"env.stagger={stagger}"]
     assert train.main([*words, f"run_dir={whole}"]) == 0
-    for env_steps in (4, 48, 100):
+    for env_steps in (4, 100):
         happens[env_steps] = stop
         assert train.main([*words, f"run_dir={parts}", "resume=auto"]) == 128 + signal.SIGTERM
         assert checkpoint_steps(parts)[0] == env_steps + 4

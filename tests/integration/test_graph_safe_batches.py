@@ -36,7 +36,9 @@ def no_card(monkeypatch):
         monkeypatch.setattr(learner_module, name, lambda *arguments: None)
 
 
-@pytest.mark.parametrize("agent", ["mtsac", "mtsac_te", "mhsac", "stl"])
+@pytest.mark.parametrize(
+    "agent", ["mtsac", pytest.param("mtsac_te", marks=pytest.mark.exhaustive), "mhsac", "stl"]
+)
 def test_storing_sampling_updating_and_acting_never_wait_for_the_device(agent, no_card):
     config = configuration(*SMALL, *SCALED, f"agent={agent}")
     config = dataclasses.replace(config, compile="false", cuda_graph="false")

@@ -15,7 +15,9 @@ RESPONSES = {
     "length": "ls",
 }
 SEEDS = (3, 5)
-every = pytest.mark.parametrize("architecture", ["mtsac", "mtsac_te", "mhsac"])
+every = pytest.mark.parametrize(
+    "architecture", [pytest.param("mtsac_te", marks=pytest.mark.exhaustive), "mtsac", "mhsac"]
+)
 
 
 def agent_of(architecture, seeds=SEEDS, **changes):

@@ -12,6 +12,7 @@ from mtrl_fairgrad.gradients.conventions import CONVENTIONS
 from mtrl_fairgrad.training import factory
 from mtrl_fairgrad.training.factory import (
     make_agent,
+    make_learner,
     make_methods,
     methods_by_network,
     startup_notes,
@@ -190,6 +191,21 @@ def closed(monkeypatch):
 
     monkeypatch.setattr(TaskVectorEnv, "close", noted)
     return log
+
+
+def test_the_rows_that_a_run_will_fill_are_written_before_it_starts(run_config, monkeypatch):
+    """Memory that was never written to counts as free, and would be promised to other runs."""
+
+    def unwritten(*arguments):
+        learner = make_learner(*arguments)
+        learner.replay.rows.fill_(torch.nan)
+        return learner
+
+    monkeypatch.setattr(factory, "make_learner", unwritten)
+    run_config.steps = run_config.agent.buffer_size // 2
+    with factory.make_trainer(run_config, open_folder(run_config, [], "cpu")) as trainer:
+        rows = trainer.learner.replay.rows
+        assert not rows[: run_config.steps].any() and rows[run_config.steps :].isnan().all()
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,17 @@ def places(learner, seeds=2):
     return torch.arange(learner.replay.size).expand(seeds, TASKS, -1)
 
 
-@pytest.mark.parametrize("name", AGENTS)
-@pytest.mark.parametrize("copies", [1, pytest.param(4, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    ("name", "copies"),
+    [
+        ("mhsac", 4),
+        ("stl", 1),
+        *(
+            pytest.param(*each, marks=pytest.mark.exhaustive)
+            for each in zip(AGENTS, [4, 4, 1, 4], strict=True)
+        ),
+    ],
+)
 def test_a_restored_learner_goes_on_bit_for_bit(name, copies):
     words = [*SCALED, *AGENTS[name], "seeds=[0,1]", f"env.copies={copies}", "agent.buffer_size=13"]
     whole, restored, saved = learner_of(*words), learner_of(*words), {}

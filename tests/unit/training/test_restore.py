@@ -1,0 +1,53 @@
+"""Checkpoints that a resumed run continues from, and the steps that were running then."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mtrl_fairgrad.training.restore import (
+    load_running_steps,
+    restore_learner,
+    save_running_steps,
+)
+from tests.support.errors import refused
+from tests.support.small_learner import SMALL, configuration, learner_of
+
+
+def folder_of(env_steps, state):
+    """A folder whose newest checkpoint has this state."""
+    learner = learner_of(*SMALL)
+    saved = SimpleNamespace(env_steps=env_steps, state=state, groups=learner.state())
+    return SimpleNamespace(
+        path="runs/old", has_checkpoint=lambda: True, resume_checkpoint=lambda *_: saved
+    )
+
+
+def test_a_run_that_an_older_version_ended_inside_an_episode_cannot_be_extended():
+    folder, learner = folder_of(20, {"environments": None}), learner_of(*SMALL)
+    with refused("steps", 21):
+        restore_learner(learner, folder, configuration(*SMALL, "steps=21"))
+    for steps in (20, 15):
+        assert restore_learner(learner, folder, configuration(*SMALL, f"steps={steps}"))
+    whole = folder_of(20, {"environments": {}})
+    assert restore_learner(learner, whole, configuration(*SMALL, "steps=21"))
+
+
+def test_running_steps_are_saved_with_what_was_observed_before():
+    before = [np.random.default_rng(half).normal(size=(3, 5)).astype("f4") for half in (0, 1)]
+    taken = {1: np.random.default_rng(2).normal(size=(3, 2)).astype("f4")}
+    current = [np.zeros((3, 5), np.float32) for _ in before]
+    found = load_running_steps(save_running_steps(before, taken), current, 2)
+    assert list(found) == [1] and np.array_equal(found[1], taken[1])
+    assert np.array_equal(current[1], before[1]) and not current[0].any()
+    assert load_running_steps(None, current, 2) == {}, "in checkpoints of older versions"
+
+
+def test_damaged_running_steps_are_refused():
+    observations = [np.zeros((3, 5), np.float32)]
+    saved = save_running_steps(observations, {0: np.zeros((3, 2), np.float32)})
+    for each in ({"0": ["no", "no"]}, {"2": saved["0"]}, {"0": 1}, [1]):
+        with pytest.raises(ValueError, match="damaged"):
+            load_running_steps(each, observations, 2)
+    with pytest.raises(ValueError, match="damaged"):
+        load_running_steps(saved, observations, 3)
