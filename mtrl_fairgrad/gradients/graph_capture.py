@@ -59,7 +59,8 @@ class CapturedFunction:
     """A tensor function that is captured and replayed.
 
     It is captured for each combination of shapes, types and devices it is often called with. While
-    autograd records or `torch.compile` traces, the function itself is called.
+    `torch.compile` traces, the function itself is called, and so it is while autograd records,
+    unless it is differentiable.
 
     Args:
         function: takes and returns any nesting of dicts and tuples of tensors. It must be pure: the
@@ -71,6 +72,8 @@ class CapturedFunction:
             compute what the run before it did. Inductor makes no CUDA graphs of its own, since the
             caller may capture one. With "auto", an error of the compiler is a `FallbackWarning`,
             the first one in a process, and the function stays uncompiled.
+        differentiable: capture the function as autograd sees it, so that results of a replay can be
+            differentiated. No memory is then reused, and nothing is compiled.
     """
 
     uncompiled: ClassVar[bool] = False
@@ -81,19 +84,26 @@ class CapturedFunction:
         function: Callable[..., Any],
         after: int = CALLS_BEFORE_CAPTURE,
         compile: Compile = False,
+        differentiable: bool = False,
     ) -> None:
         self.function, self.after, self.compile = function, 0 if compile else after, compile
+        self.differentiable = differentiable
         self._calls: Counter[Any] = Counter()
         self._captures: dict[Any, tuple[Callable[..., list[Tensor]], Any]] = {}
 
     def __call__(self, *arguments: Any) -> Any:
         """Return the function's result."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        recorded = torch.is_grad_enabled()
+        if torch.compiler.is_compiling() or (recorded and not self.differentiable):
             return self.function(*arguments)
         leaves, structure = tree_flatten(arguments)
         signature = (
             structure,
-            *((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves),
+            recorded,
+            *(
+                (leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad)
+                for leaf in leaves
+            ),
         )
         if signature not in self._captures:
             self._calls[signature] += 1
@@ -118,6 +128,10 @@ class CapturedFunction:
         # On a GPU a backward pass runs in another thread, which need not know what is traced here.
         with torch.autograd.set_multithreading_enabled(False):
             module = make_fx(flat)(*leaves)
+        if self.differentiable:
+            module.graph.eliminate_dead_code()  # what autograd saves now
+            module.recompile()
+            return module.forward, result_structure
         compiled = self._compiled(module, leaves)
         if compiled is not None:
             return compiled, result_structure

@@ -43,7 +43,7 @@ TaskLoss = Callable[..., tuple[Tensor, Any]]
 
 
 class CapturedLoss:
-    """A task loss whose gradients are captured once per shape and then replayed.
+    """A task loss that is captured with and without its gradients once per shape, then replayed.
 
     The loss must be pure, as `graph_capture.CapturedFunction` requires. `task_gradients` and
     `combine` give the same results bit for bit as for the plain loss, unless it is compiled.
@@ -52,6 +52,7 @@ class CapturedLoss:
     def __init__(self, loss: TaskLoss, compile: Compile = False) -> None:
         self.loss = loss
         self.gradients = CapturedFunction(_all_gradients(loss), compile=compile)
+        self.values = CapturedFunction(lift(loss, per_seed=2), differentiable=True)
 
     def __call__(self, *arguments: Any) -> tuple[Tensor, Any]:
         """Return the loss of one task of one seed, and its auxiliary output."""
@@ -157,7 +158,12 @@ def task_losses(
     context: Any = None,
 ) -> Tensor:
     """Compute the losses `[S, K]` alone; arguments as in `task_gradients`."""
-    return lift(loss, per_seed=2)(*_loss_arguments(shared, inputs, own, context))[0]
+    return _values(loss)(*_loss_arguments(shared, inputs, own, context))[0]
+
+
+def _values(loss: TaskLoss) -> Callable[..., Any]:
+    """Return a function of the losses and auxiliary outputs of all tasks and seeds."""
+    return loss.values if isinstance(loss, CapturedLoss) else lift(loss, per_seed=2)
 
 
 def _loss_arguments(
@@ -342,7 +348,7 @@ def _weigh_losses(
     with torch.enable_grad():
         shared, context, own, *inputs = arguments
         shared, own = _leaves(shared), _leaves(own)
-        losses, auxiliary = lift(loss, per_seed=2)(shared, context, own, *inputs)
+        losses, auxiliary = _values(loss)(shared, context, own, *inputs)
         known = method.tasks is not None
         template = {} if known else {n: _rows_like(p, losses) for n, p in shared.items()}
         noise = method.prepare(losses.detach(), template, noise)

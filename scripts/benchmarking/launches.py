@@ -248,4 +248,6 @@ def fake_draw(
 def _captured_functions(agent: Any) -> list[CapturedFunction]:
     """Return the functions of an agent that are captured and replayed."""
     agent = getattr(agent, "lanes", agent)
-    return [agent.critic_loss.gradients, agent.actor_loss.gradients, agent._targets_of_all]
+    losses = agent.critic_loss, agent.actor_loss
+    of_losses = [each for loss in losses for each in (loss.gradients, loss.values)]
+    return [*of_losses, agent._targets_of_all]

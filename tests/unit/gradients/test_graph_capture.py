@@ -2,16 +2,18 @@
 called.
 """
 
+import functools
+
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from mtrl_fairgrad import FairGrad
+from mtrl_fairgrad import LS, FairGrad, combine
 from mtrl_fairgrad.agents import SAC, Batch, Noise
 from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.gradients import graph_capture
 from mtrl_fairgrad.gradients.graph_capture import CapturedFunction, aten
-from mtrl_fairgrad.gradients.per_task import CapturedLoss, lift, task_gradients
+from mtrl_fairgrad.gradients.per_task import CapturedLoss, lift, task_gradients, task_losses
 from mtrl_fairgrad.utils.faults import FallbackWarning
 from tests.unit.gradients.test_per_task import call_on
 
@@ -60,6 +62,24 @@ def test_task_gradients_are_bit_for_bit_those_of_torch_func(architecture, seeds)
             assert equal(call_on(arguments, task_gradients, captured), plain)
         assert equal(before, tree_leaves(arguments))
         assert len(captured.gradients._captures) == 1
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("architecture", ["mtsac", "mtsac_te", "mhsac"])
+def test_weighted_losses_are_differentiated_bit_for_bit_as_without_a_capture(architecture, seeds):
+    for loss, *arguments in problems(architecture, seeds):
+        captured = CapturedLoss(loss.loss)
+        captured.values.after = 0
+        plain, first, second = (
+            call_on(arguments, functools.partial(combine, LS()), each)
+            for each in (loss.loss, captured, captured)
+        )
+        assert equal(first, plain) and equal(second, plain)
+        assert any(gradient.abs().max() > 0 for gradient in plain.direction.values())
+        with torch.no_grad():
+            assert equal(call_on(arguments, task_losses, captured), plain.losses)
+        assert len(captured.values._captures) == 2, "with and without autograd"
+        assert not captured.gradients._calls
 
 
 def test_an_update_is_recorded_once_for_all_agents_of_its_shapes():
