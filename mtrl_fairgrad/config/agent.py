@@ -258,6 +258,7 @@ class AgentConfig:
         "Each simulator keeps its exploration noise for k steps, P(k) ∝ 1/k² for k up to this "
         "number (Dabney et al., 2021); 16 in FlashSAC. 1: new noise in each step.",
         at_least=1,
+        at_most=1_000,
         unit="steps",
     )
     target_entropy: float | None = option(

@@ -104,6 +104,16 @@ def test_critics_of_distributions_and_residual_networks_fit_into_graphs(agent):
     assert found.launches <= 540
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ALLOWED)
+def test_every_method_fits_into_graphs_with_the_recipes_networks(name):
+    words = [*RECIPE, *FALLING, *([] if name == "stl" else ["agent=mhsac"])]
+    whole, critics = (launches(name, *words, with_actor=actor) for actor in (True, False))
+    equal_weights = launches("ls", *RECIPE, *FALLING, "agent=mhsac")
+    assert critics.launches < whole.launches <= 1.5 * equal_weights.launches
+    assert whole.operations["scatter_add"] == 0
+
+
 def test_own_parameters_seeds_and_a_guard_that_skips_fit_into_graphs():
     assert launches("fairgrad", "agent=mhsac", "seeds=[0,1]", *GUARDS["skip"]).launches > 100
 

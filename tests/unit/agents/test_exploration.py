@@ -5,6 +5,8 @@ import torch
 
 from mtrl_fairgrad.agents import SeedStreams
 from mtrl_fairgrad.agents.exploration import NewNoise, RepeatedNoise, exploration_of
+from tests.support.errors import refused
+from tests.support.small_learner import SMALL, configuration
 
 COPIES, TASKS, ACTION, LONGEST = 4, 3, 2, 5
 
@@ -89,3 +91,8 @@ def test_a_restored_state_goes_on_bit_for_bit(steps):
 
 def test_repetition_is_a_class_of_its_own():
     assert isinstance(made(longest=2), RepeatedNoise)
+
+
+def test_more_than_a_thousand_steps_are_refused():
+    with refused("agent.noise_repeat", 1001):
+        configuration(*SMALL, "agent.noise_repeat=1001")
