@@ -21,7 +21,7 @@ from mtrl_fairgrad.agents.guard import FaultCounts, Guard
 from mtrl_fairgrad.agents.initialization import initial_parameters
 from mtrl_fairgrad.agents.learning_rate import rates_of
 from mtrl_fairgrad.agents.masks import move_towards, preserve_rows
-from mtrl_fairgrad.agents.networks import Parameters, Tensors
+from mtrl_fairgrad.agents.networks import Parameters, Tensors, encoder_parameters
 from mtrl_fairgrad.agents.observation_normalizer import ObservationNormalizer, normalized
 from mtrl_fairgrad.agents.optimizer import ClippedGradient, clip_by_norm, optimized
 from mtrl_fairgrad.agents.policy import (
@@ -153,13 +153,15 @@ class SAC:
             noise: standard normal, shaped like the actions, to sample; None for the mode.
             policy: a copy made by `policy`, to act with; None for the current policy.
         """
-        shared, own = (self.actor.shared, self.critics.shared), (self.actor.own, self.critics.own)
-        if policy is not None:
+        if policy is None:
+            # The fewer parameters, the less time the lifting takes.
+            shared = self.actor.shared, encoder_parameters(self.critics.shared)
+            own = self.actor.own, encoder_parameters(self.critics.own)
+            observations = self.normalized(observations)
+        else:
             of_seeds, of_tasks = split(policy, "shared", "own")
             shared, own = by_network(of_seeds), by_network(of_tasks)
             observations = normalized(observations, of_observations(of_seeds))
-        else:
-            observations = self.normalized(observations)
         # Without own parameters the tasks are an ordinary batch, which takes a third of the time.
         action = self.losses.action
         lifted = lift(action, per_seed=1) if any(own) else over_seeds(action)

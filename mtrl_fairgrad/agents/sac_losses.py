@@ -185,9 +185,8 @@ class SACLosses:
         """
         actor, critics = _join(shared, own)
         inputs = networks.with_encoding(critics, observations)
-        if noise:
-            return networks.sample(actor, inputs, noise[0], self.log_std)[0]
-        return networks.policy(actor, inputs, self.log_std)[0].tanh()
+        mean, log_stds = networks.policy(actor, inputs, self.log_std)
+        return (mean + log_stds.exp() * noise[0] if noise else mean).tanh()
 
 
 def _join(shared: PerNetwork, own: PerNetwork) -> tuple[Tensors, ...]:
