@@ -80,9 +80,12 @@ ENVS = sorted(config_group("env"))
 
 @pytest.mark.parametrize("preset", sorted(config_group("preset")))
 def test_presets_keep_what_a_protocol_says_of_episodes_and_success(preset):
-    """preset=quick shortens Meta-World's episodes where the field's protocol has 500 steps, and
-    preset=table4 is about one protocol, unless another is given.
+    """preset=quick shortens Meta-World's episodes where the field's protocol has 500 steps,
+    preset=fast and preset=cpu those of training alone, and preset=table4 is about one protocol,
+    unless another is given.
     """
+    copies = {"fast": 16, "cpu": 8, "mt10_plus": 8}
+    shortened = {"quick": "horizon", "fast": "train_horizon", "cpu": "train_horizon"}
     for env in ENVS:
         task = {
             "mt1": ["env.task=reach-v3"],
@@ -90,8 +93,11 @@ def test_presets_keep_what_a_protocol_says_of_episodes_and_success(preset):
         }.get(env, [])
         words = [f"env={env}", *task]
         plain, config = composed(*words), composed(*words, f"preset={preset}")
-        shortened = preset == "quick" and env in ("mt1", "mt10", "mt50")
-        expected = {**to_dict(plain)["env"]} | ({"horizon": 200} if shortened else {})
+        expected = to_dict(plain)["env"]
+        if preset in shortened and env in ("mt1", "mt10", "mt50"):
+            expected |= {shortened[preset]: 200}
+        if preset in copies:
+            expected |= {"copies": copies[preset], "stagger": True}
         assert to_dict(config)["env"] == expected, env
         assert config.eval.episodes == plain.eval.episodes
 

@@ -307,7 +307,7 @@ MISTAKES = [
         ["env=mt11"],
         "env=mt11 is unknown; allowed: gymnasium, mt1, mt10, mt10_paper, mt50, mt50_paper",
     ),
-    (["preset=fast"], "preset=fast is unknown; allowed: cpu, none, quick"),
+    (["preset=slow"], "preset=slow is unknown; allowed: cpu, fast, mt10_plus, none, quick"),
     (["env.tasks=[reach-v3,drawer-clsoe-v3]"], "drawer-close-v3"),
     (["env=mt1"], "task"),
     (["agent.wdith=3"], "agent.wdith is not an option; did you mean agent.width?"),
