@@ -1,6 +1,5 @@
 """A saved state of the environments as JSON, and its checks before anything is restored from it."""
 
-from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.shared_memory import Buffers
+from mtrl_fairgrad.utils.encoded_arrays import decode_array, encode_array
 from mtrl_fairgrad.utils.validation import ConfigError, check_integer
 
 
@@ -96,20 +96,3 @@ def saved_results(
             f"the saved results of a step are damaged ({error!r}): use another checkpoint."
         ) from None
     return found
-
-
-def encode_array(array: NDArray[Any]) -> str:
-    """Encode the numbers of an array as base64, without loss."""
-    little = array.dtype.newbyteorder("<")
-    return b64encode(np.ascontiguousarray(array, little).tobytes()).decode()
-
-
-def decode_array(text: str, like: NDArray[Any]) -> NDArray[Any]:
-    """Decode `encode_array` to an array with dtype and shape of `like`.
-
-    Raises:
-        ValueError, TypeError: it is of another size, or anything else.
-    """
-    little = like.dtype.newbyteorder("<")
-    numbers = np.frombuffer(b64decode(text, validate=True), little)
-    return numbers.reshape(like.shape).astype(like.dtype)

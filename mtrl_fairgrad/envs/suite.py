@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.envs.rng import stream
+from mtrl_fairgrad.utils.encoded_arrays import decode_numbers, encode_array
 from mtrl_fairgrad.utils.validation import check_integer
 
 
@@ -107,8 +108,9 @@ class Suite(ABC):
             return
         horizon = self.horizon_of(row["task"])
         limit = check_integer("limit", row.get("limit", horizon), at_least=1, at_most=horizon)
-        taken, left_over = divmod(_decoded(row["actions"]).size, self.action_size)
-        whole = left_over == 0 and _decoded(row["observation"]).size == self.base_observation_size
+        taken, left_over = divmod(decode_numbers(row["actions"], "f4").size, self.action_size)
+        seen = decode_numbers(row["observation"], "f4").size
+        whole = left_over == 0 and seen == self.base_observation_size
         if not (whole and taken < limit and isinstance(row["returned"], float)):
             raise ValueError("no whole actions of a running episode, no observation, or no return")
 
@@ -226,7 +228,7 @@ class SubEnvironment(ABC):
             "generator": self._generator.bit_generator.state,
             "limit": self.limit,
             "actions": b64encode(self._actions).decode(),
-            "observation": _encoded(self._base_observation),
+            "observation": encode_array(self._base_observation),
             "returned": self.returned,
         }
 
@@ -241,12 +243,12 @@ class SubEnvironment(ABC):
         if "actions" not in state:  # of an older version, at an episode's first step
             return True
         self.limit = state.get("limit", self._horizon)
-        for action in _decoded(state["actions"]).reshape(-1, self._action_size):
+        for action in decode_numbers(state["actions"], "f4").reshape(-1, self._action_size):
             transition = self.step(action)
             if transition.terminated or transition.truncated:
                 return False
         return (
-            _encoded(self._base_observation) == state["observation"]
+            encode_array(self._base_observation) == state["observation"]
             and self.returned == state["returned"]
         )
 
@@ -277,13 +279,3 @@ class SubEnvironment(ABC):
     @abstractmethod
     def _simulate(self, action: NDArray[np.float32]) -> Transition:
         """Simulate the `elapsed`-th step; write the observation to `_base_observation`."""
-
-
-def _encoded(numbers: NDArray[Any]) -> str:
-    """Encode as base64 of float32, without loss."""
-    return b64encode(np.asarray(numbers, "<f4").tobytes()).decode()
-
-
-def _decoded(text: str) -> NDArray[np.float32]:
-    """Decode `_encoded`, flat; ValueError or TypeError for anything else."""
-    return np.frombuffer(b64decode(text, validate=True), "<f4").astype(np.float32)

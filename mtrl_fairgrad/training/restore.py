@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.config.schema import Config, ConfigError
-from mtrl_fairgrad.envs.saved_state import decode_array, encode_array
 from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
 from mtrl_fairgrad.runs.run_dir import Checkpoint, RunFolder
 from mtrl_fairgrad.training.learner import Learner
+from mtrl_fairgrad.utils.encoded_arrays import decode_array, encode_array
 
 
 def restore_learner(learner: Learner, folder: RunFolder, config: Config) -> Checkpoint | None:
