@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.agents.running_moments import RunningMoments
+
 EPSILON = 1e-2
 """Added to the standard deviation, so that what varies little is not magnified without limit."""
 
@@ -16,8 +18,7 @@ class ObservationNormalizer:
 
     (x − mean) / (deviation + 0.01), without a bound, as in FastTD3 (Seo et al., 2025). A seed has
     one mean and one deviation of each entry, over tasks, copies and time, so that tasks stay
-    comparable; a one-hot identity is left as it is. A constant entry becomes 0. Statistics are
-    computed in float64 by the parallel form of Welford's algorithm (Chan et al., 1979).
+    comparable; a one-hot identity is left as it is. A constant entry becomes 0.
 
     Args:
         seeds: S.
@@ -36,10 +37,7 @@ class ObservationNormalizer:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         size = observation_dim - identity
-        self._count = torch.zeros((), dtype=torch.float64, device=device)
-        self._mean = torch.zeros(seeds, size, dtype=torch.float64, device=device)
-        self._squares = torch.zeros_like(self._mean)
-        """Sums of squared distances from the mean."""
+        self._moments = RunningMoments(seeds, size, device=device)
         self.parameters = {
             "mean": torch.zeros(seeds, observation_dim, device=device, dtype=dtype),
             "scale": torch.ones(seeds, observation_dim, device=device, dtype=dtype),
@@ -48,26 +46,20 @@ class ObservationNormalizer:
 
     def update(self, observations: Tensor) -> None:
         """Add observations `[S, ..., O]` to the statistics, without waiting for the device."""
-        values = observations[..., : self._mean.shape[-1]].double().flatten(1, -2)
-        mean, number = values.mean(1), values.shape[1]
-        squares = (values - mean.unsqueeze(1)).square().sum(1)
-        total, delta = self._count + number, mean - self._mean
-        self._squares += squares + delta.square() * (self._count * number / total)
-        self._mean += delta * (number / total)
-        self._count.copy_(total)
+        size = self._moments.mean.shape[-1]
+        self._moments.update(observations[..., :size].double().flatten(1, -2))
         self._refresh()
 
     def _refresh(self) -> None:
         """Compute the parameters; before any observation they change nothing."""
-        deviation = (self._squares / self._count.clamp(min=1)).sqrt()
-        scale = torch.where(self._count > 0, 1 / (deviation + EPSILON), 1.0)
-        size = self._mean.shape[-1]
-        self.parameters["mean"][:, :size] = self._mean
+        moments, size = self._moments, self._moments.mean.shape[-1]
+        scale = torch.where(moments.count > 0, 1 / (moments.deviation + EPSILON), 1.0)
+        self.parameters["mean"][:, :size] = moments.mean
         self.parameters["scale"][:, :size] = scale
 
     def state(self) -> dict[str, Tensor]:
         """Return the statistics."""
-        return {"count": self._count, "mean": self._mean, "squares": self._squares}
+        return self._moments.state()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned for as many seeds and entries."""

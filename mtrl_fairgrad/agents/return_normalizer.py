@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mtrl_fairgrad.agents.running_moments import RunningMoments
+
 EPSILON = 1e-8
 """Smallest scale, for tasks without a reward other than 0."""
 
@@ -50,10 +52,9 @@ class ReturnNormalizer:
         self._discount, self._v_max = discount, v_max
         self._bonus = abs(target_entropy) / max(1 - discount, 1e-8)
         """Discounted entropy bonus at temperature 1."""
-        zeros = torch.zeros(seeds, tasks, dtype=torch.float64, device=device)
-        self._returns = zeros.unsqueeze(1).repeat(1, copies, 1)
-        self._count = torch.zeros((), dtype=torch.float64, device=device)
-        self._mean, self._squares, self._largest = zeros, zeros.clone(), zeros.clone()
+        self._returns = torch.zeros(seeds, copies, tasks, dtype=torch.float64, device=device)
+        self._moments = RunningMoments(seeds, tasks, device=device)
+        self._largest = torch.zeros(seeds, tasks, dtype=torch.float64, device=device)
 
     def update(self, rewards: Tensor, begins: Tensor, copies: slice) -> None:
         """Add one step of some copies to the statistics, without waiting for the device.
@@ -66,19 +67,15 @@ class ReturnNormalizer:
         before = torch.where(begins, 0.0, self._returns[:, copies])
         returns = self._discount * before + rewards
         self._returns[:, copies] = returns
-        mean, number = returns.mean(1), returns.shape[1]
-        squares = (returns - mean.unsqueeze(1)).square().sum(1)
-        total, delta = self._count + number, mean - self._mean
-        self._squares += squares + delta.square() * (self._count * number / total)
-        self._mean += delta * (number / total)
-        self._count.copy_(total)
+        self._moments.update(returns)
         torch.maximum(self._largest, returns.abs().amax(1), out=self._largest)
 
     def scale(self, temperature: Tensor) -> Tensor:
         """Return the divisors of rewards, `[S, K]`, for temperatures `[S, K]`."""
-        deviation = (self._squares / self._count.clamp(min=1)).sqrt()
         bonus = (self._bonus * temperature).clamp(max=self._v_max / 2)
-        return torch.maximum(deviation, self._largest / (self._v_max - bonus)).clamp(min=EPSILON)
+        return torch.maximum(self._moments.deviation, self._largest / (self._v_max - bonus)).clamp(
+            min=EPSILON
+        )
 
     def normalize(self, rewards: Tensor, temperature: Tensor) -> Tensor:
         """Return rewards `[S, K, B]` divided by the scale for temperatures `[S, K]`."""
@@ -88,9 +85,7 @@ class ReturnNormalizer:
         """Return the running returns `[S, E, K]` and their statistics."""
         return {
             "returns": self._returns,
-            "count": self._count,
-            "mean": self._mean,
-            "squares": self._squares,
+            **self._moments.state(),
             "largest": self._largest,
         }
 
