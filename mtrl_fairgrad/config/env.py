@@ -8,6 +8,7 @@ from typing import Any, cast
 from mtrl_fairgrad.utils.validation import (
     MAX_WORKERS,
     ConfigError,
+    check_copies,
     check_integer,
     option,
 )
@@ -171,12 +172,7 @@ def check_env(env: EnvConfig, evaluation: EvalConfig) -> None:
             "env.suite",
             env.suite,
         )
-    if env.copies > 1 and env.copies % 2:
-        raise ConfigError(
-            f"env.copies={env.copies} cannot be stepped in two halves: give 1 or an even number.",
-            "env.copies",
-            env.copies,
-        )
+    check_copies("env.copies", env.copies)
     if env.suite == "gymnasium":
         _check_gymnasium(env)
     else:

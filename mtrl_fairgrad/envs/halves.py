@@ -10,21 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtrl_fairgrad.utils.validation import ConfigError, check_integer
-
-
-def check_copies(copies: int) -> int:
-    """Return the number of copies E if it is 1 or even."""
-    check_integer("copies", copies, at_least=1)
-    if copies > 1 and copies % 2:
-        raise ConfigError(
-            f"copies={copies} is odd: give 1 or an even number, of which one half simulates while "
-            "the policy acts for the other.",
-            "copies",
-            copies,
-        )
-    return copies
-
 
 def half_rows(seeds: int, copies: int, tasks: int) -> list[NDArray[np.intp]]:
     """Return the rows of each half in ascending order, each [S·(E/2)·K]; one half if E is 1.

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from mtrl_fairgrad.envs.halves import check_copies, half_rows, union
+from mtrl_fairgrad.envs.halves import half_rows, union
 from mtrl_fairgrad.envs.rng import StreamTracker
 from mtrl_fairgrad.envs.saved_state import save_results, saved_results, saved_rows
 from mtrl_fairgrad.envs.suite import Suite
@@ -24,6 +24,7 @@ from mtrl_fairgrad.envs.workers.pool import InProcessPool, WorkerError, WorkerLo
 from mtrl_fairgrad.utils.validation import (
     ConfigError,
     check_choice,
+    check_copies,
     check_integer,
     check_number,
     check_seeds,
@@ -88,7 +89,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         self._pool: InProcessPool | WorkerPool | None = None
         self.suite, self.tasks, self.seeds = suite, suite.tasks, check_seeds(seeds)
         self.role = check_choice("role", role, ("train", "eval"))
-        self.copies = check_copies(copies)
+        self.copies = check_copies("copies", copies)
         self.half_rows = half_rows(len(self.seeds), copies, len(self.tasks))
         """Rows of each half."""
         self.num_envs = len(self.seeds) * copies * len(self.tasks)

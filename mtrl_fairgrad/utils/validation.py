@@ -207,6 +207,23 @@ def check_seeds(seeds: Sequence[object]) -> tuple[int, ...]:
     return checked
 
 
+def check_copies(key: str, copies: int) -> int:
+    """Return the number of simulators of each task if it is 1 or even.
+
+    Raises:
+        ConfigError: otherwise.
+    """
+    check_integer(key, copies, at_least=1)
+    if copies > 1 and copies % 2:
+        raise ConfigError(
+            f"{key}={copies} is odd: give 1 or an even number, of which one half simulates while "
+            "the policy acts for the other.",
+            key,
+            copies,
+        )
+    return copies
+
+
 def check_device(name: str) -> str:
     """Return `name` if it is spelled like a device; whether the device exists is checked later.
 
