@@ -140,14 +140,19 @@ class Host:
         }
 
     def _set_state(self, states: dict[int, dict[str, Any]]) -> dict[int, bool]:
+        not_reproduced = self._restore(states)
+        self._each(self._publish)
+        return not_reproduced
+
+    def _restore(self, states: dict[int, dict[str, Any]]) -> dict[int, bool]:
+        """Restore the rows in `states`; return those that were not reproduced."""
         not_reproduced: dict[int, bool] = {}
 
         def visit(row: Slot, environment: SubEnvironment) -> None:
-            if not environment.set_state(states[row.index]):
+            if row.index in states and not environment.set_state(states[row.index]):
                 not_reproduced[row.index] = True
 
         self._each(visit)
-        self._each(self._publish)
         return not_reproduced
 
     def _publish(self, row: Slot, environment: SubEnvironment) -> None:
@@ -156,15 +161,9 @@ class Host:
 
     def _adopt(self, states: dict[Slot, dict[str, Any]]) -> dict[int, bool]:
         """Build sub-environments and restore their states, which the buffers hold already."""
-        not_reproduced: dict[int, bool] = {}
-        for row, state in states.items():
+        for row in states:
             self._build(row)
-            try:
-                if not self._environments[row].set_state(state):
-                    not_reproduced[row.index] = True
-            except Exception as error:
-                raise SubEnvironmentError(str(row)) from error
-        return not_reproduced
+        return self._restore({row.index: state for row, state in states.items()})
 
     def _drop(self, rows: set[int]) -> None:
         for row in [row for row in self._environments if row.index in rows]:
