@@ -32,16 +32,20 @@ class BatchLoss(NamedTuple):
 
     def combined(self, method: Method, **options: Any) -> Combined:
         """Combine the task gradients by `method`; options as in `gradients.per_task.combine`."""
-        return self._call(lambda *inputs, **keywords: combine(method, *inputs, **keywords), options)
+        return combine(method, *self._arguments, **self._apart, **options)
 
     def gradients(self) -> TaskGradients:
         """Compute all task gradients."""
-        return self._call(task_gradients, {})
+        return task_gradients(*self._arguments, **self._apart)
 
     def values(self) -> Tensor:
         """Compute the losses alone, `[S, K]`."""
-        return self._call(task_losses, {})
+        return task_losses(*self._arguments, **self._apart)
 
-    def _call(self, function: Any, options: dict[str, Any]) -> Any:
-        shared, own = self.parameters.shared, self.parameters.own
-        return function(self.loss, shared, *self.inputs, own=own, context=self.context, **options)
+    @property
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.loss, self.parameters.shared, *self.inputs
+
+    @property
+    def _apart(self) -> dict[str, Any]:
+        return {"own": self.parameters.own, "context": self.context}

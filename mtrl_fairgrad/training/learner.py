@@ -144,11 +144,8 @@ class Learner:
 
     def to_tensor(self, array: NDArray[Any]) -> Tensor:
         """Convert `[S·K, ...]` from the simulators to float32 `[S, K, ...]` on the device."""
-        return self._on_cpu(array).to(self.device, non_blocking=True)
-
-    def _on_cpu(self, array: NDArray[Any]) -> Tensor:
-        """Convert `[S·K, ...]` to float32 `[S, K, ...]` on the CPU."""
-        return torch.from_numpy(array.reshape(*self._shape, *array.shape[1:])).float()
+        tensor = torch.from_numpy(array.reshape(*self._shape, *array.shape[1:]))
+        return tensor.float().to(self.device, non_blocking=True)
 
     def to_transition(self, *arrays: NDArray[Any]) -> Transition:
         """Convert one step of E' simulators of each task.
@@ -296,21 +293,15 @@ class Learner:
 
     def state(self) -> Groups:
         """Return everything needed to continue, except the replay buffer, as checkpoint groups."""
-        rewards = {} if self.rewards is None else {"rewards": self.rewards.state()}
-        streams = {"generators": self.streams.state()}
-        episodes = {} if self._begins is None else {"episodes": {"begins": self._begins}}
-        returns = {} if self.returns is None else {"returns": self.returns.state()}
-        noise = self.exploration.state()
-        exploration = {"exploration": noise} if noise else {}
-        agent = self.agent.state()
-        return {
-            "agent": agent,
-            "streams": streams,
-            **rewards,
-            **episodes,
-            **returns,
-            **exploration,
+        parts: Groups = {
+            "agent": self.agent.state(),
+            "streams": {"generators": self.streams.state()},
+            "rewards": {} if self.rewards is None else self.rewards.state(),
+            "episodes": {} if self._begins is None else {"begins": self._begins},
+            "returns": {} if self.returns is None else self.returns.state(),
+            "exploration": self.exploration.state(),
         }
+        return {name: tensors for name, tensors in parts.items() if tensors}
 
     def load_state(self, groups: Groups) -> None:
         """Continue from what `state` returned for the same configuration.
