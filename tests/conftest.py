@@ -44,3 +44,24 @@ def make(tmp_path):
         return folder.path
 
     return make_run
+
+
+@pytest.fixture
+def no_reports(monkeypatch):
+    """Skip the reports, which take longer than tiny runs."""
+    monkeypatch.setattr("mtrl_fairgrad.train.finish", lambda folder: None)
+
+
+@pytest.fixture
+def happens(monkeypatch):
+    """Functions of the trainer to call before a step, by its env_steps."""
+    from mtrl_fairgrad.training import loop
+
+    actions, step = {}, loop.step
+
+    def watched(trainer):
+        actions.pop(trainer.env_steps, lambda _: None)(trainer)
+        step(trainer)
+
+    monkeypatch.setattr(loop, "step", watched)
+    return actions

@@ -22,30 +22,13 @@ from tests.support.tiny_runs import (
     scalars,
 )
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 RUN = [
     *FALLING,
     *("env.copies=4", "env.horizon=14", "method=ls", "agent.n_step=2", "agent.buffer_size=101"),
     *("steps=150", "eval.every=50", "log_every=20"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _no_reports(monkeypatch):
-    """Skip the reports, which take longer than the runs."""
-    monkeypatch.setattr(train, "finish", lambda folder: None)
-
-
-@pytest.fixture
-def happens(monkeypatch):
-    """Functions of the trainer to call before a step, by its env_steps."""
-    actions, step = {}, loop.step
-
-    def watched(trainer):
-        actions.pop(trainer.env_steps, lambda _: None)(trainer)
-        step(trainer)
-
-    monkeypatch.setattr(loop, "step", watched)
-    return actions
 
 
 def stop(trainer):

@@ -18,7 +18,6 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
 from mtrl_fairgrad.analysis.run_groups import pool
 from mtrl_fairgrad.evaluation.target import EvaluationTarget
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from mtrl_fairgrad.training import loop
 from mtrl_fairgrad.training.trainer import Trainer
 from tests.support.paths import ROOT
 from tests.support.processes import alive, wait_until_gone
@@ -31,17 +30,13 @@ from tests.support.tiny_runs import (
     scalars,
 )
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 RUN = [
     *(word for word in FALLING if not word.startswith("env.workers")),
     *("env.task_options=[{edge: 50},{edge: 60}]", "env.horizon=12", "env.workers=1"),
     *("method=ls", "eval.every=20", "steps=60", "log_every=20"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _no_reports(monkeypatch):
-    """Skip the reports, which take longer than the runs."""
-    monkeypatch.setattr(train, "finish", lambda folder: None)
 
 
 def worker():
@@ -59,19 +54,6 @@ def stop(trainer):
 
 def state_of(folder):
     return json.loads((RunFolder.open(folder).checkpoints()[0] / "state.json").read_text())
-
-
-@pytest.fixture
-def happens(monkeypatch):
-    """Functions of the trainer to call before a step, by its number."""
-    actions, step = {}, loop.step
-
-    def watched(trainer):
-        actions.pop(trainer.env_steps, lambda _: None)(trainer)
-        step(trainer)
-
-    monkeypatch.setattr(loop, "step", watched)
-    return actions
 
 
 @pytest.mark.exhaustive
