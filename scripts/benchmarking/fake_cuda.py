@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -22,7 +22,7 @@ DEVICE = torch.device("cuda:0")
 """The device of the tensors. Without an index PyTorch would ask the driver."""
 _device_seen_by_cpp = torch.ops.prim.device.default
 _private: Any = fake_tensor
-_descriptions = torch.library.Library("aten", "IMPL", "Meta")
+_descriptions = library.Library("aten", "IMPL", "Meta")
 for _name in ("_fused_adam_", "_fused_adamw_"):
     # PyTorch 2.13 describes these only where the learning rate is a number; they return nothing.
     _descriptions.impl(f"{_name}.tensor_lr", lambda *arguments, **options: None)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch._subclasses.fake_tensor import FakeTensor
 
 from mtrl_fairgrad.utils.faults import FallbackWarning, first_line
@@ -21,7 +21,7 @@ MAX_TASKS = 64
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
-_library: Any = torch.library  # incompletely annotated
+_library: Any = library  # incompletely annotated
 
 
 def is_usable(gramian: Tensor) -> bool:
