@@ -1,99 +1,74 @@
-"""Noise of the actions by which a policy explores: new in each step, or kept for several."""
+"""Random actions that last for several steps, by which simulators leave what the policy does."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from mtrl_fairgrad.agents.networks import Tensors
-from mtrl_fairgrad.agents.rng import SeedStreams
+from mtrl_fairgrad.agents.rng import EXPLORATION, SeedStreams
+
+LONGEST = 12
+"""Steps that a random action lasts at most; all lengths from 1 are equally likely."""
 
 
-class NewNoise:
-    """Noise that is new in each step.
+class RandomActions:
+    """Temporally extended ε-greedy exploration (Dabney et al., 2021).
 
-    Args:
-        streams: draw the numbers.
-        tasks: K.
-        action_dim: A.
-    """
+    In each step each simulator begins with probability ε to repeat one action, uniform in [−1, 1],
+    for 1 to `LONGEST` steps. SAC's own noise is new in each step, and where the entropy is low it
+    does not lead out of a pose. With copies, only those of the second half explore, so that half of
+    the transitions are the policy's own.
 
-    def __init__(self, streams: SeedStreams, tasks: int, action_dim: int) -> None:
-        self._streams, self._shape = streams, (tasks, action_dim)
-
-    def draw(self, copies: int, half: int = 0) -> Tensor:
-        """Draw standard normal noise `[S, E', K, A]` for a step of so many copies."""
-        return self._streams.normal(copies, *self._shape)
-
-    def state(self) -> Tensors:
-        """Return nothing: the streams are saved by their owner."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Do nothing."""
-
-
-class RepeatedNoise:
-    """Noise that each simulator keeps for k of its steps, k from 1 to `longest` with P(k) ∝ 1/k².
-
-    Actions that point the same way for a while lead further (Dabney et al., 2021: durations from a
-    zeta distribution). As in FlashSAC (exponent 2, at most 16 steps) ends of episodes play no part.
+    The random numbers are drawn on the CPU, where the simulators take the actions.
 
     Args:
-        streams: draw the numbers, as many in each step.
-        copies: E.
+        seeds: the run's seeds, S.
+        copies: E, 1 or even.
         tasks: K.
         action_dim: A.
-        longest: largest number of steps.
+        rate: ε, above 0 and at most 1.
     """
 
     def __init__(
-        self, streams: SeedStreams, copies: int, tasks: int, action_dim: int, longest: int
+        self, seeds: Sequence[int], copies: int, tasks: int, action_dim: int, rate: float
     ) -> None:
-        self._streams = streams
-        shape = len(streams.generators), copies, tasks
-        self.noise = torch.zeros(*shape, action_dim, device=streams.device)
-        self.remaining = torch.zeros(shape, dtype=torch.int64, device=streams.device)
-        """Steps for which each simulator still keeps its noise, `[S, E, K]`."""
-        self._longer = _share_of_longer(longest).to(streams.device)
+        self._streams = SeedStreams(seeds, purpose=EXPLORATION)
+        self._rate = rate
+        self._half = int(copies > 1)
+        shape = len(seeds), max(1, copies // 2), tasks
+        self.actions = torch.zeros(*shape, action_dim)
+        self.remaining = torch.zeros(shape, dtype=torch.int64)
+        """Steps for which each simulator still repeats its action, `[S, E', K]`."""
 
-    def draw(self, copies: int, half: int = 0) -> Tensor:
-        """Return standard normal noise `[S, E', K, A]` for a step of a half, of so many copies."""
-        shape, mine = self.noise.shape[2:], slice(half * copies, (half + 1) * copies)
-        noise, remaining = self.noise[:, mine], self.remaining[:, mine]
-        fresh = self._streams.normal(copies, *shape)
-        uniform = (self._streams.uniform(copies, shape[0]) + 1) / 2
-        steps = 1 + (uniform.unsqueeze(-1) < self._longer).sum(-1)
-        over = remaining == 0
-        noise.copy_(torch.where(over.unsqueeze(-1), fresh, noise))
-        remaining.copy_(torch.where(over, steps, remaining) - 1)
-        return noise.clone()
+    def replace(self, actions: NDArray[np.float32], half: int) -> NDArray[np.float32]:
+        """Return a half's actions `[S, E', K, A]` with random ones in some rows."""
+        if half != self._half:
+            return actions
+        shape = self.remaining.shape[1:]
+        fresh = self._streams.uniform(*shape, actions.shape[-1])
+        lengths = self._streams.integers(LONGEST, *shape) + 1
+        begins = (self._streams.uniform(*shape) + 1) / 2 < self._rate
+        begins &= self.remaining == 0
+        self.actions[begins] = fresh[begins]
+        self.remaining[begins] = lengths[begins]
+        explores = self.remaining > 0
+        self.remaining -= explores.long()
+        return np.where(explores.unsqueeze(-1).numpy(), self.actions.numpy(), actions)
 
     def state(self) -> Tensors:
-        """Return noise and remaining steps."""
-        return {"noise": self.noise, "remaining": self.remaining}
+        """Return actions, remaining steps and generators."""
+        return {
+            "actions": self.actions,
+            "remaining": self.remaining,
+            "generators": self._streams.state(),
+        }
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Restore what `state` returned."""
-        self.noise.copy_(state["noise"])
+        self.actions.copy_(state["actions"])
         self.remaining.copy_(state["remaining"])
-
-
-def _share_of_longer(longest: int) -> Tensor:
-    """Return P(k > i) for i = 1 … longest − 1, where P(k) ∝ 1/k² up to k = longest."""
-    shares = torch.arange(1, longest + 1, dtype=torch.float64) ** -2
-    return 1 - (shares.cumsum(0) / shares.sum())[:-1]
-
-
-Exploration = NewNoise | RepeatedNoise
-
-
-def exploration_of(
-    streams: SeedStreams, copies: int, tasks: int, action_dim: int, longest: int
-) -> Exploration:
-    """Make the noise of a run; arguments as of `RepeatedNoise`, `longest` from 1."""
-    if longest == 1:
-        return NewNoise(streams, tasks, action_dim)
-    return RepeatedNoise(streams, copies, tasks, action_dim, longest)
+        self._streams.load_state(state["generators"])

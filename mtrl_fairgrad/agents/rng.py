@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-STREAMS, RESETS = 1, 2
+STREAMS, RESETS, EXPLORATION = 1, 2, 3
 """Second word of `derived_seed`: the purpose of the generator."""
 
 
@@ -41,13 +41,19 @@ class SeedStreams:
     Args:
         seeds: the run's seeds.
         device: where the numbers are drawn.
+        purpose: second word of `derived_seed`.
     """
 
-    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+        purpose: int = STREAMS,
+    ) -> None:
         self.device = torch.device(device)
         # Networks are initialised from the seeds themselves; these numbers must not repeat them.
         self.generators = [
-            torch.Generator(self.device).manual_seed(derived_seed(seed, STREAMS)) for seed in seeds
+            torch.Generator(self.device).manual_seed(derived_seed(seed, purpose)) for seed in seeds
         ]
 
     def _stack(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:

@@ -253,13 +253,13 @@ class AgentConfig:
         choices=("log", "linear"),
     )
     initial_temperature: float = option(1.0, "Initial entropy coefficient.", above=0)
-    noise_repeat: int = option(
-        1,
-        "Each simulator keeps its exploration noise for k steps, P(k) ∝ 1/k² for k up to this "
-        "number (Dabney et al., 2021); 16 in FlashSAC. 1: new noise in each step.",
-        at_least=1,
-        at_most=1_000,
-        unit="steps",
+    exploration_rate: float = option(
+        0.0,
+        "Probability per step with which a simulator begins to repeat a random action for 1 to 12 "
+        "steps (temporally extended ε-greedy, Dabney et al., 2021). With env.copies only those of "
+        "the second half explore. 0: the policy's actions alone.",
+        at_least=0,
+        at_most=1,
     )
     target_entropy: float | None = option(
         None, "Target entropy; null: minus the number of action dimensions.", unit="nats"

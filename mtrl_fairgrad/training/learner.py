@@ -20,7 +20,7 @@ from mtrl_fairgrad.agents import (
     Transition,
     UpdateInfo,
 )
-from mtrl_fairgrad.agents.exploration import exploration_of
+from mtrl_fairgrad.agents.exploration import RandomActions
 from mtrl_fairgrad.config.schema import Config
 from mtrl_fairgrad.gradients.cuda_graph import GraphedUpdates
 from mtrl_fairgrad.gradients.cuda_recorder import CudaRecorder, Recorder
@@ -80,9 +80,9 @@ class Learner:
         if self.config.n_step > 1 or per_task:
             self._begins = torch.ones(seeds, copies, tasks, dtype=torch.bool, device=device)
         self.streams = SeedStreams(config.seeds, device)
-        self.exploration = exploration_of(
-            self.streams, copies, tasks, action_dim, self.config.noise_repeat
-        )
+        self.exploration: RandomActions | None = None
+        if rate := self.config.exploration_rate:
+            self.exploration = RandomActions(config.seeds, copies, tasks, action_dim, rate)
         scaling = self.config.reward_normalization == "running_std"
         self.rewards = RewardNormalizer(seeds, tasks, device) if scaling else None
         self.returns: ReturnNormalizer | None = None
@@ -129,7 +129,7 @@ class Learner:
         shape = copies, tasks, self._action_dim
         if env_steps < self.config.warmup_steps:
             return self.streams.uniform(*shape).flatten(0, 2).cpu().numpy()
-        noise = _copies_as_batch(self.exploration.draw(copies, half))
+        noise = _copies_as_batch(self.streams.normal(*shape))
         inputs = _copies_as_batch(
             torch.from_numpy(observations.reshape(seeds, copies, tasks, -1)).float()
         )
@@ -140,6 +140,8 @@ class Learner:
             actions = self.agent.act(inputs, noise).cpu().numpy()
         if copies > 1:
             actions = actions.swapaxes(1, 2)
+        if self.exploration is not None:
+            actions = self.exploration.replace(actions.reshape(seeds, *shape), half)
         return actions.reshape(-1, self._action_dim)
 
     def to_tensor(self, array: NDArray[Any]) -> Tensor:
@@ -299,7 +301,7 @@ class Learner:
             "rewards": {} if self.rewards is None else self.rewards.state(),
             "episodes": {} if self._begins is None else {"begins": self._begins},
             "returns": {} if self.returns is None else self.returns.state(),
-            "exploration": self.exploration.state(),
+            "exploration": {} if self.exploration is None else self.exploration.state(),
         }
         return {name: tensors for name, tensors in parts.items() if tensors}
 
@@ -317,7 +319,7 @@ class Learner:
             self._begins.copy_(groups["episodes"]["begins"])
         if self.returns is not None:
             self.returns.load_state(groups["returns"])
-        if self.exploration.state():
+        if self.exploration is not None:
             self.exploration.load_state(groups["exploration"])
         self.updates = int(self.agent.updates)
         if self._graph is not None and self._recorder is not None:

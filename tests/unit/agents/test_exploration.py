@@ -1,98 +1,90 @@
-"""Noise that is kept for several steps: durations, halves, seeds, state."""
+"""Random actions that last: how often, how long, which simulators, seeds, state."""
 
+import numpy as np
 import pytest
 import torch
 
-from mtrl_fairgrad.agents import SeedStreams
-from mtrl_fairgrad.agents.exploration import NewNoise, RepeatedNoise, exploration_of
+from mtrl_fairgrad.agents.exploration import LONGEST, RandomActions
 from tests.support.errors import refused
 from tests.support.small_learner import SMALL, configuration
 
-COPIES, TASKS, ACTION, LONGEST = 4, 3, 2, 5
+COPIES, TASKS, ACTION, RATE = 4, 3, 2, 0.1
+POLICY = np.full((2, COPIES // 2, TASKS, ACTION), 0.5, np.float32)
 
 
-def made(seeds=(0, 1), longest=LONGEST, copies=COPIES):
-    return exploration_of(SeedStreams(seeds), copies, TASKS, ACTION, longest)
+def made(seeds=(0, 1), copies=COPIES, rate=RATE):
+    return RandomActions(seeds, copies, TASKS, ACTION, rate)
 
 
-def durations(noises):
-    """Lengths of all runs of equal noise of `[T, ...]` but the first and the last of each."""
-    found = []
-    for simulator in noises.flatten(1, -2).unbind(1):
-        changed = (simulator[1:] != simulator[:-1]).any(-1).nonzero().flatten()
-        found.append(changed.diff())
-    return torch.cat(found)
+def explored(exploration, steps, actions=POLICY, half=1):
+    """Actions `[T, S, E', K, A]`, and where they are not the policy's, `[T, S, E', K]`."""
+    found = np.stack([exploration.replace(actions, half) for _ in range(steps)])
+    return found, (found != actions).any(-1)
 
 
-def test_without_repetition_the_numbers_are_those_of_the_streams():
-    noise, streams = made(longest=1), SeedStreams((0, 1))
-    assert isinstance(noise, NewNoise) and noise.state() == {}
-    assert torch.equal(noise.draw(1).squeeze(1), streams.normal(TASKS, ACTION))
-    assert torch.equal(noise.draw(2), streams.normal(2, TASKS, ACTION))
+def test_the_first_half_of_the_copies_follows_the_policy():
+    exploration = made()
+    assert exploration.replace(POLICY, 0) is POLICY
+    assert explored(exploration, 100)[1].any((0, 1)).all(), "and each of the second half explores"
+    assert explored(made(copies=1), 100, POLICY[:, :1], 0)[1].any()
 
 
-def test_durations_follow_the_zeta_distribution_that_ends_at_the_longest():
-    """Thousands of durations; longer ones are left out, not cut down to the longest."""
-    noise = made()
-    found = durations(torch.stack([noise.draw(COPIES) for _ in range(500)]))
-    shares = torch.bincount(found, minlength=LONGEST + 1)[1:] / len(found)
-    expected = torch.arange(1, LONGEST + 1).float() ** -2
-    assert len(found) > 6_000
-    torch.testing.assert_close(shares, expected / expected.sum(), rtol=0, atol=0.02)
-    assert found.max() == LONGEST
+def test_actions_last_for_lengths_that_are_equally_likely():
+    exploration, held = made(rate=1.0), []
+    for _ in range(4_000):
+        begins = exploration.remaining == 0
+        exploration.replace(POLICY, 1)
+        held.append((exploration.remaining + 1)[begins])
+    lengths = torch.cat(held)
+    shares = torch.bincount(lengths, minlength=LONGEST + 1)[1:] / len(lengths)
+    assert len(lengths) > 7_000 and len(shares) == LONGEST
+    torch.testing.assert_close(shares, torch.full((LONGEST,), 1 / LONGEST), rtol=0, atol=0.02)
 
 
-def test_noise_stays_standard_normal():
-    noise = made()
-    values = torch.stack([noise.draw(COPIES) for _ in range(500)])
-    assert abs(values.mean()) < 0.03 and abs(values.std() - 1) < 0.03
+def test_an_action_is_repeated_until_its_steps_are_over():
+    exploration = made()
+    for _ in range(100):
+        before, left = exploration.actions.clone(), exploration.remaining.clone()
+        found = exploration.replace(POLICY, 1)
+        assert np.array_equal(found[left > 0], before[left > 0].numpy())
+        assert (exploration.remaining[left > 0] == left[left > 0] - 1).all()
 
 
-def test_simulators_change_their_noise_apart_from_one_another():
-    noise = made()
-    noise.draw(COPIES)
-    before = noise.noise.clone()
-    noise.draw(COPIES)
-    changed = (noise.noise != before).any(-1)
-    assert changed.any() and not changed.all()
-    assert ((noise.noise == before).all(-1) | (noise.noise != before).all(-1)).all()
+def test_the_rate_is_that_of_beginning_in_a_step_of_the_policy():
+    exploration, begun, free = made(), 0, 0
+    for _ in range(3_000):
+        could = exploration.remaining == 0
+        found = exploration.replace(POLICY, 1)
+        begun += int(((found != POLICY).any(-1) & could.numpy()).sum())
+        free += int(could.sum())
+    assert begun / free == pytest.approx(RATE, abs=0.01)
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_each_half_keeps_noise_of_its_own_in_any_order(order):
-    noise, found = made(), {}
-    for half in order:
-        found[half] = noise.draw(COPIES // 2, half)
-    first, second = found[0], found[1]
-    assert torch.equal(noise.noise, torch.cat([first, second], 1))
-    keeps = noise.remaining[:, :2] > 0
-    again = noise.draw(COPIES // 2, 0)
-    assert torch.equal(noise.noise[:, 2:], second)
-    assert keeps.any() and torch.equal(again[keeps], first[keeps])
-    assert not torch.isin(again[~keeps], first).any()
+def test_random_actions_are_uniform():
+    found, random = explored(made(rate=1.0), 2_000)
+    assert random.all()
+    values = found[:: 2 * LONGEST]
+    assert abs(values.mean()) < 0.03 and values.var() == pytest.approx(1 / 3, abs=0.03)
+    assert values.min() < -0.9 and values.max() > 0.9 and np.abs(found).max() <= 1
 
 
 def test_a_seed_explores_alone_as_beside_others():
     alone, beside = made((7,)), made((3, 7))
-    for _ in range(20):
-        assert torch.equal(alone.draw(COPIES)[0], beside.draw(COPIES)[1])
+    found, expected = explored(alone, 50, POLICY[:1])[0], explored(beside, 50)[0]
+    assert np.array_equal(found[:, 0], expected[:, 1]) and not np.array_equal(
+        expected[:, 0], expected[:, 1]
+    )
 
 
-@pytest.mark.parametrize("steps", range(4))
+@pytest.mark.parametrize("steps", [1, 2, 20])
 def test_a_restored_state_goes_on_bit_for_bit(steps):
     whole, restored = made(), made()
-    for step in range(steps):
-        whole.draw(2, step % 2)
+    explored(whole, steps)
     restored.load_state({name: value.clone() for name, value in whole.state().items()})
-    restored._streams.load_state(whole._streams.state())
-    for step in range(9):
-        assert torch.equal(whole.draw(2, step % 2), restored.draw(2, step % 2))
+    assert np.array_equal(explored(whole, 30)[0], explored(restored, 30)[0])
 
 
-def test_repetition_is_a_class_of_its_own():
-    assert isinstance(made(longest=2), RepeatedNoise)
-
-
-def test_more_than_a_thousand_steps_are_refused():
-    with refused("agent.noise_repeat", 1001):
-        configuration(*SMALL, "agent.noise_repeat=1001")
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_a_rate_that_is_no_probability_is_refused(value):
+    with refused("agent.exploration_rate", value):
+        configuration(*SMALL, f"agent.exploration_rate={value}")

@@ -18,7 +18,7 @@ ALL = [
     "agent.optimizer=adamw",
     "agent.weight_decay=0.1",
     "agent.learning_rate_end=1e-4",
-    "agent.noise_repeat=3",
+    "agent.exploration_rate=0.3",
 ]
 
 
