@@ -290,7 +290,10 @@ def test_killed_at_any_moment_the_folder_resumes_without_gap_or_double_row(folde
     for _ in range(15):
         writer = fork.Process(target=write_for_ever, args=(folder.path, reached + 1))
         writer.start()
-        time.sleep(luck.uniform(0.02, 0.15))
+        while max((int(path.name) for path in folder.checkpoints()), default=0) <= reached:
+            assert writer.is_alive()  # however slow the machine is, it gets on
+            time.sleep(0.005)
+        time.sleep(luck.uniform(0, 0.1))
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
         again = RunFolder.open(folder.path)
@@ -307,4 +310,4 @@ def test_killed_at_any_moment_the_folder_resumes_without_gap_or_double_row(folde
             again.rewind(found)
         steps = [row.env_steps for row in again.evaluations()]
         assert steps == [step for step in range(1, reached + 1) for _ in range(2)]
-    assert reached > 15
+    assert reached >= 15
