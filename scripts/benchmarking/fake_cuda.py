@@ -22,10 +22,9 @@ DEVICE = torch.device("cuda:0")
 """The device of the tensors. Without an index PyTorch would ask the driver."""
 _device_seen_by_cpp = torch.ops.prim.device.default
 _private: Any = fake_tensor
-_descriptions = library.Library("aten", "IMPL", "Meta")
 for _name in ("_fused_adam_", "_fused_adamw_"):
     # PyTorch 2.13 describes these only where the learning rate is a number; they return nothing.
-    _descriptions.impl(f"{_name}.tensor_lr", lambda *arguments, **options: None)
+    library.impl(f"aten::{_name}.tensor_lr", "Meta", lambda *arguments, **options: None)
 _torch: Any = torch  # some attributes are not annotated
 _functorch = _torch._C._functorch
 CONSTANTS = (torch.arange, torch.linspace)
