@@ -79,6 +79,14 @@ def test_table4_asks_for_the_papers_solver_and_nothing_else_of_other_methods():
         assert with_preset.method == composed(f"method={name}").method
 
 
+@pytest.mark.parametrize("preset", ["cpu", "fast", "mt10_plus"])
+def test_the_recipe_sets_fairness_and_length_of_fairgrad_and_nothing_of_other_methods(preset):
+    own = {"alpha": 1.0, "length": "ls"}
+    assert composed(f"preset={preset}").method == {**composed().method, **own}
+    assert composed(f"preset={preset}", "alpha=2").method["alpha"] == 2
+    assert composed(f"preset={preset}", "method=cagrad").method == composed("method=cagrad").method
+
+
 def test_a_resumed_run_keeps_the_options_that_no_override_sets():
     stored = to_dict(composed("method.solver=sgd", "alpha=1"))
     config = composed()
