@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -39,6 +40,8 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
 }
+LEGEND_WIDTH = 100
+"""Characters in a line of the legend."""
 PANELS = 5
 """Panels in a row; more would leave no room for the longest task name."""
 
@@ -75,7 +78,8 @@ def draw(groups: Sequence[RunGroup]) -> Figure:
         math.ceil(len(block[0].tasks) / PANELS) if len(block[0].tasks) > 1 else 0
         for block in blocks
     ]
-    heights = [3.4 + 0.2 * len(block) + 1.25 * n for block, n in zip(blocks, rows, strict=True)]
+    lines = [sum(_key(group).count("\n") + 1 for group in block) for block in blocks]
+    heights = [3.4 + 0.2 * m + 1.25 * n for m, n in zip(lines, rows, strict=True)]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.0, sum(heights)), dpi=200, layout="constrained")
         parts = figure.subfigures(
@@ -93,10 +97,7 @@ def _draw_block(
     grid = part.add_gridspec(rows + 1, PANELS, height_ratios=[2.2, *[1.0] * rows])
     main = part.add_subplot(grid[0, :])
     for group in block:
-        seeds = f"{len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''}"
-        draw_curve(
-            main, style_of[group.label], group.env_steps, group.curve, f"{group.label}, {seeds}"
-        )
+        draw_curve(main, style_of[group.label], group.env_steps, group.curve, _key(group))
     set_axes(main, ticks=6)
     main.set_ylabel("success rate, mean over tasks" if rows else "success rate")
     main.set_xlabel("environment steps of each task")
@@ -116,6 +117,12 @@ def _draw_block(
         axes.tick_params(
             labelsize=7, labelleft=k % PANELS == 0, labelbottom=k + PANELS >= len(tasks)
         )
+
+
+def _key(group: RunGroup) -> str:
+    """Return a group's text in the legend, in lines as wide as the figure."""
+    seeds = f"{len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''}"
+    return textwrap.fill(f"{group.label}, {seeds}", LEGEND_WIDTH)
 
 
 def of_task(group: RunGroup, k: int) -> Estimate:

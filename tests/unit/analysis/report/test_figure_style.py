@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -24,6 +26,16 @@ def test_the_figure_shows_the_means_the_bands_and_every_task(make):
     assert "success rate" in main_panel.get_ylabel()
     [legend] = part.legends
     assert [text.get_text() for text in legend.get_texts()] == [f"{METHOD}, 2 seeds", "ls, 2 seeds"]
+
+
+def test_a_legend_of_many_options_lies_within_the_figure(make):
+    wide = "ls (" + ", ".join(f"agent.option_{n}=value" for n in range(20)) + ")"
+    figure = draw([replace(group, label=wide) for group in groups_of(make("a"))])
+    [[legend]] = [part.legends for part in figure.subfigs]
+    figure.canvas.draw()
+    box = legend.get_window_extent()
+    assert figure.bbox.xmin <= box.xmin and box.xmax <= figure.bbox.xmax
+    assert " ".join(legend.get_texts()[0].get_text().split()) == f"{wide}, 2 seeds"
 
 
 def test_one_seed_has_no_band_and_one_task_no_small_panels(make):
