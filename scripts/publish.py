@@ -45,8 +45,9 @@ from mtrl_fairgrad.analysis.report.tables import (  # noqa: E402
 from mtrl_fairgrad.analysis.run_groups import RunGroup, pool  # noqa: E402
 from mtrl_fairgrad.analysis.verification import verify  # noqa: E402
 from mtrl_fairgrad.runs import metrics_log  # noqa: E402
+from mtrl_fairgrad.runs.base_run_dir import write_description  # noqa: E402
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError  # noqa: E402
-from mtrl_fairgrad.utils.arguments import fail  # noqa: E402
+from mtrl_fairgrad.utils.arguments import fail, override  # noqa: E402
 from mtrl_fairgrad.utils.atomic_io import write_atomic  # noqa: E402
 from mtrl_fairgrad.utils.entry_point import entry_point  # noqa: E402
 from mtrl_fairgrad.utils.text_tables import csv_text, markdown_table  # noqa: E402
@@ -139,13 +140,25 @@ def _check(run: Path) -> None:
 
 
 def _copy(run: Path, there: Path) -> None:
-    """Copy the small files of a run folder, with thinned metrics."""
+    """Copy the small files of a run folder, with thinned metrics and `runs/SET/RUN` as its path."""
     there.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         if (run / name).is_file():
             shutil.copyfile(run / name, there / name)
     entries = metrics_log.thin(metrics_log.read_entries(run), CURVE_POINTS)
     write_atomic(there / metrics_log.NAME, metrics_log.encode(entries))
+    copy = RunFolder.open(there)
+    path = f"runs/{there.parent.name}/{there.name}"  # the run's own may be of one machine alone
+    words = [
+        override("run_dir", path) if word.startswith("run_dir=") else word
+        for word in copy.manifest["overrides"]
+    ]
+    write_description(
+        there,
+        RunFolder.kind,
+        {**copy.config, "run_dir": path},
+        {**copy.manifest, "overrides": words},
+    )
 
 
 def _export(run: Path, there: Path) -> None:

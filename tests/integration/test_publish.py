@@ -10,7 +10,7 @@ from pathlib import Path
 import publish
 import pytest
 
-from mtrl_fairgrad import train
+from mtrl_fairgrad import train, verify
 from mtrl_fairgrad.analysis.report.formats import as_csv
 from mtrl_fairgrad.analysis.run_groups import pool
 from mtrl_fairgrad.runs import metrics_log
@@ -64,6 +64,9 @@ def test_a_published_run_reports_as_the_run_itself(small, places):
     there, run = out / "small" / "ls", RunFolder.open(small / "ls")
     assert as_csv(pool([RunFolder.open(there)])) == as_csv(pool([run]))
     assert not (there / "checkpoints").exists()
+    texts = [path.read_text() for path in there.rglob("*") if path.suffix in (".yaml", ".json")]
+    assert RunFolder.open(there).config["run_dir"] == "runs/small/ls"
+    assert not any(str(small) in text for text in texts) and verify.main([str(there)]) == 0
     assert sorted(path.name for path in (there / "policies").glob("*.pt2")) == [
         "policy-40-seed0.pt2",
         "policy-40-seed3.pt2",
