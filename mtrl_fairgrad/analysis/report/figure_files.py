@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from mtrl_fairgrad.analysis.report import charts
 from mtrl_fairgrad.analysis.report.charts import Panel
-from mtrl_fairgrad.analysis.report.figure_style import STYLE, Style, draw
+from mtrl_fairgrad.analysis.report.figure_style import (
+    STYLE,
+    Style,
+    count_lines,
+    draw,
+    in_lines,
+)
 from mtrl_fairgrad.analysis.report.protocol_blocks import Block
 from mtrl_fairgrad.analysis.run_groups import RunGroup
 
@@ -64,16 +70,18 @@ def as_pdf(
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     width, height = (max(panel.size[n] for panel in panels) for n in (0, 1))
+    page = max(width * columns, 5.0)
+    keys = [(in_lines(label, page), style) for label, style in legend]
     image = io.BytesIO()
     with matplotlib.rc_context(PDF_STYLE):
-        size = (max(width * columns, 5.0), (height + 0.35) * rows + 0.5 + 0.2 * len(legend))
+        size = (page, (height + 0.35) * rows + 0.5 + 0.2 * count_lines(text for text, _ in keys))
         figure = Figure(figsize=size, layout="constrained")
         for n, panel in enumerate(panels):
             axes = figure.add_subplot(rows, columns, n + 1)
             panel.paint(axes)
             axes.set_title(panel.title, fontsize=8.5)
         figure.suptitle(protocol, fontsize=8, wrap=True)
-        _legend(figure, legend)
+        _legend(figure, keys)
         figure.savefig(image, format="pdf", metadata={"CreationDate": None})
     return image.getvalue()
 
@@ -99,12 +107,15 @@ def pdf_figures(blocks: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
             yield f"weights{ending}", as_pdf(weights, block.protocol, [], 2)
 
 
-def _legend(figure: Figure, legend: Sequence[tuple[str, Style]]) -> None:
+def _legend(figure: Figure, keys: Sequence[tuple[str, Style]]) -> None:
+    """Draw the legend, in two columns if there are many short texts."""
     from matplotlib.lines import Line2D
 
-    if legend:
+    if keys:
         lines = [
-            Line2D([], [], color=style.hex, linestyle=style.dash, label=label)
-            for label, style in legend
+            Line2D([], [], color=style.hex, linestyle=style.dash, label=text)
+            for text, style in keys
         ]
-        figure.legend(handles=lines, loc="outside lower center", ncols=1 if len(legend) < 4 else 2)
+        short = all(in_lines(text, figure.get_figwidth() / 2) == text for text, _ in keys)
+        columns = 2 if short and len(keys) >= 4 else 1
+        figure.legend(handles=lines, loc="outside lower center", ncols=columns)

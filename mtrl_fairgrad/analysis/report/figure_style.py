@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -40,8 +40,10 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
 }
-LEGEND_WIDTH = 100
-"""Characters in a line of the legend."""
+LETTERS = 11
+"""Letters of a legend in an inch of its width."""
+WIDTH = 9.0
+"""Width of report.png in inches."""
 PANELS = 5
 """Panels in a row; more would leave no room for the longest task name."""
 
@@ -78,10 +80,10 @@ def draw(groups: Sequence[RunGroup]) -> Figure:
         math.ceil(len(block[0].tasks) / PANELS) if len(block[0].tasks) > 1 else 0
         for block in blocks
     ]
-    lines = [sum(_key(group).count("\n") + 1 for group in block) for block in blocks]
+    lines = [count_lines(map(_key, block)) for block in blocks]
     heights = [3.4 + 0.2 * m + 1.25 * n for m, n in zip(lines, rows, strict=True)]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.0, sum(heights)), dpi=200, layout="constrained")
+        figure = Figure(figsize=(WIDTH, sum(heights)), dpi=200, layout="constrained")
         parts = figure.subfigures(
             len(blocks), 1, height_ratios=heights, squeeze=False, hspace=0.04
         )[:, 0]
@@ -120,9 +122,19 @@ def _draw_block(
 
 
 def _key(group: RunGroup) -> str:
-    """Return a group's text in the legend, in lines as wide as the figure."""
+    """Return a group's text in the legend."""
     seeds = f"{len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''}"
-    return textwrap.fill(f"{group.label}, {seeds}", LEGEND_WIDTH)
+    return in_lines(f"{group.label}, {seeds}", WIDTH)
+
+
+def in_lines(text: str, inches: float) -> str:
+    """Break the text of a legend that is `inches` wide into lines."""
+    return textwrap.fill(text, round(LETTERS * inches))
+
+
+def count_lines(texts: Iterable[str]) -> int:
+    """Return the number of lines of all texts of a legend."""
+    return sum(text.count("\n") + 1 for text in texts)
 
 
 def of_task(group: RunGroup, k: int) -> Estimate:

@@ -144,3 +144,18 @@ def test_a_pdf_holds_the_protocol_and_does_not_change_from_one_time_to_the_next(
     legend = [(group.label, block.styles[group.label]) for group in block.groups]
     first, second = (as_pdf(charts.task_curves(block), block.protocol, legend, 5) for _ in range(2))
     assert first == second and first.startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("options", [1, 20])
+def test_a_legend_lies_within_the_page(options, make, monkeypatch):
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda *a, **b: drawn.append(a[0]) or save(*a, **b))
+    [block] = blocks_of_runs(make("a"))
+    wide = "ls (" + ", ".join(f"agent.option_{n}=value" for n in range(options)) + ")"
+    legend = [(f"{wide} {n}", block.styles[block.groups[0].label]) for n in range(5)]
+    as_pdf([charts.curve(block)], block.protocol, legend, 1)
+    [[box]] = [[each.get_window_extent() for each in figure.legends] for figure in drawn]
+    assert drawn[0].bbox.xmin <= box.xmin and box.xmax <= drawn[0].bbox.xmax
+    assert [" ".join(each.get_text().split()) for each in drawn[0].legends[0].get_texts()] == [
+        label for label, _ in legend
+    ]
