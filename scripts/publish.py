@@ -54,7 +54,7 @@ from mtrl_fairgrad.utils.text_tables import csv_text, markdown_table  # noqa: E4
 
 BUDGET = 2_000_000
 """Vector steps of MT10 runs in the literature."""
-COPIED = ("config.yaml", "manifest.json", "evaluations.csv", "incidents.csv")
+COPIED = ("evaluations.csv", "incidents.csv")
 CURVE_POINTS = 60
 COLUMNS = (
     *("run", "method", "seed", "env_steps", "task", "episodes", "success"),
@@ -147,17 +147,17 @@ def _copy(run: Path, there: Path) -> None:
             shutil.copyfile(run / name, there / name)
     entries = metrics_log.thin(metrics_log.read_entries(run), CURVE_POINTS)
     write_atomic(there / metrics_log.NAME, metrics_log.encode(entries))
-    copy = RunFolder.open(there)
+    folder = RunFolder.open(run)
     path = f"runs/{there.parent.name}/{there.name}"  # the run's own may be of one machine alone
     words = [
         override("run_dir", path) if word.startswith("run_dir=") else word
-        for word in copy.manifest["overrides"]
+        for word in folder.manifest.get("overrides", [])
     ]
     write_description(
         there,
-        RunFolder.kind,
-        {**copy.config, "run_dir": path},
-        {**copy.manifest, "overrides": words},
+        folder.kind,
+        {**folder.config, "run_dir": path},
+        {**folder.manifest, "overrides": words},
     )
 
 
