@@ -34,6 +34,7 @@ from kill_and_resume import Run, differences, kill, prepare, start, undisturbed,
 
 from mtrl_fairgrad.analysis.verification import verify
 from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.training.auto_resume import is_finished
 from mtrl_fairgrad.utils import atomic_io
 from mtrl_fairgrad.utils.entry_point import entry_point
 
@@ -259,8 +260,13 @@ class Soak:
 
     def damage_or_move(self, path: Path) -> Path:
         """Maybe damage the newest checkpoint or move the folder; returns the folder's path."""
-        checkpoints = RunFolder.open(path).checkpoints() if (path / "config.yaml").is_file() else []
-        if len(checkpoints) > 1 and self.damaged is None and self.rng.random() < 0.2:
+        if not (path / "config.yaml").is_file():
+            return path
+        folder = RunFolder.open(path)
+        checkpoints = folder.checkpoints()
+        # A run may be killed between its end and its exit; then resuming it reads no checkpoint.
+        resumes = not is_finished(folder, folder.steps)
+        if resumes and len(checkpoints) > 1 and self.damaged is None and self.rng.random() < 0.2:
             self.damaged = checkpoints[0]
             file = self.rng.choice(sorted(self.damaged.iterdir()))
             data = bytearray(file.read_bytes())
