@@ -128,11 +128,11 @@ class FailingOs:
         if name not in self.CHANGING:
             return function
 
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **folders: Any) -> Any:
             self.left -= 1
             if self.left == 0:
                 raise OSError(errno.EIO, os.strerror(errno.EIO), "the disk")
-            return function(*arguments)
+            return function(*arguments, **folders)
 
         return call
 
