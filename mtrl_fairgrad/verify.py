@@ -40,7 +40,7 @@ from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.supervised.fit_folder import fit_folders, is_described
 from mtrl_fairgrad.utils.arguments import Parser, fail, path_argument
 from mtrl_fairgrad.utils.entry_point import entry_point
-from mtrl_fairgrad.utils.validation import ConfigError
+from mtrl_fairgrad.utils.validation import ConfigError, one_line
 
 COMPLETE, PUBLISHED = "with checkpoints", "published without checkpoints"
 TOY = "recomputed from its formula"
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         print(json.dumps(result, indent=1))
     else:
-        print("\n".join(_lines(options.run, findings, trusted, state)))
+        print("\n".join(map(one_line, _lines(options.run, findings, trusted, state))))
     return 0 if trusted else 1
 
 

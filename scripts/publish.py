@@ -49,7 +49,7 @@ from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError  # noqa: E402
 from mtrl_fairgrad.utils.arguments import fail  # noqa: E402
 from mtrl_fairgrad.utils.atomic_io import write_atomic  # noqa: E402
 from mtrl_fairgrad.utils.entry_point import entry_point  # noqa: E402
-from mtrl_fairgrad.utils.text_tables import csv_text, markdown_table  # noqa: E402
+from mtrl_fairgrad.utils.text_tables import csv_report, markdown_table  # noqa: E402
 
 BUDGET = 2_000_000
 """Vector steps of MT10 runs in the literature."""
@@ -119,7 +119,7 @@ def publish(source: Path, out: Path, page: Path, policies: bool = True) -> None:
         raise NotPublished(
             f"{source} holds runs of {len(blocks)} protocols: give each protocol its own folder."
         )
-    write_atomic(out / f"{name}.csv", csv_text([COLUMNS, *_rows(groups)]).encode())
+    write_atomic(out / f"{name}.csv", csv_report([COLUMNS, *_rows(groups)]).encode())
     write_atomic(out / f"{name}.png", as_png(groups))
     figure = os.path.relpath((out / f"{name}.png").resolve(), page.resolve().parent)
     _insert(page, name, section(blocks[0], Path(figure)))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -254,12 +254,7 @@ def _protocol(config: dict[str, Any], manifest: dict[str, Any], tasks: list[str]
     env |= {key: value for key, value in options.items() if key.startswith("eval.")}
     name = env.pop("name", "unnamed protocol")
     words = [str(name), f"{len(tasks)} tasks" if len(tasks) > 1 else tasks[0]]
-    protocol: Any = manifest.get("protocol") or {}
-    if not isinstance(protocol, dict):
-        raise ReportError(
-            f"manifest.json: protocol={protocol!r} is not a mapping: restore the file."
-        )
-    recorded = flatten(cast("dict[str, Any]", protocol))
+    recorded = flatten(manifest.get("protocol", {}))
     for key, value in [
         *env.items(),
         *((key, value) for key, value in recorded.items() if env.get(key) != value),

@@ -37,6 +37,7 @@ from mtrl_fairgrad.runs.run_dir import RunFolderError
 from mtrl_fairgrad.training.auto_resume import AUTO
 from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.atomic_io import write_atomic
+from mtrl_fairgrad.utils.validation import one_line
 
 Task = Callable[[DictConfig], int | None]
 """Runs one composed configuration; returns an exit code, None for 0."""
@@ -215,7 +216,7 @@ class Sweep:
         )
         codes = {result.code for result in failed}
         for result in failed:
-            print(f"error: {result.name}: {result.message}", file=sys.stderr)
+            print(one_line(f"error: {result.name}: {result.message}"), file=sys.stderr)
         if self._launcher_error is not None:
             code, message = self._launcher_error
             codes = codes or {code}

@@ -14,7 +14,8 @@ from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.evaluation import goal_maps
 from mtrl_fairgrad.runs.evaluation_table import COLUMNS, known
 from mtrl_fairgrad.utils.atomic_io import write_atomic
-from mtrl_fairgrad.utils.text_tables import csv_text, text_table
+from mtrl_fairgrad.utils.clean_text import clean
+from mtrl_fairgrad.utils.text_tables import csv_report, text_table
 
 if TYPE_CHECKING:
     from mtrl_fairgrad.envs.evaluation import EvaluationResult
@@ -25,7 +26,7 @@ def print_table(
 ) -> None:
     """Print success rates of `episodes` `[S, K, E]`: a row per task, a column per seed."""
     success = episodes.mean(-1)
-    print(f"{_title(config, env_steps)}, {episodes.shape[-1]} goals per task")
+    print(f"{clean(_title(config, env_steps))}, {episodes.shape[-1]} goals per task")
     rows = [["task", *(f"seed {seed}" for seed in config.seeds)]]
     rows += [[task, *(f"{rate:.2f}" for rate in success[:, k])] for k, task in enumerate(tasks)]
     rows.append(["mean", *(f"{rate:.3f}" for rate in success.mean(1))])
@@ -50,7 +51,7 @@ def compare(recorded: dict[str, Any], measured: dict[str, Any]) -> None:
     verdict = (
         f"NOT repeated, it records {', '.join(differing)}" if differing else "repeated exactly"
     )
-    print(f"{summary}: {verdict}")
+    print(clean(f"{summary}: {verdict}"))
 
 
 def write(
@@ -101,13 +102,13 @@ def write(
     seeds = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds"
     title = f"{_title(config, env_steps)}, {seeds}"
     try:
-        write_atomic(path, csv_text([[*COLUMNS, "protocol"], *rows]).encode())
+        write_atomic(path, csv_report([[*COLUMNS, "protocol"], *rows]).encode())
         more = goal_maps.write(out, result, goals, places, config.seeds, tasks, env_steps, title)
     except OSError as error:
         raise ConfigError(
             f"{out} cannot be written to ({error.strerror}): give another folder with --out."
         ) from None
-    print(f"written: {', '.join(str(file) for file in (path, *more))}")
+    print(clean(f"written: {', '.join(str(file) for file in (path, *more))}"))
     return path
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.validation import ConfigError, check_device
 
 if TYPE_CHECKING:  # user errors are reported before these are imported
@@ -120,7 +121,7 @@ def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Pat
     with make_envs(config, tasks, evaluation=True) as envs:
         result = evaluate(envs, target.policy, goals)
         spaces: Any = (envs.single_observation_space, envs.single_action_space)
-    print(target.protocol)
+    print(clean(target.protocol))
     print_table(config, tasks, target.env_steps, result.success)
     if target.exported is not None:
         compare(target.exported.description["result"], scores(tasks, result.success[0]))
@@ -133,7 +134,7 @@ def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Pat
                 config, config.seeds[s], spaces, training, protocol, result_of_seed
             )
             policy = export(target.agent, s, description, plan.export)
-            print(f"exported: {policy} and its .pt2")
+            print(clean(f"exported: {policy} and its .pt2"))
     if plan.video is not None:
         record_videos(config, target.act, target.env_steps, plan.video)
     return path

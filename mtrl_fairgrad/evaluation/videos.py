@@ -15,7 +15,8 @@ from torch import Tensor, from_numpy, zeros
 
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.utils.atomic_io import remove, rename, write_atomic
-from mtrl_fairgrad.utils.text_tables import csv_text
+from mtrl_fairgrad.utils.clean_text import clean
+from mtrl_fairgrad.utils.text_tables import csv_report
 
 COLUMNS = ("file", "env_steps", "seed", "task", "goal", "success", "frames")
 FRAMES_PER_SECOND = 40
@@ -127,14 +128,14 @@ def record_videos(
                 (path.name, env_steps, seed, task, goal, int(episode.success), len(episode.frames))
             )
             paths.append(path)
-            write_atomic(spec.directory / "films.csv", csv_text([COLUMNS, *rows]).encode())
+            write_atomic(spec.directory / "films.csv", csv_report([COLUMNS, *rows]).encode())
         except RenderingError as error:
             raise ConfigError(f"--video: {error}") from None
         except OSError as error:
             raise ConfigError(
                 f"{path} cannot be written ({error.strerror or error}): choose another folder."
             ) from None
-        print(f"recorded: {path} ({'success' if episode.success else 'no success'})")
+        print(clean(f"recorded: {path} ({'success' if episode.success else 'no success'})"))
     return paths
 
 

@@ -17,7 +17,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -26,7 +26,7 @@ import yaml
 from mtrl_fairgrad.runs import metrics_log
 from mtrl_fairgrad.runs.checkpoint.replay_segments import Ring
 from mtrl_fairgrad.runs.checkpoint.store import Checkpoint, CheckpointStore
-from mtrl_fairgrad.runs.manifest import config_sha256
+from mtrl_fairgrad.runs.manifest import Manifest, config_sha256
 from mtrl_fairgrad.utils.arguments import command_line, override
 from mtrl_fairgrad.utils.atomic_io import (
     RunFolderError,
@@ -35,6 +35,7 @@ from mtrl_fairgrad.utils.atomic_io import (
     remove_temporaries,
     write_atomic,
 )
+from mtrl_fairgrad.utils.file_schema import check_schema
 from mtrl_fairgrad.utils.safe_load import read_mapping
 
 if TYPE_CHECKING:  # torch takes a second to import, and only checkpoints need it
@@ -153,13 +154,18 @@ class BaseRunFolder:
             raise RunFolderError(
                 f"{path} holds no run (no config.yaml): give the folder that training wrote to."
             )
-        run = cls(path, read_run_file(path / CONFIG), read_run_file(path / MANIFEST))
+        config = read_run_file(path / CONFIG, cls.check_config)
+        run = cls(path, config, read_run_file(path / MANIFEST, check_manifest))
         kind = run.manifest.get("kind", TRAINING)
         if kind != cls.kind:
             raise RunFolderError(
                 f"{path} holds a {kind} run, but a {cls.kind} run is needed: give another folder."
             )
         return run
+
+    @classmethod
+    def check_config(cls, config: dict[str, Any]) -> None:
+        """Raise ConfigError if an option of a stored configuration has another type."""
 
     def discard(self) -> None:
         """Remove the files of a run that could not be started; keep other files."""
@@ -303,17 +309,31 @@ def _description(
     }
 
 
-def read_run_file(path: Path) -> dict[str, Any]:
-    """Read a YAML or JSON file of a run folder; `RunFolderError` if it is missing or damaged."""
+def check_manifest(content: dict[str, Any]) -> None:
+    """Raise ConfigError if an entry of a manifest has another type."""
+    check_schema(content, Manifest)
+
+
+def read_run_file(
+    path: Path, check: Callable[[dict[str, Any]], None] = lambda _: None
+) -> dict[str, Any]:
+    """Read a YAML or JSON file of a run folder.
+
+    Raises:
+        RunFolderError: it is missing or damaged, or `check` raises ValueError.
+    """
     try:
-        return read_mapping(path)
+        content = read_mapping(path)
+        check(content)
+        return content
     except OSError as error:
         raise RunFolderError(
             f"{path} cannot be read ({error.strerror}): restore it from a copy."
         ) from error
     except ValueError as error:
         raise RunFolderError(
-            f"{path} is damaged or of another program: restore it from a copy, or give another run."
+            f"{path} is damaged or of another program ({error}): restore it from a copy, or give "
+            "another run."
         ) from error
 
 

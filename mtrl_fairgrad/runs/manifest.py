@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 PACKAGES = (
     "mtrl-fairgrad",
@@ -25,6 +25,31 @@ PACKAGES = (
     "mujoco",
     "safetensors",
 )
+
+
+class Git(TypedDict):
+    """The checkout that a run used."""
+
+    commit: str
+    dirty: bool
+
+
+class Manifest(TypedDict, total=False):
+    """What a manifest.json may hold; folders of older versions, and published ones, lack parts."""
+
+    kind: str
+    started: str
+    overrides: list[str]
+    protocol: dict[str, Any]
+    versions: dict[str, str]
+    git: Git | None
+    platform: str
+    processor: str
+    cpus: int | None
+    device: str
+    accelerator: str | None
+    methods: dict[str, str]
+    config_sha256: str
 
 
 def manifest(

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import yaml
 
+from mtrl_fairgrad.config.older_runs import complete
+from mtrl_fairgrad.config.schema import Config
 from mtrl_fairgrad.runs import fault_log, metrics_log
 from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.store import Checkpoint, CheckpointError
@@ -25,6 +27,7 @@ from mtrl_fairgrad.runs.evaluation_table import COLUMNS, Evaluation, Format
 from mtrl_fairgrad.runs.metric_entries import WALL_SECONDS, WORKERS_REPLACED
 from mtrl_fairgrad.utils.arguments import command_line
 from mtrl_fairgrad.utils.atomic_io import RunFolderError, append, cut, remove, write_atomic
+from mtrl_fairgrad.utils.file_schema import Named, check_schema
 
 __all__ = [
     "Checkpoint",
@@ -43,6 +46,12 @@ class RunFolder(BaseRunFolder):
 
     tables: ClassVar[Mapping[str, bytes]] = {EVALUATIONS: Format().header}
     written: ClassVar[tuple[str, ...]] = (*CURVES, fault_log.NAME, "report.csv", "report.png")
+
+    @classmethod
+    def check_config(cls, config: dict[str, Any]) -> None:
+        """Raise ConfigError if an option of a stored configuration has another type or bounds."""
+        check_schema(complete(config), Config)
+        check_schema(config.get("method", {}), Named, "method")
 
     @property
     def steps(self) -> int:

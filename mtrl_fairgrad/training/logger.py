@@ -25,6 +25,7 @@ from mtrl_fairgrad.training.run_description import (
     seed_charts,
     seed_tag,
 )
+from mtrl_fairgrad.utils.clean_text import clean
 
 RESIDUAL_LIMIT = 0.1
 """Median relative residual above which FairGrad's equation counts as unsolved."""
@@ -101,8 +102,8 @@ class Logger:
         self._bar.update(steps)
 
     def log(self, text: str) -> None:
-        """Print a line without breaking the progress bar."""
-        tqdm.write(text)
+        """Print lines without breaking the progress bar."""
+        tqdm.write("\n".join(map(clean, text.split("\n"))))
 
     def show(self, **values: str) -> None:
         """Set values that are shown after the progress bar; an empty one is removed."""

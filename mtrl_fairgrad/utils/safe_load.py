@@ -16,6 +16,8 @@ MAX_BYTES = {".yaml": 2**17, ".json": 2**24}
 """File suffix → largest size in bytes; files that training writes have a few thousand."""
 MAX_DEPTH = 32
 """Nested mappings and lists."""
+MAX_INTEGER = 2**64
+"""Largest absolute value of an integer."""
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -52,7 +54,9 @@ def is_plain(value: object, levels: int = MAX_DEPTH) -> bool:
         )
     if isinstance(value, list):
         return levels > 0 and all(is_plain(each, levels - 1) for each in value)
-    return value is None or isinstance(value, (str, int, float))
+    if isinstance(value, int):
+        return abs(value) <= MAX_INTEGER  # larger ones cannot be converted to floats
+    return value is None or isinstance(value, (str, float))
 
 
 def _parsed(text: str) -> object:

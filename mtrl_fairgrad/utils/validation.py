@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from mtrl_fairgrad.utils.clean_text import clean
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -333,10 +335,7 @@ def one_line(text: str) -> str:
 
     Values come from anywhere and might otherwise clear the screen or fill it.
     """
-    line = "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
+    line = clean(text)
     half = MAX_MESSAGE_LENGTH // 2
     return line if len(line) <= MAX_MESSAGE_LENGTH else f"{line[:half]} … {line[-half:]}"
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mtrl_fairgrad.analysis.report import charts
 from mtrl_fairgrad.analysis.report.charts import Panel
-from mtrl_fairgrad.analysis.report.figure_style import STYLE, Style, draw
+from mtrl_fairgrad.analysis.report.figure_style import STYLE, Style, draw, image, shown
 from mtrl_fairgrad.analysis.report.protocol_blocks import Block
 from mtrl_fairgrad.analysis.run_groups import RunGroup
 
@@ -28,9 +27,7 @@ PDF_STYLE: dict[Any, Any] = {**STYLE, "pdf.fonttype": 42}  # TrueType, which pub
 
 def as_png(groups: Sequence[RunGroup]) -> bytes:
     """Render the learning curves of groups as PNG, for report.png."""
-    image = io.BytesIO()
-    draw(groups).savefig(image, format="png")
-    return image.getvalue()
+    return image(draw(groups), "png")
 
 
 def as_svg(panel: Panel) -> bytes:
@@ -38,13 +35,11 @@ def as_svg(panel: Panel) -> bytes:
     import matplotlib
     from matplotlib.figure import Figure
 
-    image = io.BytesIO()
     with matplotlib.rc_context(SVG_STYLE):
         figure = Figure(figsize=panel.size, layout="constrained")
         panel.paint(figure.add_subplot())
         no_metadata = {"Creator": None, "Date": None, "Format": None, "Type": None}
-        figure.savefig(image, format="svg", metadata=no_metadata, dpi=200)
-    return image.getvalue()
+        return image(figure, "svg", metadata=no_metadata, dpi=200)
 
 
 def as_pdf(
@@ -64,18 +59,16 @@ def as_pdf(
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     width, height = (max(panel.size[n] for panel in panels) for n in (0, 1))
-    image = io.BytesIO()
     with matplotlib.rc_context(PDF_STYLE):
         size = (max(width * columns, 5.0), (height + 0.35) * rows + 0.5 + 0.2 * len(legend))
         figure = Figure(figsize=size, layout="constrained")
         for n, panel in enumerate(panels):
             axes = figure.add_subplot(rows, columns, n + 1)
             panel.paint(axes)
-            axes.set_title(panel.title, fontsize=8.5)
-        figure.suptitle(protocol, fontsize=8, wrap=True)
+            axes.set_title(shown(panel.title), fontsize=8.5)
+        figure.suptitle(shown(protocol, width=round(14 * size[0])), fontsize=8)
         _legend(figure, legend)
-        figure.savefig(image, format="pdf", metadata={"CreationDate": None})
-    return image.getvalue()
+        return image(figure, "pdf", metadata={"CreationDate": None})
 
 
 def pdf_figures(blocks: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
@@ -104,7 +97,7 @@ def _legend(figure: Figure, legend: Sequence[tuple[str, Style]]) -> None:
 
     if legend:
         lines = [
-            Line2D([], [], color=style.hex, linestyle=style.dash, label=label)
+            Line2D([], [], color=style.hex, linestyle=style.dash, label=shown(label))
             for label, style in legend
         ]
         figure.legend(handles=lines, loc="outside lower center", ncols=1 if len(legend) < 4 else 2)

@@ -23,6 +23,7 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import Block
 from mtrl_fairgrad.analysis.report.tables import Table
 from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.utils.clean_text import clean
 
 VIDEO_BYTES = 24 * 2**20
 """Largest total size of a page's videos, so that it loads on a phone; others are only named."""
@@ -109,7 +110,11 @@ class Section:
 def as_html(blocks: Sequence[Block]) -> str:
     """Render the page for at least one block."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_cleaned,
     )
     sections = [
         _section(block, f"p{n}", videos)
@@ -126,6 +131,11 @@ def as_html(blocks: Sequence[Block]) -> str:
         runs=sum(len(group.folders) for group in groups),
         versions=_versions(groups),
     )
+
+
+def _cleaned(value: object) -> object:
+    """Clean what the template shows; figures, styles and numbers pass."""
+    return clean(value) if type(value) is str else value
 
 
 def _resource(name: str) -> str:

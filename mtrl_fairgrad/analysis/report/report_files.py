@@ -11,6 +11,7 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
 from mtrl_fairgrad.analysis.run_groups import ReportError, pool
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils.atomic_io import write_atomic
+from mtrl_fairgrad.utils.clean_text import clean
 
 
 def write_report(
@@ -55,7 +56,7 @@ def write_report(
     if figures is not None:
         contents |= {figures / name: pdf for name, pdf in pdf_figures(blocks)}
     _write(contents)
-    print(f"\nwritten: {', '.join(map(str, contents))}")
+    print(f"\nwritten: {clean(', '.join(map(str, contents)))}")
 
 
 def _write(contents: Mapping[Path, bytes]) -> None:
