@@ -23,11 +23,12 @@ from mtrl_fairgrad import train
 from mtrl_fairgrad.analysis.alpha_search import AlphaSearch
 from mtrl_fairgrad.analysis.run_groups import RunGroup, pool
 from mtrl_fairgrad.cli.hydra_main import MULTIRUN_FLAGS
+from mtrl_fairgrad.cli.override_filter import path_value
 from mtrl_fairgrad.config.alpha_grid import SearchConfig, check_search
 from mtrl_fairgrad.config.groups import config_group, methods_without_file
 from mtrl_fairgrad.config.schema import ConfigError, typed
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from mtrl_fairgrad.utils.arguments import fail
+from mtrl_fairgrad.utils.arguments import fail, override
 from mtrl_fairgrad.utils.entry_point import entry_point
 
 DEFAULT_FOLDER = "runs/alpha"
@@ -55,7 +56,7 @@ def _parse(words: Sequence[str]) -> tuple[list[str], SearchConfig, Path]:
         ConfigError: an override is not allowed in a search.
     """
     search_words = [word for word in words if word.startswith("search.")]
-    folders = [word.partition("=")[2] for word in words if word.startswith("run_dir=")]
+    folders = [path_value(word) for word in words if word.startswith("run_dir=")]
     overrides = [word for word in words if not word.startswith(("search.", "run_dir="))]
     for word in overrides:
         key, _, value = word.partition("=")
@@ -114,12 +115,11 @@ def search(overrides: Sequence[str], options: SearchConfig, folder: Path) -> int
     alpha_search: AlphaSearch[RunGroup] = AlphaSearch(
         options, _scores, ("seeds", "final", "final_stderr"), _cells
     )
-    quoted_folder = str(folder).replace("'", "\\'")
     while alphas := alpha_search.next_alphas():
         values = ",".join(f"{alpha:.10g}" for alpha in alphas)
         print(f"α: {values}", flush=True)
         # Finished runs are included: the training recognises and skips them.
-        sweep = ["--multirun", *overrides, f"alpha={values}", f"hydra.sweep.dir='{quoted_folder}'"]
+        sweep = ["--multirun", *overrides, f"alpha={values}", override("hydra.sweep.dir", folder)]
         code = train.main(sweep)
         if code:
             if code != 2:  # after a mistake in the command line, repeating it does not help

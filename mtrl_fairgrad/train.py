@@ -12,14 +12,11 @@ from mtrl_fairgrad.utils.extras import require_for_command
 
 require_for_command(__name__)
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from mtrl_fairgrad.cli.hydra_main import run_with_hydra
+from mtrl_fairgrad.cli.hydra_main import given_overrides, run_with_hydra
 from mtrl_fairgrad.cli.multirun import assign_run_folder
-from mtrl_fairgrad.cli.override_filter import stored_overrides
+from mtrl_fairgrad.cli.override_filter import path_value, stored_overrides
 from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.config.older_runs import REMOVED
 from mtrl_fairgrad.config.schema import Config, check_parts, keep_stored_options, without_torch
@@ -51,30 +48,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _with_stored_overrides(given: list[str]) -> list[str]:
     """With `resume=FOLDER`, put the run's stored overrides and steps before `given`."""
-    resumed = [_override_value(word) for word in given if word.startswith("resume=")]
+    resumed = [path_value(word) for word in given if word.startswith("resume=")]
     if not resumed or resumed[-1] in ("", "None", AUTO):
         return given
     folder = RunFolder.open(Path(resumed[-1]))
+    stored = folder.manifest.get("overrides", [])
+    if isinstance(stored, list):
+        stored = [word for word in stored if not _is_dropped(word)]
     try:
-        overrides = stored_overrides(folder.manifest.get("overrides", []))
+        overrides = stored_overrides(stored)
     except ConfigError as error:
         raise ConfigError(f"resume={folder.path}: {error}") from None
+    return [*overrides, f"steps={folder.steps}", *given]
+
+
+def _is_dropped(word: object) -> bool:
+    """Whether a stored override is not restored: where the run was, or an option that is gone."""
     dropped = (*LOCATION_KEYS, *REMOVED)
-    stored = [word for word in overrides if word.partition("=")[0].lstrip("+") not in dropped]
-    return [*stored, f"steps={folder.steps}", *given]
-
-
-def _override_value(word: str) -> str:
-    """Return the value of an override without Hydra's quotes, as text."""
-    try:
-        return str(OverridesParser.create().parse_override(word).value())
-    except HydraException:
-        return word.partition("=")[2]  # composing reports it
+    return isinstance(word, str) and word.partition("=")[0].lstrip("+") in dropped
 
 
 def job(composed: DictConfig) -> int:
     """Train one composed configuration, in this process or in one started by a launcher."""
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = given_overrides()
     config = without_torch(composed, overrides)
     assign_run_folder(config, overrides)
     return start(config, overrides)
@@ -153,12 +149,17 @@ def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int
             code = trainer.stop.exit_code
             if code:
                 trainer.fault_monitor.log_summary()
-    except BrokenPipeError:  # whoever read the output went away
-        print(resume, file=sys.stderr)
-        raise
-    except (OSError, TrainingFault, WorkerError) as fault:
-        where = str(getattr(fault, "filename", None) or folder.path)
-        told = folder.store.refusal(where, fault) if isinstance(fault, OSError) else fault
+    except WorkerError as error:
+        code = fail_with_traceback(error)
+        if begun and command not in str(error):
+            print(resume, file=sys.stderr)
+        return code
+    except (OSError, TrainingFault) as fault:
+        told: object = fault
+        if isinstance(fault, OSError):
+            if broken := output_fault(fault):
+                return output_failed(broken, resume)
+            told = folder.store.refusal(str(fault.filename or folder.path), fault)
         fail(told, code=1)
         if begun and command not in str(told):
             print(resume, file=sys.stderr)

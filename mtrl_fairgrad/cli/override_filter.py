@@ -11,13 +11,21 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from mtrl_fairgrad.config.groups import config_dir
+from mtrl_fairgrad.utils.arguments import override
 from mtrl_fairgrad.utils.validation import ConfigError, bracket_depth
 
 FLAGS = ("-h", "--help", "--hydra-help", "--version", "-m", "--multirun", "--resolve")
 CFG_FLAGS = ("-c", "--cfg")
 CFG_VALUES = ("job", "hydra", "all")
 COMPLETION_FLAGS = ("-sc", "--shell-completion")
+PATH_KEYS = ("run_dir", "resume", "data.root", "hydra.sweep.dir")
+"""Options whose value is a path."""
 MAX_WORD_LENGTH = 20_000
 """Characters."""
 MAX_DEPTH = 32
@@ -31,6 +39,39 @@ _HYDRA_KEYS = re.compile(
 )
 _INDIRECT = re.compile(r"_target_|[${]")
 """Syntax that may contain a class name: a mapping, or an interpolation."""
+
+
+def quote_paths(words: Sequence[str]) -> list[str]:
+    """Quote paths that Hydra's grammar cannot read, as the shell completes them: `resume=runs/ü`.
+
+    What it can read stays: a value with quotes of its own, or several of a sweep.
+    """
+    quoted: list[str] = []
+    for word in words:
+        key, separator, value = word.partition("=")
+        if separator and key in PATH_KEYS and not _is_readable(word):
+            word = override(key, value)
+        quoted.append(word)
+    return quoted
+
+
+def path_value(word: str) -> str:
+    """Return the path that an override means, without Hydra's quotes and escapes."""
+    [word] = quote_paths([word])
+    try:
+        parsed = OverridesParser.create().parse_override(word)
+        return str(OmegaConf.create({"path": parsed.value()})["path"])
+    except (HydraException, OmegaConfBaseException):
+        return word.partition("=")[2]  # composing reports it
+
+
+def _is_readable(word: str) -> bool:
+    """Whether Hydra can parse an override."""
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
 
 
 def filter_overrides(words: Sequence[str]) -> list[str]:

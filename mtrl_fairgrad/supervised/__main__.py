@@ -6,6 +6,7 @@ searches for the best α; `--help` lists all options.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,13 +18,12 @@ from mtrl_fairgrad.utils.extras import require_for_command
 
 require_for_command(__name__)
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mtrl_fairgrad.cli.hydra_main import Command, run_with_hydra
+from mtrl_fairgrad.cli.hydra_main import Command, given_overrides, run_with_hydra
 from mtrl_fairgrad.cli.multirun import assign_folder
 from mtrl_fairgrad.supervised.config import SupervisedConfig, from_hydra, make_benchmark, make_toy
-from mtrl_fairgrad.utils.arguments import fail
+from mtrl_fairgrad.utils.arguments import fail, override
 from mtrl_fairgrad.utils.atomic_io import remedy
 from mtrl_fairgrad.utils.device import resolve_device
 from mtrl_fairgrad.utils.entry_point import entry_point
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Compose and check the configuration, run it and print the table; returns the exit code."""
 
     def task(composed: DictConfig) -> int:
-        overrides = list(HydraConfig.get().overrides.task)
+        overrides = given_overrides()
         config = from_hydra(composed, overrides)
         assign_folder(config, overrides)
         return start(config, overrides)
@@ -91,11 +91,13 @@ def start(config: SupervisedConfig, overrides: Sequence[str] = ()) -> int:
     except OSError as error:
         return fail(
             f"{error.filename or folder} could not be written ({error.strerror or error}): "
-            f"{remedy(error)}, then give the command again with run_dir={folder}",
+            f"{remedy(error)}, then give the command again with "
+            f"{shlex.quote(override('run_dir', folder))}",
             code=1,
         )
     except KeyboardInterrupt:
-        print(f"stopped; the same command with run_dir={folder} continues it", file=sys.stderr)
+        again = shlex.quote(override("run_dir", folder))
+        print(f"stopped; the same command with {again} continues it", file=sys.stderr)
         return 130
     if runner.finished_before:
         fits = counted(len(runner.finished_before), "fit")
