@@ -47,6 +47,7 @@ from mtrl_fairgrad.utils.arguments import (
     integer_argument,
     path_argument,
 )
+from mtrl_fairgrad.utils.atomic_io import is_fault
 from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.validation import one_line
 
@@ -149,7 +150,11 @@ def _env_steps(text: str) -> int:
 
 @entry_point
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Report on the runs of the command line; returns the exit code, 2 after a user error."""
+    """Report on the runs of the command line.
+
+    Returns:
+        exit code: 0, 1 after a fault of the disk, 2 after a user error.
+    """
     parser = Parser(
         "python -m mtrl_fairgrad.report",
         description="Tables and figures of training runs; supervised runs against the paper.",
@@ -189,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.until,
         )
     except ValueError as error:
-        return fail(error)
+        return fail(error, code=1 if is_fault(error.__cause__) else 2)
     return 0
 
 

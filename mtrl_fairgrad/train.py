@@ -24,8 +24,9 @@ from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.training.auto_resume import AUTO, resolve_auto_resume
 from mtrl_fairgrad.training.resume_command import resume_command
 from mtrl_fairgrad.training.run_setup import check_folder, open_folder
-from mtrl_fairgrad.utils.arguments import command_line, fail
-from mtrl_fairgrad.utils.entry_point import entry_point, interrupted
+from mtrl_fairgrad.utils.arguments import command_line, fail, fail_with_traceback
+from mtrl_fairgrad.utils.atomic_io import remedy
+from mtrl_fairgrad.utils.entry_point import entry_point, interrupted, output_failed, output_fault
 from mtrl_fairgrad.utils.validation import ConfigError
 
 LOCATION_KEYS = ("run_dir", "resume")
@@ -111,9 +112,7 @@ def leave_finished(folder: RunFolder, steps: int) -> int:
         print(f"{finished}; it has no checkpoints to go on from: {folder.without_checkpoint()}")
         return 0
     print(finished)
-    if not (folder.path / "report.csv").is_file():
-        finish(folder)
-    return 0
+    return 0 if (folder.path / "report.csv").is_file() else finish(folder)
 
 
 def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int:
@@ -149,46 +148,61 @@ def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int
             code = trainer.stop.exit_code
             if code:
                 trainer.fault_monitor.log_summary()
-    except WorkerError as error:
-        code = fail_with_traceback(error)
-        if begun and command not in str(error):
+    except BrokenPipeError:  # whoever read the output went away
+        print(resume, file=sys.stderr)
+        raise
+    except (OSError, TrainingFault, WorkerError) as fault:
+        if isinstance(fault, OSError) and (broken := output_fault(fault)):
+            return output_failed(broken, resume if begun else "")
+        told = _told(fault, folder)
+        code = fail_with_traceback(told)
+        if begun and command not in told:
             print(resume, file=sys.stderr)
         return code
-    except (OSError, TrainingFault) as fault:
-        told: object = fault
-        if isinstance(fault, OSError):
-            if broken := output_fault(fault):
-                return output_failed(broken, resume)
-            told = folder.store.refusal(str(fault.filename or folder.path), fault)
-        fail(told, code=1)
-        if begun and command not in str(told):
-            print(resume, file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         if begun:
             return interrupted(f"stopped at once; {resume}")
         folder.discard()
         raise
     if code == 0:
-        finish(folder)
+        code = finish(folder)
     else:
         print(resume)
     trainer.stop.reraise()
     return code
 
 
-def finish(folder: RunFolder) -> None:
-    """Write the report of a finished run and print the run folder."""
+def _told(fault: Exception, folder: RunFolder) -> str:
+    """Return the sentence about a fault of training: an OSError of the folder names its file."""
+    if not isinstance(fault, OSError):
+        return str(fault)
+    if fault.filename is None:
+        return f"the system refused what training needs ({fault.strerror or fault})."
+    return folder.store.refusal(str(fault.filename), fault)
+
+
+def finish(folder: RunFolder) -> int:
+    """Write the report of a finished run and print the run folder; returns the exit code."""
     from mtrl_fairgrad.report import report
 
+    again = f"repeat it with: {command_line('report', folder.path)}"
+    failed = "the run is finished, but its report could not be made"
     try:
         report([folder.path])
+        print(f"run folder: {folder.path}", flush=True)
     except KeyboardInterrupt:
-        again = command_line("report", folder.path)
-        raise SystemExit(
-            interrupted(f"stopped in the report of a finished run; repeat it with: {again}")
-        ) from None
-    print(f"run folder: {folder.path}")
+        return interrupted(f"stopped in the report of a finished run; {again}")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if broken := output_fault(error):
+            return output_failed(broken, f"the run in {folder.path} is finished")
+        raise
+    except ValueError as error:  # not a mistake of the user, as this command made the run
+        if isinstance(cause := error.__cause__, OSError):
+            return fail(f"{failed} ({cause.strerror}): {remedy(cause)}, and {again}", code=1)
+        return fail(f"{failed} ({str(error).rstrip('.')}): {again}", code=1)
+    return 0
 
 
 if __name__ == "__main__":

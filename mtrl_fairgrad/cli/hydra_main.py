@@ -128,7 +128,9 @@ def given_overrides() -> list[str]:
         return list(HydraConfig.get().overrides.task)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(f"an override cannot be resolved ({reason}): write \\${{ for ${{.") from None
+        raise ConfigError(
+            f"an override cannot be resolved ({reason}): write \\${{ where no option is meant."
+        ) from None
 
 
 @contextlib.contextmanager

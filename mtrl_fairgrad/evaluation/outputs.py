@@ -13,7 +13,7 @@ from mtrl_fairgrad.analysis.statistics import over_seeds
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.evaluation import goal_maps
 from mtrl_fairgrad.runs.evaluation_table import COLUMNS, known
-from mtrl_fairgrad.utils.atomic_io import write_atomic
+from mtrl_fairgrad.utils.atomic_io import write_atomic, writing_remedy
 from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.text_tables import csv_report, text_table
 
@@ -106,8 +106,9 @@ def write(
         more = goal_maps.write(out, result, goals, places, config.seeds, tasks, env_steps, title)
     except OSError as error:
         raise ConfigError(
-            f"{out} cannot be written to ({error.strerror}): give another folder with --out."
-        ) from None
+            f"{out} cannot be written to ({error.strerror}): "
+            f"{writing_remedy(error, 'give another folder with --out')}."
+        ) from error
     print(clean(f"written: {', '.join(str(file) for file in (path, *more))}"))
     return path
 

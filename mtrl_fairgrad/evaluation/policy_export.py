@@ -30,7 +30,7 @@ from torch import Tensor
 
 from mtrl_fairgrad.config.schema import Config, ConfigError, to_dict
 from mtrl_fairgrad.runs.manifest import manifest
-from mtrl_fairgrad.utils.atomic_io import write_atomic
+from mtrl_fairgrad.utils.atomic_io import write_atomic, writing_remedy
 from mtrl_fairgrad.utils.safe_load import read_mapping
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ def export(agent: Agent, seed: int, description: Mapping[str, Any], directory: P
         write_atomic(path, _as_json(written))
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be written ({error.strerror}): give another folder to --export."
-        ) from None
+            f"{path} cannot be written ({error.strerror}): "
+            f"{writing_remedy(error, 'give another folder to --export')}."
+        ) from error
     return path
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.utils.atomic_io import writing_remedy
 from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.validation import ConfigError, check_device
 
@@ -168,8 +169,9 @@ def make_plan(target: EvaluationTarget, options: EvaluationOptions) -> Evaluatio
                 directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"{name} {directory} cannot be made ({error.strerror}): choose another folder."
-            ) from None
+                f"{name} {directory} cannot be made ({error.strerror}): "
+                f"{writing_remedy(error, 'choose another folder')}."
+            ) from error
     video = None
     if options.video is not None:
         directory = out / "films" if options.video is True else options.video

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy, zeros
 
 from mtrl_fairgrad.config.schema import Config, ConfigError
-from mtrl_fairgrad.utils.atomic_io import remove, rename, write_atomic
+from mtrl_fairgrad.utils.atomic_io import remove, rename, write_atomic, writing_remedy
 from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.text_tables import csv_report
 
@@ -62,8 +62,9 @@ def check_video(directory: Path) -> str:
         raise ConfigError(f"--video: {error}") from None
     except OSError as error:
         raise ConfigError(
-            f"--video {directory} cannot be made ({error.strerror}): choose another folder."
-        ) from None
+            f"--video {directory} cannot be made ({error.strerror}): "
+            f"{writing_remedy(error, 'choose another folder')}."
+        ) from error
     return backend
 
 
@@ -133,8 +134,9 @@ def record_videos(
             raise ConfigError(f"--video: {error}") from None
         except OSError as error:
             raise ConfigError(
-                f"{path} cannot be written ({error.strerror or error}): choose another folder."
-            ) from None
+                f"{path} cannot be written ({error.strerror or error}): "
+                f"{writing_remedy(error, 'choose another folder')}."
+            ) from error
         print(clean(f"recorded: {path} ({'success' if episode.success else 'no success'})"))
     return paths
 

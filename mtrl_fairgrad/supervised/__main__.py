@@ -26,7 +26,7 @@ from mtrl_fairgrad.supervised.config import SupervisedConfig, from_hydra, make_b
 from mtrl_fairgrad.utils.arguments import fail, override
 from mtrl_fairgrad.utils.atomic_io import remedy
 from mtrl_fairgrad.utils.device import resolve_device
-from mtrl_fairgrad.utils.entry_point import entry_point
+from mtrl_fairgrad.utils.entry_point import entry_point, output_failed, output_fault
 from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.text_tables import counted
 from mtrl_fairgrad.utils.validation import ConfigError
@@ -89,6 +89,8 @@ def start(config: SupervisedConfig, overrides: Sequence[str] = ()) -> int:
     except BrokenPipeError:
         raise  # whoever read the output went away
     except OSError as error:
+        if broken := output_fault(error):
+            return output_failed(broken)
         return fail(
             f"{error.filename or folder} could not be written ({error.strerror or error}): "
             f"{remedy(error)}, then give the command again with "

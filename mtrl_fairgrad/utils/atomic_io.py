@@ -34,6 +34,12 @@ __all__ = ["RunFolderError"]
 FLUSH_SECONDS = 10.0
 """Longest time that `AppendFile` keeps data in memory."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BROKEN = tuple(
+    getattr(errno, name)
+    for name in ("EIO", "ESTALE", "ENODEV", "EREMOTEIO", "EUCLEAN", "ETIMEDOUT", "ENOTCONN")
+    if hasattr(errno, name)
+)
+"""Errors of a disk, or of the connection to it, that fails."""
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EISDIR)
 """Errors of a file system that does not have a call."""
 _PART = 2**20
@@ -282,6 +288,24 @@ def read_back(path: Path, expected: Content, root: Path | None = None) -> None:
         raise OSError(errno.EIO, "the data read back differ from the data written", str(path))
 
 
+def is_fault(error: BaseException | None) -> bool:
+    """Whether an error is of a full or failing disk, and not of a mistake in a path."""
+    return isinstance(error, OSError) and error.errno in (*_NO_ROOM, *_BROKEN)
+
+
 def remedy(error: OSError) -> str:
     """Return the fix to suggest when a call to the disk failed."""
+    if error.errno in _BROKEN:
+        return "check the disk and the connection to it"
     return "make room" if error.errno in _NO_ROOM else "restore access to the folder"
+
+
+def writing_remedy(error: OSError, alternative: str) -> str:
+    """Return the fix to suggest when a file could also be written elsewhere."""
+    return f"{remedy(error)}, or {alternative}" if is_fault(error) else alternative
+
+
+def reading_remedy(error: OSError) -> str:
+    """Return the fix to suggest when a file of a run folder cannot be read."""
+    missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+    return "restore it from a copy" if missing else remedy(error)

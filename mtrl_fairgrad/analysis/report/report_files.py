@@ -10,7 +10,7 @@ from mtrl_fairgrad.analysis.report.formats import as_csv, as_latex, as_markdown,
 from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
 from mtrl_fairgrad.analysis.run_groups import ReportError, pool
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from mtrl_fairgrad.utils.atomic_io import write_atomic
+from mtrl_fairgrad.utils.atomic_io import write_atomic, writing_remedy
 from mtrl_fairgrad.utils.clean_text import clean
 
 
@@ -65,7 +65,7 @@ def _write(contents: Mapping[Path, bytes]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, content)
         except OSError as error:
+            fix = writing_remedy(error, "give another folder with --out, or another file")
             raise ReportError(
-                f"the report cannot be written to {path} ({error.strerror}): give another folder "
-                "with --out, or another file."
+                f"the report cannot be written to {path} ({error.strerror}): {fix}."
             ) from error
