@@ -1,8 +1,9 @@
 """Allow-list of command-line words for Hydra, and of overrides stored in a run folder.
 
 Hydra's own configuration can instantiate any class (`_target_`, logging factories), unpickle
-(`--experimental-rerun`), read further folders and write files anywhere. Training needs none of
-that, so only this project's options pass, and Hydra's options for folder and launcher of a sweep.
+(`--experimental-rerun`), read further folders and write files anywhere; launchers run commands of
+their configuration before a job. Training needs none of that, so only this project's options pass,
+Hydra's options for the folder of a sweep, and the options of launchers that size and place jobs.
 """
 
 from __future__ import annotations
@@ -31,6 +32,19 @@ MAX_WORD_LENGTH = 20_000
 MAX_DEPTH = 32
 """Nested brackets."""
 
+LAUNCHER_KEYS = (
+    *("n_jobs", "batch_size", "timeout", "verbose"),  # joblib
+    *("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "nodes", "mem_gb", "name"),
+    *("partition", "qos", "account", "comment", "constraint", "exclude", "gres", "cpus_per_gpu"),
+    *("gpus_per_task", "mem_per_gpu", "mem_per_cpu", "signal_delay_s", "max_num_timeout"),
+    *("array_parallelism", "stderr_to_stdout"),  # submitit
+    *("ray.init.address", "ray.init.num_cpus", "ray.init.num_gpus", "ray.remote.memory"),
+    *("ray.remote.num_cpus", "ray.remote.num_gpus", "ray.remote.max_retries"),
+)
+"""Keys below `hydra.launcher` that no launcher takes for a program, a file or a class."""
+RAY_CLUSTERS = ("null", "auto", "local")
+"""A host would get the jobs and could answer with code."""
+
 _OVERRIDE = re.compile(
     r"(?P<operator>\+\+|\+|~|)(?P<key>[A-Za-z_][\w./-]*)=(?P<value>.*)", re.DOTALL
 )
@@ -39,6 +53,8 @@ _HYDRA_KEYS = re.compile(
 )
 _INDIRECT = re.compile(r"_target_|[${]")
 """Syntax that may contain a class name: a mapping, or an interpolation."""
+_INTERPOLATION = re.compile(r"\$\{(?!(now:|hydra\.)[^${}]*\})")
+"""Interpolations but those of time and of Hydra; others can make lines of a batch script."""
 
 
 def quote_paths(words: Sequence[str]) -> list[str]:
@@ -188,7 +204,7 @@ def _check_hydra_override(word: str, key: str, value: str) -> None:
     if not _HYDRA_KEYS.fullmatch(key) or (key == "hydra.mode" and value != "MULTIRUN"):
         raise ConfigError(
             f"{word} is not allowed; allowed of Hydra's own options: hydra/launcher, "
-            "hydra.launcher.…, hydra.sweep.dir, hydra.sweep.subdir and hydra.mode=MULTIRUN.",
+            "hydra.launcher.KEY, hydra.sweep.dir, hydra.sweep.subdir and hydra.mode=MULTIRUN.",
             key,
             value,
         )
@@ -196,7 +212,33 @@ def _check_hydra_override(word: str, key: str, value: str) -> None:
         raise ConfigError(
             f"{word} is not the name of a launcher: give one such as parallel or slurm.", key, value
         )
-    if key.startswith("hydra.launcher.") and (_INDIRECT.search(value) or "_target_" in key):
+    if key.startswith("hydra.sweep.") and _INTERPOLATION.search(value):
         raise ConfigError(
-            f"{word} could start any program: give a plain value, and no _target_.", key, value
+            f"{word} refers to other options: give a folder, which may contain ${{now:…}} and "
+            "${hydra.…}.",
+            key,
+            value,
+        )
+    if key.startswith("hydra.launcher."):
+        _check_launcher_override(word, key, value)
+
+
+def _check_launcher_override(word: str, key: str, value: str) -> None:
+    name = key.removeprefix("hydra.launcher.")
+    if name not in LAUNCHER_KEYS:
+        raise ConfigError(
+            f"{word} is not allowed, since launchers may run what their options say; allowed below "
+            f"hydra.launcher: {', '.join(LAUNCHER_KEYS)}; what jobs need before they start belongs "
+            "into the shell that starts the sweep.",
+            key,
+            value,
+        )
+    if _INDIRECT.search(value):
+        raise ConfigError(f"{word} could start any program: give a plain value.", key, value)
+    if name == "ray.init.address" and value not in RAY_CLUSTERS:
+        raise ConfigError(
+            f"{word} would send the jobs to another machine: give {' or '.join(RAY_CLUSTERS)}, and "
+            "name a cluster in the environment variable RAY_ADDRESS.",
+            key,
+            value,
         )
