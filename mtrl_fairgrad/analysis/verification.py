@@ -14,9 +14,9 @@ from mtrl_fairgrad.runs.base_run_dir import BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check_file
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.manifest import config_sha256
+from mtrl_fairgrad.runs.policy_description import read_description
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
 from mtrl_fairgrad.utils.atomic_io import Content
-from mtrl_fairgrad.utils.safe_load import read_mapping
 
 MANIFEST_KEYS = ("started", "protocol", "versions", "git", "platform", "device", "config_sha256")
 _LISTED = 5
@@ -242,10 +242,8 @@ def _check_policies(folder: RunFolder, finding: Finding) -> str:
     paths, compared = folder.exported_policies(), 0
     evaluations = folder.evaluations() if paths else []
     for path in paths:
-        described = read_mapping(path)
+        described = read_description(path)
         program, steps = described["program"], described["training"]["env_steps"]
-        if Path(program["file"]).name != program["file"]:
-            raise ValueError(f"{path} names a program outside its folder")
         try:
             check_file(
                 path.with_name(program["file"]), Content(program["bytes"], program["sha256"])

@@ -13,6 +13,7 @@ from mtrl_fairgrad.analysis.statistics import over_seeds
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.evaluation import goal_maps
 from mtrl_fairgrad.runs.evaluation_table import COLUMNS, known
+from mtrl_fairgrad.runs.policy_description import Result
 from mtrl_fairgrad.utils.atomic_io import write_atomic, writing_remedy
 from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.text_tables import csv_report, text_table
@@ -36,7 +37,7 @@ def print_table(
         print(f"mean over {len(config.seeds)} seeds: {mean:.3f} ± {error:.3f}")
 
 
-def compare(recorded: dict[str, Any], measured: dict[str, Any]) -> None:
+def compare(recorded: Result, measured: dict[str, Any]) -> None:
     """Print whether an exported policy repeats its recorded result; both come from `scores`."""
     summary = f"its file records {recorded['mean']:.3f} over {recorded['goals']} goals per task"
     if recorded["goals"] != measured["goals"]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from mtrl_fairgrad.config.guard import CHECKS, COUNT, SEED_CONDITIONS, GuardConfig
 from mtrl_fairgrad.utils.text_tables import counted, csv_text
+from mtrl_fairgrad.utils.validation import MAX_COUNT, MAX_SEED
 
 NAME = "incidents.csv"
 COLUMNS = (
@@ -113,11 +114,19 @@ def read_faults(folder: Path) -> list[Fault]:
         header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
         if tuple(header) != COLUMNS:
             raise ValueError
-        return [
+        faults = [
             Fault(network, condition, int(seed), task, int(updates), int(of), int(first), response)
             for network, condition, seed, task, updates, of, first, response in rows
         ]
-    except ValueError:
+        if not all(
+            0 <= fault.seed <= MAX_SEED
+            and 1 <= fault.updates <= fault.of_updates <= MAX_COUNT
+            and 0 <= fault.first_update <= MAX_COUNT
+            for fault in faults
+        ):
+            raise ValueError
+        return faults
+    except (ValueError, csv.Error):
         raise ValueError(f"{path} is damaged: remove it to report without faults.") from None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from mtrl_fairgrad.utils.validation import MAX_COUNT
+
 EVENT_FILES = "events.out.tfevents.*"
 """Pattern of the TensorBoard event files."""
 SPEED = "speed/updates_per_second"
@@ -25,3 +27,9 @@ class Entry(NamedTuple):
     env_steps: int
     name: str
     value: float
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether training writes such an entry: times and counters are finite."""
+        counter = self.name in (WALL_SECONDS, WORKERS_REPLACED)
+        return 0 <= self.env_steps <= MAX_COUNT and (not counter or 0 <= self.value <= MAX_COUNT)

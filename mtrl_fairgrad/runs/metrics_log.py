@@ -199,5 +199,7 @@ def _parse(text: bytes) -> list[Entry]:
         with contextlib.suppress(ValueError, csv.Error):  # the heading, or a damaged line
             # Line by line, so that a damaged one does not affect the others.
             env_steps, name, value = next(csv.reader([line])) if '"' in line else line.split(",")
-            entries.append(Entry(int(env_steps), name, float(value)))
+            entry = Entry(int(env_steps), name, float(value))
+            if entry.is_sound:
+                entries.append(entry)
     return entries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def read_event_files(folder: Path, until: int | None = None) -> list[Entry]:
         first, last = float("inf"), float("-inf")
         times: dict[int, float] = {}
         for event in _load(path):
-            if until is not None and event.step > until:
+            if (until is not None and event.step > until) or not math.isfinite(event.wall_time):
                 continue
             first, last = min(first, event.wall_time), max(last, event.wall_time)
             times[event.step] = seconds + last - first
@@ -35,7 +36,7 @@ def read_event_files(folder: Path, until: int | None = None) -> list[Entry]:
             ]
         entries += [Entry(step, WALL_SECONDS, elapsed) for step, elapsed in times.items()]
         seconds = max([seconds, *times.values()])
-    return entries
+    return [entry for entry in entries if entry.is_sound]
 
 
 def _load(path: Path) -> Iterator[Any]:

@@ -10,11 +10,12 @@ may be missing.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from typing import Annotated, Any, Literal, TypedDict, cast
 
-from mtrl_fairgrad.utils.validation import MAX_COUNT, Bounds, ConfigError, field_types
+from mtrl_fairgrad.utils.validation import MAX_COUNT, Bounds, ConfigError
 
 Count = Annotated[int, Bounds(0, at_most=MAX_COUNT)]
 """A counter."""
@@ -87,7 +88,7 @@ def _check_union(value: object, choices: tuple[Any, ...], key: str) -> None:
 
 
 def _check_fields(value: dict[str, object], schema: Any, key: str) -> None:
-    kinds = field_types(schema)
+    kinds = _field_types(schema)
     required: typing.Iterable[str] = getattr(schema, "__required_keys__", ())
     for name in sorted(set(required) - value.keys()):
         raise ConfigError(f"{_dotted(key, name)} is missing", _dotted(key, name))
@@ -101,6 +102,11 @@ def _check_fields(value: dict[str, object], schema: Any, key: str) -> None:
             check_schema(each, _bounded(kinds[name], options.get(name)), _dotted(key, name))
         elif "." in name:  # it would stand for an option of a group
             raise refusal(_dotted(key, name), each, "a known key")
+
+
+@functools.cache
+def _field_types(schema: type) -> dict[str, Any]:
+    return typing.get_type_hints(schema, include_extras=True)
 
 
 def _bounded(kind: Any, bounds: Bounds | None) -> Any:

@@ -19,10 +19,11 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from mtrl_fairgrad.runs.checkpoint.replay_segments import RingRecord
 from mtrl_fairgrad.utils.atomic_io import Content, RunFolderError, content_of, prefix_of
+from mtrl_fairgrad.utils.file_schema import Count, check_schema
 
 NAME = "index.json"
 FORMAT = 2
@@ -35,6 +36,17 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 class CheckpointError(RunFolderError):
     """A checkpoint could not be written or read."""
+
+
+class _Content(TypedDict):
+    bytes: Count
+    sha256: str
+
+
+class _Index(TypedDict):
+    files: dict[str, _Content]
+    ring: dict[str, Any] | None
+    beside: dict[str, _Content]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +96,14 @@ class Index:
         try:
             if index["format"] != FORMAT:
                 raise CheckpointError(f"{folder} was written by another version of mtrl-fairgrad")
+            check_schema(index, _Index)
             ring = None if index["ring"] is None else RingRecord.parse(index["ring"])
             run_files = _contents(index["beside"], _RUN_FILE)
             return cls(_contents(index["files"], _FILE), ring, run_files)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, CheckpointError):
                 raise
-            raise CheckpointError(f"{path} is invalid ({error!r})") from None
+            raise CheckpointError(f"{path} is invalid ({error})") from None
 
     def groups(self) -> list[str]:
         """Sorted names of the groups of tensors."""
@@ -156,15 +169,9 @@ def check_file(path: Path, expected: Content) -> None:
 
 
 def _contents(listed: dict[str, Any], allowed: re.Pattern[str]) -> dict[str, Content]:
-    contents = {
-        name: Content(int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed.items()
-    }
+    contents = {name: Content(entry["bytes"], entry["sha256"]) for name, entry in listed.items()}
     for name, content in contents.items():
-        if (
-            not allowed.fullmatch(name)
-            or not _SHA256.fullmatch(content.sha256)
-            or content.bytes < 0
-        ):
+        if not allowed.fullmatch(name) or not _SHA256.fullmatch(content.sha256):
             raise ValueError(name)
     if "state.json" in contents and contents["state.json"].bytes > _LARGEST:
         raise ValueError("state.json")

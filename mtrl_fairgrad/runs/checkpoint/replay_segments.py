@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from mtrl_fairgrad.utils.atomic_io import (
     Content,
@@ -25,6 +25,7 @@ from mtrl_fairgrad.utils.atomic_io import (
     temporary,
     write,
 )
+from mtrl_fairgrad.utils.file_schema import Count, check_schema
 
 if TYPE_CHECKING:  # torch takes a second to import, and checking files does not need it
     from torch import Tensor
@@ -64,6 +65,19 @@ class Segment:
         return f"{self.start:012d}-{self.stop:012d}-{self.sha256[:16]}.rows"
 
 
+class _Segment(TypedDict):
+    start: Count
+    stop: Count
+    sha256: str
+
+
+class _Ring(TypedDict):
+    shape: list[Count]
+    dtype: str
+    added: Count
+    segments: list[_Segment]
+
+
 @dataclass(frozen=True, slots=True)
 class RingRecord:
     """A ring buffer on disk."""
@@ -77,19 +91,15 @@ class RingRecord:
 
     @classmethod
     def parse(cls, data: dict[str, Any]) -> RingRecord:
-        """Validate untrusted JSON; raises ValueError, KeyError or TypeError."""
-        segments = tuple(
-            Segment(int(s["start"]), int(s["stop"]), str(s["sha256"])) for s in data["segments"]
-        )
-        record = cls(
-            tuple(map(int, data["shape"])), str(data["dtype"]), int(data["added"]), segments
-        )
+        """Validate untrusted JSON; raises ValueError."""
+        check_schema(data, _Ring, "ring")
+        segments = tuple(Segment(s["start"], s["stop"], s["sha256"]) for s in data["segments"])
+        record = cls(tuple(data["shape"]), data["dtype"], data["added"], segments)
         ends = [segment.stop for segment in segments]
         starts = [segment.start for segment in segments]
         if (
-            min(record.shape) < 1
+            min(record.shape, default=0) < 1
             or record.dtype not in _ITEM
-            or record.added < 0
             or not all(re.fullmatch("[0-9a-f]{64}", segment.sha256) for segment in segments)
             or any(stop <= start for start, stop in zip(starts, ends, strict=True))
             or starts[1:] != ends[:-1]
