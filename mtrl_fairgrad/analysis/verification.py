@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
 from mtrl_fairgrad.utils.atomic_io import Content
 
 MANIFEST_KEYS = ("started", "protocol", "versions", "git", "platform", "device", "config_sha256")
+_MOST_PAIRS = 10**5
+_MOST_MISSING = 1000
+"""Largest number of missing evaluations that are named; a configuration may promise billions."""
 _LISTED = 5
 """Largest number of wrong rows that a message lists."""
 
@@ -62,7 +66,7 @@ def recording_errors(problems: list[str], *explained: type[Exception]) -> Genera
         yield
     except (RunFolderError, *explained) as error:
         problems.append(str(error))
-    except (LookupError, TypeError, AttributeError, ValueError, OSError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, OSError) as error:
         problems.append(f"cannot be checked ({type(error).__name__}: {error})")
 
 
@@ -98,7 +102,9 @@ def _check_manifest(folder: RunFolder, finding: Finding) -> str:
 
 def _check_evaluations(folder: RunFolder, finding: Finding) -> str:
     config = folder.config
-    steps, every = int(config["steps"]), int(config["eval"]["every"])
+    steps, every = folder.steps, config["eval"]["every"]
+    if len(config["seeds"]) * len(config["env"]["tasks"]) > _MOST_PAIRS:
+        raise RunFolderError(f"config.yaml has more than {_MOST_PAIRS:,} pairs of seed and task")
     pairs = list(itertools.product(config["seeds"], config["env"]["tasks"]))
     evaluated: list[int] = []
     for env_steps, rows in itertools.groupby(folder.evaluations(), key=lambda row: row.env_steps):
@@ -107,19 +113,20 @@ def _check_evaluations(folder: RunFolder, finding: Finding) -> str:
         evaluated.append(env_steps)
         _check_rows(env_steps, list(rows), pairs, finding)
     # With copies, a vector step may pass over a multiple: what counts is where it ends.
-    copies = int(config["env"].get("copies", 1))
-    due = sorted({-(-number // copies) * copies for number in (*range(0, steps, every), steps)})
+    copies, found = config["env"].get("copies", 1), set(evaluated)
     last = max(evaluated, default=-1)
+    earlier = itertools.takewhile(lambda due: due < last, _due(steps, every, copies))
+    missing = (env_steps for env_steps in earlier if env_steps not in found)
     finding.problems += [
         f"env_steps {env_steps} was never evaluated"
-        for env_steps in due
-        if env_steps < last and env_steps not in evaluated
+        for env_steps in itertools.islice(missing, _MOST_MISSING)
     ]
     if last < steps:
         finding.problems.append(
             f"the run is not finished: evaluated up to {max(last, 0)} of {steps} env_steps"
         )
-    if extra := sorted(set(evaluated) - set(due)):
+    extra = [number for number in sorted(found) if not _is_due(number, steps, every, copies)]
+    if extra:
         finding.notes.append(
             "also evaluated off the schedule, at an earlier end of the run: at "
             f"{', '.join(map(str, extra))}"
@@ -130,18 +137,35 @@ def _check_evaluations(folder: RunFolder, finding: Finding) -> str:
     )
 
 
+def _due(steps: int, every: int, copies: int) -> Iterator[int]:
+    """Yield the env_steps that a run has to evaluate, ascending."""
+    previous = -1
+    for number in itertools.chain(range(0, steps, every), [steps]):
+        due = -(-number // copies) * copies
+        if due > previous:
+            yield due
+        previous = due
+
+
+def _is_due(env_steps: int, steps: int, every: int, copies: int) -> bool:
+    """Whether `_due` yields a number."""
+    latest = min(env_steps, steps - 1) // every * every
+    ends = (-(-number // copies) * copies for number in (latest, steps))
+    return env_steps in ends
+
+
 def _check_rows(
     env_steps: int, rows: Sequence[Evaluation], pairs: list[tuple[int, str]], finding: Finding
 ) -> None:
     actual = [(row.seed, row.task) for row in rows]
     if actual != pairs:
-        repeated = [pair for n, pair in enumerate(actual) if pair in actual[:n]]
+        counts, known = Counter(actual), set(pairs)
         wrong = [
             f"{kind} seed {seed}, task {task}"
             for kind, wrong_pairs in (
-                ("no", [pair for pair in pairs if pair not in actual]),
-                ("a second", repeated),
-                ("an unknown", [pair for pair in actual if pair not in pairs]),
+                ("no", [pair for pair in pairs if pair not in counts]),
+                ("a second", [pair for pair, count in counts.items() if count > 1]),
+                ("an unknown", [pair for pair in counts if pair not in known]),
             )
             for seed, task in wrong_pairs
         ] or ["another order"]

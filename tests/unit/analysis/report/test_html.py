@@ -145,15 +145,15 @@ def test_the_protocol_stands_on_every_figure(make, conflicted):
 
 def test_names_are_text_whatever_they_say(make, conflicted):
     method = {**FAIRGRAD, "name": EVIL, "solver": EVIL, EVIL: EVIL}
-    env = {"name": EVIL, "horizon": EVIL}
+    env = {"name": EVIL, "reward_version": EVIL}
     manifest = {
         "device": EVIL,
         "started": EVIL,
-        "git": {"commit": EVIL, "dirty": EVIL},
+        "git": {"commit": EVIL, "dirty": True},
         "versions": {EVIL: EVIL},
     }
     manifest["protocol"] = {"goals": EVIL, EVIL: EVIL}
-    others = {"agent": {"name": EVIL, EVIL: EVIL}, "convention": {"name": EVIL}, "loss_alpha": EVIL}
+    others = {"agent": {"name": EVIL, EVIL: EVIL}, "convention": {"name": EVIL}}
     paths = [
         conflicted(
             "<img src=x onerror=alert(3)>",
