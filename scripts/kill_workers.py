@@ -13,6 +13,7 @@ code is 1 if any check fails.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import os
 import random
@@ -78,16 +79,18 @@ class Killer(threading.Thread):
             self.signalled.append(victim)
 
 
-def workers() -> list[int]:
-    """Return the ids of this process's simulator workers, without Python's resource tracker."""
+def workers(learner: int | None = None) -> list[int]:
+    """Return the ids of a process's simulator workers, without Python's resource tracker.
+
+    Args:
+        learner: its id; None for this process.
+    """
     pids: list[int] = []
-    for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_text()
-        except OSError:  # the process has just ended
-            continue
-        if "spawn_main" in command:
-            pids.append(int(pid))
+    learner = learner or os.getpid()
+    for pid in Path(f"/proc/{learner}/task/{learner}/children").read_text().split():
+        with contextlib.suppress(OSError):  # the process has just ended
+            if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
+                pids.append(int(pid))
     return pids
 
 

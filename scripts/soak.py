@@ -4,11 +4,13 @@
 
 A run is started again and again in its folder (`resume=auto`), each time with one of these faults:
 SIGKILL, Ctrl-C once or twice, SIGTERM, SIGUSR1, a full disk (a small file system, where mounting is
-allowed), a failing call to the disk, a folder that disappears. Between the starts its newest
-checkpoint is damaged or its folder moved. After each start the exit code and the error message must
-be right, no process may be left, and `mtrl_fairgrad.verify` may only report that the run is not
-finished. A run that has ended by itself must equal the undisturbed run bit for bit. Meanwhile a
-long run trains, whose memory and open files must not grow. The exit code is 1 if any check fails.
+allowed), a failing call to the disk, a folder that disappears, a clock that is wrong, a worker that
+is killed when it starts, a process that stalls at a call to the disk while another one is started.
+Between the starts its newest checkpoint is damaged or its folder moved. After each start the exit
+code and the error message must be right, no process may be left, and `mtrl_fairgrad.verify` may
+only report that the run is not finished. A run that has ended by itself must equal the undisturbed
+run bit for bit. Meanwhile a long run trains, whose memory and open files must not grow. The exit
+code is 1 if any check fails.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from kill_and_resume import Run, differences, kill, prepare, start, undisturbed, wait_for
+from kill_workers import workers
 
 from mtrl_fairgrad.analysis.verification import verify
 from mtrl_fairgrad.runs.run_dir import RunFolder
@@ -111,37 +114,93 @@ def signalled(*signals: signal.Signals) -> Callable[[Attempt], Outcome]:
     return fault
 
 
-class FailingOs:
-    """Replaces the module `os` in `atomic_io`; one call that changes the disk fails.
+class FaultyOs:
+    """Replaces the module `os` in `atomic_io`; before one call that changes the disk, a fault.
 
     Args:
-        left: number of the failing call, from 1.
+        left: number of that call, from 1.
+        fault: what happens then.
     """
 
-    CHANGING = ("write", "ftruncate", "fsync", "mkdir", "replace", "unlink", "rmdir")
+    CHANGING = ("write", "ftruncate", "fsync", "mkdir", "replace", "rename", "unlink", "rmdir")
 
-    def __init__(self, left: int) -> None:
-        self.left = left
+    def __init__(self, left: int, fault: Callable[[], object]) -> None:
+        self.left, self.fault = left, fault
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(os, name)
         if name not in self.CHANGING:
             return function
 
-        def call(*arguments: Any, **folders: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
             self.left -= 1
             if self.left == 0:
-                raise OSError(errno.EIO, os.strerror(errno.EIO), "the disk")
-            return function(*arguments, **folders)
+                self.fault()
+            return function(*arguments, **keywords)
 
         return call
 
 
+def _fail() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO), "the disk")
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def disk_error(attempt: Attempt) -> Outcome:
     """Let one call to the disk fail."""
-    failing = FailingOs(attempt.rng.randrange(600))
-    attempt.start(lambda: setattr(atomic_io, "os", failing))
+    faulty = FaultyOs(attempt.rng.randrange(600), _fail)
+    attempt.start(lambda: setattr(atomic_io, "os", faulty))
     return attempt.end(), DISK_CODES
+
+
+def stalled(attempt: Attempt) -> Outcome:
+    """Stop the process at a call to the disk, and start another one in its folder meanwhile.
+
+    Whichever of them has the folder, the other may not change it.
+    """
+    # Half of the time when the folder is made.
+    number = attempt.rng.choice([attempt.rng.randrange(1, 40), attempt.rng.randrange(1, 600)])
+    faulty = FaultyOs(number, _stop)
+    attempt.start(lambda: setattr(atomic_io, "os", faulty))
+    deadline, watch = time.monotonic() + TIMEOUT, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while not (state := os.waitid(os.P_PID, attempt.child, watch)) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    if state is not None and state.si_code == os.CLD_STOPPED:
+        other = Attempt(attempt.run, attempt.path, attempt.log, 0.0, attempt.rng)
+        other.start()
+        code = other.end()
+        os.kill(attempt.child, signal.SIGCONT)
+        if code not in DISK_CODES:
+            kill(attempt.child)
+            return code, DISK_CODES
+    return attempt.end(), DISK_CODES
+
+
+def wrong_clock(attempt: Attempt) -> Outcome:
+    """Let the clock differ by up to two weeks, and end the process early."""
+    now, shift = time.time, attempt.rng.uniform(-1e6, 1e6)
+    attempt.start(lambda: setattr(time, "time", lambda: now() + shift))
+    code = wait_for(attempt.child, attempt.after)
+    return kill(attempt.child) if code is None else code, (None, 0)
+
+
+def killed_worker(attempt: Attempt) -> Outcome:
+    """Kill the run's worker, if it has one, some time after its start."""
+    attempt.start()
+    delay = attempt.rng.choice([0.0, attempt.rng.uniform(0, 0.5 * attempt.after)])
+    code = None
+    while code is None and not (found := workers(attempt.child)):
+        code = wait_for(attempt.child, 0.002)
+    if code is None:
+        code = wait_for(attempt.child, delay)
+    if code is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(found[0], signal.SIGKILL)
+        code = attempt.end()
+    return code, (0,)
 
 
 def full_disk(attempt: Attempt) -> Outcome:
@@ -183,6 +242,9 @@ FAULTS: dict[str, Callable[[Attempt], Outcome]] = {
     "disk full": full_disk,
     "disk error": disk_error,
     "folder missing": missing_folder,
+    "stalled": stalled,
+    "wrong clock": wrong_clock,
+    "worker killed": killed_worker,
 }
 
 
@@ -214,24 +276,19 @@ class Soak:
         while code != 0:
             name, fault = self.rng.choice(list(FAULTS.items()))
             attempt = Attempt(run, path, log, self.rng.uniform(0, 1.1 * seconds), self.rng)
-            attempt.logged = len(log.read_text()) if log.exists() else 0
+            attempt.logged = len(log.read_text()) if log.is_file() else 0
             code, allowed = fault(attempt)
             self.counts[name] += 1
             self.check(code in allowed, f"{path}, {name}: exit code {code}; see {log}")
             self.check_after(attempt, code, name)
             if code != 0:
                 path = self.damage_or_move(path)
-        for difference in differences(path, expected):
-            self.check(False, difference)
+        self.failures += differences(path, expected)
         self.counts["run"] += 1
         atomic_io.remove(path)
 
     def check_after(self, attempt: Attempt, code: int | None, fault: str) -> None:
         """Check messages, processes and run folder after a process has ended."""
-        deadline = time.monotonic() + 5
-        while (left := _session(attempt.child)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self.check(not left, f"{attempt.log}: processes {left} are still running")
         lines = [line for line in attempt.log.read_text()[attempt.logged :].splitlines() if line]
         # Python's own start of a worker whose learner was killed before it could say what to run.
         known = code is None and UNBORN in lines
@@ -243,6 +300,10 @@ class Soak:
             code not in (1, 2) or any(line.startswith("error: ") for line in lines[-2:]),
             f"{attempt.log}: no error message",
         )
+        deadline = time.monotonic() + 5
+        while (left := _session(attempt.child)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.check(not left, f"{attempt.log}: processes {left} are still running")
         if not (attempt.path / "config.yaml").is_file():
             return
         folder = RunFolder.open(attempt.path)

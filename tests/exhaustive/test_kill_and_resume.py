@@ -1,9 +1,13 @@
 """Runs killed at random moments end like uninterrupted ones; the scripts do it for longer."""
 
+import contextlib
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+from loop_disk import LoopDisk
 
 from tests.support.paths import SCRIPTS
 
@@ -13,6 +17,14 @@ def said(tmp_path, name, *arguments):
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert found.returncode == 0, found.stdout + found.stderr
     return found.stdout
+
+
+def can_mount():
+    """Whether a file system in a file can be mounted on this machine."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OSError):
+        LoopDisk(Path(folder) / "disk", megabytes=2).unmount()
+        return True
+    return False
 
 
 @pytest.mark.parametrize(
@@ -31,6 +43,13 @@ def test_kills_change_nothing(suite, kills, tmp_path):
         str(tmp_path / "runs"),
     )
     assert "0 differences" in words and int(words.split()[1]) >= kills
+
+
+@pytest.mark.skipif(not can_mount(), reason="mounting is not allowed here")
+@pytest.mark.parametrize("suite", ["background", "stagger"])
+def test_power_cuts_change_nothing(suite, tmp_path):
+    words = said(tmp_path, "kill_and_resume.py", "--suite", suite, "--kills", "4", "--power")
+    assert "0 differences" in words and int(words.split()[1]) >= 4
 
 
 def test_a_short_soak_finds_no_failure(tmp_path):
