@@ -1,6 +1,6 @@
 """Train tiny runs under random faults for some minutes, and check that nothing is lost.
 
-    python scripts/soak.py [--minutes 10] [--seed 0]
+    python scripts/soak.py [--minutes 10] [--seed 0] [--faults NAME ...]
 
 A run is started again and again in its folder (`resume=auto`), each time with one of these faults:
 SIGKILL, Ctrl-C once or twice, SIGTERM, SIGUSR1, a full disk (a small file system, where mounting is
@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -258,6 +258,7 @@ class Soak:
     home: Path
     disk: Path
     rng: random.Random
+    faults: Sequence[str] = tuple(FAULTS)
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     damaged: Path | None = None
@@ -274,10 +275,10 @@ class Soak:
         path = self.disk / f"run{self.counts['run']}"
         log, code, self.damaged = self.home / f"{path.name}.log", None, None
         while code != 0:
-            name, fault = self.rng.choice(list(FAULTS.items()))
+            name = self.rng.choice(self.faults)
             attempt = Attempt(run, path, log, self.rng.uniform(0, 1.1 * seconds), self.rng)
             attempt.logged = len(log.read_text()) if log.is_file() else 0
-            code, allowed = fault(attempt)
+            code, allowed = FAULTS[name](attempt)
             self.counts[name] += 1
             self.check(code in allowed, f"{path}, {name}: exit code {code}; see {log}")
             self.check_after(attempt, code, name)
@@ -408,10 +409,14 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0, help="seed of the faults")
+    parser.add_argument(
+        "--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="only these faults"
+    )
     given = parser.parse_args()
     prepare()
     with tempfile.TemporaryDirectory() as temporary, small_disk(Path(temporary) / "disk"):
-        soak = Soak(Path(temporary), Path(temporary) / "disk", random.Random(given.seed))
+        rng = random.Random(given.seed)
+        soak = Soak(Path(temporary), Path(temporary) / "disk", rng, given.faults)
         whole = {
             suite: undisturbed(Run.compose(suite), soak.home / suite)
             for suite in sorted(set(SUITES))

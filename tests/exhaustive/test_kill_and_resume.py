@@ -55,3 +55,9 @@ def test_power_cuts_change_nothing(suite, tmp_path):
 def test_a_short_soak_finds_no_failure(tmp_path):
     words = said(tmp_path, "soak.py", "--minutes", "0.1")
     assert words.endswith("\n0 failures\n") and "run: " in words and "undisturbed: " in words
+
+
+def test_stalls_wrong_clocks_and_killed_workers_change_nothing(tmp_path):
+    faults = ("stalled", "wrong clock", "worker killed", "SIGKILL")
+    words = said(tmp_path, "soak.py", "--minutes", "0.3", "--faults", *faults)
+    assert words.endswith("\n0 failures\n") and any(f"{fault}: " in words for fault in faults[:3])

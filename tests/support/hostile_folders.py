@@ -7,6 +7,7 @@ time and memory have limits, and afterwards nothing outside may have changed or 
 import base64
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import resource
@@ -19,9 +20,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtrl_fairgrad import evaluate, report, train, verify
 from mtrl_fairgrad.analysis.report import report_files
-from tests.support.tiny_runs import POINT_MASS
 
 SECONDS, MEGABYTES = 2.0, 500
 """Processor time and memory that a command may take more than with a sound folder."""
@@ -32,21 +31,24 @@ SECRET = "the secret of another file"
 PNG_SIGNATURE = b"\x89PNG"
 
 COMMANDS = {
-    "report": (report.main, ["run", "--html", "page.html", "--markdown", "page.md"]),
-    "verify": (verify.main, ["run"]),
-    "evaluate": (evaluate.main, ["run", "--workers", "0", "--goals", "1"]),
+    "report": ("report", ["run", "--html", "page.html", "--markdown", "page.md"]),
+    "verify": ("verify", ["run"]),
+    "evaluate": ("evaluate", ["run", "--workers", "0", "--goals", "1"]),
     "policy": (
-        evaluate.main,
+        "evaluate",
         ["run/policies/policy-40-seed0.json", "--workers", "0", "--goals", "1"],
     ),
-    "resume": (train.main, ["resume=run", "steps=60"]),
+    "resume": ("train", ["resume=run", "steps=60"]),
 }
-"""Commands and their arguments, in the folder that holds `run`."""
+"""Modules of commands and their arguments, in the folder that holds `run`."""
 WRITTEN = {"run", "page.html", "page.md"}
 
 
 def make_sample(folder):
     """Train and evaluate a run that has every kind of file."""
+    from mtrl_fairgrad import evaluate, train
+    from tests.support.tiny_runs import POINT_MASS
+
     options = ["steps=40", "eval.every=20", "env.workers=0", "method=ls", f"run_dir={folder}"]
     assert train.main([*POINT_MASS, *options]) == 0
     words = [str(folder), "--workers", "0", "--goals", "1", "--export"]
@@ -192,7 +194,8 @@ def snapshot(folder):
 
 def ask(command, place):
     """Give a command, by its name, to the folder `run` in `place`, in a process of its own."""
-    main, arguments = COMMANDS[command]
+    module, arguments = COMMANDS[command]
+    main = importlib.import_module(f"mtrl_fairgrad.{module}").main
     log = [place / "out", place / "err"]
     memory = _resident(os.getpid())
     child = os.fork()
