@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+from mtrl_fairgrad.utils.safe_load import MAX_DEPTH, is_readable
 from mtrl_fairgrad.utils.validation import (
     MAX_WORKERS,
     ConfigError,
@@ -190,6 +191,14 @@ def _check_gymnasium(env: EnvConfig) -> None:
         raise ConfigError(
             f"env.task_options={options} is not allowed: give a list with one mapping per task, "
             "as in [{g: 5},{}].",
+            "env.task_options",
+            env.task_options,
+        )
+    # A run folder could not be read again otherwise; this is below the list in `env`.
+    if not all(is_readable(mapping, MAX_DEPTH - 3) for mapping in cast(list[Any], options)):
+        raise ConfigError(
+            f"env.task_options={options} is not allowed: give words as keys, and words, numbers, "
+            f"true, false, null or lists and mappings of them, of at most {MAX_DEPTH - 4} levels.",
             "env.task_options",
             env.task_options,
         )

@@ -81,7 +81,7 @@ def write(
     rows = [
         (
             *(env_steps, seed, task, goals[s, k, e], int(result.success[s, k, e])),
-            *(known(result.returns[s, k, e]), result.returns_until_success[s, k, e]),
+            *(known(result.returns[s, k, e]), known(result.returns_until_success[s, k, e])),
             *(result.lengths[s, k, e], result.lengths_until_success[s, k, e]),
             *("" if np.isnan(value) else f"{value:.4f}" for value in places[s, k, e].flat),
         )

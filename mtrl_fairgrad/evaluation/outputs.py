@@ -16,7 +16,7 @@ from mtrl_fairgrad.runs.evaluation_table import COLUMNS, known
 from mtrl_fairgrad.runs.policy_description import Result
 from mtrl_fairgrad.utils.atomic_io import write_atomic, writing_remedy
 from mtrl_fairgrad.utils.clean_text import clean
-from mtrl_fairgrad.utils.text_tables import csv_report, text_table
+from mtrl_fairgrad.utils.text_tables import counted, csv_report, text_table
 
 if TYPE_CHECKING:
     from mtrl_fairgrad.envs.evaluation import EvaluationResult
@@ -35,6 +35,16 @@ def print_table(
     if len(config.seeds) > 1:
         mean, error = over_seeds(success.mean(1), axis=0)
         print(f"mean over {len(config.seeds)} seeds: {mean:.3f} ± {error:.3f}")
+
+
+def print_faults(config: Config, tasks: Sequence[str], non_finite: NDArray[np.bool_]) -> None:
+    """Name the seeds and tasks of episodes `[S, K, E]` with a number that was not finite."""
+    episodes = counted(non_finite.shape[-1], "episode")
+    for (s, k), number in np.ndenumerate(non_finite.sum(-1)):
+        if number:
+            where = f"seed {config.seeds[s]}, {tasks[k]}"
+            what = "an observation, reward or action was not finite"
+            print(clean(f"warning: {where}: {what} in {number} of {episodes}"))
 
 
 def compare(recorded: Result, measured: dict[str, Any]) -> None:
@@ -89,7 +99,7 @@ def write(
             goals.shape[-1],
             result.success[s, k].mean(),
             known(result.returns[s, k].mean()),
-            result.returns_until_success[s, k].mean(),
+            known(result.returns_until_success[s, k].mean()),
             protocol,
         )
         for s, seed in enumerate(config.seeds)

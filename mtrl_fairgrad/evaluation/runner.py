@@ -111,7 +111,7 @@ def run_evaluation(options: EvaluationOptions) -> Path:
 def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Path:
     """Play the goals, print the results and write all files; returns the table's path."""
     from mtrl_fairgrad.envs.evaluation import all_goals, evaluate
-    from mtrl_fairgrad.evaluation.outputs import compare, print_table, write
+    from mtrl_fairgrad.evaluation.outputs import compare, print_faults, print_table, write
     from mtrl_fairgrad.evaluation.policy_export import describe, export, scores
     from mtrl_fairgrad.evaluation.videos import record_videos
     from mtrl_fairgrad.training.factory import make_envs, make_suite
@@ -124,6 +124,7 @@ def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Pat
         spaces: Any = (envs.single_observation_space, envs.single_action_space)
     print(clean(target.protocol))
     print_table(config, tasks, target.env_steps, result.success)
+    print_faults(config, tasks, result.non_finite)
     if target.exported is not None:
         compare(target.exported.description["result"], scores(tasks, result.success[0]))
     path = write(plan.out, config, tasks, target.env_steps, goals, result, target.protocol)

@@ -36,7 +36,8 @@ from mtrl_fairgrad.utils.atomic_io import (
     write_atomic,
 )
 from mtrl_fairgrad.utils.file_schema import check_schema
-from mtrl_fairgrad.utils.safe_load import read_mapping
+from mtrl_fairgrad.utils.safe_load import parse_mapping, read_mapping
+from mtrl_fairgrad.utils.validation import ConfigError
 
 if TYPE_CHECKING:  # torch takes a second to import, and only checkpoints need it
     from torch import Tensor
@@ -97,9 +98,11 @@ class BaseRunFolder:
         `config` and `manifest` hold mappings, sequences, str, int, float, bool and None.
 
         Raises:
+            ConfigError: what is written could not be read again.
             RunFolderError: the folder holds a run, or cannot be made.
         """
         run = cls(Path(path), *_description(cls.kind, config, manifest))
+        check_description(cls.kind, config, manifest)
         cls.check_vacant(run.path)
         try:
             os.makedirs(run.store.path)  # of two processes, one fails here
@@ -260,9 +263,10 @@ class BaseRunFolder:
         like: Mapping[str, Mapping[str, Tensor]],
         ring: Ring | None = None,
         env_steps: int | None = None,
+        more: int = 0,
     ) -> Checkpoint:
         """Read a checkpoint to continue from it; see `CheckpointStore.resume`."""
-        return self.store.resume(like, ring, env_steps)
+        return self.store.resume(like, ring, env_steps, more)
 
     def checkpoints(self) -> list[Path]:
         """List the checkpoints, newest first; see `CheckpointStore.all`."""
@@ -291,9 +295,40 @@ def write_description(
         manifest: of the same types, without kind and checksum.
     """
     config, manifest = _description(kind, config, manifest)
-    write_atomic(path / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+    write_atomic(path / MANIFEST, _encoded(MANIFEST, manifest))
     # Last, because a folder with a config.yaml counts as a run.
-    write_atomic(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
+    write_atomic(path / CONFIG, _encoded(CONFIG, config))
+
+
+def check_description(
+    kind: str, config: Mapping[str, Any], manifest: Mapping[str, Any] | None = None
+) -> None:
+    """Check that a configuration and a manifest come back equal from the files they are written to.
+
+    Raises:
+        ConfigError: otherwise, with the longest option.
+    """
+    written = dict(zip((CONFIG, MANIFEST), _description(kind, config, manifest or {}), strict=True))
+    for name, content in written.items():
+        try:
+            if parse_mapping(_encoded(name, content), Path(name).suffix) == content:
+                continue
+            reason = "a value in it would change"
+        except ValueError as error:
+            reason = str(error)
+        key = max(config, key=lambda key: len(str(config[key])))
+        raise ConfigError(
+            f"the run could not be resumed, because its {name} would not be read again ({reason}): "
+            f"give shorter and simpler options, above all {key}.",
+            key,
+            config[key],
+        )
+
+
+def _encoded(name: str, content: Mapping[str, Any]) -> bytes:
+    if name == CONFIG:
+        return yaml.safe_dump(content, sort_keys=False).encode()
+    return json.dumps(content, indent=2).encode() + b"\n"
 
 
 def _description(

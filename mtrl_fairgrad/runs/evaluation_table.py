@@ -106,5 +106,5 @@ class Format:
 
 
 def known(value: float) -> float | None:
-    """Return a return as a row holds it: None for NaN, which stands for an unknown one."""
-    return None if math.isnan(value) else value
+    """Return a return as a row holds it: None if it is unknown, which NaN and infinity mean."""
+    return value if math.isfinite(value) else None

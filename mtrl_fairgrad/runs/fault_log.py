@@ -36,6 +36,15 @@ CONDITION_TEXTS = {
     "exploding_value": "Q was beyond guard.largest_value",
     "dead_temperature": "the entropy coefficient was below guard.smallest_temperature",
 }
+SIMULATOR, EVALUATION = "simulator", "evaluation"
+"""In place of a network: transitions of training, and episodes of evaluations, with a number that
+is not finite; `first_update` then is the env_steps of the first.
+"""
+_SIMULATED = {
+    SIMULATOR: ("an observation or reward was not finite", "transition"),
+    EVALUATION: ("an observation, reward or action was not finite", "episode"),
+}
+"""Condition and unit of those."""
 RESPONSE_TEXTS = {
     "count": "counted",
     "ls": "these updates gave all tasks equal weights",
@@ -50,7 +59,7 @@ class Fault:
     """How often one condition occurred for one task of one seed."""
 
     network: str
-    """critic or actor."""
+    """critic or actor; or `SIMULATOR` or `EVALUATION`."""
     condition: str
     """One of `mtrl_fairgrad.config.guard.CONDITIONS`."""
     seed: int
@@ -130,6 +139,13 @@ def read_faults(folder: Path) -> list[Fault]:
         raise ValueError(f"{path} is damaged: remove it to report without faults.") from None
 
 
+def condition_text(fault: Fault) -> str:
+    """Return the condition of a fault in words."""
+    if fault.network in _SIMULATED:
+        return _SIMULATED[fault.network][0]
+    return CONDITION_TEXTS.get(fault.condition, fault.condition)
+
+
 def describe_faults(faults: Sequence[Fault]) -> str:
     """Describe faults that differ in task only, in one sentence without its period."""
     first = faults[0]
@@ -137,12 +153,14 @@ def describe_faults(faults: Sequence[Fault]) -> str:
     where = f"seed {first.seed}" + (f", {tasks}" if tasks else "")
     times = max(fault.updates for fault in faults)
     first_update = min(fault.first_update for fault in faults)
-    condition = CONDITION_TEXTS.get(first.condition, first.condition)
+    condition = condition_text(first)
+    unit, begun = "update", f"in update {first_update:,}"
+    if first.network in _SIMULATED:
+        unit, begun = _SIMULATED[first.network][1], f"at env_steps {first_update:,}"
     response = RESPONSE_TEXTS.get(first.response, first.response)
-    total = counted(first.of_updates, "update")
+    total = counted(first.of_updates, unit)
     return (
-        f"{where}: {first.network}: {condition} in {times:,} of {total}, "
-        f"first in update {first_update:,}; {response}"
+        f"{where}: {first.network}: {condition} in {times:,} of {total}, first {begun}; {response}"
     )
 
 

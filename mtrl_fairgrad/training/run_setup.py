@@ -16,6 +16,7 @@ from mtrl_fairgrad.config.schema import (
     is_given,
     to_dict,
 )
+from mtrl_fairgrad.runs.base_run_dir import check_description
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.manifest import manifest
 from mtrl_fairgrad.runs.run_dir import RunFolder
@@ -40,6 +41,7 @@ def check_folder(config: Config, auto_resume: bool = False, overrides: Sequence[
         RunFolderError: the folder cannot be made or read, or resuming would delete results.
     """
     if config.resume is None:
+        check_description(RunFolder.kind, to_dict(config))
         RunFolder.check_vacant(new_run_path(config))
         return True
     folder = RunFolder.open(Path(config.resume))

@@ -35,10 +35,15 @@ def read_mapping(path: Path) -> dict[str, Any]:
     limit = MAX_BYTES[path.suffix]
     with path.open("rb") as file:
         data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"it has more than {limit:,} bytes")
+    return parse_mapping(data, path.suffix)
+
+
+def parse_mapping(data: bytes, suffix: str) -> dict[str, Any]:
+    """Parse the content of a file with this suffix; see `read_mapping`."""
+    if len(data) > MAX_BYTES[suffix]:
+        raise ValueError(f"it has more than {MAX_BYTES[suffix]:,} bytes")
     try:
-        content = json.loads(data) if path.suffix == ".json" else _parsed(data.decode())
+        content = json.loads(data) if suffix == ".json" else _parsed(data.decode())
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"it cannot be parsed ({type(error).__name__})") from error
     if not isinstance(content, dict) or not is_plain(content):
@@ -57,6 +62,11 @@ def is_plain(value: object, levels: int = MAX_DEPTH) -> bool:
     if isinstance(value, int):
         return abs(value) <= MAX_INTEGER  # larger ones cannot be converted to floats
     return value is None or isinstance(value, (str, float))
+
+
+def is_readable(value: object, levels: int = MAX_DEPTH) -> bool:
+    """Return whether `value` comes back equal from a file: it is plain, and no NaN is in it."""
+    return is_plain(value, levels) and json.loads(json.dumps(value)) == value
 
 
 def _parsed(text: str) -> object:

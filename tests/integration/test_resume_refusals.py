@@ -1,5 +1,6 @@
 """Resuming never deletes results: what would is refused, and the folder stays as it was."""
 
+import json
 import shlex
 import shutil
 
@@ -7,8 +8,10 @@ import pytest
 
 from mtrl_fairgrad import evaluate, train
 from mtrl_fairgrad.config.schema import ConfigError
+from mtrl_fairgrad.runs.checkpoint.index import Index
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder
 from mtrl_fairgrad.training.run_setup import check_folder
+from mtrl_fairgrad.utils.atomic_io import content_of
 from tests.support.errors import check_refusal
 from tests.support.tiny_runs import POINT_MASS, POINT_MASS_ONE, POINT_MASS_TASKS, rows
 
@@ -98,6 +101,32 @@ def test_a_run_without_intact_checkpoints_is_not_started_over(loss, run, capsys)
     assert train.main([f"resume={run}", "steps=120"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and shlex.join(["mtrl_fairgrad.report", str(run)]) in said
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"replaced": []},
+        {"replaced": {"training": "two"}},
+        {"non_finite": {}},
+        {"evaluation": 7},
+        {"running": [0]},
+        {"environments": {"made": {}, "results": []}},
+        {"environments": 5},
+    ],
+    ids=str,
+)
+def test_a_refused_resume_changes_nothing(damage, run, capsys):
+    """Also where all files are as they were written, by a program that wrote something else."""
+    for path in run.glob("checkpoints/0*"):
+        index, state = Index.read(path), json.loads((path / "state.json").read_text())
+        (path / "state.json").write_text(json.dumps(state | damage))
+        index.files["state.json"] = content_of(path / "state.json")
+        (path / "index.json").write_bytes(index.encode())
+    before = contents(run)
+    assert train.main([f"resume={run}", "steps=120"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
     assert contents(run) == before
 
 

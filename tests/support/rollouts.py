@@ -1,6 +1,16 @@
 """Steps of vector environments as plain arrays, and their comparison."""
 
+import json
+
 import numpy as np
+
+from mtrl_fairgrad.envs.saved_state import from_arrays, to_arrays
+
+
+def reread(state):
+    """A state of environments as it comes back from a checkpoint."""
+    plain, arrays = to_arrays(state)
+    return from_arrays(json.loads(json.dumps(plain)), arrays)
 
 
 def flatten(step):

@@ -9,7 +9,7 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import Block, Improvement, co
 from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.analysis.statistics import ARRANGEMENTS, Interval, RankTest
 from mtrl_fairgrad.config.guard import STOP
-from mtrl_fairgrad.runs.fault_log import CONDITION_TEXTS, RESPONSE_TEXTS, group_by_task
+from mtrl_fairgrad.runs.fault_log import RESPONSE_TEXTS, condition_text, group_by_task
 
 NOTHING = "–"
 
@@ -190,7 +190,7 @@ def faults(block: Block) -> Table | None:
                     name,
                     str(first.seed),
                     first.network,
-                    CONDITION_TEXTS.get(first.condition, first.condition),
+                    condition_text(first),
                     ", ".join(fault.task for fault in same if fault.task) or "all",
                     f"{share:.2%}",
                     f"{min(fault.first_update for fault in same):,}",

@@ -27,7 +27,7 @@ from mtrl_fairgrad.utils.file_schema import Count, check_schema
 
 NAME = "index.json"
 FORMAT = 2
-_LARGEST = 2**26
+LARGEST = 2**26
 """Upper bound of the bytes of an index.json or state.json."""
 _FILE = re.compile(r"[\w-]+\.safetensors|state\.json")
 _RUN_FILE = re.compile(r"[\w-][\w.-]*")
@@ -79,7 +79,7 @@ class Index:
         """
         path = folder / NAME
         try:
-            if path.stat().st_size > _LARGEST:
+            if path.stat().st_size > LARGEST:
                 raise ValueError
             text = path.read_bytes()
             signed = json.loads(text)
@@ -173,7 +173,7 @@ def _contents(listed: dict[str, Any], allowed: re.Pattern[str]) -> dict[str, Con
     for name, content in contents.items():
         if not allowed.fullmatch(name) or not _SHA256.fullmatch(content.sha256):
             raise ValueError(name)
-    if "state.json" in contents and contents["state.json"].bytes > _LARGEST:
+    if "state.json" in contents and contents["state.json"].bytes > LARGEST:
         raise ValueError("state.json")
     return contents
 

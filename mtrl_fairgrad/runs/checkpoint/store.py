@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtrl_fairgrad.runs.checkpoint.index import NAME, CheckpointError, Index, check_size
+from mtrl_fairgrad.runs.checkpoint.index import LARGEST, NAME, CheckpointError, Index, check_size
 from mtrl_fairgrad.runs.checkpoint.replay_segments import (
     SMALL,
     Ring,
@@ -118,6 +118,7 @@ class CheckpointStore:
             CheckpointError: writing failed; the message names the newest checkpoint.
         """
         text = json.dumps(state).encode()
+        _check_readable("state.json", text, env_steps)
         existing = self.all()
         current = _order(self._current) if self._current else (math.inf,)
         newest = min((env_steps, math.inf), current)
@@ -131,7 +132,7 @@ class CheckpointStore:
             # Never the run's own folder, which may have vanished.
             for folder in (self.path, self.segments, partial):
                 make_folder(folder)
-            saved_ring = self._fill(partial, groups, text, ring)
+            saved_ring = self._fill(partial, env_steps, groups, text, ring)
             _discard(set(existing) - set(earlier))
             rename(partial, target)
             sync(self.path)
@@ -143,10 +144,14 @@ class CheckpointStore:
             with contextlib.suppress(OSError):
                 self.clean()
             raise CheckpointError(self.refusal(str(target), error)) from error
+        except CheckpointError:  # what was written cannot be read again
+            with contextlib.suppress(OSError):
+                self.clean()
+            raise
         return target
 
     def _fill(
-        self, folder: Path, groups: Groups, state: bytes, ring: Ring | None
+        self, folder: Path, env_steps: int, groups: Groups, state: bytes, ring: Ring | None
     ) -> RingRecord | None:
         record = None
         if ring is not None:
@@ -162,8 +167,10 @@ class CheckpointStore:
             for path in sorted(self.run.glob(pattern))
         }
         index = Index(files, record, run_files).encode()
+        _check_readable(NAME, index, env_steps)
         for name, content in {**files, NAME: write(folder / NAME, [index])}.items():
             read_back(folder / name, content)
+        read(folder, Index.read(folder), groups=())
         sync(folder)
         return record
 
@@ -251,7 +258,11 @@ class CheckpointStore:
         return self._newest_intact(env_steps, lambda path: _read(path, Index.read(path), groups))
 
     def resume(
-        self, like: Groups, ring: Ring | None = None, env_steps: int | None = None
+        self,
+        like: Groups,
+        ring: Ring | None = None,
+        env_steps: int | None = None,
+        more: int = 0,
     ) -> Checkpoint:
         """Read the newest intact checkpoint, or the one at `env_steps`, to continue from it.
 
@@ -260,16 +271,17 @@ class CheckpointStore:
                 Checkpoints may hold more (optimisers have no moments before their first step).
             ring: the replay buffer to fill, if given.
             env_steps: which checkpoint; None for the newest.
+            more: bytes that other tensors may take.
 
         Raises:
             CheckpointError: there is no intact checkpoint.
             RunFolderError: the checkpoint is of another configuration.
         """
-        return self._newest_intact(env_steps, lambda path: self._resume(path, like, ring))
+        return self._newest_intact(env_steps, lambda path: self._resume(path, like, ring, more))
 
-    def _resume(self, path: Path, like: Groups, ring: Ring | None) -> Checkpoint:
+    def _resume(self, path: Path, like: Groups, ring: Ring | None, more: int) -> Checkpoint:
         index = Index.read(path)
-        checkpoint = _read(path, index, like=like)
+        checkpoint = _read(path, index, like=like, more=more)
         if self._history is not None:
             index.check_run_file(self.run, self._history)
         if ring is not None:
@@ -328,10 +340,24 @@ def _order(checkpoint: Path) -> tuple[int, int]:
 
 
 def _read(
-    path: Path, index: Index, groups: Collection[str] | None = None, like: Groups | None = None
+    path: Path,
+    index: Index,
+    groups: Collection[str] | None = None,
+    like: Groups | None = None,
+    more: int = 0,
 ) -> Checkpoint:
     sizes = {name: content.bytes for name, content in index.run_files.items()}
-    return Checkpoint(steps_of(path), *read(path, index, groups, like), sizes)
+    return Checkpoint(steps_of(path), *read(path, index, groups, like, more), sizes)
+
+
+def _check_readable(name: str, data: bytes, env_steps: int) -> None:
+    """Raise CheckpointError for a file that the reader would refuse."""
+    if len(data) > LARGEST:
+        raise CheckpointError(
+            f"the checkpoint at env_steps={env_steps} is not written, because its {name} would "
+            f"have {len(data):,} bytes and at most {LARGEST:,} can be read again: train fewer "
+            "tasks, seeds or copies in one run."
+        )
 
 
 def _discard(checkpoints: Iterable[Path]) -> None:

@@ -41,7 +41,11 @@ def encode(group: Mapping[str, Tensor]) -> bytes:
 
 
 def read(
-    folder: Path, index: Index, groups: Collection[str] | None = None, like: Groups | None = None
+    folder: Path,
+    index: Index,
+    groups: Collection[str] | None = None,
+    like: Groups | None = None,
+    more: int = 0,
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read tensors and state of a checkpoint, after verifying every file.
 
@@ -50,6 +54,7 @@ def read(
         index: index of the checkpoint.
         groups: which groups of tensors to read; None for all.
         like: see `CheckpointStore.resume`.
+        more: see `CheckpointStore.resume`.
 
     Raises:
         CheckpointError: a file is damaged or missing.
@@ -68,7 +73,7 @@ def read(
     state = index.check(folder, "state.json")
     try:
         if like is not None:
-            _check_fit(folder, index, paths, like)
+            _check_fit(folder, index, paths, like, more)
         # Not load_file, which maps the file: a file truncated later would kill this process.
         tensors = {group: load(path.read_bytes()) for group, path in paths.items()}
         values = json.loads(state.read_bytes())
@@ -81,13 +86,15 @@ def read(
         raise CheckpointError(f"{folder} is not a valid checkpoint ({error})") from None
 
 
-def _check_fit(folder: Path, index: Index, paths: Mapping[str, Path], like: Groups) -> None:
+def _check_fit(
+    folder: Path, index: Index, paths: Mapping[str, Path], like: Groups, more: int
+) -> None:
     """Compare the files' headers with the expected tensors, without reading data."""
     from safetensors import safe_open
 
     needed = sum(tensor.nbytes for group in like.values() for tensor in group.values())
     held = sum(index.files[path.name].bytes for path in paths.values())
-    if held > _LARGEST_RATIO * needed + _HEADERS:
+    if held > _LARGEST_RATIO * needed + _HEADERS + more:
         raise mismatch(folder, f"it holds {held} bytes, but {needed} are needed")
     for group, tensors in like.items():
         if group not in paths:

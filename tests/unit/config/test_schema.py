@@ -1,5 +1,6 @@
 """The YAML files say what the dataclasses say, and mistakes end in one sentence."""
 
+import json
 import math
 from pathlib import Path
 
@@ -23,9 +24,13 @@ from mtrl_fairgrad.gradients.conventions import CONVENTIONS, PLAIN, Convention
 from mtrl_fairgrad.gradients.official import OFFICIAL
 from mtrl_fairgrad.weighting import method_names, method_options
 from tests.support.errors import refused
-from tests.support.tiny_runs import composed
+from tests.support.tiny_runs import POINT_MASS, composed
 
 CONFIGS = Path(config_dir())
+
+
+DEEP = 29 * "[" + 29 * "]"
+LISTS = json.loads(DEEP)
 
 
 def test_the_yaml_files_compose_to_the_python_defaults():
@@ -246,6 +251,10 @@ def test_a_preset_changes_defaults_and_the_command_line_wins():
         (["env.copies=3"], "env.copies", 3),
         (["env.copies=0"], "env.copies", 0),
         (["env.train_horizon=501"], "env.train_horizon", 501),
+        # What could not be read again when the run is resumed.
+        ([*POINT_MASS, "env.task_options=[{},{5: 1}]"], "env.task_options", [{}, {5: 1}]),
+        ([*POINT_MASS, "env.task_options=[{g: nan}]"], "env.task_options", [{"g": math.nan}]),
+        ([*POINT_MASS, f"env.task_options=[{{g: {DEEP}}}]"], "env.task_options", [{"g": LISTS}]),
     ],
     ids=str,
 )

@@ -9,6 +9,7 @@ import pytest
 from mtrl_fairgrad.runs.manifest import config_sha256
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
 from mtrl_fairgrad.utils.atomic_io import remove
+from tests.support.errors import refused
 from tests.support.sample_run import CONFIG, GROUPS, Fault, fork, one_sentence, rows
 
 
@@ -33,6 +34,21 @@ def test_what_is_created_is_what_is_opened(folder):
         }
     )
     assert again.evaluations() == [] and not again.has_checkpoint()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tasks", [f"task {n}" for n in range(20_000)]),  # a file above the reader's limit
+        ("run_dir", "(" * 70),  # too many brackets
+        ("method", {"beta": float("nan")}),  # differs from itself
+    ],
+)
+def test_what_could_not_be_read_again_is_refused_before_anything_is_made(tmp_path, key, value):
+    config = {**CONFIG, key: value, "seeds": [0]}
+    with refused(key, value):
+        RunFolder.create(tmp_path / "run", config, {})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_with_other_files_is_used_and_they_stay(tmp_path):

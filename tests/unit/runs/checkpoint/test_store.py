@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from mtrl_fairgrad.runs.checkpoint import index, store
 from mtrl_fairgrad.runs.run_dir import CheckpointError, RunFolder, RunFolderError
 from tests.support.sample_run import CONFIG, GROUPS, Rows, fork, one_sentence, rows
 
@@ -180,6 +181,33 @@ def test_a_checkpoint_far_larger_than_the_learner_is_refused_before_it_is_read(f
     monkeypatch.setattr("safetensors.torch.load", lambda data: pytest.fail("it was read"))
     with pytest.raises(RunFolderError, match=r"it holds 4000\d+ bytes, but 24 are needed"):
         folder.resume_checkpoint({"agent": {"w": torch.zeros(2, 3)}})
+
+
+def test_other_tensors_may_take_the_bytes_that_are_allowed_for_them(folder):
+    groups = {**GROUPS, "simulators": {"actions": torch.zeros(2**20)}}
+    folder.save_checkpoint(500, groups, {})
+    with pytest.raises(RunFolderError, match="bytes"):
+        folder.resume_checkpoint(GROUPS)
+    found = folder.resume_checkpoint(GROUPS, more=2**22)
+    assert found.groups["simulators"]["actions"].shape == (2**20,)
+
+
+@pytest.mark.parametrize("file", ["state", "index"])
+def test_what_could_not_be_read_again_is_not_written_and_the_one_before_stays(
+    folder, monkeypatch, file
+):
+    folder.save_checkpoint(500, GROUPS, {"at": 500})
+    before = sorted(folder.path.rglob("*"))
+    size = (folder.checkpoints()[0] / f"{file}.json").stat().st_size
+    for module in (index, store):
+        monkeypatch.setattr(module, "LARGEST", size + 20)
+    long = {"state": {"at": "x" * 50}, "index": {"at": 1000}}[file]
+    groups = {**GROUPS, **({"more": GROUPS["agent"]} if file == "index" else {})}
+    with pytest.raises(CheckpointError) as caught:
+        folder.save_checkpoint(1000, groups, long, keep=1)
+    assert one_sentence(caught)
+    assert sorted(folder.path.rglob("*")) == before
+    assert folder.resume_checkpoint(GROUPS).env_steps == 500
 
 
 def test_a_checkpoint_of_the_format_before_says_so(folder):
