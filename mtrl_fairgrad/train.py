@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from mtrl_fairgrad.cli.hydra_main import given_overrides, run_with_hydra
 from mtrl_fairgrad.cli.multirun import assign_run_folder
-from mtrl_fairgrad.cli.override_filter import path_value, stored_overrides
+from mtrl_fairgrad.cli.override_filter import check_storable, path_value, stored_overrides
 from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.config.older_runs import REMOVED
 from mtrl_fairgrad.config.schema import Config, check_parts, keep_stored_options, without_torch
@@ -85,6 +85,7 @@ def start(config: Config, overrides: list[str]) -> int:
         RunFolderError: the folder cannot be made or read.
     """
     config.env.tasks = list(task_names(config.env))
+    check_storable([word for word in overrides if not _is_dropped(word)])
     auto_resume = resolve_auto_resume(config)
     if config.resume is not None:
         keep_stored_options(config, RunFolder.open(Path(config.resume)).config, overrides)

@@ -143,6 +143,23 @@ def stored_overrides(stored: object) -> list[str]:
     return stored
 
 
+def check_storable(words: Sequence[str]) -> None:
+    """Check that a run can be resumed with these overrides, which its manifest will hold.
+
+    Raises:
+        ConfigError: the first that reads data of this machine, which may differ then.
+    """
+    for word in words:
+        if not _is_storable(word):
+            key, _, value = word.partition("=")
+            raise ConfigError(
+                f"{word} reads data of this machine, so that the run could not be resumed: "
+                f"give the value itself for {key}.",
+                key,
+                value,
+            )
+
+
 def _is_storable(word: str) -> bool:
     """Whether training may have stored this override.
 

@@ -21,6 +21,7 @@ from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.safe_load import MAX_BYTES, read_mapping
 from mtrl_fairgrad.utils.validation import MAX_MESSAGE_LENGTH, ConfigError, one_line
+from tests.support.errors import refused
 from tests.support.fuzzing import BOMB
 from tests.support.paths import ROOT
 from tests.support.tiny_runs import ONE, TASKS, TINY, composed
@@ -241,6 +242,13 @@ def test_a_stored_run_has_options_of_ours_alone(stored, run, monkeypatch, capsys
     said = capsys.readouterr().err
     assert said.startswith(("error: resume=.: ", "error: manifest.json is damaged"))
     assert not (run.path / "ran").exists()
+
+
+@pytest.mark.parametrize("word", ["agent.width=${oc.env:WIDTH}", "+seeds=[${oc.decode:'1'}]"])
+def test_what_a_stored_run_may_not_have_is_refused_at_the_start(word, monkeypatch, tmp_path):
+    monkeypatch.setenv("WIDTH", "16")
+    with refused(word.partition("=")[0], word.partition("=")[2]):
+        train.start(composed("agent.width=16", f"run_dir={tmp_path / 'r'}"), [word])
 
 
 def test_a_stored_run_may_refer_from_one_option_to_another():

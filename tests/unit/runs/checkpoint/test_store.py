@@ -207,6 +207,7 @@ def test_what_could_not_be_read_again_is_not_written_and_the_one_before_stays(
         folder.save_checkpoint(1000, groups, long, keep=1)
     assert one_sentence(caught)
     assert sorted(folder.path.rglob("*")) == before
+    monkeypatch.undo()
     assert folder.resume_checkpoint(GROUPS).env_steps == 500
 
 
