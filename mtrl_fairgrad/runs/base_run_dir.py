@@ -306,23 +306,31 @@ def check_description(
     """Check that a configuration and a manifest come back equal from the files they are written to.
 
     Raises:
-        ConfigError: otherwise, with the longest option.
+        ConfigError: otherwise, with the option that does not, or the longest one.
     """
     written = dict(zip((CONFIG, MANIFEST), _description(kind, config, manifest or {}), strict=True))
     for name, content in written.items():
-        try:
-            if parse_mapping(_encoded(name, content), Path(name).suffix) == content:
-                continue
-            reason = "a value in it would change"
-        except ValueError as error:
-            reason = str(error)
-        key = max(config, key=lambda key: len(str(config[key])))
+        reason = _unreadable(name, content)
+        if reason is None:
+            continue
+        longest = max(config, key=lambda key: len(str(config[key])))
+        options = written[CONFIG].items()
+        key = next((key for key, value in options if _unreadable(CONFIG, {key: value})), longest)
         raise ConfigError(
             f"the run could not be resumed, because its {name} would not be read again ({reason}): "
-            f"give shorter and simpler options, above all {key}.",
+            f"give a shorter or simpler {key}.",
             key,
             config[key],
         )
+
+
+def _unreadable(name: str, content: Mapping[str, Any]) -> str | None:
+    """Return why a file with this content would not be read equal; None if it would."""
+    try:
+        same = parse_mapping(_encoded(name, content), Path(name).suffix) == content
+    except ValueError as error:
+        return str(error)
+    return None if same else "a value in it would change"
 
 
 def _encoded(name: str, content: Mapping[str, Any]) -> bytes:
