@@ -27,9 +27,11 @@ from mtrl_fairgrad.cli.override_filter import path_value
 from mtrl_fairgrad.config.alpha_grid import SearchConfig, check_search
 from mtrl_fairgrad.config.groups import config_group, methods_without_file
 from mtrl_fairgrad.config.schema import ConfigError, typed
+from mtrl_fairgrad.runs.base_run_dir import CONFIG
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils.arguments import fail, override
 from mtrl_fairgrad.utils.entry_point import entry_point
+from mtrl_fairgrad.utils.safe_files import entries, is_present
 
 DEFAULT_FOLDER = "runs/alpha"
 STL = ("agent", "stl")
@@ -145,7 +147,11 @@ def _groups(folder: Path, alphas: Sequence[float]) -> dict[float, RunGroup]:
         ConfigError: runs of one α differ in more than seeds.
     """
     groups: dict[float, RunGroup] = {}
-    runs = [RunFolder.open(path.parent) for path in sorted(folder.glob("*/config.yaml"))]
+    runs = [
+        RunFolder.open(path)
+        for path in entries(folder)
+        if is_present(path / CONFIG) and not path.is_symlink()
+    ]
     for group in pool([run for run in runs if run.config["method"].get("alpha") in alphas]):
         alpha = group.config["method.alpha"]
         if alpha in groups:

@@ -27,6 +27,7 @@ from mtrl_fairgrad.training.run_setup import check_folder, open_folder
 from mtrl_fairgrad.utils.arguments import command_line, fail, fail_with_traceback
 from mtrl_fairgrad.utils.atomic_io import remedy
 from mtrl_fairgrad.utils.entry_point import entry_point, interrupted, output_failed, output_fault
+from mtrl_fairgrad.utils.safe_files import is_present
 from mtrl_fairgrad.utils.validation import ConfigError
 
 LOCATION_KEYS = ("run_dir", "resume")
@@ -113,7 +114,7 @@ def leave_finished(folder: RunFolder, steps: int) -> int:
         print(f"{finished}; it has no checkpoints to go on from: {folder.without_checkpoint()}")
         return 0
     print(finished)
-    return 0 if (folder.path / "report.csv").is_file() else finish(folder)
+    return 0 if is_present(folder.path / "report.csv") else finish(folder)
 
 
 def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int:

@@ -40,6 +40,7 @@ from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.supervised.fit_folder import fit_folders, is_described
 from mtrl_fairgrad.utils.arguments import Parser, fail, path_argument
 from mtrl_fairgrad.utils.entry_point import entry_point
+from mtrl_fairgrad.utils.safe_files import is_present
 from mtrl_fairgrad.utils.validation import ConfigError, one_line
 
 COMPLETE, PUBLISHED = "with checkpoints", "published without checkpoints"
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser.parse_args(arguments)
         state = COMPLETE
-        if (options.run / "toy.csv").is_file():
+        if is_present(options.run / "toy.csv"):
             from mtrl_fairgrad.supervised.benchmarks.toy_files import verify_toy  # loads torch
 
             findings, state = verify_toy(options.run), TOY

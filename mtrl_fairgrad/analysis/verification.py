@@ -18,6 +18,7 @@ from mtrl_fairgrad.runs.manifest import config_sha256
 from mtrl_fairgrad.runs.policy_description import read_description
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
 from mtrl_fairgrad.utils.atomic_io import Content
+from mtrl_fairgrad.utils.safe_files import entries, files_below, is_present, size_of
 
 MANIFEST_KEYS = ("started", "protocol", "versions", "git", "platform", "device", "config_sha256")
 _MOST_PAIRS = 10**5
@@ -188,14 +189,16 @@ def _check_checkpoints(folder: RunFolder, finding: Finding) -> str:
             if file not in sizes:
                 sizes[file] = content.bytes
                 try:
-                    check_file(file, content)
+                    check_file(file, content, folder.path)
                 except CheckpointError as error:
                     finding.problems.append(str(error))
     if steps_of(paths[0]) < steps:
         finding.problems.append(f"the newest is at {steps_of(paths[0])} of {steps} env_steps")
     folders = (folder.path, store.path, store.segments)
-    leftovers = [path for parent in folders for path in parent.glob(".*.tmp")]
-    leftovers += [path for path in store.segments.glob("*.rows") if path not in sizes]
+    leftovers = [path for each in folders for path in entries(each, ".*.tmp", folder.path)]
+    leftovers += [
+        path for path in entries(store.segments, "*.rows", folder.path) if path not in sizes
+    ]
     if leftovers:
         finding.notes.append(
             f"{len(leftovers)} files of a process that was killed, which the next start removes"
@@ -207,7 +210,7 @@ def _check_checkpoints(folder: RunFolder, finding: Finding) -> str:
 
 def _check_absence(folder: RunFolder, steps: int, finding: Finding) -> str:
     """Check a run without checkpoints: published, or finished and freed of them."""
-    left = [path for path in folder.store.path.rglob("*") if path.is_file()]
+    left = files_below(folder.store.path)
     if left:
         finding.problems.append(
             f"{folder.store.path} holds {len(left)} files but no checkpoint: some are missing"
@@ -252,7 +255,7 @@ def _check_history(folder: RunFolder, finding: Finding) -> str:
     if not folder.has_checkpoint():
         return "not recorded without checkpoints"
     evaluations = folder.path / "evaluations.csv"
-    if evaluations.is_file() and evaluations.stat().st_size > sizes.get(evaluations.name, 0):
+    if is_present(evaluations) and size_of(evaluations) > sizes.get(evaluations.name, 0):
         finding.notes.append(
             "evaluations.csv has rows after the newest checkpoint, which no checksum covers"
         )
@@ -270,7 +273,9 @@ def _check_policies(folder: RunFolder, finding: Finding) -> str:
         program, steps = described["program"], described["training"]["env_steps"]
         try:
             check_file(
-                path.with_name(program["file"]), Content(program["bytes"], program["sha256"])
+                path.with_name(program["file"]),
+                Content(program["bytes"], program["sha256"]),
+                folder.path,
             )
         except CheckpointError as error:
             finding.problems.append(str(error))

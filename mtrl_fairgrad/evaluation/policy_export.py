@@ -38,7 +38,7 @@ from mtrl_fairgrad.runs.policy_description import (
     sizes,
 )
 from mtrl_fairgrad.utils.atomic_io import write_atomic, writing_remedy
-from mtrl_fairgrad.utils.safe_files import read_bytes
+from mtrl_fairgrad.utils.safe_files import check_limit, read_bytes
 
 if TYPE_CHECKING:
     from mtrl_fairgrad.agents import Agent, PolicyModule
@@ -109,6 +109,7 @@ def export(agent: Agent, seed: int, description: Mapping[str, Any], directory: P
     }
     written = {"format": FORMAT, "program": program_entry, **description, "inputs": inputs}
     try:
+        check_limit(path.with_suffix(".pt2"), len(program), MAX_PROGRAM_BYTES)
         write_atomic(path.with_suffix(".pt2"), program)
         # Last, so that every JSON has its program.
         write_atomic(path, _as_json(written))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from mtrl_fairgrad.utils.atomic_io import writing_remedy
+from mtrl_fairgrad.utils.atomic_io import make_folders, writing_remedy
 from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.validation import ConfigError, check_device
 
@@ -164,10 +164,13 @@ def make_plan(target: EvaluationTarget, options: EvaluationOptions) -> Evaluatio
             )
     out = options.out or target.folder
     export = out / "policies" if options.export is True else options.export
-    for name, directory in (("--out", out), ("--export", export)):
+    for name, directory, root in (
+        ("--out", out, None),
+        ("--export", export, out if options.export is True else None),
+    ):
         try:
             if directory is not None:
-                directory.mkdir(parents=True, exist_ok=True)
+                make_folders(directory, root)
         except OSError as error:
             raise ConfigError(
                 f"{name} {directory} cannot be made ({error.strerror}): "
@@ -176,7 +179,7 @@ def make_plan(target: EvaluationTarget, options: EvaluationOptions) -> Evaluatio
     video = None
     if options.video is not None:
         directory = out / "films" if options.video is True else options.video
-        backend = check_video(directory)
+        backend = check_video(directory, out if options.video is True else None)
         goal = _check_video_goal(target, options.video_goal)
         check_rendering(target.config, tasks, backend)
         video = VideoSpec(directory, backend, chosen[0], tasks, goal)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy, zeros
 
 from mtrl_fairgrad.config.schema import Config, ConfigError
-from mtrl_fairgrad.utils.atomic_io import remove, rename, write_atomic, writing_remedy
+from mtrl_fairgrad.utils.atomic_io import make_folders, write_atomic, writing_remedy
 from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.text_tables import csv_report
 
@@ -39,8 +39,12 @@ class VideoSpec:
     """Index of each task's goal; None for the first that an evaluation plays."""
 
 
-def check_video(directory: Path) -> str:
+def check_video(directory: Path, root: Path | None = None) -> str:
     """Make the folder of the videos and check that videos can be rendered and written.
+
+    Args:
+        directory: the folder.
+        root: a folder below which none may be a link.
 
     Returns:
         a working OpenGL backend.
@@ -57,7 +61,7 @@ def check_video(directory: Path) -> str:
         raise ConfigError('--video needs imageio: pip install "mtrl-fairgrad[video]".') from None
     try:
         backend = find_gl_backend()
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folders(directory, root)
     except RenderingError as error:
         raise ConfigError(f"--video: {error}") from None
     except OSError as error:
@@ -119,12 +123,15 @@ def record_videos(
         try:
             with _gl_backend(spec.backend):
                 episode = record_episode(suite, task, seed, policy, goal)
-            partial = path.with_name(f".{path.stem}.tmp.mp4")  # the suffix tells the format
-            try:
-                iio.imwrite(partial, episode.frames, fps=FRAMES_PER_SECOND, codec="libx264")
-                rename(partial, path)
-            finally:
-                remove(partial)
+            film = iio.imwrite(
+                "<bytes>",
+                episode.frames,
+                extension=".mp4",
+                plugin="FFMPEG",
+                fps=FRAMES_PER_SECOND,
+                codec="libx264",
+            )
+            write_atomic(path, film)
             rows.append(
                 (path.name, env_steps, seed, task, goal, int(episode.success), len(episode.frames))
             )

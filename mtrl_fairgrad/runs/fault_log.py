@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_fairgrad.config.guard import CHECKS, COUNT, SEED_CONDITIONS, GuardConfig
+from mtrl_fairgrad.utils.safe_files import RunFolderError, is_present, read_bytes
 from mtrl_fairgrad.utils.text_tables import counted, csv_text
 from mtrl_fairgrad.utils.validation import MAX_COUNT, MAX_SEED
 
 NAME = "incidents.csv"
+MAX_BYTES = 2**24
+"""Largest size of incidents.csv, about a hundred thousand rows."""
 COLUMNS = (
     "network",
     "condition",
@@ -117,10 +120,10 @@ def read_faults(folder: Path) -> list[Fault]:
         ValueError: the file is damaged.
     """
     path = folder / NAME
-    if not path.is_file():
+    if not is_present(path):
         return []
     try:
-        header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
+        header, *rows = csv.reader(io.StringIO(read_bytes(path, MAX_BYTES).decode()))
         if tuple(header) != COLUMNS:
             raise ValueError
         faults = [
@@ -135,6 +138,8 @@ def read_faults(folder: Path) -> list[Fault]:
         ):
             raise ValueError
         return faults
+    except RunFolderError:
+        raise
     except (ValueError, csv.Error):
         raise ValueError(f"{path} is damaged: remove it to report without faults.") from None
 

@@ -28,6 +28,7 @@ from mtrl_fairgrad.runs.metric_entries import WALL_SECONDS, WORKERS_REPLACED
 from mtrl_fairgrad.utils.arguments import command_line
 from mtrl_fairgrad.utils.atomic_io import RunFolderError, append, cut, remove, write_atomic
 from mtrl_fairgrad.utils.file_schema import Named, check_schema
+from mtrl_fairgrad.utils.safe_files import check_limit, entries, read_bytes
 
 __all__ = [
     "Checkpoint",
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 EVALUATIONS = "evaluations.csv"
+MAX_BYTES = 2**27
+"""Largest size of evaluations.csv, about two million rows."""
 
 
 class RunFolder(BaseRunFolder):
@@ -78,7 +81,9 @@ class RunFolder(BaseRunFolder):
         """Append rows durably, all or none; OSError when writing fails."""
         table, lines = self._table()
         # An incomplete line, left by a killed process, is overwritten.
-        append(self._file, len(lines), table.encode(evaluations))
+        rows = table.encode(evaluations)
+        check_limit(self._file, len(lines) + len(rows), MAX_BYTES)
+        append(self._file, len(lines), rows)
 
     def evaluations(self) -> list[Evaluation]:
         """Read all rows in the order of writing, without an incomplete last line."""
@@ -99,7 +104,7 @@ class RunFolder(BaseRunFolder):
         header = self._table()[0].header
         sizes = {EVALUATIONS: len(header)} if saved is None else saved.run_file_sizes
         cut(self._file, sizes[EVALUATIONS])
-        for path in (path for pattern in CURVES for path in self.path.glob(pattern)):
+        for path in (path for pattern in CURVES for path in entries(self.path, pattern)):
             if path.name in sizes:
                 cut(path, sizes[path.name])
             else:
@@ -113,8 +118,12 @@ class RunFolder(BaseRunFolder):
         return max((row.env_steps for row in self.evaluations()), default=None)
 
     def exported_policies(self) -> list[Path]:
-        """List the policies that `evaluate --export` wrote into this folder."""
-        return sorted(self.path.glob("policies/policy-*.json"))
+        """List the policies that `evaluate --export` wrote into this folder.
+
+        Raises:
+            RunFolderError: their folder is a link.
+        """
+        return entries(self.path / "policies", "policy-*.json", self.path)
 
     def check_start_over(self) -> None:
         """Check that a run without checkpoints has no results that a new start would delete.
@@ -158,7 +167,7 @@ class RunFolder(BaseRunFolder):
         unrelated = (WALL_SECONDS, WORKERS_REPLACED)  # logged at env_steps 0 or 1 before training
         logged = [
             entry.env_steps
-            for entry in metrics_log.read_entries(self.path)
+            for entry in metrics_log.iterate_entries(self.path)
             if entry.name not in unrelated
         ]
         if last := max(logged, default=0):
@@ -168,7 +177,7 @@ class RunFolder(BaseRunFolder):
     def _table(self) -> tuple[Format, bytes]:
         """Return the format of the rows, and the file's complete lines, heading included."""
         try:
-            data = self._file.read_bytes()
+            data = read_bytes(self._file, MAX_BYTES)
         except OSError as error:
             raise RunFolderError(
                 f"{self._file} cannot be read ({error.strerror}): restore it from a copy."

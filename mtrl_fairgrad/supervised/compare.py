@@ -30,6 +30,7 @@ from mtrl_fairgrad.supervised.trainer import Trainer
 from mtrl_fairgrad.utils.atomic_io import RunFolderError
 from mtrl_fairgrad.utils.extras import MissingExtraError
 from mtrl_fairgrad.utils.faults import TrainingFault
+from mtrl_fairgrad.utils.safe_files import entries
 from mtrl_fairgrad.utils.validation import one_line
 from mtrl_fairgrad.weighting import method_names, method_options
 
@@ -186,6 +187,7 @@ class FitRunner:
             TrainingFault: training failed, for example because a loss became NaN or infinite; the
                 cause is in fault.txt.
         """
+        entries(path, root=self.folder)  # a link below the run's folder is refused
         folder = FitFolder.open_or_create(path, spec.plain(), self._manifest)
         finished = folder.result()
         if finished is not None:

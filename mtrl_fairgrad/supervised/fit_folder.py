@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Self
 from mtrl_fairgrad.config.schema import changed_keys
 from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, BaseRunFolder, read_run_file
 from mtrl_fairgrad.utils.atomic_io import RunFolderError, remove, write_atomic
+from mtrl_fairgrad.utils.safe_files import entries, is_present, read_bytes
 
 CONFIG_0_1 = "fit.json"
 """The file of the specification in folders of version 0.1.0."""
@@ -36,8 +37,8 @@ LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "qm9": {"standardise": "training"},
 }
 """Benchmark → options that version 0.1.0 did not have, and what it did."""
-_DEPTHS = ("", "*/", "*/*/")
-"""Paths of fits relative to the folder of a fit, of a method with its seeds, of a run."""
+MAX_BYTES = 2**27
+"""Largest size of epochs.csv, of table.csv and of fault.txt."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,14 @@ class FitFolder(BaseRunFolder):
         old = path / CONFIG_0_1
         folder = (
             cls(path, read_run_file(old), {})
-            if old.is_file() and not (path / CONFIG).is_file()
+            if is_present(old) and not is_present(path / CONFIG)
             else super().open(path)
         )
         benchmark = folder.config.get("benchmark")
         if isinstance(benchmark, dict):
             benchmark |= {**LATER_OPTIONS.get(str(benchmark.get("name")), {}), **benchmark}
         required = ("benchmark", "method", "schedule", "convention", "seed")
-        folder._check_keys(old if old.is_file() else path / CONFIG, folder.config, required)
+        folder._check_keys(old if is_present(old) else path / CONFIG, folder.config, required)
         return folder
 
     @classmethod
@@ -121,7 +122,7 @@ class FitFolder(BaseRunFolder):
             RunFolderError: the file is damaged.
         """
         path = self.path / RESULT
-        if not path.is_file():
+        if not is_present(path):
             return None
         values = read_run_file(path)
         keys = ("metrics", "validation", "seconds_per_epoch")
@@ -139,7 +140,7 @@ class FitFolder(BaseRunFolder):
             RunFolderError: it has some.
         """
         path = self.path / EPOCHS
-        epochs = path.read_bytes().count(b"\n") - 1 if path.is_file() else 0
+        epochs = read_bytes(path, MAX_BYTES).count(b"\n") - 1 if is_present(path) else 0
         if epochs > 0:
             raise RunFolderError(
                 f"{self.path} has no checkpoint to continue from, and starting over would delete "
@@ -149,9 +150,9 @@ class FitFolder(BaseRunFolder):
     def fault(self) -> str | None:
         """Return the sentence of the error that ended the fit; None without one, or if finished."""
         path = self.path / FAULT
-        if not path.is_file() or (self.path / RESULT).is_file():
+        if not is_present(path) or is_present(self.path / RESULT):
             return None
-        return path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        return read_bytes(path, MAX_BYTES).decode(errors="replace").partition("\n")[0]
 
     def save_fault(self, sentence: str, details: str) -> None:
         """Write the error that ended the fit: one sentence, then the traceback."""
@@ -172,7 +173,7 @@ class FitFolder(BaseRunFolder):
 
 def is_fit_folder(path: Path) -> bool:
     """Return whether a folder itself holds a fit, of this version or of 0.1.0."""
-    if (path / CONFIG_0_1).is_file():
+    if is_present(path / CONFIG_0_1):
         return True
     config = _supervised_config(path)
     return bool(config) and "seeds" not in config
@@ -185,19 +186,21 @@ def is_described(path: Path) -> bool:
 
 def _supervised_config(path: Path) -> Mapping[str, Any]:
     """Read the configuration of a fit or a supervised run; empty if a folder has none."""
-    config = read_run_file(path / CONFIG) if (path / CONFIG).is_file() else {}
+    config = read_run_file(path / CONFIG) if is_present(path / CONFIG) else {}
     return config if "benchmark" in config else {}
 
 
 def fit_folders(path: str | Path) -> list[Path]:
-    """Return the folders of all fits of a run, of a method, or of a single fit."""
-    files = (
-        file
-        for depth in _DEPTHS
-        for name in (CONFIG, CONFIG_0_1)
-        for file in Path(path).glob(depth + name)
-    )
-    return sorted({file.parent for file in files if is_fit_folder(file.parent)})
+    """Return the folders of all fits of a run, of a method with its seeds, or of a single fit."""
+    root = Path(path)
+    methods = _folders_in(root)
+    folders = [root, *methods, *(folder for method in methods for folder in _folders_in(method))]
+    return sorted(folder for folder in folders if is_fit_folder(folder))
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """List the folders in a folder, without links."""
+    return [path for path in entries(folder) if path.is_dir() and not path.is_symlink()]
 
 
 def single_task_of(method: Mapping[str, Any]) -> int | None:

@@ -34,7 +34,7 @@ from mtrl_fairgrad.supervised.result_table import (
     mean_ranks,
 )
 from mtrl_fairgrad.supervised.stored_fits import FitGroup, pool_fits, read_fits
-from mtrl_fairgrad.utils.atomic_io import write_atomic
+from mtrl_fairgrad.utils.atomic_io import make_folders, write_atomic
 from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.text_tables import csv_report, text_table
 
@@ -80,7 +80,7 @@ def compare_with_paper(paths: Iterable[str | Path], folder: Path) -> None:
         print(_text(plain, fair, paper, benchmark))
     print("\n".join(["", *map(clean, notes)]))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         write_atomic(folder / OUTPUT, _csv(plain, fair, paper, benchmark).encode())
     except OSError as error:
         raise ReportError(

@@ -20,10 +20,17 @@ from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check_fi
 from mtrl_fairgrad.runs.manifest import config_sha256
 from mtrl_fairgrad.supervised.benchmarks import benchmark_class
 from mtrl_fairgrad.supervised.epochs import EpochRecord, epochs_csv, result_of
-from mtrl_fairgrad.supervised.fit_folder import EPOCHS, FitFolder, fit_folders, is_described
+from mtrl_fairgrad.supervised.fit_folder import (
+    EPOCHS,
+    MAX_BYTES,
+    FitFolder,
+    fit_folders,
+    is_described,
+)
 from mtrl_fairgrad.supervised.run_folder import SEARCH, TABLE, SupervisedRunFolder
 from mtrl_fairgrad.supervised.table_check import check_tables
 from mtrl_fairgrad.utils.faults import TrainingFault
+from mtrl_fairgrad.utils.safe_files import is_present, read_bytes
 from mtrl_fairgrad.utils.text_tables import counted
 from mtrl_fairgrad.utils.validation import ConfigError
 
@@ -97,7 +104,7 @@ def _check_checkpoints(fit: _CheckedFit) -> Sequence[str]:
     for checkpoint in fit.checkpoints():
         try:
             for name, content in Index.read(checkpoint).files.items():
-                check_file(checkpoint / name, content)
+                check_file(checkpoint / name, content, fit.path)
         except CheckpointError as error:
             problems.append(str(error))
     epochs, due = len(fit.history), fit.config["schedule"]["epochs"]
@@ -110,7 +117,8 @@ def _check_epochs(fit: _CheckedFit) -> Sequence[str]:
     if not all(math.isfinite(loss) for record in fit.history for loss in record.losses.values()):
         return ["a loss is not finite"]
     file = fit.path / EPOCHS
-    if not file.is_file() or file.read_bytes() != epochs_csv(fit.history).encode():
+    expected = epochs_csv(fit.history).encode()
+    if not is_present(file) or read_bytes(file, MAX_BYTES) != expected:
         return [f"{EPOCHS} does not have the numbers of the checkpoint"]
     return []
 

@@ -141,6 +141,11 @@ class AppendFile:
         self._pending = bytearray()
         self._flushed = time.monotonic()
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file after the next flush."""
+        return self._end + len(self._pending)
+
     def write(self, data: bytes) -> None:
         """Add data; flushes every `FLUSH_SECONDS`, with OSError when writing fails."""
         self._pending += data
@@ -221,6 +226,15 @@ def make_folder(path: Path, root: Path | None = None) -> None:
                 return
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name) from None
     sync(path.parent, root)
+
+
+def make_folders(path: Path, root: Path | None = None) -> None:
+    """Make a folder and those above it unless they exist; those below `root` may not be links."""
+    if root is None or path == root:
+        os.makedirs(path, exist_ok=True)
+    else:
+        make_folders(path.parent, root)
+        make_folder(path, root)
 
 
 def remove(path: Path, root: Path | None = None) -> None:

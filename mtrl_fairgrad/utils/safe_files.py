@@ -204,6 +204,15 @@ def is_present(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+def files_below(folder: Path, pattern: str = "*") -> list[Path]:
+    """List what is not a folder in a folder and all folders below it; follows no link."""
+    return [
+        Path(parent, name)
+        for parent, _, names in os.walk(folder)
+        for name in fnmatch.filter(names, pattern)
+    ]
+
+
 def entries(folder: Path, pattern: str = "*", root: Path | None = None) -> list[Path]:
     """List a folder's entries whose names match a pattern, sorted; none if it is missing.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mtrl_fairgrad.utils.safe_files import read_bytes
 from mtrl_fairgrad.utils.validation import bracket_depth
 
 MAX_BYTES = {".yaml": 2**17, ".json": 2**24}
@@ -20,21 +19,22 @@ MAX_INTEGER = 2**64
 """Largest absolute value of an integer."""
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, root: Path | None = None) -> dict[str, Any]:
     """Load a file that contains a mapping of plain values.
+
+    Args:
+        path: the file; its suffix decides how it is parsed.
+        root: see `mtrl_fairgrad.utils.safe_files`.
 
     Returns:
         str keys; values are dict, list, str, int, float, bool or None.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it contains anything else, is too large or too deeply nested.
+        RunFolderError: it is too large, not a regular file, or lies behind a link.
+        ValueError: it contains anything else, or is too deeply nested.
     """
-    if not path.is_file():  # opening a pipe would block
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    limit = MAX_BYTES[path.suffix]
-    with path.open("rb") as file:
-        data = file.read(limit + 1)
+    data = read_bytes(path, MAX_BYTES[path.suffix], root)
     return parse_mapping(data, path.suffix)
 
 

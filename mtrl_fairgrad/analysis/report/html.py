@@ -24,6 +24,7 @@ from mtrl_fairgrad.analysis.report.tables import Table
 from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils.clean_text import clean
+from mtrl_fairgrad.utils.safe_files import files_below, read_bytes, size_of
 
 VIDEO_BYTES = 24 * 2**20
 """Largest total size of a page's videos, so that it loads on a phone; others are only named."""
@@ -228,11 +229,11 @@ def _videos(blocks: Sequence[Block]) -> list[list[Video]]:
         videos.append([])
         for group, folder, path in _video_files(block):
             run = f" · {folder.path.resolve().name}" if len(group.folders) > 1 else ""
-            size = path.stat().st_size
+            size = size_of(path, folder.path)
             source = ""
             if size <= left:
                 left -= size
-                source = _data_uri(path.read_bytes(), "video/mp4")
+                source = _data_uri(read_bytes(path, size, folder.path), "video/mp4")
             videos[-1].append(Video(f"{path.stem} · {group.label}{run}", source))
     return videos
 
@@ -248,7 +249,7 @@ def _video_files(block: Block) -> Iterator[tuple[RunGroup, RunFolder, Path]]:
 
     for group in block.groups:
         for folder in group.folders:
-            for path in sorted(folder.path.rglob("*.mp4"), key=key):
+            for path in sorted(files_below(folder.path, "*.mp4"), key=key):
                 yield group, folder, path
 
 

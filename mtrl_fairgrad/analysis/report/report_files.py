@@ -10,7 +10,7 @@ from mtrl_fairgrad.analysis.report.formats import as_csv, as_latex, as_markdown,
 from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
 from mtrl_fairgrad.analysis.run_groups import ReportError, pool
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from mtrl_fairgrad.utils.atomic_io import write_atomic, writing_remedy
+from mtrl_fairgrad.utils.atomic_io import make_folders, write_atomic, writing_remedy
 from mtrl_fairgrad.utils.clean_text import clean
 
 
@@ -62,7 +62,7 @@ def write_report(
 def _write(contents: Mapping[Path, bytes]) -> None:
     for path, content in contents.items():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(path.parent)
             write_atomic(path, content)
         except OSError as error:
             fix = writing_remedy(error, "give another folder with --out, or another file")

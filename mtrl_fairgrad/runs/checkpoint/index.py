@@ -17,6 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -24,6 +26,7 @@ from typing import Any, TypedDict
 from mtrl_fairgrad.runs.checkpoint.replay_segments import RingRecord
 from mtrl_fairgrad.utils.atomic_io import Content, RunFolderError, content_of, prefix_of
 from mtrl_fairgrad.utils.file_schema import Count, check_schema
+from mtrl_fairgrad.utils.safe_files import is_present, read_bytes, size_of
 
 NAME = "index.json"
 FORMAT = 2
@@ -79,16 +82,16 @@ class Index:
         """
         path = folder / NAME
         try:
-            if path.stat().st_size > LARGEST:
-                raise ValueError
-            text = path.read_bytes()
+            text = read_bytes(path, LARGEST, run_of(folder))
             signed = json.loads(text)
             index = signed["index"]
             digest = hashlib.sha256(_text(index)).hexdigest()
             if text != _text(signed) or signed["sha256"] != digest:
                 raise ValueError
+        except RunFolderError as error:
+            raise CheckpointError(str(error)) from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            if (folder / "checksums.json").is_file():
+            if is_present(folder / "checksums.json"):
                 raise CheckpointError(
                     f"{folder} was written by an older version of mtrl-fairgrad"
                 ) from None
@@ -117,7 +120,7 @@ class Index:
         Raises:
             CheckpointError: the file is damaged or missing.
         """
-        check_file(folder / name, self.files[name])
+        check_file(folder / name, self.files[name], run_of(folder))
         return folder / name
 
     def check_run_file(self, run: Path, name: str) -> None:
@@ -129,43 +132,52 @@ class Index:
         if name not in self.run_files:
             raise CheckpointError(f"{run / name} was missing when the checkpoint was made")
         expected = self.run_files[name]
-        try:
+        with _as_checkpoint_errors(run / name):
             same = prefix_of(run / name, expected.bytes) == expected
-        except OSError as error:
-            raise CheckpointError(f"{run / name} cannot be read ({error.strerror})") from None
         if not same:
             raise CheckpointError(
                 f"{run / name} does not begin as it did when the checkpoint was made"
             )
 
 
-def check_size(path: Path, expected: Content) -> None:
+def run_of(checkpoint: Path) -> Path:
+    """Return the run folder of a checkpoint's folder, `RUN/checkpoints/<name>`."""
+    return checkpoint.parent.parent
+
+
+def check_size(path: Path, expected: Content, root: Path | None = None) -> None:
     """Verify the size of a file.
 
     Raises:
-        CheckpointError: it differs, or the file is missing.
+        CheckpointError: it differs, or the file is missing or not a regular one.
     """
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+    with _as_checkpoint_errors(path):
+        size = size_of(path, root)
     if size != expected.bytes:
         raise CheckpointError(f"{path} is damaged ({size} bytes long, not {expected.bytes})")
 
 
-def check_file(path: Path, expected: Content) -> None:
+def check_file(path: Path, expected: Content, root: Path | None = None) -> None:
     """Verify size and checksum of a file.
 
     Raises:
         CheckpointError: they differ, or the file cannot be read.
     """
-    check_size(path, expected)
-    try:
-        content = content_of(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+    check_size(path, expected, root)
+    with _as_checkpoint_errors(path):
+        content = content_of(path, root=root)
     if content != expected:
         raise CheckpointError(f"{path} is damaged (SHA-256 mismatch)")
+
+
+@contextmanager
+def _as_checkpoint_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+    except RunFolderError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _contents(listed: dict[str, Any], allowed: re.Pattern[str]) -> dict[str, Content]:

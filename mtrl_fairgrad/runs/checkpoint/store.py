@@ -43,6 +43,7 @@ from mtrl_fairgrad.utils.atomic_io import (
     temporary,
     write,
 )
+from mtrl_fairgrad.utils.safe_files import entries
 
 if TYPE_CHECKING:  # torch takes a second to import, and reports do not need it
     from torch import Tensor
@@ -131,21 +132,21 @@ class CheckpointStore:
         try:
             # Never the run's own folder, which may have vanished.
             for folder in (self.path, self.segments, partial):
-                make_folder(folder)
+                make_folder(folder, self.run)
             saved_ring = self._fill(partial, env_steps, groups, text, ring)
-            _discard(set(existing) - set(earlier))
-            rename(partial, target)
-            sync(self.path)
+            self._discard(set(existing) - set(earlier))
+            rename(partial, target, self.run)
+            sync(self.path, self.run)
             self._current = target
             self._current_ring = saved_ring
-            _discard(earlier[max(keep, 1) - 1 :])
+            self._discard(earlier[max(keep, 1) - 1 :])
             self._remove_unused_segments()
         except OSError as error:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, RunFolderError):
                 self.clean()
             raise CheckpointError(self.refusal(str(target), error)) from error
-        except CheckpointError:  # what was written cannot be read again
-            with contextlib.suppress(OSError):
+        except RunFolderError:  # a link is in the way, or what was written cannot be read again
+            with contextlib.suppress(OSError, RunFolderError):
                 self.clean()
             raise
         return target
@@ -155,29 +156,36 @@ class CheckpointStore:
     ) -> RingRecord | None:
         record = None
         if ring is not None:
-            record = save_rows(self.segments, ring, self._current_ring, self.small)
+            record = save_rows(self.segments, ring, self._current_ring, self.small, self.run)
         files = {
-            f"{name}.safetensors": write(folder / f"{name}.safetensors", [encode(group)])
+            f"{name}.safetensors": write(folder / f"{name}.safetensors", [encode(group)], self.run)
             for name, group in groups.items()
         }
-        files["state.json"] = write(folder / "state.json", [state])
+        files["state.json"] = write(folder / "state.json", [state], self.run)
         run_files = {
             path.name: content_of(path)
             for pattern in self._run_files
-            for path in sorted(self.run.glob(pattern))
+            for path in entries(self.run, pattern)
         }
         index = Index(files, record, run_files).encode()
         _check_readable(NAME, index, env_steps)
-        for name, content in {**files, NAME: write(folder / NAME, [index])}.items():
-            read_back(folder / name, content)
+        for name, content in {**files, NAME: write(folder / NAME, [index], self.run)}.items():
+            read_back(folder / name, content, self.run)
         read(folder, Index.read(folder), groups=())
-        sync(folder)
+        sync(folder, self.run)
         return record
+
+    def _discard(self, checkpoints: Iterable[Path]) -> None:
+        for path in checkpoints:
+            # Renamed first, so that a partly removed folder never looks like a checkpoint.
+            discarded = temporary(path)
+            rename(path, discarded, self.run)
+            remove(discarded, self.run)
 
     def clean(self) -> None:
         """Remove partial files of a killed process; OSError when one cannot be removed."""
         for folder in (self.path, self.segments):
-            remove_temporaries(folder)
+            remove_temporaries(folder, self.run)
         self._remove_unused_segments()
 
     def _remove_unused_segments(self) -> None:
@@ -187,9 +195,9 @@ class CheckpointStore:
         except CheckpointError:
             return
         used = {segment.name for record in records if record for segment in record.segments}
-        for path in self.segments.glob("*.rows"):
+        for path in entries(self.segments, "*.rows", self.run):
             if path.name not in used:
-                remove(path)
+                remove(path, self.run)
 
     def refusal(self, what: str, error: OSError) -> str:
         """Return the message for a failed write: cause, newest checkpoint, and how to continue."""
@@ -207,8 +215,18 @@ class CheckpointStore:
     # ---- reading ----
 
     def all(self) -> list[Path]:
-        """List the folders of complete checkpoints, newest first; only loading verifies them."""
-        paths = (path for path in self.path.glob("*") if _NAME.fullmatch(path.name))
+        """List the folders of complete checkpoints, newest first; only loading verifies them.
+
+        Raises:
+            RunFolderError: the folder of the checkpoints is a link, or cannot be read.
+        """
+        try:
+            found = entries(self.path, root=self.run)
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path} cannot be read ({error.strerror}): restore access to it."
+            ) from error
+        paths = (path for path in found if _NAME.fullmatch(path.name))
         return sorted(paths, key=_order, reverse=True)
 
     def check_any_complete(self) -> None:
@@ -237,7 +255,7 @@ class CheckpointStore:
                 for segment in index.ring.segments
             }
         for file, content in files.items():
-            check_size(file, content)
+            check_size(file, content, self.run)
 
     def _none_intact(self, error: CheckpointError | None) -> CheckpointError:
         if error is None:
@@ -288,7 +306,7 @@ class CheckpointStore:
             if index.ring is None or not index.ring.fits(ring):
                 raise mismatch(path, "its replay buffer has another shape")
             try:
-                load_rows(self.segments, index.ring, ring)
+                load_rows(self.segments, index.ring, ring, self.run)
             except RunFolderError as error:
                 raise CheckpointError(str(error)) from None
         self._current = path
@@ -358,10 +376,3 @@ def _check_readable(name: str, data: bytes, env_steps: int) -> None:
             f"have {len(data):,} bytes and at most {LARGEST:,} can be read again: train fewer "
             "tasks, seeds or copies in one run."
         )
-
-
-def _discard(checkpoints: Iterable[Path]) -> None:
-    for path in checkpoints:
-        # Renamed first, so that a partly removed folder never looks like a checkpoint.
-        rename(path, temporary(path))
-        remove(temporary(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from mtrl_fairgrad.supervised.benchmarks.toy import ARRIVED, Trajectories
 from mtrl_fairgrad.supervised.benchmarks.toy_problem import STARTS, losses, pareto_set
+from mtrl_fairgrad.utils.atomic_io import write_atomic
 
 NAMES = {
     0.0: "LS",
@@ -59,4 +61,6 @@ def draw(trajectories: Sequence[Trajectories], formula: str, path: Path) -> None
     panels[0].set_ylabel("$L_2$")
     if formula == "code":
         panels[0].legend(loc="upper left", fontsize=8)
-    figure.savefig(path, dpi=150)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    write_atomic(path, image.getvalue())

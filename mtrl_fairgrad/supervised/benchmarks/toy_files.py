@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +21,14 @@ from mtrl_fairgrad.supervised.benchmarks.toy import (
     Trajectories,
 )
 from mtrl_fairgrad.supervised.benchmarks.toy_problem import STARTS, distance_from_front, losses
-from mtrl_fairgrad.utils.atomic_io import RunFolderError, write_atomic
+from mtrl_fairgrad.utils.atomic_io import RunFolderError, make_folders, write_atomic
+from mtrl_fairgrad.utils.safe_files import is_present, read_bytes
 from mtrl_fairgrad.utils.safe_load import read_mapping
 from mtrl_fairgrad.utils.text_tables import csv_text, text_table
 
 CSV, FIGURE, MANIFEST = "toy.csv", "toy.png", "manifest.json"
+MAX_BYTES = 2**27
+"""Largest size of toy.csv."""
 COLUMNS = ("alpha", "start", "step", "x1", "x2", "loss1", "loss2", "outcome")
 """Columns of toy.csv; `outcome` is given in the last row of each trajectory."""
 
@@ -38,7 +42,7 @@ def write(
     overrides: Sequence[str],
 ) -> None:
     """Write toy.csv and manifest.json, whose `protocol` has the options of the benchmark."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     lines: list[Sequence[object]] = [COLUMNS]
     for one in trajectories:
         for start, (steps, outcome) in enumerate(zip(one.steps, one.outcomes, strict=True)):
@@ -61,7 +65,7 @@ def check_no_other_run(folder: Path) -> None:
     Raises:
         RunFolderError: it holds another run, whose manifest would be lost.
     """
-    held = [name for name in ("config.yaml", MANIFEST) if (folder / name).exists()]
+    held = [name for name in ("config.yaml", MANIFEST) if is_present(folder / name)]
     if held and not is_toy_run(folder):
         raise RunFolderError(
             f"run_dir={folder} holds the {held[0]} of something else than the toy problem: choose "
@@ -71,7 +75,7 @@ def check_no_other_run(folder: Path) -> None:
 
 def is_toy_run(folder: Path) -> bool:
     """Return whether a folder holds the trajectories of this problem."""
-    return (folder / CSV).is_file()
+    return is_present(folder / CSV)
 
 
 def table(folder: Path) -> str:
@@ -142,7 +146,7 @@ def verify_toy(folder: Path) -> list[Finding]:
 
 
 def _check_manifest(folder: Path) -> list[str]:
-    if not (folder / MANIFEST).is_file():
+    if not is_present(folder / MANIFEST):
         return [f"there is no {MANIFEST}: give the command again with this version"]
     found = read_mapping(folder / MANIFEST)
     needed = [key for key in MANIFEST_KEYS if key != "config_sha256"]
@@ -207,8 +211,8 @@ def _options(folder: Path) -> dict[str, Any]:
 
 
 def _rows(folder: Path) -> list[Row]:
-    with (folder / CSV).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    text = read_bytes(folder / CSV, MAX_BYTES).decode()
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def _paths(rows: Sequence[Row]) -> dict[tuple[float, int], list[Row]]:
