@@ -127,7 +127,6 @@ def record_videos(
                 "<bytes>",
                 episode.frames,
                 extension=".mp4",
-                plugin="FFMPEG",
                 fps=FRAMES_PER_SECOND,
                 codec="libx264",
             )

@@ -14,7 +14,7 @@ from mtrl_fairgrad.utils.safe_files import entries as entries_of
 
 MAX_BYTES = 2**32
 """Largest size of an event file."""
-_MAX_RECORD = 2**24
+_MAX_RECORD = 2**20
 """Largest size of one of its records; scalars and texts have a few kilobytes."""
 
 
