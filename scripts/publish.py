@@ -45,10 +45,11 @@ from mtrl_fairgrad.analysis.report.tables import (  # noqa: E402
 from mtrl_fairgrad.analysis.run_groups import RunGroup, pool  # noqa: E402
 from mtrl_fairgrad.analysis.verification import verify  # noqa: E402
 from mtrl_fairgrad.runs import metrics_log  # noqa: E402
-from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError  # noqa: E402
+from mtrl_fairgrad.runs.run_dir import MAX_BYTES, RunFolder, RunFolderError  # noqa: E402
 from mtrl_fairgrad.utils.arguments import fail  # noqa: E402
 from mtrl_fairgrad.utils.atomic_io import write_atomic  # noqa: E402
 from mtrl_fairgrad.utils.entry_point import entry_point  # noqa: E402
+from mtrl_fairgrad.utils.safe_files import is_present, read_bytes  # noqa: E402
 from mtrl_fairgrad.utils.text_tables import csv_report, markdown_table  # noqa: E402
 
 BUDGET = 2_000_000
@@ -142,8 +143,8 @@ def _copy(run: Path, there: Path) -> None:
     """Copy the small files of a run folder, with thinned metrics."""
     there.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
-        if (run / name).is_file():
-            shutil.copyfile(run / name, there / name)
+        if is_present(run / name):
+            write_atomic(there / name, read_bytes(run / name, MAX_BYTES))
     entries = metrics_log.thin(metrics_log.read_entries(run), CURVE_POINTS)
     write_atomic(there / metrics_log.NAME, metrics_log.encode(entries))
 

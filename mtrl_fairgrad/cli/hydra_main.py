@@ -108,6 +108,8 @@ def run_with_hydra(task: Task, arguments: list[str], command: Command = TRAIN) -
             job.sweep.run(main)
     except OutputClosed:
         raise BrokenPipeError from None
+    except RunFolderError as error:  # a link in the sweep's folder
+        return fail(error)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if job.started:
             raise

@@ -189,14 +189,14 @@ class Sweep:
         """
         hydra = HydraConfig.get()
         prefix = f"[#{hydra.job.num}] "
+        folder = self._results_folder(_sweep_folder(hydra))
+        make_folders(folder, _sweep_folder(hydra))
         limit_workers(composed, cores_per_run(hydra.launcher, self._runs))
         with contextlib.nullcontext() if _is_sequential() else _prefixed_output(prefix):
             code, message = _run_task(task, composed)
         with contextlib.suppress(OSError):
             Path(hydra.runtime.output_dir).rmdir()  # made by Hydra, empty if no run was started
         result = JobResult(int(hydra.job.num), str(hydra.sweep.subdir), code, message)
-        folder = self._results_folder(_sweep_folder(hydra))
-        make_folders(folder, _sweep_folder(hydra))
         content = json.dumps(asdict(result)).encode()
         write_atomic(folder / f"{result.number}.json", content, _sweep_folder(hydra))
         if code > 128 and _is_sequential():
