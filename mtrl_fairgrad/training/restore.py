@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -13,9 +13,22 @@ from torch import Tensor
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.envs.saved_state import from_arrays, to_arrays
 from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
-from mtrl_fairgrad.runs.run_dir import Checkpoint, RunFolder
+from mtrl_fairgrad.runs.run_dir import Checkpoint, RunFolder, RunFolderError
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.utils.encoded_arrays import decode_array, encode_array
+from mtrl_fairgrad.utils.file_schema import Count, check_schema
+
+
+class RunState(TypedDict, total=False):
+    """The state.json of a checkpoint; those of older versions lack parts."""
+
+    environments: dict[str, Any] | None
+    running: dict[str, Any] | None
+    evaluation: Count | None
+    """The env_steps of the evaluation that was running."""
+    replaced: dict[str, Count]
+    """Number of simulator workers that were replaced, by what they simulated."""
+
 
 SIMULATORS = "simulators"
 """Group of tensors in checkpoints that `save_simulators` returns."""
@@ -41,6 +54,13 @@ def restore_learner(
         folder.check_start_over()
         return None
     saved = folder.resume_checkpoint(learner.state(), learner.replay, more=more)
+    try:
+        check_schema(saved.state, RunState)
+    except ConfigError as error:
+        raise RunFolderError(
+            f"the state.json of the checkpoint at env_steps={saved.env_steps} in {folder.path} is "
+            f"invalid ({error}): restore it from a copy."
+        ) from None
     if saved.state.get("environments") is None and saved.env_steps < config.steps:
         raise ConfigError(
             f"steps={config.steps} cannot extend the run in {folder.path}, whose last checkpoint, "

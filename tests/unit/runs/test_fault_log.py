@@ -141,8 +141,17 @@ def test_the_file_gives_back_what_was_written(tmp_path):
     assert read_faults(tmp_path / "elsewhere") == []
 
 
+WHOLE = encode_faults([ONE]).decode()
+
+
 @pytest.mark.parametrize(
-    "text", ["", "x\n", "network,condition\n", encode_faults([ONE]).decode().replace("100", "many")]
+    "text",
+    [
+        *("", "x\n", "network,condition\n"),
+        *(WHOLE.replace("100", number) for number in ("many", "0", "-1", "1" + "0" * 30)),
+        WHOLE.replace("critic", "x" * 200_000),
+    ],
+    ids=range(8),
 )
 def test_a_damaged_file_is_named(text, tmp_path):
     (tmp_path / "incidents.csv").write_text(text)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mtrl_fairgrad.runs.run_dir import RunFolderError
 from mtrl_fairgrad.training.restore import (
     load_running_steps,
     restore_learner,
@@ -55,6 +56,22 @@ def saved_steps(observations, actions):
     """A checkpoint with these running steps, by half."""
     state, tensors = save_simulators(STATE_OF_ONE, observations, actions)
     return SimpleNamespace(state=state, groups={"simulators": tensors})
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"replaced": []},
+        {"replaced": {"training": -1}},
+        {"replaced": {"training": float("inf")}},
+        {"evaluation": "20"},
+        {"environments": [1]},
+    ],
+)
+def test_a_state_of_other_types_is_refused(state):
+    folder, learner = folder_of(20, {"environments": {}, **state}), learner_of(*SMALL)
+    with pytest.raises(RunFolderError, match=rf"state.json .* is invalid \({next(iter(state))}"):
+        restore_learner(learner, folder, configuration(*SMALL, "steps=21"))
 
 
 def test_running_steps_are_saved_with_what_was_observed_before():
