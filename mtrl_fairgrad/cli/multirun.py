@@ -212,9 +212,10 @@ class Sweep:
         sweep = SweepFolderCallback.folder
         assert sweep is not None
         folder = self._results_folder(sweep)
-        results = [
-            JobResult(**read_mapping(path, sweep)) for path in entries(folder, "*.json", sweep)
-        ]
+        results: list[JobResult] = []
+        with contextlib.suppress(OSError):  # the folder may not be one
+            paths = entries(folder, "*.json", sweep)
+            results = [JobResult(**read_mapping(path, sweep)) for path in paths]
         with contextlib.suppress(OSError):
             remove(folder, sweep)
             folder.parent.rmdir()

@@ -8,6 +8,7 @@ Hydra's options for the folder of a sweep, and the options of launchers that siz
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -46,7 +47,7 @@ RAY_CLUSTERS = ("null", "auto", "local")
 """A host would get the jobs and could answer with code."""
 
 _OVERRIDE = re.compile(
-    r"(?P<operator>\+\+|\+|~|)(?P<key>[A-Za-z_][\w./-]*)=(?P<value>.*)", re.DOTALL
+    r"(?P<operator>\+\+|\+|~|)(?P<key>[A-Za-z_][\w./-]{0,199})=(?P<value>.*)", re.DOTALL
 )
 _HYDRA_KEYS = re.compile(
     r"hydra/launcher|hydra\.launcher\.[\w.]+|hydra\.sweep\.(dir|subdir)|hydra\.mode"
@@ -209,7 +210,7 @@ def _check_override(word: str) -> None:
         )
     if re.match(r"hydra\b", key):
         _check_hydra_override(word, key, value)
-    elif (config_dir() / key).is_dir() and re.search(r"[^\w,\s'\"()\[\]-]", value):
+    elif os.path.isdir(config_dir() / key) and re.search(r"[^\w,\s'\"()\[\]-]", value):
         raise ConfigError(
             f"{word} is not the name of a choice: choose one that --help lists for {key}.",
             key,

@@ -115,7 +115,7 @@ def _draw_toy(config: SupervisedConfig, folder: Path, overrides: Sequence[str]) 
     """
     from mtrl_fairgrad.supervised.benchmarks import toy, toy_files
 
-    toy_files.check_no_other_run(folder)
+    toy_files.make_folder(folder)
     trajectories = toy.run(make_toy(config), folder, config.progress, overrides)
     print(toy_files.table(folder))
     print(f"\nrun folder: {folder}")

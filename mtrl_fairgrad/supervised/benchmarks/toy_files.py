@@ -42,7 +42,6 @@ def write(
     overrides: Sequence[str],
 ) -> None:
     """Write toy.csv and manifest.json, whose `protocol` has the options of the benchmark."""
-    make_folders(folder)
     lines: list[Sequence[object]] = [COLUMNS]
     for one in trajectories:
         for start, (steps, outcome) in enumerate(zip(one.steps, one.outcomes, strict=True)):
@@ -59,11 +58,11 @@ def write(
     write_atomic(folder / CSV, csv_text(lines).encode())
 
 
-def check_no_other_run(folder: Path) -> None:
-    """Check that toy.csv and manifest.json may be written to a folder.
+def make_folder(folder: Path) -> None:
+    """Make the folder for toy.csv and manifest.json before anything is computed.
 
     Raises:
-        RunFolderError: it holds another run, whose manifest would be lost.
+        RunFolderError: it holds another run, whose manifest would be lost, or cannot be made.
     """
     held = [name for name in ("config.yaml", MANIFEST) if is_present(folder / name)]
     if held and not is_toy_run(folder):
@@ -71,6 +70,12 @@ def check_no_other_run(folder: Path) -> None:
             f"run_dir={folder} holds the {held[0]} of something else than the toy problem: choose "
             "another run_dir."
         )
+    try:
+        make_folders(folder)
+    except OSError as error:
+        raise RunFolderError(
+            f"run_dir={folder} cannot be created ({error.strerror}): choose a writable folder."
+        ) from None
 
 
 def is_toy_run(folder: Path) -> bool:
