@@ -66,6 +66,10 @@ GATHERING = frozenset({"env.copies", "env.stagger"})
 """Options of `env` that are no part of the protocol: how a run gathers the data it learns from."""
 
 
+MOST_PAIRS = 10_000
+"""Largest number of pairs of seed and task; the bootstrap needs memory for each."""
+
+
 class ReportError(RunFolderError):
     """These runs cannot be reported; the message is one sentence."""
 
@@ -204,6 +208,11 @@ def _group(folders: list[RunFolder], until: int | None) -> RunGroup:
         dict.fromkeys([*(config.get("env.tasks") or ()), *(row.task for row in measured.values())])
     )
     seeds, steps = sorted(folder_of_seed), sorted({env_steps for env_steps, _, _ in measured})
+    if len(seeds) * len(tasks) > MOST_PAIRS:
+        raise ReportError(
+            f"{folders[0].path} has evaluations of {len(seeds)} seeds and {len(tasks)} tasks: "
+            f"a report shows at most {MOST_PAIRS:,} pairs of them."
+        )
     common = [t for t in steps if all((t, s, k) in measured for s in seeds for k in tasks)]
     if not common:
         names = ", ".join(str(folder.path) for folder in folders)

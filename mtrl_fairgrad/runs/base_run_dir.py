@@ -159,14 +159,13 @@ class BaseRunFolder:
             raise RunFolderError(
                 f"{path} holds no run (no config.yaml): give the folder that training wrote to."
             )
-        config = read_run_file(path / CONFIG, cls.check_config)
-        run = cls(path, config, read_run_file(path / MANIFEST, check_manifest))
-        kind = run.manifest.get("kind", TRAINING)
+        manifest = read_run_file(path / MANIFEST, check_manifest)
+        kind = manifest.get("kind", TRAINING)
         if kind != cls.kind:
             raise RunFolderError(
                 f"{path} holds a {kind} run, but a {cls.kind} run is needed: give another folder."
             )
-        return run
+        return cls(path, read_run_file(path / CONFIG, cls.check_config), manifest)
 
     @classmethod
     def check_config(cls, config: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
@@ -21,6 +22,10 @@ LOGGED = re.compile(rf"{REPORTED.pattern}|temperature/.+|critic/value/.+")
 """Names that `MetricsLog` writes: those of a report, and some for diagnosis."""
 
 
+LARGEST = 1e70
+"""Largest finite value; single precision ends at 3e38."""
+
+
 class Entry(NamedTuple):
     """A line of the log."""
 
@@ -30,6 +35,12 @@ class Entry(NamedTuple):
 
     @property
     def is_sound(self) -> bool:
-        """Whether training writes such an entry: times and counters are finite."""
-        counter = self.name in (WALL_SECONDS, WORKERS_REPLACED)
-        return 0 <= self.env_steps <= MAX_COUNT and (not counter or 0 <= self.value <= MAX_COUNT)
+        """Whether training writes such an entry: times and counters are finite.
+
+        Other values may be infinite or NaN, but no finite one overflows when it is squared.
+        """
+        if not 0 <= self.env_steps <= MAX_COUNT:
+            return False
+        if self.name in (WALL_SECONDS, WORKERS_REPLACED):
+            return 0 <= self.value <= MAX_COUNT
+        return not math.isfinite(self.value) or abs(self.value) <= LARGEST

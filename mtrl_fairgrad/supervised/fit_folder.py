@@ -17,11 +17,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypedDict
 
 from mtrl_fairgrad.config.schema import changed_keys
 from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, BaseRunFolder, read_run_file
 from mtrl_fairgrad.utils.atomic_io import RunFolderError, remove, write_atomic
+from mtrl_fairgrad.utils.file_schema import Count, Measured, check_schema
 from mtrl_fairgrad.utils.safe_files import entries, is_present, read_bytes
 
 CONFIG_0_1 = "fit.json"
@@ -39,6 +40,27 @@ LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 """Benchmark → options that version 0.1.0 did not have, and what it did."""
 MAX_BYTES = 2**27
 """Largest size of epochs.csv, of table.csv and of fault.txt."""
+
+
+class _Choice(TypedDict):
+    name: str
+
+
+class _StoredFit(TypedDict, total=False):
+    """The specification of a fit; folders of version 0.1.0 lack parts."""
+
+    benchmark: _Choice
+    method: _Choice
+    schedule: dict[str, Any]
+    convention: dict[str, Any]
+    loss_alpha: float | None
+    seed: Count
+
+
+class _StoredResult(TypedDict, total=False):
+    metrics: dict[str, Measured]
+    validation: dict[str, Measured]
+    seconds_per_epoch: Measured
 
 
 @dataclass(frozen=True)
@@ -74,7 +96,7 @@ class FitFolder(BaseRunFolder):
         path = Path(path)
         old = path / CONFIG_0_1
         folder = (
-            cls(path, read_run_file(old), {})
+            cls(path, read_run_file(old, cls.check_config), {})
             if is_present(old) and not is_present(path / CONFIG)
             else super().open(path)
         )
@@ -84,6 +106,11 @@ class FitFolder(BaseRunFolder):
         required = ("benchmark", "method", "schedule", "convention", "seed")
         folder._check_keys(old if is_present(old) else path / CONFIG, folder.config, required)
         return folder
+
+    @classmethod
+    def check_config(cls, config: dict[str, Any]) -> None:
+        """Raise ConfigError if a part of a specification has another type."""
+        check_schema(config, _StoredFit)
 
     @classmethod
     def open_or_create(
@@ -124,7 +151,7 @@ class FitFolder(BaseRunFolder):
         path = self.path / RESULT
         if not is_present(path):
             return None
-        values = read_run_file(path)
+        values = read_run_file(path, lambda content: check_schema(content, _StoredResult))
         keys = ("metrics", "validation", "seconds_per_epoch")
         self._check_keys(path, values, keys)
         return FitResult(**{key: values[key] for key in keys})

@@ -23,7 +23,7 @@ class RunState(TypedDict, total=False):
     """The state.json of a checkpoint; those of older versions lack parts."""
 
     environments: dict[str, Any] | None
-    running: dict[str, Any] | None
+    running: list[Count] | dict[str, Any] | None
     evaluation: Count | None
     """The env_steps of the evaluation that was running."""
     replaced: dict[str, Count]

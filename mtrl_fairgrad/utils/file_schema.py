@@ -29,6 +29,8 @@ class Named(TypedDict, total=False):
     name: str
 
 
+Measured = Annotated[float, None]
+"""A measured number, which may be infinite or NaN."""
 _WORDS = {bool: "true or false", int: "an integer", float: "a finite number", str: "text"}
 
 
@@ -62,8 +64,8 @@ def check_schema(value: object, schema: Any, key: str = "") -> None:
     elif dataclasses.is_dataclass(schema) or typing.is_typeddict(schema):
         _check_fields(_mapping(value, key), schema, key)
     else:
-        kind, limit = parts if origin is Annotated else (schema, None)
-        _check_leaf(value, kind, limit, key)
+        kind, bounds = parts if origin is Annotated else (schema, Bounds())
+        _check_leaf(value, kind, bounds, key)
 
 
 def refusal(key: str, value: object, allowed: str) -> ConfigError:
@@ -129,11 +131,10 @@ def _check_leaf(value: object, kind: type, bounds: Bounds | None, key: str) -> N
     if not sound or (isinstance(value, bool) and kind is not bool):
         raise refusal(key, value, _WORDS[kind])
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        bounds = bounds or Bounds()
         # Python's integers may be too large to be converted to floats.
         small = isinstance(value, float) or abs(value) <= MAX_COUNT
-        if not (small and bounds.contains(value)):
-            raise refusal(key, value, bounds.describe(_WORDS[kind]))
+        if not small or (bounds is not None and not bounds.contains(value)):
+            raise refusal(key, value, (bounds or Bounds()).describe(_WORDS[kind]))
 
 
 def _mapping(value: object, key: str) -> dict[str, object]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mtrl_fairgrad.analysis.report.figure_style import (
+    MOST_TASKS,
     MUTED,
     draw_curve,
     of_task,
@@ -64,7 +65,7 @@ def curve(block: Block) -> Panel:
 
 
 def task_curves(block: Block) -> list[Panel]:
-    """Plot the learning curves of each task; empty for a single task, see `curve`."""
+    """Plot the learning curves of each task; empty for a single task or too many, see `curve`."""
 
     def painter(k: int) -> Callable[[Axes], None]:
         def paint(axes: Axes) -> None:
@@ -76,7 +77,7 @@ def task_curves(block: Block) -> list[Panel]:
 
         return paint
 
-    tasks = block.tasks if len(block.tasks) > 1 else []
+    tasks = block.tasks if 1 < len(block.tasks) <= MOST_TASKS else []
     return [Panel(task, painter(k), (2.1, 1.35)) for k, task in enumerate(tasks)]
 
 

@@ -45,6 +45,8 @@ STYLE: dict[Any, Any] = {
 }
 PANELS = 5
 """Panels in a row; more would leave no room for the longest task name."""
+MOST_TASKS = 200
+"""Largest number of tasks that have panels of their own."""
 
 
 def shown(text: str, width: int = 0) -> str:
@@ -104,7 +106,7 @@ def draw(groups: Sequence[RunGroup]) -> Figure:
 
     blocks, style_of = blocks_of(groups), styles(groups)
     rows = [
-        math.ceil(len(block[0].tasks) / PANELS) if len(block[0].tasks) > 1 else 0
+        math.ceil(len(block[0].tasks) / PANELS) if 1 < len(block[0].tasks) <= MOST_TASKS else 0
         for block in blocks
     ]
     heights = [3.4 + 0.2 * len(block) + 1.25 * n for block, n in zip(blocks, rows, strict=True)]
