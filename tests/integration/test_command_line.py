@@ -213,6 +213,29 @@ def test_a_sentence_stays_one_line_of_a_terminal(capsys):
     assert said.count("\n") == 1 and len(said) < MAX_MESSAGE_LENGTH + 20 and said.endswith("end\n")
 
 
+LONG = "a" * 6000
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (train, [f"resume={LONG}"]),
+        (train, [*TINY, f"run_dir={LONG}"]),
+        (train, [*TINY, f"run_dir={'/'.join([LONG[:200]] * 30)}", "resume=auto"]),
+        (train, [*TINY, f"{LONG}=1"]),
+        (evaluate, [LONG]),
+        (evaluate, [f"{LONG}.json"]),
+        (report, [LONG]),
+        (report, ["x", "--html", LONG]),
+        (verify, ["/".join([LONG[:200]] * 30)]),
+    ],
+    ids=range(9),
+)
+def test_a_path_or_word_of_any_length_ends_in_one_sentence(command, words, capsys):
+    assert command.main(words) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 # ---- what a stranger's folder may say ----
 
 
