@@ -115,11 +115,13 @@ def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Pat
     from mtrl_fairgrad.evaluation.policy_export import describe, export, scores
     from mtrl_fairgrad.evaluation.videos import record_videos
     from mtrl_fairgrad.training.factory import make_envs, make_suite
+    from mtrl_fairgrad.training.worker_restarts import collect_losses
 
     config, tasks = target.config, target.tasks
     goals = _first_goals(all_goals(make_suite(config, tasks), config.seeds), options.goals)
     plan = make_plan(target, options)
-    with make_envs(config, tasks, evaluation=True) as envs:
+    on_lost = collect_losses([], config.env.worker_restarts)
+    with make_envs(config, tasks, True, on_lost) as envs:
         result = evaluate(envs, target.policy, goals)
         spaces: Any = (envs.single_observation_space, envs.single_action_space)
     print(clean(target.protocol))

@@ -110,8 +110,8 @@ def collect_losses(lost: list[WorkerLost], limit: int) -> Callable[[WorkerLost],
 
 
 def startup_error(lost: WorkerLost) -> WorkerError:
-    """Return the error of a run that ends before its first step, so that nothing was trained."""
+    """Return the error of a command that ends before its first step, so that nothing is lost."""
     return WorkerError(
-        f"{lost.loss}, before training began: unless it was killed on purpose, check the memory of "
+        f"{lost.loss}, before the first step: unless it was killed on purpose, check the memory of "
         "this machine, and give the command again."
     )

@@ -127,6 +127,9 @@ def test_a_worker_killed_at_the_start_is_replaced_and_counted(tmp_path, monkeypa
     assert_same_checkpoint(whole, other)
     assert state_of(other)["replaced"] == {"training": 2, "evaluation": 0}
     assert capsys.readouterr().out.count("it starts again with a new worker") == 2
+    die(1, tmp_path, monkeypatch)
+    assert evaluate.main([str(other), "--goals", "1", "--workers", "1"]) == 0
+    assert not (tmp_path / "deaths").read_text()
 
 
 def test_a_worker_killed_at_every_start_ends_the_run_without_advice_to_resume(
