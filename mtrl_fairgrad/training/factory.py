@@ -45,7 +45,6 @@ from mtrl_fairgrad.training.update_schedule import updates_of_run
 from mtrl_fairgrad.training.worker_restarts import (
     WorkerRestarts,
     collect_losses,
-    saved_counts,
     startup_error,
 )
 from mtrl_fairgrad.utils.device import resolve_device
@@ -262,10 +261,10 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
     observations = by_half(envs, begun)
     actions = {} if saved is None else load_running_steps(saved, observations, dims[1])
     faults = SimulatorFaults(config.seeds, tasks)
-    replaced, evaluation = {}, None
+    evaluation = None
     if saved is not None:
         faults.restore(saved.state.get("non_finite"))
-        replaced, evaluation = saved_counts(saved), saved_evaluation(saved, learner)
+        evaluation = saved_evaluation(saved, learner)
     # Only now that nothing can be refused any more, the folder is changed.
     if config.steps != folder.steps:
         folder.extend(config.steps)
@@ -291,7 +290,7 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
     )
     if saved is not None:
         fault_monitor.save()
-        worker_restarts.restore(replaced)
+        worker_restarts.restore(saved.state.get("replaced", {}))
         evaluator.running = evaluation
     worker_restarts.record_starts(lost)
     return Trainer(

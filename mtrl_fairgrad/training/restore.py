@@ -15,6 +15,7 @@ from mtrl_fairgrad.envs.saved_state import from_arrays, to_arrays
 from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
 from mtrl_fairgrad.runs.run_dir import Checkpoint, RunFolder, RunFolderError
 from mtrl_fairgrad.training.learner import Learner
+from mtrl_fairgrad.training.simulator_faults import SavedFaults
 from mtrl_fairgrad.utils.encoded_arrays import decode_array, encode_array
 from mtrl_fairgrad.utils.file_schema import Count, check_schema
 
@@ -28,6 +29,7 @@ class RunState(TypedDict, total=False):
     """The env_steps of the evaluation that was running."""
     replaced: dict[str, Count]
     """Number of simulator workers that were replaced, by what they simulated."""
+    non_finite: SavedFaults
 
 
 SIMULATORS = "simulators"

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.config.guard import COUNT
 from mtrl_fairgrad.runs.fault_log import EVALUATION, SIMULATOR, Fault
-from mtrl_fairgrad.utils.validation import check_integer
+from mtrl_fairgrad.utils.file_schema import Count
+from mtrl_fairgrad.utils.validation import MAX_COUNT, Bounds
 
 ROLES = (SIMULATOR, EVALUATION)
+
+
+class SavedFaults(TypedDict, total=False):
+    """Counts as a checkpoint's state holds them, each `[2, S, K]`, simulators first."""
+
+    counts: list[list[list[Count]]]
+    first: list[list[list[Annotated[int, Bounds(-1, at_most=MAX_COUNT)]]]]
+    """The first env_steps; −1 if there was none."""
+    episodes: Count
+    """Evaluation episodes of each task."""
 
 
 class SimulatorFaults:
@@ -64,31 +75,35 @@ class SimulatorFaults:
 
     # ---- checkpoints ----
 
-    def state(self) -> dict[str, Any]:
-        """Return all counts, JSON-serialisable."""
+    def state(self) -> SavedFaults:
+        """Return all counts."""
         return {
             "counts": self._counts.tolist(),
             "first": self._first.tolist(),
             "episodes": self._episodes,
         }
 
-    def restore(self, saved: Any) -> None:
+    def restore(self, saved: SavedFaults | None) -> None:
         """Continue from `state`; None in checkpoints of older versions.
 
         Raises:
-            ValueError: it is damaged, or of other seeds or tasks.
+            ValueError: it is of other seeds or tasks.
         """
         if saved is None:
             return
         try:
-            for name, array in (("counts", self._counts), ("first", self._first)):
-                values = np.array(saved[name])
-                if values.shape != array.shape or values.dtype != np.int64 or values.min() < -1:
-                    raise ValueError(name)
-                array[:] = values
-            self._episodes = check_integer("episodes", saved["episodes"])
-        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            self._counts[:], self._first[:] = _like(self._counts, saved["counts"], saved["first"])
+            self._episodes = saved["episodes"]
+        except (KeyError, ValueError) as error:
             raise ValueError(
                 f"the counts of faults are damaged in the checkpoint ({error!r}): "
                 "use another checkpoint."
             ) from None
+
+
+def _like(array: NDArray[np.int64], *lists: Any) -> list[NDArray[np.int64]]:
+    """Convert nested lists to arrays of this shape; ValueError for another one."""
+    arrays = [np.array(each, np.int64) for each in lists]
+    if any(each.shape != array.shape for each in arrays):
+        raise ValueError("another number of seeds or tasks")
+    return arrays

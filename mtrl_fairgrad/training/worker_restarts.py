@@ -10,11 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from mtrl_fairgrad.envs.workers.pool import WorkerError, WorkerLost
-from mtrl_fairgrad.runs.run_dir import Checkpoint
 from mtrl_fairgrad.training.logger import Logger
 from mtrl_fairgrad.training.progress import Progress
-from mtrl_fairgrad.utils.file_schema import Count, check_schema
-from mtrl_fairgrad.utils.validation import ConfigError
 
 
 class WorkerRestarts:
@@ -71,7 +68,7 @@ class WorkerRestarts:
             self.record_restart(each, "training", "it starts again")
 
     def restore(self, saved: Mapping[str, int]) -> None:
-        """Continue from the counts of a checkpoint, which `saved_counts` returned."""
+        """Continue from the counts of a checkpoint."""
         self.counts.update({role: saved.get(role, 0) for role in self.counts})
         if self.count:
             self._log_count()
@@ -82,20 +79,6 @@ class WorkerRestarts:
         self._logger.log_worker_restarts(
             self.count, self._progress.env_steps + self._progress.copies
         )
-
-
-def saved_counts(saved: Checkpoint) -> Mapping[str, int]:
-    """Return the replaced workers of a checkpoint, by what they simulated.
-
-    Raises:
-        ValueError: they are damaged.
-    """
-    counts = saved.state.get("replaced", {})
-    try:
-        check_schema(counts, dict[str, Count], "replaced")
-    except ConfigError as error:
-        raise ValueError(f"the checkpoint is damaged ({error}): use another checkpoint.") from None
-    return counts
 
 
 def collect_losses(lost: list[WorkerLost], limit: int) -> Callable[[WorkerLost], None]:

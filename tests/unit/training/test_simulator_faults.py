@@ -7,7 +7,9 @@ import torch
 from mtrl_fairgrad import evaluate, train
 from mtrl_fairgrad.envs.gymnasium_suite import GymnasiumTask
 from mtrl_fairgrad.runs.fault_log import read_faults
-from mtrl_fairgrad.training.simulator_faults import SimulatorFaults
+from mtrl_fairgrad.training.simulator_faults import SavedFaults, SimulatorFaults
+from mtrl_fairgrad.utils.file_schema import check_schema
+from mtrl_fairgrad.utils.validation import ConfigError
 from tests.support.tiny_runs import FALLING, assert_same_checkpoint, checkpoint, rows
 
 pytestmark = pytest.mark.usefixtures("no_reports")
@@ -160,16 +162,16 @@ def test_counts_come_back_from_a_checkpoint_and_damaged_ones_are_refused():
         (each.seed, each.task, each.updates, each.of_updates, each.first_update)
         for each in other.faults(30)
     ] == [(5, "c", 4, 30, 7), (5, "c", 2, 4, 20)]
+    check_schema(state, SavedFaults)
     for damage in (
-        {},
         [],
-        5,
         {**state, "episodes": None},
-        {**state, "counts": [[1]]},
         {**state, "first": None},
         {**state, "counts": [[[0.5] * 3] * 2] * 2},
-        {**state, "counts": [[["x"] * 3] * 2] * 2},
         {**state, "counts": [[[10**30] * 3] * 2] * 2},
     ):
+        with pytest.raises(ConfigError):
+            check_schema(damage, SavedFaults)
+    for damage in ({}, {**state, "counts": [[[1]]]}, {**state, "first": [[], [[1]]]}):
         with pytest.raises(ValueError, match="use another checkpoint"):
             other.restore(damage)
