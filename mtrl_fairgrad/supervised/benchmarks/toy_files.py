@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ MAX_BYTES = 2**27
 COLUMNS = ("alpha", "start", "step", "x1", "x2", "loss1", "loss2", "outcome")
 """Columns of toy.csv; `outcome` is given in the last row of each trajectory."""
 
+_NUMBERS = ("alpha", "x1", "x2", "loss1", "loss2")
 Row = dict[str, str]
 
 
@@ -170,8 +173,10 @@ def _check_trajectories(folder: Path) -> list[str]:
         if (float(path[0]["x1"]), float(path[0]["x2"])) != STARTS[start]:
             problems.append(f"{where}: does not begin at {STARTS[start]}")
         steps, last = [int(row["step"]) for row in path], int(path[-1]["step"])
-        due_steps = [*range(0, last, CHECK_EVERY), last]
-        if steps != due_steps or last > options["steps"]:
+        # Not as a list, since a file may promise any number of them.
+        due_steps = itertools.chain(range(0, last, CHECK_EVERY), [last])
+        complete = len(steps) == -(-last // CHECK_EVERY) + 1 and all(map(eq, steps, due_steps))
+        if not complete or last > options["steps"]:
             problems.append(f"{where}: steps are missing or repeated")
     return problems
 
@@ -216,8 +221,29 @@ def _options(folder: Path) -> dict[str, Any]:
 
 
 def _rows(folder: Path) -> list[Row]:
-    text = read_bytes(folder / CSV, MAX_BYTES).decode()
-    return list(csv.DictReader(io.StringIO(text, newline="")))
+    """Read toy.csv, whose cells then are numbers where its columns are.
+
+    Raises:
+        RunFolderError: it is damaged.
+    """
+    path, rows = folder / CSV, list[Row]()
+    try:
+        for row in csv.DictReader(io.StringIO(read_bytes(path, MAX_BYTES).decode(), newline="")):
+            sound = all(float(row[name]) is not None for name in _NUMBERS)
+            if not (sound and int(row["start"]) in range(len(STARTS)) and int(row["step"]) >= 0):
+                raise ValueError
+            rows.append(row)
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} cannot be read ({error.strerror}): restore it from a copy."
+        ) from error
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        if isinstance(error, RunFolderError):
+            raise
+        raise RunFolderError(
+            f"{path} is damaged (row {len(rows) + 1}): restore it from a copy."
+        ) from None
+    return rows
 
 
 def _paths(rows: Sequence[Row]) -> dict[tuple[float, int], list[Row]]:
