@@ -43,6 +43,7 @@ from mtrl_fairgrad.utils.atomic_io import (
     temporary,
     write,
 )
+from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.safe_files import entries
 
 if TYPE_CHECKING:  # torch takes a second to import, and reports do not need it
@@ -331,7 +332,7 @@ class CheckpointStore:
             for path, error in damage.items():
                 _log.warning(
                     "%s; going back %d steps, to the checkpoint at env_steps=%d",
-                    error,
+                    clean(str(error)),
                     steps_of(path) - checkpoint.env_steps,
                     checkpoint.env_steps,
                 )
