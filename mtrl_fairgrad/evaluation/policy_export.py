@@ -71,8 +71,11 @@ class ExportedPolicy:
                 f"{program} does not take the inputs that {self.path.name} describes "
                 f"({type(error).__name__}): copy both files again, or export again."
             ) from None
-        sound = isinstance(actions, Tensor) and actions.dtype == torch.float32
-        if not (sound and actions.shape == expected):
+        if not (
+            isinstance(actions, Tensor)
+            and actions.dtype == torch.float32
+            and actions.shape == expected
+        ):
             raise ConfigError(
                 f"{program} returns other actions than {self.path.name} describes, which are "
                 f"float32 of the shape {list(expected)}: copy both files again, or export again."

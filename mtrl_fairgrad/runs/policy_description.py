@@ -11,6 +11,8 @@ from mtrl_fairgrad.utils.validation import MAX_SEED, Bounds, ConfigError
 
 FORMAT = "mtrl-fairgrad policy 1"
 MAX_PROGRAM_BYTES = 2**30
+MAX_SIZE, MAX_TASKS = 2**16, 1000
+"""Largest numbers of an observation or action, and of tasks: all are tried at once."""
 
 
 class Program(TypedDict):
@@ -122,14 +124,14 @@ def _check_tensors(described: PolicyDescription) -> None:
 
 
 def _is_size(size: str | int) -> bool:
-    return isinstance(size, int) and 1 <= size <= 2**20
+    return isinstance(size, int) and 1 <= size <= MAX_SIZE
 
 
 def _check_tasks(described: PolicyDescription) -> None:
     tasks, env = described["tasks"], described["config"].get("env")
     configured: object = cast("dict[str, Any]", env).get("tasks") if isinstance(env, dict) else None
-    if not tasks or len(set(tasks)) < len(tasks):
-        raise refusal("tasks", tasks, "a list of different tasks")
+    if not 1 <= len(set(tasks)) == len(tasks) <= MAX_TASKS:
+        raise refusal("tasks", tasks, f"a list of 1 to {MAX_TASKS} different tasks")
     if configured != tasks:
         raise refusal("config.env.tasks", configured, "the list of tasks")
     if described["config"].get("seeds") != [described["seed"]]:
