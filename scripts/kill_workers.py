@@ -4,7 +4,7 @@
 
 A tiny run on Gymnasium's Pendulum has two workers for training and one for evaluation. A thread
 sends SIGKILL, every fifth time SIGSTOP, to one of them after a random number of env_steps,
-sometimes while another is being replaced. The run must end by itself with every evaluation, one
+sometimes while another is being replaced, and at first while they start. The run must end by itself with every evaluation, one
 replacement counted for each signal, one row of the replay buffer for each env_step, a last
 evaluation that is reproduced from its checkpoint in this process, and no process left. The exit
 code is 1 if any check fails.
@@ -45,6 +45,8 @@ TINY = [
     "device=cpu", "env.worker_timeout=4",
 ]  # fmt: skip
 STEPS_PER_KILL = 30
+EARLY_KILLS = 2
+"""Kills before training begins."""
 START_SECONDS = 1.5
 """Time in which a worker starts."""
 
@@ -62,9 +64,14 @@ class Killer(threading.Thread):
         self.stops = 0
         self.signalled: list[int] = []
 
+    @property
+    def env_steps(self) -> int:
+        """The trainer's; -1 before there is one."""
+        return -1 if self.trainer is None else self.trainer.env_steps
+
     def run(self) -> None:
         for number, env_steps in enumerate(self._times):
-            while not self.over and (self.trainer is None or self.trainer.env_steps < env_steps):
+            while not self.over and number >= EARLY_KILLS and self.env_steps < env_steps:
                 time.sleep(0.0005)
             time.sleep(self._rng.choice([0.0, 0.002, START_SECONDS * self._rng.random()]))
             free: list[int] = []
