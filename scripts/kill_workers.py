@@ -4,10 +4,10 @@
 
 A tiny run on Gymnasium's Pendulum has two workers for training and one for evaluation. A thread
 sends SIGKILL, every fifth time SIGSTOP, to one of them after a random number of env_steps,
-sometimes while another is being replaced, and at first while they start. The run must end by itself with every evaluation, one
-replacement counted for each signal, one row of the replay buffer for each env_step, a last
-evaluation that is reproduced from its checkpoint in this process, and no process left. The exit
-code is 1 if any check fails.
+sometimes while another is being replaced, and at first while they start. The run must end by itself
+with every evaluation, one replacement counted for each signal, one row of the replay buffer for
+each env_step, a last evaluation that is reproduced from its checkpoint in this process, and no
+process left. The exit code is 1 if any check fails.
 """
 
 from __future__ import annotations
