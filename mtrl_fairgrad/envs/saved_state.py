@@ -129,7 +129,7 @@ def to_arrays(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, NDArray[
     for half, results in state["results"].items():
         for name, data in results.items():
             arrays[f"results.{half}.{name}"] = decode_numbers(data, np.uint8)
-    return {"made": state["made"], "results": list(state["results"])}, arrays
+    return {"made": state["made"], "results": [int(half) for half in state["results"]]}, arrays
 
 
 def from_arrays(plain: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

@@ -220,8 +220,8 @@ def test_a_checkpoint_of_before_is_continued(waiting, tmp_path, monkeypatch):
     """Its version did not save unfinished evaluations."""
     folder, resume, read = tmp_path / "r", RunFolder.resume_checkpoint, []
 
-    def without(*arguments):
-        saved = resume(*arguments)
+    def without(*arguments, **keywords):
+        saved = resume(*arguments, **keywords)
         read.append(saved.state.pop("evaluation"))
         return saved
 
@@ -257,8 +257,8 @@ def test_a_damaged_checkpoint_gives_way_to_one_whose_evaluation_ran(waiting, bac
 def test_an_evaluation_of_something_else_is_refused(forge, left, tmp_path, monkeypatch, capsys):
     resume = RunFolder.resume_checkpoint
 
-    def forged(*arguments):
-        saved = resume(*arguments)
+    def forged(*arguments, **keywords):
+        saved = resume(*arguments, **keywords)
         forge(saved)
         return saved
 
