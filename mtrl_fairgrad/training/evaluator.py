@@ -227,7 +227,9 @@ class Evaluator:
             )
 
 
-def saved_evaluation(saved: Checkpoint, learner: Learner) -> RunningEvaluation | None:
+def saved_evaluation(
+    saved: Checkpoint, learner: Learner, folder: RunFolder
+) -> RunningEvaluation | None:
     """Return the evaluation that was running when the checkpoint was made, from its beginning.
 
     Raises:
@@ -239,8 +241,8 @@ def saved_evaluation(saved: Checkpoint, learner: Learner) -> RunningEvaluation |
     policy, current = saved.groups.get("evaluation", {}), learner.agent.policy()
     if env_steps not in range(saved.env_steps + 1) or _layout(policy) != _layout(current):
         raise ValueError(
-            f"the evaluation in the checkpoint at env_steps={saved.env_steps} does not fit this "
-            "run: use another checkpoint."
+            f"the evaluation in the checkpoint of {folder.path} does not fit this run: "
+            "resume with another checkpoint."
         )
     on_device = {name: value.to(learner.agent.device) for name, value in policy.items()}
     return RunningEvaluation(env_steps, on_device, 0.0)

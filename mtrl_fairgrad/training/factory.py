@@ -264,7 +264,7 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
     evaluation = None
     if saved is not None:
         faults.restore(saved.state.get("non_finite"))
-        evaluation = saved_evaluation(saved, learner)
+        evaluation = saved_evaluation(saved, learner, folder)
     # Only now that nothing can be refused any more, the folder is changed.
     if config.steps != folder.steps:
         folder.extend(config.steps)
