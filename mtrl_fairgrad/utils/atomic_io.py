@@ -45,8 +45,8 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EI
 _PART = 2**20
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _log = logging.getLogger(__name__)
-_noted: set[str] = set()
-"""What this process has logged once."""
+_noted: set[int] = set()
+"""Devices whose file systems cannot sync folders, as this process has logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +101,9 @@ def append(path: Path, end: int, data: bytes, root: Path | None = None) -> None:
 
     Raises:
         OSError: writing failed.
-        RunFolderError: it is not a regular file, lies behind a link, or has another name, whose
-            content would change, too.
+        RunFolderError: as `open_handle`.
     """
     with opened(path, os.O_RDWR, root) as handle:
-        if os.fstat(handle).st_nlink > 1:
-            raise RunFolderError(
-                f"{path} is a hard link, and changing it would change a file elsewhere: "
-                "replace it by a copy of itself."
-            )
         os.ftruncate(handle, end)
         os.lseek(handle, end, os.SEEK_SET)
         try:
@@ -164,9 +158,22 @@ class AppendFile:
 
 
 def open_handle(path: Path, flags: int, root: Path | None = None) -> int:
-    """Open a regular file with `os.open`; new files get the mode that the umask leaves."""
+    """Open a regular file to change it; new files get the mode that the umask leaves.
+
+    Raises:
+        OSError: it cannot be opened.
+        RunFolderError: it is not a regular file, lies behind a link, or has another name, whose
+            content would change, too.
+    """
     with folder_of(path, root) as (folder, name):
-        return check_regular(os.open(name, flags | SAFE, 0o666, dir_fd=folder), path)
+        handle = check_regular(os.open(name, flags | SAFE, 0o666, dir_fd=folder), path)
+    if os.fstat(handle).st_nlink > 1:
+        os.close(handle)
+        raise RunFolderError(
+            f"{path} is a hard link, and changing it would change a file elsewhere: "
+            "replace it by a copy of itself."
+        )
+    return handle
 
 
 @contextlib.contextmanager
@@ -259,18 +266,15 @@ def sync(path: Path, root: Path | None = None) -> None:
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
-            _note(
-                f"{path} is on a file system that cannot sync folders: a power cut may lose "
-                "the last checkpoint"
-            )
-
-
-def _note(text: str) -> None:
-    """Log a warning, each kind once in a process."""
-    kind = text.partition(" is ")[2]
-    if kind not in _noted:
-        _noted.add(kind)
-        _log.warning(text)
+            device = os.fstat(handle).st_dev
+            if device not in _noted:
+                _noted.add(device)
+                _log.warning(
+                    "%s is on a file system that cannot sync folders (%s): a power cut may lose "
+                    "the last checkpoint",
+                    path,
+                    error.strerror,
+                )
 
 
 # ---- checking ----

@@ -156,10 +156,9 @@ def read_bytes(path: Path, limit: int, root: Path | None = None) -> bytes:
         RunFolderError: it is larger, not a regular file, or lies behind a link.
     """
     with reading(path, root) as file:
-        check_limit(path, os.fstat(file.fileno()).st_size, limit)
-        data = file.read(limit + 1)
-    check_limit(path, len(data), limit)
-    return data
+        size = os.fstat(file.fileno()).st_size
+        check_limit(path, size, limit)
+        return file.read(size)  # not what another process appends meanwhile
 
 
 def read_lines(path: Path, limit: int, root: Path | None = None) -> Iterator[tuple[int, bytes]]:

@@ -121,7 +121,15 @@ def test_clearing_makes_no_folder_and_no_lock(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("make", [lambda path: path.symlink_to("../key"), os.mkfifo, os.mkdir])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.symlink_to("../key"),
+        lambda path: path.hardlink_to(path.parent.parent / "key"),
+        os.mkfifo,
+        os.mkdir,
+    ],
+)
 def test_a_lock_that_is_not_a_regular_file_is_refused_and_not_followed(tmp_path, make):
     (tmp_path / "key").write_text("precious")
     folder = RunFolder.create(tmp_path / "run", CONFIG, {})
