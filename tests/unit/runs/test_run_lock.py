@@ -19,19 +19,20 @@ def content(path):
 
 def in_another_process(action, *arguments):
     """Return the text of the RunFolderError that an action raises elsewhere; empty without one."""
-    answers = fork.SimpleQueue()
+    ours, theirs = fork.Pipe(duplex=False)
 
     def body():
         try:
             action(*arguments)
-            answers.put("")
+            theirs.send("")
         except RunFolderError as error:
-            answers.put(str(error))
+            theirs.send(str(error))
 
     process = fork.Process(target=body)
     process.start()
-    process.join(30)
-    return answers.get()
+    assert ours.poll(30), "it did not answer"
+    process.join(10)
+    return ours.recv()
 
 
 def finish_another_run(path):
@@ -50,8 +51,9 @@ def test_a_creator_that_stalls_keeps_its_folder_from_others(tmp_path, monkeypatc
     path, refusals, write = tmp_path / "run", [], run_dir.write_atomic
 
     def stall(file, data):
-        if file.name == name:
-            refusals.append(in_another_process(finish_another_run, path))
+        if file.name == name and not refusals:
+            refusals.append("stalled")
+            refusals[0] = in_another_process(finish_another_run, path)
         write(file, data)
 
     monkeypatch.setattr("mtrl_fairgrad.runs.base_run_dir.write_atomic", stall)
@@ -66,7 +68,8 @@ def test_a_creator_that_stalls_before_its_lock_leaves_a_finished_run_alone(tmp_p
 
     def stall(folder, exist_ok=False):
         makedirs(folder, exist_ok=exist_ok)
-        if not (path / "config.yaml").exists():
+        if folder == path:
+            monkeypatch.undo()
             assert in_another_process(finish_another_run, path) == ""
 
     monkeypatch.setattr(os, "makedirs", stall)
