@@ -19,7 +19,8 @@ CHECKPOINT = "checkpoints/000000000500"
 
 
 def make_run(path):
-    folder, ring = RunFolder.create(path, CONFIG, {}), Rows(6, 2)
+    config = {**CONFIG, "steps": 500, "eval": {"every": 500}}
+    folder, ring = RunFolder.create(path, config, {}), Rows(6, 2)
     ring.add(1, 2, 3)
     folder.append_evaluation(rows(500))
     (path / "metrics.csv").write_bytes(metrics_log.encode([]))
@@ -101,7 +102,7 @@ def pipe(path):
 
 def giant(path):
     if path.is_file():
-        os.truncate(path, 2**45)
+        os.truncate(path, 2**40)
 
 
 def snapshot(folder):
