@@ -84,7 +84,12 @@ def exported(agent, folder, place=1):
     spaces = (Box(-np.inf, np.inf, (SIZE,), np.float32), Box(-1.0, 1.0, (4,), np.float32))
     result = scores(tuple(TASKS), np.array([[True, False], [True, True]]))
     description = describe(
-        config, SEEDS[place], spaces, {"env_steps": 100}, {"success": "any step"}, result
+        config,
+        SEEDS[place],
+        spaces,
+        {"env_steps": 100},
+        {"success": "any step", "in_words": "mt10"},
+        result,
     )
     return export(agent, place, description, folder)
 
