@@ -82,7 +82,7 @@ def reading(path: Path, root: Path | None = None) -> Iterator[BufferedReader]:
     """
     with folder_of(path, root) as (folder, name):
         handle = check_regular(os.open(name, os.O_RDONLY | SAFE, dir_fd=folder), path)
-        with open(handle, "rb", MAX_LINE) as file:
+        with open(handle, "rb") as file:
             yield file
 
 
