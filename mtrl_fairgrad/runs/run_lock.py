@@ -44,6 +44,9 @@ class RunLock:
             RunFolderError: another process holds the lock or had it since this object did, or the
                 folder is not writable.
         """
+        if self._handle is not None:  # by this object already: a second handle would free it
+            yield
+            return
         try:
             # Not closed by anybody else: closing any handle of the file would free the lock.
             self._handle = open_handle(self._path, os.O_RDWR | os.O_CREAT)

@@ -101,6 +101,13 @@ def test_a_creator_that_nobody_disturbed_locks_and_discards_its_run(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["train.log"]
 
 
+def test_a_run_is_discarded_by_the_process_that_holds_its_lock(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", CONFIG, {})
+    with folder.lock():
+        folder.discard()
+        assert not folder.path.exists()
+
+
 def test_a_folder_that_a_killed_creator_left_is_cleared_and_a_run_is_not(tmp_path):
     for name in ("evaluations.csv", "manifest.json"):
         path = tmp_path / name / "run"
