@@ -16,7 +16,7 @@ from mtrl_fairgrad.utils.validation import MAX_COUNT, Bounds
 ROLES = (SIMULATOR, EVALUATION)
 
 
-class SavedFaults(TypedDict, total=False):
+class SavedFaults(TypedDict):
     """Counts as a checkpoint's state holds them, each `[2, S, K]`, simulators first."""
 
     counts: list[list[list[Count]]]

@@ -164,6 +164,7 @@ def test_counts_come_back_from_a_checkpoint_and_damaged_ones_are_refused():
     ] == [(5, "c", 4, 30, 7), (5, "c", 2, 4, 20)]
     check_schema(state, SavedFaults)
     for damage in (
+        {},
         [],
         {**state, "episodes": None},
         {**state, "first": None},
