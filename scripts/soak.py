@@ -284,7 +284,8 @@ class Soak:
             self.check_after(attempt, code, name)
             if code != 0:
                 path = self.damage_or_move(path)
-        self.failures += differences(path, expected)
+        for difference in differences(path, expected):
+            self.check(False, difference)
         self.counts["run"] += 1
         atomic_io.remove(path)
 
