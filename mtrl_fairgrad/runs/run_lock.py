@@ -45,6 +45,8 @@ class RunLock:
                 folder is not writable.
         """
         if self._handle is not None:  # by this object already: a second handle would free it
+            if not self.is_own():  # possible where the file system has no locks
+                raise self._taken()
             yield
             return
         try:

@@ -108,6 +108,19 @@ def test_a_run_is_discarded_by_the_process_that_holds_its_lock(tmp_path):
         assert not folder.path.exists()
 
 
+def test_without_locks_of_the_file_system_a_run_that_was_taken_over_is_not_discarded(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mtrl_fairgrad.runs.run_lock.fcntl", None)
+    path = tmp_path / "run"
+    mine = RunFolder.create(path, CONFIG, {})
+    with mine.lock():
+        assert in_another_process(finish_another_run, path) == ""
+        before = content(path)
+        mine.discard()
+        assert content(path) == before and before
+
+
 def test_a_folder_that_a_killed_creator_left_is_cleared_and_a_run_is_not(tmp_path):
     for name in ("evaluations.csv", "manifest.json"):
         path = tmp_path / name / "run"
