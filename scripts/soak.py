@@ -191,8 +191,9 @@ def killed_worker(attempt: Attempt) -> Outcome:
     """Kill the run's worker, if it has one, some time after its start."""
     attempt.start()
     delay = attempt.rng.choice([0.0, attempt.rng.uniform(0, 0.5 * attempt.after)])
-    code = None
-    while code is None and not (found := workers(attempt.child)):
+    code, found = None, list[int]()
+    while code is None and not found:
+        found = workers(attempt.child)
         code = wait_for(attempt.child, 0.002)
     if code is None:
         code = wait_for(attempt.child, delay)
