@@ -79,7 +79,7 @@ def _link(target):
 
 def _link_to_copy(path, outside):
     """Link to a file or folder with the right content that belongs to somebody else."""
-    path.symlink_to(outside / "copies" / path.name)
+    path.symlink_to(outside / "copies" / path.relative_to(outside.parent / "work" / "run"))
 
 
 def _socket(path, outside):
@@ -121,17 +121,19 @@ PLANTED = {
 
 
 def plant(folder, part, kind, outside):
-    """Replace a part of the run by something else; what it was is copied outside."""
+    """Replace a part of the run by something else."""
     path = folder / part
-    if path.is_dir() and not path.is_symlink():
-        shutil.copytree(path, outside / "copies" / path.name, dirs_exist_ok=True)
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        if path.is_file() and not path.is_symlink():
-            shutil.copy2(path, outside / "copies" / path.name)
-        path.unlink()
+    remove(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     PLANTED[kind](path, outside)
+
+
+def remove(path):
+    """Remove a file, link or folder, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink()
 
 
 def sign(checkpoint):
@@ -171,15 +173,18 @@ class Answer:
     """Memory beyond that of this process."""
 
 
-def outside_of(place):
-    """Make the files of somebody else; returns their folder."""
+def prepare(place, sample):
+    """Copy a run to `place/work/run`, beside files of somebody else."""
+    for name in ("work", "outside"):
+        remove(place / name)
     outside = place / "outside"
     (outside / "folder").mkdir(parents=True)
-    (outside / "copies").mkdir()
+    shutil.copytree(sample, outside / "copies")
     (outside / "file").write_text(f"{SECRET}\n")
     for name in ("inner", "a.rows", ".a.tmp", "000000000020"):
         (outside / "folder" / name).write_text(f"{SECRET}\n")
-    return outside
+    shutil.copytree(sample, place / "work" / "run")
+    return place
 
 
 def snapshot(folder):
