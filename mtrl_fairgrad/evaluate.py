@@ -28,7 +28,6 @@ from mtrl_fairgrad.utils.arguments import (
     integer_argument,
     path_argument,
 )
-from mtrl_fairgrad.utils.atomic_io import is_fault
 from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.validation import ConfigError
 
@@ -51,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         except WorkerError as error:
             return fail_with_traceback(error)
     except (ConfigError, RunFolderError) as error:
-        return fail(error, code=1 if is_fault(error.__cause__) else 2)
+        return fail(error)
     return 0
 
 

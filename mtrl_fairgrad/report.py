@@ -47,7 +47,6 @@ from mtrl_fairgrad.utils.arguments import (
     integer_argument,
     path_argument,
 )
-from mtrl_fairgrad.utils.atomic_io import is_fault
 from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.safe_files import is_present
 from mtrl_fairgrad.utils.validation import one_line
@@ -195,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.until,
         )
     except ValueError as error:
-        return fail(error, code=1 if is_fault(error.__cause__) else 2)
+        return fail(error)
     return 0
 
 

@@ -20,7 +20,7 @@ from mtrl_fairgrad.cli.override_filter import check_storable, path_value, stored
 from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.config.older_runs import REMOVED
 from mtrl_fairgrad.config.schema import Config, check_parts, keep_stored_options, without_torch
-from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
+from mtrl_fairgrad.runs.run_dir import REPORT, RunFolder, RunFolderError
 from mtrl_fairgrad.training.auto_resume import AUTO, resolve_auto_resume
 from mtrl_fairgrad.training.resume_command import resume_command
 from mtrl_fairgrad.training.run_setup import check_folder, open_folder
@@ -114,7 +114,7 @@ def leave_finished(folder: RunFolder, steps: int) -> int:
         print(f"{finished}; it has no checkpoints to go on from: {folder.without_checkpoint()}")
         return 0
     print(finished)
-    return 0 if is_present(folder.path / "report.csv") else finish(folder)
+    return 0 if is_present(folder.path / REPORT) else finish(folder)
 
 
 def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int:

@@ -3,12 +3,14 @@
 It reads everything and changes nothing:
 
     configuration   config.yaml is the one that the run began with (`steps` may have grown)
-    manifest        contains versions, commit, machine and protocol
+    manifest        contains versions, commit, machine and protocol; notes say which numbers were
+                    made after a resume with others
     evaluations     every due env_steps × seed × task exactly once, in order, up to the run's end
     checkpoints     every file has its SHA-256, the newest checkpoint is at the run's end
-    history         manifest, evaluations and curves begin as when the checkpoints were made
+    history         manifest, evaluations, curves and resumes begin as when the checkpoints were
+                    made, faults are those of the newest one
     policies        exported ones have their SHA-256 and record the success rates of the evaluations
-    report          can be made
+    report          can be made; the files of the one that is there have their SHA-256
 
 A finished run without checkpoints, as runs are published, passes: its files are complete and agree
 with each other, but no checksum of training covers them.

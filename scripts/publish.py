@@ -44,9 +44,9 @@ from mtrl_fairgrad.analysis.report.tables import (  # noqa: E402
 )
 from mtrl_fairgrad.analysis.run_groups import RunGroup, pool  # noqa: E402
 from mtrl_fairgrad.analysis.verification import verify  # noqa: E402
-from mtrl_fairgrad.runs import metrics_log  # noqa: E402
+from mtrl_fairgrad.runs import metrics_log, resume_log  # noqa: E402
 from mtrl_fairgrad.runs.run_dir import MAX_BYTES, RunFolder, RunFolderError  # noqa: E402
-from mtrl_fairgrad.utils.arguments import fail  # noqa: E402
+from mtrl_fairgrad.utils.arguments import command_line, fail  # noqa: E402
 from mtrl_fairgrad.utils.atomic_io import write_atomic  # noqa: E402
 from mtrl_fairgrad.utils.entry_point import entry_point  # noqa: E402
 from mtrl_fairgrad.utils.safe_files import is_present, read_bytes  # noqa: E402
@@ -54,7 +54,7 @@ from mtrl_fairgrad.utils.text_tables import csv_report, markdown_table  # noqa: 
 
 BUDGET = 2_000_000
 """Vector steps of MT10 runs in the literature."""
-COPIED = ("config.yaml", "manifest.json", "evaluations.csv", "incidents.csv")
+COPIED = ("config.yaml", "manifest.json", "evaluations.csv", "incidents.csv", resume_log.NAME)
 CURVE_POINTS = 60
 COLUMNS = (
     *("run", "method", "seed", "env_steps", "task", "episodes", "success"),
@@ -135,7 +135,7 @@ def _check(run: Path) -> None:
         problems.append("checkpoints: there is none to compare the files with")
     if problems:
         raise NotPublished(
-            f"{run} cannot be trusted ({problems[0]}): see python -m mtrl_fairgrad.verify {run}."
+            f"{run} cannot be trusted ({problems[0]}): see {command_line('verify', run)}."
         )
 
 

@@ -6,21 +6,35 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
-from mtrl_fairgrad.analysis.run_groups import pool
+from mtrl_fairgrad.analysis.report.formats import as_csv
+from mtrl_fairgrad.analysis.run_groups import RunGroup, pool
+from mtrl_fairgrad.runs import fault_log, resume_log
 from mtrl_fairgrad.runs.base_run_dir import BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check_file
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.manifest import config_sha256
 from mtrl_fairgrad.runs.policy_description import read_description
-from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
+from mtrl_fairgrad.runs.resume_log import describe_changes, read_resumes
+from mtrl_fairgrad.runs.run_dir import (
+    CHECKSUMS,
+    FIGURE,
+    REPORT,
+    Evaluation,
+    RunFolder,
+    RunFolderError,
+)
 from mtrl_fairgrad.utils.atomic_io import Content
-from mtrl_fairgrad.utils.safe_files import entries, files_below, is_present, size_of
+from mtrl_fairgrad.utils.safe_files import entries, files_below, is_present, read_bytes, size_of
+from mtrl_fairgrad.utils.text_tables import counted
 
 MANIFEST_KEYS = ("started", "protocol", "versions", "git", "platform", "device", "config_sha256")
+MAX_REPORT = 2**26
+"""Largest size of a file of the report, in bytes."""
 _MOST_PAIRS = 10**5
 _MOST_MISSING = 1000
 """Largest number of missing evaluations that are named; a configuration may promise billions."""
@@ -81,6 +95,12 @@ def missing_entries(folder: BaseRunFolder) -> list[str]:
 
 
 def _check_configuration(folder: RunFolder, finding: Finding) -> str:
+    resumes = read_resumes(folder.path)
+    recorded_steps = [entry["steps"] for entry in (folder.manifest, *resumes) if "steps" in entry]
+    if recorded_steps and folder.steps < recorded_steps[-1]:
+        finding.problems.append(
+            f"config.yaml has steps={folder.steps}, but the run was to have {recorded_steps[-1]}"
+        )
     recorded = folder.manifest.get("config_sha256")
     if recorded is None:
         finding.problems.append("manifest.json lacks the configuration's SHA-256")
@@ -98,7 +118,10 @@ def _check_manifest(folder: RunFolder, finding: Finding) -> str:
         finding.notes.append(f"the code differed from commit {git['commit'][:12]}")
     if folder.manifest.get("device", "cpu") != "cpu":
         finding.notes.append("on an accelerator, a repetition agrees up to rounding")
-    return "manifest.json names versions, commit, machine and protocol"
+    resumes = read_resumes(folder.path)
+    finding.notes += describe_changes(folder.manifest, resumes)
+    times = f", and {resume_log.NAME} those of {counted(len(resumes), 'resume')}" if resumes else ""
+    return f"manifest.json names versions, commit, machine and protocol{times}"
 
 
 def _check_evaluations(folder: RunFolder, finding: Finding) -> str:
@@ -248,12 +271,15 @@ def _check_history(folder: RunFolder, finding: Finding) -> str:
             continue  # reported by the check of the checkpoints
         for name, content in index.run_files.items():
             sizes[name] = content.bytes
+            if name == fault_log.NAME:
+                continue  # written anew for each checkpoint
             try:
                 index.check_run_file(folder.path, name)
             except CheckpointError as error:
                 finding.problems.append(f"{error} at env_steps {steps_of(path)}")
     if not folder.has_checkpoint():
         return "not recorded without checkpoints"
+    _check_faults(folder, finding)
     evaluations = folder.path / "evaluations.csv"
     if is_present(evaluations) and size_of(evaluations) > sizes.get(evaluations.name, 0):
         finding.notes.append(
@@ -263,6 +289,22 @@ def _check_history(folder: RunFolder, finding: Finding) -> str:
         f"{len(sizes)} files, evaluations and curves among them, "
         "begin as when the checkpoints were made"
     )
+
+
+def _check_faults(folder: RunFolder, finding: Finding) -> None:
+    """Check incidents.csv against the newest checkpoint; older versions did not record it."""
+    with suppress(CheckpointError):  # reported by the check of the checkpoints
+        newest = folder.checkpoints()[0]
+        content = Index.read(newest).run_files.get(fault_log.NAME)
+        if content is None:
+            return
+        if steps_of(newest) < folder.steps and is_present(folder.path / fault_log.NAME):
+            finding.notes.append(f"{fault_log.NAME} grows until the run is finished")
+            return
+        try:
+            check_file(folder.path / fault_log.NAME, content)
+        except CheckpointError as error:
+            finding.problems.append(str(error))
 
 
 def _check_policies(folder: RunFolder, finding: Finding) -> str:
@@ -303,11 +345,34 @@ def _check_policies(folder: RunFolder, finding: Finding) -> str:
 
 
 def _check_report(folder: RunFolder, finding: Finding) -> str:
-    [group] = pool([folder])
+    groups = pool([folder])
+    _check_report_files(folder, groups, finding)
+    [group] = groups
     if group.left_out:
         finding.problems.append(f"it would leave out {group.left_out} evaluations")
     curves = len(group.metrics[0].series)
     return f"can be made of {len(group.env_steps)} evaluations and {curves} curves"
+
+
+def _check_report_files(folder: RunFolder, groups: Sequence[RunGroup], finding: Finding) -> None:
+    """Check the report's files against their checksums, and its table against the run."""
+    path = folder.path
+    if not is_present(path / REPORT):
+        return
+    table = read_bytes(path / REPORT, MAX_REPORT)
+    if is_present(path / CHECKSUMS):
+        sums = read_bytes(path / CHECKSUMS, MAX_REPORT).decode(errors="replace").splitlines()
+        recorded = dict(line.split("  ")[::-1] for line in sums)
+        for name in (REPORT, FIGURE):
+            if sha256(read_bytes(path / name, MAX_REPORT)).hexdigest() != recorded.get(name):
+                finding.problems.append(f"{path / name} is not as it was written")
+    elif "steps" in folder.manifest:  # older versions wrote no checksums
+        finding.problems.append(f"{path / CHECKSUMS} is missing")
+    if table != as_csv(groups).encode():
+        finding.notes.append(
+            f"{REPORT} differs from what this version reports of the whole run: it was made with "
+            "--until, at an earlier end of the run, or by another version"
+        )
 
 
 CHECKS: dict[str, Callable[[RunFolder, Finding], str]] = {

@@ -31,6 +31,7 @@ from mtrl_fairgrad.runs.run_lock import RunLock
 from mtrl_fairgrad.utils.arguments import command_line, override
 from mtrl_fairgrad.utils.atomic_io import (
     RunFolderError,
+    reading_remedy,
     remove,
     remove_temporaries,
     write_atomic,
@@ -59,6 +60,8 @@ class BaseRunFolder:
     """Files of a new run, name → header; checkpoints are checked against the first one."""
     written: ClassVar[tuple[str, ...]] = CURVES
     """Patterns of further files that a run overwrites or removes."""
+    recorded: ClassVar[tuple[str, ...]] = ()
+    """Patterns of further files whose checksums each checkpoint holds."""
 
     def __init__(self, path: Path, config: dict[str, Any], manifest: dict[str, Any]) -> None:
         self.path = path
@@ -68,7 +71,7 @@ class BaseRunFolder:
         self.store = CheckpointStore(
             path,
             history=next(iter(self.tables), None),
-            run_files=(MANIFEST, *CURVES) if self.tables else (),
+            run_files=self.recorded,
             retry=self.how_to_continue(path),
             without=self.without_checkpoint,
         )
@@ -372,7 +375,7 @@ def read_run_file(
         raise
     except OSError as error:
         raise RunFolderError(
-            f"{path} cannot be read ({error.strerror}): restore it from a copy."
+            f"{path} cannot be read ({error.strerror}): {reading_remedy(error)}."
         ) from error
     except ValueError as error:
         raise RunFolderError(

@@ -49,6 +49,8 @@ class Manifest(TypedDict, total=False):
     device: str
     accelerator: str | None
     methods: dict[str, str]
+    execution: dict[str, Any]
+    steps: int
     config_sha256: str
 
 
@@ -65,17 +67,29 @@ def manifest(
         device: the learner's device, such as `cpu`.
         protocol: how success is measured, in any form; runs of different protocols are never
             averaged.
-        accelerator: model of the device, if it is not the processor.
+        accelerator: see `provenance`.
     """
     home = re.compile(rf"{re.escape(str(Path.home()))}(?=/|$)|/(?:home|Users)/[^/,\s\]'\"]+")
+    return {
+        **provenance(device, accelerator),
+        "overrides": [home.sub("~", override) for override in overrides],
+        "protocol": dict(protocol or {}),
+    }
+
+
+def provenance(device: str, accelerator: str | None = None) -> dict[str, Any]:
+    """Describe versions, code and machine of this process, and when it began.
+
+    Args:
+        device: the learner's device, such as `cpu`.
+        accelerator: model of the device, if it is not the processor.
+    """
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "overrides": [home.sub("~", override) for override in overrides],
-        "protocol": dict(protocol or {}),
         "versions": versions,
         "git": _git(),
         "platform": platform.platform(),

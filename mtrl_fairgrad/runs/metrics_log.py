@@ -31,7 +31,7 @@ from mtrl_fairgrad.runs.metric_entries import (
     Entry,
 )
 from mtrl_fairgrad.runs.tensorboard_reader import read_event_files
-from mtrl_fairgrad.utils.atomic_io import AppendFile, write_atomic
+from mtrl_fairgrad.utils.atomic_io import AppendFile, reading_remedy, write_atomic
 from mtrl_fairgrad.utils.safe_files import RunFolderError, entries, is_present, read_lines
 from mtrl_fairgrad.utils.text_tables import csv_text
 
@@ -208,7 +208,7 @@ def iterate_entries(folder: Path, until: int | None = None) -> Iterator[Entry]:
                     yield entry
     except OSError as error:
         raise RunFolderError(
-            f"{path} cannot be read ({error.strerror}): restore access to it."
+            f"{path} cannot be read ({error.strerror}): {reading_remedy(error)}."
         ) from error
 
 

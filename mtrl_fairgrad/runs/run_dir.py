@@ -5,6 +5,8 @@ In addition to the files that `mtrl_fairgrad.runs.base_run_dir` describes, it ho
     evaluations.csv          one row per (env_steps, seed, task)
     metrics.csv              logged metrics, see `mtrl_fairgrad.runs.metrics_log`
     incidents.csv            numerical faults, see `mtrl_fairgrad.runs.fault_log`
+    resumes.jsonl            versions of each resume, see `mtrl_fairgrad.runs.resume_log`
+    report.csv, report.png   the report, and in report.sha256 the checksums of both
     events.out.tfevents.*    logged metrics, for TensorBoard
 
 and its manifest records the evaluation protocol.
@@ -12,6 +14,7 @@ and its manifest records the evaluation protocol.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,13 +23,22 @@ import yaml
 
 from mtrl_fairgrad.config.older_runs import complete
 from mtrl_fairgrad.config.schema import Config
-from mtrl_fairgrad.runs import fault_log, metrics_log
-from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, BaseRunFolder
+from mtrl_fairgrad.runs import fault_log, metrics_log, resume_log
+from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, MANIFEST, BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.store import Checkpoint, CheckpointError
 from mtrl_fairgrad.runs.evaluation_table import COLUMNS, Evaluation, Format
 from mtrl_fairgrad.runs.metric_entries import WALL_SECONDS, WORKERS_REPLACED
 from mtrl_fairgrad.utils.arguments import command_line
-from mtrl_fairgrad.utils.atomic_io import RunFolderError, append, cut, remove, write_atomic
+from mtrl_fairgrad.utils.atomic_io import (
+    RunFolderError,
+    append,
+    cut,
+    opened,
+    reading_remedy,
+    remedy,
+    remove,
+    write_atomic,
+)
 from mtrl_fairgrad.utils.file_schema import Named, check_schema
 from mtrl_fairgrad.utils.safe_files import check_limit, entries, read_bytes
 
@@ -42,13 +54,23 @@ __all__ = [
 EVALUATIONS = "evaluations.csv"
 MAX_BYTES = 2**27
 """Largest size of evaluations.csv, about two million rows."""
+REPORT, FIGURE, CHECKSUMS = "report.csv", "report.png", "report.sha256"
+"""The report of the run, and the SHA-256 of both its files, as `sha256sum` writes them."""
 
 
 class RunFolder(BaseRunFolder):
     """The run folder of an agent, with evaluations."""
 
     tables: ClassVar[Mapping[str, bytes]] = {EVALUATIONS: Format().header}
-    written: ClassVar[tuple[str, ...]] = (*CURVES, fault_log.NAME, "report.csv", "report.png")
+    written: ClassVar[tuple[str, ...]] = (
+        *CURVES,
+        fault_log.NAME,
+        resume_log.NAME,
+        REPORT,
+        FIGURE,
+        CHECKSUMS,
+    )
+    recorded: ClassVar[tuple[str, ...]] = (MANIFEST, *CURVES, fault_log.NAME, resume_log.NAME)
 
     @classmethod
     def check_config(cls, config: dict[str, Any]) -> None:
@@ -99,16 +121,33 @@ class RunFolder(BaseRunFolder):
 
         The resumed run writes the rest again. An interrupted rewind can be repeated. Without a
         checkpoint, `check_start_over` has to accept the folder first.
+
+        Raises:
+            RunFolderError: a file cannot be changed; none was.
         """
-        self.clean()
         header = self._table()[0].header
         sizes = {EVALUATIONS: len(header)} if saved is None else saved.run_file_sizes
+        curves = [path for pattern in CURVES for path in entries(self.path, pattern)]
+        cuttable = [path for path in (self._file, *curves) if path.name in sizes]
+        for path in (*cuttable, *entries(self.path, resume_log.NAME)):
+            self._check_writable(path)
+        self.clean()
         cut(self._file, sizes[EVALUATIONS])
-        for path in (path for pattern in CURVES for path in entries(self.path, pattern)):
+        for path in curves:
             if path.name in sizes:
                 cut(path, sizes[path.name])
             else:
                 remove(path)
+
+    @staticmethod
+    def _check_writable(path: Path) -> None:
+        try:
+            with opened(path, os.O_RDWR):
+                pass
+        except OSError as error:
+            raise RunFolderError(
+                f"{path} cannot be written ({error.strerror}): {remedy(error)}."
+            ) from error
 
     # ---- without checkpoints ----
 
@@ -180,7 +219,7 @@ class RunFolder(BaseRunFolder):
             data = read_bytes(self._file, MAX_BYTES)
         except OSError as error:
             raise RunFolderError(
-                f"{self._file} cannot be read ({error.strerror}): restore it from a copy."
+                f"{self._file} cannot be read ({error.strerror}): {reading_remedy(error)}."
             ) from error
         lines = data[: data.rfind(b"\n") + 1]
         header = lines.partition(b"\n")[0].decode(errors="replace")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypedDict
 
 from mtrl_fairgrad.config.schema import changed_keys
+from mtrl_fairgrad.runs import resume_log
 from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, BaseRunFolder, read_run_file
 from mtrl_fairgrad.utils.atomic_io import RunFolderError, remove, write_atomic
 from mtrl_fairgrad.utils.file_schema import Count, Measured, check_schema
@@ -79,7 +80,8 @@ class FitFolder(BaseRunFolder):
     """An existing folder of a fit."""
 
     kind: ClassVar[str] = "supervised"
-    written: ClassVar[tuple[str, ...]] = (*CURVES, EPOCHS, RESULT)
+    written: ClassVar[tuple[str, ...]] = (*CURVES, EPOCHS, RESULT, resume_log.NAME)
+    recorded: ClassVar[tuple[str, ...]] = (resume_log.NAME,)
 
     @staticmethod
     def how_to_continue(path: Path) -> str:

@@ -18,6 +18,7 @@ from mtrl_fairgrad.analysis.verification import Finding, missing_entries, record
 from mtrl_fairgrad.runs.base_run_dir import BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check_file
 from mtrl_fairgrad.runs.manifest import config_sha256
+from mtrl_fairgrad.runs.resume_log import describe_changes, read_resumes
 from mtrl_fairgrad.supervised.benchmarks import benchmark_class
 from mtrl_fairgrad.supervised.epochs import EpochRecord, epochs_csv, result_of
 from mtrl_fairgrad.supervised.fit_folder import (
@@ -61,6 +62,8 @@ def verify_fits(path: Path) -> list[Finding]:
         if name in DESCRIPTION:
             checked = [*fits, *([] if run is None else [run])]
         finding = Finding(name, f"{counted(len(fits), 'fit')}: {summary}")
+        if name == "manifest":
+            finding.notes += [note for fit in fits for note in _changes(fit)]
         for folder in checked:
             problems = _problems(partial(check, folder))
             finding.problems += [f"{folder.path}: {problem}" for problem in problems]
@@ -69,6 +72,14 @@ def verify_fits(path: Path) -> list[Finding]:
     if fits and not ended:
         findings[-1].problems.append("all fits failed")
     return findings if run is None else [*findings, _check_run(run)]
+
+
+def _changes(fit: FitFolder) -> list[str]:
+    """Say which numbers of a fit were made after a resume with other versions or machine."""
+    changes: list[str] = []
+    with recording_errors(changes):
+        changes += describe_changes(fit.manifest, read_resumes(fit.path))
+    return [f"{fit.path}: {change}" for change in changes]
 
 
 def _check_run(run: SupervisedRunFolder) -> Finding:
@@ -103,8 +114,11 @@ def _check_checkpoints(fit: _CheckedFit) -> Sequence[str]:
     problems: list[str] = []
     for checkpoint in fit.checkpoints():
         try:
-            for name, content in Index.read(checkpoint).files.items():
+            index = Index.read(checkpoint)
+            for name, content in index.files.items():
                 check_file(checkpoint / name, content, fit.path)
+            for name in index.run_files:
+                index.check_run_file(fit.path, name)
         except CheckpointError as error:
             problems.append(str(error))
     epochs, due = len(fit.history), fit.config["schedule"]["epochs"]

@@ -25,9 +25,10 @@ from mtrl_fairgrad.envs.workers.pool import (
     retry_after_losses,
 )
 from mtrl_fairgrad.gradients.conventions import Convention
+from mtrl_fairgrad.runs.resume_log import add_resume
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.training.evaluator import Evaluator, saved_evaluation
-from mtrl_fairgrad.training.execution import execution_of
+from mtrl_fairgrad.training.execution import execution_of, resume_provenance
 from mtrl_fairgrad.training.fault_monitor import FaultMonitor
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.training.logger import Logger
@@ -266,9 +267,12 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
         faults.restore(saved.state.get("non_finite"))
         evaluation = saved_evaluation(saved, learner, folder)
     # Only now that nothing can be refused any more, the folder is changed.
+    folder.rewind(saved)  # before the logger, whose file it would remove
     if config.steps != folder.steps:
         folder.extend(config.steps)
-    folder.rewind(saved)  # before the logger, whose file it would remove
+    if config.resume is not None:
+        here, at = resume_provenance(config, learner.device), progress.env_steps
+        add_resume(folder.path, here, env_steps=at, steps=config.steps)
 
     logger = Logger(
         folder.path,

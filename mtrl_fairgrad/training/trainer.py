@@ -283,8 +283,8 @@ class Trainer:
             "non_finite": self.fault_monitor.simulators.state(),
         }
         groups = {**self.learner.state(), **policy, SIMULATORS: tensors}
+        self.fault_monitor.save()  # first, since the checkpoint records its checksum
         self.folder.save_checkpoint(self.env_steps, groups, state, ring=self.learner.replay)
-        self.fault_monitor.save()
         self._rebalance()
 
     def _simulator_state(self) -> dict[str, Any]:

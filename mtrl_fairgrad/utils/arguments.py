@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mtrl_fairgrad.utils.atomic_io import is_fault
 from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.entry_point import version_line
 from mtrl_fairgrad.utils.validation import ConfigError, one_line
@@ -113,8 +114,15 @@ def override(key: str, value: str | Path) -> str:
     return f"{key}='{escaped}{chr(92) * trailing}'"
 
 
-def fail(error: object, code: int = 2) -> int:
-    """Print an error as one line of limited length; returns the exit code."""
+def fail(error: object, code: int | None = None) -> int:
+    """Print an error as one line of limited length.
+
+    Returns:
+        exit code: `code` if it is given, else 1 after a fault of the disk and 2 after a mistake.
+    """
+    if code is None:
+        cause = error.__cause__ if isinstance(error, BaseException) else None
+        code = 1 if is_fault(error) or is_fault(cause) else 2
     with contextlib.suppress(OSError):  # the code says that it failed, where nothing can be printed
         print(f"error: {one_line(str(error))}", file=sys.stderr)
     return code

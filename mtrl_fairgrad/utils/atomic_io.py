@@ -306,7 +306,7 @@ def read_back(path: Path, expected: Content, root: Path | None = None) -> None:
         raise OSError(errno.EIO, "the data read back differ from the data written", str(path))
 
 
-def is_fault(error: BaseException | None) -> bool:
+def is_fault(error: object) -> bool:
     """Whether an error is of a full or failing disk, and not of a mistake in a path."""
     return isinstance(error, OSError) and error.errno in (*_NO_ROOM, *_BROKEN)
 

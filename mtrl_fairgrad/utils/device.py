@@ -1,4 +1,4 @@
-"""Resolve the name of a PyTorch device; PyTorch itself is imported only by the call."""
+"""The device called by a name, and its model; PyTorch itself is imported by the calls alone."""
 
 from __future__ import annotations
 
@@ -29,3 +29,10 @@ def resolve_device(name: str) -> torch.device:
             "build of PyTorch."
         )
     return torch.device(name)
+
+
+def accelerator_name(device: torch.device) -> str | None:
+    """Return the model of a GPU; None for the processor."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None

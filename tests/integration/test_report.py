@@ -169,7 +169,8 @@ def test_several_runs_are_reported_into_the_current_folder(make, tmp_path, monke
     paths = [make("a"), make("b", method={"name": "ls"})]
     monkeypatch.chdir(tmp_path)
     assert main([str(path) for path in paths]) == 0
-    assert {file.name for file in (tmp_path / "report").iterdir()} == {"report.csv", "report.png"}
+    names = {file.name for file in (tmp_path / "report").iterdir()}
+    assert names == {"report.csv", "report.png", "report.sha256"}
     assert not (paths[0] / "report.csv").exists()
 
 

@@ -33,9 +33,11 @@ def run(finished, tmp_path):
 
 
 def contents(folder):
+    """Of all files but the lock, which names the process that held it last."""
     return {
         path.relative_to(folder): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
+        if path.name != "run.lock"
     }
 
 
@@ -103,6 +105,22 @@ def test_a_run_without_intact_checkpoints_is_not_started_over(loss, run, capsys)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and shlex.join(["mtrl_fairgrad.report", str(run)]) in said
     assert contents(run) == before
+
+
+LINKS = ["config.yaml", "evaluations.csv", "metrics.csv", "resumes.jsonl"]
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_link_is_refused_before_anything_changes(name, run, capsys):
+    elsewhere = run.parent / f"elsewhere {name}"
+    (run / name).touch()
+    (run / name).rename(elsewhere)
+    (run / name).symlink_to(elsewhere)
+    before = contents(run.parent)
+    assert train.main([f"resume={run}", "steps=120"]) == 2
+    said = capsys.readouterr().err
+    assert str(run / name) in said and said.count("\n") == 1
+    assert contents(run.parent) == before
 
 
 @pytest.mark.parametrize(

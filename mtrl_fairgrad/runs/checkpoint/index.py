@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from mtrl_fairgrad.runs.checkpoint.replay_segments import RingRecord
-from mtrl_fairgrad.utils.atomic_io import Content, RunFolderError, content_of, prefix_of
+from mtrl_fairgrad.utils.atomic_io import Content, RunFolderError, content_of, is_fault, prefix_of
 from mtrl_fairgrad.utils.file_schema import Count, check_schema
 from mtrl_fairgrad.utils.safe_files import is_present, read_bytes, size_of
 
@@ -90,11 +90,13 @@ class Index:
                 raise ValueError
         except RunFolderError as error:
             raise CheckpointError(str(error)) from None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             if is_present(folder / "checksums.json"):
                 raise CheckpointError(
                     f"{folder} was written by an older version of mtrl-fairgrad"
                 ) from None
+            if isinstance(error, OSError) and is_fault(error):
+                raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
             raise CheckpointError(f"{path} is missing or damaged") from None
         try:
             if index["format"] != FORMAT:
@@ -175,7 +177,7 @@ def _as_checkpoint_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
     except RunFolderError as error:
         raise CheckpointError(str(error)) from None
 

@@ -175,7 +175,7 @@ def load_rows(folder: Path, record: RingRecord, ring: Ring, root: Path | None = 
                 raise RunFolderError(f"{path} is damaged ({size} bytes long, not {content.bytes})")
             digest = _load(path, ring, segment, root)
         except OSError as error:
-            raise RunFolderError(f"{path} cannot be read ({error.strerror})") from None
+            raise RunFolderError(f"{path} cannot be read ({error.strerror})") from error
         if digest != segment.sha256:
             raise RunFolderError(f"{path} is damaged (SHA-256 mismatch)")
     ring.added = record.added

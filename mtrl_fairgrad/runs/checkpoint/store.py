@@ -33,8 +33,10 @@ from mtrl_fairgrad.runs.checkpoint.tensors import Groups, encode, mismatch, read
 from mtrl_fairgrad.utils.atomic_io import (
     RunFolderError,
     content_of,
+    is_fault,
     make_folder,
     read_back,
+    reading_remedy,
     remedy,
     remove,
     remove_temporaries,
@@ -225,7 +227,7 @@ class CheckpointStore:
             found = entries(self.path, root=self.run)
         except OSError as error:
             raise RunFolderError(
-                f"{self.path} cannot be read ({error.strerror}): restore access to it."
+                f"{self.path} cannot be read ({error.strerror}): {reading_remedy(error)}."
             ) from error
         paths = (path for path in found if _NAME.fullmatch(path.name))
         return sorted(paths, key=_order, reverse=True)
@@ -245,7 +247,7 @@ class CheckpointStore:
                 return
             except CheckpointError as damage:
                 error = error or damage
-        raise self._none_intact(error)
+        raise self._none_intact(error) from (error and error.__cause__)
 
     def _check_sizes(self, path: Path) -> None:
         index = Index.read(path)
@@ -261,7 +263,9 @@ class CheckpointStore:
     def _none_intact(self, error: CheckpointError | None) -> CheckpointError:
         if error is None:
             return CheckpointError(f"{self.run} has no checkpoint: {self._without()}.")
-        return CheckpointError(f"{error}, and no other is left: {self._without()}.")
+        cause = error.__cause__
+        fix = remedy(cause) if isinstance(cause, OSError) and is_fault(cause) else self._without()
+        return CheckpointError(f"{error}, and no other is left: {fix}.")
 
     def load(
         self, env_steps: int | None = None, groups: Collection[str] | None = None
@@ -309,7 +313,7 @@ class CheckpointStore:
             try:
                 load_rows(self.segments, index.ring, ring, self.run)
             except RunFolderError as error:
-                raise CheckpointError(str(error)) from None
+                raise CheckpointError(str(error)) from error.__cause__
         self._current = path
         self._current_ring = index.ring
         return checkpoint
@@ -338,7 +342,7 @@ class CheckpointStore:
                 )
             return checkpoint
         for error in damage.values():
-            raise self._none_intact(error)
+            raise self._none_intact(error) from error.__cause__
         existing = ", ".join(str(steps_of(path)) for path in self.all())
         if not existing:
             raise self._none_intact(None)

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import torch
 
 from mtrl_fairgrad.runs.checkpoint import index, store
 from mtrl_fairgrad.runs.run_dir import CheckpointError, RunFolder, RunFolderError
+from mtrl_fairgrad.utils.arguments import fail
 from tests.support.sample_run import CONFIG, GROUPS, Rows, fork, one_sentence, rows
 
 
@@ -70,6 +72,20 @@ def test_nothing_but_safetensors_and_json_is_stored(folder):
         path.name,
         "segments",
     }
+
+
+def test_a_disk_that_fails_is_named_where_nothing_is_damaged(folder, monkeypatch, capsys):
+    def fail_to_read(*arguments, **keywords):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    folder.save_checkpoint(500, GROUPS, {})
+    for name in ("content_of", "read_bytes"):
+        with monkeypatch.context() as patch:
+            patch.setattr(index, name, fail_to_read)
+            with pytest.raises(CheckpointError) as error:
+                folder.load_checkpoint()
+        assert one_sentence(error) and "check the disk" in str(error.value)
+        assert "from a copy" not in str(error.value) and fail(error.value) == 1
 
 
 def test_only_the_newest_are_kept(folder):
