@@ -292,6 +292,10 @@ class Soak:
 
     def check_after(self, attempt: Attempt, code: int | None, fault: str) -> None:
         """Check messages, processes and run folder after a process has ended."""
+        deadline = time.monotonic() + 5
+        while (left := _session(attempt.child)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.check(not left, f"{attempt.log}: processes {left} are still running")
         lines = [line for line in attempt.log.read_text()[attempt.logged :].splitlines() if line]
         # Python's own start of a worker whose learner was killed before it could say what to run.
         known = code is None and UNBORN in lines
@@ -303,10 +307,6 @@ class Soak:
             code not in (1, 2) or any(line.startswith("error: ") for line in lines[-2:]),
             f"{attempt.log}: no error message",
         )
-        deadline = time.monotonic() + 5
-        while (left := _session(attempt.child)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self.check(not left, f"{attempt.log}: processes {left} are still running")
         if not (attempt.path / "config.yaml").is_file():
             return
         folder = RunFolder.open(attempt.path)
