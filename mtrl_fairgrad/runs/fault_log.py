@@ -103,7 +103,8 @@ def make_faults(
             for k, task in enumerate(tasks[:1] if condition in SEED_CONDITIONS else tasks):
                 if counts[n][s][k]:
                     name = "" if condition in SEED_CONDITIONS else task
-                    times = counts[n][s][k], updates, first[n][s][k]
+                    # A policy may diverge before the next update, which counts as one more.
+                    times = counts[n][s][k], max(updates, counts[n][s][k]), first[n][s][k]
                     faults.append(Fault(network, condition, seed, name, *times, response))
     return faults
 

@@ -7,6 +7,7 @@ import torch
 
 from mtrl_fairgrad import train
 from mtrl_fairgrad.agents import SAC
+from mtrl_fairgrad.agents.guard import Guard
 from mtrl_fairgrad.config.guard import CHECKS, GuardConfig
 from mtrl_fairgrad.runs.fault_log import (
     Fault,
@@ -212,3 +213,13 @@ def test_an_unsolved_equation_is_told_at_once_only_where_something_is_done_about
     assert {one.condition for one in read_faults(tmp_path / "a")} == {
         one.condition for one in read_faults(tmp_path / "b")
     }
+
+
+def test_a_policy_that_diverges_before_the_first_update_leaves_a_file_that_can_be_read(tmp_path):
+    guard = Guard(GuardConfig(), 1, 2, torch.device("cpu"))
+    guard.stop(torch.tensor([[False, True]]), torch.tensor(0))
+    counts, first, _ = (each.tolist() for each in guard.faults())
+    faults = make_faults(counts, first, 0, [3], ["a", "b"], GuardConfig())
+    (tmp_path / "incidents.csv").write_bytes(encode_faults(faults))
+    assert read_faults(tmp_path) == faults
+    assert [(each.task, each.updates, each.response) for each in faults] == [("b", 1, "stop")]
