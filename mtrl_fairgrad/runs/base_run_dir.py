@@ -47,6 +47,8 @@ if TYPE_CHECKING:  # torch takes a second to import, and only checkpoints need i
 CONFIG, MANIFEST, CHECKPOINTS = "config.yaml", "manifest.json", "checkpoints"
 CURVES = (metrics_log.NAME, metrics_log.EVENT_FILES)
 """Patterns of the files that training logs to."""
+_LONGEST = "0" * 99
+"""A name longer than all paths below the folder of checkpoints."""
 TRAINING = "training"
 """Kind of a run whose manifest names none: reinforcement learning."""
 
@@ -131,6 +133,8 @@ class BaseRunFolder:
         try:
             existing = [name for name in cls._parts() if is_present(path / name)]
             existing += [file.name for pattern in cls.written for file in entries(path, pattern)]
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.lstat(path / CHECKPOINTS / _LONGEST)
             parents = (path, *path.absolute().parents)
             parent = next(folder for folder in parents if os.path.lexists(folder))
             if not parent.is_dir():

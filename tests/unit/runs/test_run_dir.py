@@ -51,6 +51,15 @@ def test_what_could_not_be_read_again_is_refused_before_anything_is_made(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_path_with_no_room_for_checkpoints_is_refused_before_anything_is_made(tmp_path):
+    path = tmp_path
+    while len(str(path)) < 4060:
+        path /= "d" * max(1, min(200, 4059 - len(str(path))))
+    with pytest.raises(RunFolderError, match=os.strerror(errno.ENAMETOOLONG)):
+        RunFolder.create(path, CONFIG, {})
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_folder_with_other_files_is_used_and_they_stay(tmp_path):
     (tmp_path / "train.log").write_text("mine")
     RunFolder.create(tmp_path, CONFIG, {})
