@@ -150,4 +150,11 @@ def load_running_steps(
 
 
 def _arrays(saved: Checkpoint) -> dict[str, NDArray[Any]]:
-    return {name: tensor.numpy() for name, tensor in saved.groups.get(SIMULATORS, {}).items()}
+    """Return the tensors of the simulators; ValueError if NumPy has no such type."""
+    tensors = saved.groups.get(SIMULATORS, {})
+    try:
+        return {name: tensor.numpy() for name, tensor in tensors.items()}
+    except TypeError as error:
+        raise ValueError(
+            f"the saved environment state is damaged ({error}): use another checkpoint."
+        ) from None

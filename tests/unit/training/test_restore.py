@@ -5,12 +5,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from mtrl_fairgrad.runs.run_dir import RunFolderError
 from mtrl_fairgrad.training.restore import (
     load_running_steps,
     restore_learner,
     save_simulators,
+    simulator_state,
 )
 from tests.support.errors import refused
 from tests.support.small_learner import SMALL, configuration, learner_of
@@ -97,3 +99,10 @@ def test_damaged_running_steps_are_refused():
             load_running_steps(damaged, observations, 2)
     with pytest.raises(ValueError, match="damaged"):
         load_running_steps(saved, observations, 3)
+
+
+def test_tensors_of_simulators_that_numpy_does_not_have_are_refused():
+    saved = saved_steps([np.zeros((3, 5), np.float32)], {})
+    saved.groups["simulators"]["goals"] = torch.zeros(1, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="damaged"):
+        simulator_state(saved)
