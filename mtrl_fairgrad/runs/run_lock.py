@@ -85,15 +85,16 @@ class RunLock:
         try:
             if fcntl is not None:
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):  # which of the two depends on the file system
             raise self._taken() from None
         except OSError as error:
             # Some cluster file systems have no locks; training must work there, too.
-            _log.warning(
-                "%s cannot be locked (%s): let only one process train there",
-                self._folder,
-                error.strerror,
-            )
+            if self._token is None:  # not said before
+                _log.warning(
+                    "%s cannot be locked (%s): let only one process train there",
+                    self._folder,
+                    error.strerror,
+                )
         if os.fstat(handle).st_nlink == 0:  # its holder removed it with the rest of the run
             raise self._taken()
 

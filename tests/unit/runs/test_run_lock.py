@@ -1,5 +1,6 @@
 """Creators, takers and cleaners of one folder: nobody removes or continues what is another's."""
 
+import errno
 import os
 
 import pytest
@@ -119,6 +120,25 @@ def test_without_locks_of_the_file_system_a_run_that_was_taken_over_is_not_disca
         before = content(path)
         mine.discard()
         assert content(path) == before and before
+
+
+def test_a_file_system_without_locks_is_noted_once_and_one_that_refuses_is_taken(
+    tmp_path, monkeypatch, caplog
+):
+    def fail(number):
+        def lockf(*_):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr("mtrl_fairgrad.runs.run_lock.fcntl.lockf", lockf)
+
+    fail(errno.ENOLCK)
+    folder = RunFolder.create(tmp_path / "run", CONFIG, {})
+    with folder.lock():
+        pass
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    fail(errno.EACCES)
+    with pytest.raises(RunFolderError, match="another process is training"):
+        folder.lock().__enter__()
 
 
 def test_a_folder_that_a_killed_creator_left_is_cleared_and_a_run_is_not(tmp_path):
