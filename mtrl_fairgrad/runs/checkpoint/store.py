@@ -265,7 +265,7 @@ class CheckpointStore:
             return CheckpointError(f"{self.run} has no checkpoint: {self._without()}.")
         cause = error.__cause__
         fix = remedy(cause) if isinstance(cause, OSError) and is_fault(cause) else self._without()
-        return CheckpointError(f"{error}, and no other is left: {fix}.")
+        return CheckpointError(f"{str(error).rstrip('.')}, and no other is left: {fix}.")
 
     def load(
         self, env_steps: int | None = None, groups: Collection[str] | None = None
@@ -336,7 +336,7 @@ class CheckpointStore:
             for path, error in damage.items():
                 _log.warning(
                     "%s; going back %d steps, to the checkpoint at env_steps=%d",
-                    clean(str(error)),
+                    clean(str(error).rstrip(".")),
                     steps_of(path) - checkpoint.env_steps,
                     checkpoint.env_steps,
                 )
