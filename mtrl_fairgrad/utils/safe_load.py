@@ -17,6 +17,9 @@ MAX_DEPTH = 32
 """Nested mappings and lists."""
 MAX_INTEGER = 2**64
 """Largest absolute value of an integer."""
+_UNPARSED = (yaml.YAMLError, RecursionError, LookupError, AttributeError, ArithmeticError)
+"""Errors of the parsers but ValueError: PyYAML raises the last three for scalars with wrong tags.
+"""
 
 
 def read_mapping(path: Path, root: Path | None = None) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def parse_mapping(data: bytes, suffix: str) -> dict[str, Any]:
         raise ValueError(f"it has more than {MAX_BYTES[suffix]:,} bytes")
     try:
         content = json.loads(data) if suffix == ".json" else _parsed(data.decode())
-    except (yaml.YAMLError, RecursionError) as error:
+    except _UNPARSED as error:
         raise ValueError(f"it cannot be parsed ({type(error).__name__})") from error
     if not isinstance(content, dict) or not is_plain(content):
         raise ValueError("it is not a mapping of plain values")
