@@ -237,6 +237,8 @@ def _check_hydra_override(word: str, key: str, value: str) -> None:
             key,
             value,
         )
+    if key == "hydra.sweep.subdir" and (".." in value or value.lstrip("'\"").startswith("/")):
+        raise ConfigError(f"{word} leaves the sweep's folder: give a name for runs.", key, value)
     if key.startswith("hydra.launcher."):
         _check_launcher_override(word, key, value)
 
