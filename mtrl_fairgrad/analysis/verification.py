@@ -150,7 +150,11 @@ def _check_evaluations(folder: RunFolder, finding: Finding) -> str:
             f"the run is not finished: evaluated up to {max(last, 0)} of {steps} env_steps"
         )
     extra = [number for number in sorted(found) if not _is_due(number, steps, every, copies)]
-    if extra:
+    if extra and extra[-1] > steps:
+        finding.problems.append(
+            f"env_steps {extra[-1]} were evaluated, but the run ends at {steps}"
+        )
+    elif extra:
         finding.notes.append(
             "also evaluated off the schedule, at an earlier end of the run: at "
             f"{', '.join(map(str, extra))}"
@@ -282,7 +286,9 @@ def _check_history(folder: RunFolder, finding: Finding) -> str:
     _check_faults(folder, finding)
     evaluations = folder.path / "evaluations.csv"
     if is_present(evaluations) and size_of(evaluations) > sizes.get(evaluations.name, 0):
-        finding.notes.append(
+        # The last checkpoint of a run follows its last evaluation.
+        finished = steps_of(folder.checkpoints()[0]) >= folder.steps
+        (finding.problems if finished else finding.notes).append(
             "evaluations.csv has rows after the newest checkpoint, which no checksum covers"
         )
     return (
@@ -357,18 +363,18 @@ def _check_report(folder: RunFolder, finding: Finding) -> str:
 def _check_report_files(folder: RunFolder, groups: Sequence[RunGroup], finding: Finding) -> None:
     """Check the report's files against their checksums, and its table against the run."""
     path = folder.path
-    if not is_present(path / REPORT):
-        return
-    table = read_bytes(path / REPORT, MAX_REPORT)
     if is_present(path / CHECKSUMS):
         sums = read_bytes(path / CHECKSUMS, MAX_REPORT).decode(errors="replace").splitlines()
         recorded = dict(line.split("  ")[::-1] for line in sums)
         for name in (REPORT, FIGURE):
-            if sha256(read_bytes(path / name, MAX_REPORT)).hexdigest() != recorded.get(name):
+            data = read_bytes(path / name, MAX_REPORT) if is_present(path / name) else b""
+            if sha256(data).hexdigest() != recorded.get(name):
                 finding.problems.append(f"{path / name} is not as it was written")
-    elif "steps" in folder.manifest:  # older versions wrote no checksums
-        finding.problems.append(f"{path / CHECKSUMS} is missing")
-    if table != as_csv(groups).encode():
+    if not is_present(path / REPORT):
+        return
+    if not is_present(path / CHECKSUMS) and "steps" in folder.manifest:
+        finding.problems.append(f"{path / CHECKSUMS} is missing")  # older versions wrote none
+    if read_bytes(path / REPORT, MAX_REPORT) != as_csv(groups).encode():
         finding.notes.append(
             f"{REPORT} differs from what this version reports of the whole run: it was made with "
             "--until, at an earlier end of the run, or by another version"

@@ -175,12 +175,18 @@ def remove(name):
         (damage("report.csv", lambda b: b.replace(b"0.1", b"0.9", 1)), "report", "report.csv"),
         (damage("report.png", lambda b: b[:-1] + b"?"), "report", "report.png"),
         (remove("report.png"), "report", "report.png"),
+        (remove("report.csv"), "report", "report.csv"),
         (remove("report.sha256"), "report", "report.sha256 is missing"),
         (damage("report.sha256", lambda b: b"\xff"), "report", "cannot be checked"),
         (
             damage("config.yaml", lambda b: b.replace(b"steps: 1000", b"steps: 800")),
             "configuration",
             "steps=800, but the run was to have 1000",
+        ),
+        (
+            damage("evaluations.csv", lambda b: b + b"1400" + b[b.rfind(b"\n1000") + 5 :]),
+            "history",
+            "rows after the newest checkpoint",
         ),
     ],
 )
@@ -235,6 +241,14 @@ def test_a_run_published_without_checkpoints_passes_and_says_so(run, capsys):
             damage("evaluations.csv", lambda b: b[: b.rfind(b"1000,0,reach")]),
             "checkpoints",
             "an unfinished run has no checkpoint",
+        ),
+        (
+            damage(
+                "evaluations.csv",
+                lambda b: b + b[b.index(b"\n1000") + 1 :].replace(b"1000", b"1400"),
+            ),
+            "evaluations",
+            "1400 were evaluated, but the run ends at 1000",
         ),
         (
             damage(
