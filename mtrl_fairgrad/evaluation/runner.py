@@ -166,8 +166,10 @@ def make_plan(target: EvaluationTarget, options: EvaluationOptions) -> Evaluatio
             )
     out = options.out or target.folder
     export = out / "policies" if options.export is True else options.export
+    # The folder beside a policy, which somebody else may have made, may not be a link.
+    beside = out.parent if target.exported is not None and options.out is None else None
     for name, directory, root in (
-        ("--out", out, None),
+        ("--out", out, beside),
         ("--export", export, out if options.export is True else None),
     ):
         try:
