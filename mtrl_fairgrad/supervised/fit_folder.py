@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Self, TypedDict
 from mtrl_fairgrad.config.schema import changed_keys
 from mtrl_fairgrad.runs import resume_log
 from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, BaseRunFolder, read_run_file
-from mtrl_fairgrad.utils.atomic_io import RunFolderError, remove, write_atomic
+from mtrl_fairgrad.utils.atomic_io import RunFolderError, reading_remedy, remove, write_atomic
 from mtrl_fairgrad.utils.file_schema import Count, Measured, check_schema
 from mtrl_fairgrad.utils.safe_files import entries, is_present, read_bytes
 
@@ -47,11 +47,16 @@ class _Choice(TypedDict):
     name: str
 
 
+class _Method(_Choice, total=False):
+    alpha: float | None
+    task: Count | None
+
+
 class _StoredFit(TypedDict, total=False):
     """The specification of a fit; folders of version 0.1.0 lack parts."""
 
     benchmark: _Choice
-    method: _Choice
+    method: _Method
     schedule: dict[str, Any]
     convention: dict[str, Any]
     loss_alpha: float | None
@@ -228,8 +233,17 @@ def fit_folders(path: str | Path) -> list[Path]:
 
 
 def _folders_in(folder: Path) -> list[Path]:
-    """List the folders in a folder, without links."""
-    return [path for path in entries(folder) if path.is_dir() and not path.is_symlink()]
+    """List the folders in a folder, without links.
+
+    Raises:
+        RunFolderError: it cannot be read.
+    """
+    try:
+        return [path for path in entries(folder) if path.is_dir() and not path.is_symlink()]
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder} cannot be read ({error.strerror}): {reading_remedy(error)}."
+        ) from error
 
 
 def single_task_of(method: Mapping[str, Any]) -> int | None:

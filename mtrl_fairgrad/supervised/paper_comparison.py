@@ -87,7 +87,7 @@ def compare_with_paper(paths: Iterable[str | Path], folder: Path) -> None:
             f"the table cannot be written to {folder} ({error.strerror}): give another folder with "
             "--out."
         ) from error
-    print(f"\nwritten: {folder / OUTPUT}")
+    print("\n" + clean(f"written: {folder / OUTPUT}"))
 
 
 # ---- rows ----
