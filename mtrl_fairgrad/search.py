@@ -30,6 +30,7 @@ from mtrl_fairgrad.config.schema import ConfigError, typed
 from mtrl_fairgrad.runs.base_run_dir import CONFIG
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils.arguments import fail, override
+from mtrl_fairgrad.utils.atomic_io import remedy
 from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.safe_files import entries, is_present
 
@@ -127,7 +128,15 @@ def search(overrides: Sequence[str], options: SearchConfig, folder: Path) -> int
             if code != 2:  # after a mistake in the command line, repeating it does not help
                 fail(f"the search stopped at α={values}; repeat the command to resume it.")
             return code
-        alpha_search.record(_groups(folder, alphas), folder)
+        groups = _groups(folder, alphas)
+        try:
+            alpha_search.record(groups, folder)
+        except OSError as error:
+            return fail(
+                f"{error.filename} could not be written ({error.strerror}): {remedy(error)}, then "
+                "repeat the command to resume the search.",
+                code=1,
+            )
     for alpha, group, is_best in alpha_search.by_alpha():
         best = "  best" if is_best else ""
         print(f"α={alpha:<6.10g} final success {_success(group)}{best}")
@@ -152,7 +161,7 @@ def _groups(folder: Path, alphas: Sequence[float]) -> dict[float, RunGroup]:
         for path in entries(folder)
         if is_present(path / CONFIG) and not path.is_symlink()
     ]
-    for group in pool([run for run in runs if run.config["method"].get("alpha") in alphas]):
+    for group in pool([run for run in runs if run.config.get("method", {}).get("alpha") in alphas]):
         alpha = group.config["method.alpha"]
         if alpha in groups:
             first, second = groups[alpha].folders[0].path, group.folders[0].path
