@@ -85,7 +85,7 @@ def _lines(heading: Sequence[str], body: Rows, tablefmt: str, words: bool) -> li
 
 def markdown(text: str) -> str:
     """Escape text for one line of Markdown, HTML tags included."""
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|~#" else c for c in clean(" ".join(text.split())))
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|~#&$" else c for c in clean(" ".join(text.split())))
 
 
 def latex(text: str) -> str:
@@ -94,8 +94,9 @@ def latex(text: str) -> str:
 
 
 def _latex_cell(text: str) -> str:
-    # A row that begins with a bracket would be read as the option of the \\ before it.
-    return f"{{{latex(text)}}}" if text.startswith("[") else latex(text)
+    # A row that begins with a bracket or star would be read as an option of the \\ before it.
+    cell = latex(text)
+    return f"{{{cell}}}" if cell.startswith(("[", "*")) else cell
 
 
 _LATEX = {

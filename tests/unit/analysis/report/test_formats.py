@@ -17,6 +17,7 @@ from mtrl_fairgrad.analysis.report.html import as_html
 from mtrl_fairgrad.analysis.report.tables import certainty, duration, overview
 from mtrl_fairgrad.runs.fault_log import Fault, encode_faults
 from mtrl_fairgrad.runs.metric_entries import SPEED
+from mtrl_fairgrad.utils.text_tables import latex_table
 from tests.support.fabricated_runs import (
     COURSE,
     METHOD,
@@ -120,6 +121,7 @@ def test_latex_escapes_what_it_would_read_as_commands(make):
 
 def test_a_latex_row_never_begins_with_a_bracket(make):
     blocks = blocks_of_runs(*(make(name, method={"name": name}) for name in "abcd"))
+    assert latex_table([["a"], [" [x"], ["*x"]])[4:6] == [r" {[x} \\", r" {*x} \\"]
     rows = [row.strip() for row in re.findall(r"\n(.*) \\\\", as_latex(blocks))]
     assert any(row.startswith("{[1] a}") for row in rows)
     assert not any(row.startswith("[") for row in rows)
