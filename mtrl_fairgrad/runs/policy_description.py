@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, cast
 
@@ -104,8 +105,8 @@ def sizes(described: PolicyDescription) -> tuple[int, int]:
 
 def _check_program(program: Program) -> None:
     name = program["file"]
-    # So that a description cannot refer to other folders.
-    if Path(name).name != name or not name.endswith(".pt2"):
+    # So that a description cannot refer to other folders, or hold what no file can be named.
+    if not re.fullmatch(r"[\w .()+,=@-]+\.pt2", name):
         raise refusal("program.file", name, "the name of a .pt2 in the same folder")
 
 

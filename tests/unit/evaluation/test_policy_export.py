@@ -250,6 +250,8 @@ def changed(path, folder, key, value):
         ("program", [], "program"),
         ("program.file", "../policy-100-seed7.pt2", "program.file"),
         ("program.file", "..", "program.file"),
+        ("program.file", "a\0.pt2", "program.file"),
+        ("program.file", "\ud800.pt2", "program.file"),
         ("program.bytes", float("inf"), "program.bytes"),
         ("program.sha256", None, "program.sha256"),
         ("inputs", [], "inputs"),
