@@ -32,6 +32,8 @@ MAX_WORD_LENGTH = 20_000
 """Characters."""
 MAX_DEPTH = 32
 """Nested brackets."""
+MAX_STORED = 2**17
+"""Characters of all overrides of a run, as many as its config.yaml may have bytes."""
 
 LAUNCHER_KEYS = (
     *("n_jobs", "batch_size", "timeout", "verbose"),  # joblib
@@ -133,13 +135,14 @@ def stored_overrides(stored: object) -> list[str]:
             "its manifest.json has no list of overrides: restore it from a copy, "
             "or give another run."
         )
+    _check_total(stored)
     for word in stored:
+        _check_readable(str(word))
         if not isinstance(word, str) or not _is_storable(word):
             raise ConfigError(
                 f"its manifest.json has {word!r} among the overrides, which training never stores: "
                 "do not trust this run, or remove the word if you know it."
             )
-        _check_readable(word)
         _check_override(word)
     return stored
 
@@ -148,8 +151,10 @@ def check_storable(words: Sequence[str]) -> None:
     """Check that a run can be resumed with these overrides, which its manifest will hold.
 
     Raises:
-        ConfigError: the first that reads data of this machine, which may differ then.
+        ConfigError: the first that reads data of this machine, which may differ then; or they are
+            too long.
     """
+    _check_total(words)
     for word in words:
         if not _is_storable(word):
             key, _, value = word.partition("=")
@@ -159,6 +164,15 @@ def check_storable(words: Sequence[str]) -> None:
                 key,
                 value,
             )
+
+
+def _check_total(words: Sequence[object]) -> None:
+    total = sum(len(str(word)) for word in words)
+    if total > MAX_STORED:
+        raise ConfigError(
+            f"the overrides have {total:,} characters, and a run is read with at most "
+            f"{MAX_STORED:,}: give fewer."
+        )
 
 
 def _is_storable(word: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from mtrl_fairgrad.utils.safe_load import MAX_DEPTH, is_readable
 from mtrl_fairgrad.utils.validation import (
+    MAX_NAME,
     MAX_WORKERS,
     ConfigError,
     check_copies,
@@ -245,7 +246,17 @@ def task_names(env: EnvConfig) -> tuple[str, ...]:
 
     try:
         if env.suite == "gymnasium":
-            return gymnasium_names(env.tasks, env.task_options)
-        return resolve_tasks(env.suite, tasks=env.tasks, task=env.task)
+            names = gymnasium_names(env.tasks, env.task_options)
+        else:
+            names = resolve_tasks(env.suite, tasks=env.tasks, task=env.task)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    for name in names:
+        if len(name) > MAX_NAME:
+            raise ConfigError(
+                f"the name of the task {name[:40]}… has {len(name):,} characters with its options, "
+                f"and at most {MAX_NAME:,} can be read again: give it shorter env.task_options.",
+                "env.task_options",
+                env.task_options,
+            )
+    return names

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from mtrl_fairgrad.utils.text_tables import csv_text
-from mtrl_fairgrad.utils.validation import MAX_COUNT, MAX_SEED
+from mtrl_fairgrad.utils.validation import MAX_COUNT, MAX_NAME, MAX_SEED
 
 KEYS = ("env_steps", "seed", "task", "episodes", "success")
 COLUMNS = (*KEYS, "return", "return_until_success")
@@ -93,6 +93,7 @@ class Format:
             len(rest) == len(self.returns)
             and 0 <= int(env_steps) <= MAX_COUNT
             and 0 <= int(seed) <= MAX_SEED
+            and len(task) <= MAX_NAME
             and 0 <= int(episodes) <= MAX_COUNT
             and 0 <= float(success) <= 1
         )

@@ -17,7 +17,7 @@ from typing import Any
 from mtrl_fairgrad.config.guard import CHECKS, COUNT, SEED_CONDITIONS, GuardConfig
 from mtrl_fairgrad.utils.safe_files import RunFolderError, is_present, read_bytes
 from mtrl_fairgrad.utils.text_tables import counted, csv_text
-from mtrl_fairgrad.utils.validation import MAX_COUNT, MAX_SEED
+from mtrl_fairgrad.utils.validation import MAX_COUNT, MAX_NAME, MAX_SEED
 
 NAME = "incidents.csv"
 MAX_BYTES = 2**24
@@ -125,7 +125,7 @@ def read_faults(folder: Path) -> list[Fault]:
         return []
     try:
         header, *rows = csv.reader(io.StringIO(read_bytes(path, MAX_BYTES).decode()))
-        if tuple(header) != COLUMNS:
+        if tuple(header) != COLUMNS or any(len(cell) > MAX_NAME for row in rows for cell in row):
             raise ValueError
         faults = [
             Fault(network, condition, int(seed), task, int(updates), int(of), int(first), response)

@@ -6,7 +6,7 @@ import math
 import re
 from typing import NamedTuple
 
-from mtrl_fairgrad.utils.validation import MAX_COUNT
+from mtrl_fairgrad.utils.validation import MAX_COUNT, MAX_NAME
 
 EVENT_FILES = "events.out.tfevents.*"
 """Pattern of the TensorBoard event files."""
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 
         Other values may be infinite or NaN, but no finite one overflows when it is squared.
         """
-        if not 0 <= self.env_steps <= MAX_COUNT:
+        if not 0 <= self.env_steps <= MAX_COUNT or len(self.name) > 2 * MAX_NAME:
             return False
         if self.name in (WALL_SECONDS, WORKERS_REPLACED):
             return 0 <= self.value <= MAX_COUNT

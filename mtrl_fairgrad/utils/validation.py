@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_COUNT = 10**15
 """Largest value of a counter; exact both as a 64-bit integer and as a float."""
+MAX_NAME = 2000
+"""Characters of the name of a task or metric; tables pad all rows to the longest."""
 MAX_SEED = 2**32 - 1
 """Largest seed that NumPy's `RandomState`, and so Metaworld, accepts."""
 MAX_WORKERS = 1024

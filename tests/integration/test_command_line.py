@@ -256,8 +256,10 @@ def test_a_path_or_word_of_any_length_ends_in_one_sentence(command, words, capsy
         ["preset=../../x"],
         ["agent.width=${oc.env:HOME}"],
         ["agent.width"],
+        ["seeds=[0]"] * 20_000,
+        ["a=" + "${" * 100_000],
     ],
-    ids=str,
+    ids=range(14),
 )
 def test_a_stored_run_has_options_of_ours_alone(stored, run, monkeypatch, capsys):
     monkeypatch.chdir(run.path)

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from mtrl_fairgrad.config.agent import ARCHITECTURES, AgentConfig
 from mtrl_fairgrad.config.convention import ConventionConfig
+from mtrl_fairgrad.config.env import EnvConfig, task_names
 from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.config.schema import (
     Config,
@@ -22,6 +23,7 @@ from mtrl_fairgrad.config.schema import (
 )
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS, PLAIN, Convention
 from mtrl_fairgrad.gradients.official import OFFICIAL
+from mtrl_fairgrad.utils.validation import MAX_NAME
 from mtrl_fairgrad.weighting import method_names, method_options
 from tests.support.errors import refused
 from tests.support.tiny_runs import POINT_MASS, composed
@@ -292,3 +294,10 @@ def test_changed_keys_names_leaves():
 def test_an_option_is_given_however_hydra_is_told_to_set_it(prefix):
     words = ["steps=3", f"{prefix}agent.temperature=shared"]
     assert is_given("agent.temperature", words) and not is_given("temperature", words)
+
+
+def test_the_name_of_a_task_that_would_not_be_read_again_is_refused():
+    options = [{"a": "x" * MAX_NAME}]
+    env = EnvConfig("gymnasium", "gymnasium", ["Pendulum-v1"], task_options=options)
+    with refused("env.task_options", options):
+        task_names(env)

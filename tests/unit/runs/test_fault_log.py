@@ -18,6 +18,7 @@ from mtrl_fairgrad.runs.fault_log import (
     make_faults,
     read_faults,
 )
+from mtrl_fairgrad.utils.validation import MAX_NAME
 from tests.support.tiny_runs import TASKS, TINY, assert_same_checkpoint, rows
 
 ONE = Fault("critic", "vanished_gradient", 3, "reach-v3", 2, 100, 40, "count")
@@ -151,8 +152,9 @@ WHOLE = encode_faults([ONE]).decode()
         *("", "x\n", "network,condition\n"),
         *(WHOLE.replace("100", number) for number in ("many", "0", "-1", "1" + "0" * 30)),
         WHOLE.replace("critic", "x" * 200_000),
+        WHOLE.replace("critic", "x" * (MAX_NAME + 1)),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_a_damaged_file_is_named(text, tmp_path):
     (tmp_path / "incidents.csv").write_text(text)

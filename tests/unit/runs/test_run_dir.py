@@ -9,6 +9,7 @@ import pytest
 from mtrl_fairgrad.runs.manifest import config_sha256
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
 from mtrl_fairgrad.utils.atomic_io import remove
+from mtrl_fairgrad.utils.validation import MAX_NAME
 from tests.support.errors import refused
 from tests.support.sample_run import CONFIG, GROUPS, Fault, fork, one_sentence, rows
 
@@ -190,6 +191,7 @@ def test_every_torn_end_of_the_file_loses_only_the_torn_line(folder):
         "5,0,reach-v3,-10,0.1,1,1",
         f"1{'0' * 300},0,reach-v3,10,0.1,1,1",
         f"5,0,{'x' * 200_000},10,0.1,1,1",
+        f"5,0,{'x' * (MAX_NAME + 1)},10,0.1,1,1",  # tables would pad all rows to it
         "5,0,reach-v3,10,nan,1,1",
         "5,0,reach-v3,10,0.1,1",  # of the older format
         "5,0,reach-v3,10,0.1,1,2,3",
