@@ -135,7 +135,7 @@ REFUSED = {
         lambda folder: damage(folder, "fit.json", json.dumps(LISTED), version_0_1=True),
         ["fit.json is damaged", "method.alpha"],
     ),
-    "a link to itself": (lambda folder: folder.symlink_to(folder), ["cannot be read"]),
+    "a link to itself": (lambda folder: folder.symlink_to(folder), ["holds no run"]),
     "unknown benchmark": (
         lambda folder: damage(folder, "fit.json", json.dumps(UNKNOWN), version_0_1=True),
         ["benchmark=mnist"],
