@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mtrl_fairgrad.analysis.report.formats import as_csv
 from mtrl_fairgrad.analysis.run_groups import RunGroup, pool
-from mtrl_fairgrad.runs import fault_log, resume_log
+from mtrl_fairgrad.runs import fault_log, metrics_log, resume_log
 from mtrl_fairgrad.runs.base_run_dir import BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check_file
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
@@ -22,6 +22,7 @@ from mtrl_fairgrad.runs.policy_description import read_description
 from mtrl_fairgrad.runs.resume_log import describe_changes, read_resumes
 from mtrl_fairgrad.runs.run_dir import (
     CHECKSUMS,
+    EVALUATIONS,
     FIGURE,
     REPORT,
     Evaluation,
@@ -284,13 +285,14 @@ def _check_history(folder: RunFolder, finding: Finding) -> str:
     if not folder.has_checkpoint():
         return "not recorded without checkpoints"
     _check_faults(folder, finding)
-    evaluations = folder.path / "evaluations.csv"
-    if is_present(evaluations) and size_of(evaluations) > sizes.get(evaluations.name, 0):
-        # The last checkpoint of a run follows its last evaluation.
-        finished = steps_of(folder.checkpoints()[0]) >= folder.steps
-        (finding.problems if finished else finding.notes).append(
-            "evaluations.csv has rows after the newest checkpoint, which no checksum covers"
-        )
+    finished = steps_of(folder.checkpoints()[0]) >= folder.steps
+    for name in (EVALUATIONS, metrics_log.NAME):
+        if is_present(folder.path / name) and size_of(folder.path / name) > sizes.get(name, 0):
+            # The last checkpoint of a run follows its last evaluation.
+            wrong = finished and name == EVALUATIONS
+            (finding.problems if wrong else finding.notes).append(
+                f"{name} has rows after the newest checkpoint, which no checksum covers"
+            )
     return (
         f"{len(sizes)} files, evaluations and curves among them, "
         "begin as when the checkpoints were made"

@@ -380,6 +380,12 @@ def test_a_report_of_an_earlier_end_is_a_note(run, capsys):
     assert "report.csv differs" in capsys.readouterr().out
 
 
+def test_metrics_that_no_checkpoint_covers_are_a_note(run, capsys):
+    damage("metrics.csv", lambda b: b + b"1000,wall_seconds,9.0\n")(run)
+    assert verify.main([str(run)]) == 0
+    assert "metrics.csv has rows after the newest checkpoint" in capsys.readouterr().out
+
+
 def test_leftovers_of_a_killed_process_are_a_note(run, capsys):
     (run / "checkpoints" / ".000000001400.tmp").mkdir()
     (
