@@ -262,14 +262,14 @@ def load_policy(path: Path) -> ExportedPolicy:
     Raises:
         ConfigError: one of the two is missing, damaged or of another format.
     """
-    path = path.with_suffix(".json")
+    path = program = path.with_suffix(".json")
     try:
         description = read_description(path)
         program = path.with_name(description["program"]["file"])
         content = read_bytes(program, MAX_PROGRAM_BYTES)
     except OSError as error:
         raise ConfigError(
-            f"{error.filename} cannot be read ({error.strerror}): an exported policy is a .json "
+            f"{program} cannot be read ({error.strerror}): an exported policy is a .json "
             "and the .pt2 it names, in one folder."
         ) from None
     if hashlib.sha256(content).hexdigest() != description["program"]["sha256"]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,9 +27,7 @@ def read_event_files(folder: Path, until: int | None = None) -> list[Entry]:
     """
     entries: list[Entry] = []
     seconds = 0.0  # training time of the previous files
-    # By the step at which each begins, since the clock may have been set back between them.
-    paths = sorted(entries_of(folder, EVENT_FILES), key=lambda path: (_first_step(path), path.name))
-    for path in paths:
+    for path in entries_of(folder, EVENT_FILES):  # their names are in the order of writing
         first, last = float("inf"), float("-inf")
         times: dict[int, float] = {}
         for event in _load(path):
@@ -48,12 +45,6 @@ def read_event_files(folder: Path, until: int | None = None) -> list[Entry]:
         entries += [Entry(step, WALL_SECONDS, elapsed) for step, elapsed in times.items()]
         seconds = max([seconds, *times.values()])
     return [entry for entry in entries if entry.is_sound]
-
-
-def _first_step(path: Path) -> int:
-    """Return the step from which on a file replaces the earlier ones."""
-    head = islice(_load(path), 3)  # at most the version of the format comes before it
-    return next((event.step for event in head if event.HasField("session_log")), 0)
 
 
 def _load(path: Path) -> Iterator[Any]:

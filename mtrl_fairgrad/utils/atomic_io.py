@@ -87,9 +87,11 @@ def write_atomic(path: Path, data: bytes, root: Path | None = None) -> None:
     try:
         write(partial, [data], root)
         rename(partial, path, root)
-    except (OSError, RunFolderError):
+    except (OSError, RunFolderError) as error:
         with contextlib.suppress(OSError, RunFolderError):
             remove(partial, root)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
     sync(path.parent, root)
 

@@ -312,7 +312,8 @@ def test_a_configuration_is_plain_and_small(text, run, monkeypatch, capsys):
         read_mapping(run.path / "config.yaml")
     for command, word in ((train, "resume=."), (evaluate, "."), (report, "."), (verify, ".")):
         assert command.main([word]) == 2
-        assert "config.yaml is damaged" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "config.yaml is damaged" in error or "config.yaml has more than" in error
     assert not (run.path / "ran").exists()
 
 

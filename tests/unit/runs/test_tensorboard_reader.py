@@ -27,17 +27,6 @@ def test_a_resumed_run_replaces_what_its_predecessor_wrote_beyond(tmp_path):
     assert metrics.wall_seconds == pytest.approx(200 + 50, abs=10)
 
 
-def test_files_are_in_the_order_of_their_steps_where_the_clock_was_set_back(tmp_path):
-    log_events(tmp_path, {SPEED: {10: 1.0, 20: 2.0, 30: 3.0}}, every=100)
-    [first] = tmp_path.iterdir()
-    log_events(tmp_path, {SPEED: {20: 5.0, 40: 6.0}}, every=50, purge=20)
-    [second] = set(tmp_path.iterdir()) - {first}
-    second.rename(second.with_name("events.out.tfevents.1000000000.host"))
-    metrics = read_metrics(tmp_path)
-    assert points(metrics.series[SPEED]) == {10: 1, 20: 5, 40: 6}
-    assert metrics.wall_seconds == pytest.approx(200 + 50, abs=10)
-
-
 def test_what_came_after_a_step_can_be_left_out(tmp_path):
     log_events(tmp_path, {SPEED: {10: 1.0, 20: 2.0, 30: 3.0}}, every=100)
     log_events(tmp_path, {SPEED: {20: 5.0, 40: 6.0}}, every=50, purge=20)

@@ -272,8 +272,9 @@ def test_an_evaluation_of_something_else_is_refused(forge, left, tmp_path, monke
 def test_a_full_disk_says_what_is_safe(left, waiting, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(left, tmp_path / "r")
     with monkeypatch.context() as patched:
-        # Before evaluations.csv come incidents.csv, metrics.csv, the event file and their folder.
-        patched.setattr(os, "fsync", Fault(os.fsync, 5))
+        # Before come resumes.jsonl and incidents.csv, each with its folder, metrics.csv, and the
+        # new event file, empty and then with its entries.
+        patched.setattr(os, "fsync", Fault(os.fsync, 7))
         assert train.main([f"resume={folder}"]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert (
