@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
+from mtrl_fairgrad.utils.device import accelerator_name
+
 PACKAGES = (
     "mtrl-fairgrad",
     "torch",
@@ -34,13 +36,10 @@ class Git(TypedDict):
     dirty: bool
 
 
-class Manifest(TypedDict, total=False):
-    """What a manifest.json may hold; folders of older versions, and published ones, lack parts."""
+class Provenance(TypedDict, total=False):
+    """Versions, code and machine of a process; older versions recorded less."""
 
-    kind: str
     started: str
-    overrides: list[str]
-    protocol: dict[str, Any]
     versions: dict[str, str]
     git: Git | None
     platform: str
@@ -48,17 +47,22 @@ class Manifest(TypedDict, total=False):
     cpus: int | None
     device: str
     accelerator: str | None
-    methods: dict[str, str]
     execution: dict[str, Any]
+
+
+class Manifest(Provenance, total=False):
+    """What a manifest.json may hold; folders of older versions, and published ones, lack parts."""
+
+    kind: str
+    overrides: list[str]
+    protocol: dict[str, Any]
+    methods: dict[str, str]
     steps: int
     config_sha256: str
 
 
 def manifest(
-    overrides: Sequence[str],
-    device: str,
-    protocol: Mapping[str, Any] | None = None,
-    accelerator: str | None = None,
+    overrides: Sequence[str], device: str, protocol: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Describe versions, code, machine and protocol, without hosts, users and home folders.
 
@@ -67,22 +71,19 @@ def manifest(
         device: the learner's device, such as `cpu`.
         protocol: how success is measured, in any form; runs of different protocols are never
             averaged.
-        accelerator: see `provenance`.
     """
     home = re.compile(rf"{re.escape(str(Path.home()))}(?=/|$)|/(?:home|Users)/[^/,\s\]'\"]+")
     return {
-        **provenance(device, accelerator),
+        **provenance(device),
         "overrides": [home.sub("~", override) for override in overrides],
         "protocol": dict(protocol or {}),
     }
 
 
-def provenance(device: str, accelerator: str | None = None) -> dict[str, Any]:
-    """Describe versions, code and machine of this process, and when it began.
+def provenance(device: str) -> dict[str, Any]:
+    """Describe versions, code and machine of this process, and when it began, as `Provenance`.
 
-    Args:
-        device: the learner's device, such as `cpu`.
-        accelerator: model of the device, if it is not the processor.
+    `device` is that of the learner, such as `cpu`.
     """
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -96,7 +97,7 @@ def provenance(device: str, accelerator: str | None = None) -> dict[str, Any]:
         "processor": _processor(),
         "cpus": os.cpu_count(),
         "device": device,
-        "accelerator": accelerator,
+        "accelerator": accelerator_name(device),
     }
 
 

@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
-from mtrl_fairgrad.runs.manifest import Git
+from mtrl_fairgrad.runs.manifest import Provenance
 from mtrl_fairgrad.utils.atomic_io import RunFolderError, write_atomic
 from mtrl_fairgrad.utils.file_schema import Count, check_schema
 from mtrl_fairgrad.utils.safe_files import is_present, read_lines
@@ -24,24 +24,15 @@ COMPARED = ("versions", "git", "platform", "processor", "device", "accelerator",
 """Entries of a resume, and of a manifest, that numbers depend on."""
 
 
-class Resume(TypedDict, total=False):
+class Resume(Provenance, total=False):
     """A line of the file; versions to come may leave something out."""
 
-    started: str
     env_steps: Count
     """Where an agent's training goes on."""
     steps: Count
     """Length of the agent's run from now on."""
     epochs: Count
     """Where a supervised fit goes on."""
-    versions: dict[str, str]
-    git: Git | None
-    platform: str
-    processor: str
-    cpus: int | None
-    device: str
-    accelerator: str | None
-    execution: dict[str, Any]
 
 
 def add_resume(folder: Path, provenance: Mapping[str, Any], **counters: int) -> None:

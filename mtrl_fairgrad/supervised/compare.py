@@ -28,7 +28,6 @@ from mtrl_fairgrad.supervised.result_table import (
 from mtrl_fairgrad.supervised.run_folder import write_table
 from mtrl_fairgrad.supervised.trainer import Trainer
 from mtrl_fairgrad.utils.atomic_io import RunFolderError
-from mtrl_fairgrad.utils.device import accelerator_name
 from mtrl_fairgrad.utils.extras import MissingExtraError
 from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.safe_files import entries
@@ -219,8 +218,7 @@ class FitRunner:
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:
-        accelerator = accelerator_name(self.device)
-        return manifest(self.overrides, str(self.device), accelerator=accelerator)
+        return manifest(self.overrides, str(self.device))
 
 
 def comparison(runner: FitRunner) -> Iterator[ResultTable]:

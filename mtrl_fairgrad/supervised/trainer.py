@@ -28,7 +28,6 @@ from mtrl_fairgrad.supervised.epochs import EpochRecord, epoch_score, epochs_csv
 from mtrl_fairgrad.supervised.fit_folder import EPOCHS, FitFolder, FitResult
 from mtrl_fairgrad.supervised.fit_spec import FitSpec
 from mtrl_fairgrad.utils.atomic_io import write_atomic
-from mtrl_fairgrad.utils.device import accelerator_name
 from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.optimizer_state import adam_tensors, load_adam_tensors
 from mtrl_fairgrad.weighting import JacobianAggregation, Method, jacobian_like
@@ -283,7 +282,7 @@ class Trainer:
             group["lr"] = saved.state["learning_rate"]
         self.history = [EpochRecord(**record) for record in saved.state["history"]]
         if len(self.history) < self.spec.schedule.epochs:
-            here = provenance(str(self.device), accelerator_name(self.device))
+            here = provenance(str(self.device))
             add_resume(self.folder.path, here, epochs=len(self.history))
 
     def _parameter_names(self) -> list[str]:

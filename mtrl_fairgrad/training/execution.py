@@ -15,7 +15,6 @@ import torch
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.gradients.graph_capture import Compile
 from mtrl_fairgrad.runs.manifest import provenance
-from mtrl_fairgrad.utils.device import accelerator_name
 from mtrl_fairgrad.utils.faults import FallbackWarning
 from mtrl_fairgrad.utils.malloc import keep_freed_memory
 
@@ -54,10 +53,7 @@ def execution_of(config: Config, device: torch.device) -> Execution:
 
 def resume_provenance(config: Config, device: torch.device) -> dict[str, Any]:
     """Describe versions, machine and execution of a run that is resumed by this process."""
-    return {
-        **provenance(str(device), accelerator_name(device)),
-        "execution": execution_of(config, device).record(),
-    }
+    return {**provenance(str(device)), "execution": execution_of(config, device).record()}
 
 
 def has_gpu_compiler() -> bool:

@@ -109,15 +109,13 @@ def open_folder(config: Config, overrides: list[str], device: str) -> RunFolder:
 
     from mtrl_fairgrad.training.execution import execution_of
     from mtrl_fairgrad.training.factory import make_suite, methods_by_network, protocol
-    from mtrl_fairgrad.utils.device import accelerator_name
 
     if config.resume is None:
         suite = make_suite(config, tuple(config.env.tasks or task_names(config.env)))
-        learner = torch.device(device)
         record = {
-            **manifest(overrides, device, protocol(config, suite), accelerator_name(learner)),
+            **manifest(overrides, device, protocol(config, suite)),
             "methods": methods_by_network(config),
-            "execution": execution_of(config, learner).record(),
+            "execution": execution_of(config, torch.device(device)).record(),
             "steps": config.steps,
         }
         return RunFolder.create(new_run_path(config), to_dict(config), record)

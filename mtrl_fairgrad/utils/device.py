@@ -1,4 +1,4 @@
-"""The device called by a name, and its model; PyTorch itself is imported by the calls alone."""
+"""Resolve the name of a PyTorch device, and name its model; only the calls import PyTorch."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def accelerator_name(device: torch.device) -> str | None:
-    """Return the model of a GPU; None for the processor."""
+def accelerator_name(device: str) -> str | None:
+    """Return the model of a GPU, `cuda` or `cuda:N`; None for the processor."""
+    if not device.startswith("cuda"):
+        return None
     import torch
 
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return torch.cuda.get_device_name(device)
