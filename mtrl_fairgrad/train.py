@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from mtrl_fairgrad.cli.hydra_main import given_overrides, run_with_hydra
 from mtrl_fairgrad.cli.multirun import assign_run_folder
-from mtrl_fairgrad.cli.override_filter import check_storable, path_value, stored_overrides
+from mtrl_fairgrad.cli.override_filter import check_storable, check_stored, path_value
 from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.config.older_runs import REMOVED
 from mtrl_fairgrad.config.schema import Config, check_parts, keep_stored_options, without_torch
@@ -54,20 +54,17 @@ def _with_stored_overrides(given: list[str]) -> list[str]:
     if not resumed or resumed[-1] in ("", "None", AUTO):
         return given
     folder = RunFolder.open(Path(resumed[-1]))
-    stored = folder.manifest.get("overrides", [])
-    if isinstance(stored, list):
-        stored = [word for word in stored if not _is_dropped(word)]
+    stored = [word for word in folder.manifest.get("overrides", []) if not _is_dropped(word)]
     try:
-        overrides = stored_overrides(stored)
+        check_stored(stored)
     except ConfigError as error:
         raise ConfigError(f"resume={folder.path}: {error}") from None
-    return [*overrides, f"steps={folder.steps}", *given]
+    return [*stored, f"steps={folder.steps}", *given]
 
 
-def _is_dropped(word: object) -> bool:
+def _is_dropped(word: str) -> bool:
     """Whether a stored override is not restored: where the run was, or an option that is gone."""
-    dropped = (*LOCATION_KEYS, *REMOVED)
-    return isinstance(word, str) and word.partition("=")[0].lstrip("+") in dropped
+    return word.partition("=")[0].lstrip("+") in (*LOCATION_KEYS, *REMOVED)
 
 
 def job(composed: DictConfig) -> int:
@@ -156,9 +153,9 @@ def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int
     except (OSError, TrainingFault, WorkerError) as fault:
         if isinstance(fault, OSError) and (broken := output_fault(fault)):
             return output_failed(broken, resume if begun else "")
-        told = _told(fault, folder)
-        code = fail_with_traceback(told)
-        if begun and command not in told:
+        message = _message(fault, folder)
+        code = fail_with_traceback(message)
+        if begun and command not in message:
             print(resume, file=sys.stderr)
         return code
     except KeyboardInterrupt:
@@ -174,8 +171,8 @@ def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int
     return code
 
 
-def _told(fault: Exception, folder: RunFolder) -> str:
-    """Return the sentence about a fault of training: an OSError of the folder names its file."""
+def _message(fault: Exception, folder: RunFolder) -> str:
+    """Return the message of a fault of training; for an OSError of the folder it names the file."""
     if not isinstance(fault, OSError):
         return str(fault)
     if fault.filename is None:

@@ -124,27 +124,21 @@ def filter_overrides(words: Sequence[str]) -> list[str]:
     return flags + overrides
 
 
-def stored_overrides(stored: object) -> list[str]:
-    """Validate the overrides in a run's manifest, which is untrusted, and return them.
+def check_stored(words: Sequence[str]) -> None:
+    """Check the overrides in a run's manifest, which is untrusted.
 
     Raises:
         ConfigError: training never stores such overrides.
     """
-    if not isinstance(stored, list):
-        raise ConfigError(
-            "its manifest.json has no list of overrides: restore it from a copy, "
-            "or give another run."
-        )
-    _check_total(stored)
-    for word in stored:
-        _check_readable(str(word))
-        if not isinstance(word, str) or not _is_storable(word):
+    _check_total(words)
+    for word in words:
+        _check_readable(word)
+        if not _is_storable(word):
             raise ConfigError(
                 f"its manifest.json has {word!r} among the overrides, which training never stores: "
                 "do not trust this run, or remove the word if you know it."
             )
         _check_override(word)
-    return stored
 
 
 def check_storable(words: Sequence[str]) -> None:
