@@ -6,13 +6,13 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from mtrl_fairgrad.analysis.report.formats import as_csv
-from mtrl_fairgrad.analysis.run_groups import RunGroup, pool
+from mtrl_fairgrad.analysis.run_groups import MOST_PAIRS, RunGroup, pool
 from mtrl_fairgrad.runs import fault_log, metrics_log, resume_log
 from mtrl_fairgrad.runs.base_run_dir import BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check_file
@@ -34,9 +34,8 @@ from mtrl_fairgrad.utils.safe_files import entries, files_below, is_present, rea
 from mtrl_fairgrad.utils.text_tables import counted
 
 MANIFEST_KEYS = ("started", "protocol", "versions", "git", "platform", "device", "config_sha256")
-MAX_REPORT = 2**26
+_MAX_REPORT = 2**26
 """Largest size of a file of the report, in bytes."""
-_MOST_PAIRS = 10**5
 _MOST_MISSING = 1000
 """Largest number of missing evaluations that are named; a configuration may promise billions."""
 _LISTED = 5
@@ -128,8 +127,8 @@ def _check_manifest(folder: RunFolder, finding: Finding) -> str:
 def _check_evaluations(folder: RunFolder, finding: Finding) -> str:
     config = folder.config
     steps, every = folder.steps, config["eval"]["every"]
-    if len(config["seeds"]) * len(config["env"]["tasks"]) > _MOST_PAIRS:
-        raise RunFolderError(f"config.yaml has more than {_MOST_PAIRS:,} pairs of seed and task")
+    if len(config["seeds"]) * len(config["env"]["tasks"]) > MOST_PAIRS:
+        raise RunFolderError(f"config.yaml has more than {MOST_PAIRS:,} pairs of seed and task")
     pairs = list(itertools.product(config["seeds"], config["env"]["tasks"]))
     evaluated: list[int] = []
     for env_steps, rows in itertools.groupby(folder.evaluations(), key=lambda row: row.env_steps):
@@ -301,18 +300,18 @@ def _check_history(folder: RunFolder, finding: Finding) -> str:
 
 def _check_faults(folder: RunFolder, finding: Finding) -> None:
     """Check incidents.csv against the newest checkpoint; older versions did not record it."""
-    with suppress(CheckpointError):  # reported by the check of the checkpoints
-        newest = folder.checkpoints()[0]
-        content = Index.read(newest).run_files.get(fault_log.NAME)
-        if content is None:
-            return
-        if steps_of(newest) < folder.steps and is_present(folder.path / fault_log.NAME):
-            finding.notes.append(f"{fault_log.NAME} grows until the run is finished")
-            return
-        try:
-            check_file(folder.path / fault_log.NAME, content)
-        except CheckpointError as error:
-            finding.problems.append(str(error))
+    newest, path = folder.checkpoints()[0], folder.path / fault_log.NAME
+    try:
+        recorded = Index.read(newest).run_files[fault_log.NAME]
+    except (CheckpointError, KeyError):
+        return  # an unreadable index is reported by the check of the checkpoints
+    if steps_of(newest) < folder.steps and is_present(path):
+        finding.notes.append(f"{fault_log.NAME} grows until the run is finished")
+        return
+    try:
+        check_file(path, recorded)
+    except CheckpointError as error:
+        finding.problems.append(str(error))
 
 
 def _check_policies(folder: RunFolder, finding: Finding) -> str:
@@ -366,17 +365,17 @@ def _check_report_files(folder: RunFolder, groups: Sequence[RunGroup], finding: 
     """Check the report's files against their checksums, and its table against the run."""
     path = folder.path
     if is_present(path / CHECKSUMS):
-        sums = read_bytes(path / CHECKSUMS, MAX_REPORT).decode(errors="replace").splitlines()
+        sums = read_bytes(path / CHECKSUMS, _MAX_REPORT).decode(errors="replace").splitlines()
         recorded = dict(line.split("  ")[::-1] for line in sums)
         for name in (REPORT, FIGURE):
-            data = read_bytes(path / name, MAX_REPORT) if is_present(path / name) else b""
+            data = read_bytes(path / name, _MAX_REPORT) if is_present(path / name) else b""
             if sha256(data).hexdigest() != recorded.get(name):
                 finding.problems.append(f"{path / name} is not as it was written")
     if not is_present(path / REPORT):
         return
     if not is_present(path / CHECKSUMS) and "steps" in folder.manifest:
         finding.problems.append(f"{path / CHECKSUMS} is missing")  # older versions wrote none
-    if read_bytes(path / REPORT, MAX_REPORT) != as_csv(groups).encode():
+    if read_bytes(path / REPORT, _MAX_REPORT) != as_csv(groups).encode():
         finding.notes.append(
             f"{REPORT} differs from what this version reports of the whole run: it was made with "
             "--until, at an earlier end of the run, or by another version"
