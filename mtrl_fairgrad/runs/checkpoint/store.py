@@ -144,14 +144,12 @@ class CheckpointStore:
             self._current_ring = saved_ring
             self._discard(earlier[max(keep, 1) - 1 :])
             self._remove_unused_segments()
-        except OSError as error:
+        except (OSError, RunFolderError) as error:
             with contextlib.suppress(OSError, RunFolderError):
                 self.clean()
-            raise CheckpointError(self.refusal(str(target), error)) from error
-        except RunFolderError:  # a link is in the way, or what was written cannot be read again
-            with contextlib.suppress(OSError, RunFolderError):
-                self.clean()
-            raise
+            if isinstance(error, OSError):
+                raise CheckpointError(self.refusal(str(target), error)) from error
+            raise  # a link is in the way, or what was written cannot be read again
         return target
 
     def _fill(
