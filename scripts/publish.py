@@ -148,7 +148,7 @@ def _copy(run: Path, there: Path) -> None:
     for name in COPIED:
         if is_present(run / name):
             write_atomic(there / name, read_bytes(run / name, MAX_BYTES))
-    entries = metrics_log.thin(metrics_log.read_entries(run), CURVE_POINTS)
+    entries = metrics_log.thin([*metrics_log.read_entries(run)], CURVE_POINTS)
     write_atomic(there / metrics_log.NAME, metrics_log.encode(entries))
 
 

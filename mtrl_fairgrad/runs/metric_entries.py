@@ -20,8 +20,6 @@ REPORTED = re.compile(
 """Names that a report shows."""
 LOGGED = re.compile(rf"{REPORTED.pattern}|temperature/.+|critic/value/.+")
 """Names that `MetricsLog` writes: those of a report, and some for diagnosis."""
-
-
 LARGEST = 1e70
 """Largest finite value; single precision ends at 3e38."""
 

@@ -93,13 +93,12 @@ class MetricsLog:
     def __init__(self, folder: Path) -> None:
         path = folder / NAME
         if not is_present(path) and entries(folder, EVENT_FILES):
-            write_atomic(path, encode(iterate_entries(folder)))
+            write_atomic(path, encode(read_entries(folder)))
         end, seconds = 0, 0.0
         for position, line in read_lines(path, MAX_BYTES) if is_present(path) else ():
-            end = position
-            for entry in _parse(line):
-                if entry.name == WALL_SECONDS:
-                    seconds = max(seconds, entry.value)
+            end, entry = position, _parse(line)
+            if entry is not None and entry.name == WALL_SECONDS:
+                seconds = max(seconds, entry.value)
         self._file = AppendFile(path, end)
         self._full = False
         if not end:
@@ -169,7 +168,7 @@ def read_metrics(folder: Path, until: int | None = None) -> RunMetrics:
     """
     series: dict[str, dict[int, float]] = {}
     seconds: list[float] = []
-    for entry in iterate_entries(folder, until):
+    for entry in read_entries(folder, until):
         if entry.name == WALL_SECONDS:
             seconds.append(entry.value)
         elif REPORTED.fullmatch(entry.name):
@@ -186,13 +185,10 @@ def read_metrics(folder: Path, until: int | None = None) -> RunMetrics:
     )
 
 
-def read_entries(folder: Path, until: int | None = None) -> list[Entry]:
-    """Read all entries until `until`, from `metrics.csv` or else from the event files."""
-    return list(iterate_entries(folder, until))
+def read_entries(folder: Path, until: int | None = None) -> Iterator[Entry]:
+    """Yield all entries until `until`, from `metrics.csv` or else from the event files.
 
-
-def iterate_entries(folder: Path, until: int | None = None) -> Iterator[Entry]:
-    """Yield the entries of `read_entries` one by one, since they may not fit into memory.
+    They may not fit into memory together.
 
     Raises:
         RunFolderError: a file cannot be read, is not a regular one, or is too large.
@@ -203,9 +199,9 @@ def iterate_entries(folder: Path, until: int | None = None) -> Iterator[Entry]:
         return
     try:
         for _, line in read_lines(path, MAX_BYTES):
-            for entry in _parse(line):
-                if until is None or entry.env_steps <= until:
-                    yield entry
+            entry = _parse(line)
+            if entry is not None and (until is None or entry.env_steps <= until):
+                yield entry
     except OSError as error:
         raise RunFolderError(
             f"{path} cannot be read ({error.strerror}): {reading_remedy(error)}."
@@ -224,11 +220,11 @@ def thin(entries: Sequence[Entry], points: int) -> list[Entry]:
     return [entry for n, entry in enumerate(entries) if entry.env_steps in selected or n == last]
 
 
-def _parse(line: bytes) -> list[Entry]:
-    """Return the entry of a line; none for the heading and for a damaged one."""
+def _parse(line: bytes) -> Entry | None:
+    """Return the entry of a line; None for the heading and for a damaged one."""
     with contextlib.suppress(ValueError, csv.Error):
         text = line.decode(errors="replace").removesuffix("\n")
         env_steps, name, value = next(csv.reader([text])) if '"' in text else text.split(",")
         entry = Entry(int(env_steps), name, float(value))
-        return [entry] if entry.is_sound else []
-    return []
+        return entry if entry.is_sound else None
+    return None

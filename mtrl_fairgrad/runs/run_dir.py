@@ -206,7 +206,7 @@ class RunFolder(BaseRunFolder):
         unrelated = (WALL_SECONDS, WORKERS_REPLACED)  # logged at env_steps 0 or 1 before training
         logged = [
             entry.env_steps
-            for entry in metrics_log.iterate_entries(self.path)
+            for entry in metrics_log.read_entries(self.path)
             if entry.name not in unrelated
         ]
         if last := max(logged, default=0):

@@ -103,7 +103,7 @@ def test_curves_are_thinned_but_span_the_same_time(small, places):
         and thin.series.keys() == whole.series.keys()
     )
     (out / "few").mkdir()
-    two = metrics_log.thin(metrics_log.read_entries(small / "ls"), 2)
+    two = metrics_log.thin([*metrics_log.read_entries(small / "ls")], 2)
     (out / "few" / "metrics.csv").write_bytes(metrics_log.encode(two))
     few = read_metrics(out / "few")
     assert few.wall_seconds == pytest.approx(whole.wall_seconds)

@@ -166,7 +166,7 @@ def test_a_thinned_log_keeps_evenly_spaced_steps_and_the_last_time(tmp_path):
     assert [entry.env_steps for entry in kept] == [0, 50, 100, 120]
     assert thin([], 3) == []
     (tmp_path / "metrics.csv").write_bytes(encode(kept))
-    assert read_entries(tmp_path) == kept
+    assert list(read_entries(tmp_path)) == kept
 
 
 def test_a_folder_without_a_log_has_no_metrics(tmp_path):

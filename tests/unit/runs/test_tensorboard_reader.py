@@ -59,4 +59,4 @@ def test_events_at_no_time_or_step_are_left_out(tmp_path):
 def test_a_folder_without_event_files_has_no_metrics(tmp_path):
     metrics = read_metrics(tmp_path)
     assert metrics.series == {} and np.isnan(metrics.wall_seconds)
-    assert read_entries(tmp_path) == [] and metrics.by_task("critic/weights") == {}
+    assert list(read_entries(tmp_path)) == [] and metrics.by_task("critic/weights") == {}
