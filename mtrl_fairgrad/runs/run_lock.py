@@ -65,8 +65,9 @@ class RunLock:
                 )
             token = os.urandom(_TOKEN_BYTES)
             with contextlib.suppress(OSError):  # a full disk; then the old token stays
-                os.pwrite(self._handle, token, 0)
-            self._token = self._read(self._handle)
+                os.lseek(self._handle, 0, os.SEEK_SET)
+                os.write(self._handle, token)
+            self._token = _token_of(self._handle)
             yield
         finally:
             os.close(self._handle)
@@ -76,10 +77,7 @@ class RunLock:
         """Whether the folder still has the file that is locked, with this object's token."""
         if self._handle is None:
             return False
-        return os.fstat(self._handle).st_nlink > 0 and self._read(self._handle) == self._token
-
-    def _read(self, handle: int) -> bytes:
-        return os.pread(handle, _TOKEN_BYTES, 0)
+        return os.fstat(self._handle).st_nlink > 0 and _token_of(self._handle) == self._token
 
     def _lock(self, handle: int) -> None:
         try:
@@ -103,3 +101,8 @@ class RunLock:
             f"another process is training in {self._folder}: wait for its end, stop it, "
             "or choose another run_dir."
         )
+
+
+def _token_of(handle: int) -> bytes:
+    os.lseek(handle, 0, os.SEEK_SET)
+    return os.read(handle, _TOKEN_BYTES)

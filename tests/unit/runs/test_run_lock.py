@@ -113,6 +113,8 @@ def test_without_locks_of_the_file_system_a_run_that_was_taken_over_is_not_disca
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr("mtrl_fairgrad.runs.run_lock.fcntl", None)
+    for name in ("pread", "pwrite"):  # Windows has none of them
+        monkeypatch.delattr(os, name)
     path = tmp_path / "run"
     mine = RunFolder.create(path, CONFIG, {})
     with mine.lock():
