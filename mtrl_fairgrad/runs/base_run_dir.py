@@ -269,10 +269,10 @@ class BaseRunFolder:
         like: Mapping[str, Mapping[str, Tensor]],
         ring: Ring | None = None,
         env_steps: int | None = None,
-        more: int = 0,
+        extra_bytes: int = 0,
     ) -> Checkpoint:
         """Read a checkpoint to continue from it; see `CheckpointStore.resume`."""
-        return self.store.resume(like, ring, env_steps, more)
+        return self.store.resume(like, ring, env_steps, extra_bytes)
 
     def checkpoints(self) -> list[Path]:
         """List the checkpoints, newest first; see `CheckpointStore.all`."""

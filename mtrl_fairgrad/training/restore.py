@@ -37,7 +37,7 @@ SIMULATORS = "simulators"
 
 
 def restore_learner(
-    learner: Learner, folder: RunFolder, config: Config, more: int = 0
+    learner: Learner, folder: RunFolder, config: Config, extra_bytes: int = 0
 ) -> Checkpoint | None:
     """Load the newest checkpoint that can be continued into the learner; None if there is none.
 
@@ -45,7 +45,7 @@ def restore_learner(
         learner: changed in place.
         folder: of the run.
         config: validated.
-        more: bytes that a checkpoint may hold besides the learner's state.
+        extra_bytes: bytes that a checkpoint may hold besides the learner's state.
 
     Raises:
         ConfigError: the checkpoint does not fit the configuration, or it was made by an older
@@ -55,7 +55,7 @@ def restore_learner(
     if not folder.has_checkpoint():
         folder.check_start_over()
         return None
-    saved = folder.resume_checkpoint(learner.state(), learner.replay, more=more)
+    saved = folder.resume_checkpoint(learner.state(), learner.replay, extra_bytes=extra_bytes)
     try:
         check_schema(saved.state, RunState)
     except ConfigError as error:

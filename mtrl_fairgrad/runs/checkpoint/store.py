@@ -283,7 +283,7 @@ class CheckpointStore:
         like: Groups,
         ring: Ring | None = None,
         env_steps: int | None = None,
-        more: int = 0,
+        extra_bytes: int = 0,
     ) -> Checkpoint:
         """Read the newest intact checkpoint, or the one at `env_steps`, to continue from it.
 
@@ -292,17 +292,19 @@ class CheckpointStore:
                 Checkpoints may hold more (optimisers have no moments before their first step).
             ring: the replay buffer to fill, if given.
             env_steps: which checkpoint; None for the newest.
-            more: bytes that other tensors may take.
+            extra_bytes: bytes that other tensors may take.
 
         Raises:
             CheckpointError: there is no intact checkpoint.
             RunFolderError: the checkpoint is of another configuration.
         """
-        return self._newest_intact(env_steps, lambda path: self._resume(path, like, ring, more))
+        return self._newest_intact(
+            env_steps, lambda path: self._resume(path, like, ring, extra_bytes)
+        )
 
-    def _resume(self, path: Path, like: Groups, ring: Ring | None, more: int) -> Checkpoint:
+    def _resume(self, path: Path, like: Groups, ring: Ring | None, extra_bytes: int) -> Checkpoint:
         index = Index.read(path)
-        checkpoint = _read(path, index, like=like, more=more)
+        checkpoint = _read(path, index, like=like, extra_bytes=extra_bytes)
         if self._history is not None:
             index.check_run_file(self.run, self._history)
         if ring is not None:
@@ -365,10 +367,10 @@ def _read(
     index: Index,
     groups: Collection[str] | None = None,
     like: Groups | None = None,
-    more: int = 0,
+    extra_bytes: int = 0,
 ) -> Checkpoint:
     sizes = {name: content.bytes for name, content in index.run_files.items()}
-    return Checkpoint(steps_of(path), *read(path, index, groups, like, more), sizes)
+    return Checkpoint(steps_of(path), *read(path, index, groups, like, extra_bytes), sizes)
 
 
 def _check_readable(name: str, data: bytes, env_steps: int) -> None:

@@ -47,7 +47,7 @@ def read(
     index: Index,
     groups: Collection[str] | None = None,
     like: Groups | None = None,
-    more: int = 0,
+    extra_bytes: int = 0,
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read tensors and state of a checkpoint, after verifying every file.
 
@@ -56,7 +56,7 @@ def read(
         index: index of the checkpoint.
         groups: which groups of tensors to read; None for all.
         like: see `CheckpointStore.resume`.
-        more: see `CheckpointStore.resume`.
+        extra_bytes: see `CheckpointStore.resume`.
 
     Raises:
         CheckpointError: a file is damaged or missing.
@@ -71,7 +71,7 @@ def read(
         raise CheckpointError(
             f"{folder} holds {', '.join(stored)} and not all of {', '.join(wanted)}"
         )
-    _check_size(folder, index, wanted, like, more)
+    _check_size(folder, index, wanted, like, extra_bytes)
     paths = {group: index.check(folder, f"{group}.safetensors") for group in wanted}
     state = index.check(folder, "state.json")
 
@@ -94,13 +94,13 @@ def read(
 
 
 def _check_size(
-    folder: Path, index: Index, wanted: Collection[str], like: Groups | None, more: int
+    folder: Path, index: Index, wanted: Collection[str], like: Groups | None, extra_bytes: int
 ) -> None:
     """Check that the tensors fit the expected ones or the memory, before files are read."""
     held = sum(index.files[f"{group}.safetensors"].bytes for group in wanted)
     if like is not None:
         needed = sum(tensor.nbytes for group in like.values() for tensor in group.values())
-        if held > _LARGEST_RATIO * needed + _HEADERS + more:
+        if held > _LARGEST_RATIO * needed + _HEADERS + extra_bytes:
             raise mismatch(folder, f"it holds {held} bytes, but {needed} are needed")
     free = free_memory()
     if free is not None and held > free:

@@ -204,7 +204,7 @@ def test_other_tensors_may_take_the_bytes_that_are_allowed_for_them(folder):
     folder.save_checkpoint(500, groups, {})
     with pytest.raises(RunFolderError, match="bytes"):
         folder.resume_checkpoint(GROUPS)
-    found = folder.resume_checkpoint(GROUPS, more=2**22)
+    found = folder.resume_checkpoint(GROUPS, extra_bytes=2**22)
     assert found.groups["simulators"]["actions"].shape == (2**20,)
 
 
