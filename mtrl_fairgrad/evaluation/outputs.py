@@ -13,6 +13,7 @@ from mtrl_fairgrad.analysis.statistics import over_seeds
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.evaluation import goal_maps
 from mtrl_fairgrad.runs.evaluation_table import COLUMNS, known
+from mtrl_fairgrad.runs.fault_log import EVALUATION, SIMULATED_TEXTS
 from mtrl_fairgrad.runs.policy_description import Result
 from mtrl_fairgrad.utils.atomic_io import write_atomic, writing_remedy
 from mtrl_fairgrad.utils.clean_text import clean
@@ -39,11 +40,11 @@ def print_table(
 
 def print_faults(config: Config, tasks: Sequence[str], non_finite: NDArray[np.bool_]) -> None:
     """Name the seeds and tasks of episodes `[S, K, E]` with a number that was not finite."""
-    episodes = counted(non_finite.shape[-1], "episode")
+    what, unit = SIMULATED_TEXTS[EVALUATION]
+    episodes = counted(non_finite.shape[-1], unit)
     for (s, k), number in np.ndenumerate(non_finite.sum(-1)):
         if number:
             where = f"seed {config.seeds[s]}, {tasks[k]}"
-            what = "an observation, reward or action was not finite"
             print(clean(f"warning: {where}: {what} in {number} of {episodes}"))
 
 

@@ -43,11 +43,11 @@ SIMULATOR, EVALUATION = "simulator", "evaluation"
 """In place of a network: transitions of training, and episodes of evaluations, with a number that
 is not finite; `first_update` then is the env_steps of the first.
 """
-_SIMULATED = {
+SIMULATED_TEXTS = {
     SIMULATOR: ("an observation or reward was not finite", "transition"),
     EVALUATION: ("an observation, reward or action was not finite", "episode"),
 }
-"""Condition and unit of those."""
+"""Condition and unit of those, in words."""
 RESPONSE_TEXTS = {
     "count": "counted",
     "ls": "these updates gave all tasks equal weights",
@@ -147,8 +147,8 @@ def read_faults(folder: Path) -> list[Fault]:
 
 def condition_text(fault: Fault) -> str:
     """Return the condition of a fault in words."""
-    if fault.network in _SIMULATED:
-        return _SIMULATED[fault.network][0]
+    if fault.network in SIMULATED_TEXTS:
+        return SIMULATED_TEXTS[fault.network][0]
     return CONDITION_TEXTS.get(fault.condition, fault.condition)
 
 
@@ -161,8 +161,8 @@ def describe_faults(faults: Sequence[Fault]) -> str:
     first_update = min(fault.first_update for fault in faults)
     condition = condition_text(first)
     unit, begun = "update", f"in update {first_update:,}"
-    if first.network in _SIMULATED:
-        unit, begun = _SIMULATED[first.network][1], f"at env_steps {first_update:,}"
+    if first.network in SIMULATED_TEXTS:
+        unit, begun = SIMULATED_TEXTS[first.network][1], f"at env_steps {first_update:,}"
     response = RESPONSE_TEXTS.get(first.response, first.response)
     total = counted(first.of_updates, unit)
     return (

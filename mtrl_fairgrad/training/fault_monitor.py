@@ -87,10 +87,7 @@ class FaultMonitor:
     def _report_new(self, env_steps: int) -> list[Fault]:
         """Report faults of new kinds; return all."""
         faults = self.faults()
-        self._report([fault for fault in faults if _kind(fault) not in self._reported], env_steps)
-        return faults
-
-    def _report(self, new: Sequence[Fault], env_steps: int) -> None:
+        new = [fault for fault in faults if _kind(fault) not in self._reported]
         self._reported |= {_kind(fault) for fault in new}
         for group in group_by_task(new):
             first = group[0]
@@ -99,6 +96,7 @@ class FaultMonitor:
                 self._logger.log(
                     f"warning: by env_steps {env_steps}: {describe_faults(group)}{rest}"
                 )
+        return faults
 
     def faults(self) -> list[Fault]:
         """Return all faults so far."""

@@ -229,17 +229,18 @@ def _rows(folder: Path) -> list[Row]:
     path, rows = folder / CSV, list[Row]()
     try:
         for row in csv.DictReader(io.StringIO(read_bytes(path, MAX_BYTES).decode(), newline="")):
-            sound = all(float(row[name]) is not None for name in _NUMBERS)
-            if not (sound and int(row["start"]) in range(len(STARTS)) and int(row["step"]) >= 0):
+            for name in _NUMBERS:
+                float(row[name])
+            if int(row["start"]) not in range(len(STARTS)) or int(row["step"]) < 0:
                 raise ValueError
             rows.append(row)
+    except RunFolderError:
+        raise
     except OSError as error:
         raise RunFolderError(
             f"{path} cannot be read ({error.strerror}): restore it from a copy."
         ) from error
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        if isinstance(error, RunFolderError):
-            raise
+    except (KeyError, TypeError, ValueError, csv.Error):
         raise RunFolderError(
             f"{path} is damaged (row {len(rows) + 1}): restore it from a copy."
         ) from None
