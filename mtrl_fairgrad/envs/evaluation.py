@@ -76,10 +76,10 @@ def all_goals(suite: Suite, seeds: Sequence[int]) -> NDArray[np.int64]:
 def evaluate(envs: TaskVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> EvaluationResult:
     """Play one episode per goal [S, K, E] on `envs` (role `eval`) with the actions of `policy`.
 
-    An episode is a success if any of its steps is, and goes on to its end. Actions that are not
-    finite are replaced by zeros. With a suite's
+    An episode is a success if any of its steps is, and goes on to its end. With a suite's
     `terminate_on_success` it ends there, which changes no success rate and saves most of the
-    simulation of a good policy, but leaves its whole return unknown.
+    simulation of a good policy, but leaves its whole return unknown. Actions that are not finite
+    are replaced by zeros.
 
     Raises:
         ValueError: the goals' shape does not fit `envs`.

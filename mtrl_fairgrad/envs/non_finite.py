@@ -1,4 +1,4 @@
-"""Simulators that return NaN or infinity, and policies that do."""
+"""Find NaN and infinity in what simulators and policies return, and replace such actions."""
 
 from typing import Any
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import yaml
 
@@ -39,7 +39,7 @@ from mtrl_fairgrad.utils.atomic_io import (
     remove,
     write_atomic,
 )
-from mtrl_fairgrad.utils.file_schema import Named, check_schema
+from mtrl_fairgrad.utils.file_schema import check_schema
 from mtrl_fairgrad.utils.safe_files import check_limit, entries, read_bytes
 
 __all__ = [
@@ -56,6 +56,10 @@ MAX_BYTES = 2**27
 """Largest size of evaluations.csv, about two million rows."""
 REPORT, FIGURE, CHECKSUMS = "report.csv", "report.png", "report.sha256"
 """The report of the run, and the SHA-256 of both its files, as `sha256sum` writes them."""
+
+
+class _Method(TypedDict, total=False):
+    name: str
 
 
 class RunFolder(BaseRunFolder):
@@ -76,7 +80,7 @@ class RunFolder(BaseRunFolder):
     def check_config(cls, config: dict[str, Any]) -> None:
         """Raise ConfigError if an option of a stored configuration has another type or bounds."""
         check_schema(complete(config), Config)
-        check_schema(config.get("method", {}), Named, "method")
+        check_schema(config.get("method", {}), _Method, "method")
 
     @property
     def steps(self) -> int:

@@ -133,8 +133,8 @@ def fail_with_traceback(error: object) -> int:
 
     The traceback is printed whole, line by line.
     """
-    said, _, details = str(error).partition("\n\n")
-    code = fail(said, code=1)
+    sentence, _, details = str(error).partition("\n\n")
+    code = fail(sentence, code=1)
     with contextlib.suppress(OSError):
         for line in details.split("\n") if details else ():
             print(clean(line), file=sys.stderr)

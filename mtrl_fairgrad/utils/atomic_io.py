@@ -29,8 +29,6 @@ from mtrl_fairgrad.utils.safe_files import (
     size_of,
 )
 
-__all__ = ["RunFolderError"]
-
 FLUSH_SECONDS = 10.0
 """Longest time that `AppendFile` keeps data in memory."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

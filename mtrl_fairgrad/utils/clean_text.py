@@ -1,4 +1,4 @@
-"""The way out of every string that a file holds: terminals, tables, pages and figures show it.
+"""Clean what files say before terminals, tables, pages and figures show it.
 
 A stranger's names may hold escape sequences, which write to the clipboard or hide lines, direction
 marks, which reorder what is read, and formulas, which a spreadsheet evaluates.

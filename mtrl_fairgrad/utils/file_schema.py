@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import types
 import typing
-from typing import Annotated, Any, Literal, TypedDict, cast
+from typing import Annotated, Any, Literal, cast
 
 from mtrl_fairgrad.utils.validation import MAX_COUNT, Bounds, ConfigError
 
@@ -21,14 +21,6 @@ Count = Annotated[int, Bounds(0, at_most=MAX_COUNT)]
 """A counter."""
 Rate = Annotated[float, Bounds(0, at_most=1)]
 """A share of episodes."""
-
-
-class Named(TypedDict, total=False):
-    """Options of a choice, such as a method."""
-
-    name: str
-
-
 Measured = Annotated[float, None]
 """A measured number, which may be infinite or NaN."""
 _WORDS = {bool: "true or false", int: "an integer", float: "a finite number", str: "text"}

@@ -191,7 +191,7 @@ def size_of(path: Path, root: Path | None = None) -> int:
     with folder_of(path, root) as (folder, name):
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     if not stat.S_ISREG(found.st_mode):
-        raise _not_regular(path, stat.S_IFMT(found.st_mode))
+        raise _not_regular(path, found.st_mode)
     return found.st_size
 
 
