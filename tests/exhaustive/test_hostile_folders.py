@@ -169,8 +169,7 @@ def _new_bytes(draw, data):
 
 def _mutate(draw, folder, outside):
     """Change one part of a run; returns what was done."""
-    parts = [part for part in parts_of(folder)]
-    part = draw(st.sampled_from(parts))
+    part = draw(st.sampled_from(parts_of(folder)))
     path = folder / part
     kinds = ["plant", "remove"]
     if path.is_file() and not path.is_symlink() and path.stat().st_size < 2**24:

@@ -26,7 +26,7 @@ def sound(tmp_path_factory):
     """The run without faults."""
     folder = tmp_path_factory.mktemp("runs") / "sound"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train, "finish", lambda folder: None)
+        patched.setattr(train, "finish", lambda folder: 0)
         assert train.main([*RUN, f"run_dir={folder}"]) == 0
     return folder
 
@@ -52,7 +52,7 @@ def blind(monkeypatch):
 
 
 def found(folder):
-    """Which faults not only of the method there were: network, condition, seed, edge."""
+    """Which faults there were: network, condition, seed, edge, response."""
     return {
         (each.network, each.condition, each.seed, each.task[-3:-1], each.response)
         for each in read_faults(folder)
