@@ -140,10 +140,7 @@ class RunGroup:
     @cached_property
     def faults(self) -> list[Fault]:
         """Numerical faults of all folders, regardless of `until`."""
-        try:
-            return [fault for folder in self.folders for fault in read_faults(folder.path)]
-        except ValueError as error:
-            raise ReportError(str(error)) from None
+        return [fault for folder in self.folders for fault in read_faults(folder.path)]
 
     @property
     def untrained(self) -> int | None:

@@ -31,7 +31,7 @@ from mtrl_fairgrad.runs.run_lock import RunLock
 from mtrl_fairgrad.utils.arguments import command_line, override
 from mtrl_fairgrad.utils.atomic_io import (
     RunFolderError,
-    reading_remedy,
+    reading_errors,
     remove,
     remove_temporaries,
     write_atomic,
@@ -372,15 +372,12 @@ def read_run_file(
         RunFolderError: it is missing or damaged, or `check` raises ValueError.
     """
     try:
-        content = read_mapping(path)
+        with reading_errors(path):
+            content = read_mapping(path)
         check(content)
         return content
     except RunFolderError:
         raise
-    except OSError as error:
-        raise RunFolderError(
-            f"{path} cannot be read ({error.strerror}): {reading_remedy(error)}."
-        ) from error
     except ValueError as error:
         raise RunFolderError(
             f"{path} is damaged or of another program ({error}): restore it from a copy, or give "

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_fairgrad.config.guard import CHECKS, COUNT, SEED_CONDITIONS, GuardConfig
-from mtrl_fairgrad.utils.safe_files import RunFolderError, is_present, read_bytes
+from mtrl_fairgrad.utils.atomic_io import RunFolderError, reading_errors
+from mtrl_fairgrad.utils.safe_files import is_present, read_bytes
 from mtrl_fairgrad.utils.text_tables import counted, csv_text
 from mtrl_fairgrad.utils.validation import MAX_COUNT, MAX_NAME, MAX_SEED
 
@@ -118,13 +119,15 @@ def read_faults(folder: Path) -> list[Fault]:
     """Read the faults of a run folder; empty if it has no incidents.csv.
 
     Raises:
-        ValueError: the file is damaged.
+        RunFolderError: the file cannot be read, or is damaged.
     """
     path = folder / NAME
     if not is_present(path):
         return []
+    with reading_errors(path):
+        data = read_bytes(path, MAX_BYTES)
     try:
-        header, *rows = csv.reader(io.StringIO(read_bytes(path, MAX_BYTES).decode()))
+        header, *rows = csv.reader(io.StringIO(data.decode()))
         if tuple(header) != COLUMNS or any(len(cell) > MAX_NAME for row in rows for cell in row):
             raise ValueError
         faults = [
@@ -139,10 +142,8 @@ def read_faults(folder: Path) -> list[Fault]:
         ):
             raise ValueError
         return faults
-    except RunFolderError:
-        raise
     except (ValueError, csv.Error):
-        raise ValueError(f"{path} is damaged: remove it to report without faults.") from None
+        raise RunFolderError(f"{path} is damaged: remove it to report without faults.") from None
 
 
 def condition_text(fault: Fault) -> str:

@@ -31,8 +31,8 @@ from mtrl_fairgrad.runs.metric_entries import (
     Entry,
 )
 from mtrl_fairgrad.runs.tensorboard_reader import read_event_files
-from mtrl_fairgrad.utils.atomic_io import AppendFile, reading_remedy, write_atomic
-from mtrl_fairgrad.utils.safe_files import RunFolderError, entries, is_present, read_lines
+from mtrl_fairgrad.utils.atomic_io import AppendFile, reading_errors, write_atomic
+from mtrl_fairgrad.utils.safe_files import entries, is_present, read_lines
 from mtrl_fairgrad.utils.text_tables import csv_text
 
 Array = NDArray[np.float64]
@@ -197,15 +197,11 @@ def read_entries(folder: Path, until: int | None = None) -> Iterator[Entry]:
     if not is_present(path):
         yield from read_event_files(folder, until)
         return
-    try:
+    with reading_errors(path):
         for _, line in read_lines(path, MAX_BYTES):
             entry = _parse(line)
             if entry is not None and (until is None or entry.env_steps <= until):
                 yield entry
-    except OSError as error:
-        raise RunFolderError(
-            f"{path} cannot be read ({error.strerror}): {reading_remedy(error)}."
-        ) from error
 
 
 def thin(entries: Sequence[Entry], points: int) -> list[Entry]:

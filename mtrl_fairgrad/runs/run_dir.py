@@ -34,7 +34,7 @@ from mtrl_fairgrad.utils.atomic_io import (
     append,
     cut,
     opened,
-    reading_remedy,
+    reading_errors,
     remedy,
     remove,
     write_atomic,
@@ -219,12 +219,8 @@ class RunFolder(BaseRunFolder):
 
     def _table(self) -> tuple[Format, bytes]:
         """Return the format of the rows, and the file's complete lines, heading included."""
-        try:
+        with reading_errors(self._file):
             data = read_bytes(self._file, MAX_BYTES)
-        except OSError as error:
-            raise RunFolderError(
-                f"{self._file} cannot be read ({error.strerror}): {reading_remedy(error)}."
-            ) from error
         lines = data[: data.rfind(b"\n") + 1]
         header = lines.partition(b"\n")[0].decode(errors="replace")
         env = self.config.get("env")

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Self, TypedDict
 from mtrl_fairgrad.config.schema import changed_keys
 from mtrl_fairgrad.runs import resume_log
 from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, BaseRunFolder, read_run_file
-from mtrl_fairgrad.utils.atomic_io import RunFolderError, reading_remedy, remove, write_atomic
+from mtrl_fairgrad.utils.atomic_io import RunFolderError, reading_errors, remove, write_atomic
 from mtrl_fairgrad.utils.file_schema import Count, Measured, check_schema
 from mtrl_fairgrad.utils.safe_files import entries, is_present, read_bytes
 
@@ -173,8 +173,7 @@ class FitFolder(BaseRunFolder):
         Raises:
             RunFolderError: it has some.
         """
-        path = self.path / EPOCHS
-        epochs = read_bytes(path, MAX_BYTES).count(b"\n") - 1 if is_present(path) else 0
+        epochs = self._content(EPOCHS).count(b"\n") - 1
         if epochs > 0:
             raise RunFolderError(
                 f"{self.path} has no checkpoint to continue from, and starting over would delete "
@@ -183,10 +182,15 @@ class FitFolder(BaseRunFolder):
 
     def fault(self) -> str | None:
         """Return the sentence of the error that ended the fit; None without one, or if finished."""
-        path = self.path / FAULT
-        if not is_present(path) or is_present(self.path / RESULT):
+        if not is_present(self.path / FAULT) or is_present(self.path / RESULT):
             return None
-        return read_bytes(path, MAX_BYTES).decode(errors="replace").partition("\n")[0]
+        return self._content(FAULT).decode(errors="replace").partition("\n")[0]
+
+    def _content(self, name: str) -> bytes:
+        """Read a file of the folder; empty if there is none."""
+        path = self.path / name
+        with reading_errors(path):
+            return read_bytes(path, MAX_BYTES) if is_present(path) else b""
 
     def save_fault(self, sentence: str, details: str) -> None:
         """Write the error that ended the fit: one sentence, then the traceback."""
@@ -238,12 +242,8 @@ def _folders_in(folder: Path) -> list[Path]:
     Raises:
         RunFolderError: it cannot be read.
     """
-    try:
+    with reading_errors(folder):
         return [path for path in entries(folder) if path.is_dir() and not path.is_symlink()]
-    except OSError as error:
-        raise RunFolderError(
-            f"{folder} cannot be read ({error.strerror}): {reading_remedy(error)}."
-        ) from error
 
 
 def single_task_of(method: Mapping[str, Any]) -> int | None:

@@ -323,7 +323,12 @@ def writing_remedy(error: OSError, alternative: str) -> str:
     return f"{remedy(error)}, or {alternative}" if is_fault(error) else alternative
 
 
-def reading_remedy(error: OSError) -> str:
-    """Return the fix to suggest when a file of a run folder cannot be read."""
-    missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-    return "restore it from a copy" if missing else remedy(error)
+@contextlib.contextmanager
+def reading_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of reading a file of a run folder into a RunFolderError with the fix."""
+    try:
+        yield
+    except OSError as error:
+        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        fix = "restore it from a copy" if missing else remedy(error)
+        raise RunFolderError(f"{path} cannot be read ({error.strerror}): {fix}.") from error

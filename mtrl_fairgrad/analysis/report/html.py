@@ -23,6 +23,7 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import Block
 from mtrl_fairgrad.analysis.report.tables import Table
 from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.utils.atomic_io import reading_errors
 from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.safe_files import files_below, read_bytes, size_of
 
@@ -229,11 +230,12 @@ def _videos(blocks: Sequence[Block]) -> list[list[Video]]:
         videos.append([])
         for group, folder, path in _video_files(block):
             run = f" · {folder.path.resolve().name}" if len(group.folders) > 1 else ""
-            size = size_of(path, folder.path)
             source = ""
-            if size <= left:
-                left -= size
-                source = _data_uri(read_bytes(path, size, folder.path), "video/mp4")
+            with reading_errors(path):
+                size = size_of(path, folder.path)
+                if size <= left:
+                    left -= size
+                    source = _data_uri(read_bytes(path, size, folder.path), "video/mp4")
             videos[-1].append(Video(f"{path.stem} · {group.label}{run}", source))
     return videos
 

@@ -36,7 +36,7 @@ from mtrl_fairgrad.utils.atomic_io import (
     is_fault,
     make_folder,
     read_back,
-    reading_remedy,
+    reading_errors,
     remedy,
     remove,
     remove_temporaries,
@@ -221,12 +221,8 @@ class CheckpointStore:
         Raises:
             RunFolderError: the folder of the checkpoints is a link, or cannot be read.
         """
-        try:
+        with reading_errors(self.path):
             found = entries(self.path, root=self.run)
-        except OSError as error:
-            raise RunFolderError(
-                f"{self.path} cannot be read ({error.strerror}): {reading_remedy(error)}."
-            ) from error
         paths = (path for path in found if _NAME.fullmatch(path.name))
         return sorted(paths, key=_order, reverse=True)
 

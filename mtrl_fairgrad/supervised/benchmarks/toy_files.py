@@ -23,7 +23,12 @@ from mtrl_fairgrad.supervised.benchmarks.toy import (
     Trajectories,
 )
 from mtrl_fairgrad.supervised.benchmarks.toy_problem import STARTS, distance_from_front, losses
-from mtrl_fairgrad.utils.atomic_io import RunFolderError, make_folders, write_atomic
+from mtrl_fairgrad.utils.atomic_io import (
+    RunFolderError,
+    make_folders,
+    reading_errors,
+    write_atomic,
+)
 from mtrl_fairgrad.utils.safe_files import is_present, read_bytes
 from mtrl_fairgrad.utils.safe_load import read_mapping
 from mtrl_fairgrad.utils.text_tables import csv_text, text_table
@@ -224,22 +229,18 @@ def _rows(folder: Path) -> list[Row]:
     """Read toy.csv, whose cells then are numbers where its columns are.
 
     Raises:
-        RunFolderError: it is damaged.
+        RunFolderError: it cannot be read, or is damaged.
     """
     path, rows = folder / CSV, list[Row]()
+    with reading_errors(path):
+        data = read_bytes(path, MAX_BYTES)
     try:
-        for row in csv.DictReader(io.StringIO(read_bytes(path, MAX_BYTES).decode(), newline="")):
+        for row in csv.DictReader(io.StringIO(data.decode(), newline="")):
             for name in _NUMBERS:
                 float(row[name])
             if int(row["start"]) not in range(len(STARTS)) or int(row["step"]) < 0:
                 raise ValueError
             rows.append(row)
-    except RunFolderError:
-        raise
-    except OSError as error:
-        raise RunFolderError(
-            f"{path} cannot be read ({error.strerror}): restore it from a copy."
-        ) from error
     except (KeyError, TypeError, ValueError, csv.Error):
         raise RunFolderError(
             f"{path} is damaged (row {len(rows) + 1}): restore it from a copy."
