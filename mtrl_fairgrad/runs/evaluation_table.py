@@ -89,7 +89,7 @@ class Format:
             [[env_steps, seed, task, episodes, success, *rest]] = csv.reader([line])
         except csv.Error as error:
             raise ValueError(str(error)) from None
-        sound = (
+        valid = (
             len(rest) == len(self.returns)
             and 0 <= int(env_steps) <= MAX_COUNT
             and 0 <= int(seed) <= MAX_SEED
@@ -97,7 +97,7 @@ class Format:
             and 0 <= int(episodes) <= MAX_COUNT
             and 0 <= float(success) <= 1
         )
-        if not sound:
+        if not valid:
             raise ValueError(line)
         returns = {"return_": None} | {
             name: float(value) if value else None

@@ -69,9 +69,9 @@ def read_resumes(folder: Path) -> list[Resume]:
 
 def describe_changes(manifest: Mapping[str, Any], resumes: Sequence[Resume]) -> list[str]:
     """Say which numbers were made by which versions and machine, if not all by the manifest's."""
-    begun = [manifest, *(cast("Mapping[str, Any]", resume) for resume in resumes)]
+    records = [manifest, *(cast("Mapping[str, Any]", resume) for resume in resumes)]
     sentences: list[str] = []
-    for before, after in pairwise(begun):
+    for before, after in pairwise(records):
         changes = [
             f"{name} {new}, before {old}"
             for key in COMPARED

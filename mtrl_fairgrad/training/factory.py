@@ -256,10 +256,10 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
     saved = restore_learner(learner, folder, config, envs.largest_state)
     progress = Progress(0 if saved is None else saved.env_steps, envs.copies)
     simulators = None if saved is None else simulator_state(saved)
-    begun = retry_after_losses(
+    current = retry_after_losses(
         lambda: envs.set_state(simulators) if simulators else envs.reset()[0], on_lost
     )
-    observations = by_half(envs, begun)
+    observations = by_half(envs, current)
     actions = {} if saved is None else load_running_steps(saved, observations, dims[1])
     faults = SimulatorFaults(config.seeds, tasks)
     evaluation = None

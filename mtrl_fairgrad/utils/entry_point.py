@@ -98,8 +98,8 @@ def output_fault(error: OSError) -> OSError | None:
     """Return why standard output or standard error cannot be written; None if they can.
 
     Args:
-        error: what was raised. One of the output names no file; whether such a one is of the
-            output, writing an empty line tells.
+        error: what was raised. Errors of the output name no file; as others may not, either, an
+            empty line is written to find out.
     """
     if error.filename is not None:
         return None
@@ -127,8 +127,8 @@ def output_failed(fault: OSError, advice: str = "") -> int:
     """
     discard_output()
     gone = isinstance(fault, BrokenPipeError)
-    said = "" if gone else f"error: the output cannot be written ({fault.strerror or fault})"
-    if text := "; ".join(filter(None, (said, advice))):
+    reason = "" if gone else f"error: the output cannot be written ({fault.strerror or fault})"
+    if text := "; ".join(filter(None, (reason, advice))):
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr)
     return BROKEN_PIPE if gone else OUTPUT_FAULT

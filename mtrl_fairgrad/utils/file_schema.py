@@ -119,8 +119,8 @@ def _bounded(kind: Any, bounds: Bounds | None) -> Any:
 
 
 def _check_leaf(value: object, kind: type, bounds: Bounds | None, key: str) -> None:
-    sound = isinstance(value, (int, float) if kind is float else kind)
-    if not sound or (isinstance(value, bool) and kind is not bool):
+    valid = isinstance(value, (int, float) if kind is float else kind)
+    if not valid or (isinstance(value, bool) and kind is not bool):
         raise refusal(key, value, _WORDS[kind])
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         # Python's integers may be too large to be converted to floats.
