@@ -266,6 +266,9 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
     if saved is not None:
         faults.restore(saved.state.get("non_finite"))
         evaluation = saved_evaluation(saved, learner, folder)
+        replaced = sum(saved.state.get("replaced", {}).values()) + len(lost)
+        if lost and replaced > config.env.worker_restarts:
+            raise startup_error(lost[-1])
     # Only now that nothing can be refused any more, the folder is changed.
     folder.rewind(saved)  # before the logger, whose file it would remove
     if config.steps != folder.steps:
