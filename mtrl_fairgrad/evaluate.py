@@ -21,7 +21,13 @@ require_for_command(__name__)
 
 from mtrl_fairgrad.evaluation.runner import EvaluationOptions, run_evaluation
 from mtrl_fairgrad.runs.run_dir import RunFolderError
-from mtrl_fairgrad.utils.arguments import Parser, fail, integer_argument, path_argument
+from mtrl_fairgrad.utils.arguments import (
+    Parser,
+    fail,
+    fail_with_traceback,
+    integer_argument,
+    path_argument,
+)
 from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.validation import ConfigError
 
@@ -42,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
                 code=1,
             )
         except WorkerError as error:
-            return fail(error, code=1)
+            return fail_with_traceback(error)
     except (ConfigError, RunFolderError) as error:
         return fail(error)
     return 0

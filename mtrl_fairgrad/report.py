@@ -48,6 +48,7 @@ from mtrl_fairgrad.utils.arguments import (
     path_argument,
 )
 from mtrl_fairgrad.utils.entry_point import entry_point
+from mtrl_fairgrad.utils.safe_files import is_present
 from mtrl_fairgrad.utils.validation import one_line
 
 
@@ -108,15 +109,15 @@ def _runs_of(path: Path, until: int | None) -> list[Path]:
 
 
 def _holds_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file() or _is_supervised(path)
+    return is_present(path / "config.yaml") or _is_supervised(path)
 
 
 def _is_supervised(path: Path) -> bool:
     """Whether a folder holds a supervised run; a damaged or foreign one does not."""
     try:
-        if (path / "config.yaml").is_file():
+        if is_present(path / "config.yaml"):
             return is_fit_folder(path) or is_described(path)
-        return (path / "toy.csv").is_file() or bool(fit_folders(path))
+        return is_present(path / "toy.csv") or bool(fit_folders(path))
     except ValueError:
         return False
 
@@ -149,7 +150,11 @@ def _env_steps(text: str) -> int:
 
 @entry_point
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Report on the runs of the command line; returns the exit code, 2 after a user error."""
+    """Report on the runs of the command line.
+
+    Returns:
+        exit code: 0, 1 after a fault of the disk, 2 after a user error.
+    """
     parser = Parser(
         "python -m mtrl_fairgrad.report",
         description="Tables and figures of training runs; supervised runs against the paper.",

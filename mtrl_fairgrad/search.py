@@ -23,12 +23,16 @@ from mtrl_fairgrad import train
 from mtrl_fairgrad.analysis.alpha_search import AlphaSearch
 from mtrl_fairgrad.analysis.run_groups import RunGroup, pool
 from mtrl_fairgrad.cli.hydra_main import MULTIRUN_FLAGS
+from mtrl_fairgrad.cli.override_filter import path_value
 from mtrl_fairgrad.config.alpha_grid import SearchConfig, check_search
 from mtrl_fairgrad.config.groups import config_group, methods_without_file
 from mtrl_fairgrad.config.schema import ConfigError, typed
+from mtrl_fairgrad.runs.base_run_dir import CONFIG
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from mtrl_fairgrad.utils.arguments import fail
+from mtrl_fairgrad.utils.arguments import fail, override
+from mtrl_fairgrad.utils.atomic_io import remedy
 from mtrl_fairgrad.utils.entry_point import entry_point
+from mtrl_fairgrad.utils.safe_files import entries, is_present
 
 DEFAULT_FOLDER = "runs/alpha"
 STL = ("agent", "stl")
@@ -55,7 +59,7 @@ def _parse(words: Sequence[str]) -> tuple[list[str], SearchConfig, Path]:
         ConfigError: an override is not allowed in a search.
     """
     search_words = [word for word in words if word.startswith("search.")]
-    folders = [word.partition("=")[2] for word in words if word.startswith("run_dir=")]
+    folders = [path_value(word) for word in words if word.startswith("run_dir=")]
     overrides = [word for word in words if not word.startswith(("search.", "run_dir="))]
     for word in overrides:
         key, _, value = word.partition("=")
@@ -114,18 +118,25 @@ def search(overrides: Sequence[str], options: SearchConfig, folder: Path) -> int
     alpha_search: AlphaSearch[RunGroup] = AlphaSearch(
         options, _scores, ("seeds", "final", "final_stderr"), _cells
     )
-    quoted_folder = str(folder).replace("'", "\\'")
     while alphas := alpha_search.next_alphas():
         values = ",".join(f"{alpha:.10g}" for alpha in alphas)
         print(f"α: {values}", flush=True)
         # Finished runs are included: the training recognises and skips them.
-        sweep = ["--multirun", *overrides, f"alpha={values}", f"hydra.sweep.dir='{quoted_folder}'"]
+        sweep = ["--multirun", *overrides, f"alpha={values}", override("hydra.sweep.dir", folder)]
         code = train.main(sweep)
         if code:
             if code != 2:  # after a mistake in the command line, repeating it does not help
                 fail(f"the search stopped at α={values}; repeat the command to resume it.")
             return code
-        alpha_search.record(_groups(folder, alphas), folder)
+        groups = _groups(folder, alphas)
+        try:
+            alpha_search.record(groups, folder)
+        except OSError as error:
+            return fail(
+                f"{error.filename} could not be written ({error.strerror}): {remedy(error)}, then "
+                "repeat the command to resume the search.",
+                code=1,
+            )
     for alpha, group, is_best in alpha_search.by_alpha():
         best = "  best" if is_best else ""
         print(f"α={alpha:<6.10g} final success {_success(group)}{best}")
@@ -145,8 +156,12 @@ def _groups(folder: Path, alphas: Sequence[float]) -> dict[float, RunGroup]:
         ConfigError: runs of one α differ in more than seeds.
     """
     groups: dict[float, RunGroup] = {}
-    runs = [RunFolder.open(path.parent) for path in sorted(folder.glob("*/config.yaml"))]
-    for group in pool([run for run in runs if run.config["method"].get("alpha") in alphas]):
+    runs = [
+        RunFolder.open(path)
+        for path in entries(folder)
+        if is_present(path / CONFIG) and not path.is_symlink()
+    ]
+    for group in pool([run for run in runs if run.config.get("method", {}).get("alpha") in alphas]):
         alpha = group.config["method.alpha"]
         if alpha in groups:
             first, second = groups[alpha].folders[0].path, group.folders[0].path

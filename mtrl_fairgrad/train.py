@@ -12,23 +12,22 @@ from mtrl_fairgrad.utils.extras import require_for_command
 
 require_for_command(__name__)
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from mtrl_fairgrad.cli.hydra_main import run_with_hydra
+from mtrl_fairgrad.cli.hydra_main import given_overrides, run_with_hydra
 from mtrl_fairgrad.cli.multirun import assign_run_folder
-from mtrl_fairgrad.cli.override_filter import stored_overrides
+from mtrl_fairgrad.cli.override_filter import check_storable, check_stored, path_value
 from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.config.older_runs import REMOVED
 from mtrl_fairgrad.config.schema import Config, check_parts, keep_stored_options, without_torch
-from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
+from mtrl_fairgrad.runs.run_dir import REPORT, RunFolder, RunFolderError
 from mtrl_fairgrad.training.auto_resume import AUTO, resolve_auto_resume
 from mtrl_fairgrad.training.resume_command import resume_command
 from mtrl_fairgrad.training.run_setup import check_folder, open_folder
-from mtrl_fairgrad.utils.arguments import command_line, fail
-from mtrl_fairgrad.utils.entry_point import entry_point, interrupted
+from mtrl_fairgrad.utils.arguments import command_line, fail, fail_with_traceback
+from mtrl_fairgrad.utils.atomic_io import remedy
+from mtrl_fairgrad.utils.entry_point import entry_point, interrupted, output_failed, output_fault
+from mtrl_fairgrad.utils.safe_files import is_present
 from mtrl_fairgrad.utils.validation import ConfigError
 
 LOCATION_KEYS = ("run_dir", "resume")
@@ -51,30 +50,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _with_stored_overrides(given: list[str]) -> list[str]:
     """With `resume=FOLDER`, put the run's stored overrides and steps before `given`."""
-    resumed = [_override_value(word) for word in given if word.startswith("resume=")]
+    resumed = [path_value(word) for word in given if word.startswith("resume=")]
     if not resumed or resumed[-1] in ("", "None", AUTO):
         return given
     folder = RunFolder.open(Path(resumed[-1]))
+    stored = [word for word in folder.manifest.get("overrides", []) if not _is_dropped(word)]
     try:
-        overrides = stored_overrides(folder.manifest.get("overrides", []))
+        check_stored(stored)
     except ConfigError as error:
         raise ConfigError(f"resume={folder.path}: {error}") from None
-    dropped = (*LOCATION_KEYS, *REMOVED)
-    stored = [word for word in overrides if word.partition("=")[0].lstrip("+") not in dropped]
     return [*stored, f"steps={folder.steps}", *given]
 
 
-def _override_value(word: str) -> str:
-    """Return the value of an override without Hydra's quotes, as text."""
-    try:
-        return str(OverridesParser.create().parse_override(word).value())
-    except HydraException:
-        return word.partition("=")[2]  # composing reports it
+def _is_dropped(word: str) -> bool:
+    """Whether a stored override is not restored: where the run was, or an option that is gone."""
+    return word.partition("=")[0].lstrip("+") in (*LOCATION_KEYS, *REMOVED)
 
 
 def job(composed: DictConfig) -> int:
     """Train one composed configuration, in this process or in one started by a launcher."""
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = given_overrides()
     config = without_torch(composed, overrides)
     assign_run_folder(config, overrides)
     return start(config, overrides)
@@ -88,6 +83,7 @@ def start(config: Config, overrides: list[str]) -> int:
         RunFolderError: the folder cannot be made or read.
     """
     config.env.tasks = list(task_names(config.env))
+    check_storable([word for word in overrides if not _is_dropped(word)])
     auto_resume = resolve_auto_resume(config)
     if config.resume is not None:
         keep_stored_options(config, RunFolder.open(Path(config.resume)).config, overrides)
@@ -115,9 +111,7 @@ def leave_finished(folder: RunFolder, steps: int) -> int:
         print(f"{finished}; it has no checkpoints to go on from: {folder.without_checkpoint()}")
         return 0
     print(finished)
-    if not (folder.path / "report.csv").is_file():
-        finish(folder)
-    return 0
+    return 0 if is_present(folder.path / REPORT) else finish(folder)
 
 
 def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int:
@@ -157,37 +151,57 @@ def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int
         print(resume, file=sys.stderr)
         raise
     except (OSError, TrainingFault, WorkerError) as fault:
-        where = str(getattr(fault, "filename", None) or folder.path)
-        told = folder.store.refusal(where, fault) if isinstance(fault, OSError) else fault
-        fail(told, code=1)
-        if begun and command not in str(told):
+        if isinstance(fault, OSError) and (broken := output_fault(fault)):
+            return output_failed(broken, resume if begun else "")
+        message = _message(fault, folder)
+        code = fail_with_traceback(message)
+        if begun and command not in message:
             print(resume, file=sys.stderr)
-        return 1
+        return code
     except KeyboardInterrupt:
         if begun:
             return interrupted(f"stopped at once; {resume}")
         folder.discard()
         raise
     if code == 0:
-        finish(folder)
+        code = finish(folder)
     else:
         print(resume)
     trainer.stop.reraise()
     return code
 
 
-def finish(folder: RunFolder) -> None:
-    """Write the report of a finished run and print the run folder."""
+def _message(fault: Exception, folder: RunFolder) -> str:
+    """Return the message of a fault of training; for an OSError of the folder it names the file."""
+    if not isinstance(fault, OSError):
+        return str(fault)
+    if fault.filename is None:
+        return f"the system refused what training needs ({fault.strerror or fault})."
+    return folder.store.refusal(str(fault.filename), fault)
+
+
+def finish(folder: RunFolder) -> int:
+    """Write the report of a finished run and print the run folder; returns the exit code."""
     from mtrl_fairgrad.report import report
 
+    again = f"repeat it with: {command_line('report', folder.path)}"
+    failed = "the run is finished, but its report could not be made"
     try:
         report([folder.path])
+        print(f"run folder: {folder.path}", flush=True)
     except KeyboardInterrupt:
-        again = command_line("report", folder.path)
-        raise SystemExit(
-            interrupted(f"stopped in the report of a finished run; repeat it with: {again}")
-        ) from None
-    print(f"run folder: {folder.path}")
+        return interrupted(f"stopped in the report of a finished run; {again}")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if broken := output_fault(error):
+            return output_failed(broken, f"the run in {folder.path} is finished")
+        raise
+    except ValueError as error:  # not a mistake of the user, as this command made the run
+        if isinstance(cause := error.__cause__, OSError):
+            return fail(f"{failed} ({cause.strerror}): {remedy(cause)}, and {again}", code=1)
+        return fail(f"{failed} ({str(error).rstrip('.')}): {again}", code=1)
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 It reads everything and changes nothing:
 
     configuration   config.yaml is the one that the run began with (`steps` may have grown)
-    manifest        contains versions, commit, machine and protocol
+    manifest        contains versions, commit, machine and protocol; notes say which numbers were
+                    made after a resume with others
     evaluations     every due env_steps × seed × task exactly once, in order, up to the run's end
     checkpoints     every file has its SHA-256, the newest checkpoint is at the run's end
-    history         manifest, evaluations and curves begin as when the checkpoints were made
+    history         manifest, evaluations, curves and resumes begin as when the checkpoints were
+                    made, faults are those of the newest one
     policies        exported ones have their SHA-256 and record the success rates of the evaluations
-    report          can be made
+    report          can be made; the files of the one that is there have their SHA-256
 
 A finished run without checkpoints, as runs are published, passes: its files are complete and agree
 with each other, but no checksum of training covers them.
@@ -40,7 +42,8 @@ from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.supervised.fit_folder import fit_folders, is_described
 from mtrl_fairgrad.utils.arguments import Parser, fail, path_argument
 from mtrl_fairgrad.utils.entry_point import entry_point
-from mtrl_fairgrad.utils.validation import ConfigError
+from mtrl_fairgrad.utils.safe_files import is_present
+from mtrl_fairgrad.utils.validation import ConfigError, one_line
 
 COMPLETE, PUBLISHED = "with checkpoints", "published without checkpoints"
 TOY = "recomputed from its formula"
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser.parse_args(arguments)
         state = COMPLETE
-        if (options.run / "toy.csv").is_file():
+        if is_present(options.run / "toy.csv"):
             from mtrl_fairgrad.supervised.benchmarks.toy_files import verify_toy  # loads torch
 
             findings, state = verify_toy(options.run), TOY
@@ -94,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         print(json.dumps(result, indent=1))
     else:
-        print("\n".join(_lines(options.run, findings, trusted, state)))
+        print("\n".join(map(one_line, _lines(options.run, findings, trusted, state))))
     return 0 if trusted else 1
 
 

@@ -1,6 +1,6 @@
 """Kill a tiny run at random times, resume it until it ends, and compare it with an undisturbed run.
 
-    python scripts/kill_and_resume.py [--kills 200] [--suite NAME] [--seed 0]
+    python scripts/kill_and_resume.py [--kills 200] [--suite NAME] [--seed 0] [--power]
 
 A run is started in its folder (`resume=auto`) and killed (SIGKILL) after a random part of the time
 of a whole run, again and again until it ends by itself. Then its last parameters, Adam moments and
@@ -8,6 +8,9 @@ random streams, its replay buffer, evaluations.csv and every logged scalar excep
 those of the undisturbed run bit for bit, each exactly once, and `mtrl_fairgrad.verify` must find
 nothing. Further runs follow until the number of kills is reached. The exit code is 1 if any check
 fails.
+
+With `--power` the power of the disk is cut before each kill, and once more when a run has ended: an
+ext4 file system in a file, which root may mount, then loses everything that was not synced.
 
 Runs are forked from this process, which has imported everything, so that they spend most of their
 time training. They write a checkpoint every few steps, each with a replay segment of its own.
@@ -34,6 +37,7 @@ from pathlib import Path
 import torch
 import torch._dynamo  # the optimisers import it
 from hydra import compose, initialize_config_dir
+from loop_disk import LoopDisk
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -44,6 +48,7 @@ from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.config.schema import Config, ConfigError, from_hydra
 from mtrl_fairgrad.runs.checkpoint.index import Index
 from mtrl_fairgrad.runs.checkpoint.store import CheckpointStore
+from mtrl_fairgrad.runs.metric_entries import WORKERS_REPLACED
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.atomic_io import content_of
@@ -115,6 +120,8 @@ def start(run: Run, folder: Path, log: Path, prepare: Callable[[], object] = lam
     """
     child = os.fork()
     if child:
+        while os.getsid(child) != child:  # signals are sent to all of its processes
+            time.sleep(0.0005)
         return child
     code = 70
     try:
@@ -134,7 +141,7 @@ def start(run: Run, folder: Path, log: Path, prepare: Callable[[], object] = lam
     except BaseException:
         traceback.print_exc()
     finally:
-        os._exit(code)
+        os._exit(code if isinstance(code, int) else 70)  # whatever it is: nothing else runs here
 
 
 def wait_for(child: int, seconds: float) -> int | None:
@@ -157,7 +164,10 @@ def kill(child: int) -> int | None:
 
 
 def result(path: Path) -> dict[str, object]:
-    """Return the final state of a run by name, in a form that compares every bit."""
+    """Return the final state of a run by name, in a form that compares every bit.
+
+    How often a worker was replaced is left out: evaluations do not depend on it.
+    """
     folder = RunFolder.open(path)
     newest = folder.checkpoints()[0]
     last = folder.load_checkpoint()
@@ -178,7 +188,7 @@ def result(path: Path) -> dict[str, object]:
     return {
         **tensors,
         "env_steps": last.env_steps,
-        "simulators": last.state,
+        "simulators": {key: value for key, value in last.state.items() if key != "replaced"},
         "replay": (ring.added, ring.shape, newest_rows),
         "evaluations.csv": content_of(path / "evaluations.csv"),
         **scalars(path),
@@ -186,11 +196,12 @@ def result(path: Path) -> dict[str, object]:
 
 
 def scalars(path: Path) -> dict[str, object]:
-    """Return (step, value) of every TensorBoard tag, except speeds, which depend on the machine."""
+    """Return (step, value) of every TensorBoard tag, except those that depend on the machine."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("speed/")]
+    machine = ("speed/", WORKERS_REPLACED)
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith(machine)]
     return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in tags}
 
 
@@ -215,17 +226,28 @@ def undisturbed(run: Run, path: Path) -> tuple[float, dict[str, object]]:
     return time.monotonic() - started, result(path)
 
 
-def kill_repeatedly(run: Run, home: Path, kills: int, rng: random.Random) -> tuple[Tally, float]:
-    """Run, kill and compare until `kills` is reached; also return the seconds of a whole run."""
+def kill_repeatedly(
+    run: Run, home: Path, kills: int, rng: random.Random, disk: LoopDisk | None = None
+) -> tuple[Tally, float]:
+    """Run, kill and compare until `kills` is reached; also return the seconds of a whole run.
+
+    With a `disk` the runs are there, and its power is cut.
+    """
     tally = Tally()
     seconds, expected = undisturbed(run, home / "whole")
     while tally.kills < kills:
-        path = home / f"run{tally.runs}"
+        path = (home if disk is None else disk.place) / f"run{tally.runs}"
         started, before = time.monotonic(), tally.kills
         while True:
-            child = start(run, path, path.with_suffix(".log"))
+            child = start(run, path, home / f"{path.name}.log")
             code = wait_for(child, rng.uniform(0, 1.1 * seconds))
-            code = kill(child) if code is None else code
+            if disk is None:
+                code = kill(child) if code is None else code
+            else:
+                disk.cut_power()
+                if code is None:
+                    kill(child)  # whatever it made of the errors
+                disk.restart()
             if code is not None:
                 break
             tally.kills += 1
@@ -247,7 +269,7 @@ def prepare() -> None:
     torch.set_num_threads(1)
     # TensorBoard warns of every entry that a resumed run discards.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    train.finish = lambda folder: None  # the report depends only on what is compared here
+    train.finish = lambda folder: 0  # the report depends only on what is compared here
     CheckpointStore.small = 0
 
 
@@ -265,16 +287,23 @@ def main() -> int:
         type=Path,
         help="keep the runs in this folder (default: a temporary one)",
     )
+    parser.add_argument("--power", action="store_true", help="cut the power of the disk, too")
     given = parser.parse_args()
     prepare()
     with tempfile.TemporaryDirectory() as temporary:
         home = given.folder or Path(temporary)
         home.mkdir(parents=True, exist_ok=True)
-        tally, seconds = kill_repeatedly(
-            Run.compose(given.suite), home, given.kills, random.Random(given.seed)
-        )
+        disk = LoopDisk(home / "disk") if given.power else None
+        try:
+            tally, seconds = kill_repeatedly(
+                Run.compose(given.suite), home, given.kills, random.Random(given.seed), disk
+            )
+        finally:
+            if disk is not None:
+                disk.unmount()
     print(
-        f"{given.suite}: {tally.kills} kills in {tally.runs} runs of {seconds:.1f} s, "
+        f"{given.suite}: {tally.kills} {'power cuts' if given.power else 'kills'} "
+        f"in {tally.runs} runs of {seconds:.1f} s, "
         f"{tally.while_writing} of them while writing, {tally.before_a_checkpoint} before "
         f"a first checkpoint, {tally.while_evaluating} during an evaluation; "
         f"{len(tally.failures)} differences"

@@ -4,15 +4,16 @@
 
 A tiny run on Gymnasium's Pendulum has two workers for training and one for evaluation. A thread
 sends SIGKILL, every fifth time SIGSTOP, to one of them after a random number of env_steps,
-sometimes while another is being replaced. The run must end by itself with every evaluation, one
-replacement counted for each signal, one row of the replay buffer for each env_step, a last
-evaluation that is reproduced from its checkpoint in this process, and no process left. The exit
-code is 1 if any check fails.
+sometimes while another is being replaced, and at first while they start. The run must end by itself
+with every evaluation, one replacement counted for each signal, one row of the replay buffer for
+each env_step, a last evaluation that is reproduced from its checkpoint in this process, and no
+process left. The exit code is 1 if any check fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import os
 import random
@@ -44,6 +45,8 @@ TINY = [
     "device=cpu", "env.worker_timeout=4",
 ]  # fmt: skip
 STEPS_PER_KILL = 30
+EARLY_KILLS = 2
+"""Kills before training begins."""
 START_SECONDS = 1.5
 """Time in which a worker starts."""
 
@@ -61,9 +64,14 @@ class Killer(threading.Thread):
         self.stops = 0
         self.signalled: list[int] = []
 
+    @property
+    def env_steps(self) -> int:
+        """The trainer's; -1 before there is one."""
+        return -1 if self.trainer is None else self.trainer.env_steps
+
     def run(self) -> None:
         for number, env_steps in enumerate(self._times):
-            while not self.over and (self.trainer is None or self.trainer.env_steps < env_steps):
+            while not self.over and number >= EARLY_KILLS and self.env_steps < env_steps:
                 time.sleep(0.0005)
             time.sleep(self._rng.choice([0.0, 0.002, START_SECONDS * self._rng.random()]))
             free: list[int] = []
@@ -78,16 +86,18 @@ class Killer(threading.Thread):
             self.signalled.append(victim)
 
 
-def workers() -> list[int]:
-    """Return the ids of this process's simulator workers, without Python's resource tracker."""
+def workers(learner: int | None = None) -> list[int]:
+    """Return the ids of a process's simulator workers, without Python's resource tracker.
+
+    Args:
+        learner: its id; None for this process.
+    """
     pids: list[int] = []
-    for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_text()
-        except OSError:  # the process has just ended
-            continue
-        if "spawn_main" in command:
-            pids.append(int(pid))
+    learner = learner or os.getpid()
+    for pid in Path(f"/proc/{learner}/task/{learner}/children").read_text().split():
+        with contextlib.suppress(OSError):  # the process has just ended
+            if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
+                pids.append(int(pid))
     return pids
 
 
@@ -147,7 +157,7 @@ def main() -> int:
         return killer.trainer
 
     factory.make_trainer = make_trainer
-    train.finish = lambda folder: None  # the report would only take time
+    train.finish = lambda folder: 0  # the report would only take time
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary) / "run"
         more = [f"steps={steps}", f"eval.every={steps // 10}", f"env.worker_restarts={given.kills}"]

@@ -43,18 +43,19 @@ from mtrl_fairgrad.analysis.report.tables import (  # noqa: E402
     update_shares,
 )
 from mtrl_fairgrad.analysis.run_groups import RunGroup, pool  # noqa: E402
-from mtrl_fairgrad.analysis.verification import verify  # noqa: E402
-from mtrl_fairgrad.runs import metrics_log  # noqa: E402
+from mtrl_fairgrad.analysis.verification import missing_entries, verify  # noqa: E402
+from mtrl_fairgrad.runs import metrics_log, resume_log  # noqa: E402
 from mtrl_fairgrad.runs.base_run_dir import write_description  # noqa: E402
-from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError  # noqa: E402
-from mtrl_fairgrad.utils.arguments import fail, override  # noqa: E402
+from mtrl_fairgrad.runs.run_dir import MAX_BYTES, RunFolder  # noqa: E402
+from mtrl_fairgrad.utils.arguments import command_line, fail, override  # noqa: E402
 from mtrl_fairgrad.utils.atomic_io import write_atomic  # noqa: E402
 from mtrl_fairgrad.utils.entry_point import entry_point  # noqa: E402
-from mtrl_fairgrad.utils.text_tables import csv_text, markdown_table  # noqa: E402
+from mtrl_fairgrad.utils.safe_files import entries, is_present, read_bytes  # noqa: E402
+from mtrl_fairgrad.utils.text_tables import csv_report, markdown, markdown_table  # noqa: E402
 
 BUDGET = 2_000_000
 """Vector steps of MT10 runs in the literature."""
-COPIED = ("evaluations.csv", "incidents.csv")
+COPIED = ("evaluations.csv", "incidents.csv", resume_log.NAME)
 CURVE_POINTS = 60
 COLUMNS = (
     *("run", "method", "seed", "env_steps", "task", "episodes", "success"),
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for source in options.sets:
             publish(source, options.out, options.page, policies=not options.no_policies)
-    except (NotPublished, RunFolderError, OSError) as error:
+    except (ValueError, OSError) as error:
         return fail(error)
     return 0
 
@@ -103,7 +104,10 @@ def publish(source: Path, out: Path, page: Path, policies: bool = True) -> None:
         RunFolderError: a run is missing or damaged.
         OSError: a file cannot be read or written.
     """
-    name, runs = source.resolve().name, sorted(path.parent for path in source.glob("*/config.yaml"))
+    name = source.resolve().name
+    runs = [run for run in entries(source) if is_present(run / "config.yaml")]
+    for run in runs:
+        entries(run, root=source)  # a link is refused
     if not runs:
         raise NotPublished(f"{source} holds no run folders: give the folder above them.")
     if source.resolve() != (out / name).resolve():
@@ -120,7 +124,7 @@ def publish(source: Path, out: Path, page: Path, policies: bool = True) -> None:
         raise NotPublished(
             f"{source} holds runs of {len(blocks)} protocols: give each protocol its own folder."
         )
-    write_atomic(out / f"{name}.csv", csv_text([COLUMNS, *_rows(groups)]).encode())
+    write_atomic(out / f"{name}.csv", csv_report([COLUMNS, *_rows(groups)]).encode())
     write_atomic(out / f"{name}.png", as_png(groups))
     figure = os.path.relpath((out / f"{name}.png").resolve(), page.resolve().parent)
     _insert(page, name, section(blocks[0], Path(figure)))
@@ -135,7 +139,7 @@ def _check(run: Path) -> None:
         problems.append("checkpoints: there is none to compare the files with")
     if problems:
         raise NotPublished(
-            f"{run} cannot be trusted ({problems[0]}): see python -m mtrl_fairgrad.verify {run}."
+            f"{run} cannot be trusted ({problems[0]}): see {command_line('verify', run)}."
         )
 
 
@@ -143,9 +147,9 @@ def _copy(run: Path, there: Path) -> None:
     """Copy the small files of a run folder, with thinned metrics and `runs/SET/RUN` as its path."""
     there.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
-        if (run / name).is_file():
-            shutil.copyfile(run / name, there / name)
-    entries = metrics_log.thin(metrics_log.read_entries(run), CURVE_POINTS)
+        if is_present(run / name):
+            write_atomic(there / name, read_bytes(run / name, MAX_BYTES))
+    entries = metrics_log.thin([*metrics_log.read_entries(run)], CURVE_POINTS)
     write_atomic(there / metrics_log.NAME, metrics_log.encode(entries))
     folder = RunFolder.open(run)
     path = f"runs/{there.parent.name}/{there.name}"  # the run's own may be of one machine alone
@@ -202,16 +206,15 @@ def _read(path: Path) -> list[dict[str, str]]:
 def _rows(groups: Sequence[RunGroup]) -> Iterator[tuple[object, ...]]:
     for group in groups:
         for folder, logged in zip(group.folders, group.metrics, strict=True):
-            about, versions, git = (
-                folder.manifest,
-                folder.manifest["versions"],
-                folder.manifest["git"] or {},
-            )
+            about = folder.manifest
+            if missing := missing_entries(folder):
+                raise NotPublished(f"{folder.path} cannot be published: {missing[0]}.")
+            versions, git = about["versions"], about["git"] or {}
             origin = (about["started"], git.get("commit"), git.get("dirty"))
             software = tuple(
                 versions.get(name) for name in ("python", "torch", "numpy", "metaworld", "mujoco")
             )
-            machine = tuple(about[name] for name in ("platform", "processor", "cpus", "device"))
+            machine = tuple(about.get(key) for key in ("platform", "processor", "cpus", "device"))
             for row in folder.evaluations():
                 measured = (
                     row.env_steps,
@@ -261,7 +264,7 @@ def section(block: Block, figure: Path) -> str:
     ]
     for table in tables:
         lines += ["", *markdown_table(table.all_rows)]
-    notes = dict.fromkeys(note for table in tables for note in table.notes)
+    notes = dict.fromkeys(markdown(note) for table in tables for note in table.notes)
     return "\n".join([*lines, "", *notes])
 
 

@@ -1,14 +1,16 @@
 """Train tiny runs under random faults for some minutes, and check that nothing is lost.
 
-    python scripts/soak.py [--minutes 10] [--seed 0]
+    python scripts/soak.py [--minutes 10] [--seed 0] [--faults NAME ...]
 
 A run is started again and again in its folder (`resume=auto`), each time with one of these faults:
 SIGKILL, Ctrl-C once or twice, SIGTERM, SIGUSR1, a full disk (a small file system, where mounting is
-allowed), a failing call to the disk, a folder that disappears. Between the starts its newest
-checkpoint is damaged or its folder moved. After each start the exit code and the error message must
-be right, no process may be left, and `mtrl_fairgrad.verify` may only report that the run is not
-finished. A run that has ended by itself must equal the undisturbed run bit for bit. Meanwhile a
-long run trains, whose memory and open files must not grow. The exit code is 1 if any check fails.
+allowed), a failing call to the disk, a folder that disappears, a clock that is wrong, a worker that
+is killed when it starts, a process that stalls at a call to the disk while another one is started.
+Between the starts its newest checkpoint is damaged or its folder moved. After each start the exit
+code and the error message must be right, no process may be left, and `mtrl_fairgrad.verify` may
+only report that the run is not finished. A run that has ended by itself must equal the undisturbed
+run bit for bit. Meanwhile a long run trains, whose memory and open files must not grow. The exit
+code is 1 if any check fails.
 """
 
 from __future__ import annotations
@@ -25,12 +27,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kill_and_resume import Run, differences, kill, prepare, start, undisturbed, wait_for
+from kill_workers import workers
 
 from mtrl_fairgrad.analysis.verification import verify
 from mtrl_fairgrad.runs.run_dir import RunFolder
@@ -112,37 +115,94 @@ def signalled(*signals: signal.Signals) -> Callable[[Attempt], Outcome]:
     return fault
 
 
-class FailingOs:
-    """Replaces the module `os` in `atomic_io`; one call that changes the disk fails.
+class FaultyOs:
+    """Replaces the module `os` in `atomic_io`; before one call that changes the disk, a fault.
 
     Args:
-        left: number of the failing call, from 1.
+        left: number of that call, from 1.
+        fault: what happens then.
     """
 
-    CHANGING = ("write", "ftruncate", "fsync", "mkdir", "replace", "unlink", "rmdir")
+    CHANGING = ("write", "ftruncate", "fsync", "mkdir", "replace", "rename", "unlink", "rmdir")
 
-    def __init__(self, left: int) -> None:
-        self.left = left
+    def __init__(self, left: int, fault: Callable[[], object]) -> None:
+        self.left, self.fault = left, fault
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(os, name)
         if name not in self.CHANGING:
             return function
 
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
             self.left -= 1
             if self.left == 0:
-                raise OSError(errno.EIO, os.strerror(errno.EIO), "the disk")
-            return function(*arguments)
+                self.fault()
+            return function(*arguments, **keywords)
 
         return call
 
 
+def _fail() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO), "the disk")
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def disk_error(attempt: Attempt) -> Outcome:
     """Let one call to the disk fail."""
-    failing = FailingOs(attempt.rng.randrange(600))
-    attempt.start(lambda: setattr(atomic_io, "os", failing))
+    faulty = FaultyOs(attempt.rng.randrange(600), _fail)
+    attempt.start(lambda: setattr(atomic_io, "os", faulty))
     return attempt.end(), DISK_CODES
+
+
+def stalled(attempt: Attempt) -> Outcome:
+    """Stop the process at a call to the disk, and start another one in its folder meanwhile.
+
+    Whichever of them has the folder, the other may not change it.
+    """
+    # Half of the time when the folder is made.
+    number = attempt.rng.choice([attempt.rng.randrange(1, 40), attempt.rng.randrange(1, 600)])
+    faulty = FaultyOs(number, _stop)
+    attempt.start(lambda: setattr(atomic_io, "os", faulty))
+    deadline, watch = time.monotonic() + TIMEOUT, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while not (state := os.waitid(os.P_PID, attempt.child, watch)) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    if state is not None and state.si_code == os.CLD_STOPPED:
+        other = Attempt(attempt.run, attempt.path, attempt.log, 0.0, attempt.rng)
+        other.start()
+        code = other.end()
+        os.kill(attempt.child, signal.SIGCONT)
+        if code not in DISK_CODES:
+            kill(attempt.child)
+            return code, DISK_CODES
+    return attempt.end(), DISK_CODES
+
+
+def wrong_clock(attempt: Attempt) -> Outcome:
+    """Let the clock differ by up to two weeks, and end the process early."""
+    now, shift = time.time, attempt.rng.uniform(-1e6, 1e6)
+    attempt.start(lambda: setattr(time, "time", lambda: now() + shift))
+    code = wait_for(attempt.child, attempt.after)
+    return kill(attempt.child) if code is None else code, (None, 0)
+
+
+def killed_worker(attempt: Attempt) -> Outcome:
+    """Kill the run's worker, if it has one, some time after its start."""
+    attempt.start()
+    delay = attempt.rng.choice([0.0, attempt.rng.uniform(0, 0.5 * attempt.after)])
+    code, found = None, list[int]()
+    while code is None and not found:
+        found = workers(attempt.child)
+        code = wait_for(attempt.child, 0.002)
+    if code is None:
+        code = wait_for(attempt.child, delay)
+    if code is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(found[0], signal.SIGKILL)
+        code = attempt.end()
+    return code, (0,)
 
 
 def full_disk(attempt: Attempt) -> Outcome:
@@ -184,6 +244,9 @@ FAULTS: dict[str, Callable[[Attempt], Outcome]] = {
     "disk full": full_disk,
     "disk error": disk_error,
     "folder missing": missing_folder,
+    "stalled": stalled,
+    "wrong clock": wrong_clock,
+    "worker killed": killed_worker,
 }
 
 
@@ -197,6 +260,7 @@ class Soak:
     home: Path
     disk: Path
     rng: random.Random
+    faults: Sequence[str] = tuple(FAULTS)
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     damaged: Path | None = None
@@ -213,10 +277,10 @@ class Soak:
         path = self.disk / f"run{self.counts['run']}"
         log, code, self.damaged = self.home / f"{path.name}.log", None, None
         while code != 0:
-            name, fault = self.rng.choice(list(FAULTS.items()))
+            name = self.rng.choice(self.faults)
             attempt = Attempt(run, path, log, self.rng.uniform(0, 1.1 * seconds), self.rng)
-            attempt.logged = len(log.read_text()) if log.exists() else 0
-            code, allowed = fault(attempt)
+            attempt.logged = len(log.read_text()) if log.is_file() else 0
+            code, allowed = FAULTS[name](attempt)
             self.counts[name] += 1
             self.check(code in allowed, f"{path}, {name}: exit code {code}; see {log}")
             self.check_after(attempt, code, name)
@@ -353,10 +417,14 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0, help="seed of the faults")
+    parser.add_argument(
+        "--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="only these faults"
+    )
     given = parser.parse_args()
     prepare()
     with tempfile.TemporaryDirectory() as temporary, small_disk(Path(temporary) / "disk"):
-        soak = Soak(Path(temporary), Path(temporary) / "disk", random.Random(given.seed))
+        rng = random.Random(given.seed)
+        soak = Soak(Path(temporary), Path(temporary) / "disk", rng, given.faults)
         whole = {
             suite: undisturbed(Run.compose(suite), soak.home / suite)
             for suite in sorted(set(SUITES))

@@ -49,7 +49,7 @@ def make(tmp_path):
 @pytest.fixture
 def no_reports(monkeypatch):
     """Skip the reports, which take longer than tiny runs."""
-    monkeypatch.setattr("mtrl_fairgrad.train.finish", lambda folder: None)
+    monkeypatch.setattr("mtrl_fairgrad.train.finish", lambda folder: 0)
 
 
 @pytest.fixture

@@ -120,6 +120,20 @@ class Guard:
         self.stopped.copy_(stopped)
         return skip
 
+    def stop(self, diverged: Tensor, update: Tensor) -> None:
+        """Stop seeds whose policy returns actions that are not finite, as a fault of the actor.
+
+        Args:
+            diverged: `[S, K]` bool.
+            update: number of the next update, from 0.
+        """
+        condition = CHECKS.index(("actor", "non_finite"))
+        occurred = diverged & ~self.stopped.unsqueeze(-1)
+        first = self.first[condition]
+        first.copy_(torch.where(occurred & (first < 0), update, first))
+        self.counts[condition] += occurred
+        self.stopped |= occurred.any(-1)
+
     def snapshot(self, method: Method) -> RowSnapshot:
         """Copy the method's state by seed, to be restored for seeds that skip the update.
 

@@ -68,7 +68,8 @@ class ReturnNormalizer:
         returns = self._discount * before + rewards
         self._returns[:, copies] = returns
         self._moments.update(returns)
-        torch.maximum(self._largest, returns.abs().amax(1), out=self._largest)
+        sizes = torch.where(returns.isfinite(), returns.abs(), 0.0)
+        torch.maximum(self._largest, sizes.amax(1), out=self._largest)
 
     def scale(self, temperature: Tensor) -> Tensor:
         """Return the divisors of rewards, `[S, K]`, for temperatures `[S, K]`."""

@@ -15,7 +15,7 @@ class RewardNormalizer:
     Mean and variance are exponential averages `[S, K]`, float64, starting from 0 and 1. A reward
     updates them before it is divided; the replay buffer stores the quotient. If a task's
     rewards stay constant for thousands of steps, the deviation tends to 0 and normalised rewards
-    grow.
+    grow. A reward that is not finite counts as the mean, so that later ones stay finite.
 
     Args:
         seeds: S.
@@ -43,8 +43,9 @@ class RewardNormalizer:
 
     def _normalize(self, rewards: Tensor) -> Tensor:
         """Update the averages by one reward of every task, `[S, K]`; return them divided."""
-        self.mean += self.rate * (rewards - self.mean)
-        self.variance += self.rate * ((rewards - self.mean).square() - self.variance)
+        known = torch.where(rewards.isfinite(), rewards, self.mean)
+        self.mean += self.rate * (known - self.mean)
+        self.variance += self.rate * ((known - self.mean).square() - self.variance)
         return (rewards / self.deviation).to(rewards.dtype)
 
     def state(self) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ class RunningMoments:
         """Sums of squared distances from the mean."""
 
     def update(self, values: Tensor) -> None:
-        """Add n values of each row, `[S, n, ...]`."""
+        """Add n values of each row, `[S, n, ...]`; the mean takes the place of non-finite ones."""
+        values = torch.where(values.isfinite(), values, self.mean.unsqueeze(1))
         mean, number = values.mean(1), values.shape[1]
         squares = (values - mean.unsqueeze(1)).square().sum(1)
         total, delta = self.count + number, mean - self.mean

@@ -386,6 +386,10 @@ class SAC:
         self.critic_method.reset()
         self.actor_method.reset()
 
+    def stop(self, diverged: Tensor) -> None:
+        """Stop training seeds whose actions for some tasks, `[S, K]` bool, are not finite."""
+        self.guard.stop(diverged.to(self.device), self.updates)
+
     def faults(self) -> FaultCounts:
         """Return the faults of all updates so far."""
         return self.guard.faults()

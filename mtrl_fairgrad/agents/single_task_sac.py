@@ -106,6 +106,10 @@ class SingleTaskSAC:
         """Return observations `[S, K, ..., O]` as the networks take them."""
         return self.lanes.normalized(_to_lanes(observations)).view_as(observations)
 
+    def stop(self, diverged: Tensor) -> None:
+        """Stop training tasks, `[S, K]` bool, whose actions are not finite."""
+        self.lanes.stop(_to_lanes(diverged))
+
     def faults(self) -> FaultCounts:
         """Return the faults of all updates so far; single tasks stop here."""
         counts, first, stopped = self.lanes.faults()

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from mtrl_fairgrad.config.alpha_grid import SearchConfig, best_alpha, next_alphas
 from mtrl_fairgrad.utils.arguments import command_line
 from mtrl_fairgrad.utils.atomic_io import write_atomic
-from mtrl_fairgrad.utils.text_tables import csv_text
+from mtrl_fairgrad.utils.text_tables import csv_report
 
 Result = TypeVar("Result")
 
@@ -80,7 +80,7 @@ class AlphaSearch(Generic[Result]):
         lines = [
             [*self.cells(alpha, result), int(is_best)] for alpha, result, is_best in self.by_alpha()
         ]
-        return csv_text([["alpha", *self.columns, "best"], *lines])
+        return csv_report([["alpha", *self.columns, "best"], *lines])
 
     def command(self, name: str, overrides: Sequence[str]) -> str:
         """Return the command that trains with the best α, by the command of this name."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +64,10 @@ NOT_COMPARED = frozenset(
 """Options that do not change the meaning of results; `preset` and `alpha` set other options."""
 GATHERING = frozenset({"env.copies", "env.stagger"})
 """Options of `env` that are no part of the protocol: how a run gathers the data it learns from."""
+
+
+MOST_PAIRS = 10_000
+"""Largest number of pairs of seed and task; the bootstrap needs memory for each."""
 
 
 class ReportError(RunFolderError):
@@ -136,10 +140,7 @@ class RunGroup:
     @cached_property
     def faults(self) -> list[Fault]:
         """Numerical faults of all folders, regardless of `until`."""
-        try:
-            return [fault for folder in self.folders for fault in read_faults(folder.path)]
-        except ValueError as error:
-            raise ReportError(str(error)) from None
+        return [fault for folder in self.folders for fault in read_faults(folder.path)]
 
     @property
     def untrained(self) -> int | None:
@@ -204,6 +205,11 @@ def _group(folders: list[RunFolder], until: int | None) -> RunGroup:
         dict.fromkeys([*(config.get("env.tasks") or ()), *(row.task for row in measured.values())])
     )
     seeds, steps = sorted(folder_of_seed), sorted({env_steps for env_steps, _, _ in measured})
+    if len(seeds) * len(tasks) > MOST_PAIRS:
+        raise ReportError(
+            f"{folders[0].path} has evaluations of {len(seeds)} seeds and {len(tasks)} tasks: "
+            f"a report shows at most {MOST_PAIRS:,} pairs of them."
+        )
     common = [t for t in steps if all((t, s, k) in measured for s in seeds for k in tasks)]
     if not common:
         names = ", ".join(str(folder.path) for folder in folders)
@@ -254,12 +260,7 @@ def _protocol(config: dict[str, Any], manifest: dict[str, Any], tasks: list[str]
     env |= {key: value for key, value in options.items() if key.startswith("eval.")}
     name = env.pop("name", "unnamed protocol")
     words = [str(name), f"{len(tasks)} tasks" if len(tasks) > 1 else tasks[0]]
-    protocol: Any = manifest.get("protocol") or {}
-    if not isinstance(protocol, dict):
-        raise ReportError(
-            f"manifest.json: protocol={protocol!r} is not a mapping: restore the file."
-        )
-    recorded = flatten(cast("dict[str, Any]", protocol))
+    recorded = flatten(manifest.get("protocol", {}))
     for key, value in [
         *env.items(),
         *((key, value) for key, value in recorded.items() if env.get(key) != value),

@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
-from mtrl_fairgrad.analysis.run_groups import pool
+from mtrl_fairgrad.analysis.report.formats import as_csv
+from mtrl_fairgrad.analysis.run_groups import MOST_PAIRS, RunGroup, pool
+from mtrl_fairgrad.runs import fault_log, metrics_log, resume_log
 from mtrl_fairgrad.runs.base_run_dir import BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check_file
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.manifest import config_sha256
-from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
+from mtrl_fairgrad.runs.policy_description import read_description
+from mtrl_fairgrad.runs.resume_log import describe_changes, read_resumes
+from mtrl_fairgrad.runs.run_dir import (
+    CHECKSUMS,
+    EVALUATIONS,
+    FIGURE,
+    REPORT,
+    Evaluation,
+    RunFolder,
+    RunFolderError,
+)
 from mtrl_fairgrad.utils.atomic_io import Content
-from mtrl_fairgrad.utils.safe_load import read_mapping
+from mtrl_fairgrad.utils.safe_files import entries, files_below, is_present, read_bytes, size_of
+from mtrl_fairgrad.utils.text_tables import counted
 
 MANIFEST_KEYS = ("started", "protocol", "versions", "git", "platform", "device", "config_sha256")
+_MAX_REPORT = 2**26
+"""Largest size of a file of the report, in bytes."""
+_MOST_MISSING = 1000
+"""Largest number of missing evaluations that are named; a configuration may promise billions."""
 _LISTED = 5
 """Largest number of wrong rows that a message lists."""
 
@@ -62,7 +81,7 @@ def recording_errors(problems: list[str], *explained: type[Exception]) -> Genera
         yield
     except (RunFolderError, *explained) as error:
         problems.append(str(error))
-    except (LookupError, TypeError, AttributeError, ValueError, OSError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, OSError) as error:
         problems.append(f"cannot be checked ({type(error).__name__}: {error})")
 
 
@@ -76,6 +95,12 @@ def missing_entries(folder: BaseRunFolder) -> list[str]:
 
 
 def _check_configuration(folder: RunFolder, finding: Finding) -> str:
+    resumes = read_resumes(folder.path)
+    recorded_steps = [entry["steps"] for entry in (folder.manifest, *resumes) if "steps" in entry]
+    if recorded_steps and folder.steps < recorded_steps[-1]:
+        finding.problems.append(
+            f"config.yaml has steps={folder.steps}, but the run was to have {recorded_steps[-1]}"
+        )
     recorded = folder.manifest.get("config_sha256")
     if recorded is None:
         finding.problems.append("manifest.json lacks the configuration's SHA-256")
@@ -93,12 +118,17 @@ def _check_manifest(folder: RunFolder, finding: Finding) -> str:
         finding.notes.append(f"the code differed from commit {git['commit'][:12]}")
     if folder.manifest.get("device", "cpu") != "cpu":
         finding.notes.append("on an accelerator, a repetition agrees up to rounding")
-    return "manifest.json names versions, commit, machine and protocol"
+    resumes = read_resumes(folder.path)
+    finding.notes += describe_changes(folder.manifest, resumes)
+    times = f", and {resume_log.NAME} those of {counted(len(resumes), 'resume')}" if resumes else ""
+    return f"manifest.json names versions, commit, machine and protocol{times}"
 
 
 def _check_evaluations(folder: RunFolder, finding: Finding) -> str:
     config = folder.config
-    steps, every = int(config["steps"]), int(config["eval"]["every"])
+    steps, every = folder.steps, config["eval"]["every"]
+    if len(config["seeds"]) * len(config["env"]["tasks"]) > MOST_PAIRS:
+        raise RunFolderError(f"config.yaml has more than {MOST_PAIRS:,} pairs of seed and task")
     pairs = list(itertools.product(config["seeds"], config["env"]["tasks"]))
     evaluated: list[int] = []
     for env_steps, rows in itertools.groupby(folder.evaluations(), key=lambda row: row.env_steps):
@@ -107,19 +137,24 @@ def _check_evaluations(folder: RunFolder, finding: Finding) -> str:
         evaluated.append(env_steps)
         _check_rows(env_steps, list(rows), pairs, finding)
     # With copies, a vector step may pass over a multiple: what counts is where it ends.
-    copies = int(config["env"].get("copies", 1))
-    due = sorted({-(-number // copies) * copies for number in (*range(0, steps, every), steps)})
+    copies, found = config["env"].get("copies", 1), set(evaluated)
     last = max(evaluated, default=-1)
+    earlier = itertools.takewhile(lambda due: due < last, _due(steps, every, copies))
+    missing = (env_steps for env_steps in earlier if env_steps not in found)
     finding.problems += [
         f"env_steps {env_steps} was never evaluated"
-        for env_steps in due
-        if env_steps < last and env_steps not in evaluated
+        for env_steps in itertools.islice(missing, _MOST_MISSING)
     ]
     if last < steps:
         finding.problems.append(
             f"the run is not finished: evaluated up to {max(last, 0)} of {steps} env_steps"
         )
-    if extra := sorted(set(evaluated) - set(due)):
+    extra = [number for number in sorted(found) if not _is_due(number, steps, every, copies)]
+    if extra and extra[-1] > steps:
+        finding.problems.append(
+            f"env_steps {extra[-1]} were evaluated, but the run ends at {steps}"
+        )
+    elif extra:
         finding.notes.append(
             "also evaluated off the schedule, at an earlier end of the run: at "
             f"{', '.join(map(str, extra))}"
@@ -130,18 +165,35 @@ def _check_evaluations(folder: RunFolder, finding: Finding) -> str:
     )
 
 
+def _due(steps: int, every: int, copies: int) -> Iterator[int]:
+    """Yield the env_steps that a run has to evaluate, ascending."""
+    previous = -1
+    for number in itertools.chain(range(0, steps, every), [steps]):
+        due = -(-number // copies) * copies
+        if due > previous:
+            yield due
+        previous = due
+
+
+def _is_due(env_steps: int, steps: int, every: int, copies: int) -> bool:
+    """Whether `_due` yields a number."""
+    latest = min(env_steps, steps - 1) // every * every
+    ends = (-(-number // copies) * copies for number in (latest, steps))
+    return env_steps in ends
+
+
 def _check_rows(
     env_steps: int, rows: Sequence[Evaluation], pairs: list[tuple[int, str]], finding: Finding
 ) -> None:
     actual = [(row.seed, row.task) for row in rows]
     if actual != pairs:
-        repeated = [pair for n, pair in enumerate(actual) if pair in actual[:n]]
+        counts, known = Counter(actual), set(pairs)
         wrong = [
             f"{kind} seed {seed}, task {task}"
             for kind, wrong_pairs in (
-                ("no", [pair for pair in pairs if pair not in actual]),
-                ("a second", repeated),
-                ("an unknown", [pair for pair in actual if pair not in pairs]),
+                ("no", [pair for pair in pairs if pair not in counts]),
+                ("a second", [pair for pair, count in counts.items() if count > 1]),
+                ("an unknown", [pair for pair in counts if pair not in known]),
             )
             for seed, task in wrong_pairs
         ] or ["another order"]
@@ -164,14 +216,16 @@ def _check_checkpoints(folder: RunFolder, finding: Finding) -> str:
             if file not in sizes:
                 sizes[file] = content.bytes
                 try:
-                    check_file(file, content)
+                    check_file(file, content, folder.path)
                 except CheckpointError as error:
                     finding.problems.append(str(error))
     if steps_of(paths[0]) < steps:
         finding.problems.append(f"the newest is at {steps_of(paths[0])} of {steps} env_steps")
     folders = (folder.path, store.path, store.segments)
-    leftovers = [path for parent in folders for path in parent.glob(".*.tmp")]
-    leftovers += [path for path in store.segments.glob("*.rows") if path not in sizes]
+    leftovers = [path for each in folders for path in entries(each, ".*.tmp", folder.path)]
+    leftovers += [
+        path for path in entries(store.segments, "*.rows", folder.path) if path not in sizes
+    ]
     if leftovers:
         finding.notes.append(
             f"{len(leftovers)} files of a process that was killed, which the next start removes"
@@ -183,7 +237,7 @@ def _check_checkpoints(folder: RunFolder, finding: Finding) -> str:
 
 def _check_absence(folder: RunFolder, steps: int, finding: Finding) -> str:
     """Check a run without checkpoints: published, or finished and freed of them."""
-    left = [path for path in folder.store.path.rglob("*") if path.is_file()]
+    left = files_below(folder.store.path)
     if left:
         finding.problems.append(
             f"{folder.store.path} holds {len(left)} files but no checkpoint: some are missing"
@@ -221,34 +275,56 @@ def _check_history(folder: RunFolder, finding: Finding) -> str:
             continue  # reported by the check of the checkpoints
         for name, content in index.run_files.items():
             sizes[name] = content.bytes
+            if name == fault_log.NAME:
+                continue  # written anew for each checkpoint
             try:
                 index.check_run_file(folder.path, name)
             except CheckpointError as error:
                 finding.problems.append(f"{error} at env_steps {steps_of(path)}")
     if not folder.has_checkpoint():
         return "not recorded without checkpoints"
-    evaluations = folder.path / "evaluations.csv"
-    if evaluations.is_file() and evaluations.stat().st_size > sizes.get(evaluations.name, 0):
-        finding.notes.append(
-            "evaluations.csv has rows after the newest checkpoint, which no checksum covers"
-        )
+    _check_faults(folder, finding)
+    finished = steps_of(folder.checkpoints()[0]) >= folder.steps
+    for name in (EVALUATIONS, metrics_log.NAME):
+        if is_present(folder.path / name) and size_of(folder.path / name) > sizes.get(name, 0):
+            # The last checkpoint of a run follows its last evaluation.
+            wrong = finished and name == EVALUATIONS
+            (finding.problems if wrong else finding.notes).append(
+                f"{name} has rows after the newest checkpoint, which no checksum covers"
+            )
     return (
         f"{len(sizes)} files, evaluations and curves among them, "
         "begin as when the checkpoints were made"
     )
 
 
+def _check_faults(folder: RunFolder, finding: Finding) -> None:
+    """Check incidents.csv against the newest checkpoint; older versions did not record it."""
+    newest, path = folder.checkpoints()[0], folder.path / fault_log.NAME
+    try:
+        recorded = Index.read(newest).run_files[fault_log.NAME]
+    except (CheckpointError, KeyError):
+        return  # an unreadable index is reported by the check of the checkpoints
+    if steps_of(newest) < folder.steps and is_present(path):
+        finding.notes.append(f"{fault_log.NAME} grows until the run is finished")
+        return
+    try:
+        check_file(path, recorded)
+    except CheckpointError as error:
+        finding.problems.append(str(error))
+
+
 def _check_policies(folder: RunFolder, finding: Finding) -> str:
     paths, compared = folder.exported_policies(), 0
     evaluations = folder.evaluations() if paths else []
     for path in paths:
-        described = read_mapping(path)
+        described = read_description(path)
         program, steps = described["program"], described["training"]["env_steps"]
-        if Path(program["file"]).name != program["file"]:
-            raise ValueError(f"{path} names a program outside its folder")
         try:
             check_file(
-                path.with_name(program["file"]), Content(program["bytes"], program["sha256"])
+                path.with_name(program["file"]),
+                Content(program["bytes"], program["sha256"]),
+                folder.path,
             )
         except CheckpointError as error:
             finding.problems.append(str(error))
@@ -276,11 +352,34 @@ def _check_policies(folder: RunFolder, finding: Finding) -> str:
 
 
 def _check_report(folder: RunFolder, finding: Finding) -> str:
-    [group] = pool([folder])
+    groups = pool([folder])
+    _check_report_files(folder, groups, finding)
+    [group] = groups
     if group.left_out:
         finding.problems.append(f"it would leave out {group.left_out} evaluations")
     curves = len(group.metrics[0].series)
     return f"can be made of {len(group.env_steps)} evaluations and {curves} curves"
+
+
+def _check_report_files(folder: RunFolder, groups: Sequence[RunGroup], finding: Finding) -> None:
+    """Check the report's files against their checksums, and its table against the run."""
+    path = folder.path
+    if is_present(path / CHECKSUMS):
+        sums = read_bytes(path / CHECKSUMS, _MAX_REPORT).decode(errors="replace").splitlines()
+        recorded = dict(line.split("  ")[::-1] for line in sums)
+        for name in (REPORT, FIGURE):
+            data = read_bytes(path / name, _MAX_REPORT) if is_present(path / name) else b""
+            if sha256(data).hexdigest() != recorded.get(name):
+                finding.problems.append(f"{path / name} is not as it was written")
+    if not is_present(path / REPORT):
+        return
+    if not is_present(path / CHECKSUMS) and "steps" in folder.manifest:
+        finding.problems.append(f"{path / CHECKSUMS} is missing")  # older versions wrote none
+    if read_bytes(path / REPORT, _MAX_REPORT) != as_csv(groups).encode():
+        finding.notes.append(
+            f"{REPORT} differs from what this version reports of the whole run: it was made with "
+            "--until, at an earlier end of the run, or by another version"
+        )
 
 
 CHECKS: dict[str, Callable[[RunFolder, Finding], str]] = {

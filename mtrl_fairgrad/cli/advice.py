@@ -6,6 +6,7 @@ Every command in such a sentence must work; a test runs each.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -162,7 +163,7 @@ def _exists(name: str, chosen: Mapping[str, dict[str, Any] | None]) -> bool:
 
 
 def _choices(group: str) -> dict[str, dict[str, Any]]:
-    return config_group(group) if (config_dir() / group).is_dir() else {}
+    return config_group(group) if os.path.isdir(config_dir() / group) else {}
 
 
 def _chosen(group: str, arguments: Sequence[str], root: str) -> str:

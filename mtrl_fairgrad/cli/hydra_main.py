@@ -12,13 +12,14 @@ from functools import partial
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mtrl_fairgrad.cli.advice import dotted_keys, explain
 from mtrl_fairgrad.cli.multirun import OutputClosed, Sweep, Task, is_multirun
-from mtrl_fairgrad.cli.override_filter import filter_overrides
+from mtrl_fairgrad.cli.override_filter import filter_overrides, quote_paths
 from mtrl_fairgrad.cli.sweep_cores import count_runs
 from mtrl_fairgrad.config import option_docs as option_docs  # registers a resolver for --help
 from mtrl_fairgrad.config.groups import config_dir, method_keys, methods_without_file
@@ -89,7 +90,7 @@ def run_with_hydra(task: Task, arguments: list[str], command: Command = TRAIN) -
     import hydra
 
     try:
-        arguments = filter_overrides(arguments)
+        arguments = filter_overrides(quote_paths(arguments))
     except ConfigError as error:
         return fail(error)
     launcher = next((word for word in arguments if word.startswith("hydra/launcher=")), None)
@@ -107,6 +108,8 @@ def run_with_hydra(task: Task, arguments: list[str], command: Command = TRAIN) -
             job.sweep.run(main)
     except OutputClosed:
         raise BrokenPipeError from None
+    except RunFolderError as error:  # a link in the sweep's folder
+        return fail(error)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if job.started:
             raise
@@ -115,6 +118,21 @@ def run_with_hydra(task: Task, arguments: list[str], command: Command = TRAIN) -
     if job.sweep.started:
         return job.sweep.close()
     return job.exit_code if job.error is None else fail(job.error)
+
+
+def given_overrides() -> list[str]:
+    """Return the overrides of the job that Hydra runs.
+
+    Raises:
+        ConfigError: one refers to an option that does not exist.
+    """
+    try:
+        return list(HydraConfig.get().overrides.task)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"an override cannot be resolved ({reason}): write \\${{ where no option is meant."
+        ) from None
 
 
 @contextlib.contextmanager

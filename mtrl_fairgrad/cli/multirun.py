@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import shutil
 import sys
 import traceback
 import uuid
@@ -36,7 +35,10 @@ from mtrl_fairgrad.config.schema import Config, ConfigError, is_given
 from mtrl_fairgrad.runs.run_dir import RunFolderError
 from mtrl_fairgrad.training.auto_resume import AUTO
 from mtrl_fairgrad.utils.arguments import fail
-from mtrl_fairgrad.utils.atomic_io import write_atomic
+from mtrl_fairgrad.utils.atomic_io import make_folders, remove, write_atomic
+from mtrl_fairgrad.utils.safe_files import entries, is_present
+from mtrl_fairgrad.utils.safe_load import read_mapping
+from mtrl_fairgrad.utils.validation import one_line
 
 Task = Callable[[DictConfig], int | None]
 """Runs one composed configuration; returns an exit code, None for 0."""
@@ -78,8 +80,9 @@ def assign_folder(config: _WithFolder, overrides: Sequence[str]) -> None:
     if config.run_dir is None:
         old = _sweep_folder(hydra) / old_run_name(overrides)
         new = _sweep_folder(hydra) / hydra.sweep.subdir
-        is_old = new.name == run_name(overrides) and (old / "config.yaml").is_file()
+        is_old = new.name == run_name(overrides) and is_present(old / "config.yaml")
         config.run_dir = str(old if is_old else new)
+        entries(Path(config.run_dir), root=_sweep_folder(hydra))  # a link is refused
     if not _is_sequential() and not is_given("progress", overrides):
         config.progress = False  # progress bars of several processes would overwrite each other
 
@@ -105,6 +108,8 @@ class SweepFolderCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Store the folder; called by Hydra before it launches anything."""
         SweepFolderCallback.folder = _sweep_folder(config.hydra)
+        with contextlib.suppress(OSError):  # Hydra writes it anew, and would follow a link
+            (SweepFolderCallback.folder / "multirun.yaml").unlink()
 
 
 @dataclass(frozen=True)
@@ -184,15 +189,16 @@ class Sweep:
         """
         hydra = HydraConfig.get()
         prefix = f"[#{hydra.job.num}] "
+        folder = self._results_folder(_sweep_folder(hydra))
+        make_folders(folder, _sweep_folder(hydra))
         limit_workers(composed, cores_per_run(hydra.launcher, self._runs))
         with contextlib.nullcontext() if _is_sequential() else _prefixed_output(prefix):
             code, message = _run_task(task, composed)
         with contextlib.suppress(OSError):
             Path(hydra.runtime.output_dir).rmdir()  # made by Hydra, empty if no run was started
         result = JobResult(int(hydra.job.num), str(hydra.sweep.subdir), code, message)
-        folder = self._results_folder(_sweep_folder(hydra))
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / f"{result.number}.json", json.dumps(asdict(result)).encode())
+        content = json.dumps(asdict(result)).encode()
+        write_atomic(folder / f"{result.number}.json", content, _sweep_folder(hydra))
         if code > 128 and _is_sequential():
             raise KeyboardInterrupt  # stopping this run stops the sweep
         return code
@@ -206,16 +212,19 @@ class Sweep:
         sweep = SweepFolderCallback.folder
         assert sweep is not None
         folder = self._results_folder(sweep)
-        results = [JobResult(**json.loads(path.read_bytes())) for path in folder.glob("*.json")]
-        shutil.rmtree(folder, ignore_errors=True)
+        results: list[JobResult] = []
+        with contextlib.suppress(OSError):  # the folder may not be one
+            paths = entries(folder, "*.json", sweep)
+            results = [JobResult(**read_mapping(path, sweep)) for path in paths]
         with contextlib.suppress(OSError):
+            remove(folder, sweep)
             folder.parent.rmdir()
         failed = sorted(
             (result for result in results if result.code), key=lambda result: result.number
         )
         codes = {result.code for result in failed}
         for result in failed:
-            print(f"error: {result.name}: {result.message}", file=sys.stderr)
+            print(one_line(f"error: {result.name}: {result.message}"), file=sys.stderr)
         if self._launcher_error is not None:
             code, message = self._launcher_error
             codes = codes or {code}

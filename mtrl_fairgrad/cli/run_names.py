@@ -8,6 +8,7 @@ run keeps its name when a sweep is repeated or extended.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -88,7 +89,7 @@ def _part(word: str) -> str:
     """
     key, _, value = word.partition("=")
     option = key.lstrip("+").rpartition(".")[2]
-    is_group = (config_dir() / key).is_dir() or key == "env.task"
+    is_group = os.path.isdir(config_dir() / key) or key == "env.task"
     value = re.sub(r"[\w.\\]+:(?=\w)", "", value).strip("[]'\" ")
     separator = "_" if value[:1].isalpha() else ""
     text = value if is_group else f"{option}{separator}{value}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+from mtrl_fairgrad.utils.safe_load import MAX_DEPTH, is_readable
 from mtrl_fairgrad.utils.validation import (
+    MAX_NAME,
     MAX_WORKERS,
     ConfigError,
     check_copies,
@@ -193,6 +195,14 @@ def _check_gymnasium(env: EnvConfig) -> None:
             "env.task_options",
             env.task_options,
         )
+    # A run folder could not be read again otherwise; this is below the list in `env`.
+    if not all(is_readable(mapping, MAX_DEPTH - 3) for mapping in cast(list[Any], options)):
+        raise ConfigError(
+            f"env.task_options={options} is not allowed: give words as keys, and words, numbers, "
+            f"true, false, null or lists and mappings of them, of at most {MAX_DEPTH - 4} levels.",
+            "env.task_options",
+            env.task_options,
+        )
 
 
 def _check_metaworld(env: EnvConfig, evaluation: EvalConfig) -> None:
@@ -236,7 +246,17 @@ def task_names(env: EnvConfig) -> tuple[str, ...]:
 
     try:
         if env.suite == "gymnasium":
-            return gymnasium_names(env.tasks, env.task_options)
-        return resolve_tasks(env.suite, tasks=env.tasks, task=env.task)
+            names = gymnasium_names(env.tasks, env.task_options)
+        else:
+            names = resolve_tasks(env.suite, tasks=env.tasks, task=env.task)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    for name in names:
+        if len(name) > MAX_NAME:
+            raise ConfigError(
+                f"the name of the task {name[:40]}… has {len(name):,} characters with its options, "
+                f"and at most {MAX_NAME:,} can be read again: give it shorter env.task_options.",
+                "env.task_options",
+                env.task_options,
+            )
+    return names

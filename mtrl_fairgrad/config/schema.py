@@ -176,14 +176,23 @@ def from_stored(stored: dict[str, Any], path: Path) -> Config:
         ConfigError: anything that a run does not store.
     """
     try:
-        if "${" in json.dumps(stored):
-            raise ConfigError(
-                "it contains interpolations, which could read data of this machine and which "
-                "training never stores: remove them."
-            )
-        return without_torch(OmegaConf.create(complete(stored)))
+        return without_torch(without_interpolations(complete(stored)))
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def without_interpolations(stored: dict[str, Any]) -> DictConfig:
+    """Convert an untrusted configuration to one of Hydra.
+
+    Raises:
+        ConfigError: it contains interpolations.
+    """
+    if "${" in json.dumps(stored):
+        raise ConfigError(
+            "it contains interpolations, which could read data of this machine and which "
+            "training never stores: remove them."
+        )
+    return OmegaConf.create(stored)
 
 
 def check_parts(config: Config) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mtrl_fairgrad.envs.non_finite import non_finite_rows, without_non_finite
 from mtrl_fairgrad.envs.rng import stream
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.vector_env import Infos, TaskVectorEnv
@@ -30,6 +31,8 @@ class EvaluationResult(NamedTuple):
     lengths: NDArray[np.int64]  # steps
     lengths_until_success: NDArray[np.int64]  # steps up to the first success
     starts: NDArray[np.float32]  # first observation: initial positions of object and goal
+    # whether an observation, reward or action was NaN or infinite
+    non_finite: NDArray[np.bool_]
 
 
 def evaluation_goals(
@@ -75,7 +78,8 @@ def evaluate(envs: TaskVectorEnv, policy: Policy, goals: NDArray[np.int64]) -> E
 
     An episode is a success if any of its steps is, and goes on to its end. With a suite's
     `terminate_on_success` it ends there, which changes no success rate and saves most of the
-    simulation of a good policy, but leaves its whole return unknown.
+    simulation of a good policy, but leaves its whole return unknown. Actions that are not finite
+    are replaced by zeros.
 
     Raises:
         ValueError: the goals' shape does not fit `envs`.
@@ -109,6 +113,7 @@ class EvaluationRollout:
         self._returns_until_success = np.zeros((rows, episodes), np.float64)
         self._lengths = np.zeros((rows, episodes), np.int64)
         self._lengths_until_success = np.zeros((rows, episodes), np.int64)
+        self._non_finite = np.zeros((rows, episodes), np.bool_)
         self._played = np.zeros(rows, np.int64)
         observations, infos = envs.reset(options={"goals": goals.reshape(rows, episodes)})
         self._starts = np.repeat(observations[:, None], episodes, axis=1)
@@ -121,7 +126,8 @@ class EvaluationRollout:
         """
         if self.done or not (wait or self._envs.ready()):
             return False
-        observations, _, _, _, infos = self._envs.step_wait()
+        observations, rewards, _, _, infos = self._envs.step_wait()
+        self._mark(non_finite_rows(rewards, infos["final_obs"]))
         played, ended = self._played, np.flatnonzero(infos["_episode"])
         at, episode = (ended, played[ended]), infos["episode"]
         for stored, name in (
@@ -141,7 +147,14 @@ class EvaluationRollout:
     def _go_on(self, observations: NDArray[np.float32], infos: Infos) -> None:
         self.done = bool(infos["idle"].all())
         if not self.done:
-            self._envs.step_async(self._policy(observations))
+            actions = np.asarray(self._policy(observations))
+            self._mark(non_finite_rows(observations, actions) & ~infos["idle"])
+            self._envs.step_async(without_non_finite(actions))
+
+    def _mark(self, rows: NDArray[np.bool_]) -> None:
+        """Note that the current episodes of these rows have a number that is not finite."""
+        marked = np.flatnonzero(rows & (self._played < self._shape[2]))
+        self._non_finite[marked, self._played[marked]] = True
 
     @property
     def result(self) -> EvaluationResult:
@@ -156,4 +169,5 @@ class EvaluationRollout:
             self._lengths.reshape(shape),
             self._lengths_until_success.reshape(shape),
             self._starts.reshape(*shape, -1),
+            self._non_finite.reshape(shape),
         )

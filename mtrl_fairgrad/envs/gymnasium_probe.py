@@ -221,22 +221,38 @@ def _play_twice(name: str, environment: Any, horizon: int) -> tuple[set[str], bo
             f"task {name} failed in an episode of random actions ({first_line(error)}): correct "
             "it, or choose another."
         ) from None
-    return keys, len(first) == len(second) and all(map(np.array_equal, first, second))
+    # Byte by byte, since NaN differs from itself.
+    return keys, [each.tobytes() for each in first] == [each.tobytes() for each in second]
 
 
 def _play(environment: Any, steps: int) -> tuple[set[str], list[NDArray[Any]]]:
     """Return the keys of infos, and each observation with its reward, of at most `steps` steps."""
     generator, space = np.random.default_rng(0), environment.action_space
-    observation, _ = environment.reset(seed=0)
-    keys, course = set(), [np.append(observation, 0.0)]
+    shape = environment.observation_space.shape
+    keys, course = set(), [np.append(flat_observation(environment.reset(seed=0)[0], shape), 0.0)]
     for _ in range(steps):
         action = generator.uniform(space.low, space.high).astype(space.dtype)
         observation, reward, terminated, truncated, info = environment.step(action)
         keys |= set(info)
-        course.append(np.append(observation, float(reward)))
+        course.append(np.append(flat_observation(observation, shape), float(reward)))
         if terminated or truncated:
             break
     return keys, course
+
+
+def flat_observation(observation: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return an observation of this shape as a vector.
+
+    Raises:
+        ValueError: it has another shape, which NumPy might spread over the expected one.
+    """
+    array = np.asarray(observation)
+    if array.shape != shape:
+        raise ValueError(
+            f"it observed an array of shape {list(array.shape)}, but its observation space has "
+            f"shape {list(shape)}"
+        )
+    return array.ravel()
 
 
 def parse_success_return(given: Any, tasks: int) -> list[float | None]:

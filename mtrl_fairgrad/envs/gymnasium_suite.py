@@ -161,16 +161,19 @@ class GymnasiumTask(SubEnvironment):
         return int(self._generator.integers(self._goals))
 
     def _start(self, goal: int) -> NDArray[Any]:
-        return np.ravel(self.environment.reset(seed=goal)[0])
+        return self._flat(self.environment.reset(seed=goal)[0])
 
     def _simulate(self, action: NDArray[np.float32]) -> Transition:
         observation, reward, terminated, truncated, info = self.environment.step(
             self._own_units(action)
         )
-        self._base_observation[:] = np.ravel(observation)
+        self._base_observation[:] = self._flat(observation)
         truncated = bool(truncated) or self.elapsed >= self.limit
         success = self._succeeds(float(reward), terminated or truncated, info)
         return Transition(float(reward), bool(terminated), truncated, success)
+
+    def _flat(self, observation: Any) -> NDArray[Any]:
+        return gymnasium_probe.flat_observation(observation, self._spec.observation_shape)
 
     def _own_units(self, action: NDArray[np.float32]) -> NDArray[Any]:
         inside = np.clip(action, -1.0, 1.0).reshape(self._centre.shape)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mtrl_fairgrad.envs.non_finite import without_non_finite
 from mtrl_fairgrad.envs.suite import SubEnvironment, Suite
 
 _PROBE = """
@@ -103,7 +104,8 @@ def record_episode(
         frames = [_first_frame(played)]
         left, ended = None, False
         while not ended and left != 0:
-            transition = played.step(np.asarray(policy(played.observation.copy()), np.float32))
+            action = np.asarray(policy(played.observation.copy()), np.float32)
+            transition = played.step(without_non_finite(action[None])[0])
             frames.append(_render(played))
             ended = transition.terminated or transition.truncated
             if left is not None:

@@ -1,8 +1,8 @@
 """Interface of a suite of tasks, and the course of episodes that all suites' tasks share."""
 
 import math
+import struct
 from abc import ABC, abstractmethod
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -220,14 +220,14 @@ class SubEnvironment(ABC):
     def get_state(self) -> dict[str, Any]:
         """Return the random stream, and the running training episode with its result so far.
 
-        JSON-serialisable.
+        Actions and observation are bytes of float32; the rest is JSON-serialisable.
         """
         return {
             "task": self.task,
             "goal": self.goal,
             "generator": self._generator.bit_generator.state,
             "limit": self.limit,
-            "actions": b64encode(self._actions).decode(),
+            "actions": bytes(self._actions),
             "observation": encode_array(self._base_observation),
             "returned": self.returned,
         }
@@ -247,9 +247,10 @@ class SubEnvironment(ABC):
             transition = self.step(action)
             if transition.terminated or transition.truncated:
                 return False
-        return (
-            encode_array(self._base_observation) == state["observation"]
-            and self.returned == state["returned"]
+        # Bit by bit, since NaN differs from itself.
+        observation = decode_numbers(state["observation"], "f4")
+        return encode_array(observation) == encode_array(self._base_observation) and (
+            struct.pack("d", self.returned) == struct.pack("d", state["returned"])
         )
 
     def render(self) -> NDArray[np.uint8]:

@@ -20,7 +20,13 @@ from mtrl_fairgrad.envs.saved_state import save_results, saved_results, saved_ro
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.host import Slot
 from mtrl_fairgrad.envs.workers.load_balancing import balance_load, worker_count
-from mtrl_fairgrad.envs.workers.pool import InProcessPool, WorkerError, WorkerLost, WorkerPool
+from mtrl_fairgrad.envs.workers.pool import (
+    InProcessPool,
+    LossHandler,
+    WorkerError,
+    WorkerLost,
+    WorkerPool,
+)
 from mtrl_fairgrad.utils.validation import (
     ConfigError,
     check_choice,
@@ -71,7 +77,8 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
 
     A worker that dies, or takes longer than `timeout` seconds for a step (None: no limit), raises
     WorkerLost once; then `reset` replaces it and begins new episodes everywhere, with goals that
-    follow those of the episodes so far.
+    follow those of the episodes so far. While the workers start, `on_lost` is called instead, and
+    unless it raises another one is started.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -85,6 +92,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         timeout: float | None = None,
         copies: int = 1,
         stagger: bool = False,
+        on_lost: LossHandler | None = None,
     ) -> None:
         self._pool: InProcessPool | WorkerPool | None = None
         self.suite, self.tasks, self.seeds = suite, suite.tasks, check_seeds(seeds)
@@ -116,7 +124,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
             if timeout is not None:
                 check_number("timeout", timeout, above=0, finite=False, hint="or None")
             shares = balance_load(self._rows, self.workers)
-            self._pool = WorkerPool(shares, suite, role, timeout)
+            self._pool = WorkerPool(shares, suite, role, timeout, on_lost)
         else:
             self._pool = InProcessPool(self._rows, suite, role)
         self._buffers = self._pool.buffers
@@ -253,8 +261,17 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         """Whether `get_state` is allowed: training episodes are running."""
         return self._started and not self._scheduled
 
+    @property
+    def largest_state(self) -> int:
+        """Upper bound of the bytes that a checkpoint of the state and the running steps takes."""
+        suite = self.suite
+        steps = max(map(suite.horizon_of, self.tasks))
+        return self.num_envs * (4 * suite.action_size * steps + 16 * suite.observation_size + 512)
+
     def get_state(self) -> dict[str, Any]:
-        """Return all that later steps depend on, JSON-serialisable.
+        """Return all that later steps depend on: plain values, and numbers as bytes.
+
+        `mtrl_fairgrad.envs.saved_state.to_arrays` prepares it for a file.
 
         Running steps are waited for; their results are part of the state and stay to be taken.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mtrl_fairgrad.analysis.report.figure_style import PANELS, STYLE
+from mtrl_fairgrad.analysis.report.figure_style import PANELS, STYLE, image, shortened, shown
 from mtrl_fairgrad.runs.evaluation_table import known
 from mtrl_fairgrad.utils.atomic_io import write_atomic
-from mtrl_fairgrad.utils.text_tables import csv_text
+from mtrl_fairgrad.utils.text_tables import csv_report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +81,7 @@ def write(
     rows = [
         (
             *(env_steps, seed, task, goals[s, k, e], int(result.success[s, k, e])),
-            *(known(result.returns[s, k, e]), result.returns_until_success[s, k, e]),
+            *(known(result.returns[s, k, e]), known(result.returns_until_success[s, k, e])),
             *(result.lengths[s, k, e], result.lengths_until_success[s, k, e]),
             *("" if np.isnan(value) else f"{value:.4f}" for value in places[s, k, e].flat),
         )
@@ -90,11 +89,10 @@ def write(
         for k, task in enumerate(tasks)
         for e in range(goals.shape[-1])
     ]
-    image = io.BytesIO()
-    draw(result.success, goals, places, seeds, tasks, title).savefig(image, format="png")
+    figure = draw(result.success, goals, places, seeds, tasks, title)
     table, picture = folder / "goals.csv", folder / "goals.png"
-    write_atomic(table, csv_text([COLUMNS, *rows]).encode())
-    write_atomic(picture, image.getvalue())
+    write_atomic(table, csv_report([COLUMNS, *rows]).encode())
+    write_atomic(picture, image(figure, "png"))
     return [table, picture]
 
 
@@ -114,9 +112,10 @@ def draw(
 
     known = not np.isnan(places).any()
     rows, columns = math.ceil(len(tasks) / PANELS), min(len(tasks), PANELS)
+    width = max(4.6, 1.9 * columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(
-            figsize=(max(4.6, 1.9 * columns), 2.2 * rows + 0.9),
+            figsize=(width, 2.2 * rows + 0.9),
             dpi=200,
             layout=ConstrainedLayoutEngine(w_pad=0.1),
         )
@@ -126,7 +125,7 @@ def draw(
                 _draw_from_above(axes, places[:, k].reshape(-1, 2, 3), success[:, k].ravel())
             else:
                 _draw_by_number(axes, goals[:, k], seeds, success[:, k])
-            axes.set_title(f"{task}  {success[:, k].mean():.2f}", fontsize=7.5)
+            axes.set_title(f"{shortened(shown(task))}  {success[:, k].mean():.2f}", fontsize=7.5)
             axes.tick_params(labelsize=6)
         for axes in grid[len(tasks) :]:
             axes.set_axis_off()
@@ -145,7 +144,7 @@ def draw(
                 )
             )
         note = "goals seen from above, in metres" if known else "goals by number"
-        figure.suptitle(title, fontsize=9, fontweight="bold", wrap=True)
+        figure.suptitle(shown(title, width=round(12 * width)), fontsize=9, fontweight="bold")
         figure.legend(
             handles=marks,
             loc="outside lower center",

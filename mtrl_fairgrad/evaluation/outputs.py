@@ -13,8 +13,11 @@ from mtrl_fairgrad.analysis.statistics import over_seeds
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.evaluation import goal_maps
 from mtrl_fairgrad.runs.evaluation_table import COLUMNS, known
-from mtrl_fairgrad.utils.atomic_io import write_atomic
-from mtrl_fairgrad.utils.text_tables import csv_text, text_table
+from mtrl_fairgrad.runs.fault_log import EVALUATION, SIMULATED_TEXTS
+from mtrl_fairgrad.runs.policy_description import Result
+from mtrl_fairgrad.utils.atomic_io import write_atomic, writing_remedy
+from mtrl_fairgrad.utils.clean_text import clean
+from mtrl_fairgrad.utils.text_tables import counted, csv_report, text_table
 
 if TYPE_CHECKING:
     from mtrl_fairgrad.envs.evaluation import EvaluationResult
@@ -25,7 +28,7 @@ def print_table(
 ) -> None:
     """Print success rates of `episodes` `[S, K, E]`: a row per task, a column per seed."""
     success = episodes.mean(-1)
-    print(f"{_title(config, env_steps)}, {episodes.shape[-1]} goals per task")
+    print(f"{clean(_title(config, env_steps))}, {episodes.shape[-1]} goals per task")
     rows = [["task", *(f"seed {seed}" for seed in config.seeds)]]
     rows += [[task, *(f"{rate:.2f}" for rate in success[:, k])] for k, task in enumerate(tasks)]
     rows.append(["mean", *(f"{rate:.3f}" for rate in success.mean(1))])
@@ -35,7 +38,17 @@ def print_table(
         print(f"mean over {len(config.seeds)} seeds: {mean:.3f} ± {error:.3f}")
 
 
-def compare(recorded: dict[str, Any], measured: dict[str, Any]) -> None:
+def print_faults(config: Config, tasks: Sequence[str], non_finite: NDArray[np.bool_]) -> None:
+    """Name the seeds and tasks of episodes `[S, K, E]` with a number that was not finite."""
+    what, unit = SIMULATED_TEXTS[EVALUATION]
+    episodes = counted(non_finite.shape[-1], unit)
+    for (s, k), number in np.ndenumerate(non_finite.sum(-1)):
+        if number:
+            where = f"seed {config.seeds[s]}, {tasks[k]}"
+            print(clean(f"warning: {where}: {what} in {number} of {episodes}"))
+
+
+def compare(recorded: Result, measured: dict[str, Any]) -> None:
     """Print whether an exported policy repeats its recorded result; both come from `scores`."""
     summary = f"its file records {recorded['mean']:.3f} over {recorded['goals']} goals per task"
     if recorded["goals"] != measured["goals"]:
@@ -50,7 +63,7 @@ def compare(recorded: dict[str, Any], measured: dict[str, Any]) -> None:
     verdict = (
         f"NOT repeated, it records {', '.join(differing)}" if differing else "repeated exactly"
     )
-    print(f"{summary}: {verdict}")
+    print(clean(f"{summary}: {verdict}"))
 
 
 def write(
@@ -87,7 +100,7 @@ def write(
             goals.shape[-1],
             result.success[s, k].mean(),
             known(result.returns[s, k].mean()),
-            result.returns_until_success[s, k].mean(),
+            known(result.returns_until_success[s, k].mean()),
             protocol,
         )
         for s, seed in enumerate(config.seeds)
@@ -101,13 +114,14 @@ def write(
     seeds = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds"
     title = f"{_title(config, env_steps)}, {seeds}"
     try:
-        write_atomic(path, csv_text([[*COLUMNS, "protocol"], *rows]).encode())
+        write_atomic(path, csv_report([[*COLUMNS, "protocol"], *rows]).encode())
         more = goal_maps.write(out, result, goals, places, config.seeds, tasks, env_steps, title)
     except OSError as error:
         raise ConfigError(
-            f"{out} cannot be written to ({error.strerror}): give another folder with --out."
-        ) from None
-    print(f"written: {', '.join(str(file) for file in (path, *more))}")
+            f"{out} cannot be written to ({error.strerror}): "
+            f"{writing_remedy(error, 'give another folder with --out')}."
+        ) from error
+    print(clean(f"written: {', '.join(str(file) for file in (path, *more))}"))
     return path
 
 

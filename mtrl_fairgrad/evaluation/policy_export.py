@@ -30,15 +30,18 @@ from torch import Tensor
 
 from mtrl_fairgrad.config.schema import Config, ConfigError, to_dict
 from mtrl_fairgrad.runs.manifest import manifest
-from mtrl_fairgrad.utils.atomic_io import write_atomic
-from mtrl_fairgrad.utils.safe_load import read_mapping
+from mtrl_fairgrad.runs.policy_description import (
+    FORMAT,
+    MAX_PROGRAM_BYTES,
+    PolicyDescription,
+    read_description,
+    sizes,
+)
+from mtrl_fairgrad.utils.atomic_io import write_atomic, writing_remedy
+from mtrl_fairgrad.utils.safe_files import check_limit, read_bytes
 
 if TYPE_CHECKING:
     from mtrl_fairgrad.agents import Agent, PolicyModule
-
-FORMAT = "mtrl-fairgrad policy 1"
-_PARTS = {"program", "inputs", "tasks", "seed", "result", "training", "config"}
-"""Keys of a description that `evaluate` needs."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,37 @@ class ExportedPolicy:
 
     path: Path
     """Path of the JSON."""
-    description: dict[str, Any]
+    description: PolicyDescription
     _program: Callable[..., Tensor]
 
     @torch.no_grad()
     def act(self, observations: Tensor) -> Tensor:
-        """Return modes `[1, K, A]` for observations `[1, K, O]` on the CPU, tasks in order."""
+        """Return modes `[1, K, A]` for observations `[1, K, O]` on the CPU, tasks in order.
+
+        Raises:
+            ConfigError: the program failed, or returned something else.
+        """
         tasks = torch.arange(observations.shape[1])
         inputs = (observations[0], tasks)[: len(self.description["inputs"])]
-        return self._program(*inputs).unsqueeze(0)
+        expected = (len(tasks), sizes(self.description)[1])
+        program = self.path.with_name(self.description["program"]["file"])
+        try:
+            actions: object = self._program(*inputs)
+        except Exception as error:  # PyTorch raises many types
+            raise ConfigError(
+                f"{program} does not take the inputs that {self.path.name} describes "
+                f"({type(error).__name__}): copy both files again, or export again."
+            ) from None
+        if not (
+            isinstance(actions, Tensor)
+            and actions.dtype == torch.float32
+            and actions.shape == expected
+        ):
+            raise ConfigError(
+                f"{program} returns other actions than {self.path.name} describes, which are "
+                f"float32 of the shape {list(expected)}: copy both files again, or export again."
+            )
+        return actions.unsqueeze(0)
 
 
 # ---- writing ----
@@ -87,13 +112,15 @@ def export(agent: Agent, seed: int, description: Mapping[str, Any], directory: P
     }
     written = {"format": FORMAT, "program": program_entry, **description, "inputs": inputs}
     try:
+        check_limit(path.with_suffix(".pt2"), len(program), MAX_PROGRAM_BYTES)
         write_atomic(path.with_suffix(".pt2"), program)
         # Last, so that every JSON has its program.
         write_atomic(path, _as_json(written))
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be written ({error.strerror}): give another folder to --export."
-        ) from None
+            f"{path} cannot be written ({error.strerror}): "
+            f"{writing_remedy(error, 'give another folder to --export')}."
+        ) from error
     return path
 
 
@@ -235,25 +262,17 @@ def load_policy(path: Path) -> ExportedPolicy:
     Raises:
         ConfigError: one of the two is missing, damaged or of another format.
     """
-    path = path.with_suffix(".json")
+    path = program = path.with_suffix(".json")
     try:
-        description = read_mapping(path)
-        if description["format"] != FORMAT or not description.keys() >= _PARTS:
-            raise ValueError
-        # The name only, so that a description cannot refer to other folders.
-        program = path.with_name(Path(description["program"]["file"]).name)
-        content, expected = program.read_bytes(), description["program"]["sha256"]
+        description = read_description(path)
+        program = path.with_name(description["program"]["file"])
+        content = read_bytes(program, MAX_PROGRAM_BYTES)
     except OSError as error:
         raise ConfigError(
-            f"{error.filename} cannot be read ({error.strerror}): an exported policy is a .json "
+            f"{program} cannot be read ({error.strerror}): an exported policy is a .json "
             "and the .pt2 it names, in one folder."
         ) from None
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(
-            f"{path} is not a description of a policy in the format '{FORMAT}': "
-            "give a file that evaluate --export wrote."
-        ) from None
-    if hashlib.sha256(content).hexdigest() != expected:
+    if hashlib.sha256(content).hexdigest() != description["program"]["sha256"]:
         raise ConfigError(
             f"{program} is damaged (SHA-256 mismatch with {path.name}): copy both files again, "
             "or export again."
@@ -268,4 +287,6 @@ def load_policy(path: Path) -> ExportedPolicy:
             f"({type(error).__name__}): use PyTorch "
             f"{description.get('exported_with', {}).get('torch')}, with which it was exported."
         ) from None
-    return ExportedPolicy(path, description, module)
+    policy = ExportedPolicy(path, description, module)
+    policy.act(torch.zeros(1, len(description["tasks"]), sizes(description)[0]))
+    return policy

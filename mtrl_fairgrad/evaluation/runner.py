@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.utils.atomic_io import make_folders, writing_remedy
+from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.validation import ConfigError, check_device
 
 if TYPE_CHECKING:  # user errors are reported before these are imported
@@ -109,19 +111,22 @@ def run_evaluation(options: EvaluationOptions) -> Path:
 def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Path:
     """Play the goals, print the results and write all files; returns the table's path."""
     from mtrl_fairgrad.envs.evaluation import all_goals, evaluate
-    from mtrl_fairgrad.evaluation.outputs import compare, print_table, write
+    from mtrl_fairgrad.evaluation.outputs import compare, print_faults, print_table, write
     from mtrl_fairgrad.evaluation.policy_export import describe, export, scores
     from mtrl_fairgrad.evaluation.videos import record_videos
     from mtrl_fairgrad.training.factory import make_envs, make_suite
+    from mtrl_fairgrad.training.worker_restarts import collect_losses
 
     config, tasks = target.config, target.tasks
     goals = _first_goals(all_goals(make_suite(config, tasks), config.seeds), options.goals)
     plan = make_plan(target, options)
-    with make_envs(config, tasks, evaluation=True) as envs:
+    on_lost = collect_losses([], config.env.worker_restarts)
+    with make_envs(config, tasks, True, on_lost) as envs:
         result = evaluate(envs, target.policy, goals)
         spaces: Any = (envs.single_observation_space, envs.single_action_space)
-    print(target.protocol)
+    print(clean(target.protocol))
     print_table(config, tasks, target.env_steps, result.success)
+    print_faults(config, tasks, result.non_finite)
     if target.exported is not None:
         compare(target.exported.description["result"], scores(tasks, result.success[0]))
     path = write(plan.out, config, tasks, target.env_steps, goals, result, target.protocol)
@@ -133,7 +138,7 @@ def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Pat
                 config, config.seeds[s], spaces, training, protocol, result_of_seed
             )
             policy = export(target.agent, s, description, plan.export)
-            print(f"exported: {policy} and its .pt2")
+            print(clean(f"exported: {policy} and its .pt2"))
     if plan.video is not None:
         record_videos(config, target.act, target.env_steps, plan.video)
     return path
@@ -161,18 +166,24 @@ def make_plan(target: EvaluationTarget, options: EvaluationOptions) -> Evaluatio
             )
     out = options.out or target.folder
     export = out / "policies" if options.export is True else options.export
-    for name, directory in (("--out", out), ("--export", export)):
+    # The folder beside a policy, which somebody else may have made, may not be a link.
+    beside = out.parent if target.exported is not None and options.out is None else None
+    for name, directory, root in (
+        ("--out", out, beside),
+        ("--export", export, out if options.export is True else None),
+    ):
         try:
             if directory is not None:
-                directory.mkdir(parents=True, exist_ok=True)
+                make_folders(directory, root)
         except OSError as error:
             raise ConfigError(
-                f"{name} {directory} cannot be made ({error.strerror}): choose another folder."
-            ) from None
+                f"{name} {directory} cannot be made ({error.strerror}): "
+                f"{writing_remedy(error, 'choose another folder')}."
+            ) from error
     video = None
     if options.video is not None:
         directory = out / "films" if options.video is True else options.video
-        backend = check_video(directory)
+        backend = check_video(directory, out if options.video is True else None)
         goal = _check_video_goal(target, options.video_goal)
         check_rendering(target.config, tasks, backend)
         video = VideoSpec(directory, backend, chosen[0], tasks, goal)

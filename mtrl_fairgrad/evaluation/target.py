@@ -16,6 +16,7 @@ from mtrl_fairgrad.agents import Agent
 from mtrl_fairgrad.analysis.run_groups import protocol_of
 from mtrl_fairgrad.config.schema import Config, check_parts, from_stored
 from mtrl_fairgrad.evaluation.policy_export import ExportedPolicy, load_policy
+from mtrl_fairgrad.runs.policy_description import sizes
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.factory import make_agent, make_suite
 from mtrl_fairgrad.utils.device import resolve_device
@@ -92,6 +93,13 @@ def open_policy(path: Path, workers: int | None) -> EvaluationTarget:
     exported = load_policy(path)
     config = from_stored(exported.description["config"], exported.path)
     check_parts(config)
+    suite = make_suite(config, tuple(exported.description["tasks"]))
+    needed = suite.observation_size, suite.action_size
+    if sizes(exported.description) != needed:
+        raise ConfigError(
+            f"{exported.path} describes observations and actions of {sizes(exported.description)} "
+            f"numbers, but its environments have {needed}: export the policy again."
+        )
     config.eval.workers = workers
     name = exported.path.with_suffix("").name
     return EvaluationTarget(
@@ -100,7 +108,7 @@ def open_policy(path: Path, workers: int | None) -> EvaluationTarget:
         tasks=tuple(config.env.tasks or ()),
         env_steps=exported.description["training"]["env_steps"],
         act=exported.act,
-        protocol=str(exported.description["protocol"]["in_words"]),
+        protocol=exported.description["protocol"]["in_words"],
         exported=exported,
     )
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy, zeros
 
 from mtrl_fairgrad.config.schema import Config, ConfigError
-from mtrl_fairgrad.utils.atomic_io import remove, rename, write_atomic
-from mtrl_fairgrad.utils.text_tables import csv_text
+from mtrl_fairgrad.utils.atomic_io import make_folders, write_atomic, writing_remedy
+from mtrl_fairgrad.utils.clean_text import clean
+from mtrl_fairgrad.utils.text_tables import csv_report
 
 COLUMNS = ("file", "env_steps", "seed", "task", "goal", "success", "frames")
 FRAMES_PER_SECOND = 40
@@ -38,8 +39,12 @@ class VideoSpec:
     """Index of each task's goal; None for the first that an evaluation plays."""
 
 
-def check_video(directory: Path) -> str:
+def check_video(directory: Path, root: Path | None = None) -> str:
     """Make the folder of the videos and check that videos can be rendered and written.
+
+    Args:
+        directory: the folder.
+        root: a folder below which none may be a link.
 
     Returns:
         a working OpenGL backend.
@@ -56,13 +61,14 @@ def check_video(directory: Path) -> str:
         raise ConfigError('--video needs imageio: pip install "mtrl-fairgrad[video]".') from None
     try:
         backend = find_gl_backend()
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folders(directory, root)
     except RenderingError as error:
         raise ConfigError(f"--video: {error}") from None
     except OSError as error:
         raise ConfigError(
-            f"--video {directory} cannot be made ({error.strerror}): choose another folder."
-        ) from None
+            f"--video {directory} cannot be made ({error.strerror}): "
+            f"{writing_remedy(error, 'choose another folder')}."
+        ) from error
     return backend
 
 
@@ -117,24 +123,27 @@ def record_videos(
         try:
             with _gl_backend(spec.backend):
                 episode = record_episode(suite, task, seed, policy, goal)
-            partial = path.with_name(f".{path.stem}.tmp.mp4")  # the suffix tells the format
-            try:
-                iio.imwrite(partial, episode.frames, fps=FRAMES_PER_SECOND, codec="libx264")
-                rename(partial, path)
-            finally:
-                remove(partial)
+            film = iio.imwrite(
+                "<bytes>",
+                episode.frames,
+                extension=".mp4",
+                fps=FRAMES_PER_SECOND,
+                codec="libx264",
+            )
+            write_atomic(path, film)
             rows.append(
                 (path.name, env_steps, seed, task, goal, int(episode.success), len(episode.frames))
             )
             paths.append(path)
-            write_atomic(spec.directory / "films.csv", csv_text([COLUMNS, *rows]).encode())
+            write_atomic(spec.directory / "films.csv", csv_report([COLUMNS, *rows]).encode())
         except RenderingError as error:
             raise ConfigError(f"--video: {error}") from None
         except OSError as error:
             raise ConfigError(
-                f"{path} cannot be written ({error.strerror or error}): choose another folder."
-            ) from None
-        print(f"recorded: {path} ({'success' if episode.success else 'no success'})")
+                f"{path} cannot be written ({error.strerror or error}): "
+                f"{writing_remedy(error, 'choose another folder')}."
+            ) from error
+        print(clean(f"recorded: {path} ({'success' if episode.success else 'no success'})"))
     return paths
 
 

@@ -15,9 +15,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -26,30 +25,32 @@ import yaml
 from mtrl_fairgrad.runs import metrics_log
 from mtrl_fairgrad.runs.checkpoint.replay_segments import Ring
 from mtrl_fairgrad.runs.checkpoint.store import Checkpoint, CheckpointStore
-from mtrl_fairgrad.runs.manifest import config_sha256
+from mtrl_fairgrad.runs.manifest import Manifest, config_sha256
+from mtrl_fairgrad.runs.run_lock import NAME as LOCK
+from mtrl_fairgrad.runs.run_lock import RunLock
 from mtrl_fairgrad.utils.arguments import command_line, override
 from mtrl_fairgrad.utils.atomic_io import (
     RunFolderError,
-    open_handle,
+    reading_errors,
     remove,
     remove_temporaries,
     write_atomic,
 )
-from mtrl_fairgrad.utils.safe_load import read_mapping
+from mtrl_fairgrad.utils.file_schema import check_schema
+from mtrl_fairgrad.utils.safe_files import entries, is_present, read_bytes
+from mtrl_fairgrad.utils.safe_load import parse_mapping, read_mapping
+from mtrl_fairgrad.utils.validation import ConfigError
 
 if TYPE_CHECKING:  # torch takes a second to import, and only checkpoints need it
     from torch import Tensor
-try:
-    import fcntl
-except ImportError:  # Windows: runs are not locked there
-    fcntl = None
 
 CONFIG, MANIFEST, CHECKPOINTS = "config.yaml", "manifest.json", "checkpoints"
 CURVES = (metrics_log.NAME, metrics_log.EVENT_FILES)
 """Patterns of the files that training logs to."""
+_LONGEST = "0" * 99
+"""A name longer than all paths below the folder of checkpoints."""
 TRAINING = "training"
 """Kind of a run whose manifest names none: reinforcement learning."""
-_log = logging.getLogger(__name__)
 
 
 class BaseRunFolder:
@@ -61,15 +62,18 @@ class BaseRunFolder:
     """Files of a new run, name → header; checkpoints are checked against the first one."""
     written: ClassVar[tuple[str, ...]] = CURVES
     """Patterns of further files that a run overwrites or removes."""
+    recorded: ClassVar[tuple[str, ...]] = ()
+    """Patterns of further files whose checksums each checkpoint holds."""
 
     def __init__(self, path: Path, config: dict[str, Any], manifest: dict[str, Any]) -> None:
         self.path = path
         self.config = config
         self.manifest = manifest
+        self._lock = RunLock(path)
         self.store = CheckpointStore(
             path,
             history=next(iter(self.tables), None),
-            run_files=(MANIFEST, *CURVES) if self.tables else (),
+            run_files=self.recorded,
             retry=self.how_to_continue(path),
             without=self.without_checkpoint,
         )
@@ -93,23 +97,30 @@ class BaseRunFolder:
     ) -> Self:
         """Start a run in a folder that holds none; other files in it are kept.
 
+        The folder is locked meanwhile, and `lock` then refuses it if another process had it since.
         `config` and `manifest` hold mappings, sequences, str, int, float, bool and None.
 
         Raises:
-            RunFolderError: the folder holds a run, or cannot be made.
+            ConfigError: what is written could not be read again.
+            RunFolderError: the folder holds a run, cannot be made, or is locked.
         """
         run = cls(Path(path), *_description(cls.kind, config, manifest))
+        check_description(cls.kind, config, manifest)
         cls.check_vacant(run.path)
         try:
-            os.makedirs(run.store.path)  # of two processes, one fails here
-            try:
-                for name, header in cls.tables.items():
-                    write_atomic(run.path / name, header)
-                write_description(run.path, cls.kind, config, manifest)
-            except BaseException:  # Ctrl-C included
-                for name in cls._parts():
-                    remove(run.path / name)
-                raise
+            os.makedirs(run.path, exist_ok=True)
+            with run.lock():
+                cls.check_vacant(run.path)  # another process may have made one meanwhile
+                try:
+                    os.mkdir(run.store.path)
+                    for name, header in cls.tables.items():
+                        write_atomic(run.path / name, header)
+                    write_description(run.path, cls.kind, config, manifest)
+                except BaseException:  # Ctrl-C included
+                    if run._lock.is_own():
+                        for name in (*cls._parts(), LOCK):
+                            remove(run.path / name)
+                    raise
         except OSError as error:
             raise RunFolderError(
                 f"run_dir={path} cannot be created ({error.strerror}): choose a writable folder."
@@ -120,8 +131,10 @@ class BaseRunFolder:
     def check_vacant(cls, path: Path) -> None:
         """Raise RunFolderError if a folder holds a run already or cannot be made."""
         try:
-            existing = [name for name in cls._parts() if os.path.lexists(path / name)]
-            existing += [file.name for pattern in cls.written for file in path.glob(pattern)]
+            existing = [name for name in cls._parts() if is_present(path / name)]
+            existing += [file.name for pattern in cls.written for file in entries(path, pattern)]
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.lstat(path / CHECKPOINTS / _LONGEST)
             parents = (path, *path.absolute().parents)
             parent = next(folder for folder in parents if os.path.lexists(folder))
             if not parent.is_dir():
@@ -149,29 +162,36 @@ class BaseRunFolder:
             RunFolderError: the folder holds no such run, or one of the two files is damaged.
         """
         path = Path(path)
-        if not (path / CONFIG).is_file():
+        if not is_present(path / CONFIG):
             raise RunFolderError(
                 f"{path} holds no run (no config.yaml): give the folder that training wrote to."
             )
-        run = cls(path, read_run_file(path / CONFIG), read_run_file(path / MANIFEST))
-        kind = run.manifest.get("kind", TRAINING)
+        manifest = read_run_file(path / MANIFEST, check_manifest)
+        kind = manifest.get("kind", TRAINING)
         if kind != cls.kind:
             raise RunFolderError(
                 f"{path} holds a {kind} run, but a {cls.kind} run is needed: give another folder."
             )
-        return run
+        return cls(path, read_run_file(path / CONFIG, cls.check_config), manifest)
+
+    @classmethod
+    def check_config(cls, config: dict[str, Any]) -> None:
+        """Raise ConfigError if an option of a stored configuration has another type."""
 
     def discard(self) -> None:
-        """Remove the files of a run that could not be started; keep other files."""
-        with contextlib.suppress(OSError):  # not writable
-            for file in [file for pattern in self.written for file in self.path.glob(pattern)]:
+        """Remove the files of a run that could not be started; keep other files.
+
+        Nothing is removed if another process has locked the folder since this object did.
+        """
+        with contextlib.suppress(OSError, RunFolderError), self.lock():  # not writable, or taken
+            for file in [each for name in self.written for each in entries(self.path, name)]:
                 remove(file)
-        self._remove_parts()
+            self._remove_parts()
 
     def _remove_parts(self) -> None:
-        """Remove what `create` made, and the folder if nothing else is in it."""
+        """Remove what `create` made, and the folder if nothing else is in it; call under `lock`."""
         with contextlib.suppress(OSError):  # not empty, or not writable
-            for name in (*self._parts(), "run.lock"):
+            for name in (*self._parts(), LOCK):
                 remove(self.path / name)
             os.rmdir(self.path)
 
@@ -181,45 +201,40 @@ class BaseRunFolder:
 
         Such a folder lacks `config.yaml`, which is written last. A folder where any part differs
         from what `create` writes is not changed; `create` then refuses it.
+
+        Raises:
+            RunFolderError: the process is alive and holds the lock.
         """
-        if all(cls._as_created(path / name) for name in cls._parts()):
-            cls(path, {}, {})._remove_parts()
+        run = cls(path, {}, {})
+        if run._is_unfinished():
+            with run.lock():
+                if run._is_unfinished():
+                    run._remove_parts()
+
+    def _is_unfinished(self) -> bool:
+        """Whether there are parts of a run, but only as `create` writes them."""
+        parts = [self.path / name for name in self._parts()]
+        return any(map(is_present, parts)) and all(map(self._as_created, parts))
 
     @classmethod
     def _as_created(cls, part: Path) -> bool:
         """Whether a part of a run is missing, or is as `create` writes it before `config.yaml`."""
-        if not os.path.lexists(part):
+        if not is_present(part):
             return True
-        if part.name == CHECKPOINTS:
-            return part.is_dir() and not any(part.iterdir())
-        if not part.is_file() or part.name == CONFIG:
-            return False
-        if part.name == MANIFEST:
-            with contextlib.suppress(RunFolderError):
+        with contextlib.suppress(OSError, RunFolderError):
+            if part.name == CHECKPOINTS:
+                return part.is_dir() and not entries(part, root=part.parent)
+            if part.name == MANIFEST:
                 return "config_sha256" in read_run_file(part)
-            return False
-        return part.read_bytes() == cls.tables[part.name]
+            header = cls.tables.get(part.name)
+            return header is not None and read_bytes(part, len(header)) == header
+        return False
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the folder against other training processes; changes nothing else.
-
-        The system frees the lock when this process ends; forked workers do not inherit it.
-
-        Raises:
-            RunFolderError: another process holds the lock, or the folder is not writable.
-        """
-        try:
-            handle = open_handle(self.path / "run.lock", os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise RunFolderError(
-                f"{self.path} is not writable ({error.strerror}): restore access to it."
-            ) from error
-        try:
-            _lock(handle, self.path)
+        """Lock the folder against other training processes, see `RunLock.held`."""
+        with self._lock.held():
             yield
-        finally:
-            os.close(handle)
 
     def clean(self) -> None:
         """Remove partial files of a killed process; call under `lock`.
@@ -254,9 +269,10 @@ class BaseRunFolder:
         like: Mapping[str, Mapping[str, Tensor]],
         ring: Ring | None = None,
         env_steps: int | None = None,
+        extra_bytes: int = 0,
     ) -> Checkpoint:
         """Read a checkpoint to continue from it; see `CheckpointStore.resume`."""
-        return self.store.resume(like, ring, env_steps)
+        return self.store.resume(like, ring, env_steps, extra_bytes)
 
     def checkpoints(self) -> list[Path]:
         """List the checkpoints, newest first; see `CheckpointStore.all`."""
@@ -285,9 +301,48 @@ def write_description(
         manifest: of the same types, without kind and checksum.
     """
     config, manifest = _description(kind, config, manifest)
-    write_atomic(path / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+    write_atomic(path / MANIFEST, _encoded(MANIFEST, manifest))
     # Last, because a folder with a config.yaml counts as a run.
-    write_atomic(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
+    write_atomic(path / CONFIG, _encoded(CONFIG, config))
+
+
+def check_description(
+    kind: str, config: Mapping[str, Any], manifest: Mapping[str, Any] | None = None
+) -> None:
+    """Check that a configuration and a manifest come back equal from the files they are written to.
+
+    Raises:
+        ConfigError: otherwise, with the option that does not, or the longest one.
+    """
+    written = dict(zip((CONFIG, MANIFEST), _description(kind, config, manifest or {}), strict=True))
+    for name, content in written.items():
+        reason = _unreadable(name, content)
+        if reason is None:
+            continue
+        longest = max(config, key=lambda key: len(str(config[key])))
+        options = written[CONFIG].items()
+        key = next((key for key, value in options if _unreadable(CONFIG, {key: value})), longest)
+        raise ConfigError(
+            f"the run could not be resumed, because its {name} would not be read again ({reason}): "
+            f"give a shorter or simpler {key}.",
+            key,
+            config[key],
+        )
+
+
+def _unreadable(name: str, content: Mapping[str, Any]) -> str | None:
+    """Return why a file with this content would not be read equal; None if it would."""
+    try:
+        same = parse_mapping(_encoded(name, content), Path(name).suffix) == content
+    except ValueError as error:
+        return str(error)
+    return None if same else "a value in it would change"
+
+
+def _encoded(name: str, content: Mapping[str, Any]) -> bytes:
+    if name == CONFIG:
+        return yaml.safe_dump(content, sort_keys=False).encode()
+    return json.dumps(content, indent=2).encode() + b"\n"
 
 
 def _description(
@@ -303,31 +358,28 @@ def _description(
     }
 
 
-def read_run_file(path: Path) -> dict[str, Any]:
-    """Read a YAML or JSON file of a run folder; `RunFolderError` if it is missing or damaged."""
+def check_manifest(content: dict[str, Any]) -> None:
+    """Raise ConfigError if an entry of a manifest has another type."""
+    check_schema(content, Manifest)
+
+
+def read_run_file(
+    path: Path, check: Callable[[dict[str, Any]], None] = lambda _: None
+) -> dict[str, Any]:
+    """Read a YAML or JSON file of a run folder.
+
+    Raises:
+        RunFolderError: it is missing or damaged, or `check` raises ValueError.
+    """
     try:
-        return read_mapping(path)
-    except OSError as error:
-        raise RunFolderError(
-            f"{path} cannot be read ({error.strerror}): restore it from a copy."
-        ) from error
+        with reading_errors(path):
+            content = read_mapping(path)
+        check(content)
+        return content
+    except RunFolderError:
+        raise
     except ValueError as error:
         raise RunFolderError(
-            f"{path} is damaged or of another program: restore it from a copy, or give another run."
+            f"{path} is damaged or of another program ({error}): restore it from a copy, or give "
+            "another run."
         ) from error
-
-
-def _lock(handle: int, folder: Path) -> None:
-    try:
-        if fcntl is not None:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RunFolderError(
-            f"another process is training in {folder}: wait for its end, stop it, "
-            "or choose another run_dir."
-        ) from None
-    except OSError as error:
-        # Some cluster file systems have no locks; training must work there, too.
-        _log.warning(
-            "%s cannot be locked (%s): let only one process train there", folder, error.strerror
-        )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from mtrl_fairgrad.utils.text_tables import csv_text
+from mtrl_fairgrad.utils.validation import MAX_COUNT, MAX_NAME, MAX_SEED
 
 KEYS = ("env_steps", "seed", "task", "episodes", "success")
 COLUMNS = (*KEYS, "return", "return_until_success")
@@ -82,10 +83,21 @@ class Format:
         """Decode a row.
 
         Raises:
-            ValueError: it is not one, or its success is not a rate.
+            ValueError: it is not one: a number is out of range, or the success is not a rate.
         """
-        [[env_steps, seed, task, episodes, success, *rest]] = csv.reader([line])
-        if len(rest) != len(self.returns) or not 0 <= float(success) <= 1:
+        try:
+            [[env_steps, seed, task, episodes, success, *rest]] = csv.reader([line])
+        except csv.Error as error:
+            raise ValueError(str(error)) from None
+        valid = (
+            len(rest) == len(self.returns)
+            and 0 <= int(env_steps) <= MAX_COUNT
+            and 0 <= int(seed) <= MAX_SEED
+            and len(task) <= MAX_NAME
+            and 0 <= int(episodes) <= MAX_COUNT
+            and 0 <= float(success) <= 1
+        )
+        if not valid:
             raise ValueError(line)
         returns = {"return_": None} | {
             name: float(value) if value else None
@@ -95,5 +107,5 @@ class Format:
 
 
 def known(value: float) -> float | None:
-    """Return a return as a row holds it: None for NaN, which stands for an unknown one."""
-    return None if math.isnan(value) else value
+    """Return a return as a row holds it: None if it is unknown, which NaN and infinity mean."""
+    return value if math.isfinite(value) else None

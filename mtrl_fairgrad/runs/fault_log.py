@@ -15,9 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from mtrl_fairgrad.config.guard import CHECKS, COUNT, SEED_CONDITIONS, GuardConfig
+from mtrl_fairgrad.utils.atomic_io import RunFolderError, reading_errors
+from mtrl_fairgrad.utils.safe_files import is_present, read_bytes
 from mtrl_fairgrad.utils.text_tables import counted, csv_text
+from mtrl_fairgrad.utils.validation import MAX_COUNT, MAX_NAME, MAX_SEED
 
 NAME = "incidents.csv"
+MAX_BYTES = 2**24
+"""Largest size of incidents.csv, about a hundred thousand rows."""
 COLUMNS = (
     "network",
     "condition",
@@ -35,6 +40,15 @@ CONDITION_TEXTS = {
     "exploding_value": "Q was beyond guard.largest_value",
     "dead_temperature": "the entropy coefficient was below guard.smallest_temperature",
 }
+SIMULATOR, EVALUATION = "simulator", "evaluation"
+"""In place of a network: transitions of training, and episodes of evaluations, with a number that
+is not finite; `first_update` then is the env_steps of the first.
+"""
+SIMULATED_TEXTS = {
+    SIMULATOR: ("an observation or reward was not finite", "transition"),
+    EVALUATION: ("an observation, reward or action was not finite", "episode"),
+}
+"""Condition and unit of those, in words."""
 RESPONSE_TEXTS = {
     "count": "counted",
     "ls": "these updates gave all tasks equal weights",
@@ -49,7 +63,7 @@ class Fault:
     """How often one condition occurred for one task of one seed."""
 
     network: str
-    """critic or actor."""
+    """critic or actor; or `SIMULATOR` or `EVALUATION`."""
     condition: str
     """One of `mtrl_fairgrad.config.guard.CONDITIONS`."""
     seed: int
@@ -90,7 +104,8 @@ def make_faults(
             for k, task in enumerate(tasks[:1] if condition in SEED_CONDITIONS else tasks):
                 if counts[n][s][k]:
                     name = "" if condition in SEED_CONDITIONS else task
-                    times = counts[n][s][k], updates, first[n][s][k]
+                    # A policy may diverge before the next update, which counts as one more.
+                    times = counts[n][s][k], max(updates, counts[n][s][k]), first[n][s][k]
                     faults.append(Fault(network, condition, seed, name, *times, response))
     return faults
 
@@ -104,21 +119,38 @@ def read_faults(folder: Path) -> list[Fault]:
     """Read the faults of a run folder; empty if it has no incidents.csv.
 
     Raises:
-        ValueError: the file is damaged.
+        RunFolderError: the file cannot be read, or is damaged.
     """
     path = folder / NAME
-    if not path.is_file():
+    if not is_present(path):
         return []
+    with reading_errors(path):
+        data = read_bytes(path, MAX_BYTES)
     try:
-        header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
-        if tuple(header) != COLUMNS:
+        header, *rows = csv.reader(io.StringIO(data.decode()))
+        if tuple(header) != COLUMNS or any(len(cell) > MAX_NAME for row in rows for cell in row):
             raise ValueError
-        return [
+        faults = [
             Fault(network, condition, int(seed), task, int(updates), int(of), int(first), response)
             for network, condition, seed, task, updates, of, first, response in rows
         ]
-    except ValueError:
-        raise ValueError(f"{path} is damaged: remove it to report without faults.") from None
+        if not all(
+            0 <= fault.seed <= MAX_SEED
+            and 1 <= fault.updates <= fault.of_updates <= MAX_COUNT
+            and 0 <= fault.first_update <= MAX_COUNT
+            for fault in faults
+        ):
+            raise ValueError
+        return faults
+    except (ValueError, csv.Error):
+        raise RunFolderError(f"{path} is damaged: remove it to report without faults.") from None
+
+
+def condition_text(fault: Fault) -> str:
+    """Return the condition of a fault in words."""
+    if fault.network in SIMULATED_TEXTS:
+        return SIMULATED_TEXTS[fault.network][0]
+    return CONDITION_TEXTS.get(fault.condition, fault.condition)
 
 
 def describe_faults(faults: Sequence[Fault]) -> str:
@@ -128,12 +160,14 @@ def describe_faults(faults: Sequence[Fault]) -> str:
     where = f"seed {first.seed}" + (f", {tasks}" if tasks else "")
     times = max(fault.updates for fault in faults)
     first_update = min(fault.first_update for fault in faults)
-    condition = CONDITION_TEXTS.get(first.condition, first.condition)
+    condition = condition_text(first)
+    unit, begun = "update", f"in update {first_update:,}"
+    if first.network in SIMULATED_TEXTS:
+        unit, begun = SIMULATED_TEXTS[first.network][1], f"at env_steps {first_update:,}"
     response = RESPONSE_TEXTS.get(first.response, first.response)
-    total = counted(first.of_updates, "update")
+    total = counted(first.of_updates, unit)
     return (
-        f"{where}: {first.network}: {condition} in {times:,} of {total}, "
-        f"first in update {first_update:,}; {response}"
+        f"{where}: {first.network}: {condition} in {times:,} of {total}, first {begun}; {response}"
     )
 
 

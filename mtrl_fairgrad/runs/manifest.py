@@ -13,7 +13,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+from mtrl_fairgrad.utils.device import accelerator_name
 
 PACKAGES = (
     "mtrl-fairgrad",
@@ -27,11 +29,40 @@ PACKAGES = (
 )
 
 
+class Git(TypedDict):
+    """The checkout that a run used."""
+
+    commit: str
+    dirty: bool
+
+
+class Provenance(TypedDict, total=False):
+    """Versions, code and machine of a process; older versions recorded less."""
+
+    started: str
+    versions: dict[str, str]
+    git: Git | None
+    platform: str
+    processor: str
+    cpus: int | None
+    device: str
+    accelerator: str | None
+    execution: dict[str, Any]
+
+
+class Manifest(Provenance, total=False):
+    """What a manifest.json may hold; folders of older versions, and published ones, lack parts."""
+
+    kind: str
+    overrides: list[str]
+    protocol: dict[str, Any]
+    methods: dict[str, str]
+    steps: int
+    config_sha256: str
+
+
 def manifest(
-    overrides: Sequence[str],
-    device: str,
-    protocol: Mapping[str, Any] | None = None,
-    accelerator: str | None = None,
+    overrides: Sequence[str], device: str, protocol: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Describe versions, code, machine and protocol, without hosts, users and home folders.
 
@@ -40,24 +71,33 @@ def manifest(
         device: the learner's device, such as `cpu`.
         protocol: how success is measured, in any form; runs of different protocols are never
             averaged.
-        accelerator: model of the device, if it is not the processor.
     """
     home = re.compile(rf"{re.escape(str(Path.home()))}(?=/|$)|/(?:home|Users)/[^/,\s\]'\"]+")
+    return {
+        **provenance(device),
+        "overrides": [home.sub("~", override) for override in overrides],
+        "protocol": dict(protocol or {}),
+    }
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Describe versions, code and machine of this process, and when it began, as `Provenance`.
+
+    `device` is that of the learner, such as `cpu`.
+    """
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "overrides": [home.sub("~", override) for override in overrides],
-        "protocol": dict(protocol or {}),
         "versions": versions,
         "git": _git(),
         "platform": platform.platform(),
         "processor": _processor(),
         "cpus": os.cpu_count(),
         "device": device,
-        "accelerator": accelerator,
+        "accelerator": accelerator_name(device),
     }
 
 

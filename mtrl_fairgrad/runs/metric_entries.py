@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
+
+from mtrl_fairgrad.utils.validation import MAX_COUNT, MAX_NAME
 
 EVENT_FILES = "events.out.tfevents.*"
 """Pattern of the TensorBoard event files."""
@@ -17,6 +20,8 @@ REPORTED = re.compile(
 """Names that a report shows."""
 LOGGED = re.compile(rf"{REPORTED.pattern}|temperature/.+|critic/value/.+")
 """Names that `MetricsLog` writes: those of a report, and some for diagnosis."""
+LARGEST = 1e70
+"""Largest finite value; single precision ends at 3e38."""
 
 
 class Entry(NamedTuple):
@@ -25,3 +30,15 @@ class Entry(NamedTuple):
     env_steps: int
     name: str
     value: float
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether training writes such an entry: times and counters are finite.
+
+        Other values may be infinite or NaN, but no finite one overflows when it is squared.
+        """
+        if not 0 <= self.env_steps <= MAX_COUNT or len(self.name) > 2 * MAX_NAME:
+            return False
+        if self.name in (WALL_SECONDS, WORKERS_REPLACED):
+            return 0 <= self.value <= MAX_COUNT
+        return not math.isfinite(self.value) or abs(self.value) <= LARGEST

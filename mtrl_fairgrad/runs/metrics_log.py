@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -30,13 +31,17 @@ from mtrl_fairgrad.runs.metric_entries import (
     Entry,
 )
 from mtrl_fairgrad.runs.tensorboard_reader import read_event_files
-from mtrl_fairgrad.utils.atomic_io import AppendFile, write_atomic
+from mtrl_fairgrad.utils.atomic_io import AppendFile, reading_errors, write_atomic
+from mtrl_fairgrad.utils.safe_files import entries, is_present, read_lines
 from mtrl_fairgrad.utils.text_tables import csv_text
 
 Array = NDArray[np.float64]
 
 NAME = "metrics.csv"
 COLUMNS = ("env_steps", "name", "value")
+MAX_BYTES = 2**30
+"""Largest size of metrics.csv; what is logged beyond it is in the event files alone."""
+_log = logging.getLogger(__name__)
 
 
 class Series(NamedTuple):
@@ -87,14 +92,18 @@ class MetricsLog:
 
     def __init__(self, folder: Path) -> None:
         path = folder / NAME
-        if not path.is_file() and any(folder.glob(EVENT_FILES)):
+        if not is_present(path) and entries(folder, EVENT_FILES):
             write_atomic(path, encode(read_entries(folder)))
-        text = _whole_lines(path)
-        self._file = AppendFile(path, end=len(text))
-        if not text:
+        end, seconds = 0, 0.0
+        for position, line in read_lines(path, MAX_BYTES) if is_present(path) else ():
+            end, entry = position, _parse(line)
+            if entry is not None and entry.name == WALL_SECONDS:
+                seconds = max(seconds, entry.value)
+        self._file = AppendFile(path, end)
+        self._full = False
+        if not end:
             self._file.write(encode([]))
-        times = [entry.value for entry in _parse(text) if entry.name == WALL_SECONDS]
-        self._start = time.monotonic() - max(times, default=0.0)
+        self._start = time.monotonic() - seconds
         self._time: Entry | None = None
         """The training time at the latest entry, not yet written."""
 
@@ -104,7 +113,7 @@ class MetricsLog:
             self._write_time()
         self._time = Entry(env_steps, WALL_SECONDS, time.monotonic() - self._start)
         if LOGGED.fullmatch(name):
-            self._file.write(_line(Entry(env_steps, name, float(value))))
+            self._write(Entry(env_steps, name, float(value)))
 
     def flush(self) -> None:
         """Write all entries durably; an OSError leaves whole lines."""
@@ -119,7 +128,19 @@ class MetricsLog:
     def _write_time(self) -> None:
         entry, self._time = self._time, None
         if entry is not None:
-            self._file.write(_line(entry))
+            self._write(entry)
+
+    def _write(self, entry: Entry) -> None:
+        line = _line(entry)
+        if self._file.size + len(line) <= MAX_BYTES:
+            self._file.write(line)
+        elif not self._full:
+            self._full = True
+            _log.warning(
+                "%s has the largest size that a report reads: give a larger log_every next time; "
+                "from here on the metrics are in the event files alone",
+                self._file.path,
+            )
 
 
 def encode(entries: Iterable[Entry]) -> bytes:
@@ -164,12 +185,23 @@ def read_metrics(folder: Path, until: int | None = None) -> RunMetrics:
     )
 
 
-def read_entries(folder: Path, until: int | None = None) -> list[Entry]:
-    """Read all entries until `until`, from `metrics.csv` or else from the event files."""
-    if not (folder / NAME).is_file():
-        return read_event_files(folder, until)
-    entries = _parse(_whole_lines(folder / NAME))
-    return [entry for entry in entries if until is None or entry.env_steps <= until]
+def read_entries(folder: Path, until: int | None = None) -> Iterator[Entry]:
+    """Yield all entries until `until`, from `metrics.csv` or else from the event files.
+
+    They may not fit into memory together.
+
+    Raises:
+        RunFolderError: a file cannot be read, is not a regular one, or is too large.
+    """
+    path = folder / NAME
+    if not is_present(path):
+        yield from read_event_files(folder, until)
+        return
+    with reading_errors(path):
+        for _, line in read_lines(path, MAX_BYTES):
+            entry = _parse(line)
+            if entry is not None and (until is None or entry.env_steps <= until):
+                yield entry
 
 
 def thin(entries: Sequence[Entry], points: int) -> list[Entry]:
@@ -184,20 +216,11 @@ def thin(entries: Sequence[Entry], points: int) -> list[Entry]:
     return [entry for n, entry in enumerate(entries) if entry.env_steps in selected or n == last]
 
 
-def _whole_lines(path: Path) -> bytes:
-    """Read the file's complete lines; empty if it cannot be read."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return b""
-    return data[: data.rfind(b"\n") + 1]
-
-
-def _parse(text: bytes) -> list[Entry]:
-    entries: list[Entry] = []
-    for line in text.decode(errors="replace").split("\n"):
-        with contextlib.suppress(ValueError, csv.Error):  # the heading, or a damaged line
-            # Line by line, so that a damaged one does not affect the others.
-            env_steps, name, value = next(csv.reader([line])) if '"' in line else line.split(",")
-            entries.append(Entry(int(env_steps), name, float(value)))
-    return entries
+def _parse(line: bytes) -> Entry | None:
+    """Return the entry of a line; None for the heading and for a damaged one."""
+    with contextlib.suppress(ValueError, csv.Error):
+        text = line.decode(errors="replace").removesuffix("\n")
+        env_steps, name, value = next(csv.reader([text])) if '"' in text else text.split(",")
+        entry = Entry(int(env_steps), name, float(value))
+        return entry if entry.is_sound else None
+    return None

@@ -5,6 +5,8 @@ In addition to the files that `mtrl_fairgrad.runs.base_run_dir` describes, it ho
     evaluations.csv          one row per (env_steps, seed, task)
     metrics.csv              logged metrics, see `mtrl_fairgrad.runs.metrics_log`
     incidents.csv            numerical faults, see `mtrl_fairgrad.runs.fault_log`
+    resumes.jsonl            versions of each resume, see `mtrl_fairgrad.runs.resume_log`
+    report.csv, report.png   the report, and in report.sha256 the checksums of both
     events.out.tfevents.*    logged metrics, for TensorBoard
 
 and its manifest records the evaluation protocol.
@@ -12,19 +14,33 @@ and its manifest records the evaluation protocol.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import yaml
 
-from mtrl_fairgrad.runs import fault_log, metrics_log
-from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, BaseRunFolder
+from mtrl_fairgrad.config.older_runs import complete
+from mtrl_fairgrad.config.schema import Config
+from mtrl_fairgrad.runs import fault_log, metrics_log, resume_log
+from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, MANIFEST, BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.store import Checkpoint, CheckpointError
 from mtrl_fairgrad.runs.evaluation_table import COLUMNS, Evaluation, Format
 from mtrl_fairgrad.runs.metric_entries import WALL_SECONDS, WORKERS_REPLACED
 from mtrl_fairgrad.utils.arguments import command_line
-from mtrl_fairgrad.utils.atomic_io import RunFolderError, append, cut, remove, write_atomic
+from mtrl_fairgrad.utils.atomic_io import (
+    RunFolderError,
+    append,
+    cut,
+    opened,
+    reading_errors,
+    remedy,
+    remove,
+    write_atomic,
+)
+from mtrl_fairgrad.utils.file_schema import check_schema
+from mtrl_fairgrad.utils.safe_files import check_limit, entries, read_bytes
 
 __all__ = [
     "Checkpoint",
@@ -36,13 +52,35 @@ __all__ = [
 ]
 
 EVALUATIONS = "evaluations.csv"
+MAX_BYTES = 2**27
+"""Largest size of evaluations.csv, about two million rows."""
+REPORT, FIGURE, CHECKSUMS = "report.csv", "report.png", "report.sha256"
+"""The report of the run, and the SHA-256 of both its files, as `sha256sum` writes them."""
+
+
+class _Method(TypedDict, total=False):
+    name: str
 
 
 class RunFolder(BaseRunFolder):
     """The run folder of an agent, with evaluations."""
 
     tables: ClassVar[Mapping[str, bytes]] = {EVALUATIONS: Format().header}
-    written: ClassVar[tuple[str, ...]] = (*CURVES, fault_log.NAME, "report.csv", "report.png")
+    written: ClassVar[tuple[str, ...]] = (
+        *CURVES,
+        fault_log.NAME,
+        resume_log.NAME,
+        REPORT,
+        FIGURE,
+        CHECKSUMS,
+    )
+    recorded: ClassVar[tuple[str, ...]] = (MANIFEST, *CURVES, fault_log.NAME, resume_log.NAME)
+
+    @classmethod
+    def check_config(cls, config: dict[str, Any]) -> None:
+        """Raise ConfigError if an option of a stored configuration has another type or bounds."""
+        check_schema(complete(config), Config)
+        check_schema(config.get("method", {}), _Method, "method")
 
     @property
     def steps(self) -> int:
@@ -69,7 +107,9 @@ class RunFolder(BaseRunFolder):
         """Append rows durably, all or none; OSError when writing fails."""
         table, lines = self._table()
         # An incomplete line, left by a killed process, is overwritten.
-        append(self._file, len(lines), table.encode(evaluations))
+        rows = table.encode(evaluations)
+        check_limit(self._file, len(lines) + len(rows), MAX_BYTES)
+        append(self._file, len(lines), rows)
 
     def evaluations(self) -> list[Evaluation]:
         """Read all rows in the order of writing, without an incomplete last line."""
@@ -85,16 +125,33 @@ class RunFolder(BaseRunFolder):
 
         The resumed run writes the rest again. An interrupted rewind can be repeated. Without a
         checkpoint, `check_start_over` has to accept the folder first.
+
+        Raises:
+            RunFolderError: a file cannot be changed; none was.
         """
-        self.clean()
         header = self._table()[0].header
         sizes = {EVALUATIONS: len(header)} if saved is None else saved.run_file_sizes
+        curves = [path for pattern in CURVES for path in entries(self.path, pattern)]
+        cuttable = [path for path in (self._file, *curves) if path.name in sizes]
+        for path in (*cuttable, *entries(self.path, resume_log.NAME)):
+            self._check_writable(path)
+        self.clean()
         cut(self._file, sizes[EVALUATIONS])
-        for path in (path for pattern in CURVES for path in self.path.glob(pattern)):
+        for path in curves:
             if path.name in sizes:
                 cut(path, sizes[path.name])
             else:
                 remove(path)
+
+    @staticmethod
+    def _check_writable(path: Path) -> None:
+        try:
+            with opened(path, os.O_RDWR):
+                pass
+        except OSError as error:
+            raise RunFolderError(
+                f"{path} cannot be written ({error.strerror}): {remedy(error)}."
+            ) from error
 
     # ---- without checkpoints ----
 
@@ -104,8 +161,12 @@ class RunFolder(BaseRunFolder):
         return max((row.env_steps for row in self.evaluations()), default=None)
 
     def exported_policies(self) -> list[Path]:
-        """List the policies that `evaluate --export` wrote into this folder."""
-        return sorted(self.path.glob("policies/policy-*.json"))
+        """List the policies that `evaluate --export` wrote into this folder.
+
+        Raises:
+            RunFolderError: their folder is a link.
+        """
+        return entries(self.path / "policies", "policy-*.json", self.path)
 
     def check_start_over(self) -> None:
         """Check that a run without checkpoints has no results that a new start would delete.
@@ -158,12 +219,8 @@ class RunFolder(BaseRunFolder):
 
     def _table(self) -> tuple[Format, bytes]:
         """Return the format of the rows, and the file's complete lines, heading included."""
-        try:
-            data = self._file.read_bytes()
-        except OSError as error:
-            raise RunFolderError(
-                f"{self._file} cannot be read ({error.strerror}): restore it from a copy."
-            ) from error
+        with reading_errors(self._file):
+            data = read_bytes(self._file, MAX_BYTES)
         lines = data[: data.rfind(b"\n") + 1]
         header = lines.partition(b"\n")[0].decode(errors="replace")
         env = self.config.get("env")

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mtrl_fairgrad.runs.metric_entries import EVENT_FILES, LOGGED, WALL_SECONDS, Entry
+from mtrl_fairgrad.utils.safe_files import check_limit, reading
+from mtrl_fairgrad.utils.safe_files import entries as entries_of
+
+MAX_BYTES = 2**32
+"""Largest size of an event file."""
+_MAX_RECORD = 2**20
+"""Largest size of one of its records; scalars and texts have a few kilobytes."""
 
 
 def read_event_files(folder: Path, until: int | None = None) -> list[Entry]:
@@ -18,11 +27,11 @@ def read_event_files(folder: Path, until: int | None = None) -> list[Entry]:
     """
     entries: list[Entry] = []
     seconds = 0.0  # training time of the previous files
-    for path in sorted(folder.glob(EVENT_FILES)):  # names begin with the time of creation
+    for path in entries_of(folder, EVENT_FILES):  # their names are in the order of writing
         first, last = float("inf"), float("-inf")
         times: dict[int, float] = {}
         for event in _load(path):
-            if until is not None and event.step > until:
+            if (until is not None and event.step > until) or not math.isfinite(event.wall_time):
                 continue
             first, last = min(first, event.wall_time), max(last, event.wall_time)
             times[event.step] = seconds + last - first
@@ -35,14 +44,48 @@ def read_event_files(folder: Path, until: int | None = None) -> list[Entry]:
             ]
         entries += [Entry(step, WALL_SECONDS, elapsed) for step, elapsed in times.items()]
         seconds = max([seconds, *times.values()])
-    return entries
+    return [entry for entry in entries if entry.is_sound]
 
 
 def _load(path: Path) -> Iterator[Any]:
+    """Yield the events of a file up to any damage.
+
+    Raises:
+        RunFolderError: it is not a regular file, or too large.
+    """
     from google.protobuf.message import DecodeError
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import (  # pyright: ignore[reportMissingImports]
+        Event,  # pyright: ignore[reportAttributeAccessIssue]
+    )
 
     try:
-        yield from LegacyEventFileLoader(str(path)).Load()
+        with reading(path) as file:
+            check_limit(path, os.fstat(file.fileno()).st_size, MAX_BYTES)
+            while (record := _record(file)) is not None:
+                yield Event.FromString(record)
     except (OSError, DecodeError):
         return
+
+
+def _record(file: BinaryIO) -> bytes | None:
+    """Read the next record; None at the end and at damage.
+
+    A record has the length of its data (8 bytes), the checksum of the length (4), the data, and
+    their checksum (4), all little-endian.
+    """
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import (  # pyright: ignore[reportMissingImports]
+        masked_crc32c,
+    )
+
+    head = file.read(12)
+    length = int.from_bytes(head[:8], "little")
+    if len(head) < 12 or length > _MAX_RECORD or _checksum(head[8:]) != masked_crc32c(head[:8]):
+        return None
+    data, end = file.read(length), file.read(4)
+    if len(end) < 4 or _checksum(end) != masked_crc32c(data):
+        return None
+    return data
+
+
+def _checksum(data: bytes) -> int:
+    return int.from_bytes(data, "little")

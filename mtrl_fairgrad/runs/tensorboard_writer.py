@@ -8,12 +8,17 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtrl_fairgrad.runs.metric_entries import EVENT_FILES
 from mtrl_fairgrad.utils.atomic_io import AppendFile
+from mtrl_fairgrad.utils.safe_files import entries
+
+_STAMP = re.compile(r"events\.out\.tfevents\.(\d{1,10})\b")
 
 
 class EventFile:
@@ -36,8 +41,8 @@ class EventFile:
 
         self._event = Event
         self._summary = Summary
-        # Names begin with the time of creation, by which readers order the files.
-        self.path = folder / f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"
+        # Zeros, because readers order the files by their names as texts.
+        self.path = folder / f"events.out.tfevents.{_stamp(folder):017.6f}.{os.getpid()}"
         self._file = AppendFile(self.path)
         self._record = io.BytesIO()
         self._records = RecordWriter(self._record)
@@ -101,3 +106,12 @@ class EventFile:
         self._record.seek(0)
         self._record.truncate()
         self._file.write(data)
+
+
+def _stamp(folder: Path) -> float:
+    """Return the time of creation in a file's name, after those that are there.
+
+    The clock may have been set back since an earlier process wrote them.
+    """
+    found = [_STAMP.match(path.name) for path in entries(folder, EVENT_FILES)]
+    return max([time.time(), *(int(match[1]) + 1.0 for match in found if match)])

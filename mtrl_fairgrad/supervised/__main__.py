@@ -6,6 +6,7 @@ searches for the best α; `--help` lists all options.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,16 +18,15 @@ from mtrl_fairgrad.utils.extras import require_for_command
 
 require_for_command(__name__)
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mtrl_fairgrad.cli.hydra_main import Command, run_with_hydra
+from mtrl_fairgrad.cli.hydra_main import Command, given_overrides, run_with_hydra
 from mtrl_fairgrad.cli.multirun import assign_folder
 from mtrl_fairgrad.supervised.config import SupervisedConfig, from_hydra, make_benchmark, make_toy
-from mtrl_fairgrad.utils.arguments import fail
+from mtrl_fairgrad.utils.arguments import fail, override
 from mtrl_fairgrad.utils.atomic_io import remedy
 from mtrl_fairgrad.utils.device import resolve_device
-from mtrl_fairgrad.utils.entry_point import entry_point
+from mtrl_fairgrad.utils.entry_point import entry_point, output_failed, output_fault
 from mtrl_fairgrad.utils.faults import TrainingFault
 from mtrl_fairgrad.utils.text_tables import counted
 from mtrl_fairgrad.utils.validation import ConfigError
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Compose and check the configuration, run it and print the table; returns the exit code."""
 
     def task(composed: DictConfig) -> int:
-        overrides = list(HydraConfig.get().overrides.task)
+        overrides = given_overrides()
         config = from_hydra(composed, overrides)
         assign_folder(config, overrides)
         return start(config, overrides)
@@ -89,13 +89,17 @@ def start(config: SupervisedConfig, overrides: Sequence[str] = ()) -> int:
     except BrokenPipeError:
         raise  # whoever read the output went away
     except OSError as error:
+        if broken := output_fault(error):
+            return output_failed(broken)
         return fail(
             f"{error.filename or folder} could not be written ({error.strerror or error}): "
-            f"{remedy(error)}, then give the command again with run_dir={folder}",
+            f"{remedy(error)}, then give the command again with "
+            f"{shlex.quote(override('run_dir', folder))}",
             code=1,
         )
     except KeyboardInterrupt:
-        print(f"stopped; the same command with run_dir={folder} continues it", file=sys.stderr)
+        again = shlex.quote(override("run_dir", folder))
+        print(f"stopped; the same command with {again} continues it", file=sys.stderr)
         return 130
     if runner.finished_before:
         fits = counted(len(runner.finished_before), "fit")
@@ -111,7 +115,7 @@ def _draw_toy(config: SupervisedConfig, folder: Path, overrides: Sequence[str]) 
     """
     from mtrl_fairgrad.supervised.benchmarks import toy, toy_files
 
-    toy_files.check_no_other_run(folder)
+    toy_files.make_folder(folder)
     trajectories = toy.run(make_toy(config), folder, config.progress, overrides)
     print(toy_files.table(folder))
     print(f"\nrun folder: {folder}")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from pathlib import Path
 
 from mtrl_fairgrad.analysis.run_groups import ReportError
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.config import PUBLISHED, TRAIN, SupervisedConfig
-from mtrl_fairgrad.supervised.fit_folder import SINGLE_TASK, FitResult
+from mtrl_fairgrad.supervised.fit_folder import MAX_BYTES, SINGLE_TASK, FitResult
 from mtrl_fairgrad.supervised.result_table import ResultRow
 from mtrl_fairgrad.supervised.stored_fits import pool_fits, read_fits
 from mtrl_fairgrad.utils.atomic_io import RunFolderError
+from mtrl_fairgrad.utils.safe_files import read_bytes
 from mtrl_fairgrad.utils.validation import ConfigError
 
 
@@ -76,8 +78,8 @@ def _from_fits(path: Path, chosen: dict[str, object], benchmark: Benchmark) -> R
 def _from_table(file: Path, benchmark: Benchmark) -> ResultRow:
     """Read the row `stl` of a CSV file with a column for each metric, such as table.csv."""
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = [row for row in csv.DictReader(lines) if row.get("method") == SINGLE_TASK]
+        lines = io.StringIO(read_bytes(file.resolve(), MAX_BYTES).decode(), newline="")
+        rows = [row for row in csv.DictReader(lines) if row.get("method") == SINGLE_TASK]
         [row] = rows
         values = {metric.name: float(row[metric.name]) for metric in benchmark.metrics}
         seconds = float(row.get("seconds_per_epoch") or math.nan)

@@ -30,6 +30,7 @@ from mtrl_fairgrad.supervised.trainer import Trainer
 from mtrl_fairgrad.utils.atomic_io import RunFolderError
 from mtrl_fairgrad.utils.extras import MissingExtraError
 from mtrl_fairgrad.utils.faults import TrainingFault
+from mtrl_fairgrad.utils.safe_files import entries
 from mtrl_fairgrad.utils.validation import one_line
 from mtrl_fairgrad.weighting import method_names, method_options
 
@@ -186,6 +187,7 @@ class FitRunner:
             TrainingFault: training failed, for example because a loss became NaN or infinite; the
                 cause is in fault.txt.
         """
+        entries(path, root=self.folder)  # a link below the run's folder is refused
         folder = FitFolder.open_or_create(path, spec.plain(), self._manifest)
         finished = folder.result()
         if finished is not None:
@@ -216,9 +218,7 @@ class FitRunner:
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:
-        on_gpu = self.device.type == "cuda"
-        accelerator = torch.cuda.get_device_name(self.device) if on_gpu else None
-        return manifest(self.overrides, str(self.device), accelerator=accelerator)
+        return manifest(self.overrides, str(self.device))
 
 
 def comparison(runner: FitRunner) -> Iterator[ResultTable]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mtrl_fairgrad.config.alpha_grid import SearchConfig, check_search
 from mtrl_fairgrad.config.convention import ConventionConfig, check_convention
@@ -17,6 +17,7 @@ from mtrl_fairgrad.config.schema import (
     is_given,
     resolve_alpha,
     typed,
+    without_interpolations,
 )
 from mtrl_fairgrad.utils.extras import require
 from mtrl_fairgrad.utils.validation import (
@@ -155,9 +156,9 @@ def from_plain(values: dict[str, Any]) -> SupervisedConfig:
     """Convert the configuration of a run's config.yaml, which was validated when it began.
 
     Raises:
-        ConfigError: an unknown key or a wrong type.
+        ConfigError: an unknown key, a wrong type, or an interpolation.
     """
-    return typed(SupervisedConfig(benchmark={}, method={}), OmegaConf.create(values))
+    return typed(SupervisedConfig(benchmark={}, method={}), without_interpolations(values))
 
 
 def validate(config: SupervisedConfig) -> None:

@@ -17,11 +17,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypedDict
 
 from mtrl_fairgrad.config.schema import changed_keys
+from mtrl_fairgrad.runs import resume_log
 from mtrl_fairgrad.runs.base_run_dir import CONFIG, CURVES, BaseRunFolder, read_run_file
-from mtrl_fairgrad.utils.atomic_io import RunFolderError, remove, write_atomic
+from mtrl_fairgrad.utils.atomic_io import RunFolderError, reading_errors, remove, write_atomic
+from mtrl_fairgrad.utils.file_schema import Count, Measured, check_schema
+from mtrl_fairgrad.utils.safe_files import entries, is_present, read_bytes
 
 CONFIG_0_1 = "fit.json"
 """The file of the specification in folders of version 0.1.0."""
@@ -36,8 +39,34 @@ LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "qm9": {"standardise": "training"},
 }
 """Benchmark → options that version 0.1.0 did not have, and what it did."""
-_DEPTHS = ("", "*/", "*/*/")
-"""Paths of fits relative to the folder of a fit, of a method with its seeds, of a run."""
+MAX_BYTES = 2**27
+"""Largest size of epochs.csv, of table.csv and of fault.txt."""
+
+
+class _Choice(TypedDict):
+    name: str
+
+
+class _Method(_Choice, total=False):
+    alpha: float | None
+    task: Count | None
+
+
+class _StoredFit(TypedDict, total=False):
+    """The specification of a fit; folders of version 0.1.0 lack parts."""
+
+    benchmark: _Choice
+    method: _Method
+    schedule: dict[str, Any]
+    convention: dict[str, Any]
+    loss_alpha: float | None
+    seed: Count
+
+
+class _StoredResult(TypedDict, total=False):
+    metrics: dict[str, Measured]
+    validation: dict[str, Measured]
+    seconds_per_epoch: Measured
 
 
 @dataclass(frozen=True)
@@ -56,7 +85,8 @@ class FitFolder(BaseRunFolder):
     """An existing folder of a fit."""
 
     kind: ClassVar[str] = "supervised"
-    written: ClassVar[tuple[str, ...]] = (*CURVES, EPOCHS, RESULT)
+    written: ClassVar[tuple[str, ...]] = (*CURVES, EPOCHS, RESULT, resume_log.NAME)
+    recorded: ClassVar[tuple[str, ...]] = (resume_log.NAME,)
 
     @staticmethod
     def how_to_continue(path: Path) -> str:
@@ -73,16 +103,21 @@ class FitFolder(BaseRunFolder):
         path = Path(path)
         old = path / CONFIG_0_1
         folder = (
-            cls(path, read_run_file(old), {})
-            if old.is_file() and not (path / CONFIG).is_file()
+            cls(path, read_run_file(old, cls.check_config), {})
+            if is_present(old) and not is_present(path / CONFIG)
             else super().open(path)
         )
         benchmark = folder.config.get("benchmark")
         if isinstance(benchmark, dict):
             benchmark |= {**LATER_OPTIONS.get(str(benchmark.get("name")), {}), **benchmark}
         required = ("benchmark", "method", "schedule", "convention", "seed")
-        folder._check_keys(old if old.is_file() else path / CONFIG, folder.config, required)
+        folder._check_keys(old if is_present(old) else path / CONFIG, folder.config, required)
         return folder
+
+    @classmethod
+    def check_config(cls, config: dict[str, Any]) -> None:
+        """Raise ConfigError if a part of a specification has another type."""
+        check_schema(config, _StoredFit)
 
     @classmethod
     def open_or_create(
@@ -121,9 +156,9 @@ class FitFolder(BaseRunFolder):
             RunFolderError: the file is damaged.
         """
         path = self.path / RESULT
-        if not path.is_file():
+        if not is_present(path):
             return None
-        values = read_run_file(path)
+        values = read_run_file(path, lambda content: check_schema(content, _StoredResult))
         keys = ("metrics", "validation", "seconds_per_epoch")
         self._check_keys(path, values, keys)
         return FitResult(**{key: values[key] for key in keys})
@@ -138,8 +173,7 @@ class FitFolder(BaseRunFolder):
         Raises:
             RunFolderError: it has some.
         """
-        path = self.path / EPOCHS
-        epochs = path.read_bytes().count(b"\n") - 1 if path.is_file() else 0
+        epochs = self._content(EPOCHS).count(b"\n") - 1
         if epochs > 0:
             raise RunFolderError(
                 f"{self.path} has no checkpoint to continue from, and starting over would delete "
@@ -148,10 +182,15 @@ class FitFolder(BaseRunFolder):
 
     def fault(self) -> str | None:
         """Return the sentence of the error that ended the fit; None without one, or if finished."""
-        path = self.path / FAULT
-        if not path.is_file() or (self.path / RESULT).is_file():
+        if not is_present(self.path / FAULT) or is_present(self.path / RESULT):
             return None
-        return path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        return self._content(FAULT).decode(errors="replace").partition("\n")[0]
+
+    def _content(self, name: str) -> bytes:
+        """Read a file of the folder; empty if there is none."""
+        path = self.path / name
+        with reading_errors(path):
+            return read_bytes(path, MAX_BYTES) if is_present(path) else b""
 
     def save_fault(self, sentence: str, details: str) -> None:
         """Write the error that ended the fit: one sentence, then the traceback."""
@@ -172,7 +211,7 @@ class FitFolder(BaseRunFolder):
 
 def is_fit_folder(path: Path) -> bool:
     """Return whether a folder itself holds a fit, of this version or of 0.1.0."""
-    if (path / CONFIG_0_1).is_file():
+    if is_present(path / CONFIG_0_1):
         return True
     config = _supervised_config(path)
     return bool(config) and "seeds" not in config
@@ -185,19 +224,26 @@ def is_described(path: Path) -> bool:
 
 def _supervised_config(path: Path) -> Mapping[str, Any]:
     """Read the configuration of a fit or a supervised run; empty if a folder has none."""
-    config = read_run_file(path / CONFIG) if (path / CONFIG).is_file() else {}
+    config = read_run_file(path / CONFIG) if is_present(path / CONFIG) else {}
     return config if "benchmark" in config else {}
 
 
 def fit_folders(path: str | Path) -> list[Path]:
-    """Return the folders of all fits of a run, of a method, or of a single fit."""
-    files = (
-        file
-        for depth in _DEPTHS
-        for name in (CONFIG, CONFIG_0_1)
-        for file in Path(path).glob(depth + name)
-    )
-    return sorted({file.parent for file in files if is_fit_folder(file.parent)})
+    """Return the folders of all fits of a run, of a method with its seeds, or of a single fit."""
+    root = Path(path)
+    methods = _folders_in(root)
+    folders = [root, *methods, *(folder for method in methods for folder in _folders_in(method))]
+    return sorted(folder for folder in folders if is_fit_folder(folder))
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """List the folders in a folder, without links.
+
+    Raises:
+        RunFolderError: it cannot be read.
+    """
+    with reading_errors(folder):
+        return [path for path in entries(folder) if path.is_dir() and not path.is_symlink()]
 
 
 def single_task_of(method: Mapping[str, Any]) -> int | None:

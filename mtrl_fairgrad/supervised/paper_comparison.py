@@ -34,8 +34,9 @@ from mtrl_fairgrad.supervised.result_table import (
     mean_ranks,
 )
 from mtrl_fairgrad.supervised.stored_fits import FitGroup, pool_fits, read_fits
-from mtrl_fairgrad.utils.atomic_io import write_atomic
-from mtrl_fairgrad.utils.text_tables import csv_text, text_table
+from mtrl_fairgrad.utils.atomic_io import make_folders, write_atomic
+from mtrl_fairgrad.utils.clean_text import clean
+from mtrl_fairgrad.utils.text_tables import csv_report, text_table
 
 OUTPUT = "paper_comparison.csv"
 COLUMNS = ("table", "method", "ours", "metric", "seeds", "mean", "stderr", "paper")
@@ -77,16 +78,16 @@ def compare_with_paper(paths: Iterable[str | Path], folder: Path) -> None:
             *deviations([(row.group, row) for line in lines if (row := line.ours)], benchmark),
         ]
         print(_text(plain, fair, paper, benchmark))
-    print("\n".join(["", *notes]))
+    print("\n".join(["", *map(clean, notes)]))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         write_atomic(folder / OUTPUT, _csv(plain, fair, paper, benchmark).encode())
     except OSError as error:
         raise ReportError(
             f"the table cannot be written to {folder} ({error.strerror}): give another folder with "
             "--out."
         ) from error
-    print(f"\nwritten: {folder / OUTPUT}")
+    print("\n" + clean(f"written: {folder / OUTPUT}"))
 
 
 # ---- rows ----
@@ -326,14 +327,16 @@ def _csv(
     rows: list[list[object]] = [list(COLUMNS)]
     metrics = [metric.name for metric in benchmark.metrics]
     if paper is None:
-        return csv_text([*rows, *(cells for line in lines for cells in _cells("", line, metrics))])
+        return csv_report(
+            [*rows, *(cells for line in lines for cells in _cells("", line, metrics))]
+        )
     for line in lines:
         rows += _cells(paper.table, line, [*metrics, *SUMMARIES])
     for line in fair:
         rows += _cells(paper.fair_table, line, [*metrics, *SUMMARIES[1:]])
     for line in _lines_by_alpha(lines, paper):
         rows += _cells("Table 5", line, ["delta_m"])
-    return csv_text(rows)
+    return csv_report(rows)
 
 
 def _cells(table: str, line: Line, metrics: Sequence[str]) -> list[list[object]]:

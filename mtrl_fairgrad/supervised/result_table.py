@@ -12,7 +12,8 @@ from mtrl_fairgrad.analysis.delta_m import delta_m, mean_rank
 from mtrl_fairgrad.analysis.statistics import over_seeds
 from mtrl_fairgrad.supervised.benchmark import Benchmark
 from mtrl_fairgrad.supervised.fit_folder import SINGLE_TASK, FitResult
-from mtrl_fairgrad.utils.text_tables import csv_text, text_table
+from mtrl_fairgrad.utils.clean_text import clean
+from mtrl_fairgrad.utils.text_tables import csv_report, text_table
 
 SUMMARIES = ("mr", "delta_m", "time")
 """Keys of a row's summaries: mean rank, Δm in percent, and the time of an epoch relative to ls."""
@@ -174,7 +175,7 @@ class ResultTable:
         for row in self.failed:
             what = "so Δm% is undefined" if row.label == SINGLE_TASK else "so it is not ranked"
             notes.append(f"{row.label} failed, {what}: {row.fault}")
-        return "\n".join([*text_table(self.cells()), *([""] if notes else []), *notes])
+        return "\n".join([*text_table(self.cells()), *([""] if notes else []), *map(clean, notes)])
 
     def csv(self) -> str:
         """Return the table as CSV: mean and standard error of every metric, and the summaries.
@@ -193,4 +194,4 @@ class ResultTable:
             lines.append([row.label, len(row.results), *values, *ends, row.seconds(), ""])
         empty = [""] * (len(lines[0]) - 3)
         lines += [[row.label, 0, *empty, row.fault] for row in self.failed]
-        return csv_text(lines)
+        return csv_report(lines)

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 
 from mtrl_fairgrad.runs.base_run_dir import CONFIG, MANIFEST, BaseRunFolder, write_description
 from mtrl_fairgrad.supervised.fit_folder import FitFolder, is_described
-from mtrl_fairgrad.utils.atomic_io import RunFolderError, write_atomic
+from mtrl_fairgrad.utils.atomic_io import RunFolderError, make_folders, write_atomic
+from mtrl_fairgrad.utils.safe_files import is_present
 
 TABLE, SEARCH = "table.csv", "search.csv"
 
@@ -33,7 +34,7 @@ def check_free(path: Path) -> None:
     Raises:
         RunFolderError: it is the folder of a run of training, of a fit, or of another program.
     """
-    if (path / CONFIG).is_file() and not is_described(path):
+    if is_present(path / CONFIG) and not is_described(path):
         raise RunFolderError(
             f"run_dir={path} holds the {CONFIG} of something else than a supervised run: choose "
             "another run_dir."
@@ -52,7 +53,7 @@ def write_table(
         manifest: that of a run that begins.
     """
     if not _has(path, config) and not _is_older(path):
-        path.mkdir(parents=True, exist_ok=True)
+        make_folders(path)
         write_description(path, FitFolder.kind, config, manifest)
     write_atomic(path / TABLE, text.encode())
 
@@ -63,4 +64,4 @@ def _has(path: Path, config: Mapping[str, Any]) -> bool:
 
 def _is_older(path: Path) -> bool:
     """Whether a version without descriptions wrote a folder."""
-    return (path / TABLE).is_file() and not (path / MANIFEST).is_file()
+    return is_present(path / TABLE) and not is_present(path / MANIFEST)

@@ -17,12 +17,13 @@ import torch
 from mtrl_fairgrad.config.schema import changed_keys
 from mtrl_fairgrad.supervised.compare import FitRunner, comparison
 from mtrl_fairgrad.supervised.config import from_plain, make_benchmark
-from mtrl_fairgrad.supervised.fit_folder import FitFolder, FitResult, is_fit_folder
+from mtrl_fairgrad.supervised.fit_folder import MAX_BYTES, FitFolder, FitResult, is_fit_folder
 from mtrl_fairgrad.supervised.fit_spec import FitSpec
 from mtrl_fairgrad.supervised.run_folder import SEARCH, TABLE, SupervisedRunFolder
 from mtrl_fairgrad.supervised.search import searching
 from mtrl_fairgrad.utils.atomic_io import RunFolderError
 from mtrl_fairgrad.utils.faults import TrainingFault
+from mtrl_fairgrad.utils.safe_files import is_present, read_bytes
 from mtrl_fairgrad.utils.validation import ConfigError
 
 _TOLERANCE = 1e-9
@@ -91,10 +92,10 @@ def _tables(reader: FitReader) -> Iterator[tuple[str, str]]:
 
 def _differences(file: Path, expected: str) -> Iterator[str]:
     """Yield a sentence for each line of a table that is not as expected."""
-    if not file.is_file():
+    if not is_present(file):
         yield f"there is no {file.name}"
         return
-    found = _rows(file.read_text(encoding="utf-8"))
+    found = _rows(read_bytes(file, MAX_BYTES).decode())
     wanted = _rows(expected)
     if len(found) != len(wanted):
         yield f"{file.name} has {len(found)} lines, but {len(wanted)} follow from the fits"

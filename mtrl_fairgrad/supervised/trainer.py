@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mtrl_fairgrad.gradients.shared_graph import backward
+from mtrl_fairgrad.runs.manifest import provenance
+from mtrl_fairgrad.runs.resume_log import add_resume
 from mtrl_fairgrad.runs.tensorboard_writer import EventFile
 from mtrl_fairgrad.supervised.benchmark import Benchmark, with_last_batch
 from mtrl_fairgrad.supervised.epochs import EpochRecord, epoch_score, epochs_csv, result_of
@@ -279,6 +281,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = saved.state["learning_rate"]
         self.history = [EpochRecord(**record) for record in saved.state["history"]]
+        if len(self.history) < self.spec.schedule.epochs:
+            here = provenance(str(self.device))
+            add_resume(self.folder.path, here, epochs=len(self.history))
 
     def _parameter_names(self) -> list[str]:
         """Return the names of the parameters in the optimizer's checkpoints: their positions."""

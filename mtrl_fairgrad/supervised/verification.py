@@ -18,12 +18,20 @@ from mtrl_fairgrad.analysis.verification import Finding, missing_entries, record
 from mtrl_fairgrad.runs.base_run_dir import BaseRunFolder
 from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, check_file
 from mtrl_fairgrad.runs.manifest import config_sha256
+from mtrl_fairgrad.runs.resume_log import describe_changes, read_resumes
 from mtrl_fairgrad.supervised.benchmarks import benchmark_class
 from mtrl_fairgrad.supervised.epochs import EpochRecord, epochs_csv, result_of
-from mtrl_fairgrad.supervised.fit_folder import EPOCHS, FitFolder, fit_folders, is_described
+from mtrl_fairgrad.supervised.fit_folder import (
+    EPOCHS,
+    MAX_BYTES,
+    FitFolder,
+    fit_folders,
+    is_described,
+)
 from mtrl_fairgrad.supervised.run_folder import SEARCH, TABLE, SupervisedRunFolder
 from mtrl_fairgrad.supervised.table_check import check_tables
 from mtrl_fairgrad.utils.faults import TrainingFault
+from mtrl_fairgrad.utils.safe_files import is_present, read_bytes
 from mtrl_fairgrad.utils.text_tables import counted
 from mtrl_fairgrad.utils.validation import ConfigError
 
@@ -54,6 +62,8 @@ def verify_fits(path: Path) -> list[Finding]:
         if name in DESCRIPTION:
             checked = [*fits, *([] if run is None else [run])]
         finding = Finding(name, f"{counted(len(fits), 'fit')}: {summary}")
+        if name == "manifest":
+            finding.notes += [note for fit in fits for note in _changes(fit)]
         for folder in checked:
             problems = _problems(partial(check, folder))
             finding.problems += [f"{folder.path}: {problem}" for problem in problems]
@@ -62,6 +72,14 @@ def verify_fits(path: Path) -> list[Finding]:
     if fits and not ended:
         findings[-1].problems.append("all fits failed")
     return findings if run is None else [*findings, _check_run(run)]
+
+
+def _changes(fit: FitFolder) -> list[str]:
+    """Say which numbers of a fit were made after a resume with other versions or machine."""
+    changes: list[str] = []
+    with recording_errors(changes):
+        changes += describe_changes(fit.manifest, read_resumes(fit.path))
+    return [f"{fit.path}: {change}" for change in changes]
 
 
 def _check_run(run: SupervisedRunFolder) -> Finding:
@@ -96,8 +114,11 @@ def _check_checkpoints(fit: _CheckedFit) -> Sequence[str]:
     problems: list[str] = []
     for checkpoint in fit.checkpoints():
         try:
-            for name, content in Index.read(checkpoint).files.items():
-                check_file(checkpoint / name, content)
+            index = Index.read(checkpoint)
+            for name, content in index.files.items():
+                check_file(checkpoint / name, content, fit.path)
+            for name in index.run_files:
+                index.check_run_file(fit.path, name)
         except CheckpointError as error:
             problems.append(str(error))
     epochs, due = len(fit.history), fit.config["schedule"]["epochs"]
@@ -110,7 +131,8 @@ def _check_epochs(fit: _CheckedFit) -> Sequence[str]:
     if not all(math.isfinite(loss) for record in fit.history for loss in record.losses.values()):
         return ["a loss is not finite"]
     file = fit.path / EPOCHS
-    if not file.is_file() or file.read_bytes() != epochs_csv(fit.history).encode():
+    expected = epochs_csv(fit.history).encode()
+    if not is_present(file) or read_bytes(file, MAX_BYTES) != expected:
         return [f"{EPOCHS} does not have the numbers of the checkpoint"]
     return []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.utils.safe_files import is_present
 
 AUTO = "auto"
 
@@ -25,7 +26,7 @@ def resolve_auto_resume(config: Config) -> bool:
     if config.run_dir is None:
         raise ConfigError("resume=auto needs the folder to resume: give also run_dir=FOLDER.")
     path = Path(config.run_dir)
-    if not (path / "config.yaml").is_file():
+    if not is_present(path / "config.yaml"):
         RunFolder.clear_unfinished(path)
         config.resume = None
         return True

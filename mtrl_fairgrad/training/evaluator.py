@@ -21,6 +21,7 @@ from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
 from mtrl_fairgrad.envs.workers.pool import WorkerLost
 from mtrl_fairgrad.runs.evaluation_table import known
 from mtrl_fairgrad.runs.run_dir import Checkpoint, Evaluation, RunFolder
+from mtrl_fairgrad.training.fault_monitor import FaultMonitor
 from mtrl_fairgrad.training.learner import Groups, Learner
 from mtrl_fairgrad.training.logger import Logger
 from mtrl_fairgrad.training.progress import Progress
@@ -57,6 +58,7 @@ class Evaluator:
         folder: where results are recorded.
         logger: shows results.
         worker_restarts: records lost workers of `envs`.
+        fault_monitor: counts episodes with numbers that are not finite.
         stop: after a stop request no evaluation is advanced.
     """
 
@@ -69,11 +71,13 @@ class Evaluator:
         folder: RunFolder,
         logger: Logger,
         worker_restarts: WorkerRestarts,
+        fault_monitor: FaultMonitor,
         stop: StopController,
     ) -> None:
         self._config, self._tasks, self._envs, self._learner = config, tuple(tasks), envs, learner
         self._folder, self._logger = folder, logger
         self._worker_restarts, self._stop = worker_restarts, stop
+        self._fault_monitor = fault_monitor
         self._created = time.monotonic()
         self.running: RunningEvaluation | None = None
         self.waited = 0.0
@@ -177,7 +181,7 @@ class Evaluator:
                 episodes,
                 float(success[s, k]),
                 known(float(returns[s, k])),
-                float(until_success[s, k]),
+                known(float(until_success[s, k])),
             )
             for s, seed in enumerate(self._config.seeds)
             for k, task in enumerate(self._tasks)
@@ -187,6 +191,7 @@ class Evaluator:
         self._logger.log_evaluation(success, returns, until_success, env_steps)
         self._logger.flush()
         self._folder.append_evaluation(rows)
+        self._fault_monitor.record_evaluation(result.non_finite, env_steps)
         self.running = None
         self._logger.show(evaluating="")
         self._logger.log(
@@ -207,26 +212,6 @@ class Evaluator:
             return {}, None
         return {"evaluation": self.running.policy}, self.running.env_steps
 
-    def restore(self, saved: Checkpoint) -> None:
-        """Restart the evaluation that was running when the checkpoint was made, if any.
-
-        Raises:
-            ValueError: the policy in the checkpoint does not fit this run.
-        """
-        env_steps = saved.state.get("evaluation")
-        if env_steps is None:
-            return
-        policy, current = saved.groups.get("evaluation", {}), self._learner.agent.policy()
-        fits = env_steps in range(saved.env_steps + 1) and _layout(policy) == _layout(current)
-        if not fits:
-            raise ValueError(
-                f"the evaluation in the checkpoint of {self._folder.path} does not fit this run."
-            )
-        device = self._learner.agent.device
-        self.running = RunningEvaluation(
-            env_steps, {name: value.to(device) for name, value in policy.items()}, self.waited
-        )
-
     def log_summary(self) -> None:
         """Print how long training waited for evaluations, and which one is unfinished."""
         if self.running is not None:
@@ -240,6 +225,27 @@ class Evaluator:
                 f"training waited {self.waited:.0f} of {total:.0f} s for evaluations "
                 f"({self.waited / total:.0%})"
             )
+
+
+def saved_evaluation(
+    saved: Checkpoint, learner: Learner, folder: RunFolder
+) -> RunningEvaluation | None:
+    """Return the evaluation that was running when the checkpoint was made, from its beginning.
+
+    Raises:
+        ValueError: the policy in the checkpoint does not fit this run.
+    """
+    env_steps = saved.state.get("evaluation")
+    if env_steps is None:
+        return None
+    policy, current = saved.groups.get("evaluation", {}), learner.agent.policy()
+    if env_steps not in range(saved.env_steps + 1) or _layout(policy) != _layout(current):
+        raise ValueError(
+            f"the evaluation in the checkpoint of {folder.path} does not fit this run: "
+            "resume with another checkpoint."
+        )
+    on_device = {name: value.to(learner.agent.device) for name, value in policy.items()}
+    return RunningEvaluation(env_steps, on_device, 0.0)
 
 
 def _layout(policy: dict[str, Tensor]) -> dict[str, object]:

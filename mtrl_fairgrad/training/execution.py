@@ -14,6 +14,7 @@ import torch
 
 from mtrl_fairgrad.config.schema import Config, ConfigError
 from mtrl_fairgrad.gradients.graph_capture import Compile
+from mtrl_fairgrad.runs.manifest import provenance
 from mtrl_fairgrad.utils.faults import FallbackWarning
 from mtrl_fairgrad.utils.malloc import keep_freed_memory
 
@@ -48,6 +49,11 @@ def execution_of(config: Config, device: torch.device) -> Execution:
     if config.compile == "auto" and on_gpu and has_gpu_compiler():
         compile = "auto"
     return Execution(on_gpu and config.cuda_graph != "false", compile, config.precision)
+
+
+def resume_provenance(config: Config, device: torch.device) -> dict[str, Any]:
+    """Describe versions, machine and execution of a run that is resumed by this process."""
+    return {**provenance(str(device)), "execution": execution_of(config, device).record()}
 
 
 def has_gpu_compiler() -> bool:

@@ -18,20 +18,36 @@ from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
 from mtrl_fairgrad.envs.metaworld import MetaworldSuite
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
-from mtrl_fairgrad.envs.workers.pool import GRACE_SECONDS
+from mtrl_fairgrad.envs.workers.pool import (
+    GRACE_SECONDS,
+    LossHandler,
+    WorkerLost,
+    retry_after_losses,
+)
 from mtrl_fairgrad.gradients.conventions import Convention
+from mtrl_fairgrad.runs.resume_log import add_resume
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
-from mtrl_fairgrad.training.evaluator import Evaluator
-from mtrl_fairgrad.training.execution import execution_of
+from mtrl_fairgrad.training.evaluator import Evaluator, saved_evaluation
+from mtrl_fairgrad.training.execution import execution_of, resume_provenance
 from mtrl_fairgrad.training.fault_monitor import FaultMonitor
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.training.logger import Logger
 from mtrl_fairgrad.training.progress import Progress
-from mtrl_fairgrad.training.restore import by_half, load_running_steps, restore_learner
+from mtrl_fairgrad.training.restore import (
+    by_half,
+    load_running_steps,
+    restore_learner,
+    simulator_state,
+)
 from mtrl_fairgrad.training.signals import StopController
+from mtrl_fairgrad.training.simulator_faults import SimulatorFaults
 from mtrl_fairgrad.training.trainer import Trainer
 from mtrl_fairgrad.training.update_schedule import updates_of_run
-from mtrl_fairgrad.training.worker_restarts import WorkerRestarts
+from mtrl_fairgrad.training.worker_restarts import (
+    WorkerRestarts,
+    collect_losses,
+    startup_error,
+)
 from mtrl_fairgrad.utils.device import resolve_device
 from mtrl_fairgrad.weighting import Method, make_method
 from mtrl_fairgrad.weighting.alpha_fair import alpha_fair
@@ -168,12 +184,19 @@ def make_learner(
     return Learner(config, agent, tasks, observation_dim, action_dim, device)
 
 
-def make_envs(config: Config, tasks: tuple[str, ...], evaluation: bool) -> TaskVectorEnv:
-    """Make the simulators of training, or the separate ones of evaluation."""
+def make_envs(
+    config: Config, tasks: tuple[str, ...], evaluation: bool, on_lost: LossHandler | None = None
+) -> TaskVectorEnv:
+    """Make the simulators of training, or the separate ones of evaluation.
+
+    `on_lost`: see `TaskVectorEnv`.
+    """
     timeout = config.env.worker_timeout
     if evaluation:
         suite = make_suite(config, tasks, evaluation=True)
-        return TaskVectorEnv(suite, config.seeds, config.eval.workers, "eval", timeout)
+        return TaskVectorEnv(
+            suite, config.seeds, config.eval.workers, "eval", timeout, on_lost=on_lost
+        )
     return TaskVectorEnv(
         make_training_suite(config, tasks),
         config.seeds,
@@ -182,6 +205,7 @@ def make_envs(config: Config, tasks: tuple[str, ...], evaluation: bool) -> TaskV
         timeout,
         config.env.copies,
         config.env.stagger,
+        on_lost,
     )
 
 
@@ -207,6 +231,8 @@ def make_trainer(config: Config, folder: RunFolder) -> Trainer:
                 trainer.resources = resources.pop_all()
         except (ConfigError, RunFolderError):
             raise
+        except WorkerLost as lost:
+            raise startup_error(lost) from None
         except (ValueError, MemoryError) as error:
             raise ConfigError(str(error)) from None
         undo.pop_all()
@@ -216,24 +242,40 @@ def make_trainer(config: Config, folder: RunFolder) -> Trainer:
 def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Trainer:
     """Make the parts in the order of their dependencies; `resources` closes them."""
     tasks = tuple(config.env.tasks or task_names(config.env))
-    envs = make_envs(config, tasks, evaluation=False)
+    lost = list[WorkerLost]()
+    on_lost = collect_losses(lost, config.env.worker_restarts)
+    envs = make_envs(config, tasks, False, on_lost)
     resources.push(_closing(envs))
-    eval_envs = make_envs(config, tasks, evaluation=True)
+    eval_envs = make_envs(config, tasks, True, on_lost)
     resources.push(_closing(eval_envs))
     dims = flatdim(envs.single_observation_space), flatdim(envs.single_action_space)
     learner = make_learner(config, len(tasks), *dims, resolve_device(config.device))
     # Memory counts as free until it is written to, so that it would be promised to other runs, too.
     learner.replay.rows[: config.steps].zero_()
 
-    saved = restore_learner(learner, folder, config)
+    saved = restore_learner(learner, folder, config, envs.largest_state)
     progress = Progress(0 if saved is None else saved.env_steps, envs.copies)
-    state = {} if saved is None else saved.state
-    simulators = state.get("environments")
-    observations = by_half(envs, envs.set_state(simulators) if simulators else envs.reset()[0])
-    actions = load_running_steps(state.get("running"), observations, dims[1])
+    simulators = None if saved is None else simulator_state(saved)
+    current = retry_after_losses(
+        lambda: envs.set_state(simulators) if simulators else envs.reset()[0], on_lost
+    )
+    observations = by_half(envs, current)
+    actions = {} if saved is None else load_running_steps(saved, observations, dims[1])
+    faults = SimulatorFaults(config.seeds, tasks)
+    evaluation = None
+    if saved is not None:
+        faults.restore(saved.state.get("non_finite"))
+        evaluation = saved_evaluation(saved, learner, folder)
+        replaced = sum(saved.state.get("replaced", {}).values()) + len(lost)
+        if lost and replaced > config.env.worker_restarts:
+            raise startup_error(lost[-1])
+    # Only now that nothing can be refused any more, the folder is changed.
+    folder.rewind(saved)  # before the logger, whose file it would remove
     if config.steps != folder.steps:
         folder.extend(config.steps)
-    folder.rewind(saved)  # before the logger, whose file it would remove
+    if config.resume is not None:
+        here, at = resume_provenance(config, learner.device), progress.env_steps
+        add_resume(folder.path, here, env_steps=at, steps=config.steps)
 
     logger = Logger(
         folder.path,
@@ -248,13 +290,16 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
     resources.callback(logger.close)
     logger.describe(config, progress.env_steps + (saved is not None))
     stop = StopController()
-    fault_monitor = FaultMonitor(config, tasks, learner, folder, logger)
+    fault_monitor = FaultMonitor(config, tasks, learner, folder, logger, progress, faults)
     worker_restarts = WorkerRestarts(config.env.worker_restarts, logger, progress)
-    evaluator = Evaluator(config, tasks, eval_envs, learner, folder, logger, worker_restarts, stop)
+    evaluator = Evaluator(
+        config, tasks, eval_envs, learner, folder, logger, worker_restarts, fault_monitor, stop
+    )
     if saved is not None:
         fault_monitor.save()
         worker_restarts.restore(saved.state.get("replaced", {}))
-        evaluator.restore(saved)
+        evaluator.running = evaluation
+    worker_restarts.record_starts(lost)
     return Trainer(
         config=config,
         folder=folder,

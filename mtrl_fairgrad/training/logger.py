@@ -25,6 +25,7 @@ from mtrl_fairgrad.training.run_description import (
     seed_charts,
     seed_tag,
 )
+from mtrl_fairgrad.utils.clean_text import clean
 
 RESIDUAL_LIMIT = 0.1
 """Median relative residual above which FairGrad's equation counts as unsolved."""
@@ -101,8 +102,8 @@ class Logger:
         self._bar.update(steps)
 
     def log(self, text: str) -> None:
-        """Print a line without breaking the progress bar."""
-        tqdm.write(text)
+        """Print lines without breaking the progress bar."""
+        tqdm.write("\n".join(map(clean, text.split("\n"))))
 
     def show(self, **values: str) -> None:
         """Set values that are shown after the progress bar; an empty one is removed."""
@@ -136,7 +137,7 @@ class Logger:
 
         Args:
             success: success rates.
-            returns: of whole episodes; NaN if they are unknown.
+            returns: of whole episodes; not finite where they are unknown.
             until_success: returns up to the first success.
             env_steps: transitions of each task so far.
         """
@@ -145,11 +146,12 @@ class Logger:
         for k, task in enumerate(self._tasks):
             self._per_seed(f"success/{task}", success[:, k], env_steps)
         self._per_task("success", success.mean(axis=0), env_steps)
-        if not np.isnan(returns).any():
-            self._per_task("return", returns.mean(axis=0), env_steps)
-            self._per_seed("return", returns, env_steps)
-        self._per_task("return_until_success", until_success.mean(axis=0), env_steps)
-        self._per_seed("return_until_success", until_success, env_steps)
+        for tag, values in (("return", returns), ("return_until_success", until_success)):
+            for task, value in zip(self._tasks, values.mean(axis=0), strict=True):
+                if np.isfinite(value):
+                    self._add_scalar(f"{tag}/{task}", value, env_steps)
+            if np.isfinite(values).all():
+                self._per_seed(tag, values, env_steps)
         self._add_scalar("success_mean/mean", per_seed.mean(), env_steps)
         if len(per_seed) > 1:
             error = per_seed.std(ddof=1) / np.sqrt(len(per_seed))
@@ -159,7 +161,11 @@ class Logger:
     def log_episodes(
         self, success: NDArray[np.floating], returns: NDArray[np.floating], env_steps: int
     ) -> None:
-        """Log success and return `[S, K]` of training episodes that just ended; NaN elsewhere."""
+        """Log success and return `[S, K]` of training episodes that just ended; NaN elsewhere.
+
+        A return that is not finite counts as that of no episode.
+        """
+        returns = np.where(np.isfinite(returns), returns, np.nan)
         ended = ~np.isnan(returns).all(axis=0)
         for name, values in (("success", success), ("return", returns)):
             means = np.nanmean(values[:, ended], axis=0)

@@ -16,6 +16,7 @@ from mtrl_fairgrad.config.schema import (
     is_given,
     to_dict,
 )
+from mtrl_fairgrad.runs.base_run_dir import check_description
 from mtrl_fairgrad.runs.checkpoint.store import steps_of
 from mtrl_fairgrad.runs.manifest import manifest
 from mtrl_fairgrad.runs.run_dir import RunFolder
@@ -40,6 +41,7 @@ def check_folder(config: Config, auto_resume: bool = False, overrides: Sequence[
         RunFolderError: the folder cannot be made or read, or resuming would delete results.
     """
     if config.resume is None:
+        check_description(RunFolder.kind, to_dict(config))
         RunFolder.check_vacant(new_run_path(config))
         return True
     folder = RunFolder.open(Path(config.resume))
@@ -110,11 +112,11 @@ def open_folder(config: Config, overrides: list[str], device: str) -> RunFolder:
 
     if config.resume is None:
         suite = make_suite(config, tuple(config.env.tasks or task_names(config.env)))
-        accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
         record = {
-            **manifest(overrides, device, protocol(config, suite), accelerator),
+            **manifest(overrides, device, protocol(config, suite)),
             "methods": methods_by_network(config),
             "execution": execution_of(config, torch.device(device)).record(),
+            "steps": config.steps,
         }
         return RunFolder.create(new_run_path(config), to_dict(config), record)
     folder = RunFolder.open(Path(config.resume))

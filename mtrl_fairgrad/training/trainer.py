@@ -10,9 +10,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.config.schema import Config
+from mtrl_fairgrad.envs.non_finite import non_finite_rows, without_non_finite
 from mtrl_fairgrad.envs.vector_env import Infos, Step, TaskVectorEnv
 from mtrl_fairgrad.envs.workers.pool import WorkerLost
 from mtrl_fairgrad.runs.run_dir import RunFolder
@@ -21,7 +23,7 @@ from mtrl_fairgrad.training.fault_monitor import FaultMonitor
 from mtrl_fairgrad.training.learner import Learner
 from mtrl_fairgrad.training.logger import Logger
 from mtrl_fairgrad.training.progress import Progress
-from mtrl_fairgrad.training.restore import by_half, save_running_steps
+from mtrl_fairgrad.training.restore import SIMULATORS, by_half, save_simulators
 from mtrl_fairgrad.training.signals import StopController, StopRequested
 from mtrl_fairgrad.training.worker_restarts import WorkerRestarts
 from mtrl_fairgrad.utils.faults import TrainingFault
@@ -97,23 +99,29 @@ class Trainer:
     def act(self, half: int) -> None:
         """Send a half's simulators the actions for their current observations.
 
+        Where these are not finite, zeros are sent, and a seed whose observations are finite stops.
+
         Raises:
-            TrainingFault: the actions are not finite.
+            TrainingFault: every seed has stopped training.
         """
-        actions = self.learner.act(self.observations[half], self.env_steps, half)
-        if not np.isfinite(actions).all():
-            self.check_faults()
-            raise TrainingFault(
-                f"at env_steps={self.env_steps} the policy's actions are not finite."
-            )
-        self.actions[half] = actions
-        self.envs.step_async(actions, half)
+        observations = self.observations[half]
+        actions = self.learner.act(observations, self.env_steps, half)
+        bad = non_finite_rows(actions)
+        if bad.any():
+            diverged = self._by_task(bad & ~non_finite_rows(observations)).any(axis=1)
+            if diverged.any():
+                self.learner.agent.stop(torch.from_numpy(diverged))
+                self.check_faults()
+        self.actions[half] = without_non_finite(actions)
+        self.envs.step_async(self.actions[half], half)
 
     def receive(self, half: int) -> None:
         """Wait for a half's running step, if any, and store it; meanwhile advance evaluations."""
         if half not in self.actions:
             return
         next_observations, rewards, terminated, truncated, infos = self._wait(half)
+        seen = self.observations[half], infos["final_obs"], rewards
+        self.fault_monitor.record_transitions(self._by_task(non_finite_rows(*seen)))
         self.learner.store(
             self.learner.to_transition(
                 self.observations[half],
@@ -205,7 +213,11 @@ class Trainer:
 
     def _of_copies(self, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Return `[S, E, K]` from `[S·E'·K]` of the received halves."""
-        return np.concatenate([part.reshape(self._shape) for part in parts], axis=1)
+        return np.concatenate([self._by_task(part) for part in parts], axis=1)
+
+    def _by_task(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return `[S, E', K]` from `[S·E'·K]`."""
+        return rows.reshape(self._shape)
 
     def _log_update(self) -> None:
         metrics = self.learner.report()
@@ -261,17 +273,18 @@ class Trainer:
         """Save the run's state."""
         self.check_faults()
         self.logger.flush()
-        environments = self._simulator_state()
+        simulated = self._simulator_state()  # first, since it may restart episodes
+        simulators, tensors = save_simulators(simulated, self.observations, self.actions)
         policy, evaluation = self.evaluator.state()
         state = {
-            "environments": environments,
-            "running": save_running_steps(self.observations, self.actions),
+            **simulators,
             "evaluation": evaluation,
             "replaced": self.worker_restarts.counts,
+            "non_finite": self.fault_monitor.simulators.state(),
         }
-        groups = {**self.learner.state(), **policy}
+        groups = {**self.learner.state(), **policy, SIMULATORS: tensors}
+        self.fault_monitor.save()  # first, since the checkpoint records its checksum
         self.folder.save_checkpoint(self.env_steps, groups, state, ring=self.learner.replay)
-        self.fault_monitor.save()
         self._rebalance()
 
     def _simulator_state(self) -> dict[str, Any]:

@@ -7,9 +7,9 @@ beginning. The interrupted step, or the interrupted evaluation, is discarded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from mtrl_fairgrad.envs.workers.pool import WorkerLost
+from mtrl_fairgrad.envs.workers.pool import WorkerError, WorkerLost
 from mtrl_fairgrad.training.logger import Logger
 from mtrl_fairgrad.training.progress import Progress
 
@@ -33,8 +33,13 @@ class WorkerRestarts:
         """Replacements in training and evaluation together."""
         return sum(self.counts.values())
 
-    def record_restart(self, lost: WorkerLost, role: str) -> None:
+    def record_restart(self, lost: WorkerLost, role: str, consequence: str = "") -> None:
         """Count and report a replacement in `training` or `evaluation`.
+
+        Args:
+            lost: the worker.
+            role: what it simulated.
+            consequence: what happens next, other than in the middle of the run.
 
         Raises:
             WorkerLost: the limit is reached.
@@ -46,7 +51,7 @@ class WorkerRestarts:
             )
             raise lost
         self.counts[role] += 1
-        consequence = (
+        consequence = consequence or (
             "training starts new episodes of all tasks"
             if role == "training"
             else "the evaluation starts again"
@@ -57,9 +62,14 @@ class WorkerRestarts:
         )
         self._log_count()
 
+    def record_starts(self, lost: Sequence[WorkerLost]) -> None:
+        """Count and report workers replaced before training began; errors as above."""
+        for each in lost:
+            self.record_restart(each, "training", "it starts again")
+
     def restore(self, saved: Mapping[str, int]) -> None:
         """Continue from the counts of a checkpoint."""
-        self.counts.update({role: int(saved.get(role, 0)) for role in self.counts})
+        self.counts.update({role: saved.get(role, 0) for role in self.counts})
         if self.count:
             self._log_count()
 
@@ -69,3 +79,22 @@ class WorkerRestarts:
         self._logger.log_worker_restarts(
             self.count, self._progress.env_steps + self._progress.copies
         )
+
+
+def collect_losses(lost: list[WorkerLost], limit: int) -> Callable[[WorkerLost], None]:
+    """Return a function that adds a worker to `lost`, and raises WorkerError beyond `limit`."""
+
+    def collect(worker: WorkerLost) -> None:
+        if len(lost) >= limit:
+            raise startup_error(worker)
+        lost.append(worker)
+
+    return collect
+
+
+def startup_error(lost: WorkerLost) -> WorkerError:
+    """Return the error of a command that ends before its first step, so that nothing is lost."""
+    return WorkerError(
+        f"{lost.loss}, before the first step: unless it was killed on purpose, check the memory of "
+        "this machine, and give the command again."
+    )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import shlex
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mtrl_fairgrad.utils.atomic_io import is_fault
+from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.entry_point import version_line
 from mtrl_fairgrad.utils.validation import ConfigError, one_line
 
@@ -86,22 +89,53 @@ def integer_argument(text: str) -> int:
 
 
 def command_line(command: str, *arguments: str | Path) -> str:
-    """Return the shell command that runs `command` of this package, such as `report`."""
-    return shlex.join(["python", "-m", f"mtrl_fairgrad.{command}", *map(str, arguments)])
+    """Return the shell command that runs `command` of this package, such as `report`.
+
+    Args:
+        command: name of the module.
+        arguments: words; a `Path` that begins with `-` is written so that it is no option.
+    """
+    words = [
+        f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
+        for word in arguments
+    ]
+    return shlex.join(["python", "-m", f"mtrl_fairgrad.{command}", *words])
 
 
 def override(key: str, value: str | Path) -> str:
     """Return `key=value` for Hydra, with the value quoted where its grammar needs that."""
     text = str(value)
-    plain = re.fullmatch(r"[A-Za-z_][\w.-]*|[\w.+@%-]*/[\w./+@%-]*", text)
+    plain = re.fullmatch(r"[A-Za-z_][\w.-]*|[\w.+@%-]*/[\w./+@%-]*", text, re.ASCII)
     if plain and text.lower() not in ("null", "true", "false", "nan", "inf"):
         return f"{key}={text}"
+    text = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", text)  # no interpolation
     escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", text)
     trailing = len(escaped) - len(escaped.rstrip("\\"))
     return f"{key}='{escaped}{chr(92) * trailing}'"
 
 
-def fail(error: object, code: int = 2) -> int:
-    """Print an error as one line of limited length; returns the exit code."""
-    print(f"error: {one_line(str(error))}", file=sys.stderr)
+def fail(error: object, code: int | None = None) -> int:
+    """Print an error as one line of limited length.
+
+    Returns:
+        exit code: `code` if it is given, else 1 after a fault of the disk and 2 after a mistake.
+    """
+    if code is None:
+        cause = error.__cause__ if isinstance(error, BaseException) else None
+        code = 1 if is_fault(error) or is_fault(cause) else 2
+    with contextlib.suppress(OSError):  # the code says that it failed, where nothing can be printed
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+    return code
+
+
+def fail_with_traceback(error: object) -> int:
+    """Print an error whose text goes on with a traceback after an empty line; returns 1.
+
+    The traceback is printed whole, line by line.
+    """
+    sentence, _, details = str(error).partition("\n\n")
+    code = fail(sentence, code=1)
+    with contextlib.suppress(OSError):
+        for line in details.split("\n") if details else ():
+            print(clean(line), file=sys.stderr)
     return code

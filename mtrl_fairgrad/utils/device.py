@@ -1,4 +1,4 @@
-"""Resolve the name of a PyTorch device; PyTorch itself is imported only by the call."""
+"""Resolve the name of a PyTorch device, and name its model; only the calls import PyTorch."""
 
 from __future__ import annotations
 
@@ -29,3 +29,12 @@ def resolve_device(name: str) -> torch.device:
             "build of PyTorch."
         )
     return torch.device(name)
+
+
+def accelerator_name(device: str) -> str | None:
+    """Return the model of a GPU, `cuda` or `cuda:N`; None for the processor."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.get_device_name(device)

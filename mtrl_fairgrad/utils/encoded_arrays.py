@@ -1,32 +1,32 @@
-"""Arrays of numbers as text, for states that are saved as JSON."""
+"""Arrays of numbers as bytes, and as the base64 text that older checkpoints hold."""
 
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 
-def encode_array(array: NDArray[Any]) -> str:
-    """Encode the numbers of an array as base64, without loss."""
-    little = array.dtype.newbyteorder("<")
-    return b64encode(np.ascontiguousarray(array, little).tobytes()).decode()
+def encode_array(array: NDArray[Any]) -> bytes:
+    """Encode the numbers of an array as little-endian bytes, without loss."""
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
 
 
-def decode_numbers(text: str, dtype: DTypeLike) -> NDArray[Any]:
-    """Decode `encode_array` to a flat array of this dtype.
+def decode_numbers(data: bytes | str, dtype: DTypeLike) -> NDArray[Any]:
+    """Decode `encode_array`, or its base64, to a flat array of this dtype.
 
     Raises:
         ValueError, TypeError: it does not hold whole numbers of it, or anything else.
     """
     own = np.dtype(dtype)
-    return np.frombuffer(b64decode(text, validate=True), own.newbyteorder("<")).astype(own)
+    raw = b64decode(data, validate=True) if isinstance(data, str) else data
+    return np.frombuffer(raw, own.newbyteorder("<")).astype(own)
 
 
-def decode_array(text: str, like: NDArray[Any]) -> NDArray[Any]:
-    """Decode `encode_array` to an array with dtype and shape of `like`.
+def decode_array(data: bytes | str, like: NDArray[Any]) -> NDArray[Any]:
+    """Decode `encode_array`, or its base64, to an array with dtype and shape of `like`.
 
     Raises:
         ValueError, TypeError: it is of another size, or anything else.
     """
-    return decode_numbers(text, like.dtype).reshape(like.shape)
+    return decode_numbers(data, like.dtype).reshape(like.shape)

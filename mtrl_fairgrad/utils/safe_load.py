@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mtrl_fairgrad.utils.safe_files import read_bytes
 from mtrl_fairgrad.utils.validation import bracket_depth
 
 MAX_BYTES = {".yaml": 2**17, ".json": 2**24}
 """File suffix → largest size in bytes; files that training writes have a few thousand."""
 MAX_DEPTH = 32
 """Nested mappings and lists."""
+MAX_INTEGER = 2**64
+"""Largest absolute value of an integer."""
+_UNPARSED = (yaml.YAMLError, RecursionError, LookupError, AttributeError, ArithmeticError)
+"""Errors of the parsers but ValueError: PyYAML raises the last three for scalars with wrong tags.
+"""
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, root: Path | None = None) -> dict[str, Any]:
     """Load a file that contains a mapping of plain values.
+
+    Args:
+        path: the file; its suffix decides how it is parsed.
+        root: see `mtrl_fairgrad.utils.safe_files`.
 
     Returns:
         str keys; values are dict, list, str, int, float, bool or None.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it contains anything else, is too large or too deeply nested.
+        RunFolderError: it is too large, not a regular file, or lies behind a link.
+        ValueError: it contains anything else, or is too deeply nested.
     """
-    if not path.is_file():  # opening a pipe would block
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    limit = MAX_BYTES[path.suffix]
-    with path.open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"it has more than {limit:,} bytes")
+    data = read_bytes(path, MAX_BYTES[path.suffix], root)
+    return parse_mapping(data, path.suffix)
+
+
+def parse_mapping(data: bytes, suffix: str) -> dict[str, Any]:
+    """Parse the content of a file with this suffix; see `read_mapping`."""
+    if len(data) > MAX_BYTES[suffix]:
+        raise ValueError(f"it has more than {MAX_BYTES[suffix]:,} bytes")
     try:
-        content = json.loads(data) if path.suffix == ".json" else _parsed(data.decode())
-    except (yaml.YAMLError, RecursionError) as error:
+        content = json.loads(data) if suffix == ".json" else _parsed(data.decode())
+    except _UNPARSED as error:
         raise ValueError(f"it cannot be parsed ({type(error).__name__})") from error
     if not isinstance(content, dict) or not is_plain(content):
         raise ValueError("it is not a mapping of plain values")
@@ -52,7 +62,14 @@ def is_plain(value: object, levels: int = MAX_DEPTH) -> bool:
         )
     if isinstance(value, list):
         return levels > 0 and all(is_plain(each, levels - 1) for each in value)
-    return value is None or isinstance(value, (str, int, float))
+    if isinstance(value, int):
+        return abs(value) <= MAX_INTEGER  # larger ones cannot be converted to floats
+    return value is None or isinstance(value, (str, float))
+
+
+def is_readable(value: object, levels: int = MAX_DEPTH) -> bool:
+    """Return whether `value` comes back equal from a file: it is plain, and no NaN is in it."""
+    return is_plain(value, levels) and json.loads(json.dumps(value)) == value
 
 
 def _parsed(text: str) -> object:

@@ -1,6 +1,7 @@
 """Tables as plain text, Markdown, LaTeX and CSV.
 
-Cells are text and are shown as they are; the first row is the heading.
+Cells are text, which is cleaned (`mtrl_fairgrad.utils.clean_text`), except where a program reads it
+back; the first row is the heading.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
 
+from mtrl_fairgrad.utils.clean_text import clean, clean_cell
+
 Rows = Sequence[Sequence[str]]
 
 
 def text_table(rows: Rows) -> list[str]:
     """Return lines for the terminal: the first column is aligned left, the others right."""
     # The heading is passed as a row, since tabulate makes columns with a heading two wider.
-    heading, *body = _lines((), rows, "plain", words=False)
+    cells = [[clean(cell) for cell in row] for row in rows]
+    heading, *body = _lines((), cells, "plain", words=False)
     return [heading, "─" * len(heading), *body]
 
 
@@ -45,10 +49,15 @@ def latex_table(rows: Rows, words: bool = False) -> list[str]:
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Return rows, the heading first, as the text of a CSV file."""
+    """Return rows, the heading first, as the text of a CSV file that a program reads back."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def csv_report(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows, the heading first, as the text of a CSV file for spreadsheets."""
+    return csv_text([map(clean_cell, row) for row in rows])
 
 
 def counted(number: int, noun: str) -> str:
@@ -76,17 +85,18 @@ def _lines(heading: Sequence[str], body: Rows, tablefmt: str, words: bool) -> li
 
 def markdown(text: str) -> str:
     """Escape text for one line of Markdown, HTML tags included."""
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|~#" else c for c in " ".join(text.split()))
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|~#&$" else c for c in clean(" ".join(text.split())))
 
 
 def latex(text: str) -> str:
     """Escape text for one line of LaTeX in ASCII."""
-    return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
+    return "".join(_LATEX.get(c, c) for c in clean(" ".join(text.split())))
 
 
 def _latex_cell(text: str) -> str:
-    # A row that begins with a bracket would be read as the option of the \\ before it.
-    return f"{{{latex(text)}}}" if text.startswith("[") else latex(text)
+    # A row that begins with a bracket or star would be read as an option of the \\ before it.
+    cell = latex(text)
+    return f"{{{cell}}}" if cell.startswith(("[", "*")) else cell
 
 
 _LATEX = {

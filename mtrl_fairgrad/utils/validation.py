@@ -19,11 +19,15 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from mtrl_fairgrad.utils.clean_text import clean
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 MAX_COUNT = 10**15
 """Largest value of a counter; exact both as a 64-bit integer and as a float."""
+MAX_NAME = 2000
+"""Characters of the name of a task or metric; tables pad all rows to the longest."""
 MAX_SEED = 2**32 - 1
 """Largest seed that NumPy's `RandomState`, and so Metaworld, accepts."""
 MAX_WORKERS = 1024
@@ -333,10 +337,7 @@ def one_line(text: str) -> str:
 
     Values come from anywhere and might otherwise clear the screen or fill it.
     """
-    line = "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
+    line = clean(text)
     half = MAX_MESSAGE_LENGTH // 2
     return line if len(line) <= MAX_MESSAGE_LENGTH else f"{line[:half]} … {line[-half:]}"
 

@@ -51,7 +51,7 @@ def trainer(simulators, tmp_path, monkeypatch):
         made.append(factory.make_trainer(config, open_folder(config, list(arguments), "cpu")))
         return made[-1]
 
-    def make_envs(config, tasks, evaluation):
+    def make_envs(config, tasks, evaluation, on_lost):
         return Unused() if evaluation else simulators
 
     threads = torch.get_num_threads()

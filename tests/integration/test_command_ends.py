@@ -1,20 +1,26 @@
 """How commands end: their reader goes away, Ctrl-C comes, a file is missing or wrong."""
 
+import errno
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import drive_exported_policy
 import pytest
 
-from mtrl_fairgrad import train
+from mtrl_fairgrad import report, train
+from mtrl_fairgrad.analysis.report import report_files
+from mtrl_fairgrad.envs.gymnasium_suite import GymnasiumTask
 from mtrl_fairgrad.supervised import __main__ as supervised
 from mtrl_fairgrad.supervised.benchmarks import toy
 from tests.support.paths import ROOT, SCRIPTS
+from tests.support.tiny_runs import POINT_MASS, POINT_MASS_ONE, POINT_MASS_TASKS
 
 COMMANDS = ("train", "evaluate", "report", "verify", "search", "supervised")
 BEFORE_INSTALLATION = re.findall(r"\$\(PYTHON\) scripts/(\w+)\.py", (ROOT / "Makefile").read_text())
@@ -122,6 +128,73 @@ def test_a_sweep_of_supervised_runs_has_a_folder_for_each(monkeypatch, tmp_path,
     assert supervised.main(words) == 1
     assert seen[:2] == seen[2:]
     assert "sweep: 1 runs finished, 1 not" in capsys.readouterr().out
+
+
+# ---- training ----
+
+TRAIN = [*POINT_MASS, *POINT_MASS_ONE, "steps=20", "eval.every=20"]
+
+
+def test_an_exception_of_an_environment_is_printed_whole(monkeypatch, tmp_path, capsys):
+    def step(environment, action):
+        wheels = "\x1b[31m" + "wheel " * 300
+        raise RuntimeError(f"no such\n{wheels}")
+
+    monkeypatch.setattr(GymnasiumTask, "_simulate", step)
+    assert train.main([*TRAIN, f"run_dir={tmp_path / 'r'}"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("error: ") and POINT_MASS_TASKS[0] in said[0]
+    assert "Traceback (most recent call last):" in said
+    assert '    raise RuntimeError(f"no such\\n{wheels}")' in said
+    assert "\\x1b[31m" + "wheel " * 299 + "wheel" in said
+    assert said[-1] == f"resume with: python -m mtrl_fairgrad.train resume={tmp_path / 'r'}"
+
+
+def test_a_disk_that_is_full_at_the_last_report_is_named_with_what_is_left_to_do(
+    monkeypatch, tmp_path, capsys
+):
+    def refuse(path, content):
+        raise OSError(errors.pop(), "refused", str(path))
+
+    errors = [errno.EACCES, errno.EIO, errno.ENOSPC]
+    monkeypatch.setattr(report_files, "write_atomic", refuse)
+    assert train.main([*TRAIN, f"run_dir={tmp_path / 'r'}"]) == 1
+    [said] = capsys.readouterr().err.splitlines()
+    assert "make room" in said and "--out" not in said
+    assert said.endswith(f"python -m mtrl_fairgrad.report {tmp_path / 'r'}")
+    assert report.main([str(tmp_path / "r")]) == 1
+    assert "check the disk" in capsys.readouterr().err
+    assert report.main([str(tmp_path / "r")]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("buffering", [1, -1], ids=["in training", "at the end"])
+def test_a_full_disk_of_the_output_is_not_taken_for_the_runs(buffering, tmp_path, capsys):
+    folder = tmp_path / "r"
+    with open("/dev/full", "w", buffering) as full, redirect_stdout(full):
+        assert train.main([*TRAIN, f"run_dir={folder}"]) == 1
+    [said] = capsys.readouterr().err.splitlines()
+    assert "the output cannot be written" in said and os.strerror(errno.ENOSPC) in said
+    if buffering == 1:
+        assert said.endswith(f"resume with: python -m mtrl_fairgrad.train resume={folder}")
+    else:
+        assert said.endswith(f"the run in {folder} is finished")
+
+
+def test_a_reader_that_leaves_gets_the_command_that_resumes(tmp_path, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", 1) as stream, redirect_stdout(stream):
+        assert train.main([*TRAIN, f"run_dir={tmp_path / 'r'}"]) == 141
+    assert capsys.readouterr().err.startswith("resume with: ")
+
+
+def test_a_run_ends_well_on_a_terminal_that_knows_ascii_alone(tmp_path, capsys):
+    with TextIOWrapper(BytesIO(), encoding="ascii") as stream:
+        with redirect_stdout(stream):
+            assert train.main([*TRAIN, "method=fairgrad", f"run_dir={tmp_path / 'ü'}"]) == 0
+        assert b"run folder: " in stream.buffer.getvalue()
+    assert capsys.readouterr().err == ""
 
 
 # ---- scripts/drive_exported_policy.py, which runs without this project ----

@@ -12,8 +12,8 @@ from mtrl_fairgrad import evaluate, method_names, method_options, report, train,
 from mtrl_fairgrad.cli.override_filter import (
     MAX_DEPTH,
     MAX_WORD_LENGTH,
+    check_stored,
     filter_overrides,
-    stored_overrides,
 )
 from mtrl_fairgrad.config.groups import config_group
 from mtrl_fairgrad.config.schema import to_dict
@@ -21,6 +21,7 @@ from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils.arguments import fail
 from mtrl_fairgrad.utils.safe_load import MAX_BYTES, read_mapping
 from mtrl_fairgrad.utils.validation import MAX_MESSAGE_LENGTH, ConfigError, one_line
+from tests.support.errors import refused
 from tests.support.fuzzing import BOMB
 from tests.support.paths import ROOT
 from tests.support.tiny_runs import ONE, TASKS, TINY, composed
@@ -136,7 +137,10 @@ def test_what_is_needed_passes_flags_first():
     ]
     words += [
         "hydra.launcher.n_jobs=2",
-        "hydra.sweep.dir=x",
+        "hydra.launcher.partition=gpu",
+        "hydra.launcher.exclude='node[1-3]'",
+        "hydra.launcher.ray.init.address=auto",
+        "hydra.sweep.dir=x/${now:%Y}/${hydra.job.name}",
         "critic=${agent.width}",
         "--cfg",
         "job",
@@ -155,6 +159,21 @@ def test_what_is_needed_passes_flags_first():
     "words",
     [
         ["hydra.launcher._target_=os.system"],
+        ["hydra/launcher=slurm", "hydra.launcher.setup=['touch x']"],
+        ["hydra.launcher.additional_parameters.wrap=x"],
+        ["hydra.launcher.srun_args=[--prolog,x]"],
+        ["hydra.launcher.submitit_folder=x"],
+        ["hydra.launcher.temp_folder=x"],
+        ["hydra.launcher.pre_dispatch='__import__(x)'"],
+        ["hydra.launcher.backend=x"],
+        ["hydra.launcher.ray.init.address=stranger:6379"],
+        ["+hydra.launcher.ray.init.runtime_env.py_executable=x"],
+        ["hydra.launcher.comment=${x}"],
+        ["hydra.sweep.dir=${oc.create:'x'}"],
+        ["hydra.sweep.subdir=${x.y}"],
+        ["hydra.sweep.subdir=../x"],
+        ["hydra.sweep.subdir='/tmp/x'"],
+        ["hydra.sweep.dir=${now:${oc.create:x}}"],
         ["++hydra.launcher.ray.init={_target_: os.mkdir, path: x}"],
         ["+hydra.launcher.x=${oc.decode:'{_tar${oc.env:NO,''}get_: os.mkdir}'}"],
         ["hydra.sweeper._target_=os.system"],
@@ -196,6 +215,29 @@ def test_a_sentence_stays_one_line_of_a_terminal(capsys):
     assert said.count("\n") == 1 and len(said) < MAX_MESSAGE_LENGTH + 20 and said.endswith("end\n")
 
 
+LONG = "a" * 6000
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (train, [f"resume={LONG}"]),
+        (train, [*TINY, f"run_dir={LONG}"]),
+        (train, [*TINY, f"run_dir={'/'.join([LONG[:200]] * 30)}", "resume=auto"]),
+        (train, [*TINY, f"{LONG}=1"]),
+        (evaluate, [LONG]),
+        (evaluate, [f"{LONG}.json"]),
+        (report, [LONG]),
+        (report, ["x", "--html", LONG]),
+        (verify, ["/".join([LONG[:200]] * 30)]),
+    ],
+    ids=range(9),
+)
+def test_a_path_or_word_of_any_length_ends_in_one_sentence(command, words, capsys):
+    assert command.main(words) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 # ---- what a stranger's folder may say ----
 
 
@@ -214,24 +256,30 @@ def test_a_sentence_stays_one_line_of_a_terminal(capsys):
         ["preset=../../x"],
         ["agent.width=${oc.env:HOME}"],
         ["agent.width"],
+        ["seeds=[0]"] * 20_000,
+        ["a=" + "${" * 100_000],
     ],
-    ids=str,
+    ids=range(14),
 )
 def test_a_stored_run_has_options_of_ours_alone(stored, run, monkeypatch, capsys):
     monkeypatch.chdir(run.path)
     manifest = run.path / "manifest.json"
     manifest.write_text(json.dumps({**run.manifest, "overrides": stored}))
     assert train.main(["resume=."]) == 2
-    assert (
-        capsys.readouterr().err.startswith("error: resume=.: ") and not (run.path / "ran").exists()
-    )
+    said = capsys.readouterr().err
+    assert said.startswith(("error: resume=.: ", "error: manifest.json is damaged"))
+    assert not (run.path / "ran").exists()
+
+
+@pytest.mark.parametrize("word", ["agent.width=${oc.env:WIDTH}", "+seeds=[${oc.decode:'1'}]"])
+def test_what_a_stored_run_may_not_have_is_refused_at_the_start(word, monkeypatch, tmp_path):
+    monkeypatch.setenv("WIDTH", "16")
+    with refused(word.partition("=")[0], word.partition("=")[2]):
+        train.start(composed("agent.width=16", f"run_dir={tmp_path / 'r'}"), [word])
 
 
 def test_a_stored_run_may_refer_from_one_option_to_another():
-    assert stored_overrides(["agent.critic_width=${agent.width}", *TINY]) == [
-        "agent.critic_width=${agent.width}",
-        *TINY,
-    ]
+    check_stored(["agent.critic_width=${agent.width}", *TINY])
 
 
 @pytest.mark.parametrize(
@@ -245,6 +293,11 @@ def test_a_stored_run_may_refer_from_one_option_to_another():
         "1: 2",
         "[" * 10_000,
         "a: \0",
+        "a: !!bool x",
+        "a: !!int ''",
+        "a: !!timestamp x",
+        f"a: 1{':1' * 400}.5",
+        'a: "\\UFFFFFFFF"',
         f"a: {'x' * MAX_BYTES['.yaml']}",
     ],
     ids=lambda text: text[:20],
@@ -256,7 +309,8 @@ def test_a_configuration_is_plain_and_small(text, run, monkeypatch, capsys):
         read_mapping(run.path / "config.yaml")
     for command, word in ((train, "resume=."), (evaluate, "."), (report, "."), (verify, ".")):
         assert command.main([word]) == 2
-        assert "config.yaml is damaged" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "config.yaml is damaged" in error or "config.yaml has more than" in error
     assert not (run.path / "ran").exists()
 
 

@@ -49,7 +49,7 @@ def test_a_run_that_is_stopped_and_resumed_is_the_uninterrupted_one(stagger, tmp
         assert train.main([*words, f"run_dir={parts}", "resume=auto"]) == 128 + signal.SIGTERM
         assert checkpoint_steps(parts)[0] == env_steps + 4
         state = json.loads((RunFolder.open(parts).checkpoints()[0] / "state.json").read_text())
-        assert list(state["running"]) == list(state["environments"]["results"]) == ["1"]
+        assert state["running"] == state["environments"]["results"] == [1]
     assert train.main([f"resume={parts}"]) == 0
     assert_same_checkpoint(whole, parts)
     assert rows(whole) == rows(parts) and logged(whole) == logged(parts)

@@ -5,6 +5,7 @@ refused.
 import csv
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -65,6 +66,14 @@ def run(tmp_path_factory):
 def table(path):
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def test_the_folder_beside_a_policy_is_no_link(run, tmp_path, capsys):
+    policy = next(shutil.copytree(run / "policies", tmp_path / "policies").glob("*seed0.json"))
+    policy.with_name(f"{policy.stem}-evaluation").symlink_to(tmp_path)
+    assert evaluate.main([str(policy), "--goals", "1", "--workers", "0"]) == 2
+    assert "-evaluation is a symbolic link" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["policies"]
 
 
 def test_every_episode_has_a_row_and_a_mark(run):

@@ -158,7 +158,7 @@ def test_the_folder_vanishes(tmp_path, whole, capsys, at_the_third_checkpoint):
 def test_the_disk_becomes_read_only(tmp_path, whole, capsys, at_the_third_checkpoint, monkeypatch):
     folder = tmp_path / "r"
 
-    def refuse(function, *arguments):
+    def refuse(function, *arguments, **folders):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(arguments[0]))
 
     with monkeypatch.context() as patch:

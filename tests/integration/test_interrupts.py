@@ -23,7 +23,9 @@ def interrupt(*arguments, **options):
 
 
 def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Of all files but the lock, which names the process that held it last."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "run.lock")
+    return {path: path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,24 @@ def test_a_folder_that_is_given_is_kept(invented, tmp_path):
     assert seen == [str(tmp_path / "mine")]
 
 
+def test_links_in_a_sweeps_folder_lead_nowhere(invented, tmp_path, capsys):
+    outside, sweep, seen = tmp_path / "outside", tmp_path / "s", []
+    for folder in (outside, sweep):
+        folder.mkdir()
+    (outside / "multirun.yaml").write_text("precious")
+    (sweep / "multirun.yaml").symlink_to(outside / "multirun.yaml")
+    assert invented(lambda config: seen.append(Path(config.run_dir)) or 0, "seeds=[0],[1]") == 0
+    assert (outside / "multirun.yaml").read_text() == "precious"
+    assert not (sweep / "multirun.yaml").is_symlink()
+    seen[0].symlink_to(outside)
+    assert invented(lambda config: 0, "seeds=[0],[1]") == 2
+    assert f"{seen[0]} is a symbolic link" in capsys.readouterr().err
+    (sweep / ".sweeps").symlink_to(outside)
+    assert invented(lambda config: 0, "seeds=[1],[2]") == 2
+    assert f"{sweep / '.sweeps'} is a symbolic link" in capsys.readouterr().err
+    assert [path.name for path in outside.iterdir()] == ["multirun.yaml"]
+
+
 def test_a_mistake_of_one_run_is_told_with_its_name_and_the_others_go_on(invented, capsys):
     seen = []
     assert invented(lambda config: seen.append(config) or 0, "method=ls,fairgrad", "alpha=1") == 2

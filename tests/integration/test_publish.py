@@ -13,7 +13,7 @@ import pytest
 from mtrl_fairgrad import train, verify
 from mtrl_fairgrad.analysis.report.formats import as_csv
 from mtrl_fairgrad.analysis.run_groups import pool
-from mtrl_fairgrad.runs import metrics_log
+from mtrl_fairgrad.runs import fault_log, metrics_log
 from mtrl_fairgrad.runs.metrics_log import read_metrics
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from tests.support.tiny_runs import TINY
@@ -106,7 +106,7 @@ def test_curves_are_thinned_but_span_the_same_time(small, places):
         and thin.series.keys() == whole.series.keys()
     )
     (out / "few").mkdir()
-    two = metrics_log.thin(metrics_log.read_entries(small / "ls"), 2)
+    two = metrics_log.thin([*metrics_log.read_entries(small / "ls")], 2)
     (out / "few" / "metrics.csv").write_bytes(metrics_log.encode(two))
     few = read_metrics(out / "few")
     assert few.wall_seconds == pytest.approx(whole.wall_seconds)
@@ -143,6 +143,27 @@ def test_a_set_needs_runs_and_a_place_in_the_page(small, places, tmp_path, capsy
     places[1].write_text("nothing\n")
     assert published(small, *places, "--no-policies") == 2
     assert "put <!-- small --> and <!-- end of small -->" in capsys.readouterr().err
+
+
+def test_a_set_of_somebody_else_is_one_sentence_and_text_in_the_page(small, places, capsys):
+    out, page = places
+    published(small, out, page, "--no-policies")
+    there = out / "small" / "ls"
+    fault = "critic,non_finite,0,<!-- end of small --><script>,1,1,0,stop"
+    (there / "incidents.csv").write_text(f"{','.join(fault_log.COLUMNS)}\n{fault}\n")
+    config = (there / "config.yaml").read_text()
+    (there / "config.yaml").write_text(config.replace("name: mtsac", "name: stl"))
+    assert published(out / "small", out, page) == 0
+    assert page.read_text().count("<!-- end of small -->") == 1
+    assert "<script>" not in page.read_text()
+    manifest = (there / "manifest.json").read_text()
+    (there / "manifest.json").write_text(manifest.replace('"versions"', '"version"'))
+    there.with_name("linked").symlink_to(small / "ls")
+    for said in ("linked is a symbolic link", "lacks versions"):
+        capsys.readouterr()
+        assert published(out / "small", out, page) == 2
+        assert said in capsys.readouterr().err
+        there.with_name("linked").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PUBLISHED.glob("*.csv")))

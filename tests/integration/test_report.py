@@ -1,4 +1,5 @@
 import csv
+import errno
 import io
 import os
 import subprocess
@@ -6,11 +7,13 @@ import sys
 
 import pytest
 
+from mtrl_fairgrad.analysis.report import html
 from mtrl_fairgrad.analysis.report.figure_style import draw, styles
 from mtrl_fairgrad.analysis.report.formats import as_text
 from mtrl_fairgrad.analysis.report.protocol_blocks import Block, make_blocks
 from mtrl_fairgrad.analysis.run_groups import ReportError
 from mtrl_fairgrad.report import main, report
+from mtrl_fairgrad.runs import fault_log
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder
 from tests.support.fabricated_runs import COURSE, METHOD, PROTOCOL, blocks_of_runs, groups_of
 from tests.support.paths import ROOT
@@ -53,6 +56,25 @@ def test_the_numbers_of_one_run_by_hand(make):
     assert [push[key] for key in ("untrained", "final", "final_stderr", "best", "best_stderr")] == [
         "0", "0.8", "0", "0.5", "0.1"
     ]  # fmt: skip
+
+
+def test_a_disk_that_fails_while_incidents_or_videos_are_read_is_one_sentence(
+    make, tmp_path, monkeypatch, capsys
+):
+    def fail_to_read(path, *arguments):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    path = make("a")
+    for file in (path / "incidents.csv", path / "films" / "a.mp4"):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+        with monkeypatch.context() as patch:
+            for module in (fault_log, html):
+                patch.setattr(module, "read_bytes", fail_to_read)
+            assert main([str(path), "--html", str(tmp_path / "page.html")]) == 1
+        [said] = capsys.readouterr().err.splitlines()
+        assert said.startswith(f"error: {file} cannot be read") and "check the disk" in said
+        file.unlink()
 
 
 def test_the_printed_table_holds_the_same_numbers(make, capsys):
@@ -169,7 +191,8 @@ def test_several_runs_are_reported_into_the_current_folder(make, tmp_path, monke
     paths = [make("a"), make("b", method={"name": "ls"})]
     monkeypatch.chdir(tmp_path)
     assert main([str(path) for path in paths]) == 0
-    assert {file.name for file in (tmp_path / "report").iterdir()} == {"report.csv", "report.png"}
+    names = {file.name for file in (tmp_path / "report").iterdir()}
+    assert names == {"report.csv", "report.png", "report.sha256"}
     assert not (paths[0] / "report.csv").exists()
 
 

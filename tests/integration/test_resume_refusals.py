@@ -1,14 +1,20 @@
 """Resuming never deletes results: what would is refused, and the folder stays as it was."""
 
+import json
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
 from mtrl_fairgrad import evaluate, train
 from mtrl_fairgrad.config.schema import ConfigError
+from mtrl_fairgrad.envs.workers.pool import WorkerLost
+from mtrl_fairgrad.runs.checkpoint.index import Index
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder
+from mtrl_fairgrad.training import factory
 from mtrl_fairgrad.training.run_setup import check_folder
+from mtrl_fairgrad.utils.atomic_io import content_of
 from tests.support.errors import check_refusal
 from tests.support.tiny_runs import POINT_MASS, POINT_MASS_ONE, POINT_MASS_TASKS, rows
 
@@ -29,9 +35,11 @@ def run(finished, tmp_path):
 
 
 def contents(folder):
+    """Of all files but the lock, which names the process that held it last."""
     return {
         path.relative_to(folder): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
+        if path.name != "run.lock"
     }
 
 
@@ -98,6 +106,73 @@ def test_a_run_without_intact_checkpoints_is_not_started_over(loss, run, capsys)
     assert train.main([f"resume={run}", "steps=120"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and shlex.join(["mtrl_fairgrad.report", str(run)]) in said
+    assert contents(run) == before
+
+
+def edit_state(checkpoint, changes):
+    """Change a checkpoint's state, with a new checksum."""
+    index, state = Index.read(checkpoint), json.loads((checkpoint / "state.json").read_text())
+    (checkpoint / "state.json").write_text(json.dumps(state | changes))
+    index.files["state.json"] = content_of(checkpoint / "state.json")
+    (checkpoint / "index.json").write_bytes(index.encode())
+
+
+LINKS = ["config.yaml", "evaluations.csv", "metrics.csv", "resumes.jsonl"]
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_link_is_refused_before_anything_changes(name, run, capsys):
+    elsewhere = run.parent / f"elsewhere {name}"
+    (run / name).touch()
+    (run / name).rename(elsewhere)
+    (run / name).symlink_to(elsewhere)
+    before = contents(run.parent)
+    assert train.main([f"resume={run}", "steps=120"]) == 2
+    said = capsys.readouterr().err
+    assert str(run / name) in said and said.count("\n") == 1
+    assert contents(run.parent) == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"replaced": []},
+        {"replaced": {"training": "two"}},
+        {"non_finite": {}},
+        {"evaluation": 7},
+        {"running": [0]},
+        {"environments": {"made": {}, "results": []}},
+        {"environments": 5},
+    ],
+    ids=str,
+)
+def test_a_refused_resume_changes_nothing(damage, run, capsys):
+    """Also where all files are as they were written, by a program that wrote something else."""
+    for path in run.glob("checkpoints/0*"):
+        edit_state(path, damage)
+    before = contents(run)
+    assert train.main([f"resume={run}", "steps=120"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    lock = Path("run.lock")  # holds the token of the process that was refused
+    assert contents(run) | {lock: b""} == before | {lock: b""}
+
+
+def test_a_resume_that_loses_more_workers_than_are_replaced_changes_nothing(
+    run, monkeypatch, capsys
+):
+    for path in run.glob("checkpoints/0*"):
+        edit_state(path, {"replaced": {"training": 10**6}})
+    make = factory.make_envs
+
+    def lose(config, tasks, evaluation, on_lost):
+        if evaluation:
+            on_lost(WorkerLost("a worker died"))
+        return make(config, tasks, evaluation)
+
+    monkeypatch.setattr(factory, "make_envs", lose)
+    before = contents(run)
+    assert train.main([f"resume={run}", "steps=120"]) == 1
+    assert "a worker died, before the first step" in capsys.readouterr().err
     assert contents(run) == before
 
 

@@ -3,10 +3,13 @@ stopped.
 """
 
 import csv
+import errno
+import os
 
 import pytest
 
 from mtrl_fairgrad import search, train
+from mtrl_fairgrad.utils.arguments import override
 from tests.support.fabricated_runs import FAIRGRAD
 from tests.support.tiny_runs import POINT_MASS, POINT_MASS_TASKS
 
@@ -17,9 +20,8 @@ def trained(make, tmp_path, monkeypatch):
     rounds, exit_codes = [], {}
 
     def sweep(arguments):
-        assert (
-            arguments[0] == "--multirun" and f"hydra.sweep.dir='{tmp_path / 'alpha'}'" in arguments
-        )
+        assert arguments[0] == "--multirun"
+        assert override("hydra.sweep.dir", tmp_path / "alpha") in arguments
         [values] = [word.partition("=")[2] for word in arguments if word.startswith("alpha=")]
         rounds.append(values)
         for value in map(float, values.split(",")):
@@ -67,6 +69,21 @@ def test_what_does_not_finish_stops_the_search_and_the_same_command_goes_on(
     assert len(rounds) == 2 and "repeat the command" in capsys.readouterr().err
     assert search.main(words(tmp_path)) == 0
     assert rounds[2:4] == rounds[:2]
+
+
+def test_a_full_disk_is_named(trained, tmp_path, monkeypatch, capsys):
+    def refuse(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("mtrl_fairgrad.analysis.alpha_search.write_atomic", refuse)
+    assert search.main(words(tmp_path)) == 1
+    assert "search.csv could not be written (No space left" in capsys.readouterr().err
+
+
+def test_a_run_without_a_method_is_none_of_the_search(trained, make, tmp_path):
+    folder = make("alpha/other")
+    (folder / "config.yaml").write_text("steps: 1\n")
+    assert search.main(words(tmp_path)) == 0
 
 
 def test_runs_that_differ_in_more_than_seeds_are_refused(trained, make, tmp_path, capsys):

@@ -10,9 +10,14 @@ import sys
 import pytest
 
 from mtrl_fairgrad import verify
-from mtrl_fairgrad.runs.manifest import manifest
+from mtrl_fairgrad.report import report
+from mtrl_fairgrad.runs import fault_log, resume_log
+from mtrl_fairgrad.runs.fault_log import Fault, encode_faults
+from mtrl_fairgrad.runs.manifest import manifest, provenance
 from mtrl_fairgrad.runs.metrics_log import MetricsLog
-from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder
+from mtrl_fairgrad.runs.policy_description import FORMAT
+from mtrl_fairgrad.runs.resume_log import add_resume
+from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, write_atomic
 from mtrl_fairgrad.runs.tensorboard_writer import EventFile
 from tests.support.paths import ROOT
 from tests.support.sample_run import GROUPS, Rows
@@ -35,9 +40,8 @@ def evaluation(env_steps, **changes):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A finished run, as training leaves it."""
-    folder = RunFolder.create(
-        tmp_path_factory.mktemp("runs") / "run", CONFIG, manifest([], "cpu", {"name": "mt10"})
-    )
+    record = {**manifest([], "cpu", {"name": "mt10"}), "steps": CONFIG["steps"]}
+    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "run", CONFIG, record)
     folder.store.small = 0
     ring, events, metrics = Rows(6, 2), EventFile(folder.path, 0), MetricsLog(folder.path)
     for env_steps in DUE:
@@ -47,7 +51,11 @@ def whole(tmp_path_factory):
         events.flush()
         metrics.add("speed/updates_per_second", 5, env_steps)
         metrics.flush()
+        updates = env_steps // 10
+        faults = [Fault("critic", "unsolved", 0, "", updates, env_steps, 3, "count")]
+        write_atomic(folder.path / fault_log.NAME, encode_faults(faults))
         folder.save_checkpoint(env_steps, GROUPS, {}, ring=ring)
+    report([folder.path])
     return folder.path
 
 
@@ -104,7 +112,7 @@ def remove(name):
             "SHA-256",
         ),
         (
-            damage("manifest.json", lambda b: b.replace(b'"dirty"', b'"DIRTY"')),
+            damage("manifest.json", lambda b: b.replace(b'"cpus"', b'"CPUS"')),
             "history",
             "manifest.json does not",
         ),
@@ -158,6 +166,28 @@ def remove(name):
             "checkpoints",
             "newest is at 800 of 1000",
         ),
+        (remove("incidents.csv"), "history", "incidents.csv cannot be read"),
+        (
+            damage("incidents.csv", lambda b: b + b"actor,non_finite,0,,1,1000,5,skip\n"),
+            "history",
+            "incidents.csv is damaged",
+        ),
+        (damage("report.csv", lambda b: b.replace(b"0.1", b"0.9", 1)), "report", "report.csv"),
+        (damage("report.png", lambda b: b[:-1] + b"?"), "report", "report.png"),
+        (remove("report.png"), "report", "report.png"),
+        (remove("report.csv"), "report", "report.csv"),
+        (remove("report.sha256"), "report", "report.sha256 is missing"),
+        (damage("report.sha256", lambda b: b"\xff"), "report", "cannot be checked"),
+        (
+            damage("config.yaml", lambda b: b.replace(b"steps: 1000", b"steps: 800")),
+            "configuration",
+            "steps=800, but the run was to have 1000",
+        ),
+        (
+            damage("evaluations.csv", lambda b: b + b"1400" + b[b.rfind(b"\n1000") + 5 :]),
+            "history",
+            "rows after the newest checkpoint",
+        ),
     ],
 )
 def test_damage_is_told(run, capsys, spoil, check, said):
@@ -172,11 +202,18 @@ def published(run):
     (run / "policies").mkdir()
     (run / "policies" / "policy-1000-seed7.pt2").write_bytes(b"a program")
     digest = hashlib.sha256(b"a program").hexdigest()
+    tasks = CONFIG["env"]["tasks"]
     described = {
+        "format": FORMAT,
         "program": {"file": "policy-1000-seed7.pt2", "bytes": 9, "sha256": digest},
+        "inputs": [{"name": "observations", "dtype": "float32", "shape": ["rows", 41]}],
+        "output": {"name": "actions", "dtype": "float32", "shape": ["rows", 4]},
+        "tasks": tasks,
         "seed": 7,
+        "protocol": {"in_words": "mt10"},
         "training": {"env_steps": 1000},
-        "result": {"goals": 10, "success": {"reach-v3": 0.1, "push-v3": 0.1}},
+        "result": {"goals": 10, "success": dict.fromkeys(tasks, 0.1), "mean": 0.1},
+        "config": {**CONFIG, "seeds": [7]},
     }
     (run / "policies" / "policy-1000-seed7.json").write_text(json.dumps(described))
 
@@ -208,6 +245,14 @@ def test_a_run_published_without_checkpoints_passes_and_says_so(run, capsys):
         (
             damage(
                 "evaluations.csv",
+                lambda b: b + b[b.index(b"\n1000") + 1 :].replace(b"1000", b"1400"),
+            ),
+            "evaluations",
+            "1400 were evaluated, but the run ends at 1000",
+        ),
+        (
+            damage(
+                "evaluations.csv",
                 lambda b: b.replace(b"1000,7,push-v3,10,0.1", b"1000,7,push-v3,10,0.9"),
             ),
             "policies",
@@ -219,7 +264,7 @@ def test_a_run_published_without_checkpoints_passes_and_says_so(run, capsys):
         (
             damage("policies/*.json", lambda b: b.replace(b"policy-1000-seed7", b"../../secret")),
             "policies",
-            "outside its folder",
+            "in the same folder",
         ),
     ],
 )
@@ -294,6 +339,53 @@ def test_an_extended_run_may_have_an_evaluation_where_it_once_ended(run, capsys)
     assert "off the schedule, at an earlier end of the run: at 1000" in capsys.readouterr().out
 
 
+def test_versions_and_machine_of_each_resume_are_recorded_and_told(run, capsys):
+    folder = RunFolder.open(run)
+    here = provenance("cpu")
+    add_resume(run, here, env_steps=1000, steps=1100)
+    folder.extend(1100)
+    other = {**here, "versions": {**here["versions"], "torch": "9.9"}, "processor": "another"}
+    add_resume(run, other, env_steps=1000, steps=1200)
+    folder.extend(1200)
+    folder.append_evaluation(evaluation(1200))
+    folder.save_checkpoint(1200, GROUPS, {})
+    report([run])
+    capsys.readouterr()
+    assert verdict(run, capsys) == (0, {})
+    verify.main([str(run)])
+    [said] = [line for line in capsys.readouterr().out.splitlines() if "9.9" in line]
+    assert said.startswith("note") and "after env_steps 1000" in said and "another" in said
+    assert here["versions"]["torch"] in said and "numpy" not in said
+    kept = (run / resume_log.NAME).read_bytes()
+    for content, check in (
+        (kept[:-2], "history"),
+        (b"{}\n" + kept, "history"),
+        (b"[]\n", "manifest"),
+    ):
+        (run / resume_log.NAME).write_bytes(content)
+        code, problems = verdict(run, capsys)
+        assert code == 1 and check in problems
+    (run / resume_log.NAME).write_bytes(kept)
+    RunFolder.open(run).extend(1100)
+    assert "configuration" in verdict(run, capsys)[1]
+
+
+def test_a_report_of_an_earlier_end_is_a_note(run, capsys):
+    folder = RunFolder.open(run)
+    folder.extend(1200)
+    folder.append_evaluation(evaluation(1200))
+    folder.save_checkpoint(1200, GROUPS, {})
+    assert verdict(run, capsys) == (0, {})
+    verify.main([str(run)])
+    assert "report.csv differs" in capsys.readouterr().out
+
+
+def test_metrics_that_no_checkpoint_covers_are_a_note(run, capsys):
+    damage("metrics.csv", lambda b: b + b"1000,wall_seconds,9.0\n")(run)
+    assert verify.main([str(run)]) == 0
+    assert "metrics.csv has rows after the newest checkpoint" in capsys.readouterr().out
+
+
 def test_leftovers_of_a_killed_process_are_a_note(run, capsys):
     (run / "checkpoints" / ".000000001400.tmp").mkdir()
     (
@@ -304,13 +396,14 @@ def test_leftovers_of_a_killed_process_are_a_note(run, capsys):
     assert "2 files of a process that was killed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "text", ["{}", "steps: [1]\neval: 7\nenv: x\nseeds: 0", "steps: 9\neval: {every: 0}"]
-)
-def test_a_configuration_that_makes_no_sense_is_no_crash(run, capsys, text):
-    (run / "config.yaml").write_text(text)
+def test_a_configuration_that_makes_no_sense_is_no_crash(run, capsys):
+    (run / "config.yaml").write_text("{}")
     code, problems = verdict(run, capsys)
     assert code == 1 and {"configuration", "evaluations"} <= problems.keys()
+    for text in ("steps: [1]\neval: 7\nenv: x\nseeds: 0", "steps: 9\neval: {every: 0}"):
+        (run / "config.yaml").write_text(text)
+        assert verify.main([str(run)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_what_is_no_run_is_one_sentence(tmp_path, capsys):

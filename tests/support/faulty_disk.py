@@ -22,10 +22,10 @@ class PatchedOs:
         if name not in self.CHANGING:
             return function
 
-        def patched(*arguments):
+        def patched(*arguments, **folders):
             if name == "open" and not arguments[1] & (os.O_WRONLY | os.O_RDWR):
-                return function(*arguments)
-            return self.call(function, *arguments)
+                return function(*arguments, **folders)
+            return self.call(function, *arguments, **folders)
 
         return patched
 
@@ -49,31 +49,31 @@ class Disk:
         self.unsynced = {}
         """Of files by number: how long they were when they were last synced."""
 
-    def __call__(self, function, *arguments):
+    def __call__(self, function, *arguments, **folders):
         name = function.__name__
         late = sum(self.calls.values()) - self.allowed
         self.calls[name] += 1
         if late < 0 or (self.fault == "once" and late > 0):
-            return self.through(name, function, arguments)
+            return self.through(name, function, arguments, folders)
         if self.fault == "once":
             raise OSError(errno.EIO, os.strerror(errno.EIO), "the disk")
         if self.fault == "full":
             if name in ("open", "mkdir", "write"):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "the disk")
-            return self.through(name, function, arguments)
+            return self.through(name, function, arguments, folders)
         if name == "write" and late == 0:
             handle, data = arguments
-            self.through(name, function, (handle, data[: len(data) // 2]))
+            self.through(name, function, (handle, data[: len(data) // 2]), {})
         raise Killed
 
-    def through(self, name, function, arguments):
+    def through(self, name, function, arguments, folders):
         if name == "fsync":  # nobody pulls the plug: what is not synced is forgotten below
             self.unsynced.pop(os.fstat(arguments[0]).st_ino, None)
             return None
         if name == "write":
             file = os.fstat(arguments[0])
             self.unsynced.setdefault(file.st_ino, file.st_size)
-        return function(*arguments)
+        return function(*arguments, **folders)
 
     def lose_what_was_not_synced(self, folder):
         for path in folder.rglob("*"):

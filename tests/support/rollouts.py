@@ -1,6 +1,30 @@
 """Steps of vector environments as plain arrays, and their comparison."""
 
+import json
+from base64 import b64encode
+
 import numpy as np
+
+from mtrl_fairgrad.envs.saved_state import from_arrays, to_arrays
+
+
+def reread(state):
+    """A state of environments as it comes back from a checkpoint."""
+    plain, arrays = to_arrays(state)
+    return from_arrays(json.loads(json.dumps(plain)), arrays)
+
+
+def as_of_older_version(state):
+    """A state of environments as an older version's checkpoint holds it: JSON alone."""
+
+    def text(value):
+        if isinstance(value, dict):
+            return {key: text(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [text(each) for each in value]
+        return b64encode(value).decode() if isinstance(value, bytes) else value
+
+    return from_arrays(json.loads(json.dumps(text(state))), {})
 
 
 def flatten(step):

@@ -75,7 +75,15 @@ def assert_same_checkpoint(first, second):
     for group in one:
         assert one[group].keys() == two[group].keys()
         for name, value in one[group].items():
-            assert torch.equal(value, two[group][name]), f"{group}/{name}"
+            assert same_bits(value, two[group][name]), f"{group}/{name}"
+
+
+def same_bits(first, second):
+    """Whether two tensors agree bit by bit, also where they hold NaN."""
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
+        return False
+    one, two = (each.reshape(-1).view(torch.uint8) for each in (first, second))
+    return torch.equal(one, two)
 
 
 def scalars(folder):

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mtrl_fairgrad.analysis.report.figure_style import (
+    MOST_TASKS,
     MUTED,
     draw_curve,
     of_task,
     set_axes,
     set_steps_axis,
+    shortened,
+    shown,
 )
 from mtrl_fairgrad.analysis.report.protocol_blocks import (
     Block,
@@ -62,7 +65,7 @@ def curve(block: Block) -> Panel:
 
 
 def task_curves(block: Block) -> list[Panel]:
-    """Plot the learning curves of each task; empty for a single task, see `curve`."""
+    """Plot the learning curves of each task; empty for a single task or too many, see `curve`."""
 
     def painter(k: int) -> Callable[[Axes], None]:
         def paint(axes: Axes) -> None:
@@ -74,7 +77,7 @@ def task_curves(block: Block) -> list[Panel]:
 
         return paint
 
-    tasks = block.tasks if len(block.tasks) > 1 else []
+    tasks = block.tasks if 1 < len(block.tasks) <= MOST_TASKS else []
     return [Panel(task, painter(k), (2.1, 1.35)) for k, task in enumerate(tasks)]
 
 
@@ -89,7 +92,7 @@ def intervals(block: Block) -> Panel | None:
             _interval(axes, n, group.final_iqm, colour, filled=True)
             _interval(axes, n + 0.2, group.final_interval, colour, filled=False)
             axes.annotate(
-                group.label,
+                shown(group.label),
                 (0, n - 0.17),
                 xycoords=("axes fraction", "data"),
                 xytext=(2, 0),
@@ -139,8 +142,8 @@ def heat_map(block: Block) -> Panel:
                 va="center",
                 color="#ffffff" if value > 0.55 else "#1c2024",
             )
-        axes.set_yticks(range(len(block.tasks)), [_shortened(task) for task in block.tasks])
-        labels = [group.label for group in block.groups]
+        axes.set_yticks(range(len(block.tasks)), [shortened(shown(task)) for task in block.tasks])
+        labels = [shown(group.label) for group in block.groups]
         turned: dict[str, Any] = (
             {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
             if len("".join(labels)) > 50
@@ -265,17 +268,12 @@ def _weight_panel(title: str, tasks: list[str], env_steps: np.ndarray, ratios: n
             interpolation="nearest",
             extent=(*edges, len(tasks), 0),
         )
-        axes.set_yticks(np.arange(len(tasks)) + 0.5, [_shortened(task) for task in tasks])
+        axes.set_yticks(np.arange(len(tasks)) + 0.5, [shortened(shown(task)) for task in tasks])
         axes.tick_params(left=False, labelsize=8)
         axes.grid(visible=False)
         set_steps_axis(axes, ticks=3)
 
     return Panel(title, paint, (4.0, 0.5 + 0.19 * len(tasks)))
-
-
-def _shortened(name: str, length: int = 30) -> str:
-    """Shorten a name to at most `length` letters; Meta-World's longest has 28."""
-    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def weight_colours(ratios: np.ndarray) -> np.ndarray:
@@ -321,7 +319,7 @@ def _label_ends(axes: Axes, block: Block) -> None:
     for y, (label, group) in zip(_apart(ends), zip(labels, block.groups, strict=True), strict=True):
         colour = block.styles[group.label].hex
         axes.annotate(
-            label,
+            shown(label),
             (1, y),
             xycoords=("axes fraction", "data"),
             xytext=(4, 0),

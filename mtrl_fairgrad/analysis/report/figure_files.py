@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,9 @@ from mtrl_fairgrad.analysis.report.figure_style import (
     Style,
     count_lines,
     draw,
+    image,
     in_lines,
+    shown,
 )
 from mtrl_fairgrad.analysis.report.protocol_blocks import Block
 from mtrl_fairgrad.analysis.run_groups import RunGroup
@@ -34,9 +35,7 @@ PDF_STYLE: dict[Any, Any] = {**STYLE, "pdf.fonttype": 42}  # TrueType, which pub
 
 def as_png(groups: Sequence[RunGroup]) -> bytes:
     """Render the learning curves of groups as PNG, for report.png."""
-    image = io.BytesIO()
-    draw(groups).savefig(image, format="png")
-    return image.getvalue()
+    return image(draw(groups), "png")
 
 
 def as_svg(panel: Panel) -> bytes:
@@ -44,13 +43,11 @@ def as_svg(panel: Panel) -> bytes:
     import matplotlib
     from matplotlib.figure import Figure
 
-    image = io.BytesIO()
     with matplotlib.rc_context(SVG_STYLE):
         figure = Figure(figsize=panel.size, layout="constrained")
         panel.paint(figure.add_subplot())
         no_metadata = {"Creator": None, "Date": None, "Format": None, "Type": None}
-        figure.savefig(image, format="svg", metadata=no_metadata, dpi=200)
-    return image.getvalue()
+        return image(figure, "svg", metadata=no_metadata, dpi=200)
 
 
 def as_pdf(
@@ -72,18 +69,16 @@ def as_pdf(
     width, height = (max(panel.size[n] for panel in panels) for n in (0, 1))
     page = max(width * columns, 5.0)
     keys = [(in_lines(label, page), style) for label, style in legend]
-    image = io.BytesIO()
     with matplotlib.rc_context(PDF_STYLE):
         size = (page, (height + 0.35) * rows + 0.5 + 0.2 * count_lines(text for text, _ in keys))
         figure = Figure(figsize=size, layout="constrained")
         for n, panel in enumerate(panels):
             axes = figure.add_subplot(rows, columns, n + 1)
             panel.paint(axes)
-            axes.set_title(panel.title, fontsize=8.5)
-        figure.suptitle(protocol, fontsize=8, wrap=True)
+            axes.set_title(shown(panel.title), fontsize=8.5)
+        figure.suptitle(shown(protocol, width=round(14 * page)), fontsize=8)
         _legend(figure, keys)
-        figure.savefig(image, format="pdf", metadata={"CreationDate": None})
-    return image.getvalue()
+        return image(figure, "pdf", metadata={"CreationDate": None})
 
 
 def pdf_figures(blocks: Sequence[Block]) -> Iterator[tuple[str, bytes]]:

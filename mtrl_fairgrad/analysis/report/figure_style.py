@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from mtrl_fairgrad.analysis.run_groups import RunGroup, blocks_of
 from mtrl_fairgrad.analysis.statistics import Estimate
+from mtrl_fairgrad.utils.clean_text import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +49,36 @@ WIDTH = 9.0
 """Width of report.png in inches."""
 PANELS = 5
 """Panels in a row; more would leave no room for the longest task name."""
+MOST_TASKS = 200
+"""Largest number of tasks that have panels of their own."""
+
+
+def shown(text: str, width: int = 0) -> str:
+    """Return a string of a run folder as figures show it.
+
+    Args:
+        text: of any length, of which the first 300 characters are shown.
+        width: characters in a line; 0 for one line.
+    """
+    line = shortened(clean(text), 300)
+    # Matplotlib would leave out the legend of a label that begins with an underscore.
+    line = f" {line}" if line.startswith("_") else line
+    # Matplotlib's own wrapping interprets dollar signs, whatever `text.parse_math` says.
+    return "\n".join(textwrap.wrap(line, width)) if width else line
+
+
+def shortened(name: str, length: int = 30) -> str:
+    """Shorten a name to at most `length` letters; Meta-World's longest has 28."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def image(figure: Figure, kind: str, **options: Any) -> bytes:
+    """Render a figure as `png`, `svg` or `pdf`; names may lack glyphs or room, which is visible."""
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(content, format=kind, **options)
+    return content.getvalue()
 
 
 class Style(NamedTuple):
@@ -77,7 +110,7 @@ def draw(groups: Sequence[RunGroup]) -> Figure:
 
     blocks, style_of = blocks_of(groups), styles(groups)
     rows = [
-        math.ceil(len(block[0].tasks) / PANELS) if len(block[0].tasks) > 1 else 0
+        math.ceil(len(block[0].tasks) / PANELS) if 1 < len(block[0].tasks) <= MOST_TASKS else 0
         for block in blocks
     ]
     lines = [count_lines(map(_key, block)) for block in blocks]
@@ -106,7 +139,7 @@ def _draw_block(
     if any(len(group.seeds) > 1 for group in block):
         note = "lines: mean over seeds, bands: ± 1 standard error"
         main.set_title(note, loc="right", fontsize=7.5, color="#555555")
-    part.suptitle(block[0].protocol, fontsize=10, fontweight="bold", wrap=True)
+    part.suptitle(shown(block[0].protocol, width=95), fontsize=10, fontweight="bold")
     part.legend(
         loc="outside lower center", ncols=1 if max(len(group.label) for group in block) > 30 else 3
     )
@@ -115,7 +148,7 @@ def _draw_block(
         for group in block:
             draw_curve(axes, style_of[group.label], group.env_steps, of_task(group, k), small=True)
         set_axes(axes, ticks=3)
-        axes.set_title(task, fontsize=7.5)
+        axes.set_title(shortened(shown(task)), fontsize=7.5)
         axes.tick_params(
             labelsize=7, labelleft=k % PANELS == 0, labelbottom=k + PANELS >= len(tasks)
         )
@@ -128,8 +161,8 @@ def _key(group: RunGroup) -> str:
 
 
 def in_lines(text: str, inches: float) -> str:
-    """Break the text of a legend that is `inches` wide into lines."""
-    return textwrap.fill(text, round(LETTERS * inches))
+    """Return the text of a legend that is `inches` wide as it is shown, broken into lines."""
+    return shown(text, round(LETTERS * inches))
 
 
 def count_lines(texts: Iterable[str]) -> int:

@@ -20,8 +20,9 @@ from mtrl_fairgrad.analysis.report.tables import (
 )
 from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.runs.fault_log import describe_all
+from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.text_tables import (
-    csv_text,
+    csv_report,
     latex,
     latex_table,
     markdown,
@@ -60,14 +61,14 @@ def _block_text(block: Block) -> str:
         )
         if table
     ]
-    parts = [block.protocol, *("\n".join(text_table(table.all_rows)) for table in tables)]
+    parts = [clean(block.protocol), *("\n".join(text_table(table.all_rows)) for table in tables)]
     notes = [note for table in tables for note in table.notes]
     notes += [
         f"{group.label}: {sentence}."
         for group in block.groups
         for sentence in describe_all(group.faults)
     ]
-    notes = [line for note in notes for line in textwrap.wrap(note, 118)]
+    notes = [line for note in notes for line in textwrap.wrap(clean(note), 118)]
     return "\n\n".join([*parts, "\n".join(notes)])
 
 
@@ -143,7 +144,7 @@ def as_csv(groups: Sequence[RunGroup]) -> str:
             ]
             extra = [_cell(value) for value in _whole_group(group)] if task == "mean" else []
             rows.append([*row, *extra, *[""] * (len(CSV_COLUMNS) - len(row) - len(extra))])
-    return csv_text(rows)
+    return csv_report(rows)
 
 
 def _whole_group(group: RunGroup) -> list[float]:

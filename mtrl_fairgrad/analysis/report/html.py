@@ -23,6 +23,9 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import Block
 from mtrl_fairgrad.analysis.report.tables import Table
 from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.utils.atomic_io import reading_errors
+from mtrl_fairgrad.utils.clean_text import clean
+from mtrl_fairgrad.utils.safe_files import files_below, read_bytes, size_of
 
 VIDEO_BYTES = 24 * 2**20
 """Largest total size of a page's videos, so that it loads on a phone; others are only named."""
@@ -109,7 +112,11 @@ class Section:
 def as_html(blocks: Sequence[Block]) -> str:
     """Render the page for at least one block."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_cleaned,
     )
     sections = [
         _section(block, f"p{n}", videos)
@@ -126,6 +133,11 @@ def as_html(blocks: Sequence[Block]) -> str:
         runs=sum(len(group.folders) for group in groups),
         versions=_versions(groups),
     )
+
+
+def _cleaned(value: object) -> object:
+    """Clean what the template shows; figures, styles and numbers pass."""
+    return clean(value) if type(value) is str else value
 
 
 def _resource(name: str) -> str:
@@ -218,11 +230,12 @@ def _videos(blocks: Sequence[Block]) -> list[list[Video]]:
         videos.append([])
         for group, folder, path in _video_files(block):
             run = f" · {folder.path.resolve().name}" if len(group.folders) > 1 else ""
-            size = path.stat().st_size
             source = ""
-            if size <= left:
-                left -= size
-                source = _data_uri(path.read_bytes(), "video/mp4")
+            with reading_errors(path):
+                size = size_of(path, folder.path)
+                if size <= left:
+                    left -= size
+                    source = _data_uri(read_bytes(path, size, folder.path), "video/mp4")
             videos[-1].append(Video(f"{path.stem} · {group.label}{run}", source))
     return videos
 
@@ -238,7 +251,7 @@ def _video_files(block: Block) -> Iterator[tuple[RunGroup, RunFolder, Path]]:
 
     for group in block.groups:
         for folder in group.folders:
-            for path in sorted(folder.path.rglob("*.mp4"), key=key):
+            for path in sorted(files_below(folder.path, "*.mp4"), key=key):
                 yield group, folder, path
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from mtrl_fairgrad.analysis.report.figure_style import shortened
 from mtrl_fairgrad.analysis.report.protocol_blocks import Block, Improvement, cost, update_share
 from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.analysis.statistics import ARRANGEMENTS, Interval, RankTest
 from mtrl_fairgrad.config.guard import STOP
-from mtrl_fairgrad.runs.fault_log import CONDITION_TEXTS, RESPONSE_TEXTS, group_by_task
+from mtrl_fairgrad.runs.fault_log import RESPONSE_TEXTS, condition_text, group_by_task
+from mtrl_fairgrad.utils.validation import MAX_NAME
 
 NOTHING = "–"
 
@@ -190,8 +192,9 @@ def faults(block: Block) -> Table | None:
                     name,
                     str(first.seed),
                     first.network,
-                    CONDITION_TEXTS.get(first.condition, first.condition),
-                    ", ".join(fault.task for fault in same if fault.task) or "all",
+                    condition_text(first),
+                    shortened(", ".join(fault.task for fault in same if fault.task), MAX_NAME)
+                    or "all",
                     f"{share:.2%}",
                     f"{min(fault.first_update for fault in same):,}",
                     RESPONSE_TEXTS.get(first.response, first.response),

@@ -17,11 +17,11 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.util import Finalize
-from typing import Any
+from typing import Any, TypeVar
 
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.host import Host, Slot, SubEnvironmentError
@@ -29,6 +29,8 @@ from mtrl_fairgrad.envs.workers.load_balancing import rebalance
 from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 from mtrl_fairgrad.envs.workers.wire import Wire
 from mtrl_fairgrad.envs.workers.worker_main import describe, lightweight_spawn, worker_main
+
+Result = TypeVar("Result")
 
 GRACE_SECONDS = 2.0
 """How long `close` waits for workers in the middle of a command before it kills them."""
@@ -59,6 +61,23 @@ class WorkerLost(WorkerError):
             f"{loss}: unless it was killed on purpose, check the memory of this machine, and "
             "resume from the last checkpoint."
         )
+
+
+LossHandler = Callable[[WorkerLost], None]
+
+
+def retry_after_losses(action: Callable[[], Result], on_lost: LossHandler | None) -> Result:
+    """Repeat `action` as long as it loses workers and `on_lost`, called for each, does not raise.
+
+    Without `on_lost` the first loss is raised.
+    """
+    while True:
+        try:
+            return action()
+        except WorkerLost as lost:
+            if on_lost is None:
+                raise
+            on_lost(lost)
 
 
 class InProcessPool:
@@ -134,11 +153,16 @@ class WorkerPool:
 
     A worker that does not answer a step within `timeout` seconds (None: unlimited) counts as lost,
     like one that died. Other commands may take BUILD_SECONDS longer for each of its
-    sub-environments.
+    sub-environments. One that is lost while it starts is replaced if `on_lost` does not raise.
     """
 
     def __init__(
-        self, shares: list[list[Slot]], suite: Suite, role: str, timeout: float | None = None
+        self,
+        shares: list[list[Slot]],
+        suite: Suite,
+        role: str,
+        timeout: float | None = None,
+        on_lost: LossHandler | None = None,
     ) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._rows = sum(map(len, shares))
@@ -154,7 +178,7 @@ class WorkerPool:
         # hangs would never end.
         Finalize(self, _end, (self._workers, GRACE_SECONDS), exitpriority=0)
         try:
-            self.replace()
+            retry_after_losses(self.replace, on_lost)
         except BaseException:
             self.close()
             raise

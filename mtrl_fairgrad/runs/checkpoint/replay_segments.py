@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from mtrl_fairgrad.utils.atomic_io import (
     Content,
@@ -25,6 +25,8 @@ from mtrl_fairgrad.utils.atomic_io import (
     temporary,
     write,
 )
+from mtrl_fairgrad.utils.file_schema import Count, check_schema
+from mtrl_fairgrad.utils.safe_files import reading, size_of
 
 if TYPE_CHECKING:  # torch takes a second to import, and checking files does not need it
     from torch import Tensor
@@ -64,6 +66,19 @@ class Segment:
         return f"{self.start:012d}-{self.stop:012d}-{self.sha256[:16]}.rows"
 
 
+class _Segment(TypedDict):
+    start: Count
+    stop: Count
+    sha256: str
+
+
+class _Ring(TypedDict):
+    shape: list[Count]
+    dtype: str
+    added: Count
+    segments: list[_Segment]
+
+
 @dataclass(frozen=True, slots=True)
 class RingRecord:
     """A ring buffer on disk."""
@@ -77,19 +92,15 @@ class RingRecord:
 
     @classmethod
     def parse(cls, data: dict[str, Any]) -> RingRecord:
-        """Validate untrusted JSON; raises ValueError, KeyError or TypeError."""
-        segments = tuple(
-            Segment(int(s["start"]), int(s["stop"]), str(s["sha256"])) for s in data["segments"]
-        )
-        record = cls(
-            tuple(map(int, data["shape"])), str(data["dtype"]), int(data["added"]), segments
-        )
+        """Validate untrusted JSON; raises ValueError."""
+        check_schema(data, _Ring, "ring")
+        segments = tuple(Segment(s["start"], s["stop"], s["sha256"]) for s in data["segments"])
+        record = cls(tuple(data["shape"]), data["dtype"], data["added"], segments)
         ends = [segment.stop for segment in segments]
         starts = [segment.start for segment in segments]
         if (
-            min(record.shape) < 1
+            min(record.shape, default=0) < 1
             or record.dtype not in _ITEM
-            or record.added < 0
             or not all(re.fullmatch("[0-9a-f]{64}", segment.sha256) for segment in segments)
             or any(stop <= start for start, stop in zip(starts, ends, strict=True))
             or starts[1:] != ends[:-1]
@@ -116,7 +127,13 @@ class RingRecord:
         return self.shape == tuple(ring.rows.shape) and self.dtype == _dtype(ring.rows)
 
 
-def save_rows(folder: Path, ring: Ring, base: RingRecord | None, small: int = SMALL) -> RingRecord:
+def save_rows(
+    folder: Path,
+    ring: Ring,
+    base: RingRecord | None,
+    small: int = SMALL,
+    root: Path | None = None,
+) -> RingRecord:
     """Write the rows that are not in `base`, durably, and verify them by reading them back.
 
     Args:
@@ -124,6 +141,7 @@ def save_rows(folder: Path, ring: Ring, base: RingRecord | None, small: int = SM
         ring: the buffer.
         base: the record of the previous save or load of this buffer; its segments are reused.
         small: see `SMALL`.
+        root: see `mtrl_fairgrad.utils.safe_files`, as everywhere here.
 
     Raises:
         OSError: writing failed.
@@ -133,18 +151,17 @@ def save_rows(folder: Path, ring: Ring, base: RingRecord | None, small: int = SM
     segments: list[Segment] = []
     if base is not None and base.added <= ring.added:
         segments = [segment for segment in base.segments if segment.stop > first]
-        sizes = {folder / segment.name: base.content(segment).bytes for segment in segments}
-        if not all(path.is_file() and path.stat().st_size == size for path, size in sizes.items()):
+        if not all(_is_whole(folder / each.name, base.content(each), root) for each in segments):
             segments = []
         while segments and base.content(segments[-1]).bytes < small:
             segments.pop()
     start = segments[-1].stop if segments else first
     if start < ring.added:
-        segments.append(_save(folder, ring, start, ring.added))
+        segments.append(_save(folder, ring, start, ring.added, root))
     return RingRecord(shape, dtype, ring.added, tuple(segments))
 
 
-def load_rows(folder: Path, record: RingRecord, ring: Ring) -> None:
+def load_rows(folder: Path, record: RingRecord, ring: Ring, root: Path | None = None) -> None:
     """Fill a buffer of the same shape, verifying each file's checksum while reading.
 
     Raises:
@@ -153,34 +170,41 @@ def load_rows(folder: Path, record: RingRecord, ring: Ring) -> None:
     for segment in record.segments:
         path, content = folder / segment.name, record.content(segment)
         try:
-            if path.stat().st_size != content.bytes:
-                raise RunFolderError(
-                    f"{path} is damaged ({path.stat().st_size} bytes long, not {content.bytes})"
-                )
-            digest = _load(path, ring, segment)
+            size = size_of(path, root)
+            if size != content.bytes:
+                raise RunFolderError(f"{path} is damaged ({size} bytes long, not {content.bytes})")
+            digest = _load(path, ring, segment, root)
         except OSError as error:
-            raise RunFolderError(f"{path} cannot be read ({error.strerror})") from None
+            raise RunFolderError(f"{path} cannot be read ({error.strerror})") from error
         if digest != segment.sha256:
             raise RunFolderError(f"{path} is damaged (SHA-256 mismatch)")
     ring.added = record.added
 
 
-def _save(folder: Path, ring: Ring, start: int, stop: int) -> Segment:
+def _is_whole(path: Path, content: Content, root: Path | None) -> bool:
+    try:
+        return size_of(path, root) == content.bytes
+    except FileNotFoundError:
+        return False
+
+
+def _save(folder: Path, ring: Ring, start: int, stop: int, root: Path | None) -> Segment:
     partial = temporary(folder / f"{start:012d}-{stop:012d}")
-    content = write(partial, (_bytes(part.detach().cpu()) for part in _parts(ring, start, stop)))
-    read_back(partial, content)
+    parts = (_bytes(part.detach().cpu()) for part in _parts(ring, start, stop))
+    content = write(partial, parts, root)
+    read_back(partial, content, root)
     segment = Segment(start, stop, content.sha256)
-    rename(partial, folder / segment.name)
-    sync(folder)
+    rename(partial, folder / segment.name, root)
+    sync(folder, root)
     return segment
 
 
-def _load(path: Path, ring: Ring, segment: Segment) -> str:
+def _load(path: Path, ring: Ring, segment: Segment, root: Path | None) -> str:
     """Read a segment into the buffer; returns the SHA-256 of the file."""
     import torch
 
     digest = hashlib.sha256()
-    with path.open("rb", 0) as file:
+    with reading(path, root) as file:
         for part in _parts(ring, segment.start, segment.stop):
             host = part if part.device.type == "cpu" else torch.empty_like(part, device="cpu")
             view = left = _bytes(host)

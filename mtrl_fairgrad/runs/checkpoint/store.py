@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtrl_fairgrad.runs.checkpoint.index import NAME, CheckpointError, Index, check_size
+from mtrl_fairgrad.runs.checkpoint.index import LARGEST, NAME, CheckpointError, Index, check_size
 from mtrl_fairgrad.runs.checkpoint.replay_segments import (
     SMALL,
     Ring,
@@ -33,8 +33,10 @@ from mtrl_fairgrad.runs.checkpoint.tensors import Groups, encode, mismatch, read
 from mtrl_fairgrad.utils.atomic_io import (
     RunFolderError,
     content_of,
+    is_fault,
     make_folder,
     read_back,
+    reading_errors,
     remedy,
     remove,
     remove_temporaries,
@@ -43,6 +45,8 @@ from mtrl_fairgrad.utils.atomic_io import (
     temporary,
     write,
 )
+from mtrl_fairgrad.utils.clean_text import clean
+from mtrl_fairgrad.utils.safe_files import entries
 
 if TYPE_CHECKING:  # torch takes a second to import, and reports do not need it
     from torch import Tensor
@@ -118,6 +122,7 @@ class CheckpointStore:
             CheckpointError: writing failed; the message names the newest checkpoint.
         """
         text = json.dumps(state).encode()
+        _check_readable("state.json", text, env_steps)
         existing = self.all()
         current = _order(self._current) if self._current else (math.inf,)
         newest = min((env_steps, math.inf), current)
@@ -130,47 +135,58 @@ class CheckpointStore:
         try:
             # Never the run's own folder, which may have vanished.
             for folder in (self.path, self.segments, partial):
-                make_folder(folder)
-            saved_ring = self._fill(partial, groups, text, ring)
-            _discard(set(existing) - set(earlier))
-            rename(partial, target)
-            sync(self.path)
+                make_folder(folder, self.run)
+            saved_ring = self._fill(partial, env_steps, groups, text, ring)
+            self._discard(set(existing) - set(earlier))
+            rename(partial, target, self.run)
+            sync(self.path, self.run)
             self._current = target
             self._current_ring = saved_ring
-            _discard(earlier[max(keep, 1) - 1 :])
+            self._discard(earlier[max(keep, 1) - 1 :])
             self._remove_unused_segments()
-        except OSError as error:
-            with contextlib.suppress(OSError):
+        except (OSError, RunFolderError) as error:
+            with contextlib.suppress(OSError, RunFolderError):
                 self.clean()
-            raise CheckpointError(self.refusal(str(target), error)) from error
+            if isinstance(error, OSError):
+                raise CheckpointError(self.refusal(str(target), error)) from error
+            raise  # a link is in the way, or what was written cannot be read again
         return target
 
     def _fill(
-        self, folder: Path, groups: Groups, state: bytes, ring: Ring | None
+        self, folder: Path, env_steps: int, groups: Groups, state: bytes, ring: Ring | None
     ) -> RingRecord | None:
         record = None
         if ring is not None:
-            record = save_rows(self.segments, ring, self._current_ring, self.small)
+            record = save_rows(self.segments, ring, self._current_ring, self.small, self.run)
         files = {
-            f"{name}.safetensors": write(folder / f"{name}.safetensors", [encode(group)])
+            f"{name}.safetensors": write(folder / f"{name}.safetensors", [encode(group)], self.run)
             for name, group in groups.items()
         }
-        files["state.json"] = write(folder / "state.json", [state])
+        files["state.json"] = write(folder / "state.json", [state], self.run)
         run_files = {
             path.name: content_of(path)
             for pattern in self._run_files
-            for path in sorted(self.run.glob(pattern))
+            for path in entries(self.run, pattern)
         }
         index = Index(files, record, run_files).encode()
-        for name, content in {**files, NAME: write(folder / NAME, [index])}.items():
-            read_back(folder / name, content)
-        sync(folder)
+        _check_readable(NAME, index, env_steps)
+        for name, content in {**files, NAME: write(folder / NAME, [index], self.run)}.items():
+            read_back(folder / name, content, self.run)
+        read(folder, Index.read(folder), groups=())
+        sync(folder, self.run)
         return record
+
+    def _discard(self, checkpoints: Iterable[Path]) -> None:
+        for path in checkpoints:
+            # Renamed first, so that a partly removed folder never looks like a checkpoint.
+            discarded = temporary(path)
+            rename(path, discarded, self.run)
+            remove(discarded, self.run)
 
     def clean(self) -> None:
         """Remove partial files of a killed process; OSError when one cannot be removed."""
         for folder in (self.path, self.segments):
-            remove_temporaries(folder)
+            remove_temporaries(folder, self.run)
         self._remove_unused_segments()
 
     def _remove_unused_segments(self) -> None:
@@ -180,9 +196,9 @@ class CheckpointStore:
         except CheckpointError:
             return
         used = {segment.name for record in records if record for segment in record.segments}
-        for path in self.segments.glob("*.rows"):
+        for path in entries(self.segments, "*.rows", self.run):
             if path.name not in used:
-                remove(path)
+                remove(path, self.run)
 
     def refusal(self, what: str, error: OSError) -> str:
         """Return the message for a failed write: cause, newest checkpoint, and how to continue."""
@@ -200,8 +216,14 @@ class CheckpointStore:
     # ---- reading ----
 
     def all(self) -> list[Path]:
-        """List the folders of complete checkpoints, newest first; only loading verifies them."""
-        paths = (path for path in self.path.glob("*") if _NAME.fullmatch(path.name))
+        """List the folders of complete checkpoints, newest first; only loading verifies them.
+
+        Raises:
+            RunFolderError: the folder of the checkpoints is a link, or cannot be read.
+        """
+        with reading_errors(self.path):
+            found = entries(self.path, root=self.run)
+        paths = (path for path in found if _NAME.fullmatch(path.name))
         return sorted(paths, key=_order, reverse=True)
 
     def check_any_complete(self) -> None:
@@ -219,7 +241,7 @@ class CheckpointStore:
                 return
             except CheckpointError as damage:
                 error = error or damage
-        raise self._none_intact(error)
+        raise self._none_intact(error) from (error and error.__cause__)
 
     def _check_sizes(self, path: Path) -> None:
         index = Index.read(path)
@@ -230,12 +252,14 @@ class CheckpointStore:
                 for segment in index.ring.segments
             }
         for file, content in files.items():
-            check_size(file, content)
+            check_size(file, content, self.run)
 
     def _none_intact(self, error: CheckpointError | None) -> CheckpointError:
         if error is None:
             return CheckpointError(f"{self.run} has no checkpoint: {self._without()}.")
-        return CheckpointError(f"{error}, and no other is left: {self._without()}.")
+        cause = error.__cause__
+        fix = remedy(cause) if isinstance(cause, OSError) and is_fault(cause) else self._without()
+        return CheckpointError(f"{str(error).rstrip('.')}, and no other is left: {fix}.")
 
     def load(
         self, env_steps: int | None = None, groups: Collection[str] | None = None
@@ -251,7 +275,11 @@ class CheckpointStore:
         return self._newest_intact(env_steps, lambda path: _read(path, Index.read(path), groups))
 
     def resume(
-        self, like: Groups, ring: Ring | None = None, env_steps: int | None = None
+        self,
+        like: Groups,
+        ring: Ring | None = None,
+        env_steps: int | None = None,
+        extra_bytes: int = 0,
     ) -> Checkpoint:
         """Read the newest intact checkpoint, or the one at `env_steps`, to continue from it.
 
@@ -260,25 +288,28 @@ class CheckpointStore:
                 Checkpoints may hold more (optimisers have no moments before their first step).
             ring: the replay buffer to fill, if given.
             env_steps: which checkpoint; None for the newest.
+            extra_bytes: bytes that other tensors may take.
 
         Raises:
             CheckpointError: there is no intact checkpoint.
             RunFolderError: the checkpoint is of another configuration.
         """
-        return self._newest_intact(env_steps, lambda path: self._resume(path, like, ring))
+        return self._newest_intact(
+            env_steps, lambda path: self._resume(path, like, ring, extra_bytes)
+        )
 
-    def _resume(self, path: Path, like: Groups, ring: Ring | None) -> Checkpoint:
+    def _resume(self, path: Path, like: Groups, ring: Ring | None, extra_bytes: int) -> Checkpoint:
         index = Index.read(path)
-        checkpoint = _read(path, index, like=like)
+        checkpoint = _read(path, index, like=like, extra_bytes=extra_bytes)
         if self._history is not None:
             index.check_run_file(self.run, self._history)
         if ring is not None:
             if index.ring is None or not index.ring.fits(ring):
                 raise mismatch(path, "its replay buffer has another shape")
             try:
-                load_rows(self.segments, index.ring, ring)
+                load_rows(self.segments, index.ring, ring, self.run)
             except RunFolderError as error:
-                raise CheckpointError(str(error)) from None
+                raise CheckpointError(str(error)) from error.__cause__
         self._current = path
         self._current_ring = index.ring
         return checkpoint
@@ -301,13 +332,13 @@ class CheckpointStore:
             for path, error in damage.items():
                 _log.warning(
                     "%s; going back %d steps, to the checkpoint at env_steps=%d",
-                    error,
+                    clean(str(error).rstrip(".")),
                     steps_of(path) - checkpoint.env_steps,
                     checkpoint.env_steps,
                 )
             return checkpoint
         for error in damage.values():
-            raise self._none_intact(error)
+            raise self._none_intact(error) from error.__cause__
         existing = ", ".join(str(steps_of(path)) for path in self.all())
         if not existing:
             raise self._none_intact(None)
@@ -328,14 +359,21 @@ def _order(checkpoint: Path) -> tuple[int, int]:
 
 
 def _read(
-    path: Path, index: Index, groups: Collection[str] | None = None, like: Groups | None = None
+    path: Path,
+    index: Index,
+    groups: Collection[str] | None = None,
+    like: Groups | None = None,
+    extra_bytes: int = 0,
 ) -> Checkpoint:
     sizes = {name: content.bytes for name, content in index.run_files.items()}
-    return Checkpoint(steps_of(path), *read(path, index, groups, like), sizes)
+    return Checkpoint(steps_of(path), *read(path, index, groups, like, extra_bytes), sizes)
 
 
-def _discard(checkpoints: Iterable[Path]) -> None:
-    for path in checkpoints:
-        # Renamed first, so that a partly removed folder never looks like a checkpoint.
-        rename(path, temporary(path))
-        remove(temporary(path))
+def _check_readable(name: str, data: bytes, env_steps: int) -> None:
+    """Raise CheckpointError for a file that the reader would refuse."""
+    if len(data) > LARGEST:
+        raise CheckpointError(
+            f"the checkpoint at env_steps={env_steps} is not written, because its {name} would "
+            f"have {len(data):,} bytes and at most {LARGEST:,} can be read again: train fewer "
+            "tasks, seeds or copies in one run."
+        )

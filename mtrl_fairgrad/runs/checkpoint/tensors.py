@@ -7,8 +7,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index
+from mtrl_fairgrad.runs.checkpoint.index import CheckpointError, Index, run_of
 from mtrl_fairgrad.utils.atomic_io import RunFolderError
+from mtrl_fairgrad.utils.free_memory import free_memory
+from mtrl_fairgrad.utils.safe_files import read_bytes
 
 if TYPE_CHECKING:  # torch takes a second to import
     from torch import Tensor
@@ -41,7 +43,11 @@ def encode(group: Mapping[str, Tensor]) -> bytes:
 
 
 def read(
-    folder: Path, index: Index, groups: Collection[str] | None = None, like: Groups | None = None
+    folder: Path,
+    index: Index,
+    groups: Collection[str] | None = None,
+    like: Groups | None = None,
+    extra_bytes: int = 0,
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read tensors and state of a checkpoint, after verifying every file.
 
@@ -50,6 +56,7 @@ def read(
         index: index of the checkpoint.
         groups: which groups of tensors to read; None for all.
         like: see `CheckpointStore.resume`.
+        extra_bytes: see `CheckpointStore.resume`.
 
     Raises:
         CheckpointError: a file is damaged or missing.
@@ -64,14 +71,19 @@ def read(
         raise CheckpointError(
             f"{folder} holds {', '.join(stored)} and not all of {', '.join(wanted)}"
         )
+    _check_size(folder, index, wanted, like, extra_bytes)
     paths = {group: index.check(folder, f"{group}.safetensors") for group in wanted}
     state = index.check(folder, "state.json")
+
+    def content(path: Path) -> bytes:
+        return read_bytes(path, index.files[path.name].bytes, run_of(folder))
+
     try:
         if like is not None:
-            _check_fit(folder, index, paths, like)
+            _check_fit(folder, paths, like)
         # Not load_file, which maps the file: a file truncated later would kill this process.
-        tensors = {group: load(path.read_bytes()) for group, path in paths.items()}
-        values = json.loads(state.read_bytes())
+        tensors = {group: load(content(path)) for group, path in paths.items()}
+        values = json.loads(content(state))
         if not isinstance(values, dict):
             raise ValueError("state.json")
         return tensors, values
@@ -81,14 +93,26 @@ def read(
         raise CheckpointError(f"{folder} is not a valid checkpoint ({error})") from None
 
 
-def _check_fit(folder: Path, index: Index, paths: Mapping[str, Path], like: Groups) -> None:
+def _check_size(
+    folder: Path, index: Index, wanted: Collection[str], like: Groups | None, extra_bytes: int
+) -> None:
+    """Check that the tensors fit the expected ones or the memory, before files are read."""
+    held = sum(index.files[f"{group}.safetensors"].bytes for group in wanted)
+    if like is not None:
+        needed = sum(tensor.nbytes for group in like.values() for tensor in group.values())
+        if held > _LARGEST_RATIO * needed + _HEADERS + extra_bytes:
+            raise mismatch(folder, f"it holds {held} bytes, but {needed} are needed")
+    free = free_memory()
+    if free is not None and held > free:
+        raise CheckpointError(
+            f"{folder} holds {held} bytes, but only {free} bytes of memory are free"
+        )
+
+
+def _check_fit(folder: Path, paths: Mapping[str, Path], like: Groups) -> None:
     """Compare the files' headers with the expected tensors, without reading data."""
     from safetensors import safe_open
 
-    needed = sum(tensor.nbytes for group in like.values() for tensor in group.values())
-    held = sum(index.files[path.name].bytes for path in paths.values())
-    if held > _LARGEST_RATIO * needed + _HEADERS:
-        raise mismatch(folder, f"it holds {held} bytes, but {needed} are needed")
     for group, tensors in like.items():
         if group not in paths:
             raise mismatch(folder, f"it has no {group}")

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mtrl_fairgrad.analysis.report.figure_style import image
 from mtrl_fairgrad.supervised.benchmarks.toy import ARRIVED, Trajectories
 from mtrl_fairgrad.supervised.benchmarks.toy_problem import STARTS, losses, pareto_set
+from mtrl_fairgrad.utils.atomic_io import write_atomic
 
 NAMES = {
     0.0: "LS",
@@ -59,4 +61,4 @@ def draw(trajectories: Sequence[Trajectories], formula: str, path: Path) -> None
     panels[0].set_ylabel("$L_2$")
     if formula == "code":
         panels[0].legend(loc="upper left", fontsize=8)
-    figure.savefig(path, dpi=150)
+    write_atomic(path, image(figure, "png", dpi=150))

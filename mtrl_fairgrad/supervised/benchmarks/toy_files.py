@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +23,23 @@ from mtrl_fairgrad.supervised.benchmarks.toy import (
     Trajectories,
 )
 from mtrl_fairgrad.supervised.benchmarks.toy_problem import STARTS, distance_from_front, losses
-from mtrl_fairgrad.utils.atomic_io import RunFolderError, write_atomic
+from mtrl_fairgrad.utils.atomic_io import (
+    RunFolderError,
+    make_folders,
+    reading_errors,
+    write_atomic,
+)
+from mtrl_fairgrad.utils.safe_files import is_present, read_bytes
 from mtrl_fairgrad.utils.safe_load import read_mapping
 from mtrl_fairgrad.utils.text_tables import csv_text, text_table
 
 CSV, FIGURE, MANIFEST = "toy.csv", "toy.png", "manifest.json"
+MAX_BYTES = 2**27
+"""Largest size of toy.csv."""
 COLUMNS = ("alpha", "start", "step", "x1", "x2", "loss1", "loss2", "outcome")
 """Columns of toy.csv; `outcome` is given in the last row of each trajectory."""
 
+_NUMBERS = ("alpha", "x1", "x2", "loss1", "loss2")
 Row = dict[str, str]
 
 
@@ -38,7 +50,6 @@ def write(
     overrides: Sequence[str],
 ) -> None:
     """Write toy.csv and manifest.json, whose `protocol` has the options of the benchmark."""
-    folder.mkdir(parents=True, exist_ok=True)
     lines: list[Sequence[object]] = [COLUMNS]
     for one in trajectories:
         for start, (steps, outcome) in enumerate(zip(one.steps, one.outcomes, strict=True)):
@@ -55,23 +66,29 @@ def write(
     write_atomic(folder / CSV, csv_text(lines).encode())
 
 
-def check_no_other_run(folder: Path) -> None:
-    """Check that toy.csv and manifest.json may be written to a folder.
+def make_folder(folder: Path) -> None:
+    """Make the folder for toy.csv and manifest.json before anything is computed.
 
     Raises:
-        RunFolderError: it holds another run, whose manifest would be lost.
+        RunFolderError: it holds another run, whose manifest would be lost, or cannot be made.
     """
-    held = [name for name in ("config.yaml", MANIFEST) if (folder / name).exists()]
+    held = [name for name in ("config.yaml", MANIFEST) if is_present(folder / name)]
     if held and not is_toy_run(folder):
         raise RunFolderError(
             f"run_dir={folder} holds the {held[0]} of something else than the toy problem: choose "
             "another run_dir."
         )
+    try:
+        make_folders(folder)
+    except OSError as error:
+        raise RunFolderError(
+            f"run_dir={folder} cannot be created ({error.strerror}): choose a writable folder."
+        ) from None
 
 
 def is_toy_run(folder: Path) -> bool:
     """Return whether a folder holds the trajectories of this problem."""
-    return (folder / CSV).is_file()
+    return is_present(folder / CSV)
 
 
 def table(folder: Path) -> str:
@@ -142,7 +159,7 @@ def verify_toy(folder: Path) -> list[Finding]:
 
 
 def _check_manifest(folder: Path) -> list[str]:
-    if not (folder / MANIFEST).is_file():
+    if not is_present(folder / MANIFEST):
         return [f"there is no {MANIFEST}: give the command again with this version"]
     found = read_mapping(folder / MANIFEST)
     needed = [key for key in MANIFEST_KEYS if key != "config_sha256"]
@@ -161,8 +178,10 @@ def _check_trajectories(folder: Path) -> list[str]:
         if (float(path[0]["x1"]), float(path[0]["x2"])) != STARTS[start]:
             problems.append(f"{where}: does not begin at {STARTS[start]}")
         steps, last = [int(row["step"]) for row in path], int(path[-1]["step"])
-        due_steps = [*range(0, last, CHECK_EVERY), last]
-        if steps != due_steps or last > options["steps"]:
+        # Not as a list, since a file may promise any number of them.
+        due_steps = itertools.chain(range(0, last, CHECK_EVERY), [last])
+        complete = len(steps) == -(-last // CHECK_EVERY) + 1 and all(map(eq, steps, due_steps))
+        if not complete or last > options["steps"]:
             problems.append(f"{where}: steps are missing or repeated")
     return problems
 
@@ -207,8 +226,26 @@ def _options(folder: Path) -> dict[str, Any]:
 
 
 def _rows(folder: Path) -> list[Row]:
-    with (folder / CSV).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    """Read toy.csv, whose cells then are numbers where its columns are.
+
+    Raises:
+        RunFolderError: it cannot be read, or is damaged.
+    """
+    path, rows = folder / CSV, list[Row]()
+    with reading_errors(path):
+        data = read_bytes(path, MAX_BYTES)
+    try:
+        for row in csv.DictReader(io.StringIO(data.decode(), newline="")):
+            for name in _NUMBERS:
+                float(row[name])
+            if int(row["start"]) not in range(len(STARTS)) or int(row["step"]) < 0:
+                raise ValueError
+            rows.append(row)
+    except (KeyError, TypeError, ValueError, csv.Error):
+        raise RunFolderError(
+            f"{path} is damaged (row {len(rows) + 1}): restore it from a copy."
+        ) from None
+    return rows
 
 
 def _paths(rows: Sequence[Row]) -> dict[tuple[float, int], list[Row]]:

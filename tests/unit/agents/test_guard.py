@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtrl_fairgrad import FairGrad, make_method
-from mtrl_fairgrad.agents import SAC, SeedStreams
+from mtrl_fairgrad.agents import SAC, SeedStreams, SingleTaskSAC
 from mtrl_fairgrad.agents.guard import Guard, respond
 from mtrl_fairgrad.agents.update_info import NetworkUpdate
 from mtrl_fairgrad.config.guard import CHECKS, CONDITIONS, GuardConfig
@@ -31,6 +31,10 @@ def agent_of(guard=None, method="fairgrad", seeds=SEEDS, **options):
     return SAC(
         small_config(), *DIMENSIONS, seeds, TASKS, critic, actor, dtype=torch.float64, guard=guard
     )
+
+
+def single_tasks():
+    return SingleTaskSAC(small_config("stl"), *DIMENSIONS, SEEDS, TASKS, dtype=torch.float64)
 
 
 def copied(agent):
@@ -238,6 +242,19 @@ def test_a_periodic_reset_does_not_restart_a_stopped_seed():
         ]
         kept = [torch.equal(one[key], other[key]) for key in learned if "weight" in key]
         assert all(kept) if n == 1 else not any(kept)
+
+
+@pytest.mark.parametrize("make", [agent_of, single_tasks], ids=["seeds", "single tasks"])
+def test_a_policy_that_diverged_stops_alone_and_counts_once(make):
+    agent, streams = make(), SeedStreams(SEEDS)
+    diverged = torch.zeros(3, TASKS, dtype=torch.bool)
+    diverged[1, 2] = True
+    for _ in range(2):
+        agent.stop(diverged)
+        learn(agent, streams, 1)
+    assert counts(agent, "actor", "non_finite") == diverged.int().tolist()
+    expected = diverged if make is single_tasks else diverged.any(-1, keepdim=True)
+    assert torch.equal(agent.faults().stopped, expected.expand(3, TASKS))
 
 
 def test_counts_continue_after_a_checkpoint():

@@ -143,3 +143,10 @@ def test_a_restored_normalizer_continues_bit_for_bit():
     for name, value in whole.state().items():
         assert torch.equal(value, restored.state()[name]), name
     assert math.isfinite(value.sum().item())
+
+
+def test_a_reward_that_is_not_finite_does_not_spoil_later_ones():
+    rewards, begins = experience(9)
+    begins[5] = True
+    rewards[3, 1, 0, 2] = torch.nan
+    assert fed(rewards, begins).scale(torch.ones(SEEDS, TASKS)).isfinite().all()

@@ -81,3 +81,10 @@ def test_a_restored_normalizer_continues_bit_for_bit():
 def test_another_shape_is_refused():
     with pytest.raises(ValueError, match="configuration the run was started with"):
         RewardNormalizer(1, TASKS).load_state(RewardNormalizer(SEEDS, TASKS).state())
+
+
+def test_a_reward_that_is_not_finite_does_not_spoil_later_ones():
+    normalizer, rewards = RewardNormalizer(SEEDS, TASKS), stream(6)
+    rewards[2, 1, 0] = torch.nan
+    found = torch.stack([normalized(normalizer, step) for step in rewards])
+    assert torch.equal(found.isfinite(), rewards.isfinite())

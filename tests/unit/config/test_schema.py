@@ -1,5 +1,6 @@
 """The YAML files say what the dataclasses say, and mistakes end in one sentence."""
 
+import json
 import math
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 
 from mtrl_fairgrad.config.agent import ARCHITECTURES, AgentConfig
 from mtrl_fairgrad.config.convention import ConventionConfig
+from mtrl_fairgrad.config.env import EnvConfig, task_names
 from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.config.schema import (
     Config,
@@ -21,11 +23,16 @@ from mtrl_fairgrad.config.schema import (
 )
 from mtrl_fairgrad.gradients.conventions import CONVENTIONS, PLAIN, Convention
 from mtrl_fairgrad.gradients.official import OFFICIAL
+from mtrl_fairgrad.utils.validation import MAX_NAME
 from mtrl_fairgrad.weighting import method_names, method_options
 from tests.support.errors import refused
-from tests.support.tiny_runs import composed
+from tests.support.tiny_runs import POINT_MASS, composed
 
 CONFIGS = Path(config_dir())
+
+
+DEEP = 29 * "[" + 29 * "]"
+LISTS = json.loads(DEEP)
 
 
 def test_the_yaml_files_compose_to_the_python_defaults():
@@ -254,6 +261,10 @@ def test_a_preset_changes_defaults_and_the_command_line_wins():
         (["env.copies=3"], "env.copies", 3),
         (["env.copies=0"], "env.copies", 0),
         (["env.train_horizon=501"], "env.train_horizon", 501),
+        # What could not be read again when the run is resumed.
+        ([*POINT_MASS, "env.task_options=[{},{5: 1}]"], "env.task_options", [{}, {5: 1}]),
+        ([*POINT_MASS, "env.task_options=[{g: nan}]"], "env.task_options", [{"g": math.nan}]),
+        ([*POINT_MASS, f"env.task_options=[{{g: {DEEP}}}]"], "env.task_options", [{"g": LISTS}]),
     ],
     ids=str,
 )
@@ -291,3 +302,10 @@ def test_changed_keys_names_leaves():
 def test_an_option_is_given_however_hydra_is_told_to_set_it(prefix):
     words = ["steps=3", f"{prefix}agent.temperature=shared"]
     assert is_given("agent.temperature", words) and not is_given("temperature", words)
+
+
+def test_the_name_of_a_task_that_would_not_be_read_again_is_refused():
+    options = [{"a": "x" * MAX_NAME}]
+    env = EnvConfig("gymnasium", "gymnasium", ["Pendulum-v1"], task_options=options)
+    with refused("env.task_options", options):
+        task_names(env)

@@ -1,13 +1,11 @@
 """Copies of a task's simulators: streams of their own, staggered ends, states within a step."""
 
-import json
-
 import numpy as np
 import pytest
 
 from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
 from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
-from tests.support.rollouts import assert_same, flatten
+from tests.support.rollouts import as_of_older_version, assert_same, flatten, reread
 
 NEAR, FAR = "tests.support.point_mass:Near-v0", "tests.support.point_mass:Far-v0"
 SUITE = gymnasium_suite([NEAR, FAR], horizon=12)
@@ -56,10 +54,13 @@ def test_a_state_while_a_half_is_running_leads_on_bit_for_bit(workers, stagger):
         with make(4, workers, stagger=stagger) as envs:
             envs.reset()
             run(envs, steps, generator)
-            state = json.loads(json.dumps(envs.get_state()))
+            state = reread(envs.get_state())
             drawn, after = generator.bit_generator.state, run(envs, 30, generator)
             again = [envs.get_state(), envs.step_wait(1)][0]
         assert list(state["results"]) == ["1"]
+        with make(4, stagger=stagger) as restored:
+            restored.set_state(as_of_older_version(state))
+            assert restored.get_state() == state
         with make(4, stagger=stagger) as restored:
             restored.set_state(state)
             assert restored.get_state() == state

@@ -11,8 +11,10 @@ import pytest
 from mtrl_fairgrad.envs.evaluation import all_goals, evaluate, evaluation_goals
 from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
 from mtrl_fairgrad.envs.rendering import record_episode
+from mtrl_fairgrad.envs.saved_state import from_arrays, to_arrays
 from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
-from tests.support.rollouts import assert_same, course
+from mtrl_fairgrad.envs.workers.pool import WorkerError
+from tests.support.rollouts import assert_same, course, flatten, reread
 
 POINT_MASS, NARROW = "tests.support.point_mass:PointMass-v0", {"edge": 0.7}
 TASKS = {"tasks": [POINT_MASS, POINT_MASS], "options": [{}, NARROW]}
@@ -112,7 +114,7 @@ def test_a_state_inside_episodes_leads_on_bit_for_bit(suite, workers):
     with make(**suite) as envs:
         envs.reset()
         course(envs, before)
-        state = json.loads(json.dumps(envs.get_state()))
+        state = reread(envs.get_state())
         lengths = {len(row["actions"]) for row in state["rows"]}
         assert len(lengths) > 1, "episodes are not aligned"
         whole = course(envs, after)
@@ -139,6 +141,60 @@ def test_a_task_that_is_not_reproducible_is_named_at_the_start_and_refused_when_
         ) as caught:
             envs.set_state(state)
     assert "\n" not in str(caught.value) and gymnasium_suite(**TASKS).warnings() == []
+
+
+def test_an_observation_of_another_shape_is_an_error_in_every_step():
+    with make(seeds=(3,), tasks=[POINT_MASS], options=None) as envs:
+        envs.reset()
+        [environment] = envs._pool._host._environments.values()
+        environment.environment.unwrapped.shape = (1,)
+        with pytest.raises(WorkerError, match="shape"):
+            envs.step(np.zeros((1, 1)))
+
+
+@pytest.mark.parametrize("option", ["blinded_at", "unpaid_at"])
+def test_nan_repeats_and_is_restored_bit_for_bit(option):
+    suite = {"tasks": [POINT_MASS], "options": [{"edge": 1000, option: 3}]}
+    assert gymnasium_suite(**suite).warnings() == []
+    with make(seeds=(3,), **suite) as envs:
+        envs.reset()
+        course(envs, actions(7, rows=1))
+        state = reread(envs.get_state())
+        after = flatten(envs.step(np.ones((1, 1))))
+        assert np.isnan(after["rewards" if option == "unpaid_at" else "observations"]).any()
+        envs.set_state(state)
+        for name, array in flatten(envs.step(np.ones((1, 1)))).items():
+            assert np.array_equal(array, after[name], equal_nan=True)
+        other = {**state["rows"][0], "returned": 0.5, "observation": bytes(8)}
+        with pytest.raises(ValueError, match="not reproducible"):
+            envs.set_state({**state, "rows": [other]})
+
+
+def test_the_state_of_long_episodes_is_stored_in_arrays():
+    suite = {"tasks": [POINT_MASS], "options": [{"edge": 1e9}]}
+    with make(seeds=(3,), **suite) as envs:
+        envs.reset()
+        sizes = []
+        for _ in range(2):
+            course(envs, actions(14, rows=1))
+            plain, arrays = to_arrays(envs.get_state())
+            sizes.append(len(json.dumps(plain)))
+            stored = sum(array.nbytes for array in arrays.values())
+            assert stored <= envs.largest_state
+        assert sizes[0] == sizes[1] and arrays["actions"].nbytes == 28 * 4
+
+
+@pytest.mark.parametrize("name", ["goals", "actions", "action_counts", "generators", "returned"])
+def test_damaged_arrays_of_a_state_are_refused(name):
+    with make(seeds=(3,)) as envs:
+        envs.reset()
+        course(envs, actions(5, rows=2))
+        plain, arrays = to_arrays(envs.get_state())
+        missing = {key: array for key, array in arrays.items() if key != name}
+        damaged = [missing, {**arrays, name: arrays[name][:1]}, {**arrays, name: -1 - arrays[name]}]
+        for each in damaged[: 2 if name in ("actions", "returned") else 3]:
+            with pytest.raises(ValueError, match=r"damaged|intact"):
+                envs.set_state(from_arrays(plain, each))
 
 
 def test_damaged_states_are_refused():
@@ -305,6 +361,13 @@ CASES = [
     (
         {"tasks": [POINT_MASS], "success_return": [1, 2]},
         "env.success_return=[1, 2] does not fit 1 tasks",
+    ),
+    *(
+        (
+            {"tasks": [POINT_MASS], "options": [{"shape": shape}]},
+            f"it observed an array of shape {shape}, but its observation space has shape [2]",
+        )
+        for shape in ([], [1], [1, 1], [2, 1])
     ),
     (
         {"tasks": [POINT_MASS], "options": [{"edge": "far"}]},

@@ -1,4 +1,3 @@
-import json
 import os
 
 import gymnasium
@@ -15,7 +14,7 @@ from mtrl_fairgrad.envs.task_names import MT10, MT50, step_cost
 from mtrl_fairgrad.envs.workers.host import Slot
 from mtrl_fairgrad.envs.workers.load_balancing import balance_load
 from tests.support import official_metaworld as official
-from tests.support.rollouts import assert_same, course, flatten
+from tests.support.rollouts import assert_same, course, flatten, reread
 from tests.unit.envs.conftest import HORIZON, SEEDS, TASKS, make
 
 
@@ -174,7 +173,7 @@ def test_restored_environments_go_on_bit_for_bit(workers):
     with make() as envs:
         envs.reset()
         course(envs, actions[:begun])
-        state, whole = json.loads(json.dumps(envs.get_state())), course(envs, actions[begun:])
+        state, whole = reread(envs.get_state()), course(envs, actions[begun:])
     with make(workers=workers) as restored:
         assert not restored.resumable
         observations = restored.set_state(state)

@@ -84,7 +84,12 @@ def exported(agent, folder, place=1):
     spaces = (Box(-np.inf, np.inf, (SIZE,), np.float32), Box(-1.0, 1.0, (4,), np.float32))
     result = scores(tuple(TASKS), np.array([[True, False], [True, True]]))
     description = describe(
-        config, SEEDS[place], spaces, {"env_steps": 100}, {"success": "any step"}, result
+        config,
+        SEEDS[place],
+        spaces,
+        {"env_steps": 100},
+        {"success": "any step", "in_words": "mt10"},
+        result,
     )
     return export(agent, place, description, folder)
 
@@ -209,7 +214,6 @@ def _change(key, value):
             "not a description of a policy",
         ),
         (_change("format", "mtrl-fairgrad policy 2"), "in the format 'mtrl-fairgrad policy 1'"),
-        (_change("program", {"file": "../policy-100-seed7.pt2", "sha256": "0"}), "is damaged"),
     ],
 )
 def test_damage_is_found_before_anything_is_loaded(damage, said, tmp_path, monkeypatch):
@@ -219,6 +223,86 @@ def test_damage_is_found_before_anything_is_loaded(damage, said, tmp_path, monke
     with pytest.raises(ConfigError, match=said) as caught:
         load_policy(path)
     assert str(caught.value).count(". ") == 0, "one sentence"
+
+
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory):
+    """One whose program takes observations alone, and one that also takes tasks."""
+    folder = tmp_path_factory.mktemp("policies")
+    return {kind: exported(make(kind), folder / kind) for kind in ("shared", "own")}
+
+
+def changed(path, folder, key, value):
+    """Copy a policy with another value at a dotted key of its description."""
+    description = json.loads(path.read_text())
+    place, *names = description, *key.split(".")
+    for name in names[:-1]:
+        place = place[int(name) if isinstance(place, list) else name]
+    place[int(names[-1]) if isinstance(place, list) else names[-1]] = value
+    (folder / path.with_suffix(".pt2").name).write_bytes(path.with_suffix(".pt2").read_bytes())
+    (folder / path.name).write_text(json.dumps(description))
+    return folder / path.name
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("program", [], "program"),
+        ("program.file", "../policy-100-seed7.pt2", "program.file"),
+        ("program.file", "..", "program.file"),
+        ("program.file", "a\0.pt2", "program.file"),
+        ("program.file", "\ud800.pt2", "program.file"),
+        ("program.bytes", float("inf"), "program.bytes"),
+        ("program.sha256", None, "program.sha256"),
+        ("inputs", [], "inputs"),
+        ("inputs.0", 3, "inputs[0]"),
+        ("inputs.0.name", "tasks", "inputs"),
+        ("inputs.0.dtype", "float64", "observations.dtype"),
+        ("inputs.0.shape", ["rows"], "observations.shape"),
+        ("inputs.0.shape", ["rows", 0], "observations.shape"),
+        ("inputs.0.shape", ["rows", 10**12], "observations.shape"),
+        ("output", None, "output"),
+        ("output.shape", [4], "actions.shape"),
+        ("tasks", "reach-v3", "tasks"),
+        ("tasks", [], "tasks"),
+        ("tasks", TASKS[:1], "config.env.tasks"),
+        ("tasks", TASKS[::-1], "config.env.tasks"),
+        ("seed", 3, "config.seeds"),
+        ("seed", "7", "seed"),
+        ("protocol", {}, "protocol.in_words"),
+        ("result.goals", -1, "result.goals"),
+        ("result.success", {"reach-v3": 0.5}, "result.success"),
+        ("result.success.reach-v3", 7, "result.success.reach-v3"),
+        ("training.env_steps", [], "training.env_steps"),
+        ("config", 3, "config"),
+        ("config.env", [], "config.env.tasks"),
+        ("exported_with", {"torch": 2}, "exported_with.torch"),
+    ],
+)
+def test_a_description_whose_parts_disagree_is_refused_by_its_key(
+    key, value, named, policies, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.export, "load", lambda *_: pytest.fail("loaded"))
+    path = changed(policies["shared"], tmp_path, key, value)
+    with pytest.raises(ConfigError) as caught:
+        load_policy(path)
+    assert caught.value.key == named and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("shared", "inputs.0.shape", ["rows", SIZE - 1]),
+        ("shared", "output.shape", ["rows", 5]),
+        ("own", "inputs", [{"name": "observations", "dtype": "float32", "shape": ["rows", SIZE]}]),
+    ],
+)
+def test_a_program_that_differs_from_its_description_is_refused(
+    kind, key, value, policies, tmp_path
+):
+    with pytest.raises(ConfigError, match="copy both files again, or export again") as caught:
+        load_policy(changed(policies[kind], tmp_path, key, value))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_program_of_another_pytorch_is_refused_in_one_sentence(tmp_path, monkeypatch):

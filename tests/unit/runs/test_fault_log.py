@@ -7,6 +7,7 @@ import torch
 
 from mtrl_fairgrad import train
 from mtrl_fairgrad.agents import SAC
+from mtrl_fairgrad.agents.guard import Guard
 from mtrl_fairgrad.config.guard import CHECKS, GuardConfig
 from mtrl_fairgrad.runs.fault_log import (
     Fault,
@@ -17,6 +18,7 @@ from mtrl_fairgrad.runs.fault_log import (
     make_faults,
     read_faults,
 )
+from mtrl_fairgrad.utils.validation import MAX_NAME
 from tests.support.tiny_runs import TASKS, TINY, assert_same_checkpoint, rows
 
 ONE = Fault("critic", "vanished_gradient", 3, "reach-v3", 2, 100, 40, "count")
@@ -141,8 +143,18 @@ def test_the_file_gives_back_what_was_written(tmp_path):
     assert read_faults(tmp_path / "elsewhere") == []
 
 
+WHOLE = encode_faults([ONE]).decode()
+
+
 @pytest.mark.parametrize(
-    "text", ["", "x\n", "network,condition\n", encode_faults([ONE]).decode().replace("100", "many")]
+    "text",
+    [
+        *("", "x\n", "network,condition\n"),
+        *(WHOLE.replace("100", number) for number in ("many", "0", "-1", "1" + "0" * 30)),
+        WHOLE.replace("critic", "x" * 200_000),
+        WHOLE.replace("critic", "x" * (MAX_NAME + 1)),
+    ],
+    ids=range(9),
 )
 def test_a_damaged_file_is_named(text, tmp_path):
     (tmp_path / "incidents.csv").write_text(text)
@@ -203,3 +215,13 @@ def test_an_unsolved_equation_is_told_at_once_only_where_something_is_done_about
     assert {one.condition for one in read_faults(tmp_path / "a")} == {
         one.condition for one in read_faults(tmp_path / "b")
     }
+
+
+def test_a_policy_that_diverges_before_the_first_update_leaves_a_file_that_can_be_read(tmp_path):
+    guard = Guard(GuardConfig(), 1, 2, torch.device("cpu"))
+    guard.stop(torch.tensor([[False, True]]), torch.tensor(0))
+    counts, first, _ = (each.tolist() for each in guard.faults())
+    faults = make_faults(counts, first, 0, [3], ["a", "b"], GuardConfig())
+    (tmp_path / "incidents.csv").write_bytes(encode_faults(faults))
+    assert read_faults(tmp_path) == faults
+    assert [(each.task, each.updates, each.response) for each in faults] == [("b", 1, "stop")]

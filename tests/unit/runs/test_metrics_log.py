@@ -105,6 +105,26 @@ def test_damaged_lines_take_no_others_with_them(tmp_path):
     assert values(tmp_path) == []
 
 
+def test_times_and_counters_that_no_run_has_are_left_out(tmp_path):
+    text = "".join(
+        f"{line}\n"
+        for line in (
+            "0,wall_seconds,inf",
+            "0,wall_seconds,nan",
+            "0,wall_seconds,-1",
+            "5,wall_seconds,3",
+            "0,workers/replaced,inf",
+            f"1{'0' * 30},{SPEED},1",
+            f"-1,{SPEED},1",
+            f"2,{SPEED},nan",
+        )
+    )
+    (tmp_path / "metrics.csv").write_text(text)
+    metrics = read_metrics(tmp_path)
+    assert metrics.wall_seconds == 3 and metrics.workers_replaced == 0
+    assert metrics.series[SPEED].env_steps.tolist() == [2]
+
+
 def test_a_full_disk_is_an_error_there_and_leaves_whole_lines(tmp_path, monkeypatch):
     log = MetricsLog(tmp_path)
     log.add(SPEED, 1, 0)
@@ -146,7 +166,7 @@ def test_a_thinned_log_keeps_evenly_spaced_steps_and_the_last_time(tmp_path):
     assert [entry.env_steps for entry in kept] == [0, 50, 100, 120]
     assert thin([], 3) == []
     (tmp_path / "metrics.csv").write_bytes(encode(kept))
-    assert read_entries(tmp_path) == kept
+    assert list(read_entries(tmp_path)) == kept
 
 
 def test_a_folder_without_a_log_has_no_metrics(tmp_path):

@@ -9,6 +9,8 @@ import pytest
 from mtrl_fairgrad.runs.manifest import config_sha256
 from mtrl_fairgrad.runs.run_dir import Evaluation, RunFolder, RunFolderError
 from mtrl_fairgrad.utils.atomic_io import remove
+from mtrl_fairgrad.utils.validation import MAX_NAME
+from tests.support.errors import refused
 from tests.support.sample_run import CONFIG, GROUPS, Fault, fork, one_sentence, rows
 
 
@@ -33,6 +35,30 @@ def test_what_is_created_is_what_is_opened(folder):
         }
     )
     assert again.evaluations() == [] and not again.has_checkpoint()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tasks", [f"task {n}" for n in range(20_000)]),  # a file above the reader's limit
+        ("run_dir", "(" * 70),  # too many brackets
+        ("method", {"beta": float("nan")}),  # differs from itself
+    ],
+)
+def test_what_could_not_be_read_again_is_refused_before_anything_is_made(tmp_path, key, value):
+    config = {**CONFIG, key: value, "seeds": [0]}
+    with refused(key, value):
+        RunFolder.create(tmp_path / "run", config, {})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_path_with_no_room_for_checkpoints_is_refused_before_anything_is_made(tmp_path):
+    path = tmp_path
+    while len(str(path)) < 4060:
+        path /= "d" * max(1, min(200, 4059 - len(str(path))))
+    with pytest.raises(RunFolderError, match=os.strerror(errno.ENAMETOOLONG)):
+        RunFolder.create(path, CONFIG, {})
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_with_other_files_is_used_and_they_stay(tmp_path):
@@ -87,6 +113,18 @@ def test_opening_what_is_no_run(tmp_path):
         ("config.yaml", b"\xff\xfe\xfa"),
         ("manifest.json", b'{"versions": '),
         ("manifest.json", b"[]"),
+        ("manifest.json", b'{"protocol": 3}'),
+        ("manifest.json", b'{"git": {"commit": 1, "dirty": false}}'),
+        ("manifest.json", b'{"versions": {"torch": 2}}'),
+        ("manifest.json", b'{"started": 1e999}'),
+        ("config.yaml", b"steps: .inf"),
+        ("config.yaml", b"steps: 1e6"),
+        ("config.yaml", b"eval: {every: .inf}"),
+        ("config.yaml", b"eval: {every: 0}"),
+        ("config.yaml", b"env: {tasks: reach-v3}"),
+        ("config.yaml", b"env.tasks: 3"),
+        ("config.yaml", b"method: {name: [ls]}"),
+        ("config.yaml", b"method: {alpha: 1" + b"0" * 400 + b"}"),
     ],
 )
 def test_damaged_files_are_named_in_one_sentence(folder, name, content):
@@ -148,6 +186,12 @@ def test_every_torn_end_of_the_file_loses_only_the_torn_line(folder):
         "5,0,reach-v3,10,1.5,1",
         "5,0,reach-v3,10,-0.1,1",
         "5,0,reach-v3,10,nan,1",
+        "-5,0,reach-v3,10,0.1,1,1",
+        "5,-1,reach-v3,10,0.1,1,1",
+        "5,0,reach-v3,-10,0.1,1,1",
+        f"1{'0' * 300},0,reach-v3,10,0.1,1,1",
+        f"5,0,{'x' * 200_000},10,0.1,1,1",
+        f"5,0,{'x' * (MAX_NAME + 1)},10,0.1,1,1",  # tables would pad all rows to it
         "5,0,reach-v3,10,nan,1,1",
         "5,0,reach-v3,10,0.1,1",  # of the older format
         "5,0,reach-v3,10,0.1,1,2,3",

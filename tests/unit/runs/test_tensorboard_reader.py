@@ -49,7 +49,14 @@ def test_a_record_that_was_cut_off_and_garbage_are_left_out(tmp_path):
     assert points(read_metrics(tmp_path).series[SPEED]) == {10: 1, 20: 2}
 
 
+def test_events_at_no_time_or_step_are_left_out(tmp_path):
+    log_events(tmp_path, {SPEED: {10: 1.0, 20: 2.0}}, every=float("inf"))  # NaN, then infinite
+    log_events(tmp_path, {SPEED: {-3: 1.0, 30: 2.0}}, every=10)
+    metrics = read_metrics(tmp_path)
+    assert points(metrics.series[SPEED]) == {30: 2} and metrics.wall_seconds < 1000
+
+
 def test_a_folder_without_event_files_has_no_metrics(tmp_path):
     metrics = read_metrics(tmp_path)
     assert metrics.series == {} and np.isnan(metrics.wall_seconds)
-    assert read_entries(tmp_path) == [] and metrics.by_task("critic/weights") == {}
+    assert list(read_entries(tmp_path)) == [] and metrics.by_task("critic/weights") == {}

@@ -43,6 +43,20 @@ def test_entries_that_a_predecessor_wrote_beyond_are_void(tmp_path):
     assert list(zip(series.env_steps, series.values, strict=True)) == expected
 
 
+@pytest.mark.parametrize("times", [(2e9, 1e9, 1.5e9), (5.0, 1e9, 7.0), (1e9, 1e9, 1e9)])
+def test_the_order_of_files_does_not_depend_on_the_clock(times, tmp_path, monkeypatch):
+    for start, now in zip((0, 5, 3), times, strict=True):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        file = EventFile(tmp_path, purge_step=start)
+        for step in range(start, start + 8):
+            file.add_scalar("speed/updates_per_second", start, step)
+        file.close()
+    expected = [(step, 0 if step < 3 else 3) for step in range(11)]
+    assert scalars(tmp_path)["speed/updates_per_second"] == expected
+    series = read_metrics(tmp_path).series["speed/updates_per_second"]
+    assert list(zip(series.env_steps, series.values, strict=True)) == expected
+
+
 def test_what_waits_is_written_when_it_is_time(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic_io, "FLUSH_SECONDS", 0)
     file = EventFile(tmp_path, purge_step=0)

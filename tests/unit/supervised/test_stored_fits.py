@@ -94,6 +94,7 @@ def damage(folder, file, text, **version):
 
 
 UNKNOWN = {**fit_config("cityscapes", "ls", 0), "benchmark": {"name": "mnist"}}
+LISTED = {**UNKNOWN, "method": {"name": "fairgrad", "alpha": [1]}}
 REFUSED = {
     "empty": (lambda folder: folder.mkdir(), ["holds no run"]),
     "unfinished": (
@@ -130,6 +131,11 @@ REFUSED = {
         lambda folder: damage(folder, "config.yaml", "benchmark: {name: cityscapes}"),
         ["config.yaml lacks method", "seed"],
     ),
+    "no number": (
+        lambda folder: damage(folder, "fit.json", json.dumps(LISTED), version_0_1=True),
+        ["fit.json is damaged", "method.alpha"],
+    ),
+    "a link to itself": (lambda folder: folder.symlink_to(folder), ["holds no run"]),
     "unknown benchmark": (
         lambda folder: damage(folder, "fit.json", json.dumps(UNKNOWN), version_0_1=True),
         ["benchmark=mnist"],

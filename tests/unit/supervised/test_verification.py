@@ -218,6 +218,14 @@ def test_given_baselines_are_read_again_and_without_them_the_table_is_not_recomp
     assert problems == [] and "not recomputed" in note and str(given) in note
 
 
+def test_a_stored_configuration_does_not_look_at_this_machine(faked, monkeypatch, capsys):
+    monkeypatch.setenv("SECRET", "mine")
+    path = faked("method=uw")
+    change(path / "config.yaml", "baselines: null", "baselines: ${oc.env:SECRET}")
+    problems, notes = findings(path, capsys)["tables"]
+    assert "interpolations" in problems[0] and "mine" not in str(problems + notes)
+
+
 def test_folders_of_versions_without_descriptions_are_read_and_stay_without(faked, capsys):
     path = faked("method=uw")
     for name in ("config.yaml", "manifest.json"):

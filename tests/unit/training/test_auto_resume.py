@@ -2,8 +2,9 @@
 
 import pytest
 
-from mtrl_fairgrad import train
+from mtrl_fairgrad import train, verify
 from mtrl_fairgrad.config.schema import Config, ConfigError
+from mtrl_fairgrad.runs.resume_log import COMPARED, read_resumes
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.auto_resume import resolve_auto_resume
 from tests.support.tiny_runs import POINT_MASS, POINT_MASS_ONE, assert_same_checkpoint, rows
@@ -23,6 +24,11 @@ def test_the_same_command_begins_goes_on_and_then_has_nothing_to_do(tmp_path, ca
     )
     assert_same_checkpoint(tmp_path / "r", tmp_path / "whole")
     assert [row["env_steps"] for row in rows(tmp_path / "r")] == ["0", "40", "80"]
+    [resume] = read_resumes(tmp_path / "r")
+    manifest = RunFolder.open(tmp_path / "r").manifest
+    assert (resume["env_steps"], resume["steps"], manifest["steps"]) == (40, 80, 40)
+    assert all(resume[key] == manifest[key] for key in COMPARED)
+    assert verify.main([str(tmp_path / "r")]) == 0
 
 
 def test_a_missing_report_of_a_finished_run_is_written(tmp_path):

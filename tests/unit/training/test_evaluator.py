@@ -220,8 +220,8 @@ def test_a_checkpoint_of_before_is_continued(waiting, tmp_path, monkeypatch):
     """Its version did not save unfinished evaluations."""
     folder, resume, read = tmp_path / "r", RunFolder.resume_checkpoint, []
 
-    def without(*arguments):
-        saved = resume(*arguments)
+    def without(*arguments, **keywords):
+        saved = resume(*arguments, **keywords)
         read.append(saved.state.pop("evaluation"))
         return saved
 
@@ -257,8 +257,8 @@ def test_a_damaged_checkpoint_gives_way_to_one_whose_evaluation_ran(waiting, bac
 def test_an_evaluation_of_something_else_is_refused(forge, left, tmp_path, monkeypatch, capsys):
     resume = RunFolder.resume_checkpoint
 
-    def forged(*arguments):
-        saved = resume(*arguments)
+    def forged(*arguments, **keywords):
+        saved = resume(*arguments, **keywords)
         forge(saved)
         return saved
 
@@ -266,14 +266,15 @@ def test_an_evaluation_of_something_else_is_refused(forge, left, tmp_path, monke
     folder = shutil.copytree(left, tmp_path / "r")
     assert train.main([f"resume={folder}"]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert "does not fit this run" in line and str(folder) in line
+    assert ("does not fit this run" in line or "is invalid" in line) and str(folder) in line
 
 
 def test_a_full_disk_says_what_is_safe(left, waiting, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(left, tmp_path / "r")
     with monkeypatch.context() as patched:
-        # Before evaluations.csv come incidents.csv, metrics.csv, the event file and their folder.
-        patched.setattr(os, "fsync", Fault(os.fsync, 5))
+        # Before come resumes.jsonl and incidents.csv, each with its folder, metrics.csv, and the
+        # new event file, empty and then with its entries.
+        patched.setattr(os, "fsync", Fault(os.fsync, 7))
         assert train.main([f"resume={folder}"]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert (

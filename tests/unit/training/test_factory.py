@@ -240,10 +240,10 @@ def test_a_failure_half_way_closes_what_was_opened_and_removes_the_new_folder(
 def test_a_failure_in_the_second_simulators_closes_the_first(run_config, closed, monkeypatch):
     make_envs = factory.make_envs
 
-    def failing(config, tasks, evaluation):
+    def failing(config, tasks, evaluation, on_lost):
         if evaluation:
             raise ValueError("no second ones")
-        return make_envs(config, tasks, evaluation)
+        return make_envs(config, tasks, evaluation, on_lost)
 
     folder = open_folder(run_config, [], "cpu")
     monkeypatch.setattr(factory, "make_envs", failing)

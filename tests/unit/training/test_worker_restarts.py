@@ -109,6 +109,40 @@ def test_beyond_the_limit_the_run_stops_and_goes_on_with_a_higher_one(happens, t
     assert dict(scalars(folder)["workers/replaced"])[27] == 2.0
 
 
+MORTAL = [*RUN, "env.tasks=[tests.support.point_mass:Mortal-v0]", "env.task_options=null"]
+
+
+def die(number, tmp_path, monkeypatch):
+    """Let workers die at their start, this number of times."""
+    (tmp_path / "deaths").write_text("death\n" * number)
+    monkeypatch.setenv("DEATHS", str(tmp_path / "deaths"))
+
+
+def test_a_worker_killed_at_the_start_is_replaced_and_counted(tmp_path, monkeypatch, capsys):
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    assert train.main([*MORTAL, f"run_dir={whole}", "steps=20"]) == 0
+    die(2, tmp_path, monkeypatch)
+    assert train.main([*MORTAL, f"run_dir={other}", "steps=20"]) == 0
+    assert not (tmp_path / "deaths").read_text()
+    assert_same_checkpoint(whole, other)
+    assert state_of(other)["replaced"] == {"training": 2, "evaluation": 0}
+    assert capsys.readouterr().out.count("it starts again with a new worker") == 2
+    die(1, tmp_path, monkeypatch)
+    assert evaluate.main([str(other), "--goals", "1", "--workers", "1"]) == 0
+    assert not (tmp_path / "deaths").read_text()
+
+
+def test_a_worker_killed_at_every_start_ends_the_run_without_advice_to_resume(
+    tmp_path, monkeypatch, capsys
+):
+    die(3, tmp_path, monkeypatch)
+    words = [*MORTAL, "env.worker_restarts=1", f"run_dir={tmp_path / 'r'}"]
+    assert train.main(words) == 1
+    error = capsys.readouterr().err
+    assert "(SIGKILL)" in error and "give the command again" in error
+    assert "resume" not in error and not (tmp_path / "r").exists()
+
+
 def test_a_worker_lost_while_a_checkpoint_is_made_is_replaced(tmp_path, monkeypatch):
     saved = Trainer.checkpoint
 

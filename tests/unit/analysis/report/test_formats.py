@@ -6,14 +6,18 @@ import re
 
 import pytest
 
+from mtrl_fairgrad.analysis.report.figure_files import as_png, pdf_figures
 from mtrl_fairgrad.analysis.report.formats import (
     as_csv,
     as_latex,
     as_markdown,
     as_text,
 )
+from mtrl_fairgrad.analysis.report.html import as_html
 from mtrl_fairgrad.analysis.report.tables import certainty, duration, overview
+from mtrl_fairgrad.runs.fault_log import Fault, encode_faults
 from mtrl_fairgrad.runs.metric_entries import SPEED
+from mtrl_fairgrad.utils.text_tables import latex_table
 from tests.support.fabricated_runs import (
     COURSE,
     METHOD,
@@ -117,6 +121,7 @@ def test_latex_escapes_what_it_would_read_as_commands(make):
 
 def test_a_latex_row_never_begins_with_a_bracket(make):
     blocks = blocks_of_runs(*(make(name, method={"name": name}) for name in "abcd"))
+    assert latex_table([["a"], [" [x"], ["*x"]])[4:6] == [r" {[x} \\", r" {*x} \\"]
     rows = [row.strip() for row in re.findall(r"\n(.*) \\\\", as_latex(blocks))]
     assert any(row.startswith("{[1] a}") for row in rows)
     assert not any(row.startswith("[") for row in rows)
@@ -170,3 +175,23 @@ def test_columns_can_be_put_in_another_order(make):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+CONTROLS = "=cmd\x1b]52;c;x\x07\u202e\u2028\x9b2J $\\undefined{$"
+
+
+def test_no_format_lets_a_name_control_who_reads_it(make):
+    path = make("a", tasks=[CONTROLS, "push-v3"], method={"name": CONTROLS}, env={"name": CONTROLS})
+    faults = [Fault("critic", "unsolved", 0, CONTROLS, 1, 2, 0, "ls")]
+    (path / "incidents.csv").write_bytes(encode_faults(faults))
+    blocks = blocks_of_runs(path)
+    for text in (as_text(blocks), as_markdown(blocks), as_latex(blocks), as_html(blocks)):
+        assert all(line.isprintable() for line in text.split("\n"))
+    for row in csv.reader(io.StringIO(as_csv(groups_of(path)))):
+        assert not any(cell.startswith("=") or not cell.isprintable() for cell in row)
+
+
+def test_figures_show_dollar_signs_as_they_are(make):
+    path = make("a", tasks=[CONTROLS], course={0: [[0.5]], 9: [[1]]}, seeds=[0])
+    blocks = blocks_of_runs(path)
+    assert as_png(groups_of(path)) and len(list(pdf_figures(blocks))) == 2

@@ -11,6 +11,7 @@ from mtrl_fairgrad.analysis.report.formats import as_latex, as_markdown, as_text
 from mtrl_fairgrad.analysis.report.html import as_html
 from mtrl_fairgrad.runs.fault_log import Fault, encode_faults
 from mtrl_fairgrad.runs.metric_entries import SPEED
+from mtrl_fairgrad.runs.run_dir import RunFolderError
 from tests.support.fabricated_runs import (
     COURSE,
     FAIRGRAD,
@@ -145,15 +146,15 @@ def test_the_protocol_stands_on_every_figure(make, conflicted):
 
 def test_names_are_text_whatever_they_say(make, conflicted):
     method = {**FAIRGRAD, "name": EVIL, "solver": EVIL, EVIL: EVIL}
-    env = {"name": EVIL, "horizon": EVIL}
+    env = {"name": EVIL, "reward_version": EVIL}
     manifest = {
         "device": EVIL,
         "started": EVIL,
-        "git": {"commit": EVIL, "dirty": EVIL},
+        "git": {"commit": EVIL, "dirty": True},
         "versions": {EVIL: EVIL},
     }
     manifest["protocol"] = {"goals": EVIL, EVIL: EVIL}
-    others = {"agent": {"name": EVIL, EVIL: EVIL}, "convention": {"name": EVIL}, "loss_alpha": EVIL}
+    others = {"agent": {"name": EVIL, EVIL: EVIL}, "convention": {"name": EVIL}}
     paths = [
         conflicted(
             "<img src=x onerror=alert(3)>",
@@ -224,6 +225,20 @@ def test_films_are_embedded_in_the_order_of_tasks_while_there_is_room(make, monk
     found = Page(as_html(blocks_of_runs(path)))
     assert len(videos(found)) == 2
     assert f"Left out to limit the page's size: push-v3-seed0-goal3 · {METHOD}." in found.words
+
+
+@pytest.mark.parametrize("linked", ["films", "films/reach-v3-seed0-goal3.mp4"])
+def test_a_film_that_is_a_link_is_not_embedded(make, tmp_path, linked):
+    path, outside = make("a"), tmp_path / "outside"
+    (outside / "films").mkdir(parents=True)
+    (outside / "films" / "reach-v3-seed0-goal3.mp4").write_bytes(b"the key of a user")
+    (path / linked).parent.mkdir(exist_ok=True)
+    (path / linked).symlink_to(outside / linked)
+    if linked == "films":
+        assert not videos(Page(as_html(blocks_of_runs(path))))
+    else:
+        with pytest.raises(RunFolderError, match=r"reach-v3-seed0-goal3\.mp4 is a symbolic link"):
+            as_html(blocks_of_runs(path))
 
 
 def test_the_page_says_where_its_runs_come_from_without_naming_other_folders(make, tmp_path):

@@ -1,6 +1,5 @@
 """Workers that die or hang, and what begins in their place."""
 
-import json
 import os
 import signal
 import time
@@ -15,7 +14,7 @@ from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
 from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
 from mtrl_fairgrad.envs.workers.pool import WorkerError, WorkerLost
 from tests.support.processes import alive
-from tests.support.rollouts import assert_same, course
+from tests.support.rollouts import assert_same, course, reread
 
 SUITE = gymnasium_suite(
     ["tests.support.point_mass:Unreliable-v0", "tests.support.point_mass:Unreliable-v0"],
@@ -83,7 +82,7 @@ def test_a_worker_that_crashes_or_hangs_is_replaced_and_all_begin_anew(action, s
         assert len(after) == 2 and len(after.items() & before.items()) == 1, (
             "the other one keeps its simulators"
         )
-        assert {row["actions"] for row in envs.get_state()["rows"]} == {""}
+        assert {row["actions"] for row in envs.get_state()["rows"]} == {b""}
         assert np.array_equal(infos["goal"], expected[2][0]) and np.array_equal(
             observations, expected[2][1]
         )
@@ -115,7 +114,7 @@ def test_what_is_saved_after_a_replacement_goes_on_bit_for_bit(loaded):
         lose(envs)
         envs.reset()
         course(envs, [actions()] * 3)
-        saved = json.loads(json.dumps(envs.get_state()))
+        saved = reread(envs.get_state())
         whole = course(envs, [actions()] * 12)
     with make(workers=0) as restored:
         restored.set_state(saved)

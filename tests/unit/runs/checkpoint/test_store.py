@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -8,7 +9,9 @@ import time
 import pytest
 import torch
 
+from mtrl_fairgrad.runs.checkpoint import index, store
 from mtrl_fairgrad.runs.run_dir import CheckpointError, RunFolder, RunFolderError
+from mtrl_fairgrad.utils.arguments import fail
 from tests.support.sample_run import CONFIG, GROUPS, Rows, fork, one_sentence, rows
 
 
@@ -69,6 +72,20 @@ def test_nothing_but_safetensors_and_json_is_stored(folder):
         path.name,
         "segments",
     }
+
+
+def test_a_disk_that_fails_is_named_where_nothing_is_damaged(folder, monkeypatch, capsys):
+    def fail_to_read(*arguments, **keywords):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    folder.save_checkpoint(500, GROUPS, {})
+    for name in ("content_of", "read_bytes"):
+        with monkeypatch.context() as patch:
+            patch.setattr(index, name, fail_to_read)
+            with pytest.raises(CheckpointError) as error:
+                folder.load_checkpoint()
+        assert one_sentence(error) and "check the disk" in str(error.value)
+        assert "from a copy" not in str(error.value) and fail(error.value) == 1
 
 
 def test_only_the_newest_are_kept(folder):
@@ -182,6 +199,34 @@ def test_a_checkpoint_far_larger_than_the_learner_is_refused_before_it_is_read(f
         folder.resume_checkpoint({"agent": {"w": torch.zeros(2, 3)}})
 
 
+def test_other_tensors_may_take_the_bytes_that_are_allowed_for_them(folder):
+    groups = {**GROUPS, "simulators": {"actions": torch.zeros(2**20)}}
+    folder.save_checkpoint(500, groups, {})
+    with pytest.raises(RunFolderError, match="bytes"):
+        folder.resume_checkpoint(GROUPS)
+    found = folder.resume_checkpoint(GROUPS, extra_bytes=2**22)
+    assert found.groups["simulators"]["actions"].shape == (2**20,)
+
+
+@pytest.mark.parametrize("file", ["state", "index"])
+def test_what_could_not_be_read_again_is_not_written_and_the_one_before_stays(
+    folder, monkeypatch, file
+):
+    folder.save_checkpoint(500, GROUPS, {"at": 500})
+    before = sorted(folder.path.rglob("*"))
+    size = (folder.checkpoints()[0] / f"{file}.json").stat().st_size
+    for module in (index, store):
+        monkeypatch.setattr(module, "LARGEST", size + 20)
+    long = {"state": {"at": "x" * 50}, "index": {"at": 1000}}[file]
+    groups = {**GROUPS, **({"more": GROUPS["agent"]} if file == "index" else {})}
+    with pytest.raises(CheckpointError) as caught:
+        folder.save_checkpoint(1000, groups, long, keep=1)
+    assert one_sentence(caught)
+    assert sorted(folder.path.rglob("*")) == before
+    monkeypatch.undo()
+    assert folder.resume_checkpoint(GROUPS).env_steps == 500
+
+
 def test_a_checkpoint_of_the_format_before_says_so(folder):
     path = folder.save_checkpoint(500, GROUPS, {})
     (path / "index.json").rename(path / "checksums.json")
@@ -214,6 +259,12 @@ def segment(**changes):
         lambda index: index["beside"].update({"../other": index["files"]["state.json"]}),
         lambda index: index["files"]["state.json"].update(bytes=2**40),
         lambda index: index["files"]["state.json"].update(sha256="../x"),
+        lambda index: index["files"]["state.json"].update(bytes=float("inf")),
+        lambda index: index["files"].update({"state.json": 3}),
+        lambda index: index.update(beside=[]),
+        lambda index: index["ring"].update(added=float("inf")),
+        lambda index: index["ring"].update(shape=[]),
+        lambda index: index["ring"].update(shape=[float("inf"), 2]),
         lambda index: index["ring"].update(added=7),
         lambda index: index["ring"].update(shape=[0, 2]),
         lambda index: index["ring"].update(dtype="object"),

@@ -126,6 +126,9 @@ def remove_row(folder):
         ("trajectories", remove_row),
         ("trajectories", alter("toy.csv", "0.0,0,0,-8.5,", "0.0,0,0,-8.25,")),
         ("losses", alter("toy.csv", "0.0,0,0,-8.5,7.5,", "0.0,0,0,-8.5,7.5,1")),
+        ("trajectories", alter("toy.csv", "0.0,0,150,", f"0.0,0,{10**15},")),
+        ("trajectories", alter("toy.csv", "0.0,0,0,-8.5,", "0.0,9,0,-8.5,")),
+        ("losses", alter("toy.csv", "0.0,0,0,-8.5,", "0.0,0,0,x,")),
         ("outcomes", alter("toy.csv", "out of steps", "arrived")),
         ("outcomes", alter("toy.csv", "out of steps", "")),
     ],
@@ -144,6 +147,16 @@ def test_a_folder_without_manifest_is_reported_and_does_not_verify(tmp_path, cap
     (tmp_path / "toy.csv").write_text("\n".join(rows))
     assert verify.main([str(tmp_path)]) == 1
     assert "there is no manifest.json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["alpha,start\n1,0\n", "\xff\n", "alpha,start,step,x1,x2,loss1,loss2\n1,-1,0,1,1,1,1\n1\n"],
+)
+def test_a_damaged_file_is_reported_in_one_sentence(text, tmp_path, capsys):
+    (tmp_path / "toy.csv").write_bytes(text.encode("latin-1"))
+    assert report([str(tmp_path)]) == 2
+    assert "toy.csv is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "manifest.json"])
