@@ -146,6 +146,8 @@ class SubEnvironment(ABC):
     """The simulator."""
     first_share: float = 1.0
     """Length of the first training episode, as a share of the time limit, in (0, 1]."""
+    paused: bool = False
+    """Whether steps leave it as it is, see `TaskVectorEnv.pause`."""
 
     def __init__(
         self, task: str, seed: int, identity: int, suite: Suite, role: str, copy: int = 0
@@ -172,8 +174,8 @@ class SubEnvironment(ABC):
 
     @property
     def idle(self) -> bool:
-        """Whether all goals given to `play` are done, so that steps simulate nothing."""
-        return self.goal < 0
+        """Whether steps simulate nothing: all goals given to `play` are done, or it is paused."""
+        return self.goal < 0 or self.paused
 
     def play(self, goals: Sequence[int] | None) -> None:
         """Play exactly these goals, one per episode, then idle; None draws goals without end.
