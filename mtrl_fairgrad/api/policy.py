@@ -75,7 +75,8 @@ class Policy:
             ConfigError: the task is unknown or missing, or the observation has another size.
         """
         given = np.asarray(observation, np.float32)
-        rows = self._check_size(np.atleast_2d(given))
+        rows = np.atleast_2d(given)
+        self._check_size(given, rows)
         indices = self._indices(rows, task)
         if rows.shape[1] < self.observation_size:
             identity = np.eye(len(self.tasks), dtype=np.float32)[indices]
@@ -86,15 +87,15 @@ class Policy:
         actions = self._program(*inputs).numpy()
         return actions[0] if given.ndim == 1 else actions
 
-    def _check_size(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _check_size(self, given: NDArray[np.float32], rows: NDArray[np.float32]) -> None:
         complete = self.observation_size
         if rows.ndim == 2 and rows.shape[1] in (complete, complete - self._identities):
-            return rows
+            return
         raise ConfigError(
-            f"observation has the shape {list(rows.shape)}, but this policy takes [{complete}] or "
+            f"observation has the shape {list(given.shape)}, but this policy takes [{complete}] or "
             f"[rows, {complete}]: give what the environment returns.",
             "observation",
-            rows.shape,
+            given.shape,
         )
 
     def _indices(

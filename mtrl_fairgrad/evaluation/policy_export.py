@@ -70,7 +70,7 @@ class ExportedPolicy:
             tasks: int64 `[B]`, each row's index; needed only if the program takes it.
         """
         inputs = (observations, tasks)[: len(self.description["inputs"])]
-        expected = (len(tasks), sizes(self.description)[1])
+        expected = (len(observations), sizes(self.description)[1])
         program = self.path.with_name(self.description["program"]["file"])
         try:
             actions: object = self._program(*inputs)

@@ -263,7 +263,7 @@ class Trainer:
                 lambda: UpdateEvent(
                     *self._where(),
                     self.learner.updates,
-                    {name: copied(value.detach().cpu()) for name, value in metrics.items()},
+                    {name: copied(value.detach().cpu().numpy()) for name, value in metrics.items()},
                 ),
             )
 
