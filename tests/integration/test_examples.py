@@ -1,6 +1,7 @@
-"""Every script of examples/ runs and does what it says."""
+"""Every script of examples/, and the notebook, runs and does what it says."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -10,53 +11,124 @@ import pytest
 from tests.support.paths import ROOT
 
 EXAMPLES = ROOT / "examples"
-TRAINED = ("two_heads", "accumulation_and_amp", "own_method", "train_mt10")
+TESTED = {
+    "accumulation_and_amp",
+    "ddp",
+    "fsdp",
+    "own_method",
+    "pinn",
+    "sb3_sac",
+    "shared_encoder",
+    "train_mt10",
+    "transformer_lora",
+    "vector_env",
+}
+TINY = (
+    "agent.width=8",
+    "agent.batch_size=4",
+    "agent.warmup_steps=4",
+    "agent.buffer_size=64",
+    "steps=20",
+    "eval.every=10",
+    "eval.episodes=1",
+    "eval.workers=0",
+    "env.workers=0",
+    "env.horizon=10",
+    "env.train_horizon=null",
+    "progress=false",
+)
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The module of an example, which other modules can import by its name too."""
+    if str(EXAMPLES) not in sys.path:
+        sys.path.insert(0, str(EXAMPLES))
+    return importlib.import_module(name)
 
 
-def run(name, *arguments):
+def run(name, *arguments, launcher=(), cwd=ROOT):
+    """What an example prints; loopback suffices for processes that meet."""
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
-        cwd=ROOT,
+        [sys.executable, *launcher, str(EXAMPLES / f"{name}.py"), *arguments],
+        cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+def torchrun(name):
+    """What an example prints in two processes."""
+    return run(name, launcher=["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"])
+
+
+def numbers(text):
+    return [float(number) for number in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", text)]
+
+
 def test_every_example_has_a_test():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(TRAINED)
+    files = {path for path in EXAMPLES.iterdir() if path.suffix in (".py", ".ipynb")}
+    assert {path.stem for path in files} == TESTED
+    listed = re.findall(r"\]\((\S+)\)", (EXAMPLES / "README.md").read_text())
+    assert sorted(listed) == sorted(path.name for path in files)
+
+
+# ---- the library ----
 
 
 def test_fairgrad_improves_the_task_that_the_sum_neglects():
     left = [
         [float(part) for part in re.findall(r"([\d.]+)%", line)]
-        for line in run("two_heads").splitlines()
+        for line in run("shared_encoder").splitlines()
     ]
     (sum_first, sum_second), (_, fair_second) = left
     assert sum_first < 10 and fair_second < sum_second / 2
 
 
 def test_accumulation_with_mixed_precision_trains():
-    losses = [
-        float(loss) for loss in re.findall(r"mean loss ([\d.]+)", run("accumulation_and_amp"))
-    ]
+    losses = numbers(" ".join(re.findall(r"mean loss \S+", run("accumulation_and_amp"))))
     assert losses[-1] < losses[0] / 2
 
 
+def test_the_adapted_transformer_learns_and_its_frozen_weights_stay(capsys):
+    accuracy = load("transformer_lora").main()
+    adapted, frozen = map(int, re.findall(r"(\d+) (?:shared|frozen)", capsys.readouterr().out))
+    assert min(accuracy) > 0.85 and adapted < frozen / 3
+
+
+def test_two_processes_take_the_step_of_one(capsys):
+    checksum, losses = load("ddp").train(0, 1)
+    first, second = sorted(torchrun("ddp").splitlines())
+    (mine, *lost), (other, *more) = numbers(first), numbers(second)
+    assert mine == other == pytest.approx(checksum, abs=1e-4)
+    means = [(a + b) / 2 for a, b in zip(lost, more, strict=True)]
+    assert means == pytest.approx(losses, abs=2e-3)
+
+
+def test_a_sharded_encoder_learns_what_a_whole_one_does():
+    expected = load("fsdp").train(False, 0, 1)
+    said = torchrun("fsdp")
+    assert re.search(r"losses of the whole batch: (.*)", said)
+    assert numbers(said) == pytest.approx(expected, abs=1e-3)
+    held = [tuple(map(int, each)) for each in re.findall(r"holds (\d+) of (\d+)", said)]
+    assert sum(part for part, _ in held) == held[0][1] and len(held) == 2
+
+
+def test_fairgrad_solves_the_equation_in_a_few_steps():
+    assert load("pinn").train(True, 400) < 0.2
+
+
+@pytest.mark.exhaustive
+def test_fairgrad_solves_the_equation_better_than_the_sum():
+    plain, fair = numbers(run("pinn"))
+    assert fair < 0.05 and fair < plain
+
+
 def test_the_own_method_gives_every_gradient_the_same_length():
-    lengths, weights = (
-        [float(number) for number in re.findall(r"[\d.]+(?:e-?\d+)?", line)]
-        for line in run("own_method").splitlines()
-    )
+    lengths, weights = map(numbers, run("own_method").splitlines())
     products = [length * weight for length, weight in zip(lengths, weights, strict=True)]
     assert products == pytest.approx([1, 1]) and lengths[1] > 10 * lengths[0]
 
@@ -65,12 +137,33 @@ def test_the_own_method_is_a_word_of_the_command_line():
     assert "name: inverse_norm" in run("own_method", "--cfg", "job")
 
 
+# ---- the simulators ----
+
+
+def test_the_strangers_algorithm_runs_on_the_simulators():
+    curve = load("vector_env").main("MT1-reach", 1600)
+    assert len(curve) == 2
+
+
+@pytest.mark.exhaustive
+def test_the_strangers_algorithm_learns_on_the_simulators():
+    curve = load("vector_env").main()
+    assert curve[-1] > 2 * curve[0]
+
+
+@pytest.mark.exhaustive
+def test_stable_baselines3_trains_on_the_simulators():
+    pytest.importorskip("stable_baselines3")
+    assert load("sb3_sac").main(steps=1000).num_timesteps == 1000
+
+
+# ---- the agent ----
+
+
 def test_mt10_is_trained_and_its_results_are_read(tmp_path):
-    options = ["env.tasks=[reach-v3,drawer-close-v3]", "steps=20", "eval.every=10"]
-    small = ["env.horizon=10", "eval.episodes=1", "eval.workers=0", "env.workers=0"]
-    agent = ["agent.width=8", "agent.batch_size=4", "agent.warmup_steps=4", "agent.buffer_size=64"]
+    options = ["env.tasks=[reach-v3,drawer-close-v3]", *TINY]
     example = load("train_mt10")
-    success = example.main([*options, *small, *agent, "progress=false"], tmp_path / "run")
+    success = example.main(options, tmp_path / "run")
     assert list(success) == [0, 10, 20] and all(0 <= rate <= 1 for rate in success.values())
-    again = example.main([*options, *small, *agent, "progress=false"], tmp_path / "run")
+    again = example.main(options, tmp_path / "run")
     assert again == success  # a finished run is left as it is

@@ -11,13 +11,18 @@ from gymnasium.wrappers.vector import (
     RecordEpisodeStatistics,
 )
 
-from mtrl_fairgrad.envs import MT10, MT50, make_vec
+from mtrl_fairgrad.envs import MT10, MT50, StandardVectorEnv, make_vec
+from mtrl_fairgrad.envs.gymnasium_suite import gymnasium_suite
 from tests.support import official_metaworld as official
 from tests.support.errors import refused
 from tests.support.point_mass import PointMass
 from tests.unit.envs.conftest import TASKS, make
 
 HORIZON = 4
+LIGHT = gymnasium_suite(
+    ["tests.support.point_mass:Near-v0", "tests.support.point_mass:Far-v0"], horizon=HORIZON
+)
+"""Two tasks without MuJoCo."""
 
 
 def made(**options):
@@ -30,15 +35,21 @@ def envs():
         yield envs
 
 
-def actions(steps, rows=2):
-    return official.random_actions(steps, rows=rows)
+@pytest.fixture(scope="module")
+def light():
+    with StandardVectorEnv(LIGHT, workers=0) as envs:
+        yield envs
+
+
+def actions(steps, rows=2, size=4):
+    return official.random_actions(steps, rows=rows)[..., :size]
 
 
 def played(envs, steps, **reset):
     """Observations, rewards and goals from a reset on."""
     observations, infos = envs.reset(**reset)
     course = [(observations, infos["goal"])]
-    for each in actions(steps, envs.num_envs):
+    for each in actions(steps, *envs.action_space.shape):
         observations, rewards, _, _, infos = envs.step(each)
         course.append((observations, rewards, infos["goal"]))
     return [array.tolist() for step in course for array in step]
@@ -119,9 +130,14 @@ def test_a_reset_refuses_options(envs):
         envs.reset(options={"reset_mask": np.ones(2, np.bool_)})
 
 
-def test_workers_change_nothing():
-    with made(copies=2, workers=2) as spread, made(copies=2) as inline:
-        assert played(spread, HORIZON + 1, seed=3) == played(inline, HORIZON + 1, seed=3)
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_workers_change_nothing(mode):
+    options = {"copies": 2, "stagger": True, "autoreset_mode": mode}
+    with (
+        StandardVectorEnv(LIGHT, workers=2, **options) as spread,
+        StandardVectorEnv(LIGHT, workers=0, **options) as inline,
+    ):
+        assert played(spread, 2 * HORIZON, seed=3) == played(inline, 2 * HORIZON, seed=3)
 
 
 def test_its_numbers_are_those_of_the_trainers_environments(envs):
@@ -190,9 +206,9 @@ def test_final_obs_is_the_last_observation_of_the_episode_that_ended():
 
 def test_final_info_is_of_the_rows_that_ended_alone():
     """With `stagger` the first copy's first episode has half the length."""
-    with made(copies=2, stagger=True) as envs:
+    with StandardVectorEnv(LIGHT, copies=2, workers=0, stagger=True) as envs:
         _, before = envs.reset(seed=2)
-        for each in actions(HORIZON // 2, rows=4):
+        for each in actions(HORIZON // 2, rows=4, size=1):
             *_, truncated, infos = envs.step(each)
     assert truncated.tolist() == [True, True, False, False]
     final = infos["final_info"]
@@ -203,25 +219,25 @@ def test_final_info_is_of_the_rows_that_ended_alone():
     assert final["episode"]["l"].tolist() == [2, 2, 0, 0]
 
 
-def test_record_episode_statistics_agrees_with_final_info(envs):
-    recorded = RecordEpisodeStatistics(envs)
+def test_record_episode_statistics_agrees_with_final_info(light):
+    recorded = RecordEpisodeStatistics(light)
     recorded.reset(seed=5)
     for episode in range(1, 4):
-        for each in actions(HORIZON):
+        for each in actions(HORIZON, size=1):
             *_, infos = recorded.step(each)
         assert infos["episode"]["l"].tolist() == [HORIZON] * 2
         assert np.allclose(infos["episode"]["r"], infos["final_info"]["episode"]["r"], rtol=1e-12)
         assert recorded.episode_count == 2 * episode
 
 
-def test_wrappers_take_it_and_lists_of_infos_come_out(envs):
-    wrapped = DictInfoToList(NormalizeReward(RecordEpisodeStatistics(envs)))
+def test_wrappers_take_it_and_lists_of_infos_come_out(light):
+    wrapped = DictInfoToList(NormalizeReward(RecordEpisodeStatistics(light)))
     _, infos = wrapped.reset(seed=5)
     assert [set(each) for each in infos] == [{"goal"}] * 2
-    for each in actions(HORIZON):
+    for each in actions(HORIZON, size=1):
         *_, infos = wrapped.step(each)
     assert infos[0]["final_info"]["episode"]["l"] == HORIZON
-    assert infos[1]["final_obs"].shape == (41,) and infos[1]["episode"]["l"] == HORIZON
+    assert infos[1]["final_obs"].shape == (4,) and infos[1]["episode"]["l"] == HORIZON
 
 
 # ---- resets in the next step ----
@@ -229,7 +245,7 @@ def test_wrappers_take_it_and_lists_of_infos_come_out(envs):
 
 def told_apart(envs, steps):
     """For each row what its episodes consist of: first observations, and the results of steps."""
-    given, taken = actions(steps, rows=4), np.zeros(4, np.int64)
+    given, taken = actions(steps, rows=4, size=1), np.zeros(4, np.int64)
     courses = [[("begins", seen.tolist())] for seen in envs.reset()[0]]
     resting = np.zeros(4, np.bool_)  # rows whose episode ended in the last step
     for _ in range(steps):
@@ -252,10 +268,15 @@ def told_apart(envs, steps):
 
 
 def test_next_step_has_the_episodes_of_same_step_and_rests_before_each():
-    options = {"copies": 2, "stagger": True, "seed": 2}  # so that rows end at different times
+    options = {
+        "copies": 2,
+        "workers": 0,
+        "stagger": True,
+        "seed": 2,
+    }  # so that rows end at different times
     with (
-        made(**options) as same,
-        made(**options, autoreset_mode=AutoresetMode.NEXT_STEP, workers=1) as following,
+        StandardVectorEnv(LIGHT, **options) as same,
+        StandardVectorEnv(LIGHT, **options, autoreset_mode=AutoresetMode.NEXT_STEP) as following,
     ):
         expected, courses = told_apart(same, 3 * HORIZON), told_apart(following, 3 * HORIZON)
         again = told_apart(following, HORIZON)  # a reset while rows rest
@@ -265,7 +286,7 @@ def test_next_step_has_the_episodes_of_same_step_and_rests_before_each():
 
 
 def test_next_step_has_the_infos_that_gymnasium_gives():
-    envs = made(autoreset_mode=AutoresetMode.NEXT_STEP)
+    envs = StandardVectorEnv(LIGHT, workers=0, autoreset_mode=AutoresetMode.NEXT_STEP)
     recorded = RecordEpisodeStatistics(NormalizeObservation(envs))
     recorded.reset(seed=1)
     for number in range(1, 2 * (HORIZON + 1)):
