@@ -3,8 +3,8 @@
     python examples/vector_env.py                   # two minutes: the hand learns to reach
     python examples/vector_env.py MT10 1000000      # any name of make_vec, and how many steps
 
-Nothing of this project is in the algorithm: `make_vec` gives a Gymnasium vector environment. Needs
-`pip install "mtrl-fairgrad[rl]"`. For Stable-Baselines3 see `examples/sb3_sac.py`.
+Nothing of this project is in the algorithm: `make_vec` gives a Gymnasium vector environment, and
+`examples/sb3_sac.py` one for Stable-Baselines3. Needs `pip install "mtrl-fairgrad[rl]"`.
 """
 
 import sys
@@ -12,6 +12,7 @@ from collections import deque
 
 import numpy as np
 import torch
+from gymnasium.spaces import flatdim
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from torch import Tensor, nn
 from torch.distributions import Normal
@@ -72,7 +73,7 @@ def main(name: str = "MT1-reach", total: int = 80_000) -> list[float]:
     torch.manual_seed(SEED)
     envs = RecordEpisodeStatistics(make_vec(name, copies=COPIES, horizon=HORIZON, workers=0))
     rows = envs.num_envs
-    agent = Agent(envs.single_observation_space.shape[0], envs.single_action_space.shape[0])
+    agent = Agent(flatdim(envs.single_observation_space), flatdim(envs.single_action_space))
     optimizer = torch.optim.Adam(agent.parameters(), lr=RATE)
     recent, success, curve = deque(maxlen=50), deque(maxlen=50), []
 
