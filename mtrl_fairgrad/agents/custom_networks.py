@@ -21,7 +21,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from mtrl_fairgrad.config.networks import Factory, add_network, custom_factory
+from mtrl_fairgrad.config.networks import Factory, add_network, check_new_name, custom_factory
 from mtrl_fairgrad.utils.validation import ConfigError
 
 F = TypeVar("F", bound=Callable[..., nn.Module])
@@ -42,6 +42,7 @@ def register_network(name: str) -> Callable[[F], F]:
     Raises:
         ConfigError: the name is no identifier, or that of a built-in network.
     """
+    check_new_name(name)
 
     def register(factory: F) -> F:
         add_network(name, factory)

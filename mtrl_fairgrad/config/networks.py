@@ -30,11 +30,11 @@ def network_names() -> tuple[str, ...]:
     return (*BUILT_IN, *sorted(others - set(BUILT_IN)))
 
 
-def add_network(name: str, factory: Factory) -> None:
-    """Make a network available by its name, in place of one that was registered before.
+def check_new_name(name: str) -> str:
+    """Return a name that a network may be registered under.
 
     Raises:
-        ConfigError: the name is no identifier, or that of a built-in network.
+        ConfigError: it is no identifier, or that of a built-in network.
     """
     if not name.isidentifier() or name in BUILT_IN:
         raise ConfigError(
@@ -43,6 +43,11 @@ def add_network(name: str, factory: Factory) -> None:
             "name",
             name,
         )
+    return name
+
+
+def add_network(name: str, factory: Factory) -> None:
+    """Make a network available by its name, in place of one that was registered before."""
     _registered[name] = factory
 
 

@@ -53,7 +53,7 @@ def test_a_value_that_no_option_takes_is_refused():
     [
         ["env=mt10_paper", "method=fairgrad", "alpha=2", "loss_alpha=0.5", "seeds=[4,5]"],
         ["preset=fast", "env.copies=16", "threads=3"],
-        ["agent=stl", "run_dir='runs/${x} b'"],
+        ["agent=stl", "run_dir='runs/ü b'"],
         [
             "env=gymnasium",
             "env.tasks=[a:A-v0,a:A-v0]",
