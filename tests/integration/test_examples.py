@@ -99,12 +99,14 @@ def test_accumulation_with_mixed_precision_trains():
     assert losses[-1] < losses[0] / 2
 
 
+@pytest.mark.exhaustive
 def test_the_adapted_transformer_learns_and_its_frozen_weights_stay(capsys):
     accuracy = load("transformer_lora").main()
     adapted, frozen = map(int, re.findall(r"(\d+) (?:shared|frozen)", capsys.readouterr().out))
     assert sum(accuracy) / 3 > 0.75 and adapted < frozen / 3
 
 
+@pytest.mark.exhaustive
 def test_two_processes_take_the_step_of_one(capsys):
     checksum, losses = load("ddp").train(0, 1)
     first, second = sorted(torchrun("ddp").splitlines())
@@ -114,6 +116,7 @@ def test_two_processes_take_the_step_of_one(capsys):
     assert means == pytest.approx(losses, abs=2e-3)
 
 
+@pytest.mark.exhaustive
 def test_a_sharded_encoder_learns_what_a_whole_one_does():
     expected = load("fsdp").train(False, 0, 1)
     said = torchrun("fsdp")
@@ -179,6 +182,7 @@ def test_own_environments_are_learned(tmp_path):
     assert load("own_environment").main(folder=tmp_path / "run").success > 0.8
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("no_reports")
 def test_the_own_network_is_trained_and_resumes(tmp_path):
     example = load("own_network")
@@ -203,6 +207,7 @@ def test_mt1_is_learned(tmp_path):
     assert trained.success > 0.8 and example.play(trained.path) > 0.8
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("no_reports")
 def test_two_methods_are_compared_from_python(tmp_path, capsys):
     load("report_from_python").main(*TINY, folder=tmp_path)
