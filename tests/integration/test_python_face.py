@@ -38,8 +38,10 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mtrl_fairgrad.train.finish", lambda folder: 0)
         assert mtrl_fairgrad.train.main([*words, f"run_dir={folder / 'command'}"]) == 0
-    recorder = MeddlingCallback()
-    run = mtrl_fairgrad.train(*words, run_dir=folder / "python", callbacks=[recorder])
+        reported, recorder = [], MeddlingCallback()
+        patch.setattr(mtrl_fairgrad.Run, "report", lambda self: reported.append(self.path))
+        run = mtrl_fairgrad.train(*words, run_dir=folder / "python", callbacks=[recorder])
+    assert reported == [run.path]
     return folder / "command", run, recorder
 
 
@@ -50,7 +52,6 @@ def test_a_run_is_the_same_bit_for_bit_whatever_callbacks_do(runs):
     assert (command / "evaluations.csv").read_bytes() == (run.path / "evaluations.csv").read_bytes()
     one, two = (yaml.safe_load((path / "config.yaml").read_text()) for path in (command, run.path))
     assert {**one, "run_dir": 0} == {**two, "run_dir": 0}
-    assert (run.path / "report.csv").is_file()
 
 
 def test_events_hold_what_happened(runs):
@@ -83,9 +84,10 @@ def test_a_run_shows_its_results(runs):
     assert eval(repr(run), {"Run": mtrl_fairgrad.Run}).path == run.path
 
 
-def test_a_run_reports_where_it_is_told(runs, tmp_path, capsys):
-    runs[1].report(out=tmp_path, markdown=tmp_path / "tables.md", until=40)
-    assert (tmp_path / "report.csv").is_file() and "Near" in (tmp_path / "tables.md").read_text()
+def test_a_run_reports_where_it_is_told(runs, tmp_path):
+    folder = runs[1].report(markdown=tmp_path / "tables.md", until=40)
+    assert folder == runs[1].path and (folder / "report.csv").is_file()
+    assert "Near" in (tmp_path / "tables.md").read_text()
 
 
 def test_a_policy_acts_as_in_the_run(runs):
