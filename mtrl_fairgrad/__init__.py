@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from mtrl_fairgrad.agents.custom_networks import register_network as register_network
     from mtrl_fairgrad.api.policy import load_policy as load_policy
     from mtrl_fairgrad.api.run import Run as Run
-    from mtrl_fairgrad.api.training import train as train
     from mtrl_fairgrad.envs.standard_vector_env import make_vec as make_vec
     from mtrl_fairgrad.gradients import *  # noqa: F403
+    from mtrl_fairgrad.train import CallableModule
     from mtrl_fairgrad.weighting import *  # noqa: F403
 
     __version__: str
+    train: CallableModule
 
 _PUBLIC_SUBPACKAGES = ("weighting", "gradients")
 _FACE = {

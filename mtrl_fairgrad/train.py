@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -207,6 +207,10 @@ def finish(folder: RunFolder) -> int:
 
 class CallableModule(ModuleType):
     """A module that is also a function: `mtrl_fairgrad.train(...)` in Python programs."""
+
+    main: Callable[..., int]
+    start: Callable[[Config, list[str]], int]
+    finish: Callable[[RunFolder], int]
 
     def __call__(
         self, *overrides: str | Config, callbacks: Sequence[object] = (), **options: Any
