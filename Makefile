@@ -14,7 +14,7 @@ PRESET ?= quick
 METHOD ?= fairgrad
 ARGS   ?=
 
-.PHONY: train test test-exhaustive test-gpu benchmark-gpu smoke lint audit clean
+.PHONY: train test test-exhaustive test-gpu benchmark-gpu gallery smoke lint audit clean
 
 train: $(TRAIN)
 	$(RUN) -m mtrl_fairgrad.train preset=$(PRESET) method=$(METHOD) $(ARGS)
@@ -40,7 +40,12 @@ test-gpu:
 benchmark-gpu:
 	$(GPU_RUN) scripts/benchmark.py --device cuda --keep results/performance
 
-# The wheel alone in an empty environment.
+# Film strips and the animation of docs/: drawn in software, a few minutes.
+POLICY := results/mt10/preset_cpu/ls/policies/policy-600000-seed0.json
+gallery: $(TRAIN)
+	$(RUN) -m mtrl_fairgrad.evaluate $(POLICY) --goals 1 --out runs/gallery --pictures docs/assets/mt10
+
+# Complete packages, and the wheel alone in an empty environment.
 smoke:
 	$(PYTHON) scripts/smoke_test.py
 

@@ -80,7 +80,7 @@ class Suite(ABC):
         seed: int,
         identity: int,
         role: str,
-        drawing: bool = False,
+        drawing: int = 0,
         copy: int = 0,
     ) -> "SubEnvironment":
         """Create a simulator of one task of one seed; it may raise anything.
@@ -90,7 +90,8 @@ class Suite(ABC):
             seed: the run's seed.
             identity: index of the task.
             role: `train` or `eval`.
-            drawing: whether it supports `render`.
+            drawing: side of the pictures of `render` in pixels, where the environment lets it be
+                chosen; 0 if it is not used.
             copy: which of the task's simulators it is; each draws goals of its own.
         """
 
