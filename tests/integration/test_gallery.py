@@ -33,6 +33,6 @@ def test_each_chapter_has_its_film_strip_and_what_the_policy_reached(task):
 
 def test_the_animation_moves_and_is_small_enough_for_a_readme():
     path = PICTURES / pictures.ANIMATION
-    assert Image.open(path).n_frames > 40
+    assert Image.open(path).n_frames > 20
     assert path.stat().st_size < 500e3  # CONTRIBUTING.md
     assert sum(each.stat().st_size for each in PICTURES.iterdir()) < 1e6
