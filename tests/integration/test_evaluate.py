@@ -291,4 +291,4 @@ def test_a_single_seed_is_exported_alone(run, tmp_path):
     ]
     assert evaluate.main([str(run), *arguments]) == 0
     names = sorted(path.name for path in (tmp_path / "policies").iterdir())
-    assert names == ["policy-40-seed1.json", "policy-40-seed1.pt2"]
+    assert names == ["README.md", "policy-40-seed1.json", "policy-40-seed1.pt2"]

@@ -60,7 +60,7 @@ class Block:
     groups: list[RunGroup]
     styles: dict[str, Style]
     """Style of each label, the same in all blocks of a report."""
-    title: str
+    title: str = ""
     """Title of its chapter, see `titles`."""
 
     def __post_init__(self) -> None:
