@@ -19,6 +19,7 @@ require_for_command(__name__)
 
 from omegaconf import OmegaConf
 
+from mtrl_fairgrad import train
 from mtrl_fairgrad.analysis.alpha_search import AlphaSearch
 from mtrl_fairgrad.analysis.run_groups import RunGroup, pool
 from mtrl_fairgrad.cli.hydra_main import MULTIRUN_FLAGS
@@ -28,7 +29,6 @@ from mtrl_fairgrad.config.groups import config_group, methods_without_file
 from mtrl_fairgrad.config.schema import ConfigError, typed
 from mtrl_fairgrad.runs.base_run_dir import CONFIG
 from mtrl_fairgrad.runs.run_dir import RunFolder
-from mtrl_fairgrad.train import main as train
 from mtrl_fairgrad.utils.arguments import fail, override
 from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.safe_files import entries, is_present
@@ -122,7 +122,7 @@ def search(overrides: Sequence[str], options: SearchConfig, folder: Path) -> int
         print(f"α: {values}", flush=True)
         # Finished runs are included: the training recognises and skips them.
         sweep = ["--multirun", *overrides, f"alpha={values}", override("hydra.sweep.dir", folder)]
-        code = train(sweep)
+        code = train.main(sweep)
         if code:
             if code != 2:  # after a mistake in the command line, repeating it does not help
                 fail(f"the search stopped at α={values}; repeat the command to resume it.")
