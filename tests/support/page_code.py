@@ -44,10 +44,12 @@ def like_torchrun() -> None:
 
 
 def run_blocks(page: Path) -> None:
-    namespace: dict[str, object] = {"__name__": "page"}
-    exec(SET_UP, namespace)
+    given: dict[str, object] = {}
+    exec(SET_UP, given)
+    namespace = {**given, "__name__": "page"}
     for number, block in enumerate(code(page, "python")):
-        exec(LOSSES, namespace)
+        exec(LOSSES, given)
+        namespace["losses"] = given["losses"]
         exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
