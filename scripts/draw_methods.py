@@ -118,10 +118,10 @@ def turned(name: str, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
 
 # ---- drawing: plain SVG, so that the files are small and depend on no other package ----
 
-WIDTH, HEIGHT = 680, 300
-PLANE = (20, 40, 250, 230)
+WIDTH, HEIGHT = 600, 310
+PLANE = (5, 34, 260, 222)
 """Left, top, width and height of the left panel."""
-CURVES = (350, 40, 270, 200)
+CURVES = (325, 40, 235, 190)
 """Of the right panel."""
 
 
@@ -130,7 +130,7 @@ def draw(name: str) -> str:
     settings = SETTINGS.get(name, (Setting("", {}),))
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'width="{WIDTH}" height="{HEIGHT}" font-family="system-ui, sans-serif" font-size="13">',
+        f'width="{WIDTH}" height="{HEIGHT}" font-family="system-ui, sans-serif" font-size="15">',
         f"<title>The direction of {name} for two conflicting gradients</title>",
         "<defs>",
         *(_arrow_head(color) for color in (TASKS, *COLORS)),
@@ -159,12 +159,12 @@ def _plane(name: str, settings: Sequence[Setting]) -> Iterator[str]:
         turn = between - math.pi / 2 + (math.pi - between) * step / 20
         corners.append((1.95 * math.cos(turn), 1.95 * math.sin(turn)))
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*corner) for corner in corners))
-    yield _text(left + width / 2, 24, "direction, scaled to one length")
+    yield _text(left + width / 2, 22, "green: no task is harmed")
     yield f'<polygon points="{points}" fill="{CONE}"/>'
     for row, label in zip(GRADIENTS, ("1", "2"), strict=True):
         yield _arrow(at(0, 0), at(*row), TASKS, 1.6)
         x, y = at(*row)
-        yield _label(x + 6, y + 4, label)
+        yield _label(x + 8, y + (4 if label == "1" else -2), label)
     for setting, color in zip(settings, COLORS, strict=False):
         for each in directions(name, setting, jacobian):
             x, y = (each.double() / each.double().norm() * 1.6).tolist()
@@ -184,18 +184,17 @@ def _curves(name: str, settings: Sequence[Setting]) -> Iterator[str]:
     def y_of(degrees: float) -> float:
         return top + height * (high - degrees) / (high - low)
 
-    yield _text(left + width / 2, 24, "green: neither task is harmed")
+    yield _text(left + width / 2, 22, "angle of the direction from g₁")
     start, end = y_of(90), y_of(between - 90)
     yield f'<path d="M{left} {start:.1f}h{width}V{end:.1f}h{-width}z" fill="{CONE}"/>'
     yield (
         f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="none" stroke="#bbb"/>'
     )
     for degrees in (0, 30, 60, 90):
-        yield _text(left - 6, y_of(degrees) + 4, f"{degrees}°", "end", 11)
+        yield _text(left - 6, y_of(degrees) + 4, f"{degrees}°", "end", 13)
     for length in (0.01, 0.1, 1, 10, 100):
-        yield _text(x_of(length), top + height + 16, f"{length:g}", size=11)
-    yield _text(left + width / 2, top + height + 34, "length of g₂ relative to g₁", size=12)
-    yield _text(left + 4, top - 4, "angle from g₁", "start", 11)
+        yield _text(x_of(length), top + height + 18, f"{length:g}", size=13)
+    yield _text(left + width / 2, top + height + 40, "length of g₂ relative to g₁", size=14)
     for degrees, label in ((0.0, "1"), (between, "2")):
         y = y_of(degrees)
         yield (
@@ -220,9 +219,9 @@ def _legend(settings: Sequence[Setting]) -> Iterator[str]:
     x = 20.0
     for setting, color in zip(settings, COLORS, strict=False):
         if setting.label:
-            yield f'<path d="M{x:.0f} 288h18" stroke="{color}" stroke-width="3"/>'
-            yield _text(x + 24, 292, setting.label, "start", 12)
-            x += 44 + 7.2 * len(setting.label)
+            yield f'<path d="M{x:.0f} 296h18" stroke="{color}" stroke-width="3"/>'
+            yield _text(x + 24, 301, setting.label, "start", 14)
+            x += 46 + 8 * len(setting.label)
 
 
 def _arrow_head(color: str) -> str:
@@ -240,7 +239,7 @@ def _arrow(start: tuple[float, float], end: tuple[float, float], color: str, wid
     )
 
 
-def _text(x: float, y: float, text: str, anchor: str = "middle", size: int = 13) -> str:
+def _text(x: float, y: float, text: str, anchor: str = "middle", size: int = 15) -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="#333">'
         f"{text}</text>"
@@ -251,7 +250,7 @@ def _label(x: float, y: float, number: str) -> str:
     """Return the name of a gradient."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" fill="{TASKS}" font-style="italic">g<tspan '
-        f'baseline-shift="sub" font-size="10">{number}</tspan></text>'
+        f'baseline-shift="sub" font-size="11">{number}</tspan></text>'
     )
 
 

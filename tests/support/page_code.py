@@ -34,16 +34,20 @@ losses = [(head(encoder(torch.ones(2, 4)).tanh()) - 1).square().mean() for head 
 """
 
 
+GROUP = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+
+
 def like_torchrun() -> None:
     """Set the environment that `torchrun` gives to a group of one process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(GROUP, MASTER_PORT=str(port))
 
 
 def run_blocks(page: Path) -> None:
+    if "torchrun" in page.read_text():
+        like_torchrun()
     given: dict[str, object] = {}
     exec(SET_UP, given)
     namespace = {**given, "__name__": "page"}
@@ -53,6 +57,8 @@ def run_blocks(page: Path) -> None:
         exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    for name in GROUP:
+        os.environ.pop(name, None)
 
 
 def run_examples(page: Path) -> None:
@@ -74,5 +80,4 @@ def error_of(page: Path) -> str | None:
 
 
 if __name__ == "__main__":
-    like_torchrun()
     print(json.dumps({page: error_of(Path(page)) for page in sys.argv[1:]}))
