@@ -211,6 +211,7 @@ class CallableModule(ModuleType):
     main: Callable[..., int]
     start: Callable[[Config, list[str]], int]
     finish: Callable[[RunFolder], int]
+    check_parts: Callable[[Config], None]
 
     def __call__(
         self, *overrides: str | Config, callbacks: Sequence[object] = (), **options: Any

@@ -13,7 +13,7 @@ from mtrl_fairgrad.utils.text_tables import text_table
 from mtrl_fairgrad.utils.validation import check_choice
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas  # pyright: ignore[reportMissingImports]
 
 SHOWN_ROWS = 20
 """Rows that are shown of a longer table, half of them from its end."""
@@ -84,7 +84,7 @@ class Table:
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a `pandas.DataFrame`; pandas has to be installed."""
-        import pandas
+        import pandas  # pyright: ignore[reportMissingImports]
 
         return pandas.DataFrame(self.to_dict())
 

@@ -7,6 +7,7 @@ import csv
 import pytest
 
 from mtrl_fairgrad import search, train
+from mtrl_fairgrad.utils.arguments import override
 from tests.support.fabricated_runs import FAIRGRAD
 from tests.support.tiny_runs import POINT_MASS, POINT_MASS_TASKS
 
@@ -17,9 +18,8 @@ def trained(make, tmp_path, monkeypatch):
     rounds, exit_codes = [], {}
 
     def sweep(arguments):
-        assert (
-            arguments[0] == "--multirun" and f"hydra.sweep.dir='{tmp_path / 'alpha'}'" in arguments
-        )
+        assert arguments[0] == "--multirun"
+        assert override("hydra.sweep.dir", tmp_path / "alpha") in arguments
         [values] = [word.partition("=")[2] for word in arguments if word.startswith("alpha=")]
         rounds.append(values)
         for value in map(float, values.split(",")):

@@ -33,7 +33,7 @@ class MlflowLog:
     """
 
     def __init__(self, folder: Path) -> None:
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
 
         self._client: Any = MlflowClient()
         experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "mtrl-fairgrad"))
@@ -55,7 +55,7 @@ class MlflowLog:
 
     def describe(self, config: Config, env_steps: int) -> None:
         """Send the configuration; MLflow refuses to change that of a resumed run."""
-        from mlflow.entities import Param
+        from mlflow.entities import Param  # pyright: ignore[reportMissingImports]
 
         if self._resumed:
             return
@@ -68,7 +68,7 @@ class MlflowLog:
 
     def add_scalar(self, name: str, value: float, env_steps: int) -> None:
         """Add a value."""
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
         now = int(1000 * time.time())
         self._pending.append(Metric(_allowed(name), float(value), now, env_steps))

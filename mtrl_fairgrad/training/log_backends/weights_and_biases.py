@@ -25,7 +25,7 @@ class WandbLog:
     """
 
     def __init__(self, folder: Path) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "mtrl-fairgrad"),
