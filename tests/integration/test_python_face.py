@@ -217,7 +217,11 @@ def test_an_exception_of_a_callback_ends_a_run_that_can_be_resumed(tmp_path, no_
 
 
 @pytest.mark.parametrize(
-    ("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+    ("number", "kind"),
+    [
+        (signal.SIGINT, KeyboardInterrupt),
+        pytest.param(signal.SIGTERM, SystemExit, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_a_signal_is_raised_after_the_checkpoint(number, kind, tmp_path):
     class Stopper:

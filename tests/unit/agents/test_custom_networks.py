@@ -106,6 +106,7 @@ def rename(name):
     return match[1] + as_module(match[2]) if match and "encoder" not in name else name
 
 
+@pytest.mark.exhaustive
 def test_a_run_with_an_own_network_is_evaluated_exported_and_resumed(tmp_path, no_reports):
     mtrl_fairgrad.register_network("gated")(Gated)
     words = [*POINT_MASS, "steps=40", "agent.network=gated"]

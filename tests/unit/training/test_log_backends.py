@@ -128,6 +128,7 @@ def test_services_are_imported_only_if_they_are_named():
 # ---- services in their offline modes ----
 
 
+@pytest.mark.exhaustive
 def test_weights_and_biases_offline_has_the_scalars_over_env_steps(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -165,6 +166,7 @@ def history(path):
     return entries
 
 
+@pytest.mark.exhaustive
 def test_mlflow_in_a_local_file_has_metrics_and_parameters(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
