@@ -6,6 +6,7 @@ RUN    := $(VENV)/bin/python
 TRAIN  := $(VENV)/.ready-train
 DEV    := $(VENV)/.ready-dev
 FULL   := $(VENV)/.ready-exhaustive
+DOCS   := $(VENV)/.ready-docs
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # What `make train` runs, for example `make train PRESET=none METHOD=ls ARGS="seeds=[0,1,2]"`.
@@ -14,7 +15,7 @@ PRESET ?= quick
 METHOD ?= fairgrad
 ARGS   ?=
 
-.PHONY: train test test-exhaustive test-gpu benchmark-gpu smoke lint audit clean
+.PHONY: train test test-exhaustive test-gpu benchmark-gpu gallery docs smoke lint audit clean
 
 train: $(TRAIN)
 	$(RUN) -m mtrl_fairgrad.train preset=$(PRESET) method=$(METHOD) $(ARGS)
@@ -40,7 +41,18 @@ test-gpu:
 benchmark-gpu:
 	$(GPU_RUN) scripts/benchmark.py --device cuda --keep results/performance
 
-# The wheel alone in an empty environment.
+# Film strips and the animation of docs/: drawn in software, a few minutes.
+POLICY := results/mt10/preset_cpu/ls/policies/policy-600000-seed0.json
+gallery: $(TRAIN)
+	$(RUN) -m mtrl_fairgrad.evaluate $(POLICY) --goals 1 --out runs/gallery --pictures docs/assets/mt10
+
+# The documentation site in site/, built strictly; its links, and the code blocks of every page.
+docs: $(DOCS)
+	$(RUN) -m mkdocs build --strict
+	$(RUN) scripts/check_site.py site
+	$(RUN) -m pytest tests/integration/test_docs*.py
+
+# Complete packages, and the wheel alone in an empty environment.
 smoke:
 	$(PYTHON) scripts/smoke_test.py
 
@@ -66,9 +78,13 @@ $(FULL): pyproject.toml constraints.txt | $(RUN)
 	$(PIP) --editable ".[dev,kernels]"
 	@touch $(TRAIN) $(DEV) $(FULL)
 
+$(DOCS): pyproject.toml constraints.txt | $(RUN)
+	$(PIP) --editable ".[dev,docs]"
+	@touch $(TRAIN) $(DEV) $(DOCS)
+
 # Check the tested versions for known vulnerabilities; reports if no advisories can be reached.
 audit:
 	$(PYTHON) scripts/audit.py $(VENV)-audit
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-audit build dist site *.egg-info

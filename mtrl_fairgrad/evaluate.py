@@ -6,8 +6,8 @@ run of env=gymnasium this imports the modules that it names, so evaluate only ru
 trust. RUN is a run folder, or the .json or .pt2 of an exported policy, which is evaluated under the
 protocol in its description (loading a policy may run code). The command writes a table of success,
 `return` of whole episodes and `return_until_success`, goals.csv with every episode and goals.png
-with a map of every task; `--video` records episodes, `--export` writes the policy as a program that
-runs without this project.
+with a map of every task; `--video` records episodes, `--pictures` draws them, and `--export` writes
+the policy as a program that runs without this project, with its model card.
 """
 
 from __future__ import annotations
@@ -91,10 +91,18 @@ def _parser() -> argparse.ArgumentParser:
         help="record an episode of every task as a video into DIR (default: films)",
     )
     parser.add_argument(
+        "--pictures",
+        type=path_argument,
+        nargs="?",
+        const=True,
+        metavar="DIR",
+        help="draw an animation of all tasks and a film strip of each into DIR (default: pictures)",
+    )
+    parser.add_argument(
         "--video-goal",
         type=integer_argument,
         metavar="N",
-        help="goal of the videos (default: the first that is played)",
+        help="goal of videos and pictures (default: the first that is played)",
     )
     parser.add_argument("--video-tasks", metavar="A,B", help="record only these tasks")
     parser.add_argument(

@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from mtrl_fairgrad.utils.extras import require_for_command
 
@@ -20,8 +23,9 @@ from mtrl_fairgrad.cli.override_filter import check_storable, check_stored, path
 from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.config.older_runs import REMOVED
 from mtrl_fairgrad.config.schema import Config, check_parts, keep_stored_options, without_torch
-from mtrl_fairgrad.runs.run_dir import REPORT, RunFolder, RunFolderError
+from mtrl_fairgrad.runs.run_dir import REPORT, RunFolder
 from mtrl_fairgrad.training.auto_resume import AUTO, resolve_auto_resume
+from mtrl_fairgrad.training.log_backends import check_loggers
 from mtrl_fairgrad.training.resume_command import resume_command
 from mtrl_fairgrad.training.run_setup import check_folder, open_folder
 from mtrl_fairgrad.utils.arguments import command_line, fail, fail_with_traceback
@@ -29,6 +33,9 @@ from mtrl_fairgrad.utils.atomic_io import remedy
 from mtrl_fairgrad.utils.entry_point import entry_point, interrupted, output_failed, output_fault
 from mtrl_fairgrad.utils.safe_files import is_present
 from mtrl_fairgrad.utils.validation import ConfigError
+
+if TYPE_CHECKING:
+    from mtrl_fairgrad.api.run import Run
 
 LOCATION_KEYS = ("run_dir", "resume")
 """Overrides that locate a run; they are not restored when it is resumed."""
@@ -42,13 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
         exit code: 0, 1 after a fault, 2 after a user error, 128 + signal after a stop.
     """
     try:
-        arguments = _with_stored_overrides(sys.argv[1:] if arguments is None else arguments)
+        arguments = with_stored_overrides(sys.argv[1:] if arguments is None else arguments)
     except ValueError as error:
         return fail(error)
     return run_with_hydra(job, arguments)
 
 
-def _with_stored_overrides(given: list[str]) -> list[str]:
+def with_stored_overrides(given: list[str]) -> list[str]:
     """With `resume=FOLDER`, put the run's stored overrides and steps before `given`."""
     resumed = [path_value(word) for word in given if word.startswith("resume=")]
     if not resumed or resumed[-1] in ("", "None", AUTO):
@@ -76,7 +83,22 @@ def job(composed: DictConfig) -> int:
 
 
 def start(config: Config, overrides: list[str]) -> int:
-    """Check a configuration and train it; returns the exit code.
+    """Check a configuration and train it; returns the exit code; errors as of `prepare`."""
+    folder, unfinished = prepare(config, overrides)
+    if not unfinished:
+        return leave_finished(folder, config.steps)
+    return run_training(config, folder, overrides)
+
+
+def prepare(config: Config, overrides: list[str]) -> tuple[RunFolder, bool]:
+    """Check a configuration, set up this process for it, and make or open its folder.
+
+    Args:
+        config: as composed; `resume` and what a resumed run keeps are changed in place.
+        overrides: the command line that it was composed from, stored overrides included.
+
+    Returns:
+        the folder, and whether there is something to train, which a run resumed by `auto` may lack.
 
     Raises:
         ConfigError: a mistake in the configuration, detected before anything is created.
@@ -88,7 +110,8 @@ def start(config: Config, overrides: list[str]) -> int:
     if config.resume is not None:
         keep_stored_options(config, RunFolder.open(Path(config.resume)).config, overrides)
     if not check_folder(config, auto_resume, overrides):
-        return leave_finished(RunFolder.open(Path(str(config.resume))), config.steps)
+        return RunFolder.open(Path(str(config.resume))), False
+    check_loggers(config.logger)
     check_parts(config)  # imports torch, as does everything from here on
     from mtrl_fairgrad.training.execution import configure_torch
     from mtrl_fairgrad.training.memory import check_memory
@@ -97,8 +120,7 @@ def start(config: Config, overrides: list[str]) -> int:
     device = resolve_device(config.device)
     check_memory(config, device)
     configure_torch(config, device)
-    folder = open_folder(config, overrides, str(device))
-    return run_training(config, folder, overrides)
+    return open_folder(config, overrides, str(device)), True
 
 
 def leave_finished(folder: RunFolder, steps: int) -> int:
@@ -120,40 +142,26 @@ def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int
     Wherever training ends early, the command that resumes it is printed.
     """
     from mtrl_fairgrad.envs.workers.pool import WorkerError
-    from mtrl_fairgrad.training import loop
-    from mtrl_fairgrad.training.execution import execution_notes, fallbacks_as_notes
-    from mtrl_fairgrad.training.factory import make_trainer, startup_notes
+    from mtrl_fairgrad.training.session import fault_message, train_in
     from mtrl_fairgrad.utils.faults import TrainingFault
 
     command = resume_command(folder, config.steps, overrides)
     resume = f"resume with: {command}"
     begun = config.resume is not None
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
+
     try:
-        with (
-            folder.lock(),
-            make_trainer(config, folder) as trainer,
-            trainer.stop.handle_signals(),
-            fallbacks_as_notes(trainer.logger.log),
-        ):
-            begun = True
-            notes = startup_notes(config) + execution_notes(config, trainer.learner.device)
-            for note in [*notes, *trainer.envs.suite.warnings()]:
-                trainer.logger.log(f"note: {note}")
-            try:
-                loop.run(trainer)
-            except RunFolderError as error:  # a fault during training is not a user error
-                raise TrainingFault(str(error)) from error
-            trainer.evaluator.log_summary()
-            code = trainer.stop.exit_code
-            if code:
-                trainer.fault_monitor.log_summary()
+        stop = train_in(folder, config, begin=begin)
     except BrokenPipeError:  # whoever read the output went away
         print(resume, file=sys.stderr)
         raise
     except (OSError, TrainingFault, WorkerError) as fault:
         if isinstance(fault, OSError) and (broken := output_fault(fault)):
             return output_failed(broken, resume if begun else "")
-        message = _message(fault, folder)
+        message = fault_message(fault, folder)
         code = fail_with_traceback(message)
         if begun and command not in message:
             print(resume, file=sys.stderr)
@@ -163,21 +171,11 @@ def run_training(config: Config, folder: RunFolder, overrides: list[str]) -> int
             return interrupted(f"stopped at once; {resume}")
         folder.discard()
         raise
-    if code == 0:
-        code = finish(folder)
-    else:
+    code = stop.exit_code or finish(folder)
+    if stop.requested:
         print(resume)
-    trainer.stop.reraise()
+    stop.reraise()
     return code
-
-
-def _message(fault: Exception, folder: RunFolder) -> str:
-    """Return the message of a fault of training; for an OSError of the folder it names the file."""
-    if not isinstance(fault, OSError):
-        return str(fault)
-    if fault.filename is None:
-        return f"the system refused what training needs ({fault.strerror or fault})."
-    return folder.store.refusal(str(fault.filename), fault)
 
 
 def finish(folder: RunFolder) -> int:
@@ -204,8 +202,27 @@ def finish(folder: RunFolder) -> int:
     return 0
 
 
+class CallableModule(ModuleType):
+    """A module that is also a function: `mtrl_fairgrad.train(...)` in Python programs."""
+
+    main: Callable[..., int]
+    start: Callable[[Config, list[str]], int]
+    finish: Callable[[RunFolder], int]
+    check_parts: Callable[[Config], None]
+
+    def __call__(
+        self, *overrides: str | Config, callbacks: Sequence[object] = (), **options: Any
+    ) -> Run:
+        """Train in this process, see `mtrl_fairgrad.api.training.train`."""
+        from mtrl_fairgrad.api.training import train
+
+        return train(*overrides, callbacks=callbacks, **options)
+
+
 if __name__ == "__main__":
     # Imported by name, so that processes of launchers can unpickle the functions of this file.
-    from mtrl_fairgrad import train
+    from mtrl_fairgrad.train import main as main_by_name
 
-    sys.exit(train.main())
+    sys.exit(main_by_name())
+
+sys.modules[__name__].__class__ = CallableModule

@@ -6,7 +6,7 @@ A SET is a folder of run folders, such as runs/mt10 with runs/mt10/ls. The scrip
 
     OUT/SET/RUN/            the run folder without checkpoints and with thinned metrics; `report`
                             accepts it
-    OUT/SET/RUN/policies/   each seed's policy, as from `evaluate --export`
+    OUT/SET/RUN/policies/   each seed's policy and the model card, as from `evaluate --export`
     OUT/SET.csv             every evaluation, with the run's protocol, versions, commit, machine and
                             wall-clock time
     OUT/SET.png             learning curves
@@ -44,6 +44,7 @@ from mtrl_fairgrad.analysis.report.tables import (  # noqa: E402
 )
 from mtrl_fairgrad.analysis.run_groups import RunGroup, pool  # noqa: E402
 from mtrl_fairgrad.analysis.verification import missing_entries, verify  # noqa: E402
+from mtrl_fairgrad.evaluation.model_card import write_card  # noqa: E402
 from mtrl_fairgrad.runs import metrics_log, resume_log  # noqa: E402
 from mtrl_fairgrad.runs.base_run_dir import write_description  # noqa: E402
 from mtrl_fairgrad.runs.run_dir import MAX_BYTES, RunFolder  # noqa: E402
@@ -57,6 +58,8 @@ BUDGET = 2_000_000
 """Vector steps of MT10 runs in the literature."""
 COPIED = ("evaluations.csv", "incidents.csv", resume_log.NAME)
 CURVE_POINTS = 60
+LICENCE = "mit"
+"""Of the published policies, as of the repository."""
 COLUMNS = (
     *("run", "method", "seed", "env_steps", "task", "episodes", "success"),
     *("return", "return_until_success", "protocol"),
@@ -118,6 +121,8 @@ def publish(source: Path, out: Path, page: Path, policies: bool = True) -> None:
             if policies:
                 _export(run, out / name / run.name / "policies")
     published = [out / name / run.name for run in runs]
+    for run in published:
+        write_card(run / "policies", LICENCE)
     groups = pool([RunFolder.open(path) for path in published])
     blocks = make_blocks(groups)
     if len(blocks) > 1:

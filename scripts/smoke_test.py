@@ -1,21 +1,26 @@
-"""Build the wheel, install it alone into an empty environment and use it there.
+"""Build sdist and wheel, check that they are complete, and use the wheel in an empty environment.
 
     make smoke
     python scripts/smoke_test.py [--folder FOLDER]
 
 The environment holds the wheel and its dependencies (torch, numpy, scipy), at the versions of
 constraints.txt. The library runs in another folder, with foreign packages named `agents` and `envs`
-on the path. Prints the installed size and the import time. The exit code is 1 if a check fails.
+on the path. Links in the project's description must be absolute, since nothing lies beside it on a
+package index. Prints the installed size and the import time. The exit code is 1 if a check fails.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import tempfile
+import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +30,9 @@ from mtrl_fairgrad.utils.entry_point import entry_point  # noqa: E402
 
 ALLOWED_IMPORT_SECONDS = 1.0
 """Limit of the import's processor time beyond that of torch."""
+
+REPOSITORY = "https://github.com/OWNER/NAME"
+"""Stands for the repository's address in the description."""
 
 FOREIGN = "raise RuntimeError('a foreign package was imported')\n"
 
@@ -79,7 +87,9 @@ def smoke_test(folder: Path) -> None:
         CalledProcessError: a process failed.
         AssertionError: a check failed.
     """
-    wheel = build_wheel(folder / "dist")
+    wheel, sdist = build(folder / "dist", folder / "builder")
+    check_files(wheel, sdist)
+    check_description(wheel)
     python = install(wheel, folder / "venv")
     elsewhere = folder / "elsewhere"
     for name in ("agents", "envs"):
@@ -92,6 +102,8 @@ def smoke_test(folder: Path) -> None:
     print(f"import beyond torch: {seconds:.2f} s")
     assert seconds < ALLOWED_IMPORT_SECONDS, f"the import takes {seconds:.2f} s beyond torch"
 
+    said = run([python.parent / "mtrl-fairgrad", "--help"], elsewhere).stdout
+    assert "evaluate" in said, said
     command = run([python, "-m", "mtrl_fairgrad.train"], elsewhere, check=False)
     print(f"python -m mtrl_fairgrad.train: {command.stderr.strip()}")
     assert command.returncode == 2, f"exit code {command.returncode}: {command.stderr}"
@@ -99,12 +111,61 @@ def smoke_test(folder: Path) -> None:
     assert 'pip install "mtrl-fairgrad[rl]"' in command.stderr, command.stderr
 
 
-def build_wheel(folder: Path) -> Path:
-    """Build the wheel of this checkout into `folder`."""
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    run([*command, "--wheel-dir", folder, ROOT], ROOT)
-    [wheel] = folder.glob("mtrl_fairgrad-*.whl")
-    return wheel
+def build(folder: Path, builder: Path) -> tuple[Path, Path]:
+    """Build wheel and sdist of this checkout into `folder`, as for a release.
+
+    Args:
+        folder: where they are written.
+        builder: where the environment of the build backend is made.
+    """
+    venv.create(builder, with_pip=True, clear=True)
+    python = builder / "bin" / "python"
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    quiet = ["--quiet", "--disable-pip-version-check"]
+    run([python, "-m", "pip", "install", *quiet, *requirements], ROOT)
+    run(
+        [python, "-m", "hatchling", "build", "--directory", folder], ROOT, REPOSITORY_URL=REPOSITORY
+    )
+    [wheel], [sdist] = folder.glob("mtrl_fairgrad-*.whl"), folder.glob("mtrl_fairgrad-*.tar.gz")
+    return wheel, sdist
+
+
+def check_files(wheel: Path, sdist: Path) -> None:
+    """Compare the files of wheel and sdist with those that git tracks.
+
+    Raises:
+        AssertionError: one is missing, or the sdist has a foreign one.
+    """
+    tracked = {
+        path
+        for path in run(["git", "ls-files"], ROOT).stdout.splitlines()
+        if (ROOT / path).is_file()
+    }
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if "dist-info/" not in name}
+    expected = {path for path in tracked if path.startswith("mtrl_fairgrad/")}
+    expected |= {f"mtrl_fairgrad/{path}" for path in tracked if path.startswith("configs/")}
+    assert packed == expected, f"wheel: {sorted(packed ^ expected)} are missing or foreign"
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    expected = {path for path in tracked if not path.endswith(".pt2")} | {"PKG-INFO"}
+    assert packed == expected, f"sdist: {sorted(packed ^ expected)} are missing or foreign"
+
+
+def check_description(wheel: Path) -> None:
+    """Check the links of the description that a package index shows, and the project's URLs.
+
+    Raises:
+        AssertionError: a link is relative, or there is no link to the repository.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = (name for name in archive.namelist() if name.endswith("dist-info/METADATA"))
+        text = re.sub(r"^```.*?^```", "", archive.read(name).decode(), flags=re.M | re.S)
+    links = re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"", text)
+    relative = [
+        link for pair in links for link in pair if link and not re.match(r"https?:|#", link)
+    ]
+    assert not relative, f"relative links in the description: {relative}"
+    assert f"Project-URL: Repository, {REPOSITORY}" in text, text[:2000]
 
 
 def install(wheel: Path, folder: Path) -> Path:
@@ -131,10 +192,11 @@ def installed_size(python: Path) -> float:
 
 
 def run(
-    command: list[str | Path], folder: Path, check: bool = True
+    command: list[str | Path], folder: Path, check: bool = True, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a process in `folder`, with `folder` on Python's path."""
-    environment = {**os.environ, "PYTHONPATH": "" if folder == ROOT else str(folder)}
+    """Run a process in `folder`, with `folder` on Python's path and environment variables."""
+    path = "" if folder == ROOT else str(folder)
+    environment = {**os.environ, "PYTHONPATH": path, **variables}
     return subprocess.run(
         list(map(str, command)),
         cwd=folder,

@@ -50,6 +50,7 @@ def make(tmp_path):
 def no_reports(monkeypatch):
     """Skip the reports, which take longer than tiny runs."""
     monkeypatch.setattr("mtrl_fairgrad.train.finish", lambda folder: 0)
+    monkeypatch.setattr("mtrl_fairgrad.api.run.Run.report", lambda self, **_: self.path)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ computed: architectures differ only in what `init_actor` and `init_critics` retu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,10 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtrl_fairgrad.agents.critics import make_critic
+from mtrl_fairgrad.agents.custom_networks import CustomNetwork, custom_network
 from mtrl_fairgrad.agents.twin_products import product, stack_pairs
 from mtrl_fairgrad.config.agent import ARCHITECTURES, AgentConfig
 
 Tensors = dict[str, Tensor]
+Apply = Callable[..., Tensor]
+"""Computes a network of parameters, inputs, prefix and type, as `mlp` does."""
 
 TWINS = "first", "second"
 """Names of the two critics, before each of their parameters."""
@@ -157,6 +160,8 @@ def init_actor(
     It maps the observation, with the task encoding if there is one, to mean and log standard
     deviation of each action.
     """
+    if (custom := custom_actor(config, observation_dim, action_dim)) is not None:
+        return Parameters(custom.init(generator), {})
     architecture = ARCHITECTURES[config.name]
     hidden, blocks = _hidden_layers(config, config.width)
     return init_mlp(
@@ -186,11 +191,13 @@ def init_critics(
     `[K, E]`.
     """
     architecture = ARCHITECTURES[config.name]
-    width = config.width if config.critic_width is None else config.critic_width
-    hidden, blocks = _hidden_layers(config, width)
+    hidden, blocks = _hidden_layers(config, critic_width(config))
     inputs = observation_dim + architecture.encoding + action_dim
+    custom = custom_critic(config, observation_dim, action_dim)
     parts = {
-        twin: init_mlp(
+        twin: Parameters(custom.init(generator), {})
+        if custom is not None
+        else init_mlp(
             [inputs, *hidden, make_critic(config).outputs],
             generator,
             config.initialization,
@@ -212,6 +219,28 @@ def init_critics(
     }
     own = {f"{p}.{name}": value for p, mlp in parts.items() for name, value in mlp.own.items()}
     return Parameters(shared, {**own, **embedding})
+
+
+def critic_width(config: AgentConfig) -> int:
+    """Return the units of each hidden layer of the critics."""
+    return config.width if config.critic_width is None else config.critic_width
+
+
+def custom_actor(
+    config: AgentConfig, observation_dim: int, action_dim: int
+) -> CustomNetwork | None:
+    """Return the registered network of the actor; None if `agent.network` is built in."""
+    inputs = observation_dim + ARCHITECTURES[config.name].encoding
+    return custom_network(config.network, inputs, 2 * action_dim, config.width, config.depth)
+
+
+def custom_critic(
+    config: AgentConfig, observation_dim: int, action_dim: int
+) -> CustomNetwork | None:
+    """Return the registered network of each critic; None if `agent.network` is built in."""
+    inputs = observation_dim + ARCHITECTURES[config.name].encoding + action_dim
+    outputs, width = make_critic(config).outputs, critic_width(config)
+    return custom_network(config.network, inputs, outputs, width, config.depth)
 
 
 def stack_seeds(
@@ -344,7 +373,11 @@ def with_encoding(critics: Tensors, observations: Tensor) -> Tensor:
 
 
 def policy(
-    actor: Tensors, inputs: Tensor, log_std: LogStd, computation: Computation = DEFAULT
+    actor: Tensors,
+    inputs: Tensor,
+    log_std: LogStd,
+    computation: Computation = DEFAULT,
+    network: Apply = mlp,
 ) -> tuple[Tensor, Tensor]:
     """Return mean and log standard deviation of the action before squashing, each `[..., A]`.
 
@@ -353,8 +386,9 @@ def policy(
         inputs: observations with encoding, `[..., O + E]`.
         log_std: range of the log standard deviation.
         computation: of the products.
+        network: computes the actor.
     """
-    mean, outputs = mlp(actor, inputs, dtype=computation.dtype).chunk(2, dim=-1)
+    mean, outputs = network(actor, inputs, dtype=computation.dtype).chunk(2, dim=-1)
     return mean, log_std(outputs)
 
 
@@ -364,6 +398,7 @@ def sample(
     noise: Tensor,
     log_std: LogStd,
     computation: Computation = DEFAULT,
+    network: Apply = mlp,
 ) -> tuple[Tensor, Tensor]:
     """Sample a squashed Gaussian action (Haarnoja et al., 2018, appendix C).
 
@@ -373,11 +408,12 @@ def sample(
         noise: standard normal, `[..., A]`.
         log_std: see `policy`.
         computation: of the products.
+        network: computes the actor.
 
     Returns:
         actions `[..., A]` in (−1, 1) and their log-densities `[...]`.
     """
-    mean, log_stds = policy(actor, inputs, log_std, computation)
+    mean, log_stds = policy(actor, inputs, log_std, computation, network)
     unsquashed = mean + log_stds.exp() * noise
     gaussian = -0.5 * noise.square() - log_stds - 0.5 * math.log(2 * math.pi)
     # log(1 − tanh²(u)) = 2·(log 2 − u − softplus(−2u)) keeps its precision for large |u|.
@@ -386,7 +422,11 @@ def sample(
 
 
 def critic_outputs(
-    critics: Tensors, inputs: Tensor, actions: Tensor, computation: Computation = DEFAULT
+    critics: Tensors,
+    inputs: Tensor,
+    actions: Tensor,
+    computation: Computation = DEFAULT,
+    network: Apply = mlp,
 ) -> Tensor:
     """Return the outputs `[2, ..., n]` of both critics, see `critics.Critic`.
 
@@ -395,10 +435,11 @@ def critic_outputs(
         inputs: observations with encoding, `[..., O + E]`.
         actions: `[..., A]`.
         computation: of the products.
+        network: computes a critic.
     """
     joined = torch.cat([inputs, actions], dim=-1)
     dtype = computation.dtype
-    if not computation.at_once:
-        return torch.stack([mlp(critics, joined, f"{twin}.", dtype) for twin in TWINS])
+    if not computation.at_once or network is not mlp:
+        return torch.stack([network(critics, joined, f"{twin}.", dtype) for twin in TWINS])
     rows = joined.reshape(-1, joined.shape[-1]).expand(2, -1, -1)
     return mlp(stack_twins(critics), rows, dtype=dtype).view(2, *joined.shape[:-1], -1)

@@ -103,7 +103,9 @@ class SAC:
         self.observation_dim, self.action_dim = observation_dim, action_dim
         self.device, self.convention = torch.device(device), convention
         on_gpu = self.device.type == "cuda"
-        self.losses = SACLosses.from_config(config, self.precision, on_gpu)
+        self.losses = SACLosses.from_config(
+            config, self.precision, on_gpu, (observation_dim, action_dim)
+        )
         captured = captured_losses(self.losses, compile)
         self.critic_loss = captured.critic_loss
         self.actor_loss = captured.actor_loss

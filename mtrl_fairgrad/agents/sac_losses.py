@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mtrl_fairgrad.agents import networks
 from mtrl_fairgrad.agents.critics import Critic, make_critic
-from mtrl_fairgrad.agents.networks import DEFAULT, Computation, LogStd, Tensors
+from mtrl_fairgrad.agents.networks import DEFAULT, Apply, Computation, LogStd, Tensors, mlp
 from mtrl_fairgrad.config.agent import AgentConfig
 from mtrl_fairgrad.gradients.graph_capture import CapturedFunction, Compile
 from mtrl_fairgrad.gradients.per_task import CapturedLoss, lift
@@ -39,10 +39,16 @@ class SACLosses:
     critic: Critic
     computation: Computation = DEFAULT
     """Of losses and targets."""
+    actor_network: Apply = mlp
+    critic_network: Apply = mlp
 
     @classmethod
     def from_config(
-        cls, config: AgentConfig, precision: str = "fp32", on_gpu: bool = False
+        cls,
+        config: AgentConfig,
+        precision: str = "fp32",
+        on_gpu: bool = False,
+        sizes: tuple[int, int] = (0, 0),
     ) -> SACLosses:
         """Take the hyper-parameters that the equations depend on.
 
@@ -50,6 +56,7 @@ class SACLosses:
             config: the agent's.
             precision: `"fp32"`, `"bf16"` or `"tf32"`, which is a setting of the process.
             on_gpu: whether losses and targets are computed on a GPU.
+            sizes: O and A, which a registered network depends on.
         """
         dtype = torch.bfloat16 if precision == "bf16" else None
         computation = Computation(dtype, at_once=on_gpu)
@@ -60,6 +67,8 @@ class SACLosses:
             config.twin_loss,
             make_critic(config),
             computation,
+            networks.custom_actor(config, *sizes) or mlp,
+            networks.custom_critic(config, *sizes) or mlp,
         )
 
     def critic_loss(
@@ -88,7 +97,7 @@ class SACLosses:
         """
         critics = {**critics, **own}
         inputs = networks.with_encoding(critics, observations)
-        outputs = networks.critic_outputs(critics, inputs, actions, self.computation)
+        outputs = self._values(critics, inputs, actions)
         errors, values = self.critic.errors(outputs, targets)
         loss = errors.mean(-1).sum() if self.twin_loss == "sum" else errors.mean()
         return loss, values.mean()
@@ -123,8 +132,8 @@ class SACLosses:
         """
         actor, critics = {**actor, **own}, {**critics, **critics_own}
         inputs = networks.with_encoding(critics, observations)
-        actions, log_density = networks.sample(actor, inputs, noise, self.log_std, self.computation)
-        outputs = networks.critic_outputs(critics, inputs, actions, self.computation)
+        actions, log_density = self._sample(actor, inputs, noise)
+        outputs = self._values(critics, inputs, actions)
         value = self.critic.value(outputs)
         return (temperature * log_density - value).mean(), -log_density.mean()
 
@@ -160,9 +169,9 @@ class SACLosses:
         """
         actor, critics, targets = _join(shared, own)
         inputs = networks.with_encoding(critics, next_observations)
-        actions, log_density = networks.sample(actor, inputs, noise, self.log_std, self.computation)
+        actions, log_density = self._sample(actor, inputs, noise)
         inputs = networks.with_encoding(targets, next_observations)
-        outputs = networks.critic_outputs(targets, inputs, actions, self.computation)
+        outputs = self._values(targets, inputs, actions)
         discount = discounts[0] if discounts else self.discount
         return self.critic.targets(
             outputs,
@@ -185,8 +194,20 @@ class SACLosses:
         """
         actor, critics = _join(shared, own)
         inputs = networks.with_encoding(critics, observations)
-        mean, log_stds = networks.policy(actor, inputs, self.log_std)
+        mean, log_stds = networks.policy(actor, inputs, self.log_std, network=self.actor_network)
         return (mean + log_stds.exp() * noise[0] if noise else mean).tanh()
+
+    def _sample(self, actor: Tensors, inputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sampled actions and their log-densities, see `networks.sample`."""
+        return networks.sample(
+            actor, inputs, noise, self.log_std, self.computation, self.actor_network
+        )
+
+    def _values(self, critics: Tensors, inputs: Tensor, actions: Tensor) -> Tensor:
+        """Return the outputs of both critics, see `networks.critic_outputs`."""
+        return networks.critic_outputs(
+            critics, inputs, actions, self.computation, self.critic_network
+        )
 
 
 def _join(shared: PerNetwork, own: PerNetwork) -> tuple[Tensors, ...]:

@@ -59,7 +59,7 @@ NOT_COMPARED = frozenset(
         "eval.background",
         "eval.full_episodes",
     }
-    | {"log_every", "progress", "preset", "alpha"}
+    | {"log_every", "logger", "progress", "preset", "alpha"}
 )
 """Options that do not change the meaning of results; `preset` and `alpha` set other options."""
 GATHERING = frozenset({"env.copies", "env.stagger"})

@@ -18,7 +18,7 @@ from hydra.errors import (
 )
 
 from mtrl_fairgrad.config.groups import chosen_groups, config_dir, config_group
-from mtrl_fairgrad.utils.validation import unknown_choice
+from mtrl_fairgrad.utils.validation import UNSET, unknown_choice
 
 PLUGIN_EXTRAS = {
     "joblib": "sweep",
@@ -114,6 +114,23 @@ def explain(
                 return _unknown(key, arguments, known, module, root)
     line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return f"{line.rstrip('.')}; python -m {module} --help lists what is allowed."
+
+
+def refused_option(error: Exception, arguments: Sequence[str]) -> tuple[str | None, object]:
+    """Return the option, and its value, about which `explain` writes; None and UNSET for no one."""
+    if isinstance(error, MissingConfigException):
+        group, _, value = str(error.missing_cfg_file).rpartition("/")
+        return group, value
+    if isinstance(error, OverrideParseException):
+        key, _, value = str(error.override).partition("=")
+        return key, value
+    full_key = getattr(error.__cause__, "full_key", None)
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        name = key.lstrip("+~")
+        if f"'{name}'" in str(error) or name == full_key or f"argument '{argument}'" in str(error):
+            return name, value
+    return None, UNSET
 
 
 def similar_option(key: str, known: Sequence[str]) -> str | None:

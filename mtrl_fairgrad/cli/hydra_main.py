@@ -12,12 +12,13 @@ from functools import partial
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mtrl_fairgrad.cli.advice import dotted_keys, explain
+from mtrl_fairgrad.cli.advice import dotted_keys, explain, refused_option
 from mtrl_fairgrad.cli.multirun import OutputClosed, Sweep, Task, is_multirun
 from mtrl_fairgrad.cli.override_filter import filter_overrides, quote_paths
 from mtrl_fairgrad.cli.sweep_cores import count_runs
@@ -118,6 +119,47 @@ def run_with_hydra(task: Task, arguments: list[str], command: Command = TRAIN) -
     if job.sweep.started:
         return job.sweep.close()
     return job.exit_code if job.error is None else fail(job.error)
+
+
+def compose_config(arguments: Sequence[str], command: Command = TRAIN) -> DictConfig:
+    """Compose one configuration without running anything, as `run_with_hydra` would.
+
+    Args:
+        arguments: overrides, without flags.
+        command: the command whose options they are.
+
+    Raises:
+        ConfigError: a mistake that the command line would report, or a word that is for it alone.
+    """
+    import hydra
+
+    words = filter_overrides(quote_paths(arguments))
+    for word in words:
+        if word.startswith(("-", "hydra")):
+            raise ConfigError(
+                f"{word} is for the command line: drop it, or run python -m {command.module}.",
+                word.partition("=")[0],
+                word,
+            )
+    _store_methods_without_file(words)
+    try:
+        with _own_hydra(), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return hydra.compose(command.root, overrides=words)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        known = sorted(dotted_keys(to_dict(command.schema())))
+        text = explain(error, words, known, command.module, command.root)
+        raise ConfigError(text, *refused_option(error, words)) from None
+
+
+@contextlib.contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Put Hydra's state aside, in case the program that composes is a Hydra application itself."""
+    state = GlobalHydra.instance()
+    before, state.hydra = state.hydra, None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = before
 
 
 def given_overrides() -> list[str]:

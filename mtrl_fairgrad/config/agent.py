@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mtrl_fairgrad.utils.validation import ConfigError, option
+from mtrl_fairgrad.config.networks import BUILT_IN, network_names
+from mtrl_fairgrad.utils.validation import ConfigError, check_choice, option
 
 
 class Architecture(NamedTuple):
@@ -50,9 +51,8 @@ class AgentConfig:
     )
     network: str = option(
         "mlp",
-        "Actor and critics: a perceptron, or BroNet (Nauman et al., 2024): residual blocks of "
-        "linear, LayerNorm, ReLU, linear, LayerNorm.",
-        choices=("mlp", "bronet"),
+        "Actor and critics. mlp: a perceptron; bronet (Nauman et al., 2024): residual blocks of "
+        "linear, LayerNorm, ReLU, linear, LayerNorm; or the name of a registered network.",
     )
     critic_layer_norm: bool = option(
         False,
@@ -272,6 +272,7 @@ def check_agent(agent: AgentConfig) -> None:
     Raises:
         ConfigError: with the value, what is allowed and the fix.
     """
+    _check_network(agent)
     if agent.batch_size > agent.buffer_size:
         raise ConfigError(
             f"agent.batch_size={agent.batch_size} exceeds agent.buffer_size={agent.buffer_size}: "
@@ -316,4 +317,15 @@ def check_agent(agent: AgentConfig) -> None:
             "task alone: drop one of them.",
             "agent.temperature",
             "shared",
+        )
+
+
+def _check_network(agent: AgentConfig) -> None:
+    check_choice("agent.network", agent.network, network_names())
+    if agent.network not in BUILT_IN and ARCHITECTURES[agent.name].own_layers:
+        raise ConfigError(
+            f"agent.network={agent.network} has no layers of a task's own, but agent={agent.name} "
+            f"needs them: choose another agent, or one of {' and '.join(BUILT_IN)}.",
+            "agent.network",
+            agent.network,
         )

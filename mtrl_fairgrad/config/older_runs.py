@@ -21,6 +21,7 @@ VALUES: Mapping[str, Any] = {
     "agent.own_gradients": "plain",
     "eval.full_episodes": False,
     "precision": "fp32",
+    "logger": ["tensorboard"],
 }
 """`group.name`, or `name` at the top level -> the value for which a configuration without the key
 stands.

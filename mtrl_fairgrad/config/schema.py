@@ -23,6 +23,7 @@ from mtrl_fairgrad.config.env import EnvConfig, EvalConfig, check_env
 from mtrl_fairgrad.config.execution import PRECISIONS, SWITCH
 from mtrl_fairgrad.config.groups import config_group
 from mtrl_fairgrad.config.guard import GuardConfig
+from mtrl_fairgrad.config.networks import BUILT_IN
 from mtrl_fairgrad.config.older_runs import RETYPED, complete, missing_options
 from mtrl_fairgrad.utils.validation import (
     MAX_WORKERS,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from mtrl_fairgrad.weighting import Method
 
 Schema = TypeVar("Schema")
+
+LOGGERS = ("tensorboard", "csv", "wandb", "mlflow")
 
 
 @dataclass
@@ -125,12 +128,18 @@ class Config:
         at_least=1,
         unit="env_steps",
     )
+    logger: list[str] = option(
+        factory=lambda: ["tensorboard"],
+        help="Where the scalars of the log go, one or several; csv: scalars.csv in the run folder. "
+        "What reports read is in metrics.csv in any case.",
+        choices=LOGGERS,
+    )
     progress: bool = option(True, "Show the progress bar.")
 
 
 RESUMABLE = frozenset(
     {"steps", "env.fast", "env.workers", "env.worker_timeout", "env.worker_restarts"}
-    | {"eval.workers", "eval.background", "resume", "progress"}
+    | {"eval.workers", "eval.background", "resume", "logger", "progress"}
 )
 """Options that may change on resume: they affect length and speed of a run, not its course."""
 
@@ -323,6 +332,7 @@ def validate(config: Config) -> None:
     check_env(config.env, config.eval)
     check_agent(config.agent)
     _check_replay(config)
+    _check_precision(config)
     check_seeds(config.seeds)
     check_device(config.device)
     check_choice("method", str(config.method.get("name")), config_group("method"))
@@ -339,6 +349,17 @@ def _check_replay(config: Config) -> None:
             f"{copies * agent.n_step} or more.",
             "agent.buffer_size",
             agent.buffer_size,
+        )
+
+
+def _check_precision(config: Config) -> None:
+    """Check that the precision is one that the networks are computed in."""
+    if config.precision == "bf16" and config.agent.network not in BUILT_IN:
+        raise ConfigError(
+            f"precision=bf16 is for the networks {' and '.join(BUILT_IN)}, but "
+            f"agent.network={config.agent.network} computes as it was written: drop one of them.",
+            "precision",
+            config.precision,
         )
 
 

@@ -18,6 +18,7 @@ _EXPORTS = {
     "gymnasium_probe": ("gymnasium_names",),
     "gymnasium_suite": ("GymnasiumSuite",),
     "metaworld": ("MetaworldSuite", "MetaworldVectorEnv"),
+    "standard_vector_env": ("StandardVectorEnv", "make_vec"),
     "suite": ("SubEnvironment", "Suite"),
     "task_names": ("MT10", "MT50", "SUITES", "resolve_tasks"),
     "vector_env": ("TaskVectorEnv",),

@@ -58,7 +58,7 @@ class GymnasiumSuite(Suite):
         seed: int,
         identity: int,
         role: str,
-        drawing: bool = False,
+        drawing: int = 0,
         copy: int = 0,
     ) -> "GymnasiumTask":
         """Create the environment of one task."""
@@ -146,7 +146,7 @@ class GymnasiumTask(SubEnvironment):
         identity: int,
         suite: GymnasiumSuite,
         role: str,
-        drawing: bool = False,
+        drawing: int = 0,
         copy: int = 0,
     ) -> None:
         self._spec, self._goals = spec, suite.goal_count

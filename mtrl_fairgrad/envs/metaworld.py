@@ -33,7 +33,7 @@ OBSERVATIONS = {
 and second object and goal, without gripper opening, rotations and the previous step.
 """
 
-DRAWING = {"render_mode": "rgb_array", "camera_name": "corner2", "width": 480, "height": 480}
+DRAWING = {"render_mode": "rgb_array", "camera_name": "corner2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class MetaworldSuite(Suite):
         seed: int,
         identity: int,
         role: str,
-        drawing: bool = False,
+        drawing: int = 0,
         copy: int = 0,
     ) -> "MetaworldTask":
         """Create a simulator of one task; takes about 0.25 s, mostly for the model's XML."""
@@ -152,10 +152,10 @@ class MetaworldTask(SubEnvironment):
         identity: int,
         suite: MetaworldSuite,
         role: str,
-        drawing: bool = False,
+        drawing: int = 0,
         copy: int = 0,
     ) -> None:
-        options = DRAWING if drawing else {}
+        options = {**DRAWING, "width": drawing, "height": drawing} if drawing else {}
         self.environment = _environment(task, suite.fast)(
             reward_function_version=suite.reward_version, **options
         )

@@ -7,7 +7,7 @@ simulators are too many for a JSON file.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,23 @@ from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.shared_memory import Buffers
 from mtrl_fairgrad.utils.encoded_arrays import decode_array, decode_numbers, encode_array
 from mtrl_fairgrad.utils.validation import ConfigError, check_integer
+
+if TYPE_CHECKING:
+    from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
+
+STATE_FORMAT = 2
+
+
+def fingerprint(envs: "TaskVectorEnv") -> dict[str, Any]:
+    """Return what must agree for a saved state to be valid; JSON-serialisable."""
+    made = {
+        "format": STATE_FORMAT,
+        "tasks": list(envs.tasks),
+        "seeds": list(envs.seeds),
+        "role": envs.role,
+        "copies": envs.copies,
+    }
+    return made | envs.suite.fingerprint()
 
 
 def saved_rows(saved: Any, made: dict[str, Any], rows: int, suite: Suite) -> list[dict[str, Any]]:

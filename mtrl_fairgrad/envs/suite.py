@@ -80,7 +80,7 @@ class Suite(ABC):
         seed: int,
         identity: int,
         role: str,
-        drawing: bool = False,
+        drawing: int = 0,
         copy: int = 0,
     ) -> "SubEnvironment":
         """Create a simulator of one task of one seed; it may raise anything.
@@ -90,7 +90,8 @@ class Suite(ABC):
             seed: the run's seed.
             identity: index of the task.
             role: `train` or `eval`.
-            drawing: whether it supports `render`.
+            drawing: side of the pictures of `render` in pixels, where the environment lets it be
+                chosen; 0 if it is not used.
             copy: which of the task's simulators it is; each draws goals of its own.
         """
 
@@ -146,6 +147,8 @@ class SubEnvironment(ABC):
     """The simulator."""
     first_share: float = 1.0
     """Length of the first training episode, as a share of the time limit, in (0, 1]."""
+    paused: bool = False
+    """Whether steps leave it as it is, see `TaskVectorEnv.pause`."""
 
     def __init__(
         self, task: str, seed: int, identity: int, suite: Suite, role: str, copy: int = 0
@@ -172,8 +175,8 @@ class SubEnvironment(ABC):
 
     @property
     def idle(self) -> bool:
-        """Whether all goals given to `play` are done, so that steps simulate nothing."""
-        return self.goal < 0
+        """Whether steps simulate nothing: all goals given to `play` are done, or it is paused."""
+        return self.goal < 0 or self.paused
 
     def play(self, goals: Sequence[int] | None) -> None:
         """Play exactly these goals, one per episode, then idle; None draws goals without end.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mtrl_fairgrad.envs.halves import half_rows, union
 from mtrl_fairgrad.envs.rng import StreamTracker
-from mtrl_fairgrad.envs.saved_state import save_results, saved_results, saved_rows
+from mtrl_fairgrad.envs.saved_state import fingerprint, save_results, saved_results, saved_rows
 from mtrl_fairgrad.envs.suite import Suite
 from mtrl_fairgrad.envs.workers.host import Slot
 from mtrl_fairgrad.envs.workers.load_balancing import balance_load, worker_count
@@ -39,8 +39,6 @@ from mtrl_fairgrad.utils.validation import (
 Observations = NDArray[np.float32]
 Infos = dict[str, Any]
 Step = tuple[Observations, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Infos]
-
-STATE_FORMAT = 2
 
 
 class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
@@ -163,11 +161,9 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
                 "role='train' draws its goals itself: make an environment with role='eval' to "
                 "choose them."
             )
-        plan = (
-            None
-            if goals is None
-            else dict(enumerate(_checked_goals(goals, self.num_envs, self.suite.goal_count)))
-        )
+        plan = None
+        if goals is not None:
+            plan = dict(enumerate(_checked_goals(goals, self.num_envs, self.suite.goal_count)))
         self._refill()
         self._command("reset", plan)
         self._started, self._scheduled = True, goals is not None
@@ -256,6 +252,15 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
         infos |= {"episode": episode, "_episode": ended}
         return observations, buffers.rewards[rows], terminated, truncated, infos
 
+    def restart_streams(self) -> None:
+        """Draw goals as new environments do, from the next reset on."""
+        self._streams = StreamTracker(self.num_envs)
+        self._command("place", self._streams.positions())
+
+    def pause(self, rows: Sequence[int]) -> None:
+        """Leave these rows, and no others, as they are in later steps, which give them reward 0."""
+        self._command("pause", frozenset(rows))
+
     @property
     def resumable(self) -> bool:
         """Whether `get_state` is allowed: training episodes are running."""
@@ -288,7 +293,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
             str(half): save_results(self._buffers, self.half_rows[half])
             for half in sorted(self._pending)
         }
-        return {"made": self._fingerprint(), "rows": rows, "results": results}
+        return {"made": fingerprint(self), "rows": rows, "results": results}
 
     def set_state(self, state: dict[str, Any]) -> Observations:
         """Continue bit for bit from `get_state`, with any number of workers; observations [N, O].
@@ -299,7 +304,7 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
             ValueError: the state is damaged, of other tasks, seeds, settings or versions, or not
                 reproduced.
         """
-        rows = saved_rows(state, self._fingerprint(), self.num_envs, self.suite)
+        rows = saved_rows(state, fingerprint(self), self.num_envs, self.suite)
         results = saved_results(state, self._buffers, self.half_rows)
         self._refill()
         not_reproduced = self._command("set_state", dict(enumerate(rows)))
@@ -350,17 +355,6 @@ class TaskVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
     def __exit__(self, *_: object) -> None:
         """Close the environment."""
         self.close()
-
-    def _fingerprint(self) -> dict[str, Any]:
-        """Return what must agree for a saved state to be valid."""
-        made = {
-            "format": STATE_FORMAT,
-            "tasks": list(self.tasks),
-            "seeds": list(self.seeds),
-            "role": self.role,
-            "copies": self.copies,
-        }
-        return made | self.suite.fingerprint()
 
     def _checked(self, actions: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return the actions of some rows as float32; errors as in `step_async`."""

@@ -60,9 +60,17 @@ class ExportedPolicy:
         Raises:
             ConfigError: the program failed, or returned something else.
         """
-        tasks = torch.arange(observations.shape[1])
-        inputs = (observations[0], tasks)[: len(self.description["inputs"])]
-        expected = (len(tasks), sizes(self.description)[1])
+        return self.run(observations[0], torch.arange(observations.shape[1])).unsqueeze(0)
+
+    def run(self, observations: Tensor, tasks: Tensor | None = None) -> Tensor:
+        """Return modes `[B, A]` for observations `[B, O]`; errors as above.
+
+        Args:
+            observations: `[B, O]`.
+            tasks: int64 `[B]`, each row's index; needed only if the program takes it.
+        """
+        inputs = (observations, tasks)[: len(self.description["inputs"])]
+        expected = (len(observations), sizes(self.description)[1])
         program = self.path.with_name(self.description["program"]["file"])
         try:
             actions: object = self._program(*inputs)
@@ -80,7 +88,7 @@ class ExportedPolicy:
                 f"{program} returns other actions than {self.path.name} describes, which are "
                 f"float32 of the shape {list(expected)}: copy both files again, or export again."
             )
-        return actions.unsqueeze(0)
+        return actions
 
 
 # ---- writing ----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +38,7 @@ class EvaluationOptions:
     """True for the default folder, like `export`."""
     video_goal: int | None = None
     video_tasks: str | None = None
+    pictures: Path | Literal[True] | None = None
     export: Path | Literal[True] | None = None
     seed: int | None = None
 
@@ -50,12 +52,13 @@ class EvaluationOptions:
         check_device(self.device)
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"--workers {self.workers} is out of range: give 0 or more.")
-        if self.video is None:
+        recorded = self.video is not None or self.pictures is not None
+        if not recorded:
             options = {"--video-goal": self.video_goal, "--video-tasks": self.video_tasks}
             for name, value in options.items():
                 if value is not None:
                     raise ConfigError(f"{name} {value} has no effect without a video: add --video.")
-        if self.seed is not None and self.video is None and self.export is None:
+        if self.seed is not None and not recorded and self.export is None:
             raise ConfigError(
                 f"--seed {self.seed} has no effect without a video or export: "
                 "add --video or --export."
@@ -111,6 +114,7 @@ def run_evaluation(options: EvaluationOptions) -> Path:
 def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Path:
     """Play the goals, print the results and write all files; returns the table's path."""
     from mtrl_fairgrad.envs.evaluation import all_goals, evaluate
+    from mtrl_fairgrad.evaluation.model_card import write_card
     from mtrl_fairgrad.evaluation.outputs import compare, print_faults, print_table, write
     from mtrl_fairgrad.evaluation.policy_export import describe, export, scores
     from mtrl_fairgrad.evaluation.videos import record_videos
@@ -139,6 +143,8 @@ def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Pat
             )
             policy = export(target.agent, s, description, plan.export)
             print(clean(f"exported: {policy} and its .pt2"))
+        if card := write_card(plan.export):
+            print(clean(f"written: {card}"))
     if plan.video is not None:
         record_videos(config, target.act, target.env_steps, plan.video)
     return path
@@ -150,8 +156,6 @@ def make_plan(target: EvaluationTarget, options: EvaluationOptions) -> Evaluatio
     Raises:
         ConfigError: a seed, task or goal is not in the run, or a folder cannot be made.
     """
-    from mtrl_fairgrad.evaluation.videos import VideoSpec, check_rendering, check_video
-
     seeds = target.config.seeds
     if options.seed is not None and options.seed not in seeds:
         raise ConfigError(
@@ -180,14 +184,32 @@ def make_plan(target: EvaluationTarget, options: EvaluationOptions) -> Evaluatio
                 f"{name} {directory} cannot be made ({error.strerror}): "
                 f"{writing_remedy(error, 'choose another folder')}."
             ) from error
-    video = None
-    if options.video is not None:
-        directory = out / "films" if options.video is True else options.video
-        backend = check_video(directory, out if options.video is True else None)
-        goal = _check_video_goal(target, options.video_goal)
-        check_rendering(target.config, tasks, backend)
-        video = VideoSpec(directory, backend, chosen[0], tasks, goal)
+    video = _plan_recording(target, options, out, chosen[0], tasks)
     return EvaluationPlan(out, video, export, tuple(chosen))
+
+
+def _plan_recording(
+    target: EvaluationTarget, options: EvaluationOptions, out: Path, seed: int, tasks: Sequence[str]
+) -> VideoSpec | None:
+    """Make the folders of videos and pictures; None if neither is asked for."""
+    from mtrl_fairgrad.evaluation.videos import VideoSpec, check_rendering, check_video
+
+    asked = {
+        "--video": (options.video, out / "films"),
+        "--pictures": (options.pictures, out / "pictures"),
+    }
+    folders: dict[str, Path] = {}
+    backend = ""
+    for option, (value, default) in asked.items():
+        if value is not None:
+            given = isinstance(value, Path)
+            folders[option] = value if given else default
+            backend = check_video(option, folders[option], None if given else out)
+    if not folders:
+        return None
+    goal = _check_video_goal(target, options.video_goal)
+    check_rendering(target.config, tasks, backend, next(iter(folders)))
+    return VideoSpec(folders.get("--video"), folders.get("--pictures"), backend, seed, tasks, goal)
 
 
 def _first_goals(goals: NDArray[np.int64], count: int | None) -> NDArray[np.int64]:

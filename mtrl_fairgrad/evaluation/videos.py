@@ -1,4 +1,4 @@
-"""Videos of single episodes, `<task>-seed<seed>-goal<goal>.mp4`, and their list, films.csv."""
+"""Recorded episodes: videos, `<task>-seed<seed>-goal<goal>.mp4`, with films.csv, and pictures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from mtrl_fairgrad.utils.atomic_io import make_folders, write_atomic, writing_re
 from mtrl_fairgrad.utils.clean_text import clean
 from mtrl_fairgrad.utils.text_tables import csv_report
 
+if TYPE_CHECKING:
+    from mtrl_fairgrad.envs.rendering import EpisodeVideo
+
 COLUMNS = ("file", "env_steps", "seed", "task", "goal", "success", "frames")
 FRAMES_PER_SECOND = 40
 """Half of real time: a step is 12.5 ms."""
@@ -25,10 +29,12 @@ FRAMES_PER_SECOND = 40
 
 @dataclass(frozen=True)
 class VideoSpec:
-    """The episodes to record: one of each task."""
+    """The episodes to record, one of each task, and what to make of them."""
 
-    directory: Path
-    """Existing folder."""
+    directory: Path | None
+    """Existing folder of the videos; None for none."""
+    pictures: Path | None
+    """Existing folder of the animation and the film strips; None for none."""
     backend: str
     """OpenGL backend, from `check_video`."""
     seed: int
@@ -39,10 +45,11 @@ class VideoSpec:
     """Index of each task's goal; None for the first that an evaluation plays."""
 
 
-def check_video(directory: Path, root: Path | None = None) -> str:
-    """Make the folder of the videos and check that videos can be rendered and written.
+def check_video(option: str, directory: Path, root: Path | None = None) -> str:
+    """Make the folder of `option` and check that its files can be rendered and written.
 
     Args:
+        option: `--video`, which needs imageio, or `--pictures`.
         directory: the folder.
         root: a folder below which none may be a link.
 
@@ -54,25 +61,29 @@ def check_video(directory: Path, root: Path | None = None) -> str:
     """
     from mtrl_fairgrad.envs.rendering import RenderingError, find_gl_backend
 
-    try:
-        import imageio.v3  # noqa: F401
-        import imageio_ffmpeg  # noqa: F401
-    except ImportError:
-        raise ConfigError('--video needs imageio: pip install "mtrl-fairgrad[video]".') from None
+    if option == "--video":
+        try:
+            import imageio.v3  # noqa: F401
+            import imageio_ffmpeg  # noqa: F401
+        except ImportError:
+            needed = 'pip install "mtrl-fairgrad[video]"'
+            raise ConfigError(f"--video needs imageio: {needed}.") from None
     try:
         backend = find_gl_backend()
         make_folders(directory, root)
     except RenderingError as error:
-        raise ConfigError(f"--video: {error}") from None
+        raise ConfigError(f"{option}: {error}") from None
     except OSError as error:
         raise ConfigError(
-            f"--video {directory} cannot be made ({error.strerror}): "
+            f"{option} {directory} cannot be made ({error.strerror}): "
             f"{writing_remedy(error, 'choose another folder')}."
         ) from error
     return backend
 
 
-def check_rendering(config: Config, tasks: Sequence[str], backend: str) -> None:
+def check_rendering(
+    config: Config, tasks: Sequence[str], backend: str, option: str = "--video"
+) -> None:
     """Check that the environments of these tasks render pictures; all of Meta-World's do.
 
     Raises:
@@ -89,62 +100,96 @@ def check_rendering(config: Config, tasks: Sequence[str], backend: str) -> None:
             with _gl_backend(backend):
                 first_frame(suite, task, config.seeds[0])
         except RenderingError as error:
-            raise ConfigError(f"--video: {error}", "--video", task) from None
+            raise ConfigError(f"{option}: {error}", option, task) from None
 
 
 def record_videos(
     config: Config, act: Callable[[Tensor], Tensor], env_steps: int, spec: VideoSpec
 ) -> list[Path]:
-    """Record the episodes and write films.csv; returns the videos' paths.
+    """Record the episodes; write videos with their list, films.csv, and pictures.
 
     Args:
         config: configuration of the run, with its tasks.
         act: observations `[S, K, O]` → actions `[S, K, A]`.
         env_steps: env_steps of the policy's checkpoint, for films.csv.
-        spec: episodes and folder.
+        spec: episodes and folders.
+
+    Returns:
+        the paths of the videos and pictures.
 
     Raises:
         ConfigError: rendering or writing failed.
     """
-    import imageio.v3 as iio
+    from mtrl_fairgrad.evaluation import pictures
 
-    from mtrl_fairgrad.envs.rendering import RenderingError, record_episode
-    from mtrl_fairgrad.training.factory import make_suite
-
-    tasks, seed = list(config.env.tasks or ()), config.seeds[spec.seed]
-    suite = make_suite(config, tuple(tasks))
+    seed = config.seeds[spec.seed]
     rows: list[tuple[object, ...]] = []
     paths: list[Path] = []
+    clips: list[pictures.Clip] = []
+    for task, goal, episode in _episodes(config, act, spec):
+        print(clean(f"recorded: {task} ({'success' if episode.success else 'no success'})"))
+        name = re.sub(r"[/:]", "_", task)
+        if spec.directory is not None:
+            film = spec.directory / f"{name}-seed{seed}-goal{goal}.mp4"
+            rows.append(
+                (film.name, env_steps, seed, task, goal, int(episode.success), len(episode.frames))
+            )
+            paths.append(_written(film, _encoded(episode.frames)))
+            _written(spec.directory / "films.csv", csv_report([COLUMNS, *rows]).encode())
+        if spec.pictures is not None:
+            window = pictures.WHOLE if config.env.suite == "gymnasium" else pictures.METAWORLD
+            every = pictures.EVERY if spec.directory is not None else 1
+            clips.append(pictures.clip(task, episode.frames, every, window))
+            strip = pictures.strip(episode.frames[: episode.decided + 1], window)
+            paths.append(_written(spec.pictures / f"{name}.webp", strip))
+    if spec.pictures is not None:
+        moving = pictures.animation(clips)
+        paths.append(_written(spec.pictures / pictures.ANIMATION, moving))
+    print(clean(f"written: {', '.join(map(str, paths))}"))
+    return paths
+
+
+def _episodes(
+    config: Config, act: Callable[[Tensor], Tensor], spec: VideoSpec
+) -> Iterator[tuple[str, int, EpisodeVideo]]:
+    """Record and yield the episode of each task, with its goal."""
+    from mtrl_fairgrad.envs.rendering import RenderingError, record_episode
+    from mtrl_fairgrad.evaluation import pictures
+    from mtrl_fairgrad.training.factory import make_suite
+
+    # Pictures alone need fewer and smaller frames.
+    coarser = {} if spec.directory else {"side": pictures.SIDE, "every": pictures.EVERY}
+    tasks, seed = list(config.env.tasks or ()), config.seeds[spec.seed]
+    suite = make_suite(config, tuple(tasks))
     for task in spec.tasks:
-        k = tasks.index(task)
-        policy = _policy_of_one_task(act, spec.seed, k, (len(config.seeds), len(tasks)))
+        policy = _policy_of_one_task(
+            act, spec.seed, tasks.index(task), (len(config.seeds), len(tasks))
+        )
         goal = int(suite.goals(seed, task)[0]) if spec.goal is None else spec.goal
-        path = spec.directory / f"{re.sub(r'[/:]', '_', task)}-seed{seed}-goal{goal}.mp4"
         try:
             with _gl_backend(spec.backend):
-                episode = record_episode(suite, task, seed, policy, goal)
-            film = iio.imwrite(
-                "<bytes>",
-                episode.frames,
-                extension=".mp4",
-                fps=FRAMES_PER_SECOND,
-                codec="libx264",
-            )
-            write_atomic(path, film)
-            rows.append(
-                (path.name, env_steps, seed, task, goal, int(episode.success), len(episode.frames))
-            )
-            paths.append(path)
-            write_atomic(spec.directory / "films.csv", csv_report([COLUMNS, *rows]).encode())
+                episode = record_episode(suite, task, seed, policy, goal, **coarser)
         except RenderingError as error:
-            raise ConfigError(f"--video: {error}") from None
-        except OSError as error:
-            raise ConfigError(
-                f"{path} cannot be written ({error.strerror or error}): "
-                f"{writing_remedy(error, 'choose another folder')}."
-            ) from error
-        print(clean(f"recorded: {path} ({'success' if episode.success else 'no success'})"))
-    return paths
+            option = "--pictures" if spec.directory is None else "--video"
+            raise ConfigError(f"{option}: {error}") from None
+        yield task, goal, episode
+
+
+def _encoded(frames: NDArray[np.uint8]) -> bytes:
+    import imageio.v3 as iio
+
+    return iio.imwrite("<bytes>", frames, extension=".mp4", fps=FRAMES_PER_SECOND, codec="libx264")
+
+
+def _written(path: Path, content: bytes) -> Path:
+    try:
+        write_atomic(path, content)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror or error}): "
+            f"{writing_remedy(error, 'choose another folder')}."
+        ) from error
+    return path
 
 
 def _policy_of_one_task(

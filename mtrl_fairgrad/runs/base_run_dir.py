@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # torch takes a second to import, and only checkpoints need i
     from torch import Tensor
 
 CONFIG, MANIFEST, CHECKPOINTS = "config.yaml", "manifest.json", "checkpoints"
-CURVES = (metrics_log.NAME, metrics_log.EVENT_FILES)
+CURVES = (metrics_log.NAME, metrics_log.SCALARS, metrics_log.EVENT_FILES)
 """Patterns of the files that training logs to."""
 _LONGEST = "0" * 99
 """A name longer than all paths below the folder of checkpoints."""

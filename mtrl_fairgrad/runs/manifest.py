@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from mtrl_fairgrad.utils.device import accelerator_name
+from mtrl_fairgrad.utils.safe_load import read_mapping
 
 PACKAGES = (
     "mtrl-fairgrad",
@@ -105,6 +106,17 @@ def config_sha256(config: Mapping[str, Any]) -> str:
     """Hash a configuration without `steps`, the only value of config.yaml that may change."""
     fixed = {key: value for key, value in config.items() if key != "steps"}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def run_id(folder: Path) -> str:
+    """Return what tells a run apart from all others, resumed ones included, as 16 hex digits.
+
+    Raises:
+        OSError, ValueError: its manifest.json cannot be read.
+    """
+    content = read_mapping(folder / "manifest.json")
+    known = [content.get("started"), content.get("config_sha256")]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
 
 
 def _processor() -> str:

@@ -38,6 +38,8 @@ from mtrl_fairgrad.utils.text_tables import csv_text
 Array = NDArray[np.float64]
 
 NAME = "metrics.csv"
+SCALARS = "scalars.csv"
+"""What `logger=csv` writes: all scalars that TensorBoard shows, in the same columns."""
 COLUMNS = ("env_steps", "name", "value")
 MAX_BYTES = 2**30
 """Largest size of metrics.csv; what is logged beyond it is in the event files alone."""

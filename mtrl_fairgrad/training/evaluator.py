@@ -21,6 +21,7 @@ from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
 from mtrl_fairgrad.envs.workers.pool import WorkerLost
 from mtrl_fairgrad.runs.evaluation_table import known
 from mtrl_fairgrad.runs.run_dir import Checkpoint, Evaluation, RunFolder
+from mtrl_fairgrad.training.callbacks import Callbacks, EvaluationEvent, copied
 from mtrl_fairgrad.training.fault_monitor import FaultMonitor
 from mtrl_fairgrad.training.learner import Groups, Learner
 from mtrl_fairgrad.training.logger import Logger
@@ -60,6 +61,7 @@ class Evaluator:
         worker_restarts: records lost workers of `envs`.
         fault_monitor: counts episodes with numbers that are not finite.
         stop: after a stop request no evaluation is advanced.
+        callbacks: are told of each result.
     """
 
     def __init__(
@@ -73,11 +75,13 @@ class Evaluator:
         worker_restarts: WorkerRestarts,
         fault_monitor: FaultMonitor,
         stop: StopController,
+        callbacks: Callbacks | None = None,
     ) -> None:
         self._config, self._tasks, self._envs, self._learner = config, tuple(tasks), envs, learner
         self._folder, self._logger = folder, logger
         self._worker_restarts, self._stop = worker_restarts, stop
         self._fault_monitor = fault_monitor
+        self._callbacks = callbacks or Callbacks()
         self._created = time.monotonic()
         self.running: RunningEvaluation | None = None
         self.waited = 0.0
@@ -198,6 +202,11 @@ class Evaluator:
             f"env_steps {env_steps}: success {success.mean():.3f} over {episodes} episodes of each "
             f"of {len(self._tasks)} tasks ({time.monotonic() - running.started:.0f} s, training "
             f"waited {self.waited - running.waited_before:.1f} s)"
+        )
+        where = env_steps, tuple(self._config.seeds), self._tasks, self._folder.path
+        returned = success, returns, until_success
+        self._callbacks.call(
+            "on_evaluation", lambda: EvaluationEvent(*where, episodes, *map(copied, returned))
         )
 
     # ---- checkpoints ----

@@ -83,6 +83,24 @@ def configure_torch(config: Config, device: torch.device) -> None:
         torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
 
 
+@contextmanager
+def settings_restored() -> Generator[None]:
+    """Put back at the end what `configure_torch` changes in this process."""
+    memory: Any = torch.utils.deterministic
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = memory.fill_uninitialized_memory
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        memory.fill_uninitialized_memory = fill
+        if precision != torch.get_float32_matmul_precision():
+            torch.set_float32_matmul_precision(precision)
+
+
 def execution_notes(config: Config, device: torch.device) -> list[str]:
     """Return start-up notes, one sentence each, on how a run computes on this device."""
     if device.type != "cuda":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -27,6 +27,7 @@ from mtrl_fairgrad.envs.workers.pool import (
 from mtrl_fairgrad.gradients.conventions import Convention
 from mtrl_fairgrad.runs.resume_log import add_resume
 from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
+from mtrl_fairgrad.training.callbacks import Callbacks
 from mtrl_fairgrad.training.evaluator import Evaluator, saved_evaluation
 from mtrl_fairgrad.training.execution import execution_of, resume_provenance
 from mtrl_fairgrad.training.fault_monitor import FaultMonitor
@@ -209,7 +210,7 @@ def make_envs(
     )
 
 
-def make_trainer(config: Config, folder: RunFolder) -> Trainer:
+def make_trainer(config: Config, folder: RunFolder, callbacks: Sequence[object] = ()) -> Trainer:
     """Make the trainer of a run, at its beginning or at the checkpoint that it resumes from.
 
     After an error everything that was opened is closed, and the folder of a new run is removed.
@@ -217,9 +218,10 @@ def make_trainer(config: Config, folder: RunFolder) -> Trainer:
     Args:
         config: validated.
         folder: the run's folder, new or to be resumed.
+        callbacks: see `mtrl_fairgrad.training.callbacks`.
 
     Raises:
-        ConfigError: tasks, memory or checkpoint do not allow this run.
+        ConfigError: tasks, memory or checkpoint do not allow this run, or an object is no callback.
         RunFolderError: the folder cannot be read or written.
     """
     with ExitStack() as undo:
@@ -227,7 +229,7 @@ def make_trainer(config: Config, folder: RunFolder) -> Trainer:
             undo.callback(folder.discard)
         try:
             with ExitStack() as resources:
-                trainer = _make_trainer(config, folder, resources)
+                trainer = _make_trainer(config, folder, Callbacks(callbacks), resources)
                 trainer.resources = resources.pop_all()
         except (ConfigError, RunFolderError):
             raise
@@ -239,7 +241,9 @@ def make_trainer(config: Config, folder: RunFolder) -> Trainer:
     return trainer
 
 
-def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Trainer:
+def _make_trainer(
+    config: Config, folder: RunFolder, callbacks: Callbacks, resources: ExitStack
+) -> Trainer:
     """Make the parts in the order of their dependencies; `resources` closes them."""
     tasks = tuple(config.env.tasks or task_names(config.env))
     lost = list[WorkerLost]()
@@ -286,6 +290,7 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
         progress=config.progress,
         alternative=_solver_advice(config),
         seeds=config.seeds,
+        backends=config.logger,
     )
     resources.callback(logger.close)
     logger.describe(config, progress.env_steps + (saved is not None))
@@ -293,7 +298,16 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
     fault_monitor = FaultMonitor(config, tasks, learner, folder, logger, progress, faults)
     worker_restarts = WorkerRestarts(config.env.worker_restarts, logger, progress)
     evaluator = Evaluator(
-        config, tasks, eval_envs, learner, folder, logger, worker_restarts, fault_monitor, stop
+        config,
+        tasks,
+        eval_envs,
+        learner,
+        folder,
+        logger,
+        worker_restarts,
+        fault_monitor,
+        stop,
+        callbacks,
     )
     if saved is not None:
         fault_monitor.save()
@@ -313,6 +327,7 @@ def _make_trainer(config: Config, folder: RunFolder, resources: ExitStack) -> Tr
         logger=logger,
         fault_monitor=fault_monitor,
         worker_restarts=worker_restarts,
+        callbacks=callbacks,
     )
 
 

@@ -1,4 +1,4 @@
-"""Logging of a run: messages, progress bar, metrics.csv and TensorBoard scalars."""
+"""Logging of a run: messages, progress bar, metrics.csv and the backends of `logger=`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,8 @@ from tqdm import tqdm
 from mtrl_fairgrad.config.schema import Config
 from mtrl_fairgrad.runs.metric_entries import WORKERS_REPLACED
 from mtrl_fairgrad.runs.metrics_log import MetricsLog
-from mtrl_fairgrad.runs.tensorboard_writer import EventFile
-from mtrl_fairgrad.training.run_description import (
-    COMPARED,
-    configuration_text,
-    hyper_parameters,
-    seed_charts,
-    seed_tag,
-)
+from mtrl_fairgrad.training.log_backends import make_backends
+from mtrl_fairgrad.training.run_description import seed_tag
 from mtrl_fairgrad.utils.clean_text import clean
 
 RESIDUAL_LIMIT = 0.1
@@ -49,7 +43,7 @@ def cosines(gramian: Tensor) -> Tensor:
 
 
 class Logger:
-    """Prints messages, moves the progress bar, and writes metrics.csv and TensorBoard files.
+    """Prints messages, moves the progress bar, and writes metrics.csv and to the backends.
 
     Args:
         folder: the run folder.
@@ -59,8 +53,12 @@ class Logger:
         resumed: whether it starts from a checkpoint; TensorBoard then hides what an earlier process
             wrote beyond `first_step`.
         progress: show the progress bar.
-        seeds: the run's seeds; several have curves of their own in TensorBoard.
         alternative: the advice given once if FairGrad's equation stays unsolved; None for no note.
+        seeds: the run's seeds; several have curves of their own in the backends.
+        backends: names of `Config.logger`, checked.
+
+    Raises:
+        ConfigError: a backend refuses to start.
     """
 
     def __init__(
@@ -73,9 +71,10 @@ class Logger:
         progress: bool,
         alternative: str | None,
         seeds: Sequence[int] = (),
+        backends: Sequence[str] = ("tensorboard",),
     ) -> None:
         self._metrics = MetricsLog(folder)
-        self._events = EventFile(folder, purge_step=first_step + resumed)
+        self._backends = make_backends(backends, folder, first_step + resumed, self.log)
         self._tasks, self._seeds = tuple(tasks), tuple(seeds)
         self._bar = tqdm(
             total=steps,
@@ -91,11 +90,9 @@ class Logger:
         self._shown: dict[str, str] = {}
 
     def describe(self, config: Config, env_steps: int) -> None:
-        """Log configuration, hyper-parameters and charts for TensorBoard, once a process."""
-        self._events.add_text("configuration", configuration_text(config, env_steps), env_steps)
-        self._events.add_hyper_parameters(hyper_parameters(config), COMPARED, env_steps)
-        if len(self._seeds) > 1:
-            self._events.add_charts(seed_charts(self._seeds), env_steps)
+        """Give the configuration to the backends, once a process."""
+        for backend in self._backends:
+            backend.describe(config, env_steps)
 
     def advance(self, steps: int) -> None:
         """Move the progress bar."""
@@ -111,20 +108,25 @@ class Logger:
         self._bar.set_postfix(self._shown, refresh=False)
 
     def _add_scalar(self, name: str, value: float, env_steps: int) -> None:
-        """Log a value for reports and for TensorBoard."""
+        """Log a value for reports and for the backends."""
         self._metrics.add(name, value, env_steps)
-        self._events.add_scalar(name, value, env_steps)
+        self._show_scalar(name, value, env_steps)
+
+    def _show_scalar(self, name: str, value: float, env_steps: int) -> None:
+        """Log a value for the backends alone."""
+        for backend in self._backends:
+            backend.add_scalar(name, value, env_steps)
 
     def _per_task(self, tag: str, values: NDArray[np.floating], env_steps: int) -> None:
         for task, value in zip(self._tasks, values, strict=True):
             self._add_scalar(f"{tag}/{task}", value, env_steps)
 
     def _per_seed(self, name: str, values: NDArray[np.floating], env_steps: int) -> None:
-        """Log values `[S, ...]` of several seeds as one mean each, for TensorBoard alone."""
+        """Log values `[S, ...]` of several seeds as one mean each, for the backends alone."""
         if len(self._seeds) > 1:
             means = values.reshape(len(self._seeds), -1).mean(axis=1)
             for seed, value in zip(self._seeds, means, strict=True):
-                self._events.add_scalar(seed_tag(seed, name), float(value), env_steps)
+                self._show_scalar(seed_tag(seed, name), float(value), env_steps)
 
     def log_evaluation(
         self,
@@ -196,8 +198,8 @@ class Logger:
                 self._check_residual(name.partition("/")[0], float(value.median()))
 
     def log_speed(self, env_steps_per_second: float, env_steps: int) -> None:
-        """Log the training steps per second, without evaluations, for TensorBoard."""
-        self._events.add_scalar("speed/env_steps_per_second", env_steps_per_second, env_steps)
+        """Log the training steps per second, without evaluations, for the backends alone."""
+        self._show_scalar("speed/env_steps_per_second", env_steps_per_second, env_steps)
 
     def log_worker_restarts(self, workers: int, env_steps: int) -> None:
         """Log the number of simulator workers replaced so far."""
@@ -234,10 +236,12 @@ class Logger:
     def flush(self) -> None:
         """Write everything to disk; required before a checkpoint refers to it."""
         self._metrics.flush()
-        self._events.flush()
+        for backend in self._backends:
+            backend.flush()
 
     def close(self) -> None:
         """Close the progress bar and the files."""
         self._bar.close()
         self._metrics.close()
-        self._events.close()
+        for backend in self._backends:
+            backend.close()

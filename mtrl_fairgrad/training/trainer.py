@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +19,13 @@ from mtrl_fairgrad.envs.non_finite import non_finite_rows, without_non_finite
 from mtrl_fairgrad.envs.vector_env import Infos, Step, TaskVectorEnv
 from mtrl_fairgrad.envs.workers.pool import WorkerLost
 from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.training.callbacks import (
+    Callbacks,
+    CheckpointEvent,
+    StepEvent,
+    UpdateEvent,
+    copied,
+)
 from mtrl_fairgrad.training.evaluator import Evaluator
 from mtrl_fairgrad.training.fault_monitor import FaultMonitor
 from mtrl_fairgrad.training.learner import Learner
@@ -50,6 +58,7 @@ class Trainer:
     logger: Logger
     fault_monitor: FaultMonitor
     worker_restarts: WorkerRestarts
+    callbacks: Callbacks = field(default_factory=Callbacks)
     actions: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     """By half, in the order of acting: the actions `[S·E'·K, A]` of its step that is running."""
     resources: ExitStack = field(default_factory=ExitStack)
@@ -61,6 +70,8 @@ class Trainer:
         self._shape = len(self.config.seeds), -1, len(self.envs.tasks)
         self._received: list[Infos] = []
         """Infos of the steps that were received in this vector step."""
+        self._stored: list[tuple[NDArray[Any], ...]] = []
+        """Copies of these steps for callbacks, `[S·E'·K, ...]`, in the order of `StepEvent`."""
         self._speed_since = self.env_steps, self.learner.updates, self._learning_seconds()
 
     def __enter__(self) -> Self:
@@ -121,6 +132,10 @@ class Trainer:
             return
         next_observations, rewards, terminated, truncated, infos = self._wait(half)
         seen = self.observations[half], infos["final_obs"], rewards
+        if self.callbacks.wants("on_step"):
+            before, after, _ = seen
+            step = before, self.actions[half], rewards, after, terminated, truncated
+            self._stored.append(tuple(map(np.array, step)))
         self.fault_monitor.record_transitions(self._by_task(non_finite_rows(*seen)))
         self.learner.store(
             self.learner.to_transition(
@@ -172,6 +187,7 @@ class Trainer:
             TrainingFault: no seed can be trained any further.
         """
         self._log_episodes()
+        self._call_on_step()
         log_due = self.progress.passes(self.config.log_every)
         if self.on_cpu or log_due:
             self.check_faults()
@@ -211,13 +227,27 @@ class Trainer:
         )
         self.logger.log_episodes(success, returns, self.env_steps)
 
+    def _call_on_step(self) -> None:
+        """Tell callbacks what was stored in this vector step."""
+        parts, self._stored = self._stored, []
+        if parts:
+            arrays = [
+                np.concatenate(list(map(self._by_task, part)), axis=1)
+                for part in zip(*parts, strict=True)
+            ]
+            self.callbacks.call("on_step", lambda: StepEvent(*self._where(), *map(copied, arrays)))
+
+    def _where(self) -> tuple[int, tuple[int, ...], tuple[str, ...], Path]:
+        """Return the fields of an `Event`."""
+        return self.env_steps, tuple(self.config.seeds), self.envs.tasks, self.folder.path
+
     def _of_copies(self, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Return `[S, E, K]` from `[S·E'·K]` of the received halves."""
         return np.concatenate([self._by_task(part) for part in parts], axis=1)
 
     def _by_task(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Return `[S, E', K]` from `[S·E'·K]`."""
-        return rows.reshape(self._shape)
+        """Return `[S, E', K, ...]` from `[S·E'·K, ...]`."""
+        return rows.reshape(*self._shape, *rows.shape[1:])
 
     def _log_update(self) -> None:
         metrics = self.learner.report()
@@ -228,6 +258,14 @@ class Trainer:
         if metrics:
             speed = (self.learner.updates - updates) / seconds
             self.logger.log_update(metrics, self.env_steps, speed)
+            self.callbacks.call(
+                "on_update",
+                lambda: UpdateEvent(
+                    *self._where(),
+                    self.learner.updates,
+                    {name: copied(value.detach().cpu().numpy()) for name, value in metrics.items()},
+                ),
+            )
 
     def _learning_seconds(self) -> float:
         """Return the time without that which training spent on evaluations."""
@@ -284,7 +322,8 @@ class Trainer:
         }
         groups = {**self.learner.state(), **policy, SIMULATORS: tensors}
         self.fault_monitor.save()  # first, since the checkpoint records its checksum
-        self.folder.save_checkpoint(self.env_steps, groups, state, ring=self.learner.replay)
+        path = self.folder.save_checkpoint(self.env_steps, groups, state, ring=self.learner.replay)
+        self.callbacks.call("on_checkpoint", lambda: CheckpointEvent(*self._where(), path))
         self._rebalance()
 
     def _simulator_state(self) -> dict[str, Any]:

@@ -256,7 +256,8 @@ def option(
 ) -> Any:
     """Return a dataclass field that carries its help text, bounds, choices and unit as metadata.
 
-    `None` is allowed where the annotation allows it. Bounds of a list hold for each element.
+    `None` is allowed where the annotation allows it. Bounds and choices of a list hold for each
+    element.
     """
     metadata = {
         "help": help,
@@ -310,7 +311,8 @@ def _validate(key: str, value: Any, annotation: Any, metadata: typing.Mapping[st
     bounds: Bounds = metadata["bounds"]
     if value is None and optional:
         return
-    if typing.get_origin(kind) is list and bounds != Bounds():
+    limited = bounds != Bounds() or metadata["choices"]
+    if typing.get_origin(kind) is list and limited:
         for element in value or ():
             _validate(key, element, typing.get_args(kind)[0], metadata)
     elif metadata["choices"]:

@@ -5,8 +5,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from mtrl_fairgrad import method_names
+from mtrl_fairgrad import method_names, register_network
 from mtrl_fairgrad.utils.faults import FallbackWarning
 from tests.support.gpu_learner import (
     EAGER,
@@ -114,3 +115,19 @@ def test_acting_in_a_graph_is_acting_eagerly(agent, device):
         eager, graph = (each.act(observations.astype(np.float32), number) for each in learners)
         assert graph.shape == (3, ACTION)
         np.testing.assert_allclose(graph, eager, rtol=1e-5, atol=1e-6)
+
+
+def test_a_registered_network_is_replayed(device, monkeypatch):
+    monkeypatch.setattr("mtrl_fairgrad.config.networks._registered", {})
+
+    @register_network("gated")
+    class Gated(nn.Module):
+        def __init__(self, inputs, outputs, width, depth):
+            super().__init__()
+            self.value, self.gate = nn.Linear(inputs, width), nn.Linear(inputs, width)
+            self.head = nn.Linear(width, outputs)
+
+        def forward(self, rows):
+            return self.head(self.value(rows).relu() * self.gate(rows).sigmoid())
+
+    compare(device, "method=fairgrad", "agent.network=gated")

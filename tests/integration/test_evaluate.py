@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 
 from mtrl_fairgrad import evaluate
 from mtrl_fairgrad.config.schema import from_hydra, to_dict
-from mtrl_fairgrad.envs.metaworld import DRAWING
 from mtrl_fairgrad.envs.rendering import RenderingError, find_gl_backend
 from mtrl_fairgrad.evaluation.outputs import compare
 from mtrl_fairgrad.evaluation.target import load_agent
@@ -173,9 +173,7 @@ def test_a_film_of_the_chosen_task_and_goal(run, monkeypatch):
     """
     iio = pytest.importorskip("imageio.v3", reason="the `video` extra is not installed")
     # Drawn in software, a frame of 480 × 480 takes 0.2 s.
-    monkeypatch.setattr(
-        "mtrl_fairgrad.envs.metaworld.DRAWING", {**DRAWING, "width": 160, "height": 160}
-    )
+    monkeypatch.setattr("mtrl_fairgrad.envs.rendering.SIDE", 160)
     before = dict(os.environ)
     try:
         find_gl_backend()
@@ -196,7 +194,7 @@ def test_a_film_of_the_chosen_task_and_goal(run, monkeypatch):
         "--out",
         str(run / "again"),
     ]
-    more = ["--video", "--video-goal", reached["goal"], "--video-tasks", "reach-v3"]
+    more = ["--video", "--video-goal", reached["goal"], "--video-tasks", "reach-v3", "--pictures"]
     assert evaluate.main([str(run), *arguments, *more]) == 0
     [row] = table(run / "again" / "films" / "films.csv")
     assert row["file"] == f"reach-v3-seed{reached['seed']}-goal{reached['goal']}.mp4"
@@ -211,6 +209,10 @@ def test_a_film_of_the_chosen_task_and_goal(run, monkeypatch):
     assert film[0].std() > 20, "not an empty picture"
     moved = np.abs(film[-1].astype(int) - film[0]).max(-1) > 60
     assert 0.002 < moved.mean() < 0.2, "the arm, and nothing but the arm"
+    drawn = {path.name: Image.open(path) for path in (run / "again" / "pictures").iterdir()}
+    assert drawn["tasks.webp"].n_frames == 10 and drawn["reach-v3.webp"].n_frames == 1
+    first, *_, last = np.array_split(np.asarray(drawn["reach-v3.webp"].convert("L")), 6, axis=1)
+    assert first.std() > 20 and not np.array_equal(first, last)
     assert dict(os.environ) == before
 
 
@@ -227,11 +229,14 @@ def test_a_film_shows_what_the_policy_does():
     assert asked[0].tolist() == [[[0, 0], [0, 0]], [[5, 6], [0, 0]]]
 
 
-def test_no_film_is_promised_where_nothing_can_be_drawn(run, monkeypatch, capsys):
+@pytest.mark.parametrize("option", ["--video", "--pictures"])
+def test_no_film_is_promised_where_nothing_can_be_drawn(run, option, monkeypatch, capsys):
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
-    assert evaluate.main([str(run), "--video", "--goals", "1"]) == 2
+    assert evaluate.main([str(run), option, "--goals", "1"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: --video: rendering does not work here (nonsense: RuntimeError:")
+    assert said.startswith(
+        f"error: {option}: rendering does not work here (nonsense: RuntimeError:"
+    )
     assert "MUJOCO_GL=egl with" in said and "libosmesa6" in said
 
 
@@ -253,6 +258,7 @@ def test_no_film_is_promised_where_nothing_can_be_drawn(run, monkeypatch, capsys
             "push-v3 is not in this run: choose from reach-v3, drawer-close-v3.",
         ),
         (["--out", "{file}"], "cannot be made"),
+        (["--pictures", "{file}/pictures"], "cannot be made"),
         (["--export", "{file}/policies"], "cannot be made"),
     ],
 )
@@ -294,4 +300,4 @@ def test_a_single_seed_is_exported_alone(run, tmp_path):
     ]
     assert evaluate.main([str(run), *arguments]) == 0
     names = sorted(path.name for path in (tmp_path / "policies").iterdir())
-    assert names == ["policy-40-seed1.json", "policy-40-seed1.pt2"]
+    assert names == ["README.md", "policy-40-seed1.json", "policy-40-seed1.pt2"]

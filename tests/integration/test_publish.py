@@ -176,3 +176,7 @@ def test_tables_in_the_repository_are_those_of_its_runs(name, tmp_path):
     assert published(out / name, out, copy) == 0
     assert copy.read_text() == page.read_text()
     assert (out / f"{name}.csv").read_bytes() == (PUBLISHED / f"{name}.csv").read_bytes()
+    cards = [path.relative_to(PUBLISHED) for path in PUBLISHED.glob(f"{name}/*/policies/README.md")]
+    assert len(cards) == len([*PUBLISHED.glob(f"{name}/*/policies")]) > 0
+    for card in cards:
+        assert (out / card).read_text() == (PUBLISHED / card).read_text()

@@ -38,13 +38,18 @@ def as_png(groups: Sequence[RunGroup]) -> bytes:
     return image(draw(groups), "png")
 
 
-def as_svg(panel: Panel) -> bytes:
-    """Render a panel as SVG with a transparent background, without its title."""
+def as_svg(panel: Panel, size: tuple[float, float] | None = None) -> bytes:
+    """Render a panel as SVG with a transparent background, without its title.
+
+    Args:
+        panel: the panel.
+        size: width and height in inches; the panel's own by default.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(SVG_STYLE):
-        figure = Figure(figsize=panel.size, layout="constrained")
+        figure = Figure(figsize=size or panel.size, layout="constrained")
         panel.paint(figure.add_subplot())
         no_metadata = {"Creator": None, "Date": None, "Format": None, "Type": None}
         return image(figure, "svg", metadata=no_metadata, dpi=200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -95,7 +96,7 @@ def as_markdown(blocks: Sequence[Block]) -> str:
     """Format the tables in GitHub's Markdown, each under its protocol."""
     lines = [f"{len(blocks)} protocols. {SEPARATE}", ""] if len(blocks) > 1 else []
     for block in blocks:
-        lines += [f"## {markdown(block.name)}", "", markdown(block.protocol), ""]
+        lines += [f"## {markdown(block.title)}", "", markdown(block.protocol), ""]
         for table in tables_of(block):
             lines += [f"### {markdown(table.title)}", ""]
             lines += [*markdown_table(table.all_rows, table.words), ""]
@@ -104,16 +105,38 @@ def as_markdown(blocks: Sequence[Block]) -> str:
 
 
 def as_latex(blocks: Sequence[Block]) -> str:
-    r"""Tables for a document with `\usepackage{booktabs}`; captions name the protocol."""
-    lines = [r"% \usepackage{booktabs}"]
+    r"""Tables for a document with `\usepackage{booktabs}`; captions name the protocol.
+
+    Each table has a label, such as `tab:mt10:confidence-intervals-and-cost`.
+    """
+    lines, labels = [r"% \usepackage{booktabs}"], iter(latex_labels(blocks))
     if len(blocks) > 1:
         lines.append(f"% {len(blocks)} protocols. {SEPARATE}")
     for block in blocks:
         for table in tables_of(block):
             caption = " ".join([f"{table.title}.", *table.notes, f"Protocol: {block.protocol}."])
             lines += ["", r"\begin{table}", r"\centering", rf"\caption{{{latex(caption)}}}"]
+            lines += [rf"\label{{{next(labels)}}}"]
             lines += [*latex_table(table.all_rows, table.words), r"\end{table}"]
     return "\n".join([*lines, ""])
+
+
+def latex_labels(blocks: Sequence[Block]) -> list[str]:
+    """Return a label for each table of `as_latex`, of letters, digits, hyphens and colons."""
+    labels = [
+        ":".join(("tab", *filter(None, map(_slug, (block.title, table.title)))))
+        for block in blocks
+        for table in tables_of(block)
+    ]
+    counts = [labels[:n].count(label) for n, label in enumerate(labels)]
+    return [
+        f"{label}:{count + 1}" if count else label
+        for label, count in zip(labels, counts, strict=True)
+    ]
+
+
+def _slug(text: str) -> str:
+    return "-".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 # ---- CSV ----

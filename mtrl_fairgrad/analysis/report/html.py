@@ -31,12 +31,20 @@ VIDEO_BYTES = 24 * 2**20
 """Largest total size of a page's videos, so that it loads on a phone; others are only named."""
 
 
+PAGE_WIDTH, COLUMN_WIDTH = 10.4, 5.0
+"""Widths in inches at which the letters of figures are as large as the page's notes."""
+HEIGHTENED = 1.25
+"""Factor of a figure's height on wide screens."""
+
+
 class Figure(NamedTuple):
     """A panel embedded in the page."""
 
     title: str
     source: str
     """A data URI."""
+    narrow: str
+    """Data URI of the figure for phones; empty if it is the same."""
     description: str
     """Alternative text of the image."""
 
@@ -158,12 +166,12 @@ def _section(block: Block, anchor: str, videos: list[Video]) -> Section:
         seed_ranks=tables.seed_ranks(block),
         table4=paper_comparison.table4_comparison(block),
         differences=paper_comparison.differences(block),
-        curve=_figure(charts.curve(block), block),
-        intervals=None if intervals is None else _figure(intervals, block),
+        curve=_figure(charts.curve(block), block, PAGE_WIDTH),
+        intervals=None if intervals is None else _figure(intervals, block, PAGE_WIDTH),
         task_curves=[_figure(panel, block) for panel in charts.task_curves(block)],
         heat=_heat(block),
-        conflicts=[_figure(panel, block) for panel in charts.conflicts(block)],
-        weights=[_figure(panel, block) for panel in weights],
+        conflicts=[_figure(panel, block, COLUMN_WIDTH) for panel in charts.conflicts(block)],
+        weights=[_figure(panel, block, COLUMN_WIDTH) for panel in weights],
         even_weights="; ".join(even),
         update_shares=tables.update_shares(block),
         faults=tables.faults(block),
@@ -172,9 +180,14 @@ def _section(block: Block, anchor: str, videos: list[Video]) -> Section:
     )
 
 
-def _figure(panel: Panel, block: Block) -> Figure:
+def _figure(panel: Panel, block: Block, width: float | None = None) -> Figure:
+    """Embed a panel, on wide screens `width` inches wide and on phones as it is."""
     description = f"{panel.title}. Protocol: {block.protocol}."
-    return Figure(panel.title, _data_uri(as_svg(panel), "image/svg+xml"), description)
+    own = _data_uri(as_svg(panel), "image/svg+xml")
+    if width is None:
+        return Figure(panel.title, own, "", description)
+    wide = as_svg(panel, (width, panel.size[1] * HEIGHTENED))
+    return Figure(panel.title, _data_uri(wide, "image/svg+xml"), own, description)
 
 
 def _data_uri(content: bytes, kind: str) -> str:

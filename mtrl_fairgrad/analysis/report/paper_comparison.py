@@ -98,7 +98,7 @@ def _warning(block: Block) -> str:
         f"The paper's numbers are the highest means over {SEEDS} seeds in the course of 2,000,000 "
         "steps, under its own protocol: horizon 150, one frozen goal for each task, version 1 "
         "rewards, one episode of each task in each evaluation. "
-        f"Ours are measured under {block.name}, "
+        f"Ours are measured under {block.title}, "
         "so the differences are not due to the methods alone."
     )
 

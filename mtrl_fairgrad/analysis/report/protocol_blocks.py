@@ -23,6 +23,9 @@ from mtrl_fairgrad.analysis.statistics import (
 from mtrl_fairgrad.runs.metric_entries import SPEED, WORKERS_REPLACED
 from mtrl_fairgrad.runs.metrics_log import RunMetrics, Series
 
+SEPARATOR = " · "
+"""What stands between the parts of a protocol in one line."""
+
 
 class Cost(NamedTuple):
     """Cost of a group's training."""
@@ -57,6 +60,8 @@ class Block:
     groups: list[RunGroup]
     styles: dict[str, Style]
     """Style of each label, the same in all blocks of a report."""
+    title: str = ""
+    """Title of its chapter, see `titles`."""
 
     def __post_init__(self) -> None:
         check_one_protocol(self.groups)
@@ -65,11 +70,6 @@ class Block:
     def protocol(self) -> str:
         """The protocol as one line."""
         return self.groups[0].protocol
-
-    @property
-    def name(self) -> str:
-        """The protocol's name."""
-        return str(self.groups[0].config.get("env.name") or self.protocol.partition(" · ")[0])
 
     @property
     def tasks(self) -> list[str]:
@@ -144,8 +144,31 @@ class Block:
 
 def make_blocks(groups: Sequence[RunGroup]) -> list[Block]:
     """Make the blocks of a report, with one style for each label in all of them."""
-    style_of = styles(groups)
-    return [Block(block, style_of) for block in blocks_of(groups)]
+    style_of, blocks = styles(groups), blocks_of(groups)
+    return [
+        Block(block, style_of, title) for block, title in zip(blocks, titles(blocks), strict=True)
+    ]
+
+
+def titles(blocks: Sequence[Sequence[RunGroup]]) -> list[str]:
+    """Title each block: its environment, then what no other block of this environment has.
+
+    Blocks that differ in their tasks alone are numbered.
+    """
+    names = [
+        str(block[0].config.get("env.name") or block[0].protocol.partition(SEPARATOR)[0])
+        for block in blocks
+    ]
+    parts = [dict.fromkeys(block[0].protocol.split(SEPARATOR)[1:]) for block in blocks]
+    found: list[str] = []
+    for name, own in zip(names, parts, strict=True):
+        rivals = [others for other, others in zip(names, parts, strict=True) if other == name]
+        special = [part for part in own if not all(part in others for others in rivals)]
+        found.append(f"{name}: {', '.join(special)}" if special else name)
+    return [
+        f"{title} ({found[: n + 1].count(title)})" if found.count(title) > 1 else title
+        for n, title in enumerate(found)
+    ]
 
 
 def cost(group: RunGroup) -> Cost:

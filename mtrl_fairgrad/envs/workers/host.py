@@ -54,6 +54,7 @@ class Host:
             "get_state": self._get_state,
             "set_state": self._set_state,
             "place": self._place,
+            "pause": self._pause,
             "adopt": self._adopt,
             "drop": self._drop,
         }
@@ -75,8 +76,8 @@ class Host:
         Args:
             command: name of the command.
             payload: `step`: the half; `reset`: row -> goals, or None; `set_state`: row -> state;
-                `place`: row -> arguments of `SubEnvironment.place`; `adopt`: slot -> state, of
-                sub-environments to build; `drop`: rows to forget.
+                `place`: row -> arguments of `SubEnvironment.place`; `pause`: rows to pause;
+                `adopt`: slot -> state, of sub-environments to build; `drop`: rows to forget.
 
         Returns:
             `get_state`: row -> state; `set_state`, `adopt`: row -> True for rows that were not
@@ -133,6 +134,10 @@ class Host:
 
     def _place(self, positions: dict[int, tuple[dict[str, Any] | None, int]]) -> None:
         self._each(lambda row, environment: environment.place(*positions[row.index]))
+
+    def _pause(self, rows: frozenset[int]) -> None:
+        for row, environment in self._environments.items():
+            environment.paused = row.index in rows
 
     def _get_state(self, _: None) -> dict[int, dict[str, Any]]:
         return {

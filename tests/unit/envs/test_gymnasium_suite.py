@@ -296,6 +296,20 @@ def test_evaluations_play_reset_seeds_of_their_own():
     assert len(np.unique(first.returns)) == first.returns.size
 
 
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_films_may_leave_out_steps_but_never_the_last(every):
+    suite = gymnasium_suite(**TASKS)
+
+    def record(every):
+        return record_episode(suite, TASK_NAMES[1], 0, lambda _: np.ones(1), 7, every=every)
+
+    whole, some = record(1), record(every)
+    steps = len(whole.frames) - 1
+    shown = [*range(0, steps, every), steps]
+    assert np.array_equal(some.frames, whole.frames[shown]) and some.success == whole.success
+    assert shown[some.decided] - every < whole.decided <= shown[some.decided]
+
+
 def test_films_show_the_episode():
     suite = gymnasium_suite(**TASKS)
     film = record_episode(suite, TASK_NAMES[1], 0, lambda observation: np.ones(1), goal=7).frames

@@ -44,7 +44,7 @@ def test_any_path_survives_shell_and_hydra(name, tmp_path, monkeypatch):
     python, module, command, *words = shlex.split(resume_command(folder, 9, ["progress=false"]))
     assert (python, module, command) == ("python", "-m", "mtrl_fairgrad.train")
     # `train` finds the folder by the same word that Hydra parses.
-    assert train._with_stored_overrides(words) == [
+    assert train.with_stored_overrides(words) == [
         "env=mt10",
         "progress=false",
         "steps=9",
@@ -75,7 +75,7 @@ def test_where_a_run_was_is_no_obstacle_to_resuming_it(tmp_path):
     stored = ["run_dir='a${oc.env:HOME}'", "steps=9"]
     folder = RunFolder.create(tmp_path / "r", {"steps": 9, "seeds": [0]}, {"overrides": stored})
     resume = override("resume", folder.path)
-    assert train._with_stored_overrides([resume]) == ["steps=9", "steps=9", resume]
+    assert train.with_stored_overrides([resume]) == ["steps=9", "steps=9", resume]
 
 
 def test_a_reference_to_no_option_is_one_sentence(tmp_path, capsys):

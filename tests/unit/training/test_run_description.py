@@ -1,5 +1,7 @@
 """What TensorBoard's own reader finds of a run beside its mean curves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ CONFIG = composed("env.tasks=[reach-v3,push-v3]", "seeds=[3,14]", "agent.width=1
 
 def log_run(folder, seeds=(3, 14), first_step=0, resumed=False):
     logger = Logger(folder, ["a", "b"], 10, first_step, resumed, False, None, seeds)
-    logger.describe(CONFIG, first_step + resumed)
+    logger.describe(replace(CONFIG, seeds=list(seeds)), first_step + resumed)
     success = np.array([[1.0, 0.5], [0.0, 0.25]])[: len(seeds)]
     logger.log_evaluation(success, 100 * success, 10 * success, first_step + resumed)
     losses = torch.tensor([[1.0, 2.0], [3.0, 5.0]])[: len(seeds)]

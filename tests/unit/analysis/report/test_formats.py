@@ -12,6 +12,7 @@ from mtrl_fairgrad.analysis.report.formats import (
     as_latex,
     as_markdown,
     as_text,
+    latex_labels,
 )
 from mtrl_fairgrad.analysis.report.html import as_html
 from mtrl_fairgrad.analysis.report.tables import certainty, duration, overview
@@ -117,6 +118,20 @@ def test_latex_escapes_what_it_would_read_as_commands(make):
     assert text.count(r"Protocol: mt10 $\cdot$ 2 tasks $\cdot$ horizon 500 $\cdot$ one hot.") == 3
     for row in re.findall(r".* \\\\$", text, flags=re.M):
         assert row.isascii()
+
+
+def test_every_latex_table_has_a_label_that_can_be_referred_to(make):
+    paths = [make("a"), make("b", method=LS, env={"name": HOSTILE}), make("c", method=LS)]
+    text = as_latex(blocks_of_runs(*paths))
+    labels = re.findall(r"^\\label\{(.*)\}$", text, flags=re.M)
+    assert len(labels) == text.count(r"\begin{table}") == len({*labels}) > 4
+    assert "tab:mt10:probability-of-improvement" in labels
+    assert all(re.fullmatch("[a-z0-9:-]+", label) for label in labels)
+    for before in text.split(r"\label")[:-1]:
+        assert before.rstrip().splitlines()[-1].startswith(r"\caption")  # else it has no number
+    twice = blocks_of_runs(make("d", env={"name": "É"}), make("e", env={"name": "Ü"}))
+    labels = latex_labels(twice)
+    assert len(labels) == len({*labels}) and "tab:success-rate-mean-over-tasks:2" in labels
 
 
 def test_a_latex_row_never_begins_with_a_bracket(make):

@@ -23,7 +23,7 @@ from tests.support.fabricated_runs import (
 )
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)> $a$ & {{ 7*7 }}"
-VOID = {"meta", "br", "img", "path", "use", "image", "rect", "line"}
+VOID = {"meta", "source", "br", "img", "path", "use", "image", "rect", "line"}
 
 
 class Page(HTMLParser):
@@ -127,6 +127,29 @@ def test_the_page_has_everything_and_needs_nothing(make, conflicted):
     assert len(ids) == len(set(ids))
     targets = [value[1:] for value in found.values("href", "xlink:href") if value.startswith("#")]
     assert set(targets) | set(re.findall(r"url\(#(\w+)\)", text)) <= set(ids)
+
+
+def test_wide_figures_have_another_drawing_for_phones(make):
+    found = Page(as_html(blocks_of_runs(make("a"))))
+    wide = [value for tag, name, value in found.attributes if (tag, name) == ("img", "src")]
+    narrow = [value for _, name, value in found.attributes if name == "srcset"]
+    widths = [
+        [float(re.search(r'width="([\d.]+)pt"', svg)[1]) for svg in map(decoded, images)]
+        for images in (wide[:1], narrow[:1])
+    ]
+    assert widths == [[pytest.approx(72 * html.PAGE_WIDTH)], [72 * 4.6]]
+    assert len(narrow) == 2, "the curve and the intervals; those of tasks are small anyway"
+
+
+def decoded(uri):
+    return base64.b64decode(uri.partition(",")[2]).decode()
+
+
+def test_each_protocol_is_a_chapter_with_a_title_of_its_own(make):
+    text = as_html(blocks_of_runs(make("a"), make("b", env={"horizon": 150})))
+    chapters = re.findall("<h2>(.*?)</h2>", text)
+    assert sorted(chapters) == ["mt10: horizon 150", "mt10: horizon 500"]
+    assert [f">{title}</a>" in text for title in chapters] == [True, True]
 
 
 def test_the_protocol_stands_on_every_figure(make, conflicted):

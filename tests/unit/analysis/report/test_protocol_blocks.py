@@ -31,7 +31,21 @@ def test_a_method_looks_the_same_in_every_block(make):
         for block in (first, second)
     ]
     assert looks[0] == looks[1] and len(set(looks[0].values())) == 2
-    assert (first.name, first.tasks) == ("mt10", TASKS)
+    assert (first.title, first.tasks) == ("mt10: horizon 500", TASKS)
+
+
+def test_every_block_has_a_title_of_its_own(make):
+    blocks = blocks_of_runs(
+        make("a"),
+        make("b", env={"horizon": 150}),
+        make("c", tasks=[TASKS[0], "window-open-v3"]),
+        make("d", env={"name": "mt50"}),
+    )
+    assert sorted(block.title for block in blocks) == [
+        *("mt10: horizon 150", "mt10: horizon 500 (1)", "mt10: horizon 500 (2)", "mt50"),
+    ]
+    [alone] = blocks_of_runs(make("e"))
+    assert alone.title == "mt10"
 
 
 def test_improvement_is_compared_at_the_last_common_evaluation(make):

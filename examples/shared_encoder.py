@@ -1,6 +1,6 @@
 """Two tasks on one encoder, trained by FairGrad instead of the sum of their losses.
 
-    python examples/two_heads.py
+    python examples/shared_encoder.py
 
 The second task's loss is a hundred times smaller. With the plain sum its gradient hardly counts;
 FairGrad improves both. Needs the library only.
