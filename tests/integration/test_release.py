@@ -4,6 +4,7 @@ Files of wheel and sdist are compared with the repository's by scripts/smoke_tes
 """
 
 import re
+import subprocess
 import sys
 import tomllib
 from types import SimpleNamespace
@@ -30,6 +31,20 @@ def hook(monkeypatch):
 
     yield hatch_build
     sys.modules.pop("hatch_build")
+
+
+# ---- clone ----
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
+def test_links_of_the_repository_stay_in_it_and_an_environment_is_none_of_its_files():
+    command = ["git", "ls-files", "--stage"]
+    files = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    links = [line.partition("\t")[2] for line in files.splitlines() if line.startswith("120000")]
+    assert {"agents", "envs"} <= set(links)
+    assert all((ROOT / link).resolve().is_relative_to(ROOT.resolve()) for link in links)
+    # Without a slash at the end: a link to an environment elsewhere is ignored, too.
+    assert ".venv" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 # ---- description and citation ----
