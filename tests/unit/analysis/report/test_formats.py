@@ -76,7 +76,9 @@ def test_seeds_are_ranked_where_there_are_several(make):
     assert (
         "| ls | 1.00 (0.33) | – |" in text and "| fairgrad (α=2, sgd) | – | 0.00 (0.33) |" in text
     )
-    assert text.count("Mann and Whitney") == as_latex(blocks).count("Mann and Whitney") == 1
+    # Each table explains its numbers itself: in a paper they are floats of their own.
+    for part in as_latex(blocks).split(r"\begin{table}"):
+        assert ("Mann and Whitney" in part) == ("Rank test" in part)
     alone = {env_steps: success[:1] for env_steps, success in COURSE.items()}
     one = as_markdown(blocks_of_runs(make("c"), make("d", alone, seeds=[0], method=LS)))
     assert "beats" in one and "Rank test" not in one  # one seed of a method cannot be tested
