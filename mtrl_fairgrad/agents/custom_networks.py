@@ -27,8 +27,8 @@ from mtrl_fairgrad.utils.validation import ConfigError
 F = TypeVar("F", bound=Callable[..., nn.Module])
 
 NEEDED = (
-    "a module without buffers that maps [rows, inputs] to [rows, outputs] and draws no random "
-    "numbers"
+    "a module without buffers that maps float32 [rows, inputs] to [rows, outputs], draws no random "
+    "numbers and looks at no values"
 )
 
 
@@ -65,8 +65,14 @@ class CustomNetwork:
 
     def __init__(self, name: str, make: Callable[[], nn.Module], sizes: tuple[int, int]) -> None:
         self._name, self._make = name, make
-        self._template = self._new(torch.Generator().manual_seed(0))
-        self._check(*sizes)
+        try:
+            self._template = self._new(torch.Generator().manual_seed(0))
+            fault = self._fault(*sizes)
+        except Exception as error:  # anything that a stranger's code raises
+            reason = str(error).strip().partition("\n")[0]
+            raise self._refusal(f"{type(error).__name__}: {reason}") from error
+        if fault:
+            raise self._refusal(fault)
 
     def init(self, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Return the parameters of a new module.
@@ -101,23 +107,26 @@ class CustomNetwork:
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             return self._make()
 
-    def _check(self, inputs: int, outputs: int) -> None:
+    def _fault(self, inputs: int, outputs: int) -> str | None:
+        """Return why the module cannot be used, or raise what it raises."""
         module: object = self._template
         if not isinstance(module, nn.Module):
-            raise self._refusal(f"it made {type(module).__name__}")
+            return f"it made {type(module).__name__}"
         if buffers := [name for name, _ in module.named_buffers()]:
-            raise self._refusal(f"it has the buffers {', '.join(buffers)}")
-        if not any(True for _ in module.parameters()):
-            raise self._refusal("it has no parameters")
-        stacked = {name: torch.stack([p.detach()] * 2) for name, p in module.named_parameters()}
-        try:
-            result = torch.func.vmap(self, in_dims=(0, None))(stacked, torch.zeros(3, inputs))
-        except Exception as error:  # anything that a stranger's code raises
-            reason = str(error).strip().partition("\n")[0]
-            raise self._refusal(f"{type(error).__name__}: {reason}") from error
+            return f"it has the buffers {', '.join(buffers)}"
+        parameters = dict(module.named_parameters())
+        if not parameters:
+            return "it has no parameters"
+        if frozen := [name for name, p in parameters.items() if not p.requires_grad]:
+            return f"{', '.join(frozen)} would be trained in spite of requires_grad=False"
+        stacked = {name: torch.stack([p.detach()] * 2) for name, p in parameters.items()}
+        result = torch.func.vmap(self)(stacked, torch.zeros(2, 3, inputs))
         if result.shape != (2, 3, outputs):
             shape = list(result.shape[1:])
-            raise self._refusal(f"for {inputs} inputs and {outputs} outputs it returned {shape}")
+            return f"for {inputs} inputs and {outputs} outputs it returned {shape}"
+        if result.dtype != torch.float32:
+            return f"it returned {result.dtype}"
+        return None
 
     def _refusal(self, reason: str) -> ConfigError:
         return ConfigError(

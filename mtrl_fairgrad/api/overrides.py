@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mtrl_fairgrad.cli.hydra_main import compose_config
 from mtrl_fairgrad.config.groups import config_dir
 from mtrl_fairgrad.config.schema import Config, flatten, to_dict, without_torch
@@ -70,7 +68,7 @@ def _text(key: str, value: Any) -> str:
     Raises:
         ConfigError: it has none.
     """
-    if isinstance(value, (np.generic, np.ndarray)):
+    if hasattr(value, "tolist"):  # a number or array of NumPy, or a tensor
         value = value.tolist()
     if value is None:
         return "null"

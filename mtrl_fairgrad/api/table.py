@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.utils.text_tables import text_table
-from mtrl_fairgrad.utils.validation import check_choice
+from mtrl_fairgrad.utils.validation import ConfigError, check_choice
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports]
@@ -23,8 +23,9 @@ class Table:
     """Columns of equal length that cannot be written to.
 
         table["success"]                              # a column, as a NumPy array
+        table[["task", "success"]]                    # some columns
         table[table["success"] > 0.5]                 # rows, by a condition
-        table.where(task="push-v3", seed=0)           # rows, by values
+        table.where(task="push-v3", seed=[0, 1])      # rows, by values
         table.mean("success", by="env_steps")         # mean of each group of rows
         pandas.DataFrame(table.to_dict())             # or table.to_pandas()
 
@@ -49,14 +50,27 @@ class Table:
         """Return the number of rows."""
         return len(next(iter(self._columns.values()), ()))
 
-    def __getitem__(self, key: str | NDArray[np.bool_] | slice) -> Any:
-        """Return a column by its name, or the table of some rows by a condition or slice.
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the columns, as pandas does."""
+        return iter(self._columns)
+
+    def __getitem__(self, key: str | list[str] | NDArray[Any] | slice) -> Any:
+        """Return a column by its name, or a table: of columns, or of rows by condition or slice.
 
         Raises:
-            ConfigError: there is no such column.
+            ConfigError: there is no such column, or no such choice.
         """
         if isinstance(key, str):
             return self._columns[check_choice("column", key, self._columns)]
+        if isinstance(key, list) and any(isinstance(name, str) for name in key):
+            return Table({name: self[name] for name in key})
+        if np.arange(len(self))[key].ndim != 1:
+            raise ConfigError(
+                f"key={key!r} is not allowed: give the name of a column, a list of names, a "
+                "condition or a slice; rows() yields single rows.",
+                "key",
+                key,
+            )
         return Table({name: values[key] for name, values in self._columns.items()})
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -66,15 +80,15 @@ class Table:
             yield dict(zip(self._columns, row, strict=True))
 
     def where(self, **values: Any) -> Table:
-        """Return the rows that have these values in these columns."""
+        """Return the rows that have these values, or one of a list of them, in these columns."""
         chosen = np.ones(len(self), bool)
         for name, value in values.items():
-            chosen &= self[name] == value
+            chosen &= np.isin(self[name], value)
         return self[chosen]
 
     def mean(self, column: str, by: str) -> Table:
         """Return the mean of a column over the rows with equal values of `by`, which is sorted."""
-        groups, places = np.unique(self[by], return_inverse=True)
+        groups, places = np.unique(self[check_choice("by", by, self._columns)], return_inverse=True)
         sums = np.bincount(places, weights=self[column], minlength=len(groups))
         return Table({by: groups, column: sums / np.bincount(places, minlength=len(groups))})
 

@@ -15,6 +15,7 @@ from mtrl_fairgrad.runs.run_dir import REPORT, RunFolder
 from mtrl_fairgrad.train import prepare, with_stored_overrides
 from mtrl_fairgrad.training.callbacks import Callbacks
 from mtrl_fairgrad.utils.safe_files import is_present
+from mtrl_fairgrad.utils.validation import ConfigError
 
 
 def train(*overrides: str | Config, callbacks: Sequence[object] = (), **options: Any) -> Run:
@@ -59,9 +60,15 @@ def train(*overrides: str | Config, callbacks: Sequence[object] = (), **options:
     return run
 
 
-def _words(overrides: Sequence[str | Config]) -> list[str]:
+def _words(overrides: Sequence[object]) -> list[str]:
     words: list[str] = []
     for each in overrides:
+        if not isinstance(each, (str, Config)):
+            raise ConfigError(
+                f"{each!r} is not allowed: give words such as 'env=mt10', a Config, or keywords.",
+                "overrides",
+                each,
+            )
         words += config_overrides(each) if isinstance(each, Config) else [each]
     return words
 

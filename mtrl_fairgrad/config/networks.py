@@ -30,13 +30,13 @@ def network_names() -> tuple[str, ...]:
     return (*BUILT_IN, *sorted(others - set(BUILT_IN)))
 
 
-def check_new_name(name: str) -> str:
+def check_new_name(name: object) -> str:
     """Return a name that a network may be registered under.
 
     Raises:
         ConfigError: it is no identifier, or that of a built-in network.
     """
-    if not name.isidentifier() or name in BUILT_IN:
+    if not isinstance(name, str) or not name.isidentifier() or name in BUILT_IN:
         raise ConfigError(
             f"name={name!r} is not allowed: give an identifier other than "
             f"{' and '.join(BUILT_IN)}.",

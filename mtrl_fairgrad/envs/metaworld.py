@@ -15,7 +15,7 @@ from mtrl_fairgrad.envs.rng import stream
 from mtrl_fairgrad.envs.suite import SubEnvironment, Suite, Transition
 from mtrl_fairgrad.envs.task_names import MT10, check_tasks
 from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
-from mtrl_fairgrad.utils.validation import check_choice, check_integer
+from mtrl_fairgrad.utils.validation import check_choice, check_flag, check_integer
 
 GOALS = 50
 """Goals of a task, as in `metaworld.MT1(task, seed).train_tasks`."""
@@ -72,6 +72,8 @@ class MetaworldSuite(Suite):
         check_choice("reward_version", self.reward_version, ("v2", "v1"))
         check_choice("goal_choice", self.goal_choice, ("random", "frozen"))
         check_choice("observation", self.observation, OBSERVATIONS)
+        check_flag("terminate_on_success", self.terminate_on_success)
+        check_flag("fast", self.fast)
 
     @property
     def base_observation_size(self) -> int:

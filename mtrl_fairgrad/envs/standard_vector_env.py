@@ -26,6 +26,7 @@ from mtrl_fairgrad.utils.validation import (
     ConfigError,
     check_choice,
     check_copies,
+    check_flag,
     check_integer,
 )
 
@@ -166,7 +167,7 @@ class StandardVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self.num_envs = copies * len(self.tasks)
         self.workers = min(worker_count(workers, "train"), self.num_envs)
         self.seed = check_integer("seed", seed, at_most=MAX_SEED)
-        self._stagger = stagger
+        self._stagger = check_flag("stagger", stagger)
         self._envs: TaskVectorEnv | None = None
         self._goals = np.full(self.num_envs, -1)
         """Goal of each row's running episode."""
@@ -204,8 +205,8 @@ class StandardVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             hint = "(one seed for all rows, each of which has its own random stream)"
             self.seed = check_integer("seed", seed, at_most=MAX_SEED, hint=hint)
         observations, infos = self._seeded(restart=seed is not None).reset()
-        self._goals = infos["goal"]
-        return observations, self._masked({"goal": self._goals})
+        self._goals = infos["goal"].copy()
+        return observations, self._masked({"goal": infos["goal"]})
 
     def _seeded(self, restart: bool) -> TaskVectorEnv:
         """Return simulators of the current seed, at the beginning of their streams if `restart`."""
@@ -236,17 +237,20 @@ class StandardVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         """Step all rows.
 
         Raises:
+            ClosedEnvironmentError: after `close`.
             ResetNeeded: before the first reset.
             ValueError: actions of another shape, or not finite.
             WorkerError: a simulator raised or a worker was lost.
         """
+        if self.closed:
+            raise ClosedEnvironmentError("step on closed environments: make new ones.")
         if self._envs is None:
             raise ResetNeeded("step before the first reset: call reset first.")
         observations, rewards, terminated, truncated, given = self._envs.step(actions)
         ended, played = terminated | truncated, self._goals
-        self._goals = given["goal"]
+        self._goals = given["goal"].copy()
         if self._same_step:
-            infos = self._masked({"success": given["success"], "goal": self._goals})
+            infos = self._masked({"success": given["success"], "goal": given["goal"]})
             if ended.any():
                 infos |= self._finals(ended, played, given)
             return observations, rewards, terminated, truncated, infos

@@ -102,18 +102,16 @@ class Callbacks:
         callbacks: objects with some of the methods of `HOOKS`.
 
     Raises:
-        ConfigError: an object has none of them.
+        ConfigError: this is no list, or an object has none of them.
     """
 
     def __init__(self, callbacks: Sequence[object] = ()) -> None:
+        if not isinstance(callbacks, (list, tuple)):
+            raise _refusal(callbacks)
         for callback in callbacks:
-            if not any(callable(getattr(callback, hook, None)) for hook in HOOKS):
-                raise ConfigError(
-                    f"callbacks={callback!r} is not allowed: give objects with some of the "
-                    f"methods {', '.join(HOOKS)}.",
-                    "callbacks",
-                    callback,
-                )
+            usable = any(callable(getattr(callback, hook, None)) for hook in HOOKS)
+            if isinstance(callback, type) or not usable:
+                raise _refusal(callback)
         self._of_hook = {
             hook: [call for each in callbacks if callable(call := getattr(each, hook, None))]
             for hook in HOOKS
@@ -127,6 +125,15 @@ class Callbacks:
         """Call the method of every callback that has it, each with an event of its own."""
         for call in self._of_hook[hook]:
             call(make_event())
+
+
+def _refusal(value: object) -> ConfigError:
+    return ConfigError(
+        f"callbacks={value!r} is not allowed: give a list of objects with some of the methods "
+        f"{', '.join(HOOKS)}.",
+        "callbacks",
+        value,
+    )
 
 
 def copied(array: Any) -> NDArray[Any]:

@@ -193,9 +193,14 @@ def test_mistakes_are_exceptions_before_anything_is_made(tmp_path):
         mtrl_fairgrad.train(*POINT_MASS, "agent.width=0", run_dir=path)
     with pytest.raises(ConfigError):
         mtrl_fairgrad.train(*POINT_MASS, alhpa=2, run_dir=path)
-    nothing = object()
-    with refused("callbacks", nothing):
-        mtrl_fairgrad.train(*POINT_MASS, run_dir=path, callbacks=[nothing])
+    nothing, callback = object(), MeddlingCallback()
+    for callbacks, value in [([nothing], nothing), (callback, callback), (None, None)]:
+        with refused("callbacks", value):
+            mtrl_fairgrad.train(*POINT_MASS, run_dir=path, callbacks=callbacks)
+    with refused("callbacks", MeddlingCallback):  # not an object of the class
+        mtrl_fairgrad.train(*POINT_MASS, run_dir=path, callbacks=[MeddlingCallback])
+    with refused("overrides", {"env": "mt10"}):
+        mtrl_fairgrad.train({"env": "mt10"}, run_dir=path)
     assert not path.exists()
 
 

@@ -137,7 +137,47 @@ class Narrow(Gated):
         return super().forward(rows)[..., :1]
 
 
-@pytest.mark.parametrize("module", [Normalized, Dropping, Narrow, lambda **_: nn.ReLU(), dict])
+class Double(Gated):
+    def forward(self, rows):
+        return super().forward(rows).double()
+
+
+class Paired(Gated):
+    def forward(self, rows):
+        return (super().forward(rows),)
+
+
+class Branching(Gated):
+    def forward(self, rows):
+        return super().forward(rows if rows.sum() > 0 else -rows)
+
+
+class Frozen(Gated):
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.gate.requires_grad_(False)
+
+
+def lazy(*, inputs, outputs, width, depth):
+    return nn.LazyLinear(outputs)
+
+
+UNUSABLE = [
+    Normalized,
+    Dropping,
+    Narrow,
+    Double,
+    Paired,
+    Branching,
+    Frozen,
+    lazy,
+    nn.Linear,  # takes other arguments
+    lambda **_: nn.ReLU(),
+    dict,
+]
+
+
+@pytest.mark.parametrize("module", UNUSABLE)
 def test_a_module_that_cannot_be_used_is_refused(module):
     register_network("unusable")(module)
     with refused("agent.network", "unusable"):
@@ -149,6 +189,8 @@ def test_names_are_checked():
         register_network("mlp")
     with refused("name", "two words"):
         register_network("two words")
+    with refused("name", Gated):  # a decorator without a name
+        register_network(Gated)
     with refused("agent.network", "gated"):
         check_agent(AgentConfig(network="gated"))
     register_network("gated")(Gated)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
@@ -26,6 +27,7 @@ def composed(words):
         ({"deterministic": True, "threads": None}, ["deterministic=true", "threads=null"]),
         ({"seeds": range(2), "device": "cuda:1"}, ["seeds=[0,1]", "device='cuda:1'"]),
         ({"seeds": np.array([3]), "alpha": np.float64(0.5)}, ["seeds=[3]", "alpha=0.5"]),
+        ({"seeds": torch.arange(2), "alpha": torch.tensor(2.0)}, ["seeds=[0,1]", "alpha=2.0"]),
         ({"env": {"name": "mt10", "copies": 8}}, ["env=mt10", "env.copies=8"]),
         ({"method": "pcgrad", "eval": {"every": 5}}, ["method=pcgrad", "eval.every=5"]),
         ({"env": {"task_options": [{"edge": 0.6}]}}, ["env.task_options=[{edge:0.6}]"]),

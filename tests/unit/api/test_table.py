@@ -54,3 +54,15 @@ def test_pandas_takes_it():
     pandas = pytest.importorskip("pandas")
     assert TABLE.to_pandas().equals(pandas.DataFrame(TABLE.to_dict()))
     assert TABLE.to_pandas().success.sum() == 1.75
+
+
+def test_it_is_indexed_as_pandas_users_expect():
+    assert list(TABLE) == list(TABLE.columns) and "success" in TABLE
+    assert TABLE[["task", "success"]].columns == ("task", "success")
+    assert TABLE[np.argsort(TABLE["success"])]["task"].tolist() == list("abba")
+    assert TABLE.where(task=["a", "c"])["env_steps"].tolist() == [0, 10]
+    assert len(TABLE.where(task=["b", "a", "b", "a"])) == 4, "a list is not compared row by row"
+    with refused("key", 0):
+        TABLE[0]
+    with refused("by", ["task"]):
+        TABLE.mean("success", by=["task"])

@@ -92,6 +92,9 @@ def test_spaces_and_rows_follow_tasks_and_copies():
         ({"name": "MT10", "horizon": 501}, "horizon", 501),
         ({"name": "MT10", "task_id": "index"}, "task_id", "index"),
         ({"name": "MT10", "goals": "fixed"}, "goals", "fixed"),
+        ({"name": "MT10", "fast": "false"}, "fast", "false"),
+        ({"name": "MT10", "stagger": 1}, "stagger", 1),
+        ({"name": "MT10", "terminate_on_success": "no"}, "terminate_on_success", "no"),
     ],
 )
 def test_a_mistake_is_refused_before_a_simulator_is_built(options, key, value):
@@ -219,6 +222,15 @@ def test_final_info_is_of_the_rows_that_ended_alone():
     assert final["episode"]["l"].tolist() == [2, 2, 0, 0]
 
 
+def test_what_is_returned_may_be_written_to(light):
+    _, infos = light.reset(seed=2)
+    for each in actions(HORIZON, size=1):
+        playing = infos["goal"].copy()
+        infos["goal"][:] = -5
+        *_, infos = light.step(each)
+    assert np.array_equal(infos["final_info"]["goal"], playing)
+
+
 def test_record_episode_statistics_agrees_with_final_info(light):
     recorded = RecordEpisodeStatistics(light)
     recorded.reset(seed=5)
@@ -310,3 +322,5 @@ def test_calls_out_of_order_are_gymnasiums_errors():
     envs.close()
     with pytest.raises(ClosedEnvironmentError):
         envs.reset()
+    with pytest.raises(ClosedEnvironmentError):
+        envs.step(envs.action_space.sample())
