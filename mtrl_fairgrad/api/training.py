@@ -13,7 +13,7 @@ from mtrl_fairgrad.config.schema import Config, without_torch
 from mtrl_fairgrad.runs.base_run_dir import CONFIG
 from mtrl_fairgrad.runs.run_dir import REPORT, RunFolder
 from mtrl_fairgrad.train import prepare, with_stored_overrides
-from mtrl_fairgrad.training.callbacks import Callbacks
+from mtrl_fairgrad.training.callbacks import CallbackError, Callbacks
 from mtrl_fairgrad.utils.safe_files import is_present
 from mtrl_fairgrad.utils.validation import ConfigError
 
@@ -65,7 +65,8 @@ def _words(overrides: Sequence[object]) -> list[str]:
     for each in overrides:
         if not isinstance(each, (str, Config)):
             raise ConfigError(
-                f"{each!r} is not allowed: give words such as 'env=mt10', a Config, or keywords.",
+                f"overrides={each!r} is not allowed: give words such as 'env=mt10', a Config, or "
+                "keywords.",
                 "overrides",
                 each,
             )
@@ -81,6 +82,9 @@ def _train_in(folder: RunFolder, config: Config, callbacks: Sequence[object]) ->
     resume = f"resume the run with mtrl_fairgrad.train(resume={str(folder.path)!r})"
     try:
         stop = train_in(folder, config, callbacks)
+    except CallbackError as raised:
+        raised.error.add_note(resume)
+        raise raised.error from raised.error.__cause__
     except OSError as fault:
         error = TrainingFault(fault_message(fault, folder))
         error.add_note(resume)

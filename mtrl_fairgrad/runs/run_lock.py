@@ -22,6 +22,8 @@ except ImportError:  # Windows: runs are not locked there
 NAME = "run.lock"
 _TOKEN_BYTES = 16
 _log = logging.getLogger(__name__)
+_holders: dict[tuple[int, str], RunLock] = {}
+"""What holds a file in a process: locks of the system do not exclude others of their process."""
 
 
 class RunLock:
@@ -41,14 +43,25 @@ class RunLock:
         The system frees the lock when this process ends; forked workers do not inherit it.
 
         Raises:
-            RunFolderError: another process holds the lock or had it since this object did, or the
-                folder is not writable.
+            RunFolderError: another process or object holds the lock, another process had it since
+                this object did, or the folder is not writable.
         """
         if self._handle is not None:  # by this object already: a second handle would free it
             if not self.is_own():  # possible where the file system has no locks
                 raise self._taken()
             yield
             return
+        file = os.getpid(), os.path.realpath(self._path)
+        if _holders.setdefault(file, self) is not self:  # refused before a handle is closed
+            raise self._taken("this process")
+        try:
+            with self._locked():
+                yield
+        finally:
+            del _holders[file]
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
         try:
             # Not closed by anybody else: closing any handle of the file would free the lock.
             self._handle = open_handle(self._path, os.O_RDWR | os.O_CREAT)
@@ -96,9 +109,9 @@ class RunLock:
         if os.fstat(handle).st_nlink == 0:  # its holder removed it with the rest of the run
             raise self._taken()
 
-    def _taken(self) -> RunFolderError:
+    def _taken(self, holder: str = "another process") -> RunFolderError:
         return RunFolderError(
-            f"another process is training in {self._folder}: wait for its end, stop it, "
+            f"{holder} is training in {self._folder}: wait for its end, stop it, "
             "or choose another run_dir."
         )
 

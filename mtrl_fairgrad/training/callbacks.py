@@ -95,6 +95,18 @@ class CheckpointEvent(Event):
     """Its folder; older checkpoints of the run are deleted in time."""
 
 
+class CallbackError(Exception):
+    """Holds what a callback raised, which is not taken for an error of the same type of training.
+
+    Args:
+        error: what it raised.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class Callbacks:
     """The callbacks of a run; without one that wants an event, it costs nothing.
 
@@ -122,9 +134,17 @@ class Callbacks:
         return bool(self._of_hook[hook])
 
     def call(self, hook: str, make_event: Callable[[], Event]) -> None:
-        """Call the method of every callback that has it, each with an event of its own."""
+        """Call the method of every callback that has it, each with an event of its own.
+
+        Raises:
+            CallbackError: one has raised an exception.
+        """
         for call in self._of_hook[hook]:
-            call(make_event())
+            event = make_event()
+            try:
+                call(event)
+            except Exception as error:
+                raise CallbackError(error) from error
 
 
 def _refusal(value: object) -> ConfigError:

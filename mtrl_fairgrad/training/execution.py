@@ -65,11 +65,12 @@ def has_gpu_compiler() -> bool:
 
 
 def configure_torch(config: Config, device: torch.device) -> None:
-    """Set threads, determinism, precision and memory of this process, before CUDA is initialised.
+    """Set types, threads, determinism and memory of this process, before CUDA is initialised.
 
     Memory that an update on the CPU frees stays with the process for the next one.
     """
     keep_freed_memory()
+    torch.set_default_dtype(torch.float32)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.deterministic:
@@ -90,10 +91,11 @@ def settings_restored() -> Generator[None]:
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = memory.fill_uninitialized_memory
+    fill, dtype = memory.fill_uninitialized_memory, torch.get_default_dtype()
     try:
         yield
     finally:
+        torch.set_default_dtype(dtype)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         memory.fill_uninitialized_memory = fill

@@ -36,6 +36,7 @@ def train_in(
         TrainingFault: no seed can be trained any further, or a file of the run cannot be written.
         WorkerError: a simulator raised an error, or may not be replaced.
         OSError: the system refused what training needs.
+        CallbackError: a callback raised an exception.
     """
     with (
         folder.lock(),

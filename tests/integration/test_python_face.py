@@ -12,7 +12,7 @@ import yaml
 
 import mtrl_fairgrad
 from mtrl_fairgrad.config.schema import Config
-from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.utils.validation import ConfigError
 from tests.support.errors import refused
 from tests.support.meddling_callback import MeddlingCallback
@@ -156,9 +156,17 @@ def test_a_run_goes_on_from_python(runs, tmp_path, no_reports):
     assert longer.evaluations["env_steps"].max() == 140 and longer.config.steps == 140
 
 
-def test_the_program_s_settings_of_pytorch_are_put_back(tmp_path, no_reports, monkeypatch):
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_the_program_s_settings_of_pytorch_are_put_back(tmp_path, no_reports, float64):
     def settings():
-        return torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        return torch.get_num_threads(), deterministic, torch.get_default_dtype()
 
     before, during = settings(), []
 
@@ -166,9 +174,9 @@ def test_the_program_s_settings_of_pytorch_are_put_back(tmp_path, no_reports, mo
         def on_step(self, event):
             during.append(settings())
 
-    words = [*POINT_MASS, *POINT_MASS_ONE, "steps=10", "threads=2", "deterministic=true"]
+    words = [*POINT_MASS, *POINT_MASS_ONE, "steps=20", "threads=2", "deterministic=true"]
     mtrl_fairgrad.train(*words, run_dir=tmp_path / "run", callbacks=[Spy()])
-    assert settings() == before and during[0] == (2, True) != before
+    assert settings() == before and during[-1] == (2, True, torch.float32)
 
 
 def test_a_configuration_object_trains(tmp_path, no_reports):
@@ -199,21 +207,30 @@ def test_mistakes_are_exceptions_before_anything_is_made(tmp_path):
             mtrl_fairgrad.train(*POINT_MASS, run_dir=path, callbacks=callbacks)
     with refused("callbacks", MeddlingCallback):  # not an object of the class
         mtrl_fairgrad.train(*POINT_MASS, run_dir=path, callbacks=[MeddlingCallback])
+    with refused("run_dir", f"{path}${{a}}"):  # its configuration would not be read again
+        mtrl_fairgrad.train(*POINT_MASS, run_dir=f"{path}${{a}}")
     with refused("overrides", {"env": "mt10"}):
         mtrl_fairgrad.train({"env": "mt10"}, run_dir=path)
     assert not path.exists()
 
 
 def test_an_exception_of_a_callback_ends_a_run_that_can_be_resumed(tmp_path, no_reports):
+    error = FileNotFoundError(2, "missing", "a file of its own")  # not one of the run
+    refusals = []
+
     class Impatient:
         def on_step(self, event):
             if event.env_steps == 50:
-                raise ZeroDivisionError
+                with pytest.raises(RunFolderError) as caught:
+                    mtrl_fairgrad.Run(event.run_dir).resume()
+                refusals.append(str(caught.value))
+                raise error
 
     short = [*POINT_MASS, *POINT_MASS_ONE, "steps=60", "logger=csv"]
-    with pytest.raises(ZeroDivisionError) as caught:
+    with pytest.raises(FileNotFoundError) as caught:
         mtrl_fairgrad.train(*short, run_dir=tmp_path / "run", callbacks=[Impatient()])
-    assert str(tmp_path / "run") in caught.value.__notes__[0]
+    assert caught.value is error and str(tmp_path / "run") in error.__notes__[0]
+    assert "this process is training" in refusals[0]
     run = mtrl_fairgrad.Run(tmp_path / "run").resume()
     assert run.evaluations["env_steps"].max() == 60
     logged = [line.split(",")[:2] for line in (run.path / "scalars.csv").read_text().splitlines()]

@@ -102,6 +102,19 @@ def test_a_creator_that_nobody_disturbed_locks_and_discards_its_run(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["train.log"]
 
 
+def test_a_process_trains_in_a_folder_once(tmp_path):
+    (tmp_path / "link").symlink_to("run")
+    folder = RunFolder.create(tmp_path / "run", CONFIG, {})
+    with folder.lock():
+        for path in (folder.path, tmp_path / "link"):
+            with pytest.raises(RunFolderError, match="this process is training") as error:
+                RunFolder.open(path).lock().__enter__()
+            assert one_sentence(error)
+        assert "another process" in in_another_process(finish_another_run, folder.path)
+    with RunFolder.open(folder.path).lock():
+        pass
+
+
 def test_a_run_is_discarded_by_the_process_that_holds_its_lock(tmp_path):
     folder = RunFolder.create(tmp_path / "run", CONFIG, {})
     with folder.lock():
