@@ -72,15 +72,15 @@ class Policy:
             `[A]` or `[B, A]`, as the environment's step takes them.
 
         Raises:
-            ConfigError: the task is unknown or missing, or the observation has another size.
+            ConfigError: the task is unknown or missing, or the observation has another size, or
+                another task's identity.
         """
         given = np.asarray(observation, np.float32)
         rows = np.atleast_2d(given)
         self._check_size(given, rows)
         indices = self._indices(rows, task)
-        if rows.shape[1] < self.observation_size:
-            identity = np.eye(len(self.tasks), dtype=np.float32)[indices]
-            rows = np.concatenate([rows, identity], axis=1)
+        if self._identities:
+            rows = self._with_identity(rows, np.eye(len(self.tasks), dtype=np.float32)[indices])
         inputs = [torch.from_numpy(np.ascontiguousarray(rows))]
         if self._needs_task:
             inputs.append(torch.from_numpy(indices))
@@ -98,12 +98,29 @@ class Policy:
             given.shape,
         )
 
+    def _with_identity(
+        self, rows: NDArray[np.float32], identity: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Append the tasks' identity `[B, K]` to rows that lack it; refuse rows with another."""
+        if rows.shape[1] < self.observation_size:
+            return np.concatenate([rows, identity], axis=1)
+        given = rows[:, -self._identities :]
+        if not np.array_equal(given, identity):
+            raise ConfigError(
+                f"observation ends with {given.tolist()}, which is not the one-hot identity of the "
+                "task: leave it out, or give that of the task.",
+                "observation",
+                given,
+            )
+        return rows
+
     def _indices(
         self, rows: NDArray[np.float32], task: str | Sequence[str] | None
     ) -> NDArray[np.int64]:
         """Return the index of each row's task, `[B]`; zeros where it makes no difference."""
         if task is not None:
-            names = [task] * len(rows) if isinstance(task, str) else list(task)
+            several = isinstance(task, (Sequence, np.ndarray)) and not isinstance(task, str)
+            names = list(task) if several else [task] * len(rows)
             if len(names) != len(rows):
                 raise ConfigError(
                     f"task names {len(names)} tasks for {len(rows)} observations: give one name, "
@@ -111,7 +128,8 @@ class Policy:
                     "task",
                     task,
                 )
-            return np.array([self.tasks.index(check_choice("task", n, self.tasks)) for n in names])
+            known = [check_choice("task", name, self.tasks) for name in names]
+            return np.array([self.tasks.index(name) for name in known], np.int64)
         if self._identities and rows.shape[1] == self.observation_size:
             return rows[:, -self._identities :].argmax(axis=1)
         if len(self.tasks) > 1 and (self._identities or self._needs_task):

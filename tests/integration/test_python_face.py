@@ -142,8 +142,16 @@ def test_a_policy_refuses_what_it_cannot_act_on(runs):
         policy(np.zeros(policy.observation_size - 2), task="fra")
     with refused("task", None):
         policy(np.zeros(policy.observation_size - 2))
+    with refused("task", 0):
+        policy(np.zeros(policy.observation_size - 2), task=0)
     with refused("observation", (3,)):
         policy(np.zeros(3), task=NEAR)
+    of_far = [*np.zeros(policy.observation_size - 2), 0, 1]
+    assert np.array_equal(policy(of_far, task=FAR), policy(of_far))
+    for observation, task in [(of_far, NEAR), (np.zeros(policy.observation_size), None)]:
+        with refused("observation"):
+            policy(observation, task=task)
+    assert policy(np.zeros((0, policy.observation_size - 2)), task=NEAR).shape == (0, 1)
     with refused("seed", 7):
         mtrl_fairgrad.load_policy(run.path, seed=7)
 
