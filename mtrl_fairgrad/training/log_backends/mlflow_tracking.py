@@ -47,6 +47,8 @@ class MlflowLog:
             made = self._client.create_run(experiment, tags={TAG: own}, run_name=folder.name)
             self._run = made.info.run_id
         self._pending: list[Any] = []
+        self._sent = dict[str, set[int]]()
+        """By name, the steps whose values a resumed run finds, which it would repeat."""
 
     def _experiment(self, name: str) -> str:
         """Return the id of an experiment, which is made if it does not exist."""
@@ -67,11 +69,16 @@ class MlflowLog:
             self._client.log_batch(self._run, params=options[start : start + PARAMETERS])
 
     def add_scalar(self, name: str, value: float, env_steps: int) -> None:
-        """Add a value."""
+        """Add a value, unless the service has it from before the run was resumed."""
         from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
-        now = int(1000 * time.time())
-        self._pending.append(Metric(_allowed(name), float(value), now, env_steps))
+        key = _allowed(name)
+        if self._resumed and key not in self._sent:
+            history = self._client.get_metric_history(self._run, key)
+            self._sent[key] = {metric.step for metric in history}
+        if env_steps in self._sent.get(key, ()):
+            return
+        self._pending.append(Metric(key, float(value), int(1000 * time.time()), env_steps))
         if len(self._pending) >= LARGEST_BATCH:
             self.flush()
 

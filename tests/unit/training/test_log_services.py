@@ -65,6 +65,9 @@ class FakeMlflow:
         self.parameters.update(params)
         self.values += metrics
 
+    def get_metric_history(self, run, key):
+        return [SimpleNamespace(step=step) for name, _, step in self.values if name == key]
+
     def set_terminated(self, run):
         self.status = "FINISHED"
 
@@ -116,5 +119,6 @@ def test_mlflow_gets_metrics_by_env_steps_and_the_configuration(folder, monkeypa
     assert fake.values[0] == ("success/b_x_1_", 0.5, 7) and len(fake.values) == 1201
     assert fake.parameters["agent.width"] == "400" and fake.parameters["seeds"] == "[3, 14]"
     assert fake.status == "FINISHED"
-    log(folder, "mlflow", ("a", 1, 1201))
+    log(folder, "mlflow", ("a", 1199, 1199), ("a", 1, 1201), ("success/b(x=1)", 0.5, 8))
+    assert fake.values[1201:] == [("a", 1, 1201), ("success/b_x_1_", 0.5, 8)], "nothing is doubled"
     assert list(fake.runs) == ["mine"], "a resumed run goes on"
