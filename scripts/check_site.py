@@ -58,7 +58,7 @@ def faults(site: Path) -> Iterator[str]:
             target = (path.parent / unquote(where.path)).resolve() if where.path else path
             if target.is_dir():
                 target /= "index.html"
-            if not target.is_file():
+            if not (target.is_relative_to(site) and target.is_file()):
                 yield f"{path}: {link} leads nowhere."
             elif where.fragment and target in documents:
                 name = unquote(where.fragment)

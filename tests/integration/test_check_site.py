@@ -11,12 +11,14 @@ OTHER = '<html><body><h2 id="there">There</h2><a href="..">back</a></body></html
 
 @pytest.fixture
 def site(tmp_path):
-    (tmp_path / "other").mkdir()
-    (tmp_path / "index.html").write_text(PAGE)
-    (tmp_path / "other" / "index.html").write_text(OTHER)
-    (tmp_path / "picture.svg").write_text("<svg/>")
-    (tmp_path / "style.css").write_text("p { background: url(picture.svg) }")
-    return tmp_path
+    (tmp_path / "picture.svg").write_text("<svg/>")  # outside, where a server has nothing
+    site = tmp_path / "site"
+    (site / "other").mkdir(parents=True)
+    (site / "index.html").write_text(PAGE)
+    (site / "other" / "index.html").write_text(OTHER)
+    (site / "picture.svg").write_text("<svg/>")
+    (site / "style.css").write_text("p { background: url(picture.svg) }")
+    return site
 
 
 def test_a_site_without_a_fault_passes(site, capsys):
@@ -31,6 +33,7 @@ def test_a_site_without_a_fault_passes(site, capsys):
         ("index.html", "#there", "#nowhere"),
         ("index.html", "#title", "#untitled"),
         ("index.html", "picture.svg", "painting.svg"),
+        ("index.html", "picture.svg", "../picture.svg"),
         ("index.html", "picture.svg", "https://elsewhere.example/picture.svg"),
         ("index.html", "style.css", "//elsewhere.example/style.css"),
         ("style.css", "url(picture.svg)", "url(https://elsewhere.example/font.woff2)"),
