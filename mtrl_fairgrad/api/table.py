@@ -64,14 +64,15 @@ class Table:
             return self._columns[check_choice("column", key, self._columns)]
         if isinstance(key, list) and any(isinstance(name, str) for name in key):
             return Table({name: self[name] for name in key})
-        if np.arange(len(self))[key].ndim != 1:
+        rows: Any = key
+        if np.arange(len(self))[rows].ndim != 1:
             raise ConfigError(
                 f"key={key!r} is not allowed: give the name of a column, a list of names, a "
                 "condition or a slice; rows() yields single rows.",
                 "key",
                 key,
             )
-        return Table({name: values[key] for name, values in self._columns.items()})
+        return Table({name: values[rows] for name, values in self._columns.items()})
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield each row as a dictionary of plain values."""
