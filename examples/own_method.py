@@ -3,7 +3,8 @@
     python examples/own_method.py
     python examples/own_method.py preset=quick steps=2000     # trains MT10 with it
 
-The second command needs `pip install "mtrl-fairgrad[rl]"`.
+The second command takes a minute or two and needs `pip install "mtrl-fairgrad[rl]"`. Such a run is
+resumed by the script too, which knows the method: `python examples/own_method.py resume=FOLDER`.
 """
 
 import sys

@@ -71,7 +71,7 @@ def main() -> list[float]:
     encoder = Encoder()
     shared = adapt(encoder)
     heads = nn.ModuleList(nn.Linear(WIDTH, 1) for _ in range(3))
-    optimizer = torch.optim.Adam([*shared, *heads.parameters()], lr=0.01)
+    optimizer = torch.optim.Adam([*shared, *heads.parameters()], lr=0.001)
     method = FairGrad(alpha=2)
     adapted = sum(parameter.numel() for parameter in shared)
     frozen = sum(p.numel() for p in encoder.parameters() if not p.requires_grad)

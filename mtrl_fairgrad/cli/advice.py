@@ -100,7 +100,9 @@ def explain(
         return f"{ambiguous[1]} names several runs: add --multirun to run all{one_run}."
     if isinstance(error, MissingConfigException) and error.options:
         group, _, value = str(error.missing_cfg_file).rpartition("/")
-        return str(unknown_choice(group, value, error.options))
+        resumed = any(word.startswith("resume=") for word in arguments)
+        hint = "if a script registered it, resume by that script." if resumed else ""
+        return str(unknown_choice(group, value, error.options, hint))
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override!r} cannot be parsed: write key=value, lists as [a,b], and quote what "

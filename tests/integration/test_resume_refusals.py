@@ -34,6 +34,15 @@ def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
+def test_a_run_with_a_method_of_a_script_is_resumed_by_that_script(run, capsys):
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["overrides"].append("method=of_a_script")
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert train.main([f"resume={run}", "steps=120"]) == 2
+    said = capsys.readouterr().err
+    assert "method=of_a_script" in said and "resume by that script" in said
+
+
 def contents(folder):
     """Of all files but the lock, which names the process that held it last."""
     return {
