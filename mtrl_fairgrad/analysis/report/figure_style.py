@@ -57,10 +57,10 @@ def shown(text: str, width: int = 0) -> str:
     """Return a string of a run folder as figures show it.
 
     Args:
-        text: of any length, of which the first 300 characters are shown.
+        text: of any length, of which the first 1,000 characters are shown.
         width: characters in a line; 0 for one line.
     """
-    line = shortened(clean(text), 300)
+    line = shortened(clean(text), 1000)
     # Matplotlib would leave out the legend of a label that begins with an underscore.
     line = f" {line}" if line.startswith("_") else line
     # Matplotlib's own wrapping interprets dollar signs, whatever `text.parse_math` says.

@@ -159,6 +159,10 @@ def seed_ranks(block: Block) -> list[Table]:
     if all(math.isnan(cell.final.p) for cell in cells):
         return []
     tables: list[Table] = []
+    test = (
+        "In brackets: two-sided p of Mann and Whitney's rank test, by all arrangements of the seeds "
+        f"or {ARRANGEMENTS:,} of them, not corrected for multiple tests."
+    )
     for which, when, mean in (
         ("final", "at the end", "in the last evaluation that both have"),
         ("course", "over training", "over their common evaluations"),
@@ -171,11 +175,9 @@ def seed_ranks(block: Block) -> list[Table]:
         # Complete for each table, since in a paper each is a float of its own.
         note = (
             "Probability that a seed of the row's method has a higher mean over tasks than one of "
-            f"the column's, {mean}; ties count half. In brackets: two-sided p of Mann and "
-            f"Whitney's rank test, by all arrangements of the seeds or {ARRANGEMENTS:,} of them, "
-            "not corrected for multiple tests."
+            f"the column's, {mean}; ties count half."
         )
-        tables.append(Table(f"Rank test of seeds {when}", head, rows, [note]))
+        tables.append(Table(f"Rank test of seeds {when}", head, rows, [note, test]))
     return tables
 
 
