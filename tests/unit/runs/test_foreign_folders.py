@@ -11,7 +11,7 @@ import pytest
 from mtrl_fairgrad.analysis.report.report_files import write_report
 from mtrl_fairgrad.analysis.verification import verify
 from mtrl_fairgrad.runs import fault_log, metrics_log
-from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
+from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError, write_atomic
 from tests.support.sample_run import CONFIG, GROUPS, Rows, rows
 
 EVENTS = "events.out.tfevents.1"
@@ -53,6 +53,7 @@ def resume(path):
         log.add("critic/residual", 1.0, 500)
         log.flush()
         folder.append_evaluation(rows(1000))
+        write_atomic(path / fault_log.NAME, fault_log.encode_faults([]))
         folder.save_checkpoint(1000, GROUPS, {"at": 1000}, keep=1, ring=Rows(6, 2))
 
 
