@@ -8,12 +8,17 @@ fonts) has to be part of the site, so that reading it tells nobody.
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mtrl_fairgrad.utils.entry_point import entry_point
 
 LOADED = {"script": "src", "img": "src", "source": "src", "video": "src", "iframe": "src"}
 """Elements that load something, and where they say what."""
@@ -69,15 +74,17 @@ def faults(site: Path) -> Iterator[str]:
             yield f"{sheet}: loads {link}, which is not part of the site."
 
 
-def main(arguments: Sequence[str]) -> int:
+@entry_point
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print what is wrong with a site; returns the exit code."""
-    if len(arguments) != 1:
-        print("usage: python scripts/check_site.py SITE", file=sys.stderr)
-        return 2
-    found = list(faults(Path(arguments[0]).resolve()))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("site", type=Path, metavar="SITE")
+    found = list(faults(parser.parse_args(arguments).site.resolve()))
     print("\n".join(found) or "check_site: every link leads somewhere, and nothing is from afar")
     return int(bool(found))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

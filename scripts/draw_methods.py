@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mtrl_fairgrad import Method, make_method, method_names  # noqa: E402
+from mtrl_fairgrad.utils.entry_point import entry_point  # noqa: E402
 
 GRADIENTS = ((1.0, 0.0), (-0.5, 2.0))
 LOSSES = torch.tensor([0.5, 2.0], dtype=torch.float64)
@@ -254,8 +255,9 @@ def _label(x: float, y: float, number: str) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the pictures of the named methods, by default of all."""
+@entry_point
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the pictures of the named methods, by default of all; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -265,7 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.methods:
         (options.out / f"{name}.svg").write_text(draw(name))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

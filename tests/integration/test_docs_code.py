@@ -1,6 +1,7 @@
 """Every Python block of the README and the site runs, and every shown result is true."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -8,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 from tests.support.page_code import SET_UP
-from tests.support.pages import PAGES, README, blocks, code, name_of
+from tests.support.pages import DOCS, PAGES, README, blocks, code, name_of
 from tests.support.paths import ROOT
 
 TRAINING = ("README.md", "docs/python.md", "docs/extend/network.md")
@@ -52,7 +53,15 @@ def test_the_code_of_a_page_runs(page, errors):
 
 def test_every_block_is_of_a_kind_that_a_test_checks():
     kinds = {language for page in PAGES for language, _ in blocks(page)}
-    assert kinds <= {"python", "pycon", "console", "diff", "toml", "text", ""}
+    assert kinds <= {"python", "pycon", "console", "diff", "toml", "text", "bibtex", ""}
+
+
+def test_the_paper_is_cited_as_in_the_citation_file():
+    [entry] = code(DOCS / "paper.md", "bibtex")
+    citation = (ROOT / "CITATION.cff").read_text()
+    fields = dict(re.findall(r"(\w+) += \{(.*)\}", entry))
+    assert all(fields[key] in citation for key in ("title", "booktitle", "year", "url"))
+    assert all(name in citation for name in re.findall(r"\w+", fields["author"]) if name != "and")
 
 
 def test_the_training_loop_of_the_readme_runs_before_and_after_its_change():

@@ -160,8 +160,8 @@ def seed_ranks(block: Block) -> list[Table]:
         return []
     tables: list[Table] = []
     test = (
-        "In brackets: two-sided p of Mann and Whitney's rank test, by all arrangements of the seeds "
-        f"or {ARRANGEMENTS:,} of them, not corrected for multiple tests."
+        "In brackets: two-sided p of Mann and Whitney's rank test, by all arrangements of the "
+        f"seeds or {ARRANGEMENTS:,} of them, not corrected for multiple tests."
     )
     for which, when, mean in (
         ("final", "at the end", "in the last evaluation that both have"),
