@@ -335,6 +335,7 @@ sys.addaudithook(note)
 """
 
 
+@pytest.mark.exhaustive
 def test_training_opens_no_port(tmp_path):
     """Neither the learner nor a simulator process binds a socket of a network; those of files
     (AF_UNIX) stay here.

@@ -80,7 +80,13 @@ def test_a_run_of_single_task_agents_is_evaluated_like_any_other(tmp_path):
 # ---- going on ----
 
 
-@pytest.mark.parametrize("name", ["famo", "fairgrad", "pcgrad", "moco"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fairgrad",
+        *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("famo", "pcgrad", "moco")),
+    ],
+)
 def test_a_method_resumes_bit_for_bit_from_the_command_line(name, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     command = [*POINT_MASS, *POINT_MASS_ONE, f"method={name}", "loss_alpha=0.5"]

@@ -123,6 +123,7 @@ def test_a_run_that_cannot_be_trusted_is_not_published(small, places, tmp_path, 
     assert "cannot be trusted" in capsys.readouterr().err and not places[0].exists()
 
 
+@pytest.mark.exhaustive
 def test_a_policy_that_does_not_repeat_what_it_scored_is_not_published(
     small, places, monkeypatch, capsys
 ):

@@ -401,6 +401,7 @@ def test_damaged_checkpoints_are_refused(tmp_path, capsys):
     assert evaluate.main([str(folder), "--workers", "0"]) == 2
 
 
+@pytest.mark.exhaustive
 def test_foreign_packages_named_agents_and_envs_are_not_imported(tmp_path):
     for name in ("agents", "envs"):
         (tmp_path / name).mkdir()

@@ -284,7 +284,13 @@ def test_weighted_heads_are_a_convention():
 # ---- seeds, methods, checkpoints ----
 
 
-@pytest.mark.parametrize("network", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param(EVERYTHING, id="everything", marks=pytest.mark.exhaustive),
+    ],
+)
 @pytest.mark.parametrize("name", ["mtsac_te", "mhsac"])
 def test_a_seed_trains_with_others_as_it_does_alone(name, network):
     settings = {

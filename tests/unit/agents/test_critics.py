@@ -224,6 +224,7 @@ def test_the_agents_targets_are_those_of_its_equations_written_out(target, disco
         torch.testing.assert_close(found[row], expected, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["mtsac", "mtsac_te", "mhsac", "stl"])
 def test_every_architecture_learns_known_values_by_cross_entropy(name):
     agent = agent_of(name, method="ls", learning_rate=2e-2, depth=1)

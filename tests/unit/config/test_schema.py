@@ -73,6 +73,7 @@ def test_a_methods_yaml_holds_the_defaults_of_its_constructor(name):
     assert written == {"name": name, **method_options(name), **YAML_DEFAULTS.get(name, {})}
 
 
+@pytest.mark.exhaustive
 def test_table4_asks_for_the_papers_solver_and_nothing_else_of_other_methods():
     assert composed().method["solver"] == "newton"
     assert composed("preset=table4").method == {

@@ -73,6 +73,7 @@ def test_nothing_random_happens_outside_the_saved_stream():
     assert inner.seeded_rand_vec is False and inner._freeze_rand_vec is True
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("task", MT10)
 def test_used_environment_starts_like_a_fresh_one(task):
     check_used_environment_starts_like_a_fresh_one(task)

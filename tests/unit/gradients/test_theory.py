@@ -87,6 +87,7 @@ def test_proposition_one(alpha: float) -> None:
     assert torch.equal(undominated(transform(losses, alpha)), front)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("alpha", [-1.0, 0.5])
 @pytest.mark.parametrize("start", STARTS)
 def test_descent_on_transformed_losses_ends_on_the_same_front(

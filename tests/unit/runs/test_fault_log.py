@@ -102,6 +102,7 @@ def test_skipped_updates_are_counted_and_the_run_goes_on(tmp_path, monkeypatch, 
     assert (found.task, found.updates, found.response) == (TASKS[1], 1, "skip")
 
 
+@pytest.mark.exhaustive
 def test_single_task_learning_loses_only_the_task(tmp_path, monkeypatch, capsys):
     def spoilt(self, batch, noise, genuine=SAC.update):
         if int(self.updates) == 30:
@@ -201,6 +202,7 @@ def test_counted_unsolved_equations_of_all_seeds_and_networks_share_one_sentence
     assert describe_all([]) == []
 
 
+@pytest.mark.exhaustive
 def test_an_unsolved_equation_is_told_at_once_only_where_something_is_done_about_it(
     tmp_path, capsys
 ):

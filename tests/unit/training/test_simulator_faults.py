@@ -71,6 +71,7 @@ def assert_same_seeds(first, second, seeds):
     assert kept[0] == kept[1]
 
 
+@pytest.mark.exhaustive
 def test_a_seed_that_observes_nan_in_training_stops_alone_and_is_named(
     blind, sound, tmp_path, capsys
 ):

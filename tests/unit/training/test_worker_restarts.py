@@ -191,6 +191,7 @@ def test_an_evaluation_by_hand_reports_the_lost_worker(tmp_path, monkeypatch, ca
     )
 
 
+@pytest.mark.exhaustive
 def test_asked_twice_a_run_leaves_at_once_though_a_worker_hangs(tmp_path):
     command = [
         sys.executable,
