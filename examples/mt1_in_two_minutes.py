@@ -13,7 +13,10 @@ import mtrl_fairgrad
 from mtrl_fairgrad import Run, load_policy, make_vec
 
 TASK = "drawer-close-v3"
-OPTIONS = ("env=mt1", f"env.task={TASK}", "preset=quick", "steps=6000", "eval.every=1000")
+OPTIONS = (
+    *("env=mt1", f"env.task={TASK}", "preset=cpu", "env.train_horizon=100"),
+    *("agent.observation_normalization=running", "steps=24000", "eval.every=8000"),
+)
 
 
 def play(folder: Path, episodes: int = 10, horizon: int = 200) -> float:

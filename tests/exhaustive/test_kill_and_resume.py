@@ -1,6 +1,7 @@
 """Runs killed at random moments end like uninterrupted ones; the scripts do it for longer."""
 
 import contextlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -55,7 +56,7 @@ def test_power_cuts_change_nothing(suite, tmp_path):
 
 def test_a_short_soak_finds_no_failure(tmp_path):
     words = said(tmp_path, "soak.py", "--minutes", "0.1")
-    assert words.endswith("\n0 failures\n") and "run: " in words and "undisturbed: " in words
+    assert words.endswith("\n0 failures\n") and re.search(r"\brun: [1-9]", words)
 
 
 def test_stalls_wrong_clocks_and_killed_workers_change_nothing(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine
 
-from mtrl_fairgrad.runs.run_dir import CheckpointError, RunFolder
+from mtrl_fairgrad.runs.run_dir import RunFolder, RunFolderError
 from mtrl_fairgrad.utils import atomic_io
 from tests.support.faulty_disk import Killed, PatchedOs
 from tests.support.sample_run import CONFIG
@@ -57,6 +57,6 @@ class Folder(RuleBasedStateMachine):
             patched.setattr(atomic_io, "os", PatchedOs(disk))
             try:
                 action()
-            except (OSError, CheckpointError, Killed) as error:
+            except (OSError, RunFolderError, Killed) as error:
                 return error
         return None
