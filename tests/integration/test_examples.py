@@ -196,7 +196,7 @@ def test_the_own_network_is_trained_and_resumes(tmp_path):
 @pytest.mark.usefixtures("no_reports")
 def test_mt1_is_trained_and_its_policy_plays(tmp_path):
     example = load("mt1_in_two_minutes")
-    trained = example.main(*TINY, folder=tmp_path / "run")
+    trained = example.main(*TINY, "env.copies=1", folder=tmp_path / "run")
     assert rates(trained)[0] == [0, 10, 20]
     assert 0 <= example.play(trained.path, episodes=2, horizon=5) <= 1
 
