@@ -5,10 +5,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from mtrl_fairgrad import method_names, register_network
 from mtrl_fairgrad.utils.faults import FallbackWarning
+from tests.support.gated_network import Gated
 from tests.support.gpu_learner import (
     EAGER,
     FIRST,
@@ -120,14 +120,5 @@ def test_acting_in_a_graph_is_acting_eagerly(agent, device):
 def test_a_registered_network_is_replayed(device, monkeypatch):
     monkeypatch.setattr("mtrl_fairgrad.config.networks._registered", {})
 
-    @register_network("gated")
-    class Gated(nn.Module):
-        def __init__(self, inputs, outputs, width, depth):
-            super().__init__()
-            self.value, self.gate = nn.Linear(inputs, width), nn.Linear(inputs, width)
-            self.head = nn.Linear(width, outputs)
-
-        def forward(self, rows):
-            return self.head(self.value(rows).relu() * self.gate(rows).sigmoid())
-
+    register_network("gated")(Gated)
     compare(device, "method=fairgrad", "agent.network=gated")

@@ -14,6 +14,7 @@ from mtrl_fairgrad.agents.custom_networks import custom_network, register_networ
 from mtrl_fairgrad.config import networks as registry
 from mtrl_fairgrad.config.agent import AgentConfig, check_agent
 from tests.support.errors import refused
+from tests.support.gated_network import Gated
 from tests.support.small_learner import SMALL, go, learner_of
 from tests.support.tiny_runs import POINT_MASS, POINT_MASS_TASKS, composed
 
@@ -21,18 +22,6 @@ from tests.support.tiny_runs import POINT_MASS, POINT_MASS_TASKS, composed
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
     monkeypatch.setattr(registry, "_registered", {})
-
-
-class Gated(nn.Module):
-    """Two layers, one of which multiplies the other."""
-
-    def __init__(self, inputs, outputs, width, depth):
-        super().__init__()
-        self.value, self.gate = nn.Linear(inputs, width), nn.Linear(inputs, width)
-        self.head = nn.Linear(width, outputs)
-
-    def forward(self, rows):
-        return self.head(self.value(rows).relu() * self.gate(rows).sigmoid())
 
 
 def test_the_agent_s_networks_are_the_module_with_the_seed_s_parameters():
