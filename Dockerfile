@@ -2,8 +2,8 @@
 #
 #     docker build --tag mtrl-fairgrad .
 #     docker build --tag mtrl-fairgrad:cuda --build-arg TORCH=cuda .
-#     docker run --rm --volume "$PWD/runs:/work/runs" mtrl-fairgrad train preset=quick
-#     docker run --rm --gpus all --volume "$PWD/runs:/work/runs" mtrl-fairgrad:cuda train preset=fast
+#     docker run --rm --volume "$PWD/runs:/app/runs" mtrl-fairgrad train preset=quick
+#     docker run --rm --gpus all --volume "$PWD/runs:/app/runs" mtrl-fairgrad:cuda train preset=fast
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS wheel
@@ -29,9 +29,9 @@ RUN if test "$TORCH" = cpu; then \
         "$(echo /tmp/wheels/*.whl)[$EXTRAS]" \
     && rm -rf /tmp/wheels /tmp/constraints.txt
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics
-RUN useradd --create-home --uid 1000 user && install --directory --owner user /work /work/runs
+RUN useradd --create-home --uid 1000 user && install --directory --owner user /app /app/runs
 USER user
-WORKDIR /work
-VOLUME /work/runs
+WORKDIR /app
+VOLUME /app/runs
 ENTRYPOINT ["mtrl-fairgrad"]
 CMD ["--help"]

@@ -80,7 +80,7 @@ def test_what_is_not_a_regular_file_of_the_run_is_never_followed(command, sample
     failures = []
     for part, kind in cases[: EXAMPLES // 5]:
         place = prepare(tmp_path, sample)
-        plant(place / "work" / "run", part, kind, place / "outside")
+        plant(place / "inside" / "run", part, kind, place / "outside")
         failures += check(command, place, usual, f"{part} is {kind}")
     assert not failures
 
@@ -234,7 +234,7 @@ def test_every_command_survives_every_folder(sample, usual, tmp_path):
     def property_of(command, changes, data):
         place = prepare(tmp_path, sample)
         done = [
-            _mutate(data.draw, place / "work" / "run", place / "outside") for _ in range(changes)
+            _mutate(data.draw, place / "inside" / "run", place / "outside") for _ in range(changes)
         ]
         failures.extend(check(command, place, usual, "; ".join(done)))
 

@@ -79,7 +79,7 @@ def _link(target):
 
 def _link_to_copy(path, outside):
     """Link to a file or folder with the right content that belongs to somebody else."""
-    path.symlink_to(outside / "copies" / path.relative_to(outside.parent / "work" / "run"))
+    path.symlink_to(outside / "copies" / path.relative_to(outside.parent / "inside" / "run"))
 
 
 def _socket(path, outside):
@@ -174,8 +174,8 @@ class Answer:
 
 
 def prepare(place, sample):
-    """Copy a run to `place/work/run`, beside files of somebody else."""
-    for name in ("work", "outside"):
+    """Copy a run to `place/inside/run`, beside files of somebody else."""
+    for name in ("inside", "outside"):
         remove(place / name)
     outside = place / "outside"
     (outside / "folder").mkdir(parents=True)
@@ -183,7 +183,7 @@ def prepare(place, sample):
     (outside / "file").write_text(f"{SECRET}\n")
     for name in ("inner", "a.rows", ".a.tmp", "000000000020"):
         (outside / "folder" / name).write_text(f"{SECRET}\n")
-    shutil.copytree(sample, place / "work" / "run")
+    shutil.copytree(sample, place / "inside" / "run")
     return place
 
 
@@ -212,7 +212,7 @@ def ask(command, place):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
             sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
             sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
-            os.chdir(place / "work")
+            os.chdir(place / "inside")
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             limit = _virtual() + 4 * MEGABYTES * 2**20
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -307,12 +307,12 @@ def traces_outside(place, before):
     for path in before.keys() | after.keys():
         if before.get(path) != after.get(path):
             found.append(f"{path.relative_to(place)} was changed")
-    made = {path.name for path in (place / "work").iterdir()} - WRITTEN
+    made = {path.name for path in (place / "inside").iterdir()} - WRITTEN
     found += [f"{name} was made" for name in sorted(made)]
     secret = SECRET.encode()
     # Base64 has no bytes in common where it begins elsewhere: its inner part, for each beginning.
     hidden = [base64.b64encode(b"x" * n + secret)[4:-4] for n in range(3)]
-    files = [place / "out", place / "err", *(place / "work").rglob("*")]
+    files = [place / "out", place / "err", *(place / "inside").rglob("*")]
     for path in files:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > 2**26:
             continue
