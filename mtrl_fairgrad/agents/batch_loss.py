@@ -9,6 +9,7 @@ from torch import Tensor
 from mtrl_fairgrad.agents.networks import Tensors
 from mtrl_fairgrad.agents.optimizer import OptimizedParameters
 from mtrl_fairgrad.gradients.per_task import (
+    CapturedLoss,
     Combined,
     TaskGradients,
     TaskLoss,
@@ -34,9 +35,15 @@ class BatchLoss(NamedTuple):
         """Combine the task gradients by `method`; options as in `gradients.per_task.combine`."""
         return combine(method, *self._arguments, **self._apart, **options)
 
-    def gradients(self) -> TaskGradients:
-        """Compute all task gradients."""
-        return task_gradients(*self._arguments, **self._apart)
+    def gradients(self, halves: bool = False) -> TaskGradients:
+        """Compute all task gradients, as the loss is written: nothing is captured for them.
+
+        Args:
+            halves: of the two halves of each task's batch, see `gradients.per_task.task_gradients`.
+        """
+        loss, *others = self._arguments
+        plain = loss.loss if isinstance(loss, CapturedLoss) else loss
+        return task_gradients(plain, *others, **self._apart, halves=halves)
 
     def values(self) -> Tensor:
         """Compute the losses alone, `[S, K]`."""

@@ -45,6 +45,11 @@ from mtrl_fairgrad.gradients.graph_capture import Compile
 from mtrl_fairgrad.gradients.per_task import Combined, lift, over_seeds
 from mtrl_fairgrad.utils.validation import check_choice
 from mtrl_fairgrad.weighting import Method, gramian
+from mtrl_fairgrad.weighting.half_batches import (
+    ratio_of_squares,
+    unbiased_gramian,
+    whole_gramian,
+)
 
 
 class SAC:
@@ -350,19 +355,37 @@ class SAC:
 
     @torch.no_grad()
     def conflicts(self, batch: Batch, noise: Noise) -> Tensors:
-        """Compute `critic/gramian` and `actor/gramian`, `[S, K, K]`, without an update.
+        """Compute what no method need know, for the log, without an update.
 
-        Used for methods that build no Gramian themselves. The noise must include the actor's.
+        Args:
+            batch: of an update.
+            noise: of the same update, including the actor's.
+
+        Returns:
+            For the critics and the actor:
+
+            * `critic/gramian`, `actor/gramian` `[S, K, K]`;
+            * `critic/signal`, `actor/signal` `[S, K]`, if batches have halves: the share of a task
+              gradient's squared length that is no noise of the batch, estimated without bias from
+              the halves (see `weighting.half_batches`); it may lie outside of [0, 1].
         """
         assert noise.actions is not None
         temperature = self.log_temperature.exp()
         targets = self.bellman_targets(batch, noise, temperature)
-        critic = self.loss_of_critics(batch, targets).gradients()
-        actor = self.loss_of_actor(batch, noise.actions, temperature).gradients()
-        return {
-            "critic/gramian": gramian(critic.jacobian, 1),
-            "actor/gramian": gramian(actor.jacobian, 1),
+        losses = {
+            "critic": self.loss_of_critics(batch, targets),
+            "actor": self.loss_of_actor(batch, noise.actions, temperature),
         }
+        entries: Tensors = {}
+        split = batch.rewards.shape[-1] % 2 == 0
+        for network, loss in losses.items():
+            products = gramian(loss.gradients(halves=split).jacobian, 1)
+            if split:
+                whole = whole_gramian(products)
+                entries[f"{network}/signal"] = ratio_of_squares(unbiased_gramian(products), whole)
+                products = whole
+            entries[f"{network}/gramian"] = products
+        return entries
 
     @torch.no_grad()
     def reset(self, number: int) -> None:

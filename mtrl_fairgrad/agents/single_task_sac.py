@@ -142,9 +142,13 @@ class SingleTaskSAC:
         return tree_map_only(Tensor, lambda value: value.reshape(self._shape), info)
 
     def conflicts(self, batch: Batch, noise: Noise) -> Tensors:
-        """Return the Gramians `[S, K, K]`: diagonal, since tasks share no parameters."""
-        gramians = self.lanes.conflicts(*_lanes_of(batch, noise))
-        return {name: torch.diag_embed(g.reshape(self._shape)) for name, g in gramians.items()}
+        """See `SAC.conflicts`; the Gramians are diagonal, since tasks share no parameters."""
+        entries = self.lanes.conflicts(*_lanes_of(batch, noise))
+        by_task = {name: entry.reshape(self._shape) for name, entry in entries.items()}
+        return {
+            name: torch.diag_embed(entry) if name.endswith("gramian") else entry
+            for name, entry in by_task.items()
+        }
 
     def reset(self, number: int) -> None:
         """Re-initialise all lanes; see `SAC.reset`."""

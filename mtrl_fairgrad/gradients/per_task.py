@@ -135,6 +135,7 @@ def task_gradients(
     *inputs: Tensor | Tensors,
     own: Tensors | None = None,
     context: Any = None,
+    halves: bool = False,
 ) -> TaskGradients:
     """Compute every task's gradient for every seed in one backward pass.
 
@@ -146,8 +147,14 @@ def task_gradients(
         own: each task's own parameters, name -> `[S, K, *shape]`; None for none.
         context: anything else that the tasks of a seed share and that is not differentiated, a
             nesting of tensors `[S, ...]`; None is passed to the loss as `{}`.
+        halves: give the Jacobian two rows for each task, `[S, 2K, *shape]`, behind one another: the
+            gradients of the halves of its batch (`combine` says which inputs have halves).
+
+    Raises:
+        ValueError: parameters that are `DTensor`s, or a batch without halves.
     """
-    return _gradients(loss, _loss_arguments(shared, inputs, own, context))
+    gradients = _gradients_of_halves if halves else _gradients
+    return gradients(loss, _loss_arguments(shared, inputs, own, context))
 
 
 def task_losses(
@@ -245,8 +252,8 @@ def _split_batch(values: Tensor | Tensors) -> Tensor | Tensors:
     seeds, tasks, samples, *rest = values.shape
     if samples % 2:
         raise ValueError(
-            f"a batch of {samples} samples has no halves, which the method's "
-            "gramian=half_batches needs: give an even number."
+            f"a batch of {samples} samples has no halves, which gramian=half_batches needs: "
+            "give an even number."
         )
     return values.reshape((seeds, 2 * tasks, samples // 2, *rest))
 

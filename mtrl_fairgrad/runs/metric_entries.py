@@ -15,7 +15,8 @@ WORKERS_REPLACED = "workers/replaced"
 WALL_SECONDS = "wall_seconds"
 REPORTED = re.compile(
     rf"{SPEED}|{WORKERS_REPLACED}"
-    r"|\w+/(cosine/(mean|share_negative)|min_progress|residual|weights/.+|task_gradient_norm/.+)"
+    r"|\w+/(cosine/(mean|share_negative)|min_progress|residual"
+    r"|(weights|task_gradient_norm|signal|worsened)/.+)"
 )
 """Names that a report shows."""
 LOGGED = re.compile(rf"{REPORTED.pattern}|temperature/.+|critic/value/.+")

@@ -27,6 +27,9 @@ from mtrl_fairgrad.gradients.cuda_recorder import CudaRecorder, Recorder
 from mtrl_fairgrad.training.execution import execution_of
 from mtrl_fairgrad.training.graphed_acting import GraphedActing, send_packed
 from mtrl_fairgrad.training.update_schedule import updates_actor, updates_due
+from mtrl_fairgrad.weighting import JacobianAggregation
+from mtrl_fairgrad.weighting.base import unwrapped
+from mtrl_fairgrad.weighting.rescaling import worsened
 
 Groups = dict[str, dict[str, Tensor]]
 """Tensors of a checkpoint, by group and name."""
@@ -273,17 +276,23 @@ class Learner:
         )
 
     def report(self) -> dict[str, Tensor]:
-        """Return the values of the last update of critics and actor for the log, with Gramians.
+        """Return the values of the last update of critics and actor for the log.
 
-        Empty if there was none since the last report.
+        With `SAC.conflicts`, and for methods whose direction is a weighted sum of task gradients
+        with `critic/worsened` and `actor/worsened` `[S, K]`: 1 where the direction makes a task's
+        loss grow to first order, else 0. Empty if there was no update since the last report.
         """
         if self._latest is None:
             return {}
         batch, noise, info = self._latest
         self._latest = None
-        metrics = info.metrics()
-        if not {"critic/gramian", "actor/gramian"} <= metrics.keys():
-            metrics = {**self.agent.conflicts(batch, noise), **metrics}
+        metrics = {**self.agent.conflicts(batch, noise), **info.metrics()}
+        methods = {"critic": self.agent.critic_method, "actor": self.agent.actor_method}
+        for network, method in methods.items():
+            if not isinstance(unwrapped(method), JacobianAggregation):
+                metrics[f"{network}/worsened"] = worsened(
+                    metrics[f"{network}/gramian"], metrics[f"{network}/weights"]
+                )
         if self.rewards is not None:
             metrics = {**metrics, "reward_deviation": self.rewards.deviation}
         if self.returns is not None:

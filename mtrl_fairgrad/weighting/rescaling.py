@@ -85,3 +85,22 @@ def min_progress(gramian: Tensor, weights: Tensor) -> Tensor:
     progress = (gramian.double() @ wide.unsqueeze(-1))[..., 0]
     smallest = torch.where(wide == 0, torch.inf, progress).amin(-1)
     return torch.where((wide == 0).all(-1), 0, smallest)
+
+
+def worsened(gramian: Tensor, weights: Tensor) -> Tensor:
+    """Return 1 where a task's loss grows to first order along `−d`, `d = Σ_i w_i g_i`, else 0.
+
+    A loss counts as growing if `g_iᵀd < 0` beyond rounding: by more than 1e-6 of the lengths.
+
+    Args:
+        gramian: `[..., K, K]`.
+        weights: `[..., K]`.
+
+    Returns:
+        `[..., K]` float64, NaN where a weight or a gradient is.
+    """
+    wide, weights = gramian.double(), weights.double()
+    progress = (wide @ weights.unsqueeze(-1))[..., 0]
+    length = (progress * weights).sum(-1, keepdim=True).clamp(min=0).sqrt()
+    rounding = 1e-6 * wide.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt() * length
+    return torch.where(progress.isnan(), progress, (progress < -rounding).double())
