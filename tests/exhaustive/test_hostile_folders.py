@@ -6,6 +6,7 @@ memory, and no file outside the run is read into a result, changed or made.
 HOSTILE_EXAMPLES=2000 tries more of them.
 """
 
+import copy
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from tests.support.hostile_folders import (
     PLANTED,
     ask,
     faults_of,
+    is_editable,
     make_sample,
     parts_of,
     plant,
@@ -113,7 +115,7 @@ def _places(content, path=()):
 
 def _changed(draw, content):
     """Replace, remove or double some values of nested mappings and lists."""
-    content = json.loads(json.dumps(content))
+    content = copy.deepcopy(content)
     for *above, last in draw(
         st.lists(st.sampled_from(list(_places(content))), min_size=1, max_size=2)
     ):
@@ -135,7 +137,7 @@ def _changed(draw, content):
 
 def _new_cells(draw, data):
     """Replace, remove or add cells of a table."""
-    rows = [line.split(",") for line in data.decode().split("\n")]
+    rows = [line.split(",") for line in data.decode(errors="replace").split("\n")]
     for _ in range(draw(st.integers(1, 3))):
         row = draw(st.sampled_from(rows))
         column = draw(st.integers(0, len(row) - 1))
@@ -172,7 +174,7 @@ def _mutate(draw, folder, outside):
     part = draw(st.sampled_from(parts_of(folder)))
     path = folder / part
     kinds = ["plant", "remove"]
-    if path.is_file() and not path.is_symlink() and path.stat().st_size < 2**24:
+    if is_editable(path):
         kinds += ["bytes"] + ["content"] * 6 * (path.suffix in (".yaml", ".json", ".csv"))
     kind = draw(st.sampled_from(kinds))
     if kind == "plant":
@@ -190,11 +192,14 @@ def _mutate(draw, folder, outside):
     if path.suffix == ".csv":
         new = _new_cells(draw, data)
     elif path.name == "index.json":
-        with_index = json.loads(data)
         try:
-            write_index(path, _changed(draw, with_index["index"]))
+            content = json.loads(data)["index"]
         except (ValueError, TypeError, KeyError):
-            return "nothing"
+            return "nothing"  # an earlier change damaged it
+        try:
+            write_index(path, _changed(draw, content))
+        except (ValueError, TypeError, KeyError):
+            return "nothing"  # it has no JSON
         return f"{part} has other values"
     else:
         load, dump = (
@@ -211,7 +216,7 @@ def _mutate(draw, folder, outside):
         else:
             new = dump(_changed(draw, content)).encode(errors="surrogatepass")
     path.write_bytes(new)
-    if path.name == "state.json" and (path.parent / "index.json").is_file():
+    if path.name == "state.json" and is_editable(path.parent / "index.json"):
         try:
             sign(path.parent)
         except (ValueError, TypeError, KeyError, AttributeError):
