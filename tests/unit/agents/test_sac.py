@@ -377,6 +377,35 @@ def test_conflicts_are_the_gramians_of_the_same_losses():
     torch.testing.assert_close(result["actor/gramian"], info.actor.gramian, rtol=1e-5, atol=1e-8)
 
 
+def test_signal_is_the_product_of_the_gradients_of_halves():
+    agent = make_agent(learning_rate=1e-12)
+    batch, noise = draw_update(SeedStreams((0,)))
+    result = agent.conflicts(batch, noise)
+    targets = agent.bellman_targets(batch, noise, agent.log_temperature.exp())
+    half = batch.rewards.shape[-1] // 2
+
+    def gradients_of(part):
+        inputs = batch._replace(
+            **{name: getattr(batch, name)[:, :, part] for name in ("observations", "actions")}
+        )
+        rows = agent.loss_of_critics(inputs, targets[:, :, part]).gradients().jacobian
+        return torch.cat([row.flatten(2) for row in rows.values()], -1).double()
+
+    first, second = gradients_of(slice(half)), gradients_of(slice(half, None))
+    whole = (first + second) / 2
+    expected = (first * second).sum(-1) / whole.square().sum(-1)
+    torch.testing.assert_close(result["critic/signal"].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_without_halves_has_no_signal():
+    agent = make_agent()
+    batch, noise = draw_update(SeedStreams((0,)))
+    odd = [each[:, :, 1:] for each in (*batch[:5], noise.next_actions, noise.actions)]
+    noise = noise._replace(next_actions=odd[5], actions=odd[6])
+    found = agent.conflicts(type(batch)(*odd[:5]), noise)
+    assert found.keys() == {"critic/gramian", "actor/gramian"}
+
+
 def test_noise_and_batch_are_the_only_randomness():
     torch.manual_seed(0)
     first = make_agent()

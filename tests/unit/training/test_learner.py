@@ -93,3 +93,25 @@ def test_a_restored_learner_goes_on_bit_for_bit(agent):
         assert [
             name for name, value in expected.items() if not torch.equal(value, resumed[name])
         ] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "weighted"),
+    [
+        (("method=ls",), True),
+        (("method=fairgrad",), True),
+        (("method=fairgrad", "method.gramian=half_batches"), True),
+        (("agent=stl",), True),
+        (("method=moco",), False),  # weights averages of gradients
+    ],
+)
+def test_the_log_tells_signal_and_worsened_tasks_of_every_method(words, weighted):
+    learner = learner_of(*SMALL, *words)
+    go(learner, 0, 12, seeds=(0,))
+    metrics = learner.report()
+    for network in ("critic", "actor"):
+        assert metrics[f"{network}/gramian"].shape == (1, TASKS, TASKS)
+        assert metrics[f"{network}/signal"].shape == (1, TASKS)
+        assert (f"{network}/worsened" in metrics) == weighted
+        if weighted:
+            assert set(metrics[f"{network}/worsened"].flatten().tolist()) <= {0.0, 1.0}

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtrl_fairgrad.weighting.rescaling import at_length_of_mean, bound_ratios, min_progress
+from mtrl_fairgrad.weighting.rescaling import (
+    at_length_of_mean,
+    bound_ratios,
+    min_progress,
+    worsened,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -86,3 +91,23 @@ def test_the_smallest_progress_is_that_of_tasks_with_weight() -> None:
     assert min_progress(gramian, torch.tensor([1.0, 1, 1])) == -1
     assert min_progress(gramian, torch.zeros(3)) == 0
     assert min_progress(gramian, torch.full((3,), torch.nan)).isnan()
+
+
+def test_worsened_tasks_are_those_whose_gradient_points_away_from_the_direction():
+    gradients = torch.tensor([[3.0, 0], [-1, 1], [0, 1], [0, 0]], dtype=torch.float64)
+    weights = torch.tensor([1.0, 1, 1, 1], dtype=torch.float64) / 4
+    gramian = gradients @ gradients.mT
+    expected = ((gradients @ (weights @ gradients)) < 0).double()
+    assert expected.tolist() == [0, 0, 0, 0]
+    assert torch.equal(worsened(gramian, weights), expected)
+    gradients[1] = torch.tensor([-1.0, 0.1])
+    gramian = gradients @ gradients.mT
+    assert worsened(gramian, weights).tolist() == [0, 1, 0, 0]
+    assert worsened(1e-30 * gramian, weights).tolist() == [0, 1, 0, 0]
+    weights[0] = torch.nan
+    assert worsened(gramian, weights).isnan().all()
+
+
+def test_an_orthogonal_task_is_not_worsened_by_rounding():
+    gradients = torch.tensor([[1.0, 0], [-1e-9, 1e-3]], dtype=torch.float64)
+    assert worsened(gradients @ gradients.mT, torch.tensor([1.0, 0.0])).tolist() == [0, 0]
