@@ -10,8 +10,10 @@ A SET is a folder of run folders, such as runs/mt10 with runs/mt10/ls. The scrip
     OUT/SET.csv             every evaluation, with the run's protocol, versions, commit, machine and
                             wall-clock time
     OUT/SET.png             learning curves
+    OUT/SET.gradients.png   what the task gradients are like, if the page shows this file
 
-and figure and tables into the page, between `<!-- SET -->` and `<!-- end of SET -->`. A run is
+and figure and tables into the page, between `<!-- SET -->` and `<!-- end of SET -->`. Success at
+equal time is added where `measure_steps.py` has written OUT/SET.costs.csv. A run is
 published only if `verify` finds no problem, and a policy only if it repeats the success rates of
 the last evaluation exactly when its file is played on each task's 50 goals. Given OUT/SET itself,
 the script makes everything but the run folders again.
@@ -25,24 +27,29 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mtrl_fairgrad import evaluate  # noqa: E402
-from mtrl_fairgrad.analysis.report.figure_files import as_png  # noqa: E402
+from mtrl_fairgrad.analysis.report.figure_files import as_png, conflicts_as_png  # noqa: E402
 from mtrl_fairgrad.analysis.report.protocol_blocks import Block, make_blocks  # noqa: E402
 from mtrl_fairgrad.analysis.report.tables import (  # noqa: E402
+    NOTHING,
     Table,
     by_task,
     certainty,
     overview,
+    plus_minus,
     seed_ranks,
     update_shares,
 )
 from mtrl_fairgrad.analysis.run_groups import RunGroup, pool  # noqa: E402
+from mtrl_fairgrad.analysis.statistics import over_seeds  # noqa: E402
 from mtrl_fairgrad.analysis.verification import missing_entries, verify  # noqa: E402
 from mtrl_fairgrad.evaluation.model_card import write_card  # noqa: E402
 from mtrl_fairgrad.runs import metrics_log, resume_log  # noqa: E402
@@ -131,8 +138,14 @@ def publish(source: Path, out: Path, page: Path, policies: bool = True) -> None:
         )
     write_atomic(out / f"{name}.csv", csv_report([COLUMNS, *_rows(groups)]).encode())
     write_atomic(out / f"{name}.png", as_png(groups))
+    gradients = out / f"{name}.gradients.png"
+    if gradients.name in page.read_text():
+        if (content := conflicts_as_png(blocks[0])) is None:
+            raise NotPublished(f"{page} shows {gradients.name}, but {source} logged no gradients.")
+        write_atomic(gradients, content)
     figure = os.path.relpath((out / f"{name}.png").resolve(), page.resolve().parent)
-    _insert(page, name, section(blocks[0], Path(figure)))
+    costs = _costs(out / f"{name}.costs.csv")
+    _insert(page, name, section(blocks[0], Path(figure), costs))
 
 
 def _check(run: Path) -> None:
@@ -233,8 +246,23 @@ def _rows(groups: Sequence[RunGroup]) -> Iterator[tuple[object, ...]]:
                 yield (folder.path.name, group.label, row.seed, *measured, *provenance)
 
 
-def set_table(block: Block) -> Table:
-    """Return a row for each method: training, success, interquartile mean and duration."""
+def _costs(path: Path) -> dict[str, float]:
+    """Return each run's cost of a training step, relative to that of `ls`; empty without a file."""
+    if not is_present(path):
+        return {}
+    return {row["run"]: float(row["cost"]) for row in _read(path)}
+
+
+def set_table(block: Block, costs: Mapping[str, float]) -> Table:
+    """Return a row for each method: training, success, interquartile mean and duration.
+
+    With success at equal time if costs are known, and with tests against the plain mean if several
+    seeds of it were trained.
+
+    Args:
+        block: the set.
+        costs: of a training step by name of the run, relative to the plain mean.
+    """
     course, certain = overview(block), certainty(block)
     head = [
         "method",
@@ -250,19 +278,62 @@ def set_table(block: Block) -> Table:
         _, _, middle, took, _ = more
         spent = f"{steps} ({100 * group.env_steps[-1] / BUDGET:.2g}%)"
         rows.append([name, seeds, spent, untrained, last, middle, *over_course, took])
-    return Table(
-        course.title,
-        [*head, *course.head[-2:], "wall-clock"],
-        rows,
-        [*course.notes, *certain.notes],
+    head = [*head, *course.head[-2:], "wall-clock"]
+    notes = [*course.notes, *certain.notes]
+    for extra in (_at_equal_time(block, costs), _tests_against_mean(block)):
+        if extra is not None:
+            head += extra.head
+            rows = [[*row, *cells] for row, cells in zip(rows, extra.rows, strict=True)]
+            notes += extra.notes
+    return Table(course.title, head, rows, notes)
+
+
+def _mean_group(block: Block) -> int | None:
+    """Return the index of the one group of the plain mean with several seeds."""
+    found = [
+        n
+        for n, group in enumerate(block.groups)
+        if group.config["method.name"] == "ls" and len(group.seeds) > 1
+    ]
+    return found[0] if len(found) == 1 and len(block.groups) > 1 else None
+
+
+def _at_equal_time(block: Block, costs: Mapping[str, float]) -> Table | None:
+    """Return the columns of cost and of success in the time of the plain mean."""
+    reference = _mean_group(block)
+    if reference is None or not costs:
+        return None
+    last = block.groups[reference].env_steps[-1]
+    rows: list[list[str]] = []
+    for group in block.groups:
+        cost = float(np.mean([costs[folder.path.name] for folder in group.folders]))
+        curves = group.success.mean(axis=2)  # [T, S]
+        seeds = [np.interp(last / cost, group.env_steps, curve) for curve in curves.T]
+        rows.append([f"{cost:.2f}", plus_minus(*map(float, over_seeds(seeds, axis=0)))])
+    note = (
+        "Time of a step: processor time on one thread over that of the plain mean (ls), measured "
+        "in interleaved rounds. At equal time: success when the plain mean ends, interpolated "
+        "between evaluations; a slower method's learning rate has not fallen to its end by then."
     )
+    return Table("", ["time of a step", "at equal time"], rows, [note])
 
 
-def section(block: Block, figure: Path) -> str:
-    """Return the lines of the page about a set."""
+def _tests_against_mean(block: Block) -> Table | None:
+    """Return the columns of the seeds' rank tests against the plain mean."""
+    reference = _mean_group(block)
+    if reference is None:
+        return None
+    tests = [row[reference] for row in block.seed_ranks]
+    rows = [[NOTHING] * 2 if test is None else [f"{each.p:.2g}" for each in test] for test in tests]
+    note = "p: of the rank tests of seeds against the plain mean (ls), in the tables below."
+    return Table("", ["p of final", "p of course"], rows, [note])
+
+
+def section(block: Block, figure: Path, costs: Mapping[str, float]) -> str:
+    """Return the lines of the page about a set; arguments as in `set_table`."""
     lines = [f"![Success over training, mean and by task]({figure.as_posix()})"]
     tables = [
-        set_table(block),
+        set_table(block, costs),
         *seed_ranks(block),
         by_task(block),
         *update_shares(block)[:1],  # of the critic

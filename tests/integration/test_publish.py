@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import measure_steps
 import publish
 import pytest
 
@@ -16,6 +17,7 @@ from mtrl_fairgrad.analysis.run_groups import pool
 from mtrl_fairgrad.runs import fault_log, metrics_log
 from mtrl_fairgrad.runs.metrics_log import read_metrics
 from mtrl_fairgrad.runs.run_dir import RunFolder
+from tests.support.fabricated_runs import blocks_of_runs
 from tests.support.tiny_runs import TINY
 
 PUBLISHED = Path(publish.ROOT) / "results" / "mt10"
@@ -167,7 +169,46 @@ def test_a_set_of_somebody_else_is_one_sentence_and_text_in_the_page(small, plac
         there.with_name("linked").unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in PUBLISHED.glob("*.csv")))
+def test_methods_are_compared_with_the_plain_mean_at_equal_steps_and_at_equal_time(make):
+    """Success of ls is 0, 0.4, 0.8, that of the other method 0, 0.2, 0.6 at half the speed."""
+    ls = {0: [[0, 0]] * 4, 500: [[0.4, 0.4]] * 4, 1000: [[0.8, 0.8]] * 4}
+    other = {0: [[0, 0]] * 4, 500: [[0.1, 0.3]] * 4, 1000: [[0.6, 0.6]] * 4}
+    seeds = dict(seeds=(0, 1, 2, 3))
+    paths = make("ls", ls, method={"name": "ls"}, **seeds), make("other", other, **seeds)
+    [block] = blocks_of_runs(*paths)
+    table = publish.set_table(block, {"ls": 1.0, "other": 2.0})
+    added = ["time of a step", "at equal time", "p of final", "p of course"]
+    assert table.head[-4:] == added and not set(added) & set(publish.set_table(block, {}).head[:-2])
+    first, second = (dict(zip(table.head, row, strict=True)) for row in table.rows)
+    assert (first["time of a step"], first["at equal time"]) == ("1.00", "0.800 ± 0.000")
+    assert (second["time of a step"], second["at equal time"]) == ("2.00", "0.200 ± 0.000")
+    assert first["p of final"] == "–" and second["p of final"] == second["p of course"] == "0.029"
+
+
+def test_the_figure_of_gradients_is_made_where_the_page_shows_it(small, places, capsys):
+    out, page = places
+    page.write_text(f"![gradients](results/small.gradients.png)\n{PAGE}")
+    assert published(small, out, page, "--no-policies") == 0
+    assert (out / "small.gradients.png").read_bytes().startswith(b"\x89PNG")
+    (out / "small" / "ls" / "metrics.csv").write_text("env_steps,name,value\n0,wall_seconds,1\n")
+    assert published(out / "small", out, page) == 2
+    assert "logged no gradients" in capsys.readouterr().err
+
+
+def test_the_cost_of_steps_is_measured_for_each_run_of_a_set(small, tmp_path, capsys):
+    shutil.copytree(small / "ls", tmp_path / "set" / "ls")
+    shutil.copytree(small / "ls", tmp_path / "set" / "other")
+    words = ["--out", str(tmp_path), "--rounds", "1"]
+    assert measure_steps.main([str(tmp_path / "set"), *words]) == 0
+    costs = publish._costs(tmp_path / "set.costs.csv")
+    assert costs["ls"] == 1 and costs["other"] > 0 and len(costs) == 2
+    assert contents(tmp_path / "set" / "ls") == contents(small / "ls")
+    shutil.rmtree(tmp_path / "set" / "ls")
+    assert measure_steps.main([str(tmp_path / "set"), *words]) == 2
+    assert "has no run ls" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in PUBLISHED.iterdir() if path.is_dir()))
 def test_tables_in_the_repository_are_those_of_its_runs(name, tmp_path):
     page = publish.ROOT / "docs" / "results.md"
     copy, out = tmp_path / "docs" / "results.md", tmp_path / "results" / "mt10"

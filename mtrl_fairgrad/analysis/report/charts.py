@@ -24,6 +24,8 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import (
     Block,
     logged,
     negative_progress,
+    over_tasks,
+    spread,
     weight_shares,
 )
 from mtrl_fairgrad.analysis.run_groups import RunGroup
@@ -169,6 +171,9 @@ QUANTITIES: tuple[tuple[str, CurveOf, tuple[float, float] | None], ...] = (
         lambda g, net: logged(g, f"{net}/cosine/share_negative"),
         (0, 1),
     ),
+    ("longest over shortest task gradient", spread, None),
+    ("signal in task gradients", lambda g, net: over_tasks(g, f"{net}/signal"), (0, 1)),
+    ("share of tasks made worse", lambda g, net: over_tasks(g, f"{net}/worsened"), (0, 1)),
     ("share of updates that made some task worse", negative_progress, (0, 1)),
     (
         "relative residual of the method's equation",
@@ -211,7 +216,7 @@ def _curve_panel(
             )
         if limits is not None:
             axes.set_ylim(*limits)
-        elif "residual" in title:
+        elif "residual" in title or "shortest" in title:
             _logarithmic(axes, np.concatenate([series.values for series in curves.values()]))
         elif "cosine" in title:
             axes.axhline(0, color=MUTED, linewidth=0.8)

@@ -55,6 +55,15 @@ def as_svg(panel: Panel, size: tuple[float, float] | None = None) -> bytes:
         return image(figure, "svg", metadata=no_metadata, dpi=200)
 
 
+def conflicts_as_png(block: Block) -> bytes | None:
+    """Render what `charts.conflicts` has of both networks as PNG; None if nothing was logged."""
+    panels = charts.conflicts(block)
+    legend = [(group.label, block.styles[group.label]) for group in block.groups]
+    if not panels:
+        return None
+    return _page(panels, block.protocol, legend, 4, "png", dpi=150)
+
+
 def as_pdf(
     panels: Sequence[Panel], protocol: str, legend: Sequence[tuple[str, Style]], columns: int
 ) -> bytes:
@@ -66,6 +75,17 @@ def as_pdf(
         legend: label and style of each method; may be empty.
         columns: number of panels in a row.
     """
+    return _page(panels, protocol, legend, columns, "pdf", metadata={"CreationDate": None})
+
+
+def _page(
+    panels: Sequence[Panel],
+    protocol: str,
+    legend: Sequence[tuple[str, Style]],
+    columns: int,
+    kind: str,
+    **options: Any,
+) -> bytes:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -83,7 +103,7 @@ def as_pdf(
             axes.set_title(shown(panel.title), fontsize=8.5)
         figure.suptitle(shown(protocol, width=round(14 * page)), fontsize=8)
         _legend(figure, keys)
-        return image(figure, "pdf", metadata={"CreationDate": None})
+        return image(figure, kind, **options)
 
 
 def pdf_figures(blocks: Sequence[Block]) -> Iterator[tuple[str, bytes]]:

@@ -25,6 +25,7 @@ from mtrl_fairgrad.runs.metrics_log import RunMetrics, Series
 
 SEPARATOR = " · "
 """What stands between the parts of a protocol in one line."""
+NO_ENTRIES = Series(np.empty(0), np.empty(0))
 
 
 class Cost(NamedTuple):
@@ -186,12 +187,46 @@ def logged(group: RunGroup, tag: str) -> Series:
 
 
 def negative_progress(group: RunGroup, network: str) -> Series:
-    """Compute the share of updates that made some task worse; empty if not logged."""
+    """Compute the share of updates that made some task worse; empty if not logged.
+
+    Also empty if `NETWORK/worsened` was logged, which tells it of each seed and task.
+    """
+    if any(run.by_task(f"{network}/worsened") for run, _ in _runs(group)):
+        return NO_ENTRIES
     parts = ((metric_curves.negative_progress(run, network), seeds) for run, seeds in _runs(group))
     # A share needs more entries in a bin than a mean.
     return metric_curves.mean_curve(
         ((series, seeds) for series, seeds in parts if series is not None), points=25
     )
+
+
+def of_tasks(group: RunGroup, tag: str) -> tuple[Array, Array] | None:
+    """Average the curves `tag/TASK` over a group's runs, in the order of `group.tasks`.
+
+    Returns:
+        env_steps `[N]` and values `[K, N]`; None if not logged for every task at the same steps.
+    """
+    curves = [logged(group, f"{tag}/{task}") for task in group.tasks]
+    first = curves[0].env_steps
+    if not len(first) or any(not np.array_equal(curve.env_steps, first) for curve in curves):
+        return None
+    return first, np.array([curve.values for curve in curves])
+
+
+def over_tasks(group: RunGroup, tag: str) -> Series:
+    """Average what was logged as `tag/TASK` over tasks; empty if not logged for all."""
+    found = of_tasks(group, tag)
+    return NO_ENTRIES if found is None else Series(found[0], found[1].mean(axis=0))
+
+
+def spread(group: RunGroup, network: str) -> Series:
+    """Divide the length of the longest task gradient by that of the shortest; empty if unknown."""
+    found = of_tasks(group, f"{network}/task_gradient_norm")
+    if found is None or len(group.tasks) == 1:
+        return NO_ENTRIES
+    steps, norms = found
+    shortest = norms.min(axis=0)
+    return Series(steps, norms.max(axis=0) / np.where(shortest > 0, shortest, np.nan))
 
 
 def weight_shares(group: RunGroup, network: str) -> list[Series] | None:
@@ -200,13 +235,13 @@ def weight_shares(group: RunGroup, network: str) -> list[Series] | None:
     Returns:
         K series with the same steps; None if weights were not logged for every task at these.
     """
-    weights = [logged(group, f"{network}/weights/{task}") for task in group.tasks]
-    first = weights[0].env_steps
-    if not len(first) or any(not np.array_equal(weight.env_steps, first) for weight in weights):
+    found = of_tasks(group, f"{network}/weights")
+    if found is None:
         return None
-    mean = np.mean([weight.values for weight in weights], axis=0)
+    steps, weights = found
+    mean = weights.mean(axis=0)
     safe = np.where(mean == 0, np.nan, mean)
-    return [Series(first, weight.values / safe) for weight in weights]
+    return [Series(steps, weight / safe) for weight in weights]
 
 
 def update_share(group: RunGroup, network: str) -> Array | None:

@@ -90,6 +90,37 @@ def test_conflict_panels_are_those_that_something_was_logged_for(make):
     assert painted(cosine).get_xlim() == (0, 1000)
 
 
+def test_what_is_logged_by_task_is_shown_as_one_curve(make):
+    path = make("a")
+    first, second = TASKS
+    log(
+        path,
+        {
+            f"critic/task_gradient_norm/{first}": {0: 2.0, 500: 0.0},
+            f"critic/task_gradient_norm/{second}": {0: 0.5, 500: 3.0},
+            f"critic/signal/{first}": {0: 0.25, 500: -0.1},
+            f"critic/signal/{second}": {0: 0.75, 500: 0.3},
+            f"critic/worsened/{first}": {0: 0.0, 500: 0.4},
+            f"critic/worsened/{second}": {0: 1.0, 500: 0.0},
+            f"actor/signal/{first}": {0: 0.5},  # not of every task
+            "critic/min_progress": {0: -1.0, 500: 1.0},  # `worsened` says more
+        },
+    )
+    curves = {
+        panel.title: painted(panel).lines[0].get_ydata()
+        for panel in charts.conflicts(blocks_of_runs(path)[0])
+    }
+    expected = {
+        "critic: longest over shortest task gradient": [4.0],
+        "critic: signal in task gradients": [0.5, 0.1],
+        "critic: share of tasks made worse": [0.5, 0.2],
+    }
+    assert curves.keys() == expected.keys()
+    for title, values in expected.items():
+        shown = curves[title][np.isfinite(curves[title])]
+        assert shown == pytest.approx(values)
+
+
 def test_a_residual_that_is_always_zero_has_no_logarithm(make):
     path = make("a")
     log(path, {"actor/residual": {0: 0.0, 500: 0.0}})
