@@ -43,6 +43,7 @@ from mtrl_fairgrad.analysis.report.tables import (  # noqa: E402
     Table,
     by_task,
     certainty,
+    gradients,
     overview,
     plus_minus,
     seed_ranks,
@@ -337,6 +338,7 @@ def section(block: Block, figure: Path, costs: Mapping[str, float]) -> str:
         *seed_ranks(block),
         by_task(block),
         *update_shares(block)[:1],  # of the critic
+        *gradients(block),
     ]
     for table in tables:
         lines += ["", *markdown_table(table.all_rows)]

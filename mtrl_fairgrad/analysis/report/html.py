@@ -112,6 +112,7 @@ class Section:
     even_weights: str
     """Groups and networks whose task weights are equal."""
     update_shares: list[Table]
+    gradients: list[Table]
     faults: Table | None
     videos: list[Video]
     runs: list[RunRow]
@@ -174,6 +175,7 @@ def _section(block: Block, anchor: str, videos: list[Video]) -> Section:
         weights=[_figure(panel, block, COLUMN_WIDTH) for panel in weights],
         even_weights="; ".join(even),
         update_shares=tables.update_shares(block),
+        gradients=tables.gradients(block),
         faults=tables.faults(block),
         videos=videos,
         runs=[_run(group, n) for group in block.groups for n in range(len(group.folders))],

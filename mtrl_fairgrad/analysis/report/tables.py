@@ -5,8 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from mtrl_fairgrad.analysis.report.figure_style import shortened
-from mtrl_fairgrad.analysis.report.protocol_blocks import Block, Improvement, cost, update_share
+from mtrl_fairgrad.analysis.report.protocol_blocks import (
+    Block,
+    Improvement,
+    cost,
+    logged,
+    over_tasks,
+    spread,
+    update_share,
+)
 from mtrl_fairgrad.analysis.run_groups import RunGroup
 from mtrl_fairgrad.analysis.statistics import ARRANGEMENTS, Interval, RankTest
 from mtrl_fairgrad.config.guard import STOP
@@ -128,6 +138,41 @@ def update_shares(block: Block) -> list[Table]:
         tables.append(
             Table(title, [f"share of the {network} update", *column_names(block)], rows, [note])
         )
+    return tables
+
+
+def gradients(block: Block) -> list[Table]:
+    """Tabulate what the task gradients were like over training, by network.
+
+    Networks without logged gradients are left out, and so is a single task.
+    """
+    head = ["longest / shortest", "mean cosine", "pairs in conflict", "signal", "tasks made worse"]
+    note = (
+        "Task gradients, mean over training: the median of the longest's length over the "
+        "shortest's; cosine of two tasks' gradients, and how often it is negative; share of a "
+        "gradient's squared length that is no noise of the batch; how often a task's loss grows "
+        "along the update to first order. Lengths are means over a run's seeds."
+    )
+    tables: list[Table] = []
+    for network in block.networks if len(block.tasks) > 1 else ():
+        rows: list[list[str]] = []
+        for name, group in zip(row_names(block), block.groups, strict=True):
+            ratios = spread(group, network).values
+            others = (
+                logged(group, f"{network}/cosine/mean"),
+                logged(group, f"{network}/cosine/share_negative"),
+                over_tasks(group, f"{network}/signal"),
+                over_tasks(group, f"{network}/worsened"),
+            )
+            middle = np.nanmedian(ratios) if np.isfinite(ratios).any() else None
+            cells = [NOTHING if middle is None else f"{middle:,.{0 if middle >= 100 else 1}f}"]
+            cells += [
+                f"{each.values.mean():.2f}" if len(each.values) else NOTHING for each in others
+            ]
+            rows.append([name, *cells])
+        if any(cell != NOTHING for row in rows for cell in row[1:]):
+            title = f"Task gradients of the {network}"
+            tables.append(Table(title, [f"{network}'s gradients", *head], rows, [note]))
     return tables
 
 

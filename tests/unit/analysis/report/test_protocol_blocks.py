@@ -10,7 +10,7 @@ from mtrl_fairgrad.analysis.report.protocol_blocks import (
     update_share,
     weight_shares,
 )
-from mtrl_fairgrad.analysis.report.tables import update_shares
+from mtrl_fairgrad.analysis.report.tables import gradients, update_shares
 from mtrl_fairgrad.runs.metric_entries import SPEED
 from tests.support.fabricated_runs import COURSE, METHOD, TASKS, blocks_of_runs, log
 
@@ -161,3 +161,24 @@ def test_a_method_that_logged_no_weights_has_no_parts(make):
     log(path, {f"critic/task_gradient_norm/{task}": {0: 1.0} for task in TASKS})
     [block] = blocks_of_runs(path)
     assert update_share(block.groups[0], "critic") is None and update_shares(block) == []
+
+
+def test_a_table_tells_what_task_gradients_were_like(make):
+    path, silent = make("a"), make("b", method={"name": "ls"})
+    first, second = TASKS
+    log(
+        path,
+        {
+            f"critic/task_gradient_norm/{first}": {0: 2.0, 500: 9.0, 1000: 1.0},
+            f"critic/task_gradient_norm/{second}": {0: 0.5, 500: 1.0, 1000: 1.0},
+            f"critic/weights/{first}": {0: 1.0},
+            "critic/cosine/mean": {0: -0.5, 500: 0.1},
+            f"critic/signal/{first}": {0: 0.2, 500: 0.4},
+            f"critic/signal/{second}": {0: 0.6, 500: 0.8},
+        },
+    )
+    [block] = blocks_of_runs(path, silent)
+    [table] = gradients(block)
+    assert table.rows[0][1:] == ["4.0", "-0.20", "–", "0.50", "–"]
+    assert table.rows[1][1:] == ["–"] * 5
+    assert gradients(blocks_of_runs(silent)[0]) == []
