@@ -1,6 +1,7 @@
 """Publish finished runs: evaluations, metrics and policies, small enough for a repository.
 
-    python scripts/publish.py SET... [--out results/mt10] [--page docs/results.md] [--no-policies]
+    python scripts/publish.py SET... [--out results/mt10] [--page docs/results.md]
+                                     [--one-policy | --no-policies]
 
 A SET is a folder of run folders, such as runs/mt10 with runs/mt10/ls. The script writes
 
@@ -52,6 +53,7 @@ from mtrl_fairgrad.analysis.report.tables import (  # noqa: E402
 from mtrl_fairgrad.analysis.run_groups import RunGroup, pool  # noqa: E402
 from mtrl_fairgrad.analysis.statistics import over_seeds  # noqa: E402
 from mtrl_fairgrad.analysis.verification import missing_entries, verify  # noqa: E402
+from mtrl_fairgrad.config.schema import flatten  # noqa: E402
 from mtrl_fairgrad.evaluation.model_card import write_card  # noqa: E402
 from mtrl_fairgrad.runs import metrics_log, resume_log  # noqa: E402
 from mtrl_fairgrad.runs.base_run_dir import write_description  # noqa: E402
@@ -68,6 +70,8 @@ COPIED = ("evaluations.csv", "incidents.csv", resume_log.NAME)
 CURVE_POINTS = 60
 LICENCE = "mit"
 """Of the published policies, as of the repository."""
+ALL, ONE, NONE = "all", "one", "none"
+"""Which policies of a run are published."""
 COLUMNS = (
     *("run", "method", "seed", "env_steps", "task", "episodes", "success"),
     *("return", "return_until_success", "protocol"),
@@ -89,26 +93,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("sets", type=Path, nargs="+", metavar="SET")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "mt10")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md")
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--one-policy", action="store_true", help="only that of each run's first seed, for size"
+    )
+    which.add_argument(
         "--no-policies", action="store_true", help="leave policies as they are, or out"
     )
     options = parser.parse_args(arguments)
     try:
         for source in options.sets:
-            publish(source, options.out, options.page, policies=not options.no_policies)
+            policies = NONE if options.no_policies else ONE if options.one_policy else ALL
+            publish(source, options.out, options.page, policies)
     except (ValueError, OSError) as error:
         return fail(error)
     return 0
 
 
-def publish(source: Path, out: Path, page: Path, policies: bool = True) -> None:
+def publish(source: Path, out: Path, page: Path, policies: str = ALL) -> None:
     """Publish one set.
 
     Args:
         source: a folder of run folders; its name is the set's.
         out: where the set goes.
         page: the Markdown page with the markers of the set.
-        policies: export and play the policies, which takes minutes for each seed.
+        policies: `ALL`, `ONE` of each run or `NONE`: those that are exported and played, which
+            takes minutes for each seed.
 
     Raises:
         NotPublished: a run cannot be trusted, or a policy does not repeat its scores.
@@ -126,8 +136,8 @@ def publish(source: Path, out: Path, page: Path, policies: bool = True) -> None:
             _check(run)
         for run in runs:
             _copy(run, out / name / run.name)
-            if policies:
-                _export(run, out / name / run.name / "policies")
+            if policies != NONE:
+                _export(run, out / name / run.name / "policies", policies == ONE)
     published = [out / name / run.name for run in runs]
     for run in published:
         write_card(run / "policies", LICENCE)
@@ -184,18 +194,29 @@ def _copy(run: Path, there: Path) -> None:
     )
 
 
-def _export(run: Path, there: Path) -> None:
-    """Export every seed's policy; each must repeat the run's last evaluation from its file."""
-    rows = RunFolder.open(run).evaluations()
+def _export(run: Path, there: Path, first_alone: bool) -> None:
+    """Export policies; each must repeat the run's last evaluation from its file.
+
+    Args:
+        run: the run folder.
+        there: the folder of the policies.
+        first_alone: only that of the first seed.
+    """
+    folder = RunFolder.open(run)
+    rows = folder.evaluations()
     last = max(row.env_steps for row in rows)
+    briefly = [] if flatten(folder.config)["eval.full_episodes"] else ["--stop-at-success"]
     stated = {(row.seed, row.task): row.success for row in rows if row.env_steps == last}
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "policies"
-        if evaluate.main([str(run), "--step", str(last), "--out", scratch, "--export", str(made)]):
+        words = ["--step", str(last), *briefly, "--out", scratch, "--export", str(made)]
+        if first_alone:
+            words += ["--seed", str(folder.config["seeds"][0])]
+        if evaluate.main([str(run), *words]):
             raise NotPublished(f"the policies of {run} could not be exported.")
         for policy in sorted(made.glob("*.json")):
             played = Path(scratch) / policy.stem
-            if evaluate.main([str(policy), "--out", str(played)]):
+            if evaluate.main([str(policy), *briefly, "--out", str(played)]):
                 raise NotPublished(f"{policy.name} of {run} could not be played.")
             [table] = played.glob("evaluation-*.csv")
             played_rates = {

@@ -195,6 +195,12 @@ def test_the_figure_of_gradients_is_made_where_the_page_shows_it(small, places, 
     assert "logged no gradients" in capsys.readouterr().err
 
 
+def test_one_policy_of_each_run_is_that_of_its_first_seed(small, places):
+    assert published(small, *places, "--one-policy") == 0
+    policies = places[0] / "small" / "ls" / "policies"
+    assert [path.name for path in policies.glob("*.pt2")] == ["policy-40-seed0.pt2"]
+
+
 def test_the_cost_of_steps_is_measured_for_each_run_of_a_set(small, tmp_path, capsys):
     shutil.copytree(small / "ls", tmp_path / "set" / "ls")
     shutil.copytree(small / "ls", tmp_path / "set" / "other")
