@@ -278,8 +278,8 @@ def _costs(path: Path) -> dict[str, float]:
 def set_table(block: Block, costs: Mapping[str, float]) -> Table:
     """Return a row for each method: training, success, interquartile mean and duration.
 
-    With success at equal time if costs are known, and with tests against the plain mean if several
-    seeds of it were trained.
+    With tests against the plain mean if the set has several seeds of it, in a run called `ls`, and
+    with success at equal time if costs are known.
 
     Args:
         block: the set.
@@ -311,13 +311,13 @@ def set_table(block: Block, costs: Mapping[str, float]) -> Table:
 
 
 def _mean_group(block: Block) -> int | None:
-    """Return the index of the one group of the plain mean with several seeds."""
+    """Return the index of the group of the run `ls`; None without several groups and seeds."""
     found = [
         n
         for n, group in enumerate(block.groups)
-        if group.config["method.name"] == "ls" and len(group.seeds) > 1
+        if "ls" in [folder.path.name for folder in group.folders] and len(group.seeds) > 1
     ]
-    return found[0] if len(found) == 1 and len(block.groups) > 1 else None
+    return found[0] if found and len(block.groups) > 1 else None
 
 
 def _at_equal_time(block: Block, costs: Mapping[str, float]) -> Table | None:

@@ -172,7 +172,7 @@ QUANTITIES: tuple[tuple[str, CurveOf, tuple[float, float] | None], ...] = (
         (0, 1),
     ),
     ("longest over shortest task gradient", spread, None),
-    ("signal in task gradients", lambda g, net: over_tasks(g, f"{net}/signal"), (0, 1)),
+    ("signal in task gradients", lambda g, net: over_tasks(g, f"{net}/signal"), None),
     ("share of tasks made worse", lambda g, net: over_tasks(g, f"{net}/worsened"), (0, 1)),
     ("share of updates that made some task worse", negative_progress, (0, 1)),
     (
@@ -218,8 +218,10 @@ def _curve_panel(
             axes.set_ylim(*limits)
         elif "residual" in title or "shortest" in title:
             _logarithmic(axes, np.concatenate([series.values for series in curves.values()]))
-        elif "cosine" in title:
+        elif "signal" in title or "cosine" in title:
             axes.axhline(0, color=MUTED, linewidth=0.8)
+            if "signal" in title:  # an estimate, whose outliers would flatten the curve
+                axes.set_ylim(-0.25, 1)
         axes.set_xlim(0, max(group.env_steps[-1] for group in block.groups) or None)
         set_steps_axis(axes, ticks=4)
 
