@@ -325,6 +325,12 @@ def _at_equal_time(block: Block, costs: Mapping[str, float]) -> Table | None:
     reference = _mean_group(block)
     if reference is None or not costs:
         return None
+    names = [folder.path.name for group in block.groups for folder in group.folders]
+    if missing := sorted({*names} - costs.keys()):
+        raise NotPublished(
+            f"the costs of steps lack the run {missing[0]}: measure the set again with "
+            "scripts/measure_steps.py."
+        )
     last = block.groups[reference].env_steps[-1]
     rows: list[list[str]] = []
     for group in block.groups:

@@ -92,7 +92,7 @@ def check_goes_on(folder, whole):
     ("limit", "what", "safe"),
     [
         (7000, "checkpoints/000000000000", "there is no checkpoint yet"),
-        (26500, "events.out.tfevents", "the checkpoint at env_steps=30 is safe"),
+        (31000, "events.out.tfevents", "the checkpoint at env_steps=30 is safe"),
     ],
 )
 def test_files_may_not_grow_further(limit, what, safe, tmp_path, whole):
