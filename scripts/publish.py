@@ -70,6 +70,8 @@ COPIED = ("evaluations.csv", "incidents.csv", resume_log.NAME)
 CURVE_POINTS = 60
 LICENCE = "mit"
 """Of the published policies, as of the repository."""
+REFERENCE = "ls"
+"""Name of the run of the plain mean, with which the others of its set are compared."""
 ALL, ONE, NONE = "all", "one", "none"
 """Which policies of a run are published."""
 COLUMNS = (
@@ -126,7 +128,7 @@ def publish(source: Path, out: Path, page: Path, policies: str = ALL) -> None:
         OSError: a file cannot be read or written.
     """
     name = source.resolve().name
-    runs = [run for run in entries(source) if is_present(run / "config.yaml")]
+    runs = runs_of(source)
     for run in runs:
         entries(run, root=source)  # a link is refused
     if not runs:
@@ -157,6 +159,11 @@ def publish(source: Path, out: Path, page: Path, policies: str = ALL) -> None:
     figure = os.path.relpath((out / f"{name}.png").resolve(), page.resolve().parent)
     costs = _costs(out / f"{name}.costs.csv")
     _insert(page, name, section(blocks[0], Path(figure), costs))
+
+
+def runs_of(source: Path) -> list[Path]:
+    """Return the run folders of a set."""
+    return [run for run in entries(source) if is_present(run / "config.yaml")]
 
 
 def _check(run: Path) -> None:
@@ -315,7 +322,7 @@ def _mean_group(block: Block) -> int | None:
     found = [
         n
         for n, group in enumerate(block.groups)
-        if "ls" in [folder.path.name for folder in group.folders] and len(group.seeds) > 1
+        if REFERENCE in [folder.path.name for folder in group.folders] and len(group.seeds) > 1
     ]
     return found[0] if found and len(block.groups) > 1 else None
 

@@ -11,6 +11,7 @@ from mtrl_fairgrad.runs.metrics_log import Array, RunMetrics, Series
 NEGATIVE_PROGRESS = -1e-4
 """Limit of `g_iᵀd`, relative to the largest squared gradient norm; values above count as zero.
 With UPGrad, MGDA and others it is often exactly zero, where rounding decides the sign."""
+NO_ENTRIES = Series(np.empty(0), np.empty(0))
 
 
 def mean_curve(parts: Iterable[tuple[Series, float]], points: int = 60) -> Series:
@@ -26,7 +27,7 @@ def mean_curve(parts: Iterable[tuple[Series, float]], points: int = 60) -> Serie
     """
     given = [(series, weight) for series, weight in parts if len(series.env_steps)]
     if not given:
-        return Series(np.empty(0), np.empty(0))
+        return NO_ENTRIES
     steps = np.concatenate([series.env_steps for series, _ in given])
     values = np.concatenate([series.values for series, _ in given])
     weights = np.concatenate([np.full(len(series.env_steps), weight) for series, weight in given])

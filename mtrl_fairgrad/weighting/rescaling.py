@@ -82,8 +82,7 @@ def min_progress(gramian: Tensor, weights: Tensor) -> Tensor:
     It is 0 where all weights are 0, and NaN where one is NaN.
     """
     wide = weights.double()
-    progress = (gramian.double() @ wide.unsqueeze(-1))[..., 0]
-    smallest = torch.where(wide == 0, torch.inf, progress).amin(-1)
+    smallest = torch.where(wide == 0, torch.inf, _progress(gramian, wide)).amin(-1)
     return torch.where((wide == 0).all(-1), 0, smallest)
 
 
@@ -99,8 +98,13 @@ def worsened(gramian: Tensor, weights: Tensor) -> Tensor:
     Returns:
         `[..., K]` float64, NaN where a weight or a gradient is.
     """
-    wide, weights = gramian.double(), weights.double()
-    progress = (wide @ weights.unsqueeze(-1))[..., 0]
+    progress = _progress(gramian, weights)
     length = (progress * weights).sum(-1, keepdim=True).clamp(min=0).sqrt()
-    rounding = 1e-6 * wide.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt() * length
-    return torch.where(progress.isnan(), progress, (progress < -rounding).double())
+    lengths = gramian.double().diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    worse = progress < -1e-6 * lengths * length
+    return torch.where(progress.isnan(), progress, worse.double())
+
+
+def _progress(gramian: Tensor, weights: Tensor) -> Tensor:
+    """Return all `g_iᵀd`, `[..., K]` float64."""
+    return (gramian.double() @ weights.double().unsqueeze(-1))[..., 0]

@@ -17,18 +17,16 @@ from dataclasses import replace
 from itertools import cycle
 
 import numpy as np
-from gymnasium.spaces import flatdim
 from numpy.typing import NDArray
 
 from mtrl_fairgrad.config.schema import AgentConfig, EnvConfig
 from mtrl_fairgrad.envs.task_names import MT10
 from mtrl_fairgrad.envs.vector_env import Step
 from mtrl_fairgrad.training import loop
-from mtrl_fairgrad.training.factory import make_learner
 from mtrl_fairgrad.training.trainer import Trainer
 
 from . import machine
-from .runs import configuration, training
+from .runs import begin, configuration, training
 from .settings import Row, Settings, Size
 from .timing import interleaved, milliseconds, ratio
 from .update import learner, updates
@@ -52,8 +50,6 @@ class TimedTrainer:
         self._wait = trainer.envs.step_wait
         trainer.envs.step_wait = self._timed_wait
         self._workers = [child.pid for child in multiprocessing.active_children() if child.pid]
-        spaces = trainer.envs.single_observation_space, trainer.envs.single_action_space
-        self._dims = flatdim(spaces[0]), flatdim(spaces[1])
         shape = trainer.envs.action_space.shape or ()
         self._actions = cycle(np.random.default_rng(0).uniform(-1, 1, (100, *shape)).astype("f4"))
 
@@ -67,22 +63,9 @@ class TimedTrainer:
         return sum(map(machine.cpu_seconds, self._workers)) if machine.KNOWN else math.nan
 
     def begin(self, width: int) -> None:
-        """Train new networks of this width past the warm-up.
-
-        The simulators stay the same, because they take long to build.
-        """
-        trainer, agent = self.trainer, replace(self.trainer.config.agent, width=width)
-        trainer.config, trainer.progress.env_steps = replace(trainer.config, agent=agent), 0
-        observation, action = self._dims
-        trainer.learner = make_learner(
-            trainer.config,
-            len(trainer.config.env.tasks or ()),
-            observation,
-            action,
-            trainer.learner.device,
-        )
-        while not trainer.learner.updates:
-            loop.step(trainer)
+        """Train new networks of this width past the warm-up."""
+        agent = replace(self.trainer.config.agent, width=width)
+        begin(self.trainer, replace(self.trainer.config, agent=agent))
         self.stepping = self.waited = self.simulated = 0.0
 
     def step(self, number: int) -> None:

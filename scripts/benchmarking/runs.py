@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gymnasium.spaces import flatdim
 
 from mtrl_fairgrad.config.env import task_names
 from mtrl_fairgrad.config.schema import AgentConfig, Config, EnvConfig, EvalConfig, validate
-from mtrl_fairgrad.training.factory import make_trainer
+from mtrl_fairgrad.training import loop
+from mtrl_fairgrad.training.factory import make_learner, make_trainer
 from mtrl_fairgrad.training.run_setup import open_folder
 from mtrl_fairgrad.training.trainer import Trainer
 from mtrl_fairgrad.weighting import method_options
@@ -38,6 +40,21 @@ def configuration(
     config.env.tasks = list(task_names(config.env))
     validate(config)
     return config
+
+
+def begin(trainer: Trainer, config: Config) -> None:
+    """Give a trainer a new learner, and step past the warm-up.
+
+    The simulators stay the same, because they take long to build.
+    """
+    spaces = trainer.envs.single_observation_space, trainer.envs.single_action_space
+    observation, action = (flatdim(space) for space in spaces)
+    trainer.config, trainer.progress.env_steps = config, 0
+    trainer.learner = make_learner(
+        config, len(config.env.tasks or ()), observation, action, trainer.learner.device
+    )
+    while not trainer.learner.updates:
+        loop.step(trainer)
 
 
 @contextmanager

@@ -163,69 +163,30 @@ def heat_map(block: Block) -> Panel:
 
 # ---- conflict between tasks ----
 
-CurveOf = Callable[[RunGroup, str], Series]
-QUANTITIES: tuple[tuple[str, CurveOf, tuple[float, float] | None], ...] = (
-    ("mean cosine between task gradients", lambda g, net: logged(g, f"{net}/cosine/mean"), None),
-    (
-        "share of task pairs in conflict",
-        lambda g, net: logged(g, f"{net}/cosine/share_negative"),
-        (0, 1),
-    ),
-    ("longest over shortest task gradient", spread, None),
-    ("signal in task gradients", lambda g, net: over_tasks(g, f"{net}/signal"), None),
-    ("share of tasks made worse", lambda g, net: over_tasks(g, f"{net}/worsened"), (0, 1)),
-    ("share of updates that made some task worse", negative_progress, (0, 1)),
-    (
-        "relative residual of the method's equation",
-        lambda g, net: logged(g, f"{net}/residual"),
-        None,
-    ),
-)
-"""Quantities that are plotted for each network: title, curve, and range if known."""
+
+class Quantity(NamedTuple):
+    """What is plotted for each network."""
+
+    title: str
+    curve: Callable[[RunGroup, str], Series]
+    """Of a group's network; empty if not logged."""
+    set_axis: Callable[[Axes, np.ndarray], None]
+    """Sets the vertical axis up for the values of all curves, which are drawn."""
 
 
-def conflicts(block: Block) -> list[Panel]:
-    """Plot the conflict between task gradients by network; only quantities that were logged."""
-    return [
-        _curve_panel(
-            block,
-            f"{network}: {title}",
-            {group.label: curve_of(group, network) for group in block.groups},
-            limits,
-        )
-        for title, curve_of, limits in QUANTITIES
-        for network in block.networks
-        if any(len(curve_of(group, network).env_steps) for group in block.groups)
-    ]
+def _share(axes: Axes, values: np.ndarray) -> None:
+    axes.set_ylim(0, 1)
+    for line in axes.lines:
+        line.set_clip_on(False)  # draws curves at 0 or 1 in full width
 
 
-def _curve_panel(
-    block: Block, title: str, curves: dict[str, Series], limits: tuple[float, float] | None
-) -> Panel:
-    def paint(axes: Axes) -> None:
-        for label, series in curves.items():
-            style = block.styles[label]
-            marker = "o" if len(series.env_steps) == 1 else ""
-            axes.plot(
-                *series,
-                color=style.hex,
-                linestyle=style.dash,
-                linewidth=1.5,
-                marker=marker,
-                clip_on=limits is None,
-            )
-        if limits is not None:
-            axes.set_ylim(*limits)
-        elif "residual" in title or "shortest" in title:
-            _logarithmic(axes, np.concatenate([series.values for series in curves.values()]))
-        elif "signal" in title or "cosine" in title:
-            axes.axhline(0, color=MUTED, linewidth=0.8)
-            if "signal" in title:  # an estimate, whose outliers would flatten the curve
-                axes.set_ylim(-0.25, 1)
-        axes.set_xlim(0, max(group.env_steps[-1] for group in block.groups) or None)
-        set_steps_axis(axes, ticks=4)
+def _signed(axes: Axes, values: np.ndarray) -> None:
+    axes.axhline(0, color=MUTED, linewidth=0.8)
 
-    return Panel(title, paint, (3.4, 2.0))
+
+def _estimated_share(axes: Axes, values: np.ndarray) -> None:
+    _signed(axes, values)
+    axes.set_ylim(-0.25, 1)  # outliers of the estimate would flatten the curve
 
 
 def _logarithmic(axes: Axes, values: np.ndarray) -> None:
@@ -243,6 +204,67 @@ def _logarithmic(axes: Axes, values: np.ndarray) -> None:
     axes.yaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value:.0e}" if value < 0.01 else f"{value:g}")
     )
+
+
+QUANTITIES = (
+    Quantity(
+        "mean cosine between task gradients",
+        lambda group, network: logged(group, f"{network}/cosine/mean"),
+        _signed,
+    ),
+    Quantity(
+        "share of task pairs in conflict",
+        lambda group, network: logged(group, f"{network}/cosine/share_negative"),
+        _share,
+    ),
+    Quantity("longest over shortest task gradient", spread, _logarithmic),
+    Quantity(
+        "signal in task gradients",
+        lambda group, network: over_tasks(group, f"{network}/signal"),
+        _estimated_share,
+    ),
+    Quantity(
+        "share of tasks made worse",
+        lambda group, network: over_tasks(group, f"{network}/worsened"),
+        _share,
+    ),
+    Quantity("share of updates that made some task worse", negative_progress, _share),
+    Quantity(
+        "relative residual of the method's equation",
+        lambda group, network: logged(group, f"{network}/residual"),
+        _logarithmic,
+    ),
+)
+
+
+def conflicts(block: Block) -> list[Panel]:
+    """Plot the conflict between task gradients by network; only quantities that were logged."""
+    panels: list[Panel] = []
+    for quantity in QUANTITIES:
+        for network in block.networks:
+            curves = {group.label: quantity.curve(group, network) for group in block.groups}
+            if any(len(curve.env_steps) for curve in curves.values()):
+                title = f"{network}: {quantity.title}"
+                panels.append(_curve_panel(block, title, curves, quantity.set_axis))
+    return panels
+
+
+def _curve_panel(
+    block: Block,
+    title: str,
+    curves: dict[str, Series],
+    set_axis: Callable[[Axes, np.ndarray], None],
+) -> Panel:
+    def paint(axes: Axes) -> None:
+        for label, series in curves.items():
+            style = block.styles[label]
+            marker = "o" if len(series.env_steps) == 1 else ""
+            axes.plot(*series, color=style.hex, linestyle=style.dash, linewidth=1.5, marker=marker)
+        set_axis(axes, np.concatenate([series.values for series in curves.values()]))
+        axes.set_xlim(0, max(group.env_steps[-1] for group in block.groups) or None)
+        set_steps_axis(axes, ticks=4)
+
+    return Panel(title, paint, (3.4, 2.0))
 
 
 def weights(block: Block) -> tuple[list[Panel], list[str]]:

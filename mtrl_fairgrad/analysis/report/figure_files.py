@@ -58,10 +58,9 @@ def as_svg(panel: Panel, size: tuple[float, float] | None = None) -> bytes:
 def conflicts_as_png(block: Block) -> bytes | None:
     """Render what `charts.conflicts` has of both networks as PNG; None if nothing was logged."""
     panels = charts.conflicts(block)
-    legend = [(group.label, block.styles[group.label]) for group in block.groups]
     if not panels:
         return None
-    return _page(panels, block.protocol, legend, 4, "png", dpi=150)
+    return _page(panels, block.protocol, _keys(block), 4, "png", dpi=150)
 
 
 def as_pdf(
@@ -110,7 +109,7 @@ def pdf_figures(blocks: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
     """Yield names and contents of a report's PDF files, numbered by block if there are several."""
     for n, block in enumerate(blocks, start=1):
         ending = f"-{n}.pdf" if len(blocks) > 1 else ".pdf"
-        legend = [(group.label, block.styles[group.label]) for group in block.groups]
+        legend = _keys(block)
         tasks = charts.task_curves(block)
         intervals = charts.intervals(block)
         conflicts = charts.conflicts(block)
@@ -125,6 +124,11 @@ def pdf_figures(blocks: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
             yield f"conflict{ending}", as_pdf(conflicts, block.protocol, legend, 2)
         if weights:
             yield f"weights{ending}", as_pdf(weights, block.protocol, [], 2)
+
+
+def _keys(block: Block) -> list[tuple[str, Style]]:
+    """Return label and style of each method."""
+    return [(group.label, block.styles[group.label]) for group in block.groups]
 
 
 def _legend(figure: Figure, keys: Sequence[tuple[str, Style]]) -> None:

@@ -25,7 +25,6 @@ from mtrl_fairgrad.runs.metrics_log import RunMetrics, Series
 
 SEPARATOR = " · "
 """What stands between the parts of a protocol in one line."""
-NO_ENTRIES = Series(np.empty(0), np.empty(0))
 
 
 class Cost(NamedTuple):
@@ -192,7 +191,7 @@ def negative_progress(group: RunGroup, network: str) -> Series:
     Also empty if `NETWORK/worsened` was logged, which tells it of each seed and task.
     """
     if any(run.by_task(f"{network}/worsened") for run, _ in _runs(group)):
-        return NO_ENTRIES
+        return metric_curves.NO_ENTRIES
     parts = ((metric_curves.negative_progress(run, network), seeds) for run, seeds in _runs(group))
     # A share needs more entries in a bin than a mean.
     return metric_curves.mean_curve(
@@ -216,14 +215,14 @@ def of_tasks(group: RunGroup, tag: str) -> tuple[Array, Array] | None:
 def over_tasks(group: RunGroup, tag: str) -> Series:
     """Average what was logged as `tag/TASK` over tasks; empty if not logged for all."""
     found = of_tasks(group, tag)
-    return NO_ENTRIES if found is None else Series(found[0], found[1].mean(axis=0))
+    return metric_curves.NO_ENTRIES if found is None else Series(found[0], found[1].mean(axis=0))
 
 
 def spread(group: RunGroup, network: str) -> Series:
     """Divide the length of the longest task gradient by that of the shortest; empty if unknown."""
     found = of_tasks(group, f"{network}/task_gradient_norm")
     if found is None or len(group.tasks) == 1:
-        return NO_ENTRIES
+        return metric_curves.NO_ENTRIES
     steps, norms = found
     shortest = norms.min(axis=0)
     return Series(steps, norms.max(axis=0) / np.where(shortest > 0, shortest, np.nan))
