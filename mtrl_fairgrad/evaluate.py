@@ -74,9 +74,6 @@ def _parser() -> argparse.ArgumentParser:
         help="end Meta-World's episodes at the first success: faster, but `return` is left empty",
     )
     parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
-    )
-    parser.add_argument(
         "--out",
         type=path_argument,
         metavar="DIR",

@@ -25,6 +25,8 @@ from mtrl_fairgrad.config.agent import ARCHITECTURES, AgentConfig
 Tensors = dict[str, Tensor]
 Apply = Callable[..., Tensor]
 """Computes a network of parameters, inputs, prefix and type, as `mlp` does."""
+LayerNorm = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Takes inputs, scale and shift, as `layer_norm` does."""
 
 TWINS = "first", "second"
 """Names of the two critics, before each of their parameters."""
@@ -260,8 +262,32 @@ def stack_seeds(
 # ---- forward passes ----
 
 
+def layer_norm(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Apply a LayerNorm, or two stacked ones, in the floating-point type of its parameters."""
+    inputs = inputs.to(scale.dtype)
+    if scale.ndim == 2:
+        return F.layer_norm(inputs, scale.shape[1:]) * scale.unsqueeze(1) + shift.unsqueeze(1)
+    return F.layer_norm(inputs, scale.shape, scale, shift)
+
+
+def exported_layer_norm(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Apply a LayerNorm by elementary operations, for `torch.export`.
+
+    Under vmap the fused operation ties an exported program to the number of rows of its example,
+    and a conversion fails (PyTorch 2.13).
+    """
+    width = scale.shape[-1]
+    centred = inputs - inputs.sum(-1, keepdim=True) / width
+    variance = (centred * centred).sum(-1, keepdim=True) / width
+    return centred * (variance + 1e-5).rsqrt() * scale + shift
+
+
 def mlp(
-    parameters: Tensors, inputs: Tensor, prefix: str = "", dtype: torch.dtype | None = None
+    parameters: Tensors,
+    inputs: Tensor,
+    prefix: str = "",
+    dtype: torch.dtype | None = None,
+    norm: LayerNorm = layer_norm,
 ) -> Tensor:
     """Apply the perceptron of parameters `prefix + weight0`, ...: `[..., in]` -> `[..., out]`.
 
@@ -272,6 +298,7 @@ def mlp(
         inputs: `[..., in]`.
         prefix: of the perceptron's names.
         dtype: see `Computation`.
+        norm: computes a LayerNorm.
     """
     layers = sum(name.startswith(f"{prefix}weight") for name in parameters)
     hidden = inputs
@@ -279,29 +306,34 @@ def mlp(
         of_layer = dtype
         if dtype is not None and layer in (0, layers - 1):
             of_layer = parameters[f"{prefix}weight{layer}"].dtype
-        hidden = _layer(parameters, hidden, prefix, layer, of_layer)
+        hidden = _layer(parameters, hidden, prefix, layer, of_layer, norm)
         if layer < layers - 1:
             hidden = F.relu(hidden)
         if layer == 0:
-            hidden = _residual_blocks(parameters, hidden, prefix, dtype)
+            hidden = _residual_blocks(parameters, hidden, prefix, dtype, norm)
     return hidden
 
 
 def _residual_blocks(
-    parameters: Tensors, hidden: Tensor, prefix: str, dtype: torch.dtype | None
+    parameters: Tensors, hidden: Tensor, prefix: str, dtype: torch.dtype | None, norm: LayerNorm
 ) -> Tensor:
     """Apply the residual blocks of BroNet (Nauman et al., 2024, arXiv:2405.16158), if any."""
     block = 0
     while f"{prefix}block{block}.weight0" in parameters:
         of_block = f"{prefix}block{block}."
-        inner = F.relu(_layer(parameters, hidden, of_block, 0, dtype))
-        hidden = hidden + _layer(parameters, inner, of_block, 1, dtype)
+        inner = F.relu(_layer(parameters, hidden, of_block, 0, dtype, norm))
+        hidden = hidden + _layer(parameters, inner, of_block, 1, dtype, norm)
         block += 1
     return hidden
 
 
 def _layer(
-    parameters: Tensors, hidden: Tensor, prefix: str, layer: int, dtype: torch.dtype | None
+    parameters: Tensors,
+    hidden: Tensor,
+    prefix: str,
+    layer: int,
+    dtype: torch.dtype | None,
+    norm: LayerNorm,
 ) -> Tensor:
     """Apply a linear layer in the given floating-point type, and its LayerNorm if it has one."""
     weight, bias = parameters[f"{prefix}weight{layer}"], parameters[f"{prefix}bias{layer}"]
@@ -309,9 +341,7 @@ def _layer(
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
     hidden = _linear(hidden, weight, bias)
     scale = parameters.get(f"{prefix}scale{layer}")
-    return (
-        hidden if scale is None else _layer_norm(hidden, scale, parameters[f"{prefix}shift{layer}"])
-    )
+    return hidden if scale is None else norm(hidden, scale, parameters[f"{prefix}shift{layer}"])
 
 
 def _linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -319,21 +349,6 @@ def _linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if weight.ndim == 3:
         return product(inputs, weight) + bias.unsqueeze(1)
     return F.linear(inputs, weight, bias)
-
-
-def _layer_norm(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Apply a LayerNorm, or two stacked ones, in the floating-point type of its parameters."""
-    if torch.compiler.is_exporting():
-        # Under vmap the fused operation ties an exported program to the number of rows of its
-        # example, and a conversion fails (PyTorch 2.13); a policy has one floating-point type.
-        width = scale.shape[-1]
-        centred = inputs - inputs.sum(-1, keepdim=True) / width
-        variance = (centred * centred).sum(-1, keepdim=True) / width
-        return centred * (variance + 1e-5).rsqrt() * scale + shift
-    inputs = inputs.to(scale.dtype)
-    if scale.ndim == 2:
-        return F.layer_norm(inputs, scale.shape[1:]) * scale.unsqueeze(1) + shift.unsqueeze(1)
-    return F.layer_norm(inputs, scale.shape, scale, shift)
 
 
 def stack_twins(critics: Tensors) -> Tensors:

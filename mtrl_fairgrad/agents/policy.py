@@ -1,13 +1,15 @@
-"""The policy without its agent: named tensors for a copy, a module for `torch.export`."""
+"""The policy without its agent: named tensors for a copy, a module that acts and is exported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from mtrl_fairgrad.agents.networks import Tensors, encoder_parameters
+from mtrl_fairgrad.agents.networks import Tensors, encoder_parameters, exported_layer_norm, mlp
 from mtrl_fairgrad.agents.observation_normalizer import normalized
 from mtrl_fairgrad.agents.sac_losses import SACLosses
 
@@ -55,6 +57,13 @@ def of_observations(parameters: Tensors) -> Tensors:
     return split(parameters, "observations")[0]
 
 
+def exported_mode(losses: SACLosses) -> Mode:
+    """Return the policy of one task by operations that `torch.export` takes."""
+    if losses.actor_network is mlp:
+        losses = replace(losses, actor_network=partial(mlp, norm=exported_layer_norm))
+    return partial(mode, losses)
+
+
 def mode(losses: SACLosses, shared: Tensors, own: Tensors, observations: Tensor) -> Tensor:
     """Return the mode of the action, `[B, A]`, for observations `[B, O]` of one task.
 
@@ -77,6 +86,10 @@ class PolicyModule(nn.Module):
         own: name -> `[K, ...]`, copied to the CPU; empty if no task has own parameters.
     """
 
+    # Evaluations of a run act by this module, too: products of another shape or order round
+    # differently, and contacts of a simulation amplify that until an exported policy would not
+    # repeat the success rates of its run.
+
     def __init__(self, mode: Mode, shared: Tensors, own: Tensors) -> None:
         super().__init__()
         self._mode = mode
@@ -95,20 +108,44 @@ class PolicyModule(nn.Module):
         Args:
             observations: `[B, O]`.
             tasks: int64 `[B]`, the task of each row, from 0 to K − 1; None if `needs_tasks` is
-                False.
+                False. Own parameters are copied for each row.
 
         Raises:
-            RuntimeError: a task is out of range.
+            IndexError: a task is out of range.
         """
-        shared = dict(zip(self._shared_names, self._shared, strict=True))
         if tasks is None:
+            return self.act(observations)
+        return self._act([value.index_select(0, tasks) for value in self._own], observations)
+
+    def act(self, observations: Tensor) -> Tensor:
+        """Return what `forward` does for `[K, O]`, a row of each task in order, without copies."""
+        return self._act(self._own, observations)
+
+    def _act(self, own: Iterable[Tensor], observations: Tensor) -> Tensor:
+        """Return actions `[B, A]`, given each row's own parameters `[B, ...]`."""
+        shared = dict(zip(self._shared_names, self._shared, strict=True))
+        if not self.needs_tasks:
             return self._mode(shared, {}, observations)
-        own = dict(zip(self._own_names, self._own, strict=True))
-        # Compute every task's action for every row, then select: shared layers are computed once,
-        # and weights are not copied for each row.
-        actions = torch.func.vmap(self._mode, in_dims=(None, 0, None))(shared, own, observations)
-        index = tasks.view(1, -1, 1).expand(1, -1, actions.shape[-1])
-        return actions.gather(0, index).squeeze(0)
+        of_rows = dict(zip(self._own_names, own, strict=True))
+        rows = observations.unsqueeze(1)
+        return torch.func.vmap(self._mode, in_dims=(None, 0, 0))(shared, of_rows, rows).squeeze(1)
+
+
+class SeedPolicies:
+    """The policies of all seeds on the CPU, each computed by itself, as it is when exported.
+
+    Args:
+        modules: the policy of each seed.
+    """
+
+    def __init__(self, modules: Sequence[PolicyModule]) -> None:
+        self._modules = tuple(modules)
+
+    @torch.no_grad()
+    def __call__(self, observations: Tensor) -> Tensor:
+        """Return modes `[S, K, A]` for observations `[S, K, O]` on the CPU, tasks in order."""
+        pairs = zip(self._modules, observations, strict=True)
+        return torch.stack([module.act(rows) for module, rows in pairs])
 
 
 def _frozen(parameters: Tensors) -> nn.ParameterList:

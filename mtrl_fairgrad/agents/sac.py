@@ -10,7 +10,6 @@ fixed shapes, draws no random numbers and never waits for the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,10 +26,8 @@ from mtrl_fairgrad.agents.optimizer import ClippedGradient, clip_by_norm, optimi
 from mtrl_fairgrad.agents.policy import (
     PolicyModule,
     acting_parameters,
-    by_network,
+    exported_mode,
     merge,
-    mode,
-    of_observations,
     split,
 )
 from mtrl_fairgrad.agents.replay_buffer import Batch
@@ -150,25 +147,17 @@ class SAC:
     # ---- acting ----
 
     @torch.no_grad()
-    def act(
-        self, observations: Tensor, noise: Tensor | None = None, policy: Tensors | None = None
-    ) -> Tensor:
+    def act(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return actions `[S, K, A]`, or `[S, K, B, A]` for several observations of each task.
 
         Args:
             observations: `[S, K, O]` or `[S, K, B, O]`, as the environment returns them.
             noise: standard normal, shaped like the actions, to sample; None for the mode.
-            policy: a copy made by `policy`, to act with; None for the current policy.
         """
-        if policy is None:
-            # The fewer parameters, the less time the lifting takes.
-            shared = self.actor.shared, encoder_parameters(self.critics.shared)
-            own = self.actor.own, encoder_parameters(self.critics.own)
-            observations = self.normalized(observations)
-        else:
-            of_seeds, of_tasks = split(policy, "shared", "own")
-            shared, own = by_network(of_seeds), by_network(of_tasks)
-            observations = normalized(observations, of_observations(of_seeds))
+        # The fewer parameters, the less time the lifting takes.
+        shared = self.actor.shared, encoder_parameters(self.critics.shared)
+        own = self.actor.own, encoder_parameters(self.critics.own)
+        observations = self.normalized(observations)
         # Without own parameters the tasks are an ordinary batch, which takes a third of the time.
         action = self.losses.action
         lifted = lift(action, per_seed=1) if any(own) else over_seeds(action)
@@ -198,17 +187,20 @@ class SAC:
     def _of_observations(self) -> Tensors:
         return {} if self.observations is None else self.observations.parameters
 
-    def policy_module(self, seed: int) -> PolicyModule:
-        """Return the policy of one seed with a copy of its parameters, for export.
+    def policies(self, policy: Tensors | None = None) -> tuple[PolicyModule, ...]:
+        """Return each seed's policy with a copy of its parameters on the CPU.
 
         Args:
-            seed: index from 0 to S − 1.
+            policy: result of `policy`; None for the current one.
         """
-        shared, own = split(self.policy(), "shared", "own")
-        return PolicyModule(
-            partial(mode, self.losses),
-            {name: value[seed] for name, value in shared.items()},
-            {name: value[seed] for name, value in own.items()},
+        shared, own = split(self.policy() if policy is None else policy, "shared", "own")
+        return tuple(
+            PolicyModule(
+                exported_mode(self.losses),
+                {name: value[seed] for name, value in shared.items()},
+                {name: value[seed] for name, value in own.items()},
+            )
+            for seed in range(len(self.seeds))
         )
 
     # ---- training ----

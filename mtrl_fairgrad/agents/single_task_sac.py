@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch.utils._pytree import tree_map_only
 
 from mtrl_fairgrad.agents.guard import FaultCounts
 from mtrl_fairgrad.agents.networks import Tensors
-from mtrl_fairgrad.agents.policy import PolicyModule, mode, split
+from mtrl_fairgrad.agents.policy import PolicyModule, exported_mode, split
 from mtrl_fairgrad.agents.replay_buffer import Batch
 from mtrl_fairgrad.agents.rng import Noise
 from mtrl_fairgrad.agents.sac import SAC
@@ -117,12 +116,10 @@ class SingleTaskSAC:
             counts.view(-1, *self._shape), first.view(-1, *self._shape), stopped.view(self._shape)
         )
 
-    def act(
-        self, observations: Tensor, noise: Tensor | None = None, policy: Tensors | None = None
-    ) -> Tensor:
+    def act(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return actions `[S, K, A]`, or `[S, K, B, A]`; see `SAC.act`."""
         lane_noise = None if noise is None else _to_lanes(noise)
-        return self.lanes.act(_to_lanes(observations), lane_noise, policy).view(
+        return self.lanes.act(_to_lanes(observations), lane_noise).view(
             *observations.shape[:-1], -1
         )
 
@@ -130,11 +127,18 @@ class SingleTaskSAC:
         """Return a copy of all parameters that acting needs: `shared.*` `[S·K, ...]`."""
         return self.lanes.policy()
 
-    def policy_module(self, seed: int) -> PolicyModule:
-        """Return the policy of one seed for export; see `SAC.policy_module`."""
-        (lanes,) = split(self.policy(), "shared")
-        own = {name: value.unflatten(0, self._shape)[seed] for name, value in lanes.items()}
-        return PolicyModule(partial(mode, self.lanes.losses), {}, own)
+    def policies(self, policy: Tensors | None = None) -> tuple[PolicyModule, ...]:
+        """Return each seed's policy; see `SAC.policies`."""
+        (lanes,) = split(self.policy() if policy is None else policy, "shared")
+        own = {name: value.unflatten(0, self._shape) for name, value in lanes.items()}
+        return tuple(
+            PolicyModule(
+                exported_mode(self.lanes.losses),
+                {},
+                {name: value[seed] for name, value in own.items()},
+            )
+            for seed in range(self._shape[0])
+        )
 
     def update(self, batch: Batch, noise: Noise) -> UpdateInfo:
         """Make one update of every lane; all results are `[S, K]`, gradient norms included."""

@@ -184,12 +184,11 @@ def policies_of(path: Path) -> dict[int, Policy]:
     config = from_stored(folder.config, folder.path / "config.yaml")
     check_parts(config)
     tasks = tuple(config.env.tasks or ())
-    agent, env_steps = load_agent(folder, config, tasks, torch.device("cpu"), None)
+    agent, env_steps = load_agent(folder, config, tasks, None)
     suite = make_suite(config, tasks)
     sizes = suite.observation_size, suite.action_size
     policies: dict[int, Policy] = {}
-    for index, seed in enumerate(config.seeds):
-        module = agent.policy_module(index)
+    for seed, module in zip(config.seeds, agent.policies(), strict=True):
         policies[seed] = Policy(
             module, tasks, seed, env_steps, sizes, config.env.one_hot, module.needs_tasks
         )

@@ -106,7 +106,7 @@ def export(agent: Agent, seed: int, description: Mapping[str, Any], directory: P
     Raises:
         ConfigError: a file cannot be written.
     """
-    module = agent.policy_module(seed)
+    module = agent.policies()[seed]
     inputs = description["inputs"] if module.needs_tasks else description["inputs"][:1]
     program = to_program(module, inputs[0]["shape"][1])
     path = (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.utils.atomic_io import make_folders, writing_remedy
 from mtrl_fairgrad.utils.clean_text import clean
-from mtrl_fairgrad.utils.validation import ConfigError, check_device
+from mtrl_fairgrad.utils.validation import ConfigError
 
 if TYPE_CHECKING:  # user errors are reported before these are imported
     import numpy as np
@@ -32,7 +32,6 @@ class EvaluationOptions:
     goals: int | None = None
     stop_at_success: bool = False
     workers: int | None = None
-    device: str = "auto"
     out: Path | None = None
     video: Path | Literal[True] | None = None
     """True for the default folder, like `export`."""
@@ -49,7 +48,6 @@ class EvaluationOptions:
 
     def check(self) -> None:
         """Raise ConfigError for an option that is out of range or has no effect."""
-        check_device(self.device)
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"--workers {self.workers} is out of range: give 0 or more.")
         recorded = self.video is not None or self.pictures is not None
@@ -65,16 +63,12 @@ class EvaluationOptions:
             )
         if not self.is_policy:
             return
-        for_runs = {
-            "--step": self.step,
-            "--export": self.export,
-            "--device": None if self.device in ("auto", "cpu") else self.device,
-        }
+        for_runs = {"--step": self.step, "--export": self.export}
         for name, value in for_runs.items():
             if value is not None:
                 raise ConfigError(
                     f"{name} is for run folders, but {self.run.name} is an exported policy (one "
-                    f"checkpoint of one seed, on the CPU): drop {name}."
+                    f"checkpoint of one seed): drop {name}."
                 )
 
 
@@ -106,7 +100,7 @@ def run_evaluation(options: EvaluationOptions) -> Path:
     if options.is_policy:
         target = open_policy(options.run, options.workers)
     else:
-        target = open_run(options.run, options.step, options.device, options.workers)
+        target = open_run(options.run, options.step, options.workers)
     target.config.eval.full_episodes = not options.stop_at_success
     return evaluate_target(target, options)
 

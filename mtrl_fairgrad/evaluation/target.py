@@ -12,15 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtrl_fairgrad.agents import Agent
+from mtrl_fairgrad.agents import Agent, SeedPolicies
 from mtrl_fairgrad.analysis.run_groups import protocol_of
 from mtrl_fairgrad.config.schema import Config, check_parts, from_stored
 from mtrl_fairgrad.evaluation.policy_export import ExportedPolicy, load_policy
 from mtrl_fairgrad.runs.policy_description import sizes
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.factory import make_agent, make_suite
-from mtrl_fairgrad.utils.device import resolve_device
 from mtrl_fairgrad.utils.validation import ConfigError
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class EvaluationTarget:
     tasks: tuple[str, ...]
     env_steps: int
     act: Callable[[Tensor], Tensor]
-    """Maps observations `[S, K, O]` to modes `[S, K, A]`."""
+    """Maps observations `[S, K, O]` to modes `[S, K, A]`, both on the CPU."""
     protocol: str
     """The protocol as one line."""
     agent: Agent | None = None
@@ -43,18 +44,15 @@ class EvaluationTarget:
     def policy(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return actions `[S·K, A]` for observations `[S·K, O]`."""
         shaped = observations.reshape(len(self.config.seeds), len(self.tasks), -1)
-        return self.act(torch.from_numpy(shaped)).flatten(0, 1).cpu().numpy()
+        return self.act(torch.from_numpy(shaped)).flatten(0, 1).numpy()
 
 
-def open_run(
-    run: Path, step: int | None, device_name: str, workers: int | None
-) -> EvaluationTarget:
+def open_run(run: Path, step: int | None, workers: int | None) -> EvaluationTarget:
     """Load a checkpoint of a run.
 
     Args:
         run: run folder.
         step: env_steps of the checkpoint; None for the newest.
-        device_name: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: number of simulator processes; None for one per core.
 
     Raises:
@@ -66,18 +64,13 @@ def open_run(
     check_parts(config)
     config.eval.workers = workers
     tasks = tuple(config.env.tasks or ())
-    device = resolve_device(device_name)
-    agent, env_steps = load_agent(folder, config, tasks, device, step)
-
-    def act(observations: Tensor) -> Tensor:
-        return agent.act(observations.to(device))
-
+    agent, env_steps = load_agent(folder, config, tasks, step)
     return EvaluationTarget(
         folder=folder.path,
         config=config,
         tasks=tasks,
         env_steps=env_steps,
-        act=act,
+        act=SeedPolicies(agent.policies()),
         protocol=protocol_of(folder, tasks),
         agent=agent,
         manifest=folder.manifest,
@@ -117,13 +110,12 @@ def load_agent(
     folder: RunFolder,
     config: Config,
     tasks: tuple[str, ...],
-    device: torch.device,
     step: int | None,
 ) -> tuple[Agent, int]:
-    """Load the agent of a checkpoint, the newest if `step` is None; also return its env_steps."""
+    """Load a checkpoint's agent on the CPU, the newest if `step` is None; also its env_steps."""
     saved = folder.load_checkpoint(step, groups=("agent",))
     suite = make_suite(config, tasks)
-    agent = make_agent(config, len(tasks), suite.observation_size, suite.action_size, device)
+    agent = make_agent(config, len(tasks), suite.observation_size, suite.action_size, CPU)
     try:
         agent.load_state(saved.groups["agent"])
     except (ValueError, KeyError, RuntimeError) as error:

@@ -200,7 +200,7 @@ def _policy_of_one_task(
     def policy(observation: NDArray[np.float32]) -> NDArray[np.float32]:
         observations = zeros(*shape, len(observation))
         observations[seed, task] = from_numpy(observation)
-        return act(observations)[seed, task].cpu().numpy()
+        return act(observations)[seed, task].numpy()
 
     return policy
 

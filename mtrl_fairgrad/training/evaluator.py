@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtrl_fairgrad.agents import SeedPolicies
 from mtrl_fairgrad.config.schema import Config
 from mtrl_fairgrad.envs.evaluation import EvaluationRollout, all_goals, evaluation_goals
 from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
@@ -156,13 +158,13 @@ class Evaluator:
         return advanced
 
     def _start_episodes(self, running: RunningEvaluation) -> EvaluationRollout:
-        agent, to_tensor = self._learner.agent, self._learner.to_tensor
+        suite, seeds, settings = self._envs.suite, self._config.seeds, self._config.eval
+        act = SeedPolicies(self._learner.agent.policies(running.policy))
+        shape = len(seeds), len(self._tasks), -1
 
         def policy(observations: NDArray[np.float32]) -> NDArray[np.float32]:
-            actions = agent.act(to_tensor(observations), policy=running.policy)
-            return actions.flatten(0, 1).cpu().numpy()
+            return act(torch.from_numpy(observations).view(shape)).flatten(0, 1).numpy()
 
-        suite, seeds, settings = self._envs.suite, self._config.seeds, self._config.eval
         last = running.env_steps >= self._config.steps
         goals = (
             all_goals(suite, seeds)

@@ -147,7 +147,6 @@ FLAGS = {
         "--step",
         "--goals",
         "--workers",
-        "--device",
         "--out",
         "--video",
         "--video-goal",

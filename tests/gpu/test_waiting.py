@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mtrl_fairgrad import FairGrad, make_method, method_names
+from mtrl_fairgrad.agents import SeedPolicies
 from tests.gpu.test_graphs import HOST
 from tests.support.gpu_learner import (
     EAGER,
@@ -79,15 +80,13 @@ def test_an_evaluation_beside_updates_changes_neither(device):
     alone = feed(learner_on(device, GRAPH))
     alone_later = feed(learner_on(device, GRAPH))
     beside = feed(learner_on(device, GRAPH))
-    policy = beside.agent.policy()
     observations = torch.randn(1, 3, OBSERVATION, generator=torch.Generator().manual_seed(0))
-    observations = observations.to(device)
-    expected = alone.agent.act(observations, policy=alone.agent.policy())
-    actions, stop = [], threading.Event()
+    expected = alone.agent.act(observations.to(device)).cpu()
+    policies, actions, stop = SeedPolicies(beside.agent.policies()), [], threading.Event()
 
     def evaluate():
         while not stop.is_set():
-            actions.append(beside.agent.act(observations, policy=policy).cpu())
+            actions.append(policies(observations))
 
     thread = threading.Thread(target=evaluate)
     thread.start()
@@ -99,5 +98,5 @@ def test_an_evaluation_beside_updates_changes_neither(device):
     feed(alone_later, steps=40, start=STEPS)
     assert actions
     for each in actions:
-        torch.testing.assert_close(each, expected.cpu(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(each, expected, rtol=1e-4, atol=1e-5)
     assert_same_state(beside, alone_later)

@@ -77,7 +77,6 @@ def test_mistakes_and_help_import_neither_pytorch_nor_simulators(run):
         ("train", 0, "--help"),
         *((name, 2, "/nowhere") for name in ("evaluate", "report", "verify")),
         *((name, 0, "--help") for name in ("evaluate", "report", "verify")),
-        ("evaluate", 2, str(run.path), "--device", "tpu"),
         ("search", 2, "alpha=3"),
         ("supervised.__main__", 2, "epohcs=3"),
         ("supervised.__main__", 2, "epochs=0"),

@@ -121,7 +121,7 @@ def test_each_row_may_be_of_a_task_of_its_own(runs):
 def _agent(run):
     from mtrl_fairgrad.evaluation.target import load_agent
 
-    return load_agent(RunFolder.open(run.path), run.config, run.tasks, torch.device("cpu"), None)
+    return load_agent(RunFolder.open(run.path), run.config, run.tasks, None)
 
 
 def test_an_exported_policy_is_the_run_s(runs, tmp_path):

@@ -16,7 +16,7 @@ import torch
 from gymnasium.spaces import Box
 
 from mtrl_fairgrad import LS
-from mtrl_fairgrad.agents import SAC, SingleTaskSAC
+from mtrl_fairgrad.agents import SAC, SeedPolicies, SingleTaskSAC
 from mtrl_fairgrad.config.agent import ARCHITECTURES, AgentConfig
 from mtrl_fairgrad.config.schema import ConfigError
 from mtrl_fairgrad.evaluation.policy_export import describe, export, load_policy, scores
@@ -62,10 +62,12 @@ def run_alone(code, folder, *arguments):
     return found.stdout
 
 
-def make(kind, normalization="none"):
+def make(kind, normalization="none", width=32, **options):
     """An agent that is not what it was initialised to, with actions well away from zero."""
     name = kind if kind in ARCHITECTURES else "mtsac"
-    config = AgentConfig(name, width=32, depth=2, observation_normalization=normalization)
+    config = AgentConfig(
+        name, width=width, depth=2, observation_normalization=normalization, **options
+    )
     if kind == "own":
         agent = SingleTaskSAC(config, SIZE, 4, SEEDS, 2, identity=2)
     else:
@@ -113,6 +115,20 @@ def test_the_same_actions_where_the_project_cannot_be_imported(tmp_path):
         assert np.abs(expected).mean() > 0.1
         assert actions.dtype == np.float32 and actions.shape == (int(rows), 4)
         assert np.abs(actions - expected[: int(rows)]).max() <= 1e-6, name
+
+
+@pytest.mark.parametrize("network", ["mlp", "bronet"])
+@pytest.mark.parametrize("kind", ["shared", "own", "mhsac", "mtsac_te"])
+def test_a_program_returns_every_bit_of_the_actions_that_evaluations_take(kind, network, tmp_path):
+    """Rounding that differs would be amplified by contacts until a success becomes a failure."""
+    agent = make(kind, "running", 256, network=network)
+    agent.observe(torch.randn(len(SEEDS), 4, 2, SIZE) + 1)
+    observations = torch.randn(20, len(SEEDS), 2, SIZE)
+    of_run = SeedPolicies(agent.policies())
+    for place in range(len(SEEDS)):
+        program = load_policy(exported(agent, tmp_path, place))
+        for each in observations:
+            assert torch.equal(program.act(each[place : place + 1])[0], of_run(each)[place])
 
 
 def test_the_description_says_what_goes_in_and_comes_out(tmp_path):
