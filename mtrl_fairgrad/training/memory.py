@@ -24,7 +24,7 @@ from mtrl_fairgrad.envs.workers.load_balancing import worker_count
 from mtrl_fairgrad.training import factory
 from mtrl_fairgrad.utils.free_memory import free_memory
 from mtrl_fairgrad.utils.text_tables import counted
-from mtrl_fairgrad.weighting import JacobianAggregation, LossWeighting, Method
+from mtrl_fairgrad.weighting import JacobianAggregation, Method
 
 FLOAT = 4
 """Bytes of a number of the agent and of the replay buffer."""
@@ -101,6 +101,7 @@ def _networks(config: Config, suite: Suite) -> tuple[int, int]:
     if agent.name == "stl":
         seeds, tasks = seeds * tasks, 1
     sizes = suite.observation_size, suite.action_size, tasks
+    rows = 1 + (agent.batch_size % 2 == 0)  # of each task, when the log compares half-batches
     with torch.device("meta"):  # shapes alone
         nowhere = cast(torch.Generator, None)
         actor, critics = (
@@ -108,7 +109,7 @@ def _networks(config: Config, suite: Suite) -> tuple[int, int]:
         )
         states, jacobians = zip(
             *(
-                _method_bytes(method, network, seeds, tasks)
+                _method_bytes(method, network, seeds, tasks, rows)
                 for method, network in zip(
                     factory.make_methods(config), (critics.shared, actor.shared), strict=True
                 )
@@ -141,16 +142,23 @@ def _count(parameters: Parameters) -> int:
 
 
 def _method_bytes(
-    method: Method, shared: Mapping[str, Tensor], seeds: int, tasks: int
+    method: Method, shared: Mapping[str, Tensor], seeds: int, tasks: int, rows: int
 ) -> tuple[int, int]:
-    """Bytes of a method's state, and of the Jacobians that exist while it combines gradients."""
+    """Bytes of a method's state, and of the Jacobians in its updates or the log of one.
+
+    Args:
+        method: of one network.
+        shared: that network's parameters, without values.
+        seeds: S.
+        tasks: K.
+        rows: gradients of each task that exist while an update is logged.
+    """
     jacobian = {name: value.expand(seeds, tasks, *value.shape) for name, value in shared.items()}
     state = method.init(tasks, (seeds,), jacobian).buffers()
-    copies = 0 if isinstance(method, LossWeighting) else 1
-    if isinstance(method, JacobianAggregation) or method.splits_batch:
-        copies = 2  # the direction's terms have the Jacobian's size, or there are two rows a task
-    rows = copies * sum(value.numel() for value in jacobian.values()) * FLOAT
-    return sum(value.numel() * value.element_size() for value in state), rows
+    if isinstance(method, JacobianAggregation):
+        rows = 2  # the direction's terms have the Jacobian's size
+    of_jacobians = rows * sum(value.numel() for value in jacobian.values()) * FLOAT
+    return sum(value.numel() * value.element_size() for value in state), of_jacobians
 
 
 def _check_size(config: Config, free: float) -> None:
@@ -210,8 +218,6 @@ def _fixes(
             fixes.append(f"agent.buffer_size={enough} or less")
     if largest == NETWORKS:
         fixes.append("smaller networks")
-        if not all(isinstance(each, LossWeighting) for each in factory.make_methods(config)):
-            fixes.append("a method without a Jacobian such as ls")
     if largest == SIMULATORS and config.env.copies > 1:
         fixes.append("fewer env.copies")
     if largest == SIMULATORS and (config.eval.workers or 2) > 1:

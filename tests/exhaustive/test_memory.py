@@ -45,6 +45,7 @@ def update(config):
         none = torch.zeros(lead)
         learner.store(Transition(draw(49), draw(4).tanh(), draw(), draw(49), none, none))
         learner.learn(n + config.agent.warmup_steps)
+        learner.report()
     return learner
 
 torch.set_num_threads(1)

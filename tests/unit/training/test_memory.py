@@ -79,10 +79,9 @@ def test_networks_are_counted_with_moments_targets_jacobian_and_the_methods_stat
     checkpoint = 3 * actor + 4 * critics
     static = 5 * actor + 6 * critics
     found = {name: needs(f"method={name}", *words).host[NETWORKS] / 4 for name in METHODS}
-    assert found["ls"] == max(static + batch, 2 * checkpoint)
-    assert found["fairgrad"] == static + 10 * critics + batch
-    halves = needs("method=fairgrad", "method.gramian=half_batches", *words, "agent.batch_size=2")
-    assert halves.host[NETWORKS] / 4 == static + 20 * critics + 2 * batch
+    assert found["ls"] == found["fairgrad"] == max(static + 10 * critics + batch, 2 * checkpoint)
+    halves = needs("method=ls", *words, "agent.batch_size=2")
+    assert halves.host[NETWORKS] / 4 == static + 20 * critics + 2 * batch, "for the log"
     # Two copies while it aggregates, and both networks' averages as state with λ in float64.
     state = 10 * (actor + critics)
     assert found["moco"] == pytest.approx(static + 20 * critics + batch + state, abs=200)
@@ -120,7 +119,7 @@ def test_every_agent_is_counted_with_its_own_parameters(agent):
     state = make_agent(config, 10, suite.observation_size, suite.action_size, CPU).state()
     before = sum(value.nbytes for value in state.values())  # without moments: 1 actor, 2 critics
     found = estimate(config, suite, CPU).host[NETWORKS]
-    assert 3 * before < found < 20 * before
+    assert 3 * before < found < 25 * before
 
 
 def test_nothing_is_allocated_to_find_out():
@@ -168,7 +167,7 @@ def test_nothing_is_advised_that_cannot_be_done(free):
     free(100 * MIB)
     with pytest.raises(memory.ConfigError) as caught:
         check_memory(configured(*words, "eval.workers=1"), CPU)
-    for impossible in ("fewer", "eval.workers=1", "a method without"):
+    for impossible in ("fewer", "eval.workers=1"):
         assert impossible not in str(caught.value)
     assert "1 seed × 1 task need" in str(caught.value)
     with pytest.raises(memory.ConfigError, match=r"use eval\.workers=1, or fewer tasks"):
