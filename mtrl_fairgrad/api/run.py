@@ -12,6 +12,7 @@ import numpy as np
 from mtrl_fairgrad.api.table import Table
 from mtrl_fairgrad.config.schema import Config, from_stored
 from mtrl_fairgrad.runs.run_dir import RunFolder
+from mtrl_fairgrad.utils.validation import check_integer
 
 if TYPE_CHECKING:
     from mtrl_fairgrad.api.policy import Policy
@@ -109,9 +110,15 @@ class Run:
 
         Returns:
             the `.json` of each policy; its `.pt2` is next to it.
+
+        Raises:
+            ConfigError: a task has not that many goals, or the files cannot be written.
+            RunFolderError: there is no intact checkpoint.
         """
         from mtrl_fairgrad.evaluation.runner import EvaluationOptions, run_evaluation
 
+        if goals is not None:
+            check_integer("goals", goals, at_least=1)
         target = self.path / "policies" if directory is None else Path(directory)
         workers = self.config.eval.workers
         run_evaluation(EvaluationOptions(self.path, goals=goals, workers=workers, export=target))
@@ -124,11 +131,18 @@ class Run:
         Args:
             files: `html`, `latex`, `markdown`: files for the report in these formats; `figures`: a
                 folder; `out`, `until`: see `mtrl_fairgrad.report`.
+
+        Raises:
+            ConfigError: `until` is no integer of at least 0.
+            RunFolderError: there is no evaluation.
         """
         from mtrl_fairgrad.report import report
 
-        paths = {key: Path(value) for key, value in files.items() if key != "until"}
-        return report([self.path], **paths, until=files.get("until"))
+        until = files.pop("until", None)
+        if until is not None:
+            check_integer("until", until)
+        paths = {key: Path(value) for key, value in files.items()}
+        return report([self.path], **paths, until=until)
 
     def resume(self, *overrides: str, callbacks: Sequence[object] = (), **options: Any) -> Run:
         """Continue from the last checkpoint, for example to more steps: `run.resume(steps=2e6)`.

@@ -88,6 +88,9 @@ def test_a_run_reports_where_it_is_told(runs, tmp_path):
     folder = runs[1].report(markdown=tmp_path / "tables.md", until=40)
     assert folder == runs[1].path and (folder / "report.csv").is_file()
     assert "Near" in (tmp_path / "tables.md").read_text()
+    for until in ("x", -1, 1.5):
+        with refused("until", until):
+            runs[1].report(until=until)
 
 
 def test_a_policy_acts_as_in_the_run(runs):
@@ -128,6 +131,9 @@ def test_an_exported_policy_is_the_run_s(runs, tmp_path):
     _, run, _ = runs
     paths = run.export(tmp_path, goals=1)
     assert [path.name for path in paths] == [f"policy-100-seed{seed}.json" for seed in (0, 1)]
+    for goals in ("all", 0, 2.5):
+        with refused("goals", goals):
+            run.export(tmp_path, goals=goals)
     policy = mtrl_fairgrad.load_policy(paths[1])
     observation = np.ones(policy.observation_size - 2)
     expected = run.policies[1](observation, task=NEAR)
