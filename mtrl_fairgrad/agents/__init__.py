@@ -1,7 +1,7 @@
 """The learning agent: multi-task soft actor-critic, its networks, replay buffer and noise."""
 
 from mtrl_fairgrad.agents.observation_normalizer import ObservationNormalizer
-from mtrl_fairgrad.agents.policy import PolicyModule, SeedPolicies
+from mtrl_fairgrad.agents.policy import PolicyModule, SeedPolicies, on_rows
 from mtrl_fairgrad.agents.replay_buffer import Batch, ReplayBuffer, Transition
 from mtrl_fairgrad.agents.return_normalizer import ReturnNormalizer
 from mtrl_fairgrad.agents.reward_normalizer import RewardNormalizer
@@ -27,4 +27,5 @@ __all__ = [
     "SingleTaskSAC",
     "Transition",
     "UpdateInfo",
+    "on_rows",
 ]

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtrl_fairgrad.agents.networks import Tensors, encoder_parameters, exported_layer_norm, mlp
 from mtrl_fairgrad.agents.observation_normalizer import normalized
 from mtrl_fairgrad.agents.sac_losses import SACLosses
+from mtrl_fairgrad.utils.threads import one_thread
 
 Mode = Callable[[Tensors, Tensors, Tensor], Tensor]
 """Pure function of shared and own parameters of one seed and task: `[B, O]` -> `[B, A]`."""
@@ -86,10 +89,6 @@ class PolicyModule(nn.Module):
         own: name -> `[K, ...]`, copied to the CPU; empty if no task has own parameters.
     """
 
-    # Evaluations of a run act by this module, too: products of another shape or order round
-    # differently, and contacts of a simulation amplify that until an exported policy would not
-    # repeat the success rates of its run.
-
     def __init__(self, mode: Mode, shared: Tensors, own: Tensors) -> None:
         super().__init__()
         self._mode = mode
@@ -132,7 +131,12 @@ class PolicyModule(nn.Module):
 
 
 class SeedPolicies:
-    """The policies of all seeds on the CPU, each computed by itself, as it is when exported.
+    """The policies of all seeds on the CPU, with every bit of the exported programs.
+
+    Products of another shape, on another number of threads, or of a tensor that begins elsewhere in
+    memory round differently, and contacts of a simulation amplify that until an exported policy
+    does not repeat the success rates of its run. So each seed is computed by itself, on one thread,
+    from a tensor of its own.
 
     Args:
         modules: the policy of each seed.
@@ -145,10 +149,50 @@ class SeedPolicies:
     def __call__(self, observations: Tensor) -> Tensor:
         """Return modes `[S, K, A]` for observations `[S, K, O]` on the CPU, tasks in order."""
         pairs = zip(self._modules, observations, strict=True)
-        return torch.stack([module.act(rows) for module, rows in pairs])
+        with one_thread():
+            return torch.stack([module.act(rows.clone()) for module, rows in pairs])
+
+
+def on_rows(
+    act: Callable[[Tensor], Tensor], seeds: int
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Return a policy of rows, `[S·K, O]` -> `[S·K, A]`.
+
+    Args:
+        act: maps observations `[S, K, O]` to actions `[S, K, A]`, both on the CPU.
+        seeds: S.
+    """
+
+    def policy(observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        shaped = observations.reshape(seeds, -1, observations.shape[-1])
+        return act(torch.from_numpy(shaped)).flatten(0, 1).numpy()
+
+    return policy
+
+
+def policy_modules(
+    losses: SACLosses, shared: Tensors, own: Tensors, seeds: int
+) -> tuple[PolicyModule, ...]:
+    """Return the policy of each seed.
+
+    Args:
+        losses: equations.
+        shared: name -> `[S, ...]`, as named by `acting_parameters`.
+        own: name -> `[S, K, ...]`, named likewise.
+        seeds: S.
+    """
+    of_task = exported_mode(losses)
+    return tuple(
+        PolicyModule(
+            of_task,
+            {name: value[seed] for name, value in shared.items()},
+            {name: value[seed] for name, value in own.items()},
+        )
+        for seed in range(seeds)
+    )
 
 
 def _frozen(parameters: Tensors) -> nn.ParameterList:
     return nn.ParameterList(
-        nn.Parameter(value.detach().cpu().clone(), False) for value in parameters.values()
+        nn.Parameter(value.detach().to("cpu", copy=True), False) for value in parameters.values()
     )

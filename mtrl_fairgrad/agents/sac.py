@@ -26,8 +26,8 @@ from mtrl_fairgrad.agents.optimizer import ClippedGradient, clip_by_norm, optimi
 from mtrl_fairgrad.agents.policy import (
     PolicyModule,
     acting_parameters,
-    exported_mode,
     merge,
+    policy_modules,
     split,
 )
 from mtrl_fairgrad.agents.replay_buffer import Batch
@@ -187,21 +187,14 @@ class SAC:
     def _of_observations(self) -> Tensors:
         return {} if self.observations is None else self.observations.parameters
 
-    def policies(self, policy: Tensors | None = None) -> tuple[PolicyModule, ...]:
+    def policy_modules(self, policy: Tensors | None = None) -> tuple[PolicyModule, ...]:
         """Return each seed's policy with a copy of its parameters on the CPU.
 
         Args:
             policy: result of `policy`; None for the current one.
         """
         shared, own = split(self.policy() if policy is None else policy, "shared", "own")
-        return tuple(
-            PolicyModule(
-                exported_mode(self.losses),
-                {name: value[seed] for name, value in shared.items()},
-                {name: value[seed] for name, value in own.items()},
-            )
-            for seed in range(len(self.seeds))
-        )
+        return policy_modules(self.losses, shared, own, len(self.seeds))
 
     # ---- training ----
 

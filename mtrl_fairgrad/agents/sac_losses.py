@@ -28,7 +28,8 @@ PerNetwork = tuple[Tensors, ...]
 class SACLosses:
     """Losses, Bellman targets and action.
 
-    The action has the default computation, so that it is the same in training and evaluation.
+    The action has the default computation, so that it is the same in training and evaluation up to
+    rounding.
     """
 
     discount: float

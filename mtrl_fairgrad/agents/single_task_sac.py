@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map_only
 
 from mtrl_fairgrad.agents.guard import FaultCounts
 from mtrl_fairgrad.agents.networks import Tensors
-from mtrl_fairgrad.agents.policy import PolicyModule, exported_mode, split
+from mtrl_fairgrad.agents.policy import PolicyModule, policy_modules, split
 from mtrl_fairgrad.agents.replay_buffer import Batch
 from mtrl_fairgrad.agents.rng import Noise
 from mtrl_fairgrad.agents.sac import SAC
@@ -127,18 +127,11 @@ class SingleTaskSAC:
         """Return a copy of all parameters that acting needs: `shared.*` `[S·K, ...]`."""
         return self.lanes.policy()
 
-    def policies(self, policy: Tensors | None = None) -> tuple[PolicyModule, ...]:
-        """Return each seed's policy; see `SAC.policies`."""
+    def policy_modules(self, policy: Tensors | None = None) -> tuple[PolicyModule, ...]:
+        """Return each seed's policy; see `SAC.policy_modules`."""
         (lanes,) = split(self.policy() if policy is None else policy, "shared")
         own = {name: value.unflatten(0, self._shape) for name, value in lanes.items()}
-        return tuple(
-            PolicyModule(
-                exported_mode(self.lanes.losses),
-                {},
-                {name: value[seed] for name, value in own.items()},
-            )
-            for seed in range(self._shape[0])
-        )
+        return policy_modules(self.lanes.losses, {}, own, self._shape[0])
 
     def update(self, batch: Batch, noise: Noise) -> UpdateInfo:
         """Make one update of every lane; all results are `[S, K]`, gradient norms included."""

@@ -20,6 +20,9 @@ from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.factory import make_suite
 from mtrl_fairgrad.utils.validation import ConfigError, check_choice
 
+ROWS = 64
+"""Rows that are computed at once if tasks have own parameters, which are copied for each row."""
+
 
 class Policy:
     """The deterministic policy of one seed, on the CPU: `policy(observation, task="push-v3")`.
@@ -81,10 +84,12 @@ class Policy:
         indices = self._indices(rows, task)
         if self._identities:
             rows = self._with_identity(rows, np.eye(len(self.tasks), dtype=np.float32)[indices])
-        inputs = [torch.from_numpy(np.ascontiguousarray(rows))]
+        inputs = torch.tensor(rows)
         if self._needs_task:
-            inputs.append(torch.from_numpy(indices))
-        actions = self._program(*inputs).numpy()
+            parts = zip(inputs.split(ROWS), torch.from_numpy(indices).split(ROWS), strict=True)
+            actions = torch.cat([self._program(*part) for part in parts]).numpy()
+        else:
+            actions = self._program(inputs).numpy()
         return actions[0] if given.ndim == 1 else actions
 
     def _check_size(self, given: NDArray[np.float32], rows: NDArray[np.float32]) -> None:
@@ -188,7 +193,7 @@ def policies_of(path: Path) -> dict[int, Policy]:
     suite = make_suite(config, tasks)
     sizes = suite.observation_size, suite.action_size
     policies: dict[int, Policy] = {}
-    for seed, module in zip(config.seeds, agent.policies(), strict=True):
+    for seed, module in zip(config.seeds, agent.policy_modules(), strict=True):
         policies[seed] = Policy(
             module, tasks, seed, env_steps, sizes, config.env.one_hot, module.needs_tasks
         )

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from gymnasium.spaces import Box
@@ -39,9 +39,10 @@ from mtrl_fairgrad.runs.policy_description import (
 )
 from mtrl_fairgrad.utils.atomic_io import write_atomic, writing_remedy
 from mtrl_fairgrad.utils.safe_files import check_limit, read_bytes
+from mtrl_fairgrad.utils.threads import one_thread
 
 if TYPE_CHECKING:
-    from mtrl_fairgrad.agents import Agent, PolicyModule
+    from mtrl_fairgrad.agents import PolicyModule
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ class ExportedPolicy:
         Raises:
             ConfigError: the program failed, or returned something else.
         """
-        return self.run(observations[0], torch.arange(observations.shape[1])).unsqueeze(0)
+        with one_thread():  # with a tensor of its own, as SeedPolicies
+            rows = observations[0].clone()
+            return self.run(rows, torch.arange(len(rows))).unsqueeze(0)
 
     def run(self, observations: Tensor, tasks: Tensor | None = None) -> Tensor:
         """Return modes `[B, A]` for observations `[B, O]`; errors as above.
@@ -94,34 +97,40 @@ class ExportedPolicy:
 # ---- writing ----
 
 
-def export(agent: Agent, seed: int, description: Mapping[str, Any], directory: Path) -> Path:
+class Program(NamedTuple):
+    """A policy as `torch.export` serialises it."""
+
+    content: bytes
+    """Core operators and weights, without source code or paths."""
+    needs_tasks: bool
+    """Whether it takes each row's task, too."""
+
+
+def export(program: Program, description: Mapping[str, Any], directory: Path) -> Path:
     """Write program and JSON of one seed; returns the path of the JSON.
 
     Args:
-        agent: trained agent.
-        seed: index of the seed, 0 … S − 1.
+        program: of this seed.
         description: result of `describe` for this seed.
         directory: existing folder.
 
     Raises:
         ConfigError: a file cannot be written.
     """
-    module = agent.policies()[seed]
-    inputs = description["inputs"] if module.needs_tasks else description["inputs"][:1]
-    program = to_program(module, inputs[0]["shape"][1])
+    inputs = description["inputs"] if program.needs_tasks else description["inputs"][:1]
     path = (
         directory / f"policy-{description['training']['env_steps']}-seed{description['seed']}.json"
     )
     program_entry = {
         "file": path.with_suffix(".pt2").name,
         "kind": "torch.export",
-        "bytes": len(program),
-        "sha256": hashlib.sha256(program).hexdigest(),
+        "bytes": len(program.content),
+        "sha256": hashlib.sha256(program.content).hexdigest(),
     }
     written = {"format": FORMAT, "program": program_entry, **description, "inputs": inputs}
     try:
-        check_limit(path.with_suffix(".pt2"), len(program), MAX_PROGRAM_BYTES)
-        write_atomic(path.with_suffix(".pt2"), program)
+        check_limit(path.with_suffix(".pt2"), len(program.content), MAX_PROGRAM_BYTES)
+        write_atomic(path.with_suffix(".pt2"), program.content)
         # Last, so that every JSON has its program.
         write_atomic(path, _as_json(written))
     except OSError as error:
@@ -140,22 +149,35 @@ def _as_json(description: Mapping[str, Any]) -> bytes:
     )
 
 
-def to_program(module: PolicyModule, observation_dim: int) -> bytes:
-    """Serialise a policy as `.pt2`: core operators and weights, without source code or paths."""
+def to_program(module: PolicyModule, observation_dim: int) -> Program:
+    """Serialise a policy.
+
+    Raises:
+        ConfigError: `torch.export` cannot trace a registered network for any number of rows.
+    """
     dtype = next(module.parameters()).dtype
     example = (torch.zeros(2, observation_dim, dtype=dtype), torch.zeros(2, dtype=torch.int64))
     example = example if module.needs_tasks else example[:1]
     rows = torch.export.Dim("rows", min=1)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch warns about its own code
-        exported = torch.export.export(module, example, dynamic_shapes=({0: rows},) * len(example))
+        try:
+            exported = torch.export.export(
+                module, example, dynamic_shapes=({0: rows},) * len(example)
+            )
+        except Exception as error:  # PyTorch raises many types
+            raise ConfigError(
+                f"agent.network cannot be exported for any number of rows ({type(error).__name__} "
+                "of torch.export): compute what it does not take by elementary operations, as "
+                "nn.LayerNorm where tasks have own parameters, or leave out the export."
+            ) from error
         exported = exported.run_decompositions({})  # replaces private operators of torch.func
         for node in exported.graph.nodes:
             # The rest is debugging information: stack traces with folders of this machine.
             node.meta = {key: value for key, value in node.meta.items() if key == "val"}
         content = io.BytesIO()
         torch.export.save(exported, content)
-    return content.getvalue()
+    return Program(content.getvalue(), module.needs_tasks)
 
 
 def describe(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # user errors are reported before these are imported
     import numpy as np
     from numpy.typing import NDArray
 
+    from mtrl_fairgrad.evaluation.policy_export import Program
     from mtrl_fairgrad.evaluation.target import EvaluationTarget
     from mtrl_fairgrad.evaluation.videos import VideoSpec
 
@@ -110,14 +111,19 @@ def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Pat
     from mtrl_fairgrad.envs.evaluation import all_goals, evaluate
     from mtrl_fairgrad.evaluation.model_card import write_card
     from mtrl_fairgrad.evaluation.outputs import compare, print_faults, print_table, write
-    from mtrl_fairgrad.evaluation.policy_export import describe, export, scores
+    from mtrl_fairgrad.evaluation.policy_export import describe, export, scores, to_program
     from mtrl_fairgrad.evaluation.videos import record_videos
     from mtrl_fairgrad.training.factory import make_envs, make_suite
     from mtrl_fairgrad.training.worker_restarts import collect_losses
 
     config, tasks = target.config, target.tasks
-    goals = _first_goals(all_goals(make_suite(config, tasks), config.seeds), options.goals)
+    suite = make_suite(config, tasks)
+    goals = _first_goals(all_goals(suite, config.seeds), options.goals)
     plan = make_plan(target, options)
+    programs: dict[int, Program] = {}
+    if plan.export is not None and target.agent is not None:
+        modules = target.agent.policy_modules()
+        programs = {s: to_program(modules[s], suite.observation_size) for s in plan.exported_seeds}
     on_lost = collect_losses([], config.env.worker_restarts)
     with make_envs(config, tasks, True, on_lost) as envs:
         result = evaluate(envs, target.policy, goals)
@@ -128,14 +134,14 @@ def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Pat
     if target.exported is not None:
         compare(target.exported.description["result"], scores(tasks, result.success[0]))
     path = write(plan.out, config, tasks, target.env_steps, goals, result, target.protocol)
-    if plan.export is not None and target.agent is not None:
+    if plan.export is not None and programs:
         training, protocol = _provenance(target)
-        for s in plan.exported_seeds:
+        for s, program in programs.items():
             result_of_seed = scores(tasks, result.success[s])
             description = describe(
                 config, config.seeds[s], spaces, training, protocol, result_of_seed
             )
-            policy = export(target.agent, s, description, plan.export)
+            policy = export(program, description, plan.export)
             print(clean(f"exported: {policy} and its .pt2"))
         if card := write_card(plan.export):
             print(clean(f"written: {card}"))

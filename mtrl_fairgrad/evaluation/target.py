@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtrl_fairgrad.agents import Agent, SeedPolicies
+from mtrl_fairgrad.agents import Agent, SeedPolicies, on_rows
 from mtrl_fairgrad.analysis.run_groups import protocol_of
 from mtrl_fairgrad.config.schema import Config, check_parts, from_stored
 from mtrl_fairgrad.evaluation.policy_export import ExportedPolicy, load_policy
@@ -43,8 +43,7 @@ class EvaluationTarget:
 
     def policy(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return actions `[S·K, A]` for observations `[S·K, O]`."""
-        shaped = observations.reshape(len(self.config.seeds), len(self.tasks), -1)
-        return self.act(torch.from_numpy(shaped)).flatten(0, 1).numpy()
+        return on_rows(self.act, len(self.config.seeds))(observations)
 
 
 def open_run(run: Path, step: int | None, workers: int | None) -> EvaluationTarget:
@@ -70,7 +69,7 @@ def open_run(run: Path, step: int | None, workers: int | None) -> EvaluationTarg
         config=config,
         tasks=tasks,
         env_steps=env_steps,
-        act=SeedPolicies(agent.policies()),
+        act=SeedPolicies(agent.policy_modules()),
         protocol=protocol_of(folder, tasks),
         agent=agent,
         manifest=folder.manifest,

@@ -11,12 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mtrl_fairgrad.agents import SeedPolicies
+from mtrl_fairgrad.agents import SeedPolicies, on_rows
 from mtrl_fairgrad.config.schema import Config
 from mtrl_fairgrad.envs.evaluation import EvaluationRollout, all_goals, evaluation_goals
 from mtrl_fairgrad.envs.vector_env import TaskVectorEnv
@@ -159,12 +156,7 @@ class Evaluator:
 
     def _start_episodes(self, running: RunningEvaluation) -> EvaluationRollout:
         suite, seeds, settings = self._envs.suite, self._config.seeds, self._config.eval
-        act = SeedPolicies(self._learner.agent.policies(running.policy))
-        shape = len(seeds), len(self._tasks), -1
-
-        def policy(observations: NDArray[np.float32]) -> NDArray[np.float32]:
-            return act(torch.from_numpy(observations).view(shape)).flatten(0, 1).numpy()
-
+        policies = SeedPolicies(self._learner.agent.policy_modules(running.policy))
         last = running.env_steps >= self._config.steps
         goals = (
             all_goals(suite, seeds)
@@ -172,7 +164,7 @@ class Evaluator:
             else evaluation_goals(suite, seeds, settings.episodes, running.env_steps)
         )
         self._logger.show(evaluating=f"policy of {running.env_steps}")
-        return EvaluationRollout(self._envs, policy, goals)
+        return EvaluationRollout(self._envs, on_rows(policies, len(seeds)), goals)
 
     def _record(self, running: RunningEvaluation, rollout: EvaluationRollout) -> None:
         result, env_steps = rollout.result, running.env_steps
@@ -255,8 +247,7 @@ def saved_evaluation(
             f"the evaluation in the checkpoint of {folder.path} does not fit this run: "
             "resume with another checkpoint."
         )
-    on_device = {name: value.to(learner.agent.device) for name, value in policy.items()}
-    return RunningEvaluation(env_steps, on_device, 0.0)
+    return RunningEvaluation(env_steps, policy, 0.0)
 
 
 def _layout(policy: dict[str, Tensor]) -> dict[str, object]:

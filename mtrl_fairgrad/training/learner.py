@@ -147,11 +147,6 @@ class Learner:
             actions = self.exploration.replace(actions.reshape(seeds, *shape), half)
         return actions.reshape(-1, self._action_dim)
 
-    def to_tensor(self, array: NDArray[Any]) -> Tensor:
-        """Convert `[S·K, ...]` from the simulators to float32 `[S, K, ...]` on the device."""
-        tensor = torch.from_numpy(array.reshape(*self._shape, *array.shape[1:]))
-        return tensor.float().to(self.device, non_blocking=True)
-
     def to_transition(self, *arrays: NDArray[Any]) -> Transition:
         """Convert one step of E' simulators of each task.
 

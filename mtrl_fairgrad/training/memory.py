@@ -116,8 +116,9 @@ def _networks(config: Config, suite: Suite) -> tuple[int, int]:
             ),
             strict=True,
         )
-    # Parameters, two moments, gradient and clipped gradient; for critics also their targets.
-    copies = {"actor": (5, _count(actor)), "critics": (6, _count(critics))}
+    # Parameters, two moments, gradient and clipped gradient; for actors also the copies that an
+    # evaluation keeps and acts with, for critics their targets.
+    copies = {"actor": (7, _count(actor)), "critics": (6, _count(critics))}
     static = sum(states) + FLOAT * seeds * sum(times * size for times, size in copies.values())
     width = agent.width + 2 * (agent.critic_width or agent.width)
     layers = 1 + 2 * agent.depth if agent.network == "bronet" else agent.depth

@@ -82,11 +82,11 @@ def test_an_evaluation_beside_updates_changes_neither(device):
     beside = feed(learner_on(device, GRAPH))
     observations = torch.randn(1, 3, OBSERVATION, generator=torch.Generator().manual_seed(0))
     expected = alone.agent.act(observations.to(device)).cpu()
-    policies, actions, stop = SeedPolicies(beside.agent.policies()), [], threading.Event()
+    policy, actions, stop = beside.agent.policy(), [], threading.Event()
 
     def evaluate():
         while not stop.is_set():
-            actions.append(policies(observations))
+            actions.append(SeedPolicies(beside.agent.policy_modules(policy))(observations))
 
     thread = threading.Thread(target=evaluate)
     thread.start()

@@ -115,11 +115,11 @@ def test_acting_copying_and_exporting_normalise(name):
     assert not torch.allclose(plain.act(one), expected)
     assert torch.equal(agent.act(one), expected)
     policy = agent.policy()
-    modules = agent.policies()
+    modules = agent.policy_modules()
     for step in given[10:]:
         agent.observe(step)
     assert not torch.equal(agent.act(one), expected)
-    of_copy = agent.policies(policy)
+    of_copy = agent.policy_modules(policy)
     for s, module in enumerate(modules):
         inputs = (one[s], torch.arange(TASKS))[: 1 + module.needs_tasks]
         torch.testing.assert_close(module(*inputs), expected[s], rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""A copied policy and the module of one seed act exactly as the agent, for every architecture."""
+"""A copied policy and the module of one seed act as the agent does, for every architecture."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_a_copied_policy_acts_as_the_agent_did(name):
     train(agent, SEEDS, updates=2)
     agent.reset(1)
     assert not torch.allclose(agent.act(observations), expected)
-    found = SeedPolicies(agent.policies(policy))(observations)
+    found = SeedPolicies(agent.policy_modules(policy))(observations)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert (name == "mtsac_te") == any(".critics." in key for key in policy), (
         "only the task encoder is the critics'"
@@ -59,7 +59,7 @@ def test_the_module_of_each_seed_acts_like_the_agent(make, needs_tasks):
     observations = torch.randn(len(SEEDS), TASKS, OBSERVATION, dtype=torch.float64)
     expected = agent.act(observations)
     for s in range(len(SEEDS)):
-        module = agent.policies()[s]
+        module = agent.policy_modules()[s]
         assert module.needs_tasks is needs_tasks
         actions = module(*(observations[s], torch.arange(TASKS))[: 1 + needs_tasks])
         torch.testing.assert_close(actions, expected[s], rtol=0, atol=1e-12)
@@ -71,7 +71,7 @@ def test_rows_may_belong_to_tasks_in_any_order_and_number():
     train(agent, SEEDS, updates=3)
     observations = torch.randn(5, OBSERVATION, dtype=torch.float64)
     tasks = torch.tensor([2, 0, 0, 1, 2])
-    result = agent.policies()[1](observations, tasks)
+    result = agent.policy_modules()[1](observations, tasks)
     for row, task in enumerate(tasks.tolist()):
         asked = torch.zeros(len(SEEDS), TASKS, OBSERVATION, dtype=torch.float64)
         asked[1, task] = observations[row]
@@ -90,14 +90,17 @@ def test_the_policy_uses_shared_and_own_parameters():
 
 @pytest.mark.parametrize("task", [-1, TASKS])
 def test_a_task_out_of_range_is_refused(task):
-    module = single_tasks().policies()[0]
+    module = single_tasks().policy_modules()[0]
     with pytest.raises(IndexError, match="out of range"):
         module(torch.zeros(1, OBSERVATION, dtype=torch.float64), torch.tensor([task]))
 
 
 def test_training_does_not_change_the_module():
     agent = make_agent(SEEDS)
-    module, observations = agent.policies()[0], torch.randn(4, OBSERVATION, dtype=torch.float64)
+    module, observations = (
+        agent.policy_modules()[0],
+        torch.randn(4, OBSERVATION, dtype=torch.float64),
+    )
     before = module(observations)
     train(agent, SEEDS, updates=2)
     assert torch.equal(module(observations), before)
@@ -108,7 +111,7 @@ def test_training_does_not_change_the_module():
 def test_residual_networks_are_exported_for_any_number_of_rows(name):
     config = small_config(name, network="bronet", depth=1)
     agent = SAC(config, *DIMENSIONS, SEEDS, TASKS, LS(), LS(), dtype=torch.float64)
-    module = agent.policies()[0]
+    module = agent.policy_modules()[0]
     rows, count = torch.export.Dim("rows", min=1), 1 + module.needs_tasks
     example = (torch.zeros(2, OBSERVATION).double(), torch.zeros(2, dtype=torch.int64))[:count]
     with torch.no_grad():

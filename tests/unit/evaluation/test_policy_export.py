@@ -19,7 +19,7 @@ from mtrl_fairgrad import LS
 from mtrl_fairgrad.agents import SAC, SeedPolicies, SingleTaskSAC
 from mtrl_fairgrad.config.agent import ARCHITECTURES, AgentConfig
 from mtrl_fairgrad.config.schema import ConfigError
-from mtrl_fairgrad.evaluation.policy_export import describe, export, load_policy, scores
+from mtrl_fairgrad.evaluation.policy_export import describe, export, load_policy, scores, to_program
 from tests.support.paths import ROOT
 from tests.support.tiny_runs import TASKS, TINY, composed
 
@@ -93,7 +93,8 @@ def exported(agent, folder, place=1):
         {"success": "any step", "in_words": "mt10"},
         result,
     )
-    return export(agent, place, description, folder)
+    program = to_program(agent.policy_modules()[place], SIZE)
+    return export(program, description, folder)
 
 
 def test_the_same_actions_where_the_project_cannot_be_imported(tmp_path):
@@ -120,15 +121,52 @@ def test_the_same_actions_where_the_project_cannot_be_imported(tmp_path):
 @pytest.mark.parametrize("network", ["mlp", "bronet"])
 @pytest.mark.parametrize("kind", ["shared", "own", "mhsac", "mtsac_te"])
 def test_a_program_returns_every_bit_of_the_actions_that_evaluations_take(kind, network, tmp_path):
-    """Rounding that differs would be amplified by contacts until a success becomes a failure."""
-    agent = make(kind, "running", 256, network=network)
-    agent.observe(torch.randn(len(SEEDS), 4, 2, SIZE) + 1)
+    """Rounding that differs would be amplified by contacts until a success becomes a failure.
+
+    Observations that are not normalised reach the first product where they lie in memory.
+    """
+    agent = make(kind, width=256, network=network)
     observations = torch.randn(20, len(SEEDS), 2, SIZE)
-    of_run = SeedPolicies(agent.policies())
+    of_run = SeedPolicies(agent.policy_modules())
     for place in range(len(SEEDS)):
         program = load_policy(exported(agent, tmp_path, place))
         for each in observations:
             assert torch.equal(program.act(each[place : place + 1])[0], of_run(each)[place])
+            assert torch.equal(program.act(each[place : place + 1].clone())[0], of_run(each)[place])
+
+
+def test_actions_of_evaluations_depend_neither_on_threads_nor_on_where_observations_lie(tmp_path):
+    config = AgentConfig("mtsac", width=400, depth=3)
+    agent = SAC(config, SIZE, 4, SEEDS, 10, LS(), LS(), identity=2)
+    of_run, memory = SeedPolicies(agent.policy_modules()), torch.randn(len(SEEDS) * 10 * SIZE + 3)
+    before = torch.get_num_threads()
+    try:
+        for start in range(4):
+            rows = memory[start:][: len(SEEDS) * 10 * SIZE].view(len(SEEDS), 10, SIZE)
+            found = []
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                found += [of_run(rows), of_run(rows.clone())]
+                assert torch.get_num_threads() == threads
+            assert all(torch.equal(each, found[0]) for each in found)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_network_that_cannot_be_exported_is_refused():
+    class Tied(torch.nn.Module):
+        needs_tasks = False
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(SIZE, 4))
+
+        def forward(self, observations):
+            assert len(observations) == 2
+            return observations @ self.weight
+
+    with pytest.raises(ConfigError, match=r"agent\.network cannot be exported"):
+        to_program(Tied(), SIZE)
 
 
 def test_the_description_says_what_goes_in_and_comes_out(tmp_path):

@@ -77,7 +77,7 @@ def test_networks_are_counted_with_moments_targets_jacobian_and_the_methods_stat
     assert (actor, critics) == (15_908, 31_202)
     batch = memory.ACTIVATIONS * 10 * (2 * 300 + 2)
     checkpoint = 3 * actor + 4 * critics
-    static = 5 * actor + 6 * critics
+    static = 7 * actor + 6 * critics
     found = {name: needs(f"method={name}", *words).host[NETWORKS] / 4 for name in METHODS}
     assert found["ls"] == found["fairgrad"] == max(static + 10 * critics + batch, 2 * checkpoint)
     halves = needs("method=ls", *words, "agent.batch_size=2")
