@@ -49,7 +49,7 @@ from mtrl_fairgrad.utils.arguments import (
 )
 from mtrl_fairgrad.utils.entry_point import entry_point
 from mtrl_fairgrad.utils.safe_files import is_present
-from mtrl_fairgrad.utils.validation import one_line
+from mtrl_fairgrad.utils.validation import check_integer, one_line
 
 
 def report(
@@ -76,6 +76,8 @@ def report(
     Raises:
         ValueError: the runs cannot be reported, or a file cannot be written.
     """
+    if until is not None:
+        check_integer("until", until)
     given = [Path(path) for path in paths]
     target = out if out is not None else given[0] if len(given) == 1 else Path("report")
     folders = [run for path in given for run in _runs_of(path, until)]

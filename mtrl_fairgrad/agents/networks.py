@@ -270,18 +270,6 @@ def layer_norm(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return F.layer_norm(inputs, scale.shape, scale, shift)
 
 
-def exported_layer_norm(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Apply a LayerNorm by elementary operations, for `torch.export`.
-
-    Under vmap the fused operation ties an exported program to the number of rows of its example,
-    and a conversion fails (PyTorch 2.13).
-    """
-    width = scale.shape[-1]
-    centred = inputs - inputs.sum(-1, keepdim=True) / width
-    variance = (centred * centred).sum(-1, keepdim=True) / width
-    return centred * (variance + 1e-5).rsqrt() * scale + shift
-
-
 def mlp(
     parameters: Tensors,
     inputs: Tensor,

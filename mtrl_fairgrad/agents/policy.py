@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtrl_fairgrad.agents.networks import Tensors, encoder_parameters, exported_layer_norm, mlp
+from mtrl_fairgrad.agents.networks import Tensors, encoder_parameters, mlp
 from mtrl_fairgrad.agents.observation_normalizer import normalized
 from mtrl_fairgrad.agents.sac_losses import SACLosses
 from mtrl_fairgrad.utils.threads import one_thread
@@ -60,10 +60,22 @@ def of_observations(parameters: Tensors) -> Tensors:
     return split(parameters, "observations")[0]
 
 
+def _layer_norm(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Do as `networks.layer_norm` for one network, by elementary operations, for `torch.export`.
+
+    Under vmap the fused operation ties an exported program to the number of rows of its example,
+    and a conversion fails (PyTorch 2.13).
+    """
+    width = scale.shape[-1]
+    centred = inputs - inputs.sum(-1, keepdim=True) / width
+    variance = (centred * centred).sum(-1, keepdim=True) / width
+    return centred * (variance + 1e-5).rsqrt() * scale + shift
+
+
 def exported_mode(losses: SACLosses) -> Mode:
     """Return the policy of one task by operations that `torch.export` takes."""
     if losses.actor_network is mlp:
-        losses = replace(losses, actor_network=partial(mlp, norm=exported_layer_norm))
+        losses = replace(losses, actor_network=partial(mlp, norm=_layer_norm))
     return partial(mode, losses)
 
 
@@ -139,18 +151,19 @@ class SeedPolicies:
     from a tensor of its own.
 
     Args:
-        modules: the policy of each seed.
+        policies: of each seed, `[K, O]` -> `[K, A]`, tasks in order: `PolicyModule.act`, or that of
+            a program.
     """
 
-    def __init__(self, modules: Sequence[PolicyModule]) -> None:
-        self._modules = tuple(modules)
+    def __init__(self, policies: Iterable[Callable[[Tensor], Tensor]]) -> None:
+        self._policies = tuple(policies)
 
     @torch.no_grad()
     def __call__(self, observations: Tensor) -> Tensor:
         """Return modes `[S, K, A]` for observations `[S, K, O]` on the CPU, tasks in order."""
-        pairs = zip(self._modules, observations, strict=True)
+        pairs = zip(self._policies, observations, strict=True)
         with one_thread():
-            return torch.stack([module.act(rows.clone()) for module, rows in pairs])
+            return torch.stack([policy(rows.clone()) for policy, rows in pairs])
 
 
 def on_rows(

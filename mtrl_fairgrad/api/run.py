@@ -138,11 +138,8 @@ class Run:
         """
         from mtrl_fairgrad.report import report
 
-        until = files.pop("until", None)
-        if until is not None:
-            check_integer("until", until)
-        paths = {key: Path(value) for key, value in files.items()}
-        return report([self.path], **paths, until=until)
+        paths = {key: Path(value) for key, value in files.items() if key != "until"}
+        return report([self.path], **paths, until=files.get("until"))
 
     def resume(self, *overrides: str, callbacks: Sequence[object] = (), **options: Any) -> Run:
         """Continue from the last checkpoint, for example to more steps: `run.resume(steps=2e6)`.

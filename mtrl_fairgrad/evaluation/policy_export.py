@@ -39,7 +39,6 @@ from mtrl_fairgrad.runs.policy_description import (
 )
 from mtrl_fairgrad.utils.atomic_io import write_atomic, writing_remedy
 from mtrl_fairgrad.utils.safe_files import check_limit, read_bytes
-from mtrl_fairgrad.utils.threads import one_thread
 
 if TYPE_CHECKING:
     from mtrl_fairgrad.agents import PolicyModule
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportedPolicy:
-    """A loaded policy; used like an agent of one seed."""
+    """A loaded policy of one seed."""
 
     path: Path
     """Path of the JSON."""
@@ -56,14 +55,12 @@ class ExportedPolicy:
 
     @torch.no_grad()
     def act(self, observations: Tensor) -> Tensor:
-        """Return modes `[1, K, A]` for observations `[1, K, O]` on the CPU, tasks in order.
+        """Return modes `[K, A]` for observations `[K, O]` on the CPU, a row of each task in order.
 
         Raises:
             ConfigError: the program failed, or returned something else.
         """
-        with one_thread():  # with a tensor of its own, as SeedPolicies
-            rows = observations[0].clone()
-            return self.run(rows, torch.arange(len(rows))).unsqueeze(0)
+        return self.run(observations, torch.arange(len(observations)))
 
     def run(self, observations: Tensor, tasks: Tensor | None = None) -> Tensor:
         """Return modes `[B, A]` for observations `[B, O]`; errors as above.
@@ -318,5 +315,5 @@ def load_policy(path: Path) -> ExportedPolicy:
             f"{description.get('exported_with', {}).get('torch')}, with which it was exported."
         ) from None
     policy = ExportedPolicy(path, description, module)
-    policy.act(torch.zeros(1, len(description["tasks"]), sizes(description)[0]))
+    policy.act(torch.zeros(len(description["tasks"]), sizes(description)[0]))
     return policy

@@ -108,6 +108,7 @@ def run_evaluation(options: EvaluationOptions) -> Path:
 
 def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Path:
     """Play the goals, print the results and write all files; returns the table's path."""
+    from mtrl_fairgrad.agents import on_rows
     from mtrl_fairgrad.envs.evaluation import all_goals, evaluate
     from mtrl_fairgrad.evaluation.model_card import write_card
     from mtrl_fairgrad.evaluation.outputs import compare, print_faults, print_table, write
@@ -121,12 +122,12 @@ def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Pat
     goals = _first_goals(all_goals(suite, config.seeds), options.goals)
     plan = make_plan(target, options)
     programs: dict[int, Program] = {}
-    if plan.export is not None and target.agent is not None:
-        modules = target.agent.policy_modules()
-        programs = {s: to_program(modules[s], suite.observation_size) for s in plan.exported_seeds}
+    if plan.export is not None:
+        for s in plan.exported_seeds:
+            programs[s] = to_program(target.modules[s], suite.observation_size)
     on_lost = collect_losses([], config.env.worker_restarts)
     with make_envs(config, tasks, True, on_lost) as envs:
-        result = evaluate(envs, target.policy, goals)
+        result = evaluate(envs, on_rows(target.act, len(config.seeds)), goals)
         spaces: Any = (envs.single_observation_space, envs.single_action_space)
     print(clean(target.protocol))
     print_table(config, tasks, target.env_steps, result.success)
@@ -134,7 +135,7 @@ def evaluate_target(target: EvaluationTarget, options: EvaluationOptions) -> Pat
     if target.exported is not None:
         compare(target.exported.description["result"], scores(tasks, result.success[0]))
     path = write(plan.out, config, tasks, target.env_steps, goals, result, target.protocol)
-    if plan.export is not None and programs:
+    if plan.export is not None:
         training, protocol = _provenance(target)
         for s, program in programs.items():
             result_of_seed = scores(tasks, result.success[s])
@@ -241,7 +242,7 @@ def _provenance(target: EvaluationTarget) -> tuple[dict[str, Any], dict[str, Any
     manifest = target.manifest or {}
     training = {
         "env_steps": target.env_steps,
-        "updates": None if target.agent is None else int(target.agent.updates),
+        "updates": target.updates,
         "methods": methods_by_network(target.config),
         **{key: manifest.get(key) for key in ("started", "versions", "git")},
     }

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mtrl_fairgrad.agents import Agent, SeedPolicies, on_rows
+from mtrl_fairgrad.agents import Agent, PolicyModule, SeedPolicies
 from mtrl_fairgrad.analysis.run_groups import protocol_of
 from mtrl_fairgrad.config.schema import Config, check_parts, from_stored
 from mtrl_fairgrad.evaluation.policy_export import ExportedPolicy, load_policy
@@ -21,12 +19,10 @@ from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.factory import make_agent, make_suite
 from mtrl_fairgrad.utils.validation import ConfigError
 
-CPU = torch.device("cpu")
-
 
 @dataclass(frozen=True)
 class EvaluationTarget:
-    """A policy of S seeds and K tasks; either `agent` and `manifest` or `exported` are given."""
+    """A policy of S seeds and K tasks, of a run or `exported`."""
 
     folder: Path
     """Default folder of results."""
@@ -37,13 +33,13 @@ class EvaluationTarget:
     """Maps observations `[S, K, O]` to modes `[S, K, A]`, both on the CPU."""
     protocol: str
     """The protocol as one line."""
-    agent: Agent | None = None
+    modules: tuple[PolicyModule, ...] = ()
+    """Of a run: the policy of each seed."""
+    updates: int | None = None
+    """Of a run: number of updates that made it."""
     manifest: dict[str, Any] | None = None
+    """Of a run."""
     exported: ExportedPolicy | None = None
-
-    def policy(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return actions `[S·K, A]` for observations `[S·K, O]`."""
-        return on_rows(self.act, len(self.config.seeds))(observations)
 
 
 def open_run(run: Path, step: int | None, workers: int | None) -> EvaluationTarget:
@@ -64,14 +60,16 @@ def open_run(run: Path, step: int | None, workers: int | None) -> EvaluationTarg
     config.eval.workers = workers
     tasks = tuple(config.env.tasks or ())
     agent, env_steps = load_agent(folder, config, tasks, step)
+    modules = agent.policy_modules()
     return EvaluationTarget(
         folder=folder.path,
         config=config,
         tasks=tasks,
         env_steps=env_steps,
-        act=SeedPolicies(agent.policy_modules()),
+        act=SeedPolicies(module.act for module in modules),
         protocol=protocol_of(folder, tasks),
-        agent=agent,
+        modules=modules,
+        updates=int(agent.updates),
         manifest=folder.manifest,
     )
 
@@ -99,7 +97,7 @@ def open_policy(path: Path, workers: int | None) -> EvaluationTarget:
         config=config,
         tasks=tuple(config.env.tasks or ()),
         env_steps=exported.description["training"]["env_steps"],
-        act=exported.act,
+        act=SeedPolicies([exported.act]),
         protocol=exported.description["protocol"]["in_words"],
         exported=exported,
     )
@@ -114,7 +112,9 @@ def load_agent(
     """Load a checkpoint's agent on the CPU, the newest if `step` is None; also its env_steps."""
     saved = folder.load_checkpoint(step, groups=("agent",))
     suite = make_suite(config, tasks)
-    agent = make_agent(config, len(tasks), suite.observation_size, suite.action_size, CPU)
+    agent = make_agent(
+        config, len(tasks), suite.observation_size, suite.action_size, torch.device("cpu")
+    )
     try:
         agent.load_state(saved.groups["agent"])
     except (ValueError, KeyError, RuntimeError) as error:

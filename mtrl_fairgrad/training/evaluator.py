@@ -156,7 +156,8 @@ class Evaluator:
 
     def _start_episodes(self, running: RunningEvaluation) -> EvaluationRollout:
         suite, seeds, settings = self._envs.suite, self._config.seeds, self._config.eval
-        policies = SeedPolicies(self._learner.agent.policy_modules(running.policy))
+        modules = self._learner.agent.policy_modules(running.policy)
+        policies = SeedPolicies(module.act for module in modules)
         last = running.env_steps >= self._config.steps
         goals = (
             all_goals(suite, seeds)

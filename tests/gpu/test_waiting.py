@@ -86,7 +86,8 @@ def test_an_evaluation_beside_updates_changes_neither(device):
 
     def evaluate():
         while not stop.is_set():
-            actions.append(SeedPolicies(beside.agent.policy_modules(policy))(observations))
+            modules = beside.agent.policy_modules(policy)
+            actions.append(SeedPolicies(module.act for module in modules)(observations))
 
     thread = threading.Thread(target=evaluate)
     thread.start()

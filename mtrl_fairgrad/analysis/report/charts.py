@@ -164,11 +164,14 @@ def heat_map(block: Block) -> Panel:
 # ---- conflict between tasks ----
 
 
+CurveOf = Callable[[RunGroup, str], Series]
+
+
 class Quantity(NamedTuple):
     """What is plotted for each network."""
 
     title: str
-    curve: Callable[[RunGroup, str], Series]
+    curve: CurveOf
     """Of a group's network; empty if not logged."""
     set_axis: Callable[[Axes, np.ndarray], None]
     """Sets the vertical axis up for the values of all curves, which are drawn."""
@@ -206,34 +209,19 @@ def _logarithmic(axes: Axes, values: np.ndarray) -> None:
     )
 
 
+def _of(curve: CurveOf, name: str) -> CurveOf:
+    """Return the curve of what networks log under this name."""
+    return lambda group, network: curve(group, f"{network}/{name}")
+
+
 QUANTITIES = (
-    Quantity(
-        "mean cosine between task gradients",
-        lambda group, network: logged(group, f"{network}/cosine/mean"),
-        _signed,
-    ),
-    Quantity(
-        "share of task pairs in conflict",
-        lambda group, network: logged(group, f"{network}/cosine/share_negative"),
-        _share,
-    ),
+    Quantity("mean cosine between task gradients", _of(logged, "cosine/mean"), _signed),
+    Quantity("share of task pairs in conflict", _of(logged, "cosine/share_negative"), _share),
     Quantity("longest over shortest task gradient", spread, _logarithmic),
-    Quantity(
-        "signal in task gradients",
-        lambda group, network: over_tasks(group, f"{network}/signal"),
-        _estimated_share,
-    ),
-    Quantity(
-        "share of tasks made worse",
-        lambda group, network: over_tasks(group, f"{network}/worsened"),
-        _share,
-    ),
+    Quantity("signal in task gradients", _of(over_tasks, "signal"), _estimated_share),
+    Quantity("share of tasks made worse", _of(over_tasks, "worsened"), _share),
     Quantity("share of updates that made some task worse", negative_progress, _share),
-    Quantity(
-        "relative residual of the method's equation",
-        lambda group, network: logged(group, f"{network}/residual"),
-        _logarithmic,
-    ),
+    Quantity("relative residual of the method's equation", _of(logged, "residual"), _logarithmic),
 )
 
 

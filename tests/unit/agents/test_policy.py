@@ -45,7 +45,7 @@ def test_a_copied_policy_acts_as_the_agent_did(name):
     train(agent, SEEDS, updates=2)
     agent.reset(1)
     assert not torch.allclose(agent.act(observations), expected)
-    found = SeedPolicies(agent.policy_modules(policy))(observations)
+    found = SeedPolicies(module.act for module in agent.policy_modules(policy))(observations)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert (name == "mtsac_te") == any(".critics." in key for key in policy), (
         "only the task encoder is the critics'"
@@ -97,10 +97,8 @@ def test_a_task_out_of_range_is_refused(task):
 
 def test_training_does_not_change_the_module():
     agent = make_agent(SEEDS)
-    module, observations = (
-        agent.policy_modules()[0],
-        torch.randn(4, OBSERVATION, dtype=torch.float64),
-    )
+    module = agent.policy_modules()[0]
+    observations = torch.randn(4, OBSERVATION, dtype=torch.float64)
     before = module(observations)
     train(agent, SEEDS, updates=2)
     assert torch.equal(module(observations), before)

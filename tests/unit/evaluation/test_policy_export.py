@@ -79,6 +79,11 @@ def make(kind, normalization="none", width=32, **options):
     return agent
 
 
+def seed_policies(agent):
+    """What evaluations of a run act by."""
+    return SeedPolicies(module.act for module in agent.policy_modules())
+
+
 def exported(agent, folder, place=1):
     folder.mkdir(exist_ok=True)
     config = composed(*TINY, f"seeds=[{SEEDS[0]},{SEEDS[1]}]", "run_dir=/somewhere/secret")
@@ -127,18 +132,19 @@ def test_a_program_returns_every_bit_of_the_actions_that_evaluations_take(kind, 
     """
     agent = make(kind, width=256, network=network)
     observations = torch.randn(20, len(SEEDS), 2, SIZE)
-    of_run = SeedPolicies(agent.policy_modules())
+    of_run = seed_policies(agent)
     for place in range(len(SEEDS)):
-        program = load_policy(exported(agent, tmp_path, place))
+        program = SeedPolicies([load_policy(exported(agent, tmp_path, place)).act])
         for each in observations:
-            assert torch.equal(program.act(each[place : place + 1])[0], of_run(each)[place])
-            assert torch.equal(program.act(each[place : place + 1].clone())[0], of_run(each)[place])
+            given, expected = each[place : place + 1], of_run(each)[place]
+            assert torch.equal(program(given)[0], expected)
+            assert torch.equal(program(given.clone())[0], expected)
 
 
-def test_actions_of_evaluations_depend_neither_on_threads_nor_on_where_observations_lie(tmp_path):
+def test_actions_of_evaluations_depend_neither_on_threads_nor_on_where_observations_lie():
     config = AgentConfig("mtsac", width=400, depth=3)
     agent = SAC(config, SIZE, 4, SEEDS, 10, LS(), LS(), identity=2)
-    of_run, memory = SeedPolicies(agent.policy_modules()), torch.randn(len(SEEDS) * 10 * SIZE + 3)
+    of_run, memory = seed_policies(agent), torch.randn(len(SEEDS) * 10 * SIZE + 3)
     before = torch.get_num_threads()
     try:
         for start in range(4):
@@ -216,8 +222,8 @@ def test_it_is_loaded_by_either_of_its_files(tmp_path):
         path = exported(agent, tmp_path)
         observations = torch.randn(2, 2, SIZE)
         for name in (path, path.with_suffix(".pt2")):
-            actions = load_policy(name).act(observations[1:])
-            torch.testing.assert_close(actions[0], agent.act(observations)[1], rtol=0, atol=1e-6)
+            actions = load_policy(name).act(observations[1])
+            torch.testing.assert_close(actions, agent.act(observations)[1], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["shared", "own"])
@@ -228,7 +234,9 @@ def test_a_policy_with_normalised_observations_takes_them_as_they_are(kind, tmp_
         agent.observe(step)
     path, raw = exported(agent, tmp_path), drawn[0, :, 0]
     expected = agent.act(raw)[1]
-    torch.testing.assert_close(load_policy(path).act(raw[1:])[0], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(load_policy(path).act(raw[1]), expected, rtol=0, atol=1e-6)
+    program = SeedPolicies([load_policy(path).act])
+    assert torch.equal(program(raw[1:])[0], seed_policies(agent)(raw)[1])
     agent.observe(10 * drawn[0])
     assert not torch.allclose(agent.act(raw)[1], expected), "statistics matter"
     observations = json.loads(path.read_text())["inputs"][0]

@@ -80,8 +80,9 @@ def test_networks_are_counted_with_moments_targets_jacobian_and_the_methods_stat
     static = 7 * actor + 6 * critics
     found = {name: needs(f"method={name}", *words).host[NETWORKS] / 4 for name in METHODS}
     assert found["ls"] == found["fairgrad"] == max(static + 10 * critics + batch, 2 * checkpoint)
-    halves = needs("method=ls", *words, "agent.batch_size=2")
-    assert halves.host[NETWORKS] / 4 == static + 20 * critics + 2 * batch, "for the log"
+    for method in (["method=ls"], ["method=fairgrad", "method.gramian=half_batches"]):
+        halves = needs(*method, *words, "agent.batch_size=2")
+        assert halves.host[NETWORKS] / 4 == static + 20 * critics + 2 * batch, "for the log"
     # Two copies while it aggregates, and both networks' averages as state with λ in float64.
     state = 10 * (actor + critics)
     assert found["moco"] == pytest.approx(static + 20 * critics + batch + state, abs=200)
