@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from mtrl_fairgrad import evaluate, train, verify
+from mtrl_fairgrad.agents import SeedPolicies
 from mtrl_fairgrad.analysis.report.formats import as_text
 from mtrl_fairgrad.analysis.report.protocol_blocks import make_blocks
 from mtrl_fairgrad.analysis.run_groups import pool
-from mtrl_fairgrad.evaluation.target import EvaluationTarget
 from mtrl_fairgrad.runs.run_dir import RunFolder
 from mtrl_fairgrad.training.trainer import Trainer
 from tests.support.paths import ROOT
@@ -177,13 +177,13 @@ def test_a_run_stopped_after_a_replacement_resumes_bit_for_bit(happens, tmp_path
 def test_an_evaluation_by_hand_reports_the_lost_worker(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "r"
     assert train.main([*RUN, "steps=20", f"run_dir={folder}"]) == 0
-    advance = EvaluationTarget.policy
+    act = SeedPolicies.__call__
 
-    def killing(target, observations):
+    def killing(policies, observations):
         kill(None)
-        return advance(target, observations)
+        return act(policies, observations)
 
-    monkeypatch.setattr(EvaluationTarget, "policy", killing)
+    monkeypatch.setattr(SeedPolicies, "__call__", killing)
     assert evaluate.main([str(folder), "--workers", "1"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: environment worker 0 (pid ") and error.endswith(
